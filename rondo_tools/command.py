@@ -1,0 +1,111 @@
+"""What the four command lines share: parsing through argh, exit statuses, logging to stderr.
+
+A command is a function whose parameters are declared with ``@arg`` (types given there: argh reads
+no annotations once ``@arg`` is used). Standard output is data; everything said to people goes to
+standard error as ``rondo-store: message``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import argh
+from argh.assembling import NameMappingPolicy
+
+from rondo_tools import __version__
+from rondo_tools.errors import EX_OK, EX_TEMPFAIL, EX_USAGE, RondoError, UsageError
+
+T = TypeVar("T")
+
+EXIT_STATUS = """exit status:
+  0   all is well
+  64  a flag or an argument is wrong
+  65  the input is not what it should be
+  69  something that is needed is not there
+  70  an internal error
+  75  not done, nothing lost: try again
+"""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the paragraphs of a description, and names each default that there is."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)
+        if action.default in (None, False, argparse.SUPPRESS, []) or "default" in text:
+            return text
+        return f"{text} (default: {action.default})"
+
+
+class Parser(argh.ArghParser):
+    """argh's parser with our exit status and our way of saying what is wrong."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
+        self.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong")
+        self.add_argument("-v", "--verbose", action="store_true", help="say more")
+
+    def set_command(self, function: Callable[..., None]) -> None:
+        """Make this the parser of one command: keyword-only parameters are its options."""
+        self.set_default_command(function, name_mapping_policy=NameMappingPolicy.BY_NAME_IF_KWONLY)
+        self.epilog = f"{self.epilog or ''}\n\n{EXIT_STATUS}".lstrip()
+        self.add_argument("--version", action="version", version=f"{self.prog} {__version__}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EX_USAGE, f"{self.prog}: {message}\n{self.format_usage()}try: {self.prog} --help\n")
+
+
+def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Make an argparse type of a parser that raises UsageError, so that the flag is named."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except UsageError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from None
+
+    return convert
+
+
+def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
+    """Call the command that `argv` names and return the exit status.
+
+    A command returns None; it ends with another status than 0 by raising a RondoError or
+    SystemExit. A RondoError becomes one line on standard error. A reader of our standard output
+    that is gone ends us as quietly as SIGPIPE would.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=_level(arguments),
+        format=f"{parser.prog}: %(message)s",
+        force=True,  # main() may be called more than once in a process, by tests
+    )
+    try:
+        parser.dispatch(argv=arguments, completion=False)
+        sys.stdout.flush()
+    except RondoError as exc:
+        print(f"{parser.prog}: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except BrokenPipeError:
+        # What is still buffered would fail again when the interpreter flushes it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as exc:
+        print(f"{parser.prog}: {exc}", file=sys.stderr)
+        return EX_TEMPFAIL
+    return EX_OK
+
+
+def _level(arguments: Sequence[str]) -> int:
+    if "--quiet" in arguments or "-q" in arguments:
+        return logging.WARNING
+    return logging.DEBUG if "--verbose" in arguments or "-v" in arguments else logging.INFO

@@ -1,0 +1,296 @@
+"""The stream from rondo-vmm to rondo-store: a codec that takes and returns bytes and does no I/O.
+
+Strategy: every message is one msgpack object, told apart by its type alone.
+
+    header   map    {"rondo": 1, "instance": str, "start_ms": int, "labels": {str: str},
+                     "interval_ms": int, "series": [{"name": str, "labels": {str: str},
+                     "kind": "counter" | "gauge", "unit": str, "help": str}, ...]}
+    tick     array  [t_ms: int, values: bin]       one little-endian float64 for each series
+    end      map    {"end": reason: str, "t_ms": int}
+
+A header opens a session (instance + start_ms) and fixes the order of the values; ticks and at most
+one end follow; then another header may. Times are Unix milliseconds. NaN is "no value". Unknown
+keys are ignored. Anything else is a StreamError that names the byte offset of its message.
+docs/formats.md has the table of bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgpack
+
+from rondo_tools.catalog import KINDS, Series
+from rondo_tools.errors import StreamError
+
+VERSION = 1
+END_REASONS = ("poweroff", "reset", "shutdown", "deadline", "signal", "error")
+
+# Limits, so that a reader's memory is bounded whatever it is sent.
+MAX_MESSAGE = 1 << 20  # bytes
+MAX_SERIES = 4096
+MAX_LABELS = 32  # of a series, and of a header
+MAX_TEXT = 1024  # bytes of a name, label value, unit or help
+MAX_T_MS = 2**53 - 1  # exact in a float64, and far beyond any clock
+
+_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")  # Prometheus keeps "__" for itself
+_PIECE = 1 << 16  # bytes given to msgpack at once
+
+
+class Header(NamedTuple):
+    """Opens a session. `labels` are (name, value) pairs sorted by name, beyond instance and job."""
+
+    instance: str
+    start_ms: int
+    labels: tuple[tuple[str, str], ...]
+    interval_ms: int
+    series: tuple[Series, ...]
+
+
+class Tick(NamedTuple):
+    """The values of one moment: `values` is 8 bytes a series, little-endian float64."""
+
+    t_ms: int
+    values: bytes
+
+
+class End(NamedTuple):
+    """The VM ended; `reason` is one of END_REASONS."""
+
+    reason: str
+    t_ms: int
+
+
+Event = Header | Tick | End
+
+
+class _InvalidError(ValueError):
+    """What is wrong with a message, before the offset is known."""
+
+
+def header_to_map(header: Header) -> dict[str, Any]:
+    """The header as the map that msgpack (or JSON, in session.json) carries."""
+    return {
+        "rondo": VERSION,
+        "instance": header.instance,
+        "start_ms": header.start_ms,
+        "labels": dict(header.labels),
+        "interval_ms": header.interval_ms,
+        "series": [series._asdict() | {"labels": dict(series.labels)} for series in header.series],
+    }
+
+
+def header_from_map(message: Mapping[str, Any]) -> Header:
+    """Check every field of a header map. Raises ValueError that says what is wrong."""
+    version = message.get("rondo")
+    if version != VERSION or type(version) is not int:
+        raise _InvalidError(f"version {version!r} of the stream is not supported (this is version {VERSION})")
+    items = message.get("series")
+    if not isinstance(items, Sequence) or isinstance(items, str | bytes) or not items:
+        raise _InvalidError("the header's series are not a list with at least one entry")
+    if len(items) > MAX_SERIES:
+        raise _InvalidError(f"the header has {len(items)} series; {MAX_SERIES} is the limit")
+    header = Header(
+        instance=_text(message, "instance"),
+        start_ms=_time(message, "start_ms"),
+        labels=_labels(message),
+        interval_ms=_time(message, "interval_ms"),
+        series=tuple(_series(item) for item in items),
+    )
+    _check_identity(header)
+    return header
+
+
+def _check_identity(header: Header) -> None:
+    common = {name for name, _ in header.labels}
+    if "instance" in common:
+        raise _InvalidError("the label 'instance' is the header's instance; it cannot be set beside it")
+    seen = set()
+    kinds: dict[str, str] = {}
+    for series in header.series:
+        identity = (series.name, series.labels)
+        if identity in seen:
+            raise _InvalidError(f"the series {series} is repeated")
+        seen.add(identity)
+        if kinds.setdefault(series.name, series.kind) != series.kind:
+            raise _InvalidError(f"{series.name} is a counter and a gauge at once")
+        for name, _ in series.labels:
+            if name in common or name == "instance":
+                raise _InvalidError(f"the label {name!r} of {series} is also one of the header's")
+
+
+def _text(item: Mapping[str, Any], key: str, *, may_be_empty: bool = False) -> str:
+    value = item.get(key, "" if may_be_empty else None)
+    if not isinstance(value, str):
+        raise _InvalidError(f"{key!r} is {_shown(value)}, not a string")
+    if not value and not may_be_empty:
+        raise _InvalidError(f"{key!r} is empty")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise _InvalidError(f"{key!r} is not valid UTF-8") from None
+    if size > MAX_TEXT:
+        raise _InvalidError(f"{key!r} has {size} bytes; {MAX_TEXT} is the limit")
+    return value
+
+
+def _time(item: Mapping[str, Any], key: str) -> int:
+    value = item.get(key)
+    if type(value) is not int or not 0 < value <= MAX_T_MS:
+        raise _InvalidError(f"{key!r} is {_shown(value)}, not milliseconds between 1 and 2^53-1")
+    return value
+
+
+def _labels(item: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    labels = item.get("labels", {})
+    if not isinstance(labels, Mapping):
+        raise _InvalidError(f"'labels' is {_shown(labels)}, not a map")
+    if len(labels) > MAX_LABELS:
+        raise _InvalidError(f"{len(labels)} labels are more than {MAX_LABELS}")
+    for name in labels:
+        if not isinstance(name, str) or len(name) > MAX_TEXT or not _LABEL_NAME.fullmatch(name):
+            raise _InvalidError(f"{_shown(name)} is not a label name")
+    return tuple(sorted((name, _text(labels, name)) for name in labels))
+
+
+def _series(item: object) -> Series:
+    if not isinstance(item, Mapping):
+        raise _InvalidError(f"a series is {_shown(item)}, not a map")
+    name = _text(item, "name")
+    if not _METRIC_NAME.fullmatch(name):
+        raise _InvalidError(f"{_shown(name)} is not a metric name")
+    kind = item.get("kind")
+    if kind not in KINDS:
+        raise _InvalidError(f"the kind of {name} is {_shown(kind)}, not one of {', '.join(KINDS)}")
+    unit = _text(item, "unit", may_be_empty=True)
+    return Series(name, _labels(item), kind, unit, _text(item, "help", may_be_empty=True))
+
+
+def _end(message: Mapping[str, Any]) -> End:
+    reason = message.get("end")
+    if reason not in END_REASONS:
+        raise _InvalidError(f"the end's reason is {_shown(reason)}, not one of {', '.join(END_REASONS)}")
+    return End(reason, _time(message, "t_ms"))
+
+
+def _shown(value: object) -> str:
+    """A hostile value, short enough for an error message."""
+    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def encode(event: Event) -> bytes:
+    """One message. Raises ValueError for what a Decoder would refuse."""
+    if isinstance(event, Tick):
+        return bytes(msgpack.packb(event))
+    if isinstance(event, End):
+        message: dict[str, Any] = {"end": event.reason, "t_ms": event.t_ms}
+        _end(message)
+    else:
+        message = header_to_map(event)
+        header_from_map(message)
+    packed = bytes(msgpack.packb(message))
+    if len(packed) > MAX_MESSAGE:
+        raise ValueError(f"a message of {len(packed)} bytes is over the limit of {MAX_MESSAGE}")
+    return packed
+
+
+class Decoder:
+    """Turns bytes, in pieces of any size, into events. Use one for each connection or file.
+
+    `feed` yields what is complete; `close` says whether the input stopped inside a message. After
+    a StreamError the decoder is spent. It buffers at most MAX_MESSAGE and one piece.
+    """
+
+    def __init__(self) -> None:
+        self._unpacker = msgpack.Unpacker(
+            use_list=False,
+            max_buffer_size=MAX_MESSAGE + _PIECE,
+            max_array_len=MAX_SERIES,
+            max_map_len=256,
+            max_str_len=MAX_MESSAGE,
+            max_bin_len=MAX_MESSAGE,
+            max_ext_len=0,
+        )
+        self._fed = 0
+        self._offset = 0  # where the message being read begins
+        self._width: int | None = None  # bytes of a tick's values; None where no tick may stand
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Yield the events that `data` completes, then raise StreamError if what follows is wrong."""
+        with memoryview(data) as view:
+            for at in range(0, len(view), _PIECE):
+                piece = view[at : at + _PIECE]
+                self._unpacker.feed(piece)
+                self._fed += len(piece)
+                yield from self._events()
+
+    def close(self) -> None:
+        """Raise StreamError if the input ended inside a message."""
+        if self._fed != self._offset:
+            raise StreamError(
+                f"the input ends inside a message, {self._fed - self._offset} bytes after it began",
+                offset=self._offset,
+            )
+
+    def _events(self) -> Iterator[Event]:
+        unpack, tell = self._unpacker.unpack, self._unpacker.tell
+        while True:
+            try:
+                message = unpack()
+            except msgpack.OutOfData:
+                break
+            except Exception as exc:  # msgpack raises half a dozen types for malformed input
+                raise self._error(
+                    f"not msgpack as rondo uses it ({type(exc).__name__}: {_shown(str(exc))})"
+                ) from exc
+            if type(message) is tuple:
+                if (
+                    len(message) != 2
+                    or type(message[0]) is not int
+                    or not 0 < message[0] <= MAX_T_MS
+                    or type(message[1]) is not bytes
+                    or len(message[1]) != self._width
+                ):
+                    raise self._error(self._what_is_wrong_with_tick(message))
+                event: Event = Tick._make(message)
+            else:
+                event = self._map_event(message)
+            self._offset = tell()
+            yield event
+        if self._fed - self._offset > MAX_MESSAGE:
+            raise self._error(f"a message is larger than {MAX_MESSAGE} bytes")
+
+    def _map_event(self, message: object) -> Event:
+        if not isinstance(message, dict):
+            raise self._error(f"{_shown(message)} is not a header, a tick or an end")
+        try:
+            if "end" in message:
+                if self._width is None:
+                    raise _InvalidError("an end with no session before it")
+                end = _end(message)
+                self._width = None
+                return end
+            header = header_from_map(message)
+        except _InvalidError as exc:
+            raise self._error(str(exc)) from None
+        self._width = 8 * len(header.series)
+        return header
+
+    def _what_is_wrong_with_tick(self, message: tuple[Any, ...]) -> str:
+        if self._width is None:
+            return "a tick with no session open (no header before it, or after an end)"
+        if len(message) != 2:
+            return f"an array of {len(message)}; a tick is [t_ms, values]"
+        t_ms, values = message
+        if type(t_ms) is not int or not 0 < t_ms <= MAX_T_MS:
+            return f"a tick's time is {_shown(t_ms)}, not milliseconds between 1 and 2^53-1"
+        if type(values) is not bytes:
+            return f"a tick's values are {_shown(values)}, not bin"
+        return f"a tick's values have {len(values)} bytes; the header's series need {self._width}"
+
+    def _error(self, what: str) -> StreamError:
+        return StreamError(what, offset=self._offset)
