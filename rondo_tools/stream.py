@@ -169,7 +169,8 @@ def _series(item: object) -> Series:
     return Series(name, _labels(item), kind, unit, _text(item, "help", may_be_empty=True))
 
 
-def _end(message: Mapping[str, Any]) -> End:
+def end_from_map(message: Mapping[str, Any]) -> End:
+    """Check every field of an end map. Raises ValueError that says what is wrong."""
     reason = message.get("end")
     if reason not in END_REASONS:
         raise _InvalidError(f"the end's reason is {_shown(reason)}, not one of {', '.join(END_REASONS)}")
@@ -188,7 +189,7 @@ def encode(event: Event) -> bytes:
         return bytes(msgpack.packb(event))
     if isinstance(event, End):
         message: dict[str, Any] = {"end": event.reason, "t_ms": event.t_ms}
-        _end(message)
+        end_from_map(message)
     else:
         message = header_to_map(event)
         header_from_map(message)
@@ -271,7 +272,7 @@ class Decoder:
             if "end" in message:
                 if self._width is None:
                     raise _InvalidError("an end with no session before it")
-                end = _end(message)
+                end = end_from_map(message)
                 self._width = None
                 return end
             header = header_from_map(message)

@@ -1,0 +1,154 @@
+"""Reading a store, also while it is written: what rondo-push and rondo-query stand on.
+
+Strategy: nothing is locked. `session.json` is replaced whole; a row proves itself by its CRC; a
+window that the writer has not rolled up yet is rolled up here, by the same function, so that
+nobody sees the lag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from rondo_tools import stream
+from rondo_tools.errors import EX_UNAVAILABLE, StoreError, UsageError
+from rondo_tools.store import rollup
+from rondo_tools.store.rollup import Column
+from rondo_tools.store.slab import Rows, Slab
+from rondo_tools.store.tiers import Tier, parse_tiers
+
+__all__ = ["Column", "Rows", "Session", "Store", "Tier"]
+
+FORMAT_VERSION = 1
+_MAX_NAME = 200  # bytes of a folder's name; the file system's limit is 255
+
+log = logging.getLogger(__name__)
+
+
+def folder_name(instance: str) -> str:
+    """The folder of an instance: percent-encoded, bounded, never hidden, `.` or `..`."""
+    name = quote(instance, safe="")
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if len(name) > _MAX_NAME:
+        digest = hashlib.sha256(instance.encode()).hexdigest()[:32]
+        name = f"{name[: _MAX_NAME - 33]}~{digest}"
+    return name
+
+
+class Session:
+    """One life of an instance, as its folder tells it when `Store.sessions` looked."""
+
+    def __init__(self, path: Path, tiers: tuple[Tier, ...], document: Mapping[str, Any]) -> None:
+        """Raises ValueError or KeyError for a document that is no session's."""
+        self.path = path
+        self.key = f"{path.parent.name}/{path.name}"
+        self.tiers = tiers
+        self.header = stream.header_from_map(document["header"])
+        self.end = stream.end_from_map(document["end"]) if document["end"] is not None else None
+
+    @property
+    def instance(self) -> str:
+        return self.header.instance
+
+    @property
+    def start_ms(self) -> int:
+        return self.header.start_ms
+
+    def columns(self, tier: int) -> tuple[Column, ...]:
+        """What the columns of `rows(tier).values` hold."""
+        return rollup.columns(self.header.series, tier)
+
+    def rows(self, tier: int = 0, after_ms: int = 0) -> Rows:
+        """The rows of a tier with t_ms > after_ms, in time order, read now.
+
+        Raises StoreError if a slab is damaged or gone (a session may expire while one looks).
+        """
+        # Tier 0 first: what the writer rolls up and overwrites in between is then in the coarser
+        # tier when that is read.
+        rows = self._read(0)
+        if tier > 0:
+            window_ms = self.tiers[tier].interval_ms
+            roll_up = rollup.RollUp(self.header.series, self.tiers[0].interval_ms)
+            t_ms, values = roll_up(rows.t_ms, rows.values, window_ms)
+            stored = self._read(tier)
+            # Where a stored row exists it is the better one: tier 0 may hold a part of its window.
+            fresh = ~np.isin(t_ms // window_ms, stored.t_ms // window_ms)
+            t_ms = np.concatenate((stored.t_ms, t_ms[fresh]))
+            values = np.concatenate((stored.values, values[fresh]))
+            order = np.argsort(t_ms, kind="stable")
+            rows = Rows(t_ms[order], values[order], stored.skipped)
+        return rows.between(after_ms, stream.MAX_T_MS + 1)
+
+    def bytes_on_disk(self) -> int:
+        """What the session's files take, holes not counted."""
+        return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
+
+    def _read(self, tier: int) -> Rows:
+        path = self.path / f"tier_{tier}.slab"
+        try:
+            with Slab.open(path) as slab:
+                expected = (*self.tiers[tier], len(self.columns(tier)))
+                if (slab.interval_ms, slab.slots, slab.columns) != expected:
+                    raise StoreError(f"{path}: the slab does not fit the store's tiers and series")
+                return slab.read()
+        except OSError as exc:
+            raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+
+
+class Store:
+    """A store's folder, open for reading. Raises StoreError if there is none, or of another format."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.tiers = read_store_json(self.path)
+        self._known: dict[Path, tuple[tuple[int, int], Session]] = {}
+
+    def sessions(self) -> list[Session]:
+        """All sessions there are now, by instance and start.
+
+        A session whose session.json cannot be read is logged and left out.
+        """
+        known, self._known = self._known, {}
+        for path in self.path.glob("instances/*/*/session.json"):
+            try:
+                status = path.stat()
+                # Each version is a new file, so its inode and time tell whether it was read before.
+                version = (status.st_ino, status.st_mtime_ns)
+                if path in known and known[path][0] == version:
+                    self._known[path] = known[path]
+                else:
+                    document = json.loads(path.read_bytes())
+                    self._known[path] = (version, Session(path.parent, self.tiers, document))
+            except FileNotFoundError:
+                continue  # it expired while we looked
+            except (OSError, ValueError, KeyError, TypeError) as exc:
+                log.warning("%s: left out, it cannot be read: %s", path, exc)
+        return sorted(
+            (session for _, session in self._known.values()),
+            key=lambda session: (session.instance, session.start_ms, session.key),
+        )
+
+
+def read_store_json(path: Path) -> tuple[Tier, ...]:
+    """The tiers of the store at `path`. Raises StoreError."""
+    file = path / "store.json"
+    try:
+        document = json.loads(file.read_bytes())
+        version = document["rondo_store"]
+        if version != FORMAT_VERSION:
+            raise StoreError(f"{file}: store format {version!r}; this rondo reads format {FORMAT_VERSION}")
+        return parse_tiers(document["tiers"])
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no store there (no store.json)", exit_code=EX_UNAVAILABLE) from None
+    except OSError as exc:
+        raise StoreError(f"{file}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as exc:
+        raise StoreError(f"{file}: not a store's description ({exc})") from exc

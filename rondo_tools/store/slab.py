@@ -1,0 +1,207 @@
+"""A slab: one ring of rows in one file of fixed size, sparse until it is written.
+
+    header  64 bytes   magic "RNDO", u16 version, u16 zero, u64 interval_ms, u32 slots, u32 columns,
+                       36 zero bytes, u32 CRC-32 of the 60 bytes before it
+    row     16 + 8 * columns bytes, `slots` times
+                       u64 t_ms, float64 * columns, u32 flags (zero), u32 CRC-32 of all before it
+
+Everything is little-endian. The row of a time stands in slot (t_ms // interval_ms) % slots; a row
+of zeros was never written. docs/formats.md has the table of bytes.
+
+Strategy: slot-major, so that a tick is one contiguous write and a drain is one contiguous read. A
+message with its CRC-32 appended leaves the CRC register in the same state whatever it says; so the
+CRC over N rows in sequence depends on N alone, and one `crc32` call verifies a block. Only if it
+fails are rows tried one by one: a torn row, or one that raced its writer, costs itself.
+
+Rows are written with pwrite, not through a map: a full disk is then an OSError, not a SIGBUS.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.errors import StoreError
+
+MAGIC = b"RNDO"
+VERSION = 1
+HEADER_SIZE = 64
+
+_HEADER = struct.Struct("<4sHHQII36x")
+_T_MS = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+_FLAGS = bytes(4)
+# A reader that races the writer sees a bad CRC; a row is written in microseconds, so a second look
+# nearly always finds it whole.
+_LOOKS = 4
+
+
+class Rows(NamedTuple):
+    """Rows in time order: `t_ms` int64 (n,), `values` float64 (n, columns).
+
+    `skipped` counts slots that hold something, but no whole row.
+    """
+
+    t_ms: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    skipped: int
+
+    def between(self, after_ms: int, before_ms: int) -> Rows:
+        """The rows with after_ms < t_ms < before_ms."""
+        first, last = np.searchsorted(self.t_ms, (after_ms + 1, before_ms))
+        return Rows(self.t_ms[first:last], self.values[first:last], self.skipped)
+
+
+def pack_row(t_ms: int, values: bytes) -> bytes:
+    """One row, as it stands in the file; `values` is 8 little-endian bytes a column."""
+    body = _T_MS.pack(t_ms) + values + _FLAGS
+    return body + _CRC.pack(crc32(body))
+
+
+class Slab:
+    """An open slab. The owner closes it (or uses `with`). OSErrors are the caller's to translate."""
+
+    def __init__(self, path: Path, fd: int, interval_ms: int, slots: int, columns: int) -> None:
+        self.path = path
+        self.interval_ms = interval_ms
+        self.slots = slots
+        self.columns = columns
+        self.row_size = 16 + 8 * columns
+        self._fd = fd
+        self._dtype = np.dtype(
+            [("t_ms", "<u8"), ("values", "<f8", (columns,)), ("flags", "<u4"), ("crc", "<u4")]
+        )
+
+    @classmethod
+    def create(cls, path: Path, interval_ms: int, slots: int, columns: int) -> Slab:
+        """Make an empty slab, complete under its name or not there at all."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            slab = cls(path, fd, interval_ms, slots, columns)
+            header = _HEADER.pack(MAGIC, VERSION, 0, interval_ms, slots, columns)
+            _pwrite(fd, header + _CRC.pack(crc32(header)), 0)
+            os.ftruncate(fd, HEADER_SIZE + slots * slab.row_size)
+            temporary.replace(path)
+        except BaseException:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        return slab
+
+    @classmethod
+    def open(cls, path: Path, *, writable: bool = False) -> Slab:
+        """Open and check a slab. Raises StoreError if it is not one, OSError if it cannot be opened."""
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        try:
+            header = os.pread(fd, HEADER_SIZE, 0)
+            if len(header) < HEADER_SIZE or header[:4] != MAGIC:
+                raise StoreError(f"{path}: not a slab (no {MAGIC.decode()} header)")
+            if _CRC.unpack_from(header, HEADER_SIZE - 4)[0] != crc32(header[:-4]):
+                raise StoreError(f"{path}: the slab's header is damaged")
+            _, version, _, interval_ms, slots, columns = _HEADER.unpack_from(header)
+            if version != VERSION:
+                raise StoreError(f"{path}: slab version {version}; this rondo reads version {VERSION}")
+            slab = cls(path, fd, interval_ms, slots, columns)
+            if min(interval_ms, slots, columns) < 1 or os.fstat(fd).st_size != slab.size:
+                raise StoreError(f"{path}: the slab's size is not what its header says")
+        except BaseException:
+            os.close(fd)
+            raise
+        return slab
+
+    @property
+    def size(self) -> int:
+        return HEADER_SIZE + self.slots * self.row_size
+
+    def write(self, slot: int, rows: bytes) -> None:
+        """Write whole packed rows from `slot` on; they must not run past the last slot."""
+        _pwrite(self._fd, rows, HEADER_SIZE + slot * self.row_size)
+
+    def read(self) -> Rows:
+        """All rows, in time order."""
+        return self.read_slots(0, self.slots)
+
+    def read_slots(self, first: int, count: int) -> Rows:
+        """The rows in slots [first, first + count), in time order, not wrapping around the end."""
+        block = np.frombuffer(self._pread(first, count), self._dtype)
+        whole, torn = self._verify(block, first)
+        for _ in range(_LOOKS):
+            if not torn.size:
+                break
+            # Take another look at the rows that may have been caught in the middle of a write.
+            block = block.copy() if not block.flags.writeable else block
+            for slot in torn:
+                block[slot] = np.frombuffer(self._pread(first + int(slot), 1), self._dtype)[0]
+            whole, torn = self._verify(block, first)
+        rows = block[whole]
+        t_ms = rows["t_ms"].astype(np.int64)
+        values = rows["values"]
+        if np.any(t_ms[1:] < t_ms[:-1]):
+            order = np.argsort(t_ms, kind="stable")
+            t_ms, values = t_ms[order], values[order]
+        return Rows(t_ms, np.ascontiguousarray(values, np.float64), int(torn.size))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Slab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pread(self, slot: int, count: int) -> bytes:
+        size = count * self.row_size
+        data = os.pread(self._fd, size, HEADER_SIZE + slot * self.row_size)
+        return data.ljust(size, b"\0")  # a file cut short behind our back has no rows there
+
+    def _verify(
+        self, block: npt.NDArray[np.void], first: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Indices into `block` of the whole rows, and of the slots with something else in them."""
+        used = np.flatnonzero(block["t_ms"] | block["crc"])
+        if not used.size:
+            return used, used
+        data = memoryview(block).cast("B")  # type: ignore[arg-type]  # numpy arrays are buffers
+        size = self.row_size
+        good = np.zeros(len(block), np.bool_)
+        breaks = np.flatnonzero(np.diff(used) > 1)
+        starts = used[np.concatenate(([0], breaks + 1))].tolist()
+        stops = (used[np.concatenate((breaks, [-1]))] + 1).tolist()
+        for start, stop in zip(starts, stops, strict=True):
+            if crc32(data[start * size : stop * size]) == _crc_of_rows(size, stop - start):
+                good[start:stop] = True
+            else:
+                for row in range(start, stop):
+                    good[row] = crc32(data[row * size : (row + 1) * size]) == _crc_of_rows(size, 1)
+        # A row in another's slot is a stray write or a copied file: no data either.
+        slots = (block["t_ms"] // np.uint64(self.interval_ms)) % np.uint64(self.slots)
+        good &= slots == np.arange(first, first + len(block), dtype=np.uint64)
+        return np.flatnonzero(good), used[~good[used]]
+
+
+@cache
+def _crc_of_rows(row_size: int, count: int) -> int:
+    """CRC-32 over `count` whole rows in sequence: the same for any rows of this size."""
+    row = pack_row(0, bytes(row_size - 16))
+    crc = 0
+    for _ in range(count):
+        crc = crc32(row, crc)
+    return crc
+
+
+def _pwrite(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
