@@ -83,7 +83,7 @@ class Slab:
     def create(cls, path: Path, interval_ms: int, slots: int, columns: int) -> Slab:
         """Make an empty slab, complete under its name or not there at all."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             slab = cls(path, fd, interval_ms, slots, columns)
             header = _HEADER.pack(MAGIC, VERSION, 0, interval_ms, slots, columns)

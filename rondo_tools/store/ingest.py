@@ -1,0 +1,112 @@
+"""One stream into the store: bytes in, ticks stored, what is closed told.
+
+Strategy: decode a piece, then store what it held; ticks in a row go to the ring together. What
+could not be stored (a full disk) waits here, bounded by the piece, until `store` is called again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from rondo_tools.errors import StreamError
+from rondo_tools.store.writer import SessionWriter, StoreWriter
+from rondo_tools.stream import Decoder, End, Header, Tick
+
+log = logging.getLogger(__name__)
+
+# A tick further ahead of the store's clock than this is a clock gone wrong: stored, it would make
+# every true tick after it look late.
+MAX_AHEAD_MS = 600_000
+
+
+class Ingest:
+    """Feeds one stream into a store.
+
+    `closed` maps the folder of each session to the time up to which it is closed, for those that
+    moved; whoever tells the world empties it. The counts are of ticks.
+    """
+
+    def __init__(
+        self, store: StoreWriter, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
+        self.closed: dict[str, int] = {}
+        self.sessions = self.stored = self.late = self.ahead = 0
+        self._store = store
+        self._now_ms = now_ms
+        self._decoder = Decoder()
+        self._decoded: deque[Header | list[Tick] | End] = deque()
+        self._error: StreamError | None = None
+        self._session: SessionWriter | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Decode and store. Raises StreamError only after all that came before the error is stored.
+
+        Raises StoreError for a session that cannot be stored; and OSError, after which `store` may
+        be called to try again.
+        """
+        try:
+            for event in self._decoder.feed(data):
+                if not isinstance(event, Tick):
+                    self._decoded.append(event)
+                elif self._decoded and isinstance(self._decoded[-1], list):
+                    self._decoded[-1].append(event)
+                else:
+                    self._decoded.append([event])
+        except StreamError as exc:
+            self._error = exc
+        self.store()
+
+    def store(self) -> None:
+        """Store what has been decoded."""
+        while self._decoded:
+            match self._decoded[0]:
+                case Header() as header:
+                    self.close()
+                    self._session = self._store.open(header)
+                    self.sessions += 1
+                case End() as end:
+                    assert self._session is not None  # the decoder lets no end through without a header
+                    self._session.finish(end)
+                    self.closed[str(self._session.path)] = self._session.ring.last_ms
+                case ticks:
+                    self._store_ticks(ticks)
+            self._decoded.popleft()
+        if self._error is not None:
+            raise self._error
+
+    def end_of_input(self) -> None:
+        """No more will come: what is stored is closed. Raises StreamError inside a message."""
+        if self._session is not None and self._session.ring.last_ms:
+            self.closed[str(self._session.path)] = self._session.ring.last_ms
+        self._decoder.close()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _store_ticks(self, ticks: list[Tick]) -> None:
+        assert self._session is not None  # nor a tick
+        path, ring = self._session.path, self._session.ring
+        if self._session.end is not None:  # a stream that is sent again
+            self.late += len(ticks)
+            return
+        horizon_ms = self._now_ms() + MAX_AHEAD_MS
+        wanted = [tick for tick in ticks if tick.t_ms <= horizon_ms]
+        if len(wanted) < len(ticks):
+            if not self.ahead:
+                log.warning("%s: a tick over 10 min ahead of this clock, refused", path)
+            self.ahead += len(ticks) - len(wanted)
+        try:
+            late = ring.append(wanted)
+        except OSError:
+            ticks[:] = [tick for tick in wanted if tick.t_ms > ring.last_ms]
+            self.stored += len(wanted) - len(ticks)
+            raise
+        self.late += late
+        self.stored += len(wanted) - late
+        if ring.closed_through_ms:
+            self.closed[str(path)] = ring.closed_through_ms

@@ -1,0 +1,59 @@
+"""The lines that tell the next in the pipe what is closed: ``path<TAB>closed_through_ms``.
+
+Strategy: only the newest line of each session is kept, and it is written when the reader has room
+for it; nothing ever waits for the reader but the very last lines, and those not for long.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+# A pipe that select calls writable takes this much without blocking (POSIX, PIPE_BUF on Linux).
+_AT_ONCE = 4096
+
+
+class Lines:
+    """Writes lines to the descriptor `fd`, until its reader is gone."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._waiting: dict[str, int] = {}
+        self._begun = b""  # what is left of lines that were partly written
+        self._told: dict[str, int] = {}
+
+    def update(self, closed: Mapping[str, int]) -> None:
+        """Take note of what is closed, and write as much as the reader has room for now."""
+        for path, closed_through_ms in closed.items():
+            if self._told.get(path) != closed_through_ms:
+                self._waiting[path] = closed_through_ms
+        self._write_some(0)
+
+    def drain(self, seconds: float) -> None:
+        """Give the reader up to `seconds` to take what is left."""
+        deadline = time.monotonic() + seconds
+        while (self._begun or self._waiting) and (left := deadline - time.monotonic()) > 0:
+            self._write_some(left)
+
+    def _write_some(self, timeout: float) -> None:
+        while self._fd >= 0 and (self._begun or self._waiting):
+            if not select.select([], [self._fd], [], timeout)[1]:
+                return
+            while self._waiting and len(self._begun) < _AT_ONCE:
+                path, closed_through_ms = self._waiting.popitem()
+                self._told[path] = closed_through_ms
+                self._begun += f"{path}\t{closed_through_ms}\n".encode("utf-8", "surrogateescape")
+            try:
+                written = os.write(self._fd, self._begun[:_AT_ONCE])
+            except BrokenPipeError:
+                log.info("nobody reads the lines any more; storing goes on")
+                self._fd = -1
+                self._begun = b""
+                self._waiting.clear()
+                return
+            self._begun = self._begun[written:]

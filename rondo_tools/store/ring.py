@@ -1,0 +1,157 @@
+"""The writer's end of one session: ticks go into tier 0, closed windows into the coarser tiers.
+
+Strategy: rows for consecutive slots are gathered and written at once, so that a single tick and a
+backlog of thousands take the same path. When a tick opens a new window of the coarsest tier, the
+window before it is rolled up from the rows of tier 0, in all coarser tiers, before anything of the
+new window is written. Nothing is kept in memory that the slabs do not say: after a crash the rows
+of tier 0 tell where the session stands, and a window rolled up again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.errors import StoreError
+from rondo_tools.store.rollup import Floats, RollUp, columns
+from rondo_tools.store.slab import Rows, Slab, pack_row
+from rondo_tools.store.tiers import Tier
+from rondo_tools.stream import Header, Tick
+
+
+class Ring:
+    """The open slabs of one session. One writer at a time; the owner closes it.
+
+    `last_ms` is the time of the last tick written (0: none), `closed_through_ms` that of the last
+    one which no later tick of the session can replace (0: none).
+    """
+
+    def __init__(self, path: Path, tiers: tuple[Tier, ...], header: Header) -> None:
+        """Open the slabs in `path`, making those that are not there.
+
+        Raises StoreError for a slab that is damaged, OSError if one cannot be made or opened.
+        """
+        self.last_ms = self.closed_through_ms = 0
+        self._interval_ms, self._slots = tiers[0]
+        self._window_ms = tiers[-1].interval_ms
+        self._roll_up = RollUp(header.series, self._interval_ms)
+        with ExitStack() as opened:
+            self._slabs = [
+                opened.enter_context(
+                    _open(path / f"tier_{number}.slab", tier, len(columns(header.series, number)))
+                )
+                for number, tier in enumerate(tiers)
+            ]
+            self._resume()
+            self.close = opened.pop_all().close
+
+    def append(self, ticks: Iterable[Tick]) -> int:
+        """Store ticks whose times ascend; the last one of a slot wins.
+
+        Returns how many were dropped because they are not after the last one. Raises OSError;
+        `last_ms` then says what is stored, and the same ticks may be given again.
+        """
+        last_ms = self.last_ms
+        dropped = 0
+        run: list[Tick] = []  # ticks in consecutive slots, not written yet
+        for tick in ticks:
+            t_ms = tick.t_ms
+            if t_ms <= last_ms:
+                dropped += 1
+                continue
+            if last_ms and t_ms // self._window_ms != last_ms // self._window_ms:
+                self._write(run)
+                self._roll_up_window(last_ms)
+            step = t_ms // self._interval_ms - last_ms // self._interval_ms
+            if run and step == 0:
+                run[-1] = tick
+            else:
+                if step != 1 or t_ms // self._interval_ms % self._slots == 0:
+                    self._write(run)
+                run.append(tick)
+            last_ms = t_ms
+        self._write(run)
+        return dropped
+
+    def finish(self) -> None:
+        """Roll up the window in which the session ended: no tick will come to close it."""
+        if self.last_ms:
+            self._roll_up_window(self.last_ms)
+            self.closed_through_ms = self.last_ms
+
+    def _write(self, run: list[Tick]) -> None:
+        """Write a run of ticks and forget it."""
+        if not run:
+            return
+        slot = run[0].t_ms // self._interval_ms
+        self._slabs[0].write(slot % self._slots, b"".join([pack_row(*tick) for tick in run]))
+        if len(run) > 1:
+            self.closed_through_ms = run[-2].t_ms
+        elif slot != self.last_ms // self._interval_ms:
+            self.closed_through_ms = self.last_ms
+        self.last_ms = run[-1].t_ms
+        run.clear()
+
+    def _roll_up_window(self, t_ms: int) -> None:
+        """Roll up the window of the coarsest tier that `t_ms` is in."""
+        begin_ms = t_ms // self._window_ms * self._window_ms
+        rows = self._read_window(begin_ms)
+        for slab in self._slabs[1:]:
+            _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
+
+    def _read_window(self, begin_ms: int) -> Rows:
+        """Tier 0's rows in the window of the coarsest tier that begins at `begin_ms`."""
+        slab = self._slabs[0]
+        first, count = begin_ms // self._interval_ms % self._slots, self._window_ms // self._interval_ms
+        head = slab.read_slots(first, min(count, self._slots - first))
+        tail = slab.read_slots(0, max(0, first + count - self._slots))
+        t_ms = np.concatenate((head.t_ms, tail.t_ms))
+        values = np.concatenate((head.values, tail.values))
+        within = (begin_ms <= t_ms) & (t_ms < begin_ms + self._window_ms)  # the rest is an earlier lap's
+        return Rows(t_ms[within], values[within], head.skipped + tail.skipped)
+
+    def _resume(self) -> None:
+        """Take up where the rows of tier 0 end, and make up for roll-ups that a crash cut short."""
+        rows = self._slabs[0].read()
+        if not rows.t_ms.size:
+            return
+        self.last_ms = int(rows.t_ms[-1])
+        open_slot = self.last_ms // self._interval_ms
+        closed = rows.t_ms[rows.t_ms // self._interval_ms < open_slot]
+        self.closed_through_ms = int(closed[-1]) if closed.size else 0
+        # Only closed windows of which tier 0 has lost nothing, and only where no row stands yet: a
+        # row that was rolled up when all of its window was there is never worse.
+        oldest_ms = (open_slot - self._slots + 1) * self._interval_ms
+        begin_ms = -(-oldest_ms // self._window_ms) * self._window_ms
+        rows = rows.between(begin_ms - 1, self.last_ms // self._window_ms * self._window_ms)
+        for slab in self._slabs[1:]:
+            t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
+            missing = ~np.isin(t_ms // slab.interval_ms, slab.read().t_ms // slab.interval_ms)
+            _write_rows(slab, t_ms[missing], coarse[missing])
+
+
+def _open(path: Path, tier: Tier, width: int) -> Slab:
+    try:
+        slab = Slab.open(path, writable=True)
+    except FileNotFoundError:
+        return Slab.create(path, *tier, width)
+    if (slab.interval_ms, slab.slots, slab.columns) != (*tier, width):
+        slab.close()
+        raise StoreError(f"{path}: the slab does not fit the store's tiers and the session's series")
+    return slab
+
+
+def _write_rows(slab: Slab, t_ms: npt.NDArray[np.int64], values: Floats) -> None:
+    """Write rows in time order, each run of consecutive slots at once."""
+    if not t_ms.size:
+        return
+    slots = t_ms // slab.interval_ms % slab.slots
+    packed = [pack_row(t, row.tobytes()) for t, row in zip(t_ms.tolist(), values.astype("<f8"), strict=True)]
+    starts = [0, *(np.flatnonzero(np.diff(slots) != 1) + 1).tolist(), len(packed)]
+    for start, stop in pairwise(starts):
+        slab.write(int(slots[start]), b"".join(packed[start:stop]))
