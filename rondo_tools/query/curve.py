@@ -1,0 +1,190 @@
+"""A curve: what one series of one session shows over a span of time.
+
+Strategy: first find the series that match, which reads headers only, so that a question that cannot
+be meant fails before anything is printed; then take the sessions one after another, so that memory
+holds the rows of one, and yield its curves. A session that expires meanwhile is passed over; one
+that is damaged does not keep the others from being read, but fails the command at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.catalog import COUNTER, Series
+from rondo_tools.errors import RondoError, StoreError, UsageError
+from rondo_tools.query.names import full_name, word
+from rondo_tools.query.times import Span, format_time
+from rondo_tools.selector import Selector, labels_of
+from rondo_tools.store.reader import Rows, Session, Tier
+
+EX_NOTHING = 1  # like grep: all is well, and there is nothing to show
+
+Times = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+
+class Question(NamedTuple):
+    """What is asked of each series that matches."""
+
+    span: Span = Span(None, None)
+    tier: int | None = 0  # None: the finest that reaches back to the span's start
+    aggregate: str = "avg"  # of a gauge's window in a coarse tier: avg, min, max
+    rate: bool = False
+
+
+class Match(NamedTuple):
+    """The series of a session that a selector means, by their place in its header."""
+
+    session: Session
+    series: tuple[int, ...]
+
+
+class Curve(NamedTuple):
+    """`t_ms`, (n,) ascending, and `values`, (n,); NaN is "no value". Points are usually `step_ms` apart."""
+
+    session: Session
+    series: Series
+    step_ms: int
+    t_ms: Times
+    values: Values
+
+    @property
+    def name(self) -> str:
+        """The series in Prometheus' spelling, with the labels of its session."""
+        return full_name(self.session.header, self.series)
+
+
+def find(sessions: Sequence[Session], selector: Selector) -> list[Match]:
+    """The sessions and series that match. Raises RondoError (EX_NOTHING) if there are none."""
+    found = []
+    known: set[str] = set()
+    for session in sessions:
+        labels = [labels_of(session.header, series) for series in session.header.series]
+        known.update(*labels)
+        numbers = tuple(number for number, each in enumerate(labels) if selector.matches(each))
+        if numbers:
+            found.append(Match(session, numbers))
+    if not found:
+        hint = "see rondo-query STORE list" if sessions else "the store is empty"
+        unknown = [matcher.label for matcher in selector.matchers if matcher.label not in known]
+        if sessions and unknown:
+            hint = f"no series here has the label {unknown[0]!r}"
+        raise RondoError(f"nothing matches {selector} ({hint})", exit_code=EX_NOTHING)
+    return found
+
+
+def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...]) -> None:
+    """Raises UsageError for a tier that is not there and for the rate of a gauge."""
+    if question.tier is not None and not 0 <= question.tier < len(tiers):
+        known = ", ".join(f"{number} ({tier})" for number, tier in enumerate(tiers))
+        raise UsageError(f"--tier {question.tier}: the tiers of this store are {known}")
+    if question.rate:
+        for session, numbers in matches:
+            for number in numbers:
+                series = session.header.series[number]
+                if series.kind != COUNTER:
+                    raise UsageError(
+                        f"--rate is for counters, and {word(full_name(session.header, series))} is a {series.kind}: "
+                        'select by name, such as {__name__=~".+_total"}'
+                    )
+
+
+def curves(matches: Sequence[Match], question: Question, tiers: tuple[Tier, ...]) -> Iterator[Curve]:
+    """The curves with at least one point in the span: by session, then in the header's order.
+
+    Raises StoreError after the last curve if a session could not be read.
+    """
+    unread = 0
+    said: set[int] = set()
+    for match in matches:
+        try:
+            tier, rows = _read(match.session, question, tiers)
+        except StoreError as exc:
+            if match.session.path.exists():
+                unread += 1
+                log.warning("%s", exc)
+            continue
+        if rows.skipped:
+            log.warning("%s: %d torn rows passed over", match.session.key, rows.skipped)
+        if tier and question.tier is None and rows.t_ms.size and tier not in said:
+            said.add(tier)  # values of a coarse tier should not be taken for ticks
+            log.info("reading tier %d (%s), gauges: %s", tier, tiers[tier], question.aggregate)
+        yield from _cut(match, question, tier, tiers[tier], rows)
+    if unread:
+        raise StoreError(f"{unread} of {len(matches)} sessions could not be read")
+
+
+def _read(session: Session, question: Question, tiers: tuple[Tier, ...]) -> tuple[int, Rows]:
+    start_ms = 1 if question.span.start_ms is None else question.span.start_ms
+    if question.tier is not None:
+        return question.tier, session.rows(question.tier, start_ms - 1)
+    rows = session.rows(0)
+    if not rows.t_ms.size:
+        return 0, rows
+    wanted_ms = max(start_ms, session.start_ms)
+    tier = _finest(tiers, wanted_ms, int(rows.t_ms[-1]))
+    return tier, session.rows(tier, start_ms - 1)
+
+
+def _finest(tiers: tuple[Tier, ...], wanted_ms: int, last_ms: int) -> int:
+    """The finest tier that reaches from a session's last tick back to `wanted_ms`, else the coarsest.
+
+    One slot of leeway lets a tier of ten minutes answer for the ten minutes before now.
+    """
+    for number, tier in enumerate(tiers):
+        if last_ms - tier.span_ms - tier.interval_ms <= wanted_ms:
+            return number
+    return len(tiers) - 1
+
+
+def _cut(match: Match, question: Question, tier: int, shape: Tier, rows: Rows) -> Iterator[Curve]:
+    session = match.session
+    first = 0 if question.span.start_ms is None else np.searchsorted(rows.t_ms, question.span.start_ms)
+    last = rows.t_ms.size
+    if question.span.end_ms is not None:
+        last = int(np.searchsorted(rows.t_ms, question.span.end_ms, side="right"))
+    t_ms, values = rows.t_ms[first:last], rows.values[first:last]
+    place = {
+        column.series: at
+        for at, column in enumerate(session.columns(tier))
+        if column.aggregate in ("last", question.aggregate)
+    }
+    step_ms = max(shape.interval_ms, session.header.interval_ms)
+    for number in match.series:
+        curve = Curve(session, session.header.series[number], step_ms, t_ms, values[:, place[number]])
+        if question.rate:
+            curve = _rate(curve)
+        if curve.t_ms.size:
+            yield curve
+
+
+def _rate(curve: Curve) -> Curve:
+    """Increase per second between one value and the next, at the time of the later one."""
+    there = ~np.isnan(curve.values)
+    t_ms, values = curve.t_ms[there], curve.values[there]
+    with np.errstate(all="ignore"):  # an infinite counter has no rate: NaN says so
+        rates = np.diff(values) * 1000 / np.diff(t_ms)
+    return curve._replace(t_ms=t_ms[1:], values=rates)
+
+
+def nothing(matches: Sequence[Match], question: Question) -> RondoError:
+    """Why none of what matches had a point to show."""
+    last_ms = 0
+    for match in matches:
+        try:
+            t_ms = match.session.rows(0).t_ms
+        except StoreError:
+            continue  # said before, or expired
+        last_ms = max(last_ms, int(t_ms[-1]) if t_ms.size else 0)
+    if not last_ms:
+        return RondoError("what matches has no ticks yet", exit_code=EX_NOTHING)
+    seen = f"what matches was last seen at {format_time(last_ms)}"
+    what = "two values to take a rate of" if question.rate else "values"
+    return RondoError(f"no {what} from {question.span} ({seen})", exit_code=EX_NOTHING)

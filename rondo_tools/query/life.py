@@ -1,0 +1,73 @@
+"""Lives: what `rondo-query STORE list` tells of each session, one record each.
+
+Strategy: a session whose end was recorded ended so. One without is running while its ticks keep
+coming, and silent once three of them and five seconds more have passed: its producer, or the way to
+the store, died.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rondo_tools.errors import StoreError
+from rondo_tools.query.times import format_time
+from rondo_tools.store.reader import Session, Store
+from rondo_tools.units import format_duration
+
+RUNNING, SILENT = "running", "silent"
+
+log = logging.getLogger(__name__)
+
+
+def fields(store: Store) -> list[str]:
+    """The names of a record's fields: one for the rows of each tier among them."""
+    rows = (f"rows_{format_duration(tier.interval_ms)}" for tier in store.tiers)
+    return ["instance", "session", "first", "last", "state", "age_s", "series", *rows, "bytes"]
+
+
+def lives(store: Store, now_ms: int, *, unix: bool = False) -> tuple[list[dict[str, Any]], int]:
+    """One record a session, by start, and how many sessions could not be read.
+
+    Times are ISO 8601, or Unix ms if `unix`.
+    """
+    records = []
+    unread = 0
+    for session in sorted(store.sessions(), key=lambda session: session.start_ms):
+        try:
+            records.append(_life(session, store, now_ms, unix=unix))
+        except (StoreError, OSError) as exc:
+            if session.path.exists():  # else it expired while we looked
+                unread += 1
+                log.warning("%s", exc)
+    return records, unread
+
+
+def _life(session: Session, store: Store, now_ms: int, *, unix: bool) -> dict[str, Any]:
+    tiers = [session.rows(number).t_ms for number in range(len(store.tiers))]
+    last_ms = int(tiers[0][-1]) if tiers[0].size else None
+    first_ms = min((int(t_ms[0]) for t_ms in tiers if t_ms.size), default=None)
+    age_ms = max(now_ms - (last_ms or session.start_ms), 0)
+
+    def time(t_ms: int | None) -> str | int | None:
+        return t_ms if t_ms is None or unix else format_time(t_ms)
+
+    values = [
+        session.instance,
+        time(session.start_ms),
+        time(first_ms),
+        time(last_ms),
+        state(session, age_ms),
+        age_ms // 1000,
+        len(session.header.series),
+        *(int(t_ms.size) for t_ms in tiers),
+        session.bytes_on_disk(),
+    ]
+    return dict(zip(fields(store), values, strict=True))
+
+
+def state(session: Session, age_ms: int) -> str:
+    """How the session ended, or `running` or `silent`; `age_ms` is the time since its last tick."""
+    if session.end is not None:
+        return session.end.reason
+    return RUNNING if age_ms <= 3 * session.header.interval_ms + 5_000 else SILENT

@@ -1,0 +1,31 @@
+"""Names on a screen: a series with all its labels, and any text as one harmless word."""
+
+from __future__ import annotations
+
+from rondo_tools.catalog import Series
+from rondo_tools.selector import NAME, labels_of
+from rondo_tools.stream import Header
+
+
+def full_name(header: Header, series: Series) -> str:
+    """``name{instance="vm-1",reason="io"}``: a series with all the labels that a selector sees."""
+    labels = labels_of(header, series)
+    del labels[NAME]
+    return str(series._replace(labels=tuple(sorted(labels.items()))))
+
+
+def word(text: str) -> str:
+    """`text` with white space and what is not printable escaped as in a selector's string.
+
+    Names and labels are whatever a VM was given: in a table they must not mislead awk, and nowhere
+    the terminal.
+    """
+    if text.isprintable() and " " not in text:
+        return text
+    return "".join(char if char.isprintable() and char != " " else _escape(ord(char)) for char in text)
+
+
+def _escape(point: int) -> str:
+    if point < 0x80:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"

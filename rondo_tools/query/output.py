@@ -1,0 +1,131 @@
+"""Samples and records as text: a table for eyes and awk, CSV, or one JSON object a line.
+
+Strategy: a curve is written line by line, so what is printed is never held as a whole. A number is
+printed so that it reads back to the very same float64, an integer without ".0". "No value" is `NaN`
+in a table (no field is empty there), empty in CSV, null in JSON. In a table every field is one word,
+which a selector's string reads back.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rondo_tools.catalog import escape
+from rondo_tools.query.curve import Curve, Match
+from rondo_tools.query.names import full_name, word
+from rondo_tools.query.times import format_times
+from rondo_tools.selector import labels_of
+
+FORMATS = ("table", "csv", "json")
+SAMPLE = ("time", "session", "series", "value")  # the columns of a table and of CSV
+
+
+def format_number(value: float, no_value: str = "NaN") -> str:
+    """The shortest text that reads back to `value`; infinities as Prometheus writes them."""
+    if math.isnan(value):
+        return no_value
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    text = repr(value)
+    return text.removesuffix(".0") if value else text  # "-0" would be read back as the integer 0
+
+
+class SampleWriter:
+    """Writes curves to `out`, as one of FORMATS; times as ISO 8601, or in Unix milliseconds if `unix`.
+
+    The names of the columns come with the first sample: where there is none, nothing is written.
+    """
+
+    def __init__(self, out: TextIO, format: str, *, unix: bool, matches: Sequence[Match]) -> None:
+        """`matches` are those that the curves come from: they tell a table how wide its columns are."""
+        self._out = out
+        self._format = format
+        self._unix = unix
+        self._series_width = 0
+        if format == "table":
+            self._series_width = max(
+                len(word(full_name(match.session.header, match.session.header.series[number])))
+                for match in matches
+                for number in match.series
+            )
+        self._time_width = 13 if unix else 24
+        self.samples = 0
+
+    def write(self, curve: Curve) -> None:
+        times = self._times(curve.t_ms.tolist())
+        session = self._times([curve.session.start_ms])[0]
+        if self._format == "json":
+            self._json(curve, times, session)
+        elif self._format == "csv":
+            self._csv(curve, times, session)
+        else:
+            self._table(curve, times, session)
+        self.samples += len(times)
+
+    def _times(self, t_ms: list[int]) -> list[str]:
+        return list(map(str, t_ms)) if self._unix else format_times(t_ms)
+
+    def _table(self, curve: Curve, times: list[str], session: str) -> None:
+        if not self.samples:
+            self._out.write(self._line(*SAMPLE))
+        name = word(curve.name)
+        self._out.writelines(
+            self._line(time, session, name, format_number(value))
+            for time, value in zip(times, curve.values.tolist(), strict=True)
+        )
+
+    def _line(self, time: str, session: str, name: str, value: str) -> str:
+        width = self._time_width
+        return f"{time:<{width}}  {session:<{width}}  {name:<{self._series_width}}  {value}\n"
+
+    def _csv(self, curve: Curve, times: list[str], session: str) -> None:
+        writer = csv.writer(self._out, lineterminator="\n")
+        if not self.samples:
+            writer.writerow(SAMPLE)
+        name = curve.name
+        writer.writerows(
+            (time, session, name, format_number(value, ""))
+            for time, value in zip(times, curve.values.tolist(), strict=True)
+        )
+
+    def _json(self, curve: Curve, times: list[str], session: str) -> None:
+        quote = "" if self._unix else '"'
+        labels = labels_of(curve.session.header, curve.series)
+        name = json.dumps(labels.pop("__name__"))
+        same = f'"session": {quote}{session}{quote}, "name": {name}, "labels": {json.dumps(labels)}'
+        self._out.writelines(
+            f'{{"time": {quote}{time}{quote}, {same}, "value": {_json_number(value)}}}\n'
+            for time, value in zip(times, curve.values.tolist(), strict=True)
+        )
+
+
+def _json_number(value: float) -> str:
+    # JSON has no infinities: they are strings, as in Prometheus' API.
+    return f'"{format_number(value)}"' if math.isinf(value) else format_number(value, "null")
+
+
+def write_records(
+    out: TextIO, format: str, records: Sequence[Mapping[str, Any]], names: Iterable[str]
+) -> None:
+    """Write a few records, all with the fields `names`, None for what there is not."""
+    names = tuple(names)
+    if format == "json":
+        out.writelines(json.dumps(record) + "\n" for record in records)
+    elif format == "csv":
+        writer = csv.DictWriter(out, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    else:
+        lines = [names, *([_field(record[name]) for name in names] for record in records)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            padded = (field.ljust(width) for field, width in zip(line, widths, strict=True))
+            out.write("  ".join(padded).rstrip() + "\n")
+
+
+def _field(value: object) -> str:
+    return "-" if value is None else word(escape(value)) if isinstance(value, str) else str(value)

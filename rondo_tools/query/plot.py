@@ -1,0 +1,150 @@
+"""Curves drawn in the terminal, with plotext (the extra `plot`).
+
+Strategy: plotext draws the canvas; ticks on round times and round values, and the legend below, are
+ours, because its legend covers the curves. In colour all curves are fine lines; without, each is
+drawn with a letter of its own. A line breaks where values are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import numpy as np
+
+from rondo_tools.errors import EX_UNAVAILABLE, RondoError, UsageError
+from rondo_tools.query.curve import Curve, Times, Values
+from rondo_tools.query.names import word
+from rondo_tools.query.times import format_time
+
+MAX_CURVES = len(string.ascii_letters)
+MIN_WIDTH, MIN_HEIGHT = 40, 10
+
+_COLORS = ("blue+", "orange", "green+", "red+", "magenta+", "cyan+", "gold", "white", "gray+")
+_SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
+_STEPS = (
+    *(each * _SECOND for each in (1, 2, 5, 10, 15, 30)),
+    *(each * _MINUTE for each in (1, 2, 5, 10, 15, 30)),
+    *(each * _HOUR for each in (1, 2, 3, 6, 12)),
+    *(each * _DAY for each in (1, 2, 7, 14, 28, 91, 182, 364)),
+)
+
+
+def draw(
+    curves: Sequence[Curve], out: TextIO, *, width: int, height: int, color: bool, rate: bool = False
+) -> None:
+    """Draw `curves` on `width` x `height` characters of `out`, the legend included where there is room.
+
+    Raises UsageError for more curves than can be told apart or too small a picture, RondoError
+    (EX_UNAVAILABLE) without plotext.
+    """
+    if len(curves) > MAX_CURVES:
+        raise UsageError(f"{len(curves)} curves match; a plot tells {MAX_CURVES} apart: narrow the selector")
+    if width < MIN_WIDTH or height < MIN_HEIGHT:
+        raise UsageError(f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters")
+    plotext = _plotext()
+    lines = [_line(curve) for curve in curves]
+    letters = not color or len(curves) > len(_COLORS)
+    legend = []
+    plotext.clear_figure()
+    plotext.limit_size(False, False)  # to its own idea of the terminal
+    plotext.plotsize(width, max(MIN_HEIGHT, height - len(curves) - 1))
+    plotext.theme("clear")
+    for number, ((t_ms, values), label) in enumerate(zip(lines, _labels(curves), strict=True)):
+        marker = string.ascii_letters[number] if letters else "braille"
+        hue = _COLORS[number % len(_COLORS)] if color else None
+        plotext.plot(t_ms.tolist(), values.tolist(), marker=marker, color=hue)
+        sign = (marker if letters else "━") * 2
+        legend.append(f"{plotext.colorize(sign, hue) if color else sign} {label}\n")
+    low, high = _extent([t_ms for t_ms, _ in lines])
+    plotext.xticks(*_time_ticks(int(low), int(high), width // 12))
+    plotext.xlabel(_time_label(int(low), int(high)))
+    plotext.yticks(*_value_ticks(*_extent([values for _, values in lines])))
+    plotext.ylabel(_unit(curves, rate=rate))
+    picture = plotext.build()
+    out.write(picture if color else plotext.uncolorize(picture))
+    out.writelines(legend)
+
+
+def wants_color(out: TextIO) -> bool:
+    """Colour is for a terminal that knows it, unless NO_COLOR (no-color.org) says otherwise."""
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def has_values(curve: Curve) -> bool:
+    """Whether there is anything to draw."""
+    return bool(np.isfinite(curve.values).any())
+
+
+def _plotext() -> Any:
+    try:
+        import plotext
+    except ImportError:
+        raise RondoError(
+            "plot needs plotext, which is not installed: pip install 'rondo-tools[plot]'",
+            exit_code=EX_UNAVAILABLE,
+        ) from None
+    return plotext
+
+
+def _line(curve: Curve) -> tuple[Times, Values]:
+    """The points to draw, with a NaN, where the line breaks, for each gap in time and each infinity."""
+    values = np.where(np.isfinite(curve.values), curve.values, np.nan)
+    gaps = np.flatnonzero(np.diff(curve.t_ms) > 2 * curve.step_ms) + 1
+    return np.insert(curve.t_ms, gaps, curve.t_ms[gaps - 1] + 1), np.insert(values, gaps, np.nan)
+
+
+def _labels(curves: Sequence[Curve]) -> list[str]:
+    """The series, and the session's start where one series is drawn of more than one session."""
+    names = Counter(curve.name for curve in curves)
+    return [
+        word(curve.name)
+        + (f"  session {format_time(curve.session.start_ms)}" if names[curve.name] > 1 else "")
+        for curve in curves
+    ]
+
+
+def _extent(arrays: Sequence[Times] | Sequence[Values]) -> tuple[float, float]:
+    return min(float(np.nanmin(each)) for each in arrays), max(float(np.nanmax(each)) for each in arrays)
+
+
+def _time_ticks(low: int, high: int, most: int) -> tuple[list[int], list[str]]:
+    """At most `most` moments on round UTC times between `low` and `high` (ms); `low` if there are none."""
+    step = next((step for step in _STEPS if (high - low) // step < most), _STEPS[-1])
+    ticks = list(range(-(-low // step) * step, high + 1, step)) or [low]
+    cut = slice(5, 10) if step >= _DAY else slice(11, 16) if step >= _MINUTE else slice(11, 19)
+    return ticks, [format_time(tick)[cut] for tick in ticks]
+
+
+def _time_label(low: int, high: int) -> str:
+    first, last = format_time(low)[:10], format_time(high)[:10]
+    return f"{first} UTC" if first == last else f"{first} to {last} UTC"
+
+
+def _value_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """About five round values between `low` and `high`, in thousands, millions ... where they are large."""
+    if low == high:
+        return [low], [_short(low)]
+    rough = (high - low) / 5
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = next(each * power for each in (1, 2, 5, 10) if each * power >= rough * 0.999)
+    first, last = int(np.ceil(low / step)), int(np.floor(high / step))
+    ticks = [float(number * step) for number in range(first, last + 1)]
+    return ticks, [_short(tick) for tick in ticks]
+
+
+def _short(value: float) -> str:
+    """``1.5M``: six digits at most; what is larger than a prefix can say, in powers of ten."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if size <= abs(value) < 1e15:
+            return f"{value / size:.6g}{prefix}"
+    return f"{value:.6g}"
+
+
+def _unit(curves: Sequence[Curve], *, rate: bool) -> str:
+    units = {curve.series.unit for curve in curves}
+    unit = word(units.pop()) if len(units) == 1 else ""
+    return f"{unit} per second".strip() if rate else unit

@@ -1,0 +1,202 @@
+"""Selectors: which series are meant, in Prometheus' spelling, ``vcpu_exits_total{reason="io"}``.
+
+Strategy: a hand-written scanner walks the text once, left to right; where it stops is the column an
+error points at. A selector is the conjunction of its matchers, the name before the braces being one
+for ``__name__``.
+
+    selector  = name [ braces ] | braces
+    braces    = "{" [ matcher { "," matcher } [ "," ] ] "}"
+    matcher   = label ( "=" | "!=" | "=~" | "!~" ) string
+    string    = '"' escapes '"' | "'" escapes "'" | "`" raw "`"
+
+As in Prometheus a label that is missing has the value "", and a pattern must match all of a value.
+Two things differ: ``{}`` is allowed and means everything (a store is small enough to ask for), and
+patterns are Python's `re` with RE2's defaults (``.`` is any character, ``\\d`` and ``\\w`` are ASCII).
+Source: Prometheus, promql/parser (lex.go, generated_parser.y) and util/strutil/quote.go.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import NamedTuple, NoReturn
+
+from rondo_tools.catalog import Series, escape
+from rondo_tools.errors import UsageError
+from rondo_tools.stream import Header
+
+NAME = "__name__"
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_OPERATOR = re.compile(r"=~|!~|!=|=")
+_ESCAPE = re.compile(
+    r"""\\(?:([abfnrtv\\'"])|([0-7]{3})|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))"""
+)
+_SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+class Matcher(NamedTuple):
+    """One condition on a label; `pattern` is `value` compiled where the operator takes a pattern."""
+
+    label: str
+    operator: str  # = != =~ !~
+    value: str
+    pattern: re.Pattern[str] | None = None
+
+    def matches(self, value: str) -> bool:
+        """Whether a label with this value meets the condition; "" is a label that is missing."""
+        if self.pattern is None:
+            return (value == self.value) == (self.operator == "=")
+        return (self.pattern.fullmatch(value) is not None) == (self.operator == "=~")
+
+    def __str__(self) -> str:
+        return f'{self.label}{self.operator}"{escape(self.value)}"'
+
+
+class Selector(NamedTuple):
+    """All of its matchers must be met."""
+
+    matchers: tuple[Matcher, ...]
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """`labels` are those of one series, its name under ``__name__``; see `labels_of`."""
+        return all(matcher.matches(labels.get(matcher.label, "")) for matcher in self.matchers)
+
+    def __str__(self) -> str:
+        """A spelling that `parse_selector` reads back."""
+        names = [matcher for matcher in self.matchers if matcher.label == NAME]
+        if names and names == [self.matchers[0]] and _is_plain_name(names[0]):
+            rest = self.matchers[1:]
+            return names[0].value + (f"{{{','.join(map(str, rest))}}}" if rest else "")
+        return f"{{{','.join(map(str, self.matchers))}}}"
+
+
+def _is_plain_name(matcher: Matcher) -> bool:
+    return matcher.operator == "=" and _METRIC_NAME.fullmatch(matcher.value) is not None
+
+
+def labels_of(header: Header, series: Series) -> dict[str, str]:
+    """What a selector sees of a series: ``__name__``, ``instance``, the header's labels, its own."""
+    return {NAME: series.name, "instance": header.instance, **dict(header.labels), **dict(series.labels)}
+
+
+def parse_selector(text: str) -> Selector:
+    """Raises UsageError that points at the column where `text` stops being a selector."""
+    return _Scanner(text).selector()
+
+
+class _Scanner:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def selector(self) -> Selector:
+        matchers = []
+        self._space()
+        if name := self._take(_METRIC_NAME):
+            matchers.append(Matcher(NAME, "=", name))
+        if self._take_text("{"):
+            matchers += self._braces(named=bool(name))
+        elif not name:
+            self._fail("a metric name or { is expected")
+        self._space()
+        if self._at < len(self._text):
+            self._fail("the selector should end here (a range is --range, a rate is --rate)")
+        return Selector(tuple(matchers))
+
+    def _braces(self, *, named: bool) -> list[Matcher]:
+        matchers: list[Matcher] = []
+        while not self._take_text("}"):
+            if matchers and not self._take_text(","):
+                self._fail("a comma or } is expected")
+            if matchers and self._take_text("}"):
+                break
+            at = self._at
+            matcher = self._matcher()
+            if named and matcher.label == NAME:
+                self._fail("the name stands before the braces already", at)
+            matchers.append(matcher)
+        return matchers
+
+    def _matcher(self) -> Matcher:
+        label = self._take(_LABEL_NAME) or self._fail("a label name is expected")
+        operator = self._take(_OPERATOR) or self._fail("one of = != =~ !~ is expected")
+        at = self._at
+        value = self._string()
+        if operator in ("=", "!="):
+            return Matcher(label, operator, value)
+        try:
+            with warnings.catch_warnings():  # on spellings that a later Python may read otherwise
+                warnings.simplefilter("ignore")
+                return Matcher(label, operator, value, re.compile(value, re.DOTALL | re.ASCII))
+        except (re.error, OverflowError, RecursionError) as exc:
+            self._fail(f"not a regular expression: {exc}", at)
+
+    def _string(self) -> str:
+        quote = self._text[self._at : self._at + 1]
+        if quote not in ('"', "'", "`"):
+            self._fail("a quoted string is expected")
+        opened, self._at = self._at, self._at + 1
+        pieces = bytearray()  # \x and octal escapes are bytes of UTF-8, not characters
+        while (char := self._text[self._at : self._at + 1]) != quote:
+            if not char or (char == "\n" and quote != "`"):
+                self._fail("the string that opens here is not closed", opened)
+            if char == "\\" and quote != "`":
+                pieces += self._escape(quote)
+            else:
+                pieces += char.encode(errors="surrogatepass")
+                self._at += 1
+        self._at += 1
+        try:
+            value = pieces.decode()
+        except UnicodeDecodeError:
+            self._fail("the string is not valid UTF-8", opened)
+        self._space()
+        return value
+
+    def _escape(self, quote: str) -> bytes:
+        match = _ESCAPE.match(self._text, self._at)
+        if match is None or (match[1] in ("'", '"') and match[1] != quote):
+            self._fail("there is no such escape (a backslash itself is written twice)")
+        simple, octal, byte, *points = match.groups()
+        if octal and int(octal, 8) > 0xFF:
+            self._fail("an octal escape ends at \\377")
+        point = next((int(digits, 16) for digits in points if digits), 0)
+        if point > 0x10FFFF or 0xD800 <= point <= 0xDFFF:
+            self._fail("there is no such character")
+        self._at = match.end()
+        if simple:
+            return _SIMPLE.get(simple, simple).encode()
+        if octal or byte:
+            return bytes([int(octal, 8) if octal else int(byte, 16)])
+        return chr(point).encode()
+
+    def _take(self, token: re.Pattern[str]) -> str:
+        """The token that stands here and the space after it passed over, or ""."""
+        match = token.match(self._text, self._at)
+        if match is None:
+            return ""
+        self._at = match.end()
+        self._space()
+        return match[0]
+
+    def _take_text(self, char: str) -> bool:
+        if not self._text.startswith(char, self._at):
+            return False
+        self._at += 1
+        self._space()
+        return True
+
+    def _space(self) -> None:
+        match = _SPACE.match(self._text, self._at)
+        assert match is not None  # it may be empty
+        self._at = match.end()
+
+    def _fail(self, what: str, at: int | None = None) -> NoReturn:
+        at = self._at if at is None else at
+        # One line for the eye: whatever is not printable takes one column all the same.
+        shown = "".join(char if char.isprintable() else " " for char in self._text)
+        raise UsageError(f"selector, column {at + 1}: {what}\n  {shown}\n  {' ' * at}^")
