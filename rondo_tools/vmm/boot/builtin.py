@@ -1,0 +1,38 @@
+"""The built-in guest: puts its bytes into memory and says where it begins.
+
+It needs no kernel image and no firmware. guest/workload.S is its source, docs/guest.md its contract.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rondo_tools.errors import EX_USAGE, VmError
+from rondo_tools.vmm import layout
+from rondo_tools.vmm.memory import GuestMemory
+
+_CODE = Path(__file__).parent.parent / "guest" / "workload.bin"
+
+
+class Entry(NamedTuple):
+    """The state of the vCPU for its first instruction, beyond what is always the same.
+
+    Always: 32-bit protected mode (CR0.PE, no paging); CS, DS, ES and SS flat from 0 to 4 GiB, CS
+    execute/read with D=1, the others read/write with B=1; RFLAGS 0x2, so interrupts are off; no IDT
+    (limit 0, so that any exception is a triple fault). All other registers may hold anything.
+    """
+
+    rip: int
+    rsp: int
+
+
+def load(memory: GuestMemory) -> Entry:
+    """Load the guest into fresh memory (its data must start as zeros). VmError if it does not fit."""
+    if memory.size < layout.GUEST_END:
+        raise VmError(
+            f"--memory: the built-in guest needs {layout.GUEST_END // 1024}K, not {memory.size // 1024}K",
+            exit_code=EX_USAGE,
+        )
+    memory.write(layout.GUEST_CODE, _CODE.read_bytes())
+    return Entry(rip=layout.GUEST_CODE, rsp=layout.GUEST_STACK)

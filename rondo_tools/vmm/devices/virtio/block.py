@@ -1,0 +1,161 @@
+"""The virtio block device (virtio 1.2, 5.2): requests of a driver we do not trust, to one disk.
+
+Strategy: a chain is taken as two streams of bytes, however the driver has cut them into segments:
+
+    to read    header { le32 type; le32 reserved; le64 sector }, then the data of a write
+    to write   the data of a read, then one byte of status
+
+Everything is checked before the disk is touched. Data moves between disk and guest memory directly,
+one system call a request, so that a request costs the host no memory. What is wrong with a request
+ends in its status byte; only a chain with no room for header or status is the queue's failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from struct import Struct
+
+from rondo_tools.vmm.devices.complaints import Complaints
+from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk
+from rondo_tools.vmm.devices.virtio.queue import Chain, QueueError, Segment
+from rondo_tools.vmm.memory import GuestMemory
+
+_log = logging.getLogger(__name__)
+
+DEVICE_ID = 2
+QUEUE_MAX = 128
+MAX_REQUEST = 16 << 20  # bytes of data; bounds how long one request can keep the VMM
+
+# Features (5.2.3), as bits.
+F_SIZE_MAX = 1 << 1
+F_SEG_MAX = 1 << 2
+F_RO = 1 << 5
+F_FLUSH = 1 << 9
+
+_HEADER = Struct("<I4xQ")
+_CONFIG = Struct("<QII44x")  # capacity, size_max, seg_max; the rest belongs to features not offered
+_STATUS = Struct("<B")
+
+# Request types and status values (5.2.6).
+IN, OUT, FLUSH, GET_ID = 0, 1, 4, 8
+OK, IOERR, UNSUPP = 0, 1, 2
+
+_OPS = {IN: "read", OUT: "write", FLUSH: "flush"}
+_ID_LENGTH = 20
+
+
+class _RequestError(Exception):
+    """Why a request fails with IOERR."""
+
+
+class Block:
+    """Serves the requests of one queue.
+
+    `completed(op, bytes, ns)` is called for each read, write and flush that ended well.
+    """
+
+    device_id = DEVICE_ID
+    queue_max = QUEUE_MAX
+
+    def __init__(
+        self,
+        disk: Disk,
+        memory: GuestMemory,
+        completed: Callable[[str, int, int], None] = lambda op, moved, ns: None,  # noqa: ARG005
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.features = F_SIZE_MAX | F_SEG_MAX | F_FLUSH | (F_RO if disk.read_only else 0)
+        segments = QUEUE_MAX - 2  # the others are header and status
+        self.config = _CONFIG.pack(disk.sectors, MAX_REQUEST // QUEUE_MAX, segments)
+        self._disk = disk
+        self._memory = memory
+        self._completed = completed
+        self._clock = clock
+        self._complaints = Complaints(_log)
+        self._write_through = True
+
+    def accept(self, features: int) -> None:
+        # 5.2.5.2: a driver without flush may rely on writes being stable when they are completed.
+        self._write_through = not features & F_FLUSH
+
+    def handle(self, chain: Chain) -> int:
+        began = self._clock()
+        header, outgoing = self._take(chain.readable, _HEADER.size)
+        if len(header) < _HEADER.size or not chain.writable:
+            raise QueueError("a block request without room for header or status")
+        kind, sector = _HEADER.unpack(header)
+        *incoming, (address, length) = chain.writable
+        status_at = address + length - 1
+        if length > 1:
+            incoming.append((address, length - 1))
+
+        written = moved = 0
+        status = OK
+        try:
+            if kind == IN:
+                moved = written = self._read(sector, incoming)
+            elif kind == OUT:
+                moved = self._write(sector, outgoing)
+            elif kind == FLUSH:
+                self._disk.flush()
+            elif kind == GET_ID:
+                written = self._identify(incoming)
+            else:
+                status = UNSUPP
+        except (_RequestError, OSError) as exc:
+            status = IOERR
+            self._complaints.add("disk: %s failed: %s", _OPS.get(kind, "request"), exc)
+        self._memory.pack(_STATUS, status_at, status)
+        if status == OK and kind in _OPS:
+            self._completed(_OPS[kind], moved, self._clock() - began)
+        # The length counts from the chain's start without a gap; the status stands at its end.
+        return written + 1 if written == _total(incoming) else written
+
+    def _read(self, sector: int, segments: list[Segment]) -> int:
+        length = self._check(sector, segments)
+        self._disk.read_into([self._memory.view(*segment) for segment in segments], sector)
+        return length
+
+    def _write(self, sector: int, segments: list[Segment]) -> int:
+        if self._disk.read_only:
+            raise _RequestError("the disk is read-only")
+        length = self._check(sector, segments)
+        self._disk.write_from([self._memory.view(*segment) for segment in segments], sector)
+        if self._write_through:
+            self._disk.flush()
+        return length
+
+    def _identify(self, segments: list[Segment]) -> int:
+        if _total(segments) < _ID_LENGTH:
+            raise _RequestError(f"the disk's name needs {_ID_LENGTH} bytes")
+        name = b"rondo".ljust(_ID_LENGTH, b"\0")
+        for address, length in segments:
+            piece, name = name[:length], name[length:]
+            self._memory.write(address, piece)
+        return _ID_LENGTH
+
+    def _check(self, sector: int, segments: list[Segment]) -> int:
+        """The length of the data at `sector`, which is all on the disk."""
+        length = _total(segments)
+        if not length or length % SECTOR or length > MAX_REQUEST:
+            raise _RequestError(f"{length} bytes are not 1 to {MAX_REQUEST // SECTOR} sectors")
+        if sector + length // SECTOR > self._disk.sectors:
+            raise _RequestError(f"sector {sector} and {length} bytes pass the end at {self._disk.sectors}")
+        return length
+
+    def _take(self, segments: list[Segment], size: int) -> tuple[bytes, list[Segment]]:
+        """The first `size` bytes that the segments hold, and the segments that are left."""
+        taken = b""
+        rest = []
+        for address, length in segments:
+            part = min(length, size - len(taken))
+            taken += self._memory.read(address, part)
+            if part < length:
+                rest.append((address + part, length - part))
+        return taken, rest
+
+
+def _total(segments: list[Segment]) -> int:
+    return sum(length for _, length in segments)

@@ -1,0 +1,269 @@
+"""The virtio-mmio transport (virtio 1.2, 4.2.2): registers between a driver and one device.
+
+Strategy: a state machine that follows the driver through the initialization of 3.1.1 and takes
+nothing out of turn. What is merely out of place (a write before its time, a register that is not
+there, an odd access) has no effect; what leaves device and driver with different ideas of the queue
+sets DEVICE_NEEDS_RESET, and from then on nothing is served until the driver has reset the device.
+Either way there is a warning, held to a rate.
+
+Requests are served inside the notification: when the driver's write returns, they are done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from rondo_tools.vmm.devices.complaints import Complaints
+from rondo_tools.vmm.devices.virtio.queue import Chain, Queue, QueueError
+from rondo_tools.vmm.memory import GuestMemory, MemoryFault
+
+_log = logging.getLogger(__name__)
+
+VERSION_1 = 1 << 32  # VIRTIO_F_VERSION_1: the only kind of driver that is served
+
+
+class Register:
+    """Offsets of the registers, 32 bits each."""
+
+    MAGIC = 0x000
+    VERSION = 0x004
+    DEVICE_ID = 0x008
+    VENDOR_ID = 0x00C
+    DEVICE_FEATURES = 0x010
+    DEVICE_FEATURES_SEL = 0x014
+    DRIVER_FEATURES = 0x020
+    DRIVER_FEATURES_SEL = 0x024
+    QUEUE_SEL = 0x030
+    QUEUE_NUM_MAX = 0x034
+    QUEUE_NUM = 0x038
+    QUEUE_READY = 0x044
+    QUEUE_NOTIFY = 0x050
+    INTERRUPT_STATUS = 0x060
+    INTERRUPT_ACK = 0x064
+    STATUS = 0x070
+    QUEUE_DESC_LOW = 0x080
+    QUEUE_DESC_HIGH = 0x084
+    QUEUE_DRIVER_LOW = 0x090
+    QUEUE_DRIVER_HIGH = 0x094
+    QUEUE_DEVICE_LOW = 0x0A0
+    QUEUE_DEVICE_HIGH = 0x0A4
+    SHM_LEN_LOW = 0x0B0
+    SHM_LEN_HIGH = 0x0B4
+    CONFIG_GENERATION = 0x0FC
+    CONFIG = 0x100
+
+
+class Status:
+    """Bits of the status register (virtio 1.2, 2.1)."""
+
+    ACKNOWLEDGE = 1
+    DRIVER = 2
+    DRIVER_OK = 4
+    FEATURES_OK = 8
+    NEEDS_RESET = 64
+    FAILED = 128
+
+
+_BY_DRIVER = Status.ACKNOWLEDGE | Status.DRIVER | Status.DRIVER_OK | Status.FEATURES_OK | Status.FAILED
+
+_MAGIC = 0x74726976  # "virt"
+_VERSION = 2
+_VENDOR = 0x6F646E72  # "rndo"
+_QUEUE_USED = 1  # bits of the interrupt status
+_CONFIG_CHANGED = 2
+_LOW = 0xFFFF_FFFF
+
+
+class VirtioDevice(Protocol):
+    """What a kind of device adds to the transport: one queue, and what its buffers mean."""
+
+    device_id: int
+    features: int  # those of its kind; VERSION_1 is the transport's
+    config: bytes  # its configuration space, which never changes
+    queue_max: int
+
+    def accept(self, features: int) -> None:
+        """The driver has settled for these features."""
+
+    def handle(self, chain: Chain) -> int:
+        """Serve a chain; how many bytes were written to it. QueueError, MemoryFault: it is broken."""
+
+
+class MmioTransport:
+    """0x100 bytes of registers, then the device's configuration space. `interrupt` is called when
+    a bit of the interrupt status is set: a used buffer the driver wants to hear of, or a failure."""
+
+    def __init__(
+        self, device: VirtioDevice, memory: GuestMemory, interrupt: Callable[[], None] = lambda: None
+    ) -> None:
+        self._device = device
+        self._offered = device.features | VERSION_1
+        self._interrupt = interrupt
+        self._queue = Queue(memory, device.queue_max)
+        self._complaints = Complaints(_log)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._status = 0
+        self._interrupt_status = 0
+        self._driver_features = 0
+        self._device_features_sel = 0
+        self._driver_features_sel = 0
+        self._queue_sel = 0
+        self._queue.reset()
+
+    def read(self, offset: int, size: int) -> int:
+        if offset >= Register.CONFIG:
+            at = offset - Register.CONFIG
+            return int.from_bytes(self._device.config[at : at + size], "little")
+        if size != 4 or offset & 3:
+            self._complaints.add("virtio: a read of %d bytes at %#x, where registers are 4", size, offset)
+            return 0
+        if offset == Register.INTERRUPT_STATUS:  # first, because it is read for each request
+            return self._interrupt_status
+        return self._read_register(offset)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset >= Register.CONFIG:
+            return  # all of it is read-only
+        if size != 4 or offset & 3:
+            self._complaints.add("virtio: a write of %d bytes at %#x, where registers are 4", size, offset)
+        elif offset == Register.QUEUE_NOTIFY:  # these two first: they are written for each request
+            self._notify(value)
+        elif offset == Register.INTERRUPT_ACK:
+            self._interrupt_status &= ~value
+        elif offset >= Register.QUEUE_DESC_LOW or offset in (Register.QUEUE_NUM, Register.QUEUE_READY):
+            self._write_queue(offset, value)
+        else:
+            self._write_register(offset, value)
+
+    def _read_register(self, offset: int) -> int:
+        selected = self._queue_sel == 0
+        match offset:
+            case Register.MAGIC:
+                return _MAGIC
+            case Register.VERSION:
+                return _VERSION
+            case Register.DEVICE_ID:
+                return self._device.device_id
+            case Register.VENDOR_ID:
+                return _VENDOR
+            case Register.DEVICE_FEATURES:
+                return _word(self._offered, self._device_features_sel)
+            case Register.QUEUE_NUM_MAX:
+                return self._queue.size_max if selected else 0
+            case Register.QUEUE_READY:
+                return int(selected and self._queue.ready)
+            case Register.STATUS:
+                return self._status
+            case Register.SHM_LEN_LOW | Register.SHM_LEN_HIGH:
+                return _LOW  # there is no shared memory
+            case _:
+                return 0  # CONFIG_GENERATION too: the configuration never changes
+
+    def _write_register(self, offset: int, value: int) -> None:
+        match offset:
+            case Register.STATUS:
+                self._set_status(value)
+            case Register.DEVICE_FEATURES_SEL:
+                self._device_features_sel = value
+            case Register.DRIVER_FEATURES_SEL:
+                self._driver_features_sel = value
+            case Register.DRIVER_FEATURES:
+                self._set_features(value)
+            case Register.QUEUE_SEL:
+                self._queue_sel = value
+            case _:
+                self._complaints.add("virtio: a write to %#x, where no register takes one", offset)
+
+    def _set_status(self, value: int) -> None:
+        if value == 0:
+            self._reset()
+            return
+        new = value & _BY_DRIVER & ~self._status  # bits are added; only a reset takes them away
+        if new & Status.FEATURES_OK:
+            features = self._driver_features
+            if features & ~self._offered or not features & VERSION_1:
+                self._complaints.add("virtio: the driver wants features %#x of %#x", features, self._offered)
+                new &= ~(Status.FEATURES_OK | Status.DRIVER_OK)
+            else:
+                self._device.accept(features)
+        self._status |= new
+        if new & Status.DRIVER_OK and not self._status & Status.FEATURES_OK:
+            self._fail("DRIVER_OK before the features were settled")
+
+    def _set_features(self, value: int) -> None:
+        if self._status & Status.FEATURES_OK:
+            self._complaints.add("virtio: features written after they were settled")
+        elif self._driver_features_sel < 2:
+            shift = 32 * self._driver_features_sel
+            self._driver_features = self._driver_features & ~(_LOW << shift) | value << shift
+
+    def _write_queue(self, offset: int, value: int) -> None:
+        queue = self._queue
+        if self._queue_sel != 0 or not self._status & Status.FEATURES_OK:
+            self._complaints.add("virtio: a write to %#x for a queue that is not there (yet)", offset)
+        elif offset == Register.QUEUE_READY:
+            self._set_ready(value)
+        elif queue.ready:
+            self._complaints.add("virtio: a write to %#x of a queue that is ready", offset)
+        elif offset == Register.QUEUE_NUM:
+            queue.size = value
+        elif offset == Register.QUEUE_DESC_LOW:
+            queue.descriptors = queue.descriptors & ~_LOW | value
+        elif offset == Register.QUEUE_DESC_HIGH:
+            queue.descriptors = queue.descriptors & _LOW | value << 32
+        elif offset == Register.QUEUE_DRIVER_LOW:
+            queue.driver = queue.driver & ~_LOW | value
+        elif offset == Register.QUEUE_DRIVER_HIGH:
+            queue.driver = queue.driver & _LOW | value << 32
+        elif offset == Register.QUEUE_DEVICE_LOW:
+            queue.device = queue.device & ~_LOW | value
+        elif offset == Register.QUEUE_DEVICE_HIGH:
+            queue.device = queue.device & _LOW | value << 32
+        else:
+            self._complaints.add("virtio: a write to %#x, where no register takes one", offset)
+
+    def _set_ready(self, value: int) -> None:
+        if not value & 1:
+            self._queue.reset()
+        elif not self._queue.ready:
+            try:
+                self._queue.enable()
+            except (QueueError, MemoryFault) as exc:
+                self._fail(str(exc))
+
+    def _notify(self, index: int) -> None:
+        if self._status & (Status.DRIVER_OK | Status.NEEDS_RESET) != Status.DRIVER_OK:
+            self._complaints.add("virtio: a notification of a device that is not in operation")
+            return
+        queue = self._queue
+        if index != 0 or not queue.ready:
+            self._complaints.add("virtio: a notification of queue %d, which is not ready", index)
+            return
+        served = False
+        try:
+            for chain in queue.chains():
+                queue.complete(chain.head, self._device.handle(chain))
+                served = True
+            if served and queue.interrupt_wanted():
+                self._raise(_QUEUE_USED)
+        except (QueueError, MemoryFault) as exc:
+            self._fail(str(exc))
+
+    def _fail(self, why: str) -> None:
+        self._complaints.add("virtio: the driver must reset the device: %s", why)
+        self._status |= Status.NEEDS_RESET
+        if self._status & Status.DRIVER_OK:
+            self._raise(_CONFIG_CHANGED)
+
+    def _raise(self, bit: int) -> None:
+        self._interrupt_status |= bit
+        self._interrupt()
+
+
+def _word(value: int, select: int) -> int:
+    """The `select`th 32 bits of `value`."""
+    return value >> 32 * select & _LOW if select < 2 else 0
