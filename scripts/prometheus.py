@@ -1,0 +1,126 @@
+"""A real Prometheus on a free loopback port, for the demo, the tests and the benchmarks.
+
+It lives in a temporary folder and ends with the `with` block, also when that fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Prometheus:
+    """Runs `program`. `url` is its address, `write_url` its remote-write receiver."""
+
+    def __init__(self, program: Path, *flags: str, config: str = "", start_seconds: float = 30.0) -> None:
+        self._program = program
+        self._flags = flags
+        self._config = config
+        self._start_seconds = start_seconds
+
+    def __enter__(self) -> Prometheus:
+        self._folder = tempfile.TemporaryDirectory(prefix="rondo-prometheus-", ignore_cleanup_errors=True)
+        self.folder = Path(self._folder.name)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.write_url = f"{self.url}/api/v1/write"
+        (self.folder / "prometheus.yml").write_text(self._config)
+        try:
+            self.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def start(self) -> None:
+        """Start it, also again after `stop`, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self._program,
+                    f"--config.file={self.folder / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={self.folder / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{self.port}",
+                    "--web.enable-remote-write-receiver",
+                    "--log.level=warn",
+                    *self._flags,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Its own group: a Ctrl-C is for the demo, which ends it in its own time.
+                process_group=0,
+            )
+        deadline = time.monotonic() + self._start_seconds
+        while True:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"Prometheus ended at once: {self.log()}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):
+                    return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                if time.monotonic() > deadline:
+                    self.stop()
+                    raise RuntimeError(f"Prometheus does not get ready: {self.log()}") from None
+                time.sleep(0.05)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it, with its data kept."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-2000:]
+
+    def query(self, expression: str, at_s: float | None = None) -> list[dict[str, Any]]:
+        """The `result` of an instant query."""
+        parameters = {"query": expression} | ({"time": f"{at_s:.3f}"} if at_s is not None else {})
+        data = urllib.parse.urlencode(parameters).encode()
+        with urllib.request.urlopen(f"{self.url}/api/v1/query", data, timeout=30) as answer:
+            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        return result
+
+    def samples(self, selector: str, at_s: float | None = None) -> dict[Labels, list[tuple[int, str]]]:
+        """Every sample of the 10 days up to `at_s` (default: an hour from now), as they are stored.
+
+        Keys are all labels, `__name__` among them, sorted. Stale markers are not shown by Prometheus.
+        """
+        at = time.time() + 3600 if at_s is None else at_s
+        return {
+            tuple(sorted(series["metric"].items())): [
+                (round(float(at) * 1000), value) for at, value in series["values"]
+            ]
+            for series in self.query(f"{selector}[10d]", at)
+        }
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
