@@ -1,0 +1,48 @@
+"""A batch: what one request carries, between drain, encoder and cursor.
+
+Strategy: columns, not samples. A block is a run of rows of one session; the encoder turns a column
+of it into the samples of one series without looking at each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.catalog import Series
+from rondo_tools.push.cursor import Mark
+
+Labels = tuple[tuple[str, str], ...]
+"""Label names and values of one series as they are sent: ``__name__`` included, sorted by name."""
+
+
+class Block(NamedTuple):
+    """Rows of one session: `labels[i]` are those of `series[i]`, whose values are `values[:, i]`.
+
+    `t_ms` is int64 (n,), ascending strictly; `values` float64 (n, len(series)); NaN is "no value".
+    """
+
+    series: tuple[Series, ...]
+    labels: tuple[Labels, ...]
+    t_ms: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+
+class Batch(NamedTuple):
+    """Blocks for one request; of one instance, each block is later than the one before it.
+
+    `marks` is what the cursor says of the sessions concerned once the request is accepted.
+    `passed_over` counts samples that are not in the blocks because their instance has gone past
+    their time. A batch may have no blocks: then only its marks matter.
+    """
+
+    blocks: tuple[Block, ...]
+    marks: Mapping[str, Mark]
+    passed_over: int
+
+    @property
+    def samples(self) -> int:
+        return sum(block.values.size for block in self.blocks)

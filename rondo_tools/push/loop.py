@@ -1,0 +1,219 @@
+"""One push of one store: what is in flight first, then batch after batch. All policy is here.
+
+Strategy: cursor, send, cursor. Before a batch is sent the cursor says what is in flight; after it
+is settled, what was delivered. What fails for now is tried again three times, then left in flight
+for the next push, or the next process. Only after a batch is settled does the next one go.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from rondo_tools.catalog import Series
+from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError
+from rondo_tools.push.batch import Batch
+from rondo_tools.push.cursor import Cursor, InFlight
+from rondo_tools.push.drain import Drain
+from rondo_tools.push.encode import compress, decode, encode
+from rondo_tools.push.settle import Settlement
+from rondo_tools.push.transport import Answer, Outcome
+
+RETRIES = 3
+BACKOFF_S = 0.1  # doubling
+MAX_RETRY_AFTER_S = 60.0  # a longer pause than this is left to the next push
+
+_SHOWN_REFUSALS = 5  # of one batch, in the log
+
+log = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """What the loop needs of a transport: one attempt."""
+
+    def send(self, body: bytes) -> Answer: ...
+
+
+class NotTakenError(PushError):
+    """The endpoint does not take a batch, for now or before somebody changes something.
+
+    `unclear` if the batch may have landed all the same; `retry_after_s` is the pause that the
+    server asked for, or 0.
+    """
+
+    def __init__(
+        self, message: str, *, unclear: bool, retry_after_s: float = 0.0, exit_code: int | None = None
+    ) -> None:
+        super().__init__(message, exit_code=exit_code)
+        self.unclear = unclear
+        self.retry_after_s = retry_after_s
+
+
+@dataclass
+class Tally:
+    """What a process' pushes came to, in samples but for the requests."""
+
+    sent: int = 0
+    rejected: int = 0
+    unclear: int = 0
+    passed_over: int = 0
+    requests: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sent} samples sent, {self.rejected} rejected, {self.unclear} unclear, "
+            f"{self.passed_over} passed over, {self.requests} requests"
+        )
+
+
+class Pusher:
+    """Delivers one store through one cursor.
+
+    `pause(seconds)` waits and says whether to go on; `give_up()` says, before each request,
+    whether to stop; `now_ms` is the clock that says which slots are closed.
+    """
+
+    def __init__(
+        self,
+        drain: Drain,
+        cursor: Cursor,
+        sender: Sender,
+        tally: Tally,
+        *,
+        pause: Callable[[float], bool],
+        give_up: Callable[[], bool] = lambda: False,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._drain = drain
+        self._cursor = cursor
+        self._sender = sender
+        self._tally = tally
+        self._pause = pause
+        self._give_up = give_up
+        self._now_ms = now_ms
+        self._jitter = jitter
+        self._described: set[str] = set()  # metric families whose metadata this process has sent
+
+    def push(self, closed: Mapping[str, int] | None = None) -> None:
+        """Deliver all that is new and closed (`closed` as in `Drain.batches`).
+
+        Raises NotTakenError (exit status 75, or 69 where trying again will not help) if the
+        endpoint does not take it: then nothing of the batch counts as delivered, and it stays in
+        flight if it may have landed all the same.
+        """
+        if self._cursor.in_flight is not None:
+            self._settle_what_was_left(self._cursor.in_flight)
+        changed = False
+        for batch in self._drain.batches(self._cursor.marks(), self._now_ms(), closed):
+            if batch.blocks:
+                self._send(batch)
+                changed = False
+            else:
+                self._cursor.advance(batch.marks)
+                changed = True
+            self._tally.passed_over += batch.passed_over
+        gone = self._drain.gone(self._cursor.marks())
+        self._cursor.forget(gone)
+        if changed or gone:
+            self._cursor.save()
+
+    def _send(self, batch: Batch) -> None:
+        families = self._families(batch)
+        body = encode(batch.blocks, families.values())
+        self._cursor.in_flight = InFlight(batch.marks, body)
+        self._cursor.save()
+        try:
+            answer, unclear = self._attempts(body)
+        except NotTakenError as exc:
+            if not exc.unclear:
+                # It never got there: the next push may make the batch anew, with other labels too.
+                self._cursor.in_flight = None
+                self._cursor.save()
+            raise
+        self._conclude(self._cursor.in_flight, answer, unclear, batch.samples)
+        self._described.update(families)
+
+    def _families(self, batch: Batch) -> dict[str, Series]:
+        """Metric families in the batch that were not described yet, each as it is first met."""
+        families: dict[str, Series] = {}
+        for block in batch.blocks:
+            for series in block.series:
+                if series.name not in self._described:
+                    families.setdefault(series.name, series)
+        return families
+
+    def _settle_what_was_left(self, in_flight: InFlight) -> None:
+        try:
+            request = decode(in_flight.body)
+        except ValueError as exc:
+            raise PushError(
+                f"{self._cursor.path}: the batch in flight is damaged: {exc}", exit_code=EX_DATAERR
+            ) from exc
+        samples = sum(len(series.samples) for series in request.timeseries)
+        log.debug("a batch of %d samples was left in flight: it is sent again first", samples)
+        answer, _ = self._attempts(in_flight.body)
+        self._conclude(in_flight, answer, True, samples)
+
+    def _conclude(self, in_flight: InFlight, answer: Answer, unclear: bool, samples: int) -> None:
+        """Settle the batch as far as it takes, then say in the cursor that it is delivered."""
+        if answer.outcome is Outcome.ACCEPTED:
+            self._tally.sent += samples
+        else:
+            # From here on it may land in part: who settles it again has to know.
+            self._cursor.in_flight = in_flight._replace(split=True)
+            self._cursor.save()
+            self._carry_out(Settlement(unclear), in_flight, answer)
+        self._cursor.advance(in_flight.marks)
+        self._cursor.in_flight = None
+        self._cursor.save()
+
+    def _carry_out(self, settlement: Settlement, in_flight: InFlight, answer: Answer) -> None:
+        plan = settlement.plan(decode(in_flight.body), answer, split=in_flight.split)
+        try:
+            piece = next(plan)
+            while True:
+                answer, unclear = self._attempts(compress(piece))
+                settlement.unclear |= unclear
+                piece = plan.send(answer)
+        except StopIteration:
+            pass
+        self._tally.sent += settlement.sent
+        self._tally.rejected += settlement.rejected
+        self._tally.unclear += settlement.not_known
+        shown = list(settlement.refusals.items())[:_SHOWN_REFUSALS]
+        for series, refusal in shown:
+            log.warning(
+                "passed over %d samples of %s from %d ms on: %s",
+                refusal.samples,
+                series,
+                refusal.t_ms,
+                refusal.words,
+            )
+        if len(settlement.refusals) > len(shown):
+            log.warning("... and samples of %d series more", len(settlement.refusals) - len(shown))
+
+    def _attempts(self, body: bytes) -> tuple[Answer, bool]:
+        """Send the body until the answer is final; say also whether an earlier try may have landed."""
+        unclear = False
+        attempt = 0
+        while True:
+            if self._give_up():
+                raise NotTakenError("told to stop before all was delivered", unclear=unclear)
+            self._tally.requests += 1
+            answer = self._sender.send(body)
+            if answer.outcome is Outcome.DENIED:
+                raise NotTakenError(answer.text, unclear=unclear, exit_code=EX_UNAVAILABLE)
+            if answer.outcome is not Outcome.RETRY:
+                return answer, unclear
+            unclear |= answer.unclear
+            asked_s = answer.retry_after_s or 0.0
+            wait_s = max(asked_s, BACKOFF_S * 2**attempt * (0.5 + self._jitter()))
+            attempt += 1
+            if attempt > RETRIES or asked_s > MAX_RETRY_AFTER_S or not self._pause(wait_s):
+                raise NotTakenError(answer.text, unclear=unclear, retry_after_s=asked_s)
+            log.debug("%s; trying again", answer.text)

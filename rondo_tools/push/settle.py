@@ -1,0 +1,217 @@
+"""What to send when a batch was not accepted: the plan, without any sending.
+
+Strategy: a plan is a generator. It yields a request to send, is given the answer, and counts what
+came of it. The facts it stands on: a receiver commits a request whole or not at all; of a series
+it takes samples in time order only, and an exact duplicate only of the newest.
+
+A CLEAR refusal (nothing of the batch was ever committed) is cut finer until what is refused stands
+alone: by instance, then by series, then sample by sample, oldest first. Pieces of one series are
+never sent out of order, so no good sample is overtaken by a newer one.
+
+After an UNCLEAR outcome the refusal may only say that the batch is there already. Each instance
+shows by itself which of the two it is: if any of its oldest samples is accepted, while there are
+newer ones of that series, nothing of it was committed. If none is, one series goes out sample by
+sample, as the witness: all refused but the newest, and the newest taken, is what a committed batch
+looks like, for all series of the instance. Anything else is not, and nothing was lost by trying:
+every sample of the witness was tried in its turn, and no other series has moved.
+
+A batch that was already sent in pieces (`split`) may have landed in part. Then nothing is inferred
+from one series to another: it is cut as after a clear refusal. That is right whatever was
+committed, and costs the most requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+
+from rondo_tools.catalog import Series
+from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
+from rondo_tools.push.transport import Answer, Outcome
+
+Plan = Generator[WriteRequest, Answer, None]
+"""Yields requests; wants an answer to each: ACCEPTED, REFUSED or TOO_LARGE."""
+
+
+@dataclass
+class Refusal:
+    """A series of which samples stay refused: how many, and the server's words for the first."""
+
+    words: str
+    t_ms: int
+    samples: int = 0
+
+
+@dataclass
+class Settlement:
+    """The plans for one batch, and what came of it, in samples.
+
+    `unclear` means that some of it may have been committed before: what stays refused is then
+    counted as unclear, else as rejected. It may become true while a plan is carried out.
+    """
+
+    unclear: bool
+    sent: int = 0
+    rejected: int = 0
+    not_known: int = 0
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+
+    def plan(self, request: WriteRequest, answer: Answer, *, split: bool) -> Plan:
+        """Settle a batch to which `answer` was given as a whole."""
+        if self.unclear and not split and answer.outcome is Outcome.REFUSED:
+            for piece in _by_instance(request):
+                yield from self._was_it_committed(piece)
+        else:
+            yield from self._cut_finer(request, answer)
+
+    def _deliver(self, request: WriteRequest) -> Plan:
+        """Deliver all of a request that is accepted, in an order that is right in any case."""
+        if not request.timeseries:
+            return
+        answer = yield request
+        if answer.outcome is Outcome.ACCEPTED:
+            self.sent += _count(request)
+        else:
+            yield from self._cut_finer(request, answer)
+
+    def _cut_finer(self, request: WriteRequest, answer: Answer) -> Plan:
+        too_large = answer.outcome is Outcome.TOO_LARGE
+        parts = _smaller(request) if too_large else _finer(request)
+        if len(parts) == 1:
+            self._refuse(request, answer.text)
+            return
+        for part in parts:
+            yield from self._deliver(part)
+
+    def _was_it_committed(self, request: WriteRequest) -> Plan:
+        """Settle one instance's part after an unclear outcome: was it committed, or is it bad?"""
+        oldest_ms = min(series.samples[0].timestamp for series in request.timeseries)
+        oldest = _select(request, lambda sample: sample.timestamp == oldest_ms)
+        answer = yield oldest
+        if answer.outcome is Outcome.ACCEPTED:
+            self.sent += _count(oldest)
+            yield from self._deliver(_select(request, lambda sample: sample.timestamp != oldest_ms))
+            return
+        stuck: dict[str, TimeSeries] = {}  # series whose oldest sample was refused alone
+        words: dict[str, str] = {}
+        untouched = {_name(series): series for series in request.timeseries}
+        for name, series in list(untouched.items()):
+            del untouched[name]
+            answer = yield _only(series, series.samples[:1])
+            if answer.outcome is not Outcome.ACCEPTED:
+                stuck[name], words[name] = series, answer.text
+                continue
+            self.sent += 1
+            # A series without a newer sample takes its duplicate, and tells nothing.
+            if len(series.samples) > 1:
+                self._refuse_oldest(stuck, words)
+                rest = [_only(series, series.samples[1:]) for series in (*stuck.values(), series)]
+                yield from self._deliver(_joined([*rest, *(_only(s, s.samples) for s in untouched.values())]))
+                return
+        yield from self._ask_witness(stuck, words)
+
+    def _ask_witness(self, stuck: dict[str, TimeSeries], words: dict[str, str]) -> Plan:
+        """Each series' oldest sample was refused: is that because it is there already?"""
+        while stuck:
+            witness = stuck.pop(max(stuck, key=lambda name: len(stuck[name].samples)))
+            refused = [(witness.samples[0], words[_name(witness)])]
+            taken = 0  # which of its samples was accepted: 0 for none, else 2 for the second ...
+            for place, sample in enumerate(witness.samples[1:], start=2):
+                answer = yield _only(witness, [sample])
+                if answer.outcome is Outcome.ACCEPTED:
+                    taken = place
+                    break
+                refused.append((sample, answer.text))
+            if taken and taken == len(witness.samples):
+                # What a committed batch looks like. The others' newest samples are there too, or
+                # are accepted now.
+                self.sent += len(witness.samples) + sum(len(s.samples) - 1 for s in stuck.values())
+                yield from self._deliver(_joined([_only(s, s.samples[-1:]) for s in stuck.values()]))
+                return
+            for sample, text in refused:
+                self._refuse(_only(witness, [sample]), text)
+            if taken:
+                self.sent += 1
+                self._refuse_oldest(stuck, words)
+                rest = [_only(series, series.samples[1:]) for series in stuck.values()]
+                yield from self._deliver(_joined([_only(witness, witness.samples[taken:]), *rest]))
+                return
+            # Not even its newest: this one tells nothing. The next has not moved yet.
+
+    def _refuse_oldest(self, stuck: dict[str, TimeSeries], words: dict[str, str]) -> None:
+        for name, series in stuck.items():
+            self._refuse(_only(series, series.samples[:1]), words[name])
+
+    def _refuse(self, request: WriteRequest, words: str) -> None:
+        """Pass over the samples of a request that holds one series."""
+        (series,) = request.timeseries
+        refusal = self.refusals.setdefault(_name(series), Refusal(words, series.samples[0].timestamp))
+        refusal.samples += len(series.samples)
+        if self.unclear:
+            self.not_known += len(series.samples)
+        else:
+            self.rejected += len(series.samples)
+
+
+def _name(series: TimeSeries) -> str:
+    """The series in Prometheus' spelling, all its labels included."""
+    labels = {label.name: label.value for label in series.labels}
+    name = labels.pop("__name__", "")
+    return str(Series(name, tuple(labels.items()), "", "", ""))
+
+
+def _count(request: WriteRequest) -> int:
+    return sum(len(series.samples) for series in request.timeseries)
+
+
+def _only(series: TimeSeries, samples: Iterable[Sample]) -> WriteRequest:
+    """A request for some samples of one series; empty without any."""
+    request = WriteRequest()
+    samples = list(samples)
+    if samples:
+        request.timeseries.add(labels=series.labels, samples=samples)
+    return request
+
+
+def _joined(parts: Iterable[WriteRequest]) -> WriteRequest:
+    return WriteRequest(timeseries=[series for part in parts for series in part.timeseries])
+
+
+def _select(request: WriteRequest, wanted: Callable[[Sample], bool]) -> WriteRequest:
+    return _joined(_only(series, filter(wanted, series.samples)) for series in request.timeseries)
+
+
+def _by_instance(request: WriteRequest) -> list[WriteRequest]:
+    parts: dict[str, WriteRequest] = {}
+    for series in request.timeseries:
+        instance = next((label.value for label in series.labels if label.name == "instance"), "")
+        parts.setdefault(instance, WriteRequest()).timeseries.append(series)
+    return list(parts.values())
+
+
+def _by_series(request: WriteRequest) -> list[WriteRequest]:
+    return [_only(series, series.samples) for series in request.timeseries]
+
+
+def _finer(request: WriteRequest) -> list[WriteRequest]:
+    """A refused request in parts: by instance, by series, by sample; itself if it holds one."""
+    parts = _by_instance(request)
+    if len(parts) == 1:
+        parts = _by_series(request)
+    if len(parts) == 1:
+        (series,) = request.timeseries
+        parts = [_only(series, [sample]) for sample in series.samples]
+    return parts
+
+
+def _smaller(request: WriteRequest) -> list[WriteRequest]:
+    """A request that is too large in parts: older and newer half, by instance, by series."""
+    times = sorted({sample.timestamp for series in request.timeseries for sample in series.samples})
+    if len(times) > 1:
+        middle_ms = times[len(times) // 2]
+        return [
+            _select(request, lambda sample: sample.timestamp < middle_ms),
+            _select(request, lambda sample: sample.timestamp >= middle_ms),
+        ]
+    parts = _by_instance(request)
+    return parts if len(parts) > 1 else _by_series(request)

@@ -1,0 +1,300 @@
+"""ONE attempt to deliver a body, and what came of it. Policy lives in the loop.
+
+Strategy: everything that can happen to an HTTP request becomes one of five answers. What matters
+most beside them is whether a request that failed may have been accepted all the same (`unclear`):
+only one that never left us surely was not.
+
+`requests` with its conveniences off: it would read .netrc, and turn a redirected POST into a GET.
+An attempt has one bound on its whole time: a peer that sends a byte every few seconds is cut off.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
+
+from rondo_tools import __version__
+from rondo_tools.errors import UsageError
+from rondo_tools.push.encode import HEADERS
+
+MAX_REDIRECTS = 3
+_MAX_ANSWER = 4096  # bytes of an answer's body that are read
+_MAX_TEXT = 300  # characters of it that are shown
+
+# 4xx that speak of the endpoint or of us, not of the samples: to split the batch would throw away
+# sample after sample for a mistake in the configuration.
+_DENIED = {
+    401: "it wants other credentials",
+    402: "it wants to be paid",
+    403: "it does not let us write",
+    404: "no such path; is the receiver enabled? (Prometheus: --web.enable-remote-write-receiver)",
+    405: "it takes no POST at this path; is the URL the one for remote-write?",
+    406: "it does not speak remote-write 1.0",
+    407: "a proxy wants credentials",
+    410: "the path is gone",
+    411: "it does not speak remote-write 1.0",
+    415: "it does not speak remote-write 1.0",
+    421: "the URL names a host that it does not serve",
+    426: "it wants another protocol",
+    451: "it does not let us write",
+}
+
+
+class Outcome(enum.Enum):
+    """What came of an attempt."""
+
+    ACCEPTED = enum.auto()
+    RETRY = enum.auto()  # the same again may succeed
+    REFUSED = enum.auto()  # something in this body will never be accepted
+    TOO_LARGE = enum.auto()
+    DENIED = enum.auto()  # no body will be accepted before somebody changes something
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome; `text` is one line for people, the server's words in it made harmless.
+
+    With RETRY: `unclear` if the request may have been accepted all the same; `retry_after_s` if
+    the server asked for a pause.
+    """
+
+    outcome: Outcome
+    text: str = ""
+    unclear: bool = False
+    retry_after_s: float | None = None
+
+
+def parse_url(text: str) -> str:
+    """An http or https URL without secrets. Raises UsageError."""
+    try:
+        parts = urlsplit(text)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        raise UsageError(f"{text!r} is not a URL") from None
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            "the URL carries a user name or password; other users of this machine can read it there"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid or parts.fragment:
+        raise UsageError(f"{text!r} is no URL to write to: write http://HOST:PORT/api/v1/write, or https")
+    try:
+        requests.Request("POST", text).prepare()
+    except (requests.RequestException, UnicodeError) as exc:
+        raise UsageError(f"{text!r} is not a URL: {exc}") from None
+    return text
+
+
+class Transport:
+    """A connection to one URL, kept open between attempts."""
+
+    def __init__(self, url: str, *, timeout_s: float, now: Callable[[], float] = time.time) -> None:
+        self.url = url
+        self._timeout_s = timeout_s
+        self._now = now
+        self._wire = _Wire()
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.headers.clear()
+        self._session.headers.update(HEADERS)
+        self._session.headers["User-Agent"] = f"rondo-push/{__version__}"
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(self._wire))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def send(self, body: bytes) -> Answer:
+        """Send the body once. Never raises for anything that the network or the peer does."""
+        url = self.url
+        with self._wire.cut_after(self._timeout_s) as is_cut:
+            try:
+                for _ in range(MAX_REDIRECTS + 1):
+                    response = self._session.post(
+                        url, data=body, timeout=self._timeout_s, allow_redirects=False, stream=True
+                    )
+                    text = _read_text(response)
+                    if not 300 <= response.status_code < 400:
+                        return self._classify(response, text)
+                    target = urljoin(url, response.headers.get("Location", ""))
+                    if response.status_code not in (307, 308) or _origin(target) != _origin(url):
+                        return Answer(Outcome.DENIED, _redirect(response.status_code, target))
+                    url = target
+            except (requests.RequestException, HTTPError, OSError, ValueError) as exc:
+                what = f"no whole answer within {self._timeout_s:g} s" if is_cut() else _why(exc)
+                return Answer(Outcome.RETRY, f"{_shown(self.url)}: {what}", unclear=not _never_sent(exc))
+        return Answer(Outcome.DENIED, f"{_shown(self.url)}: more than {MAX_REDIRECTS} redirects")
+
+    def _classify(self, response: requests.Response, words: str) -> Answer:
+        status = response.status_code
+        text = f"{_shown(self.url)} answered {status}" + (f": {words}" if words else "")
+        if 200 <= status < 300:
+            return Answer(Outcome.ACCEPTED, text)
+        if status == 413:
+            return Answer(Outcome.TOO_LARGE, text)
+        if status in _DENIED:
+            return Answer(
+                Outcome.DENIED, f"{_shown(self.url)} answered {status}, {_DENIED[status]}. {words}".rstrip()
+            )
+        if 400 <= status < 500 and status not in (408, 429):
+            return Answer(Outcome.REFUSED, text)
+        wait_s = _retry_after(response.headers.get("Retry-After"), self._now())
+        return Answer(Outcome.RETRY, text, unclear=True, retry_after_s=wait_s)
+
+
+class _Wire:
+    """The socket in use, so that it can be cut from outside when the time is up.
+
+    The time-outs of `requests` bound one read; only this bounds all of them together.
+    """
+
+    def __init__(self) -> None:
+        self.socket: socket.socket | None = None
+
+    @contextmanager
+    def cut_after(self, seconds: float) -> Iterator[Callable[[], bool]]:
+        """Cut the connection if the block takes longer; the value yielded says whether it was."""
+        done = threading.Event()
+
+        def watch() -> None:
+            # One that is connecting, within its own time-out, has no socket here yet: look again.
+            if not done.wait(seconds):
+                is_cut.set()
+                while True:
+                    self._cut()
+                    if done.wait(0.1):
+                        return
+
+        is_cut = threading.Event()
+        watcher = threading.Thread(target=watch, name="time-out", daemon=True)
+        watcher.start()
+        try:
+            yield is_cut.is_set
+        finally:
+            done.set()
+            watcher.join()
+
+    def _cut(self) -> None:
+        if self.socket is not None:
+            try:
+                # Not SSLSocket.shutdown: that would take the TLS state from under the reader.
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+            except OSError:
+                pass  # it is closed already
+
+
+class _Adapter(HTTPAdapter):
+    """HTTP as `requests` does it, telling the wire which socket is in use."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        wire = self._wire
+
+        class Http(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                wire.socket = self.sock
+
+        class Https(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                wire.socket = self.sock
+
+        class HttpPool(HTTPConnectionPool):
+            ConnectionCls = Http
+
+        class HttpsPool(HTTPSConnectionPool):
+            ConnectionCls = Https
+
+        self.poolmanager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
+
+
+def _read_text(response: requests.Response) -> str:
+    """The answer's first bytes as one harmless line. Its status stands, whatever happens here."""
+    try:
+        data: bytes = response.raw.read(_MAX_ANSWER)
+    except (HTTPError, OSError, ValueError):
+        data = b""
+    finally:
+        response.close()
+    return _harmless(data.decode("utf-8", "replace"))
+
+
+def _harmless(text: str) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 3] + "..."
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be secret in it."""
+    parts = urlsplit(url)
+    return _harmless(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+    return parts.scheme, parts.hostname, port
+
+
+def _redirect(status: int, target: str) -> str:
+    advice = "if that is right, write it in --remote-write"
+    return f"the endpoint answered {status} and points to {_shown(target)}: {advice}"
+
+
+def _retry_after(value: str | None, now_s: float) -> float | None:
+    """Seconds to wait, from seconds or an HTTP date (RFC 9110, 10.2.3); None if it is neither."""
+    if value is None:
+        return None
+    try:
+        if value.strip().isascii() and value.strip().isdigit():
+            return float(value)
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _never_sent(exc: BaseException) -> bool:
+    """Whether no connection came about, so that the body surely was not accepted."""
+    if isinstance(exc, requests.exceptions.ConnectTimeout | requests.exceptions.SSLError):
+        return True
+    cause = exc.args[0] if exc.args else None
+    return isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError)
+
+
+def _why(exc: BaseException) -> str:
+    """An exception of requests or urllib3, without the objects that they print."""
+    if isinstance(exc, requests.exceptions.ConnectTimeout):
+        return "no connection within the time-out"
+    if isinstance(exc, requests.exceptions.Timeout):
+        return "no answer within the time-out"
+    deepest: BaseException = exc
+    while True:
+        if isinstance(deepest, OSError) and deepest.strerror:
+            return _harmless(deepest.strerror)
+        inner: BaseException | None = deepest.reason if isinstance(deepest, MaxRetryError) else None
+        inner = inner or next((arg for arg in deepest.args if isinstance(arg, BaseException)), None)
+        inner = inner or deepest.__cause__
+        if inner is None:
+            return _harmless(str(deepest) or type(deepest).__name__)
+        deepest = inner
