@@ -36,6 +36,7 @@ class Follower:
         self._lock = threading.Lock()
         self._closed: Closed = {}
         self._sessions = 0
+        self.lines = 0  # how many were understood
         self._stores: set[Path] = set()
         self._has_warned = False
         self._has_ended = threading.Event()
@@ -87,6 +88,7 @@ class Follower:
         self._note(path.parents[2], f"{path.parent.name}/{path.name}", int(time))
 
     def _note(self, store: Path, session: str, closed_ms: int) -> None:
+        self.lines += 1
         if store not in self._stores:
             if len(self._stores) >= MAX_STORES:
                 self._warn(f"more than {MAX_STORES} stores in one pipe: {store} is not followed")

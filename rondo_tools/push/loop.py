@@ -70,6 +70,11 @@ class Tally:
         )
 
 
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return True
+
+
 class Pusher:
     """Delivers one store through one cursor.
 
@@ -84,7 +89,7 @@ class Pusher:
         sender: Sender,
         tally: Tally,
         *,
-        pause: Callable[[float], bool],
+        pause: Callable[[float], bool] = _sleep,
         give_up: Callable[[], bool] = lambda: False,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         jitter: Callable[[], float] = random.random,

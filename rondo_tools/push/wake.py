@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection
 from types import FrameType
 from typing import Any
 
@@ -19,21 +20,25 @@ from typing import Any
 class Wake:
     """Waits that can be ended. Use with `with`, in the main thread.
 
-    `stops_at` says at which signal of a kind to stop: {SIGTERM: 1, SIGINT: 2} works on through the
-    first SIGINT. One signal beyond that raises KeyboardInterrupt, wherever the process is then.
+    The first signal of each kind tells to stop if it is one of `stop_on`, and is let pass if it is
+    one of `let_pass`. A second of its kind raises KeyboardInterrupt, wherever the process is then.
     """
 
-    def __init__(self, stops_at: Mapping[signal.Signals, int]) -> None:
-        self._stops_at = stops_at
-        self._seen: dict[int, int] = {}
+    def __init__(
+        self, *, stop_on: Collection[signal.Signals], let_pass: Collection[signal.Signals] = ()
+    ) -> None:
+        self._stop_on = stop_on
+        self._handled = (*stop_on, *let_pass)
+        self._seen: set[int] = set()
         self._before: dict[int, Any] = {}
-        self.stopped_at: float | None = None  # of time.monotonic
+        self._stopped_at: float | None = None  # of time.monotonic
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._lock = threading.Lock()  # of the writer, which another thread may use while we close
         self._wakeup_before = -1
 
     def __enter__(self) -> Wake:
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in self._stops_at:
+        for number in self._handled:
             self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -41,23 +46,27 @@ class Wake:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._reader)
-        # The writer stays open: the thread that calls `wake` may outlive us.
+        with self._lock:
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = self._writer = -1
 
     @property
     def is_stopped(self) -> bool:
-        return self.stopped_at is not None
+        return self._stopped_at is not None
 
     def stopped_for(self, seconds: float) -> bool:
         """Whether we were told to stop so long ago."""
-        return self.stopped_at is not None and time.monotonic() - self.stopped_at >= seconds
+        return self._stopped_at is not None and time.monotonic() - self._stopped_at >= seconds
 
     def wake(self) -> None:
         """End the wait that is going on, or the next one; from any thread."""
-        try:
-            os.write(self._writer, b"\0")
-        except OSError:
-            pass  # full: it will wake anyway; or nobody waits any more
+        with self._lock:
+            if self._writer >= 0:
+                try:
+                    os.write(self._writer, b"\0")
+                except BlockingIOError:
+                    pass  # the pipe is full: it will wake anyway
 
     def wait(self, seconds: float) -> None:
         """Return after so long, or as soon as there is a signal or a wake-up."""
@@ -72,8 +81,8 @@ class Wake:
         return not self.is_stopped
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._seen[number] = self._seen.get(number, 0) + 1
-        if self._seen[number] > self._stops_at[signal.Signals(number)]:
+        if number in self._seen:
             raise KeyboardInterrupt
-        if self._seen[number] == self._stops_at[signal.Signals(number)] and not self.is_stopped:
-            self.stopped_at = time.monotonic()
+        self._seen.add(number)
+        if number in self._stop_on and self._stopped_at is None:
+            self._stopped_at = time.monotonic()

@@ -1,0 +1,175 @@
+"""The command line of rondo-push: flags become settings, settings become a pusher."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import argh
+
+from rondo_tools import command
+from rondo_tools.errors import UsageError
+from rondo_tools.push.cursor import Cursor, LockedError, parse_name
+from rondo_tools.push.drain import Drain
+from rondo_tools.push.follow import Follower
+from rondo_tools.push.labels import parse_external, parse_job, sent_labels
+from rondo_tools.push.loop import Pusher, Tally
+from rondo_tools.push.service import Service, Stores
+from rondo_tools.push.transport import Transport, parse_url
+from rondo_tools.push.wake import Wake
+from rondo_tools.store.reader import Store
+from rondo_tools.units import parse_duration
+
+DEFAULT_INTERVAL_S = 10.0
+LONGEST_S = 86_400.0
+STOP_WITHIN_S = 10.0  # after a signal to stop no new request is begun beyond this
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """\
+Deliver what a store has new to a Prometheus remote-write endpoint, each sample once.
+
+With STORE, delivers all that is new and exits: for cron. With --interval as well, goes on until it
+is told to stop. Without STORE it follows rondo-store's lines on standard input, and delivers what
+is left when they end:
+
+  rondo-vmm | rondo-store vmm_metrics | rondo-push --remote-write http://127.0.0.1:9090/api/v1/write
+
+  rondo-push vmm_metrics --remote-write https://prometheus.example/api/v1/write
+
+What was delivered is remembered in the store, in cursor_NAME.json. An endpoint that is away costs
+nothing but time: run it again.
+"""
+
+
+def _duration_s(text: str) -> float:
+    return parse_duration(text) / 1000
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1_000_000:
+        raise UsageError(f"{text!r} is not a number between 1 and 1000000")
+    return int(text)
+
+
+@argh.arg(
+    "store", nargs="?", metavar="STORE", help="folder of the store; without it, standard input is followed"
+)
+@argh.arg(
+    "--remote-write",
+    required=True,
+    metavar="URL",
+    type=command.typed(parse_url),
+    help="where to deliver, such as http://127.0.0.1:9090/api/v1/write",
+)
+@argh.arg(
+    "--interval",
+    metavar="DURATION",
+    type=command.typed(_duration_s),
+    help="with STORE: do not exit, deliver every so often; on standard input: the default is 10s",
+)
+@argh.arg(
+    "--cursor",
+    metavar="NAME",
+    type=command.typed(parse_name),
+    help="one for each endpoint that gets this store's samples",
+)
+@argh.arg("--job", metavar="NAME", type=command.typed(parse_job), help="value of the label 'job'")
+@argh.arg(
+    "--external-label",
+    metavar="NAME=VALUE",
+    action="append",
+    help="a label for all series that do not have it themselves; may be given again",
+)
+@argh.arg(
+    "--timeout",
+    metavar="DURATION",
+    type=command.typed(_duration_s),
+    help="time that one request may take in all (default: 30s)",
+)
+@argh.arg(
+    "--max-samples-per-send",
+    metavar="N",
+    type=command.typed(_count),
+    help="samples in one request; a tick is never cut, one with more goes alone",
+)
+def push(
+    store: str | None = None,
+    *,
+    remote_write: str,
+    interval: float | None = None,
+    cursor: str = "prometheus",
+    job: str = "rondo-vmm",
+    external_label: list[str] | None = None,
+    timeout: float = 30.0,
+    max_samples_per_send: int = 10_000,
+    **_: object,
+) -> None:
+    if max(interval or 0, timeout) > LONGEST_S:
+        raise UsageError("--interval and --timeout are at most 24h")
+    if store is None and sys.stdin.isatty():
+        raise UsageError(
+            "no STORE, and standard input is a terminal: name one, or pipe rondo-store into this"
+        )
+    logging.getLogger("urllib3").setLevel(logging.WARNING)  # its debugging shows whole URLs
+    external = parse_external(external_label or ())
+    tally = Tally()
+
+    def open_pusher(wake: Wake | None, store: Store, cursor: Cursor) -> Pusher:
+        drain = Drain(store, lambda header: sent_labels(header, job, external), max_samples_per_send)
+        if wake is None:
+            return Pusher(drain, cursor, transport, tally)
+        give_up = partial(wake.stopped_for, STOP_WITHIN_S)
+        return Pusher(drain, cursor, transport, tally, pause=wake.pause, give_up=give_up)
+
+    with closing(Transport(remote_write, timeout_s=timeout)) as transport:
+        if store is not None and interval is None:
+            with Stores(cursor, partial(open_pusher, None)) as stores:
+                _push_once(stores, Path(store))
+            log.debug("%s", tally)
+            return
+        # A Ctrl-C reaches all of a pipeline: a follower works on to the end of its input.
+        stop_on = {signal.SIGTERM} if store is None else {signal.SIGTERM, signal.SIGINT}
+        with Wake(stop_on=stop_on, let_pass={signal.SIGINT} - stop_on) as wake:
+            try:
+                with Stores(cursor, partial(open_pusher, wake)) as stores:
+                    if store is None:
+                        _follow(stores, wake, interval or DEFAULT_INTERVAL_S)
+                    else:
+                        _push_on(stores, wake, interval or DEFAULT_INTERVAL_S, Path(store))
+            finally:
+                log.info("%s", tally)
+
+
+def _push_once(stores: Stores, store: Path) -> None:
+    try:
+        stores.push(store)
+    except LockedError as exc:
+        log.debug("%s", exc)  # the other one delivers it
+
+
+def _push_on(stores: Stores, wake: Wake, interval_s: float, store: Path) -> None:
+    stores.open(store)  # what is wrong with it is said at once, not at every interval
+    Service(stores, wake, interval_s=interval_s, take=lambda: {store: {}}).run()
+
+
+def _follow(stores: Stores, wake: Wake, interval_s: float) -> None:
+    follower = Follower(sys.stdin.fileno(), on_end=wake.wake)
+    follower.start()
+    service = Service(
+        stores, wake, interval_s=interval_s, take=follower.take, has_ended=lambda: follower.has_ended
+    )
+    service.run()
+    if follower.has_ended and not follower.lines:
+        log.warning("no line of rondo-store's came on standard input: nothing was delivered")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = command.Parser(prog="rondo-push", description=DESCRIPTION)
+    parser.set_command(push)
+    return command.run(parser, argv)

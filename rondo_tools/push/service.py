@@ -1,0 +1,114 @@
+"""Pushes again and again: every interval, one store or those that rondo-store's lines name.
+
+Strategy: what fails is tried again at the next interval, for as long as there is one; how it stands
+at the end decides the exit status. What is wrong is said when it begins and when it changes, not
+every ten seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rondo_tools.errors import RondoError
+from rondo_tools.push.cursor import Cursor
+from rondo_tools.push.follow import Closed
+from rondo_tools.push.loop import NotTakenError, Pusher
+from rondo_tools.push.wake import Wake
+from rondo_tools.store.reader import Store
+
+log = logging.getLogger(__name__)
+
+OpenPusher = Callable[[Store, Cursor], Pusher]
+
+
+class Stores:
+    """Pushers of several stores, each opened when it is first pushed, its cursor held from then on."""
+
+    def __init__(self, cursor: str, pusher: OpenPusher) -> None:
+        self._cursor = cursor
+        self._pusher = pusher
+        self._open: dict[Path, tuple[Cursor, Pusher]] = {}
+
+    def open(self, path: Path) -> Pusher:
+        """The pusher of a store. Raises what `Store` and `Cursor` raise."""
+        if path not in self._open:
+            store = Store(path)
+            cursor = Cursor(path, self._cursor)
+            self._open[path] = (cursor, self._pusher(store, cursor))
+        return self._open[path][1]
+
+    def push(self, path: Path, closed: Mapping[str, int] | None = None) -> None:
+        """Push one store. Raises what `open` and `Pusher.push` raise."""
+        self.open(path).push(closed)
+
+    def close(self) -> None:
+        for cursor, _ in self._open.values():
+            cursor.close()
+
+    def __enter__(self) -> Stores:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Service:
+    """Pushes at every interval until `has_ended` or a signal says that the next push is the last."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        wake: Wake,
+        *,
+        interval_s: float,
+        take: Callable[[], Closed],
+        has_ended: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stores = stores
+        self._wake = wake
+        self._interval_s = interval_s
+        self._take = take
+        self._has_ended = has_ended
+        self._clock = clock
+        self._closed: Closed = {}  # what is still to be used
+        self._failing: dict[Path, RondoError] = {}
+        self._not_before = 0.0
+
+    def run(self) -> None:
+        """Work until the end. Raises the error of a store that could not be delivered, if the
+        input ended; a signal to stop leaves what is not delivered to the next process."""
+        due = self._clock()
+        while True:
+            # Asked first: what the last lines say is then in the last push.
+            is_last = self._has_ended() or self._wake.is_stopped
+            for store, sessions in self._take().items():
+                self._closed.setdefault(store, {}).update(sessions)
+            if is_last or self._clock() >= self._not_before:
+                for store in list(self._closed):
+                    self._push(store)
+            if is_last:
+                break
+            due = max(due + self._interval_s, self._clock())
+            while not (self._has_ended() or self._wake.is_stopped) and (left := due - self._clock()) > 0:
+                self._wake.wait(left)
+        if not self._wake.is_stopped:
+            for error in self._failing.values():
+                raise error
+
+    def _push(self, store: Path) -> None:
+        try:
+            self._stores.push(store, self._closed[store])
+        except RondoError as exc:
+            if isinstance(exc, NotTakenError):
+                self._not_before = self._clock() + exc.retry_after_s
+            if str(exc) != str(self._failing.get(store)):
+                log.warning("%s: not delivered for now: %s", store, exc)
+            self._failing[store] = exc
+        else:
+            self._closed[store] = {}
+            if self._failing.pop(store, None) is not None:
+                log.warning("%s: delivering again", store)
