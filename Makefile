@@ -37,5 +37,5 @@ proto: setup ## generate the protobuf code
 	python scripts/build_proto.py
 
 clean: ## remove what the targets made, .venv and .tools included
-	rm -rf .venv .tools build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics
+	rm -rf .venv .tools .demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,184 @@
+"""The three tools in a pipe, a real VM at one end and a real Prometheus at the other.
+
+What tier 0 of the store holds is compared with what Prometheus holds, pair for pair: first through
+its HTTP API, then, stopped, through `promtool tsdb dump`, which shows the stale markers too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from prometheus import Labels, Prometheus
+
+from rondo_tools.store.reader import Session, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTANCE = "pipeline-vm"
+
+Pairs = dict[Labels, list[tuple[int, float]]]
+
+
+def pipe(*commands: list[str]) -> None:
+    """Run commands joined by pipes to their end; each must end well."""
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for number, command in enumerate(commands):
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, ROOT / "bin" / command[0], *command[1:]],
+                    stdin=processes[-1].stdout if processes else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if number < len(commands) - 1 else None,
+                )
+            )
+            if number:
+                before = processes[-2].stdout
+                assert before is not None
+                before.close()
+        assert [process.wait(60) for process in processes] == [0] * len(commands)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def stored(session: Session) -> Pairs:
+    """Tier 0, by the labels that it is sent with."""
+    rows = session.rows()
+    assert rows.skipped == 0
+    return {
+        labels_of(session, number): list(
+            zip(rows.t_ms.tolist(), rows.values[:, number].tolist(), strict=True)
+        )
+        for number in range(len(session.header.series))
+    }
+
+
+def labels_of(session: Session, number: int) -> Labels:
+    series = session.header.series[number]
+    labels = {"__name__": series.name, "job": "rondo-vmm", "instance": session.instance}
+    return tuple(sorted((labels | dict(session.header.labels) | dict(series.labels)).items()))
+
+
+def bits(value: float) -> int:
+    """Equal for equal floats only: tells -0.0 from 0.0."""
+    result: int = struct.unpack("<Q", struct.pack("<d", value))[0]
+    return result
+
+
+def dump(promtool: Path, folder: Path) -> Pairs:
+    """All samples in a stopped Prometheus' folder."""
+    text = subprocess.run(
+        [promtool, "tsdb", "dump", folder], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    found: Pairs = defaultdict(list)
+    for line in text.splitlines():
+        match = re.fullmatch(r"\{(.*)\} (\S+) (\d+)", line)
+        assert match, line
+        labels = tuple(sorted((name, value) for name, value in re.findall(r'(\w+)="([^"]*)"', match[1])))
+        found[labels].append((int(match[3]), float(match[2])))
+    return found
+
+
+@pytest.mark.parametrize("seconds", [3, 12])
+def test_every_second_of_a_vm_reaches_prometheus(
+    seconds: int, prometheus: Prometheus, program: Callable[[str], Path], tmp_path: Path
+) -> None:
+    store = tmp_path / "vmm_metrics"
+    push = ["rondo-push", "--remote-write", prometheus.write_url]
+    vmm = ["rondo-vmm", "--duration", f"{seconds}s", "--instance", INSTANCE, "--label", "zone=a b"]
+    pipe([*vmm, "--serial", "none"], ["rondo-store", str(store)], push)
+
+    (session,) = Store(store).sessions()
+    assert session.end is not None
+    assert session.end.reason == "poweroff"
+    lived_ms = session.end.t_ms - session.start_ms
+    assert seconds * 1000 <= lived_ms < (seconds + 3) * 1000
+    t_ms = session.rows().t_ms.tolist()
+    # A row for every second that began while it lived, and the last one at its very end.
+    expected = range(session.start_ms // 1000 + 1, t_ms[-1] // 1000 + 1)
+    assert [t // 1000 for t in t_ms] == list(expected)
+    assert all(t % 1000 == 0 for t in t_ms[:-1])
+
+    here = stored(session)
+    assert len(here) == 16
+    there = prometheus.samples(f'{{instance="{INSTANCE}"}}')
+    assert there.keys() == here.keys()
+    for labels, pairs in here.items():
+        valued = [(t, bits(value)) for t, value in pairs if not math.isnan(value)]
+        assert valued, f"{labels} never had a value"
+        assert [(t, bits(float(value))) for t, value in there[labels]] == valued, labels
+
+    # A second push has nothing to send.
+    again = subprocess.run(
+        [sys.executable, ROOT / "bin" / "rondo-push", store, *push[1:], "--verbose"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"\b0 samples sent", again.stderr), again.stderr
+
+    prometheus.stop()
+    all_of_it = dump(program("promtool"), prometheus.folder / "data")
+    for labels, pairs in here.items():
+        # NaN is there as a stale marker, and one more ends each series.
+        wanted = [*pairs, (pairs[-1][0] + 1, math.nan)]
+        assert [t for t, _ in all_of_it[labels]] == [t for t, _ in wanted]
+        assert [math.isnan(value) for _, value in all_of_it[labels]] == [math.isnan(v) for _, v in wanted]
+
+
+def test_a_vm_drives_every_series(tmp_path: Path) -> None:
+    """Which counter moves in which phase: 16 true series, not 16 names."""
+    store = tmp_path / "vmm_metrics"
+    pipe(
+        ["rondo-vmm", "--duration", "6s", "--interval", "100ms", "--instance", INSTANCE, "--serial", "none"],
+        ["rondo-store", str(store), "--tiers", "100ms:1m,1s:10m,10s:6h"],
+    )
+    (session,) = Store(store).sessions()
+    rows = session.rows()
+    column = {str(series): rows.values[:, number] for number, series in enumerate(session.header.series)}
+    at_s = (rows.t_ms - session.start_ms) / 1000
+
+    def within(begin_s: float, end_s: float) -> npt.NDArray[np.bool_]:
+        return (begin_s <= at_s) & (at_s <= end_s)
+
+    def grown(series: str, begin_s: float, end_s: float) -> float:
+        """What a counter grew by from the first to the last tick in a part of the VM's life."""
+        values = column[series][within(begin_s, end_s)]
+        return float(values[-1] - values[0])
+
+    # Of 6 s: cpu to 1.68, idle to 2.70, io to 4.38, then mixed; with room for a slow start.
+    idle, io = (2.1, 2.6), (3.1, 4.3)
+    assert grown('vcpu_exits_total{reason="hlt"}', *idle) > 10
+    assert grown('vcpu_exits_total{reason="mmio"}', *idle) == 0
+    assert grown('vcpu_exits_total{reason="hlt"}', *io) == 0
+    assert grown('vcpu_exits_total{reason="mmio"}', *io) > 1000
+    assert grown('vcpu_exits_total{reason="io"}', *io) > 10
+    for op in ("read", "write", "flush"):
+        assert grown(f'blk_requests_total{{op="{op}"}}', *io) > 10
+        assert grown(f'blk_requests_total{{op="{op}"}}', *idle) == 0
+        assert grown(f'blk_requests_total{{op="{op}"}}', 4.9, 6.0) > 0
+    for direction in ("read", "write"):
+        assert grown(f'blk_bytes_total{{direction="{direction}"}}', *io) > 10 * 512
+    for counter in (name for name in column if "_total" in name):
+        assert (np.diff(column[counter]) >= 0).all(), counter
+        assert column[counter][0] >= 0, counter
+    assert column['vcpu_exits_total{reason="shutdown"}'][-1] == 0
+    # No value where there is nothing to average, true ones where there is.
+    assert np.isnan(column["blk_request_duration_ns"][within(*idle)]).all()
+    for gauge in ("blk_request_duration_ns", "vcpu_exit_duration_ns", "vcpu_run_duration_ns"):
+        assert (column[gauge][within(*io)] > 100).all(), gauge
+    assert (column["vmm_rss_bytes"] > 5e6).all()
+    assert (column["vmm_open_fds"] >= 3).all()
+    assert column["vmm_uptime_seconds"].tolist() == pytest.approx(at_s.tolist(), abs=0.25)
