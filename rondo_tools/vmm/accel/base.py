@@ -1,0 +1,112 @@
+"""The accelerator: what runs the guest's instructions, seen by the one who handles its exits.
+
+Strategy: the accelerator calls back. `Vcpu.run` enters the guest again and again, and at each exit
+calls a handler with what the guest wants and the moment at which it stopped; the handler's answer
+is what a read gets. (The other way round, "run returns an exit, complete it, run again", cannot be
+had from an emulator, which wants the value of an IN inside its hook.) Decoding is the
+accelerator's; matching, handling, counting and timing are the run loop's, once for all of them.
+
+An accelerator knows neither devices nor buses nor metrics.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+IO = "io"
+MMIO = "mmio"
+HLT = "hlt"
+SHUTDOWN = "shutdown"
+OTHER = "other"
+
+
+class Exit(NamedTuple):
+    """Why the guest stopped.
+
+    io, mmio: an access to `address` (a port, or guest-physical) of `repeat` items of `size` bytes;
+    `data` holds what a write writes, repeat x size bytes, little-endian. shutdown: a triple fault.
+    other: the guest cannot go on, and `detail` says why. hlt needs nothing beside its name.
+    """
+
+    reason: str
+    write: bool = False
+    address: int = 0
+    size: int = 0
+    repeat: int = 1
+    data: bytes = b""
+    detail: str = ""
+
+
+# (exit, when the guest stopped, by time.perf_counter_ns) -> for a read its repeat x size bytes; for
+# anything else nothing that is looked at.
+Handler = Callable[[Exit, int], bytes]
+
+
+class Vcpu(Protocol):
+    """One virtual CPU."""
+
+    def enter_flat(self, rip: int, rsp: int) -> None:
+        """Set 32-bit protected mode, flat 4 GiB segments, no paging, interrupts off; start at `rip`."""
+
+    def run(self, handle: Handler) -> None:
+        """Run the guest in the calling thread until `stop`; each exit goes through `handle`.
+
+        An exception of the handler ends the run and comes out of it. After shutdown and other the
+        handler is expected to stop the vCPU: there is nothing to go on with.
+        """
+
+    def stop(self) -> None:
+        """Make `run` return soon, for good; from any thread, also from the handler.
+
+        Where an accelerator cannot exclude that a stop is lost on its way into the guest, calling
+        again does it: call until `run` has returned.
+        """
+
+    def registers(self) -> str:
+        """The registers that matter, for a message; from the thread of `run`, or after it."""
+
+
+class Accelerator(Protocol):
+    """A virtual machine without devices: guest memory and one vCPU. The owner closes it."""
+
+    name: str
+
+    @property
+    def vcpu(self) -> Vcpu: ...
+
+    def close(self) -> None: ...
+
+
+class ScriptedVcpu:
+    """A vCPU for tests and benches: its guest does what the script says, then spins until stopped.
+
+    `answers` keeps what the handler returned to each exit.
+    """
+
+    def __init__(self, script: Iterable[Exit], *, spin: bool = False) -> None:
+        self._script = script
+        self._spin = spin
+        self._stopped = threading.Event()
+        self.answers: list[bytes] = []
+        self.entry: tuple[int, int] | None = None
+
+    def enter_flat(self, rip: int, rsp: int) -> None:
+        self.entry = (rip, rsp)
+
+    def run(self, handle: Handler) -> None:
+        clock, stopped, answer = time.perf_counter_ns, self._stopped.is_set, self.answers.append
+        for exit in self._script:
+            if stopped():
+                return
+            answer(handle(exit, clock()))
+        if self._spin:
+            self._stopped.wait()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def registers(self) -> str:
+        return "rip=scripted"

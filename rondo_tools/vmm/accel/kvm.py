@@ -1,0 +1,249 @@
+"""KVM: the real thing, through ioctl on /dev/kvm, with no C of ours.
+
+Strategy: `ioctl` of the C library through ctypes, which releases the GIL while the guest runs and
+returns on EINTR (fcntl.ioctl retries it from Python 3.14 on). To stop a guest that does not exit by
+itself, a real-time signal is blocked in the vCPU's thread and let in by KVM for as long as KVM_RUN
+lasts: sent at any moment it either ends KVM_RUN or keeps the next one from starting, so nothing is
+lost in between; it is never delivered, only drained, and needs no handler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import grp
+import mmap
+import os
+import signal
+import stat
+import threading
+import time
+from pathlib import Path
+
+from rondo_tools.errors import EX_UNAVAILABLE, VmError
+from rondo_tools.vmm.accel import kvm_abi as abi
+from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Exit, Handler
+
+# Intel keeps three pages there while a guest is in real mode; below the BIOS, above our memory.
+TSS_ADDRESS = 0xFFFB_D000
+KICK = signal.SIGRTMIN
+
+_ioctl = ctypes.CDLL(None, use_errno=True).ioctl
+_ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+_ioctl.restype = ctypes.c_int
+
+
+def _call(fd: int, request: int, argument: int | ctypes.Structure = 0) -> int:
+    """One ioctl; `argument` is an integer or a structure. Raises OSError."""
+    if isinstance(argument, ctypes.Structure):
+        argument = ctypes.addressof(argument)  # the caller's reference keeps it alive
+    result = _ioctl(fd, request, argument)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(result)
+
+
+class Kvm:
+    """A KVM virtual machine: `memory` from guest-physical address 0 on, and one vCPU.
+
+    Raises VmError, with exit status 69 where KVM is not to be had. Closing it leaves the memory to
+    its owner.
+    """
+
+    name = "kvm"
+
+    def __init__(self, memory: mmap.mmap, *, device: str = "/dev/kvm") -> None:
+        self._fd = -1
+        # Holding this keeps the mapping from being closed under the guest.
+        self._buffer: ctypes.Array[ctypes.c_char] | None = None
+        system = _open(device)
+        try:
+            version = _call(system, abi.GET_API_VERSION)
+            if version != abi.API_VERSION:
+                raise VmError(
+                    f"{device} speaks KVM API {version}, not {abi.API_VERSION}", exit_code=EX_UNAVAILABLE
+                )
+            self._fd = _call(system, abi.CREATE_VM)
+            _call(self._fd, abi.SET_TSS_ADDR, TSS_ADDRESS)
+            self._buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
+            region = abi.MemoryRegion(memory_size=len(memory), userspace_addr=ctypes.addressof(self._buffer))
+            _call(self._fd, abi.SET_USER_MEMORY_REGION, region)
+            self.vcpu = KvmVcpu(
+                _call(self._fd, abi.CREATE_VCPU), page_size=_call(system, abi.GET_VCPU_MMAP_SIZE)
+            )
+        except OSError as exc:
+            self.close()
+            raise VmError(f"{device}: KVM cannot make the VM: {exc.strerror}") from exc
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(system)
+
+    def close(self) -> None:
+        if hasattr(self, "vcpu"):
+            self.vcpu.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._buffer = None
+
+
+def _open(device: str) -> int:
+    try:
+        return os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError as exc:
+        what = (
+            f"there is no {device}: load kvm_intel or kvm_amd, or give the container the device; "
+            "--accel soft does without"
+        )
+        raise VmError(what, exit_code=EX_UNAVAILABLE) from exc
+    except PermissionError as exc:
+        raise VmError(_who_may(device), exit_code=EX_UNAVAILABLE) from exc
+    except OSError as exc:
+        what = f"{device} cannot be opened: {exc.strerror}; --accel soft does without"
+        raise VmError(what, exit_code=EX_UNAVAILABLE) from exc
+
+
+def _who_may(device: str) -> str:
+    """What to do about a permission that is missing, from what the device says of itself."""
+    try:
+        seen = Path(device).stat()
+    except OSError as exc:
+        return f"{device} may not be opened, nor looked at: {exc.strerror}"
+    try:
+        group = grp.getgrgid(seen.st_gid).gr_name
+    except KeyError:
+        group = str(seen.st_gid)
+    mode = stat.S_IMODE(seen.st_mode)
+    message = f"{device} may not be opened (owner uid {seen.st_uid}, group {group}, mode {mode:04o}): "
+    if mode & 0o060 != 0o060:
+        return message + f"as root, chgrp kvm {device} && chmod 660 {device}, then usermod -aG kvm USER"
+    if seen.st_gid in (os.getegid(), *os.getgroups()) or os.geteuid() == 0:
+        return message + "the permissions are right, so a container or a security policy denies it"
+    return message + f"usermod -aG {group} USER, then log in again"
+
+
+class KvmVcpu:
+    """One vCPU, its file descriptor and the page it shares with the kernel."""
+
+    def __init__(self, fd: int, page_size: int) -> None:
+        self._fd = fd
+        self._page = mmap.mmap(fd, page_size)
+        self._words = memoryview(self._page).cast("I")
+        self._stopping = False
+        self._thread: int | None = None  # of run, while it runs
+        self._lock = threading.Lock()  # of _thread: a signal must not go to a thread that is gone
+        mask = abi.SignalMask(len=8, sigset=(1 << 64) - 1 & ~(1 << KICK - 1))
+        _call(fd, abi.SET_SIGNAL_MASK, mask)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._words.release()
+            self._page.close()
+            os.close(self._fd)
+            self._fd = -1
+
+    def enter_flat(self, rip: int, rsp: int) -> None:
+        code = abi.Segment(limit=0xFFFFFFFF, selector=8, type=11, present=1, db=1, s=1, g=1)
+        data = abi.Segment(limit=0xFFFFFFFF, selector=16, type=3, present=1, db=1, s=1, g=1)
+        sregs = abi.Sregs()
+        _call(self._fd, abi.GET_SREGS, sregs)
+        sregs.cs = code
+        for name in ("ds", "es", "fs", "gs", "ss"):
+            setattr(sregs, name, data)
+        sregs.cr0 |= 1  # PE
+        _call(self._fd, abi.SET_SREGS, sregs)
+        _call(self._fd, abi.SET_REGS, abi.Regs(rip=rip, rsp=rsp, rflags=2))  # bit 1 is always set
+
+    def run(self, handle: Handler) -> None:
+        # Every signal is blocked, not just ours: the process' signals belong to the main thread.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        with self._lock:
+            self._thread = threading.get_ident()
+        try:
+            self._run(handle)
+        finally:
+            with self._lock:
+                self._thread = None
+            self._drain()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _run(self, handle: Handler) -> None:
+        fd, words, clock, ioctl = self._fd, self._words, time.perf_counter_ns, _ioctl
+        reason_at = abi.RUN_EXIT_REASON // 4
+        while not self._stopping:
+            result = ioctl(fd, abi.RUN, None)
+            stopped = clock()
+            if result == 0:
+                reason = words[reason_at]
+                if reason == abi.EXIT_IO:
+                    self._io(handle, stopped)
+                elif reason == abi.EXIT_MMIO:
+                    self._mmio(handle, stopped)
+                elif reason == abi.EXIT_HLT:
+                    handle(_HLT, stopped)
+                elif reason == abi.EXIT_SHUTDOWN:
+                    handle(_SHUTDOWN, stopped)
+                else:
+                    handle(Exit(OTHER, detail=self._explain(reason)), stopped)
+            elif (code := ctypes.get_errno()) == errno.EINTR:
+                self._drain()  # the page still holds the exit before this one: nothing to decode
+            else:
+                handle(Exit(OTHER, detail=f"KVM_RUN failed: {os.strerror(code)}"), stopped)
+
+    def _io(self, handle: Handler, stopped: int) -> None:
+        out, size, port, count, at = abi.RUN_IO.unpack_from(self._page, abi.RUN_UNION)
+        end = at + size * count
+        if out:
+            handle(Exit(IO, True, port, size, count, self._page[at:end]), stopped)
+        else:
+            self._page[at:end] = handle(Exit(IO, False, port, size, count), stopped)
+
+    def _mmio(self, handle: Handler, stopped: int) -> None:
+        address, data, size, write = abi.RUN_MMIO.unpack_from(self._page, abi.RUN_UNION)
+        if write:
+            handle(Exit(MMIO, True, address, size, 1, data[:size]), stopped)
+        else:
+            at = abi.RUN_MMIO_DATA
+            self._page[at : at + size] = handle(Exit(MMIO, False, address, size), stopped)
+
+    def _explain(self, reason: int) -> str:
+        page, union = self._page, abi.RUN_UNION
+        if reason == abi.EXIT_INTERNAL_ERROR:
+            suberror, words = abi.RUN_INTERNAL.unpack_from(page, union)
+            at = abi.RUN_INTERNAL_DATA
+            data = page[at : at + 8 * min(words, 16)]
+            what = abi.INTERNAL_ERRORS.get(suberror, "see linux/kvm.h")
+            return f"KVM_EXIT_INTERNAL_ERROR, suberror {suberror} ({what}), data {data.hex(' ', 8) or 'none'}"
+        if reason == abi.EXIT_FAIL_ENTRY:
+            hardware, cpu = abi.RUN_FAIL_ENTRY.unpack_from(page, union)
+            return f"KVM_EXIT_FAIL_ENTRY, hardware reason {hardware:#x} on cpu {cpu}"
+        return f"{abi.EXIT_NAMES.get(reason, 'an unknown exit')} ({reason})"
+
+    def stop(self) -> None:
+        self._stopping = True
+        with self._lock:
+            if self._thread is not None and self._thread != threading.get_ident():
+                signal.pthread_kill(self._thread, KICK)
+
+    @staticmethod
+    def _drain() -> None:
+        while signal.sigtimedwait((KICK,), 0) is not None:
+            pass
+
+    def registers(self) -> str:
+        regs, sregs = abi.Regs(), abi.Sregs()
+        try:
+            _call(self._fd, abi.GET_REGS, regs)
+            _call(self._fd, abi.GET_SREGS, sregs)
+        except OSError as exc:
+            return f"registers: {exc.strerror}"
+        shown = [f"{name}={getattr(regs, name):#x}" for name in abi.REGISTERS]
+        shown += [f"{name}={getattr(sregs, name):#x}" for name in ("cr0", "cr2", "cr3", "cr4", "efer")]
+        return " ".join([*shown, f"cs={sregs.cs.selector:#x}:{sregs.cs.base:#x}"])
+
+
+_HLT = Exit(HLT)
+_SHUTDOWN = Exit(SHUTDOWN)

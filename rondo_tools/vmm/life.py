@@ -1,0 +1,79 @@
+"""One life of a VM, as its stream tells it: header, a tick at each interval, the last tick, the end.
+
+Strategy: one loop in the main thread sleeps until the next tick, the deadline or a wake-up, whichever
+is first. Whatever is to end the VM only asks the machine to stop; the loop goes on ticking until the
+guest has really ended, and then the final values are final.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rondo_tools.stream import Header, Tick
+from rondo_tools.vmm.machine import Machine
+from rondo_tools.vmm.meter import Snapshot
+from rondo_tools.vmm.sampler import Pace, Sampler
+from rondo_tools.vmm.vcpu import End
+from rondo_tools.vmm.waker import Waker
+
+_STOP_AGAIN_S = 0.05  # a stop that was lost on its way into the guest is repeated
+
+
+class Account(NamedTuple):
+    """What there is to say of a life that is over. `t_ms` is the time of the last tick and the end."""
+
+    end: End
+    t_ms: int
+    lived_s: float
+    ticks: int
+    counters: Snapshot
+
+
+def live(
+    machine: Machine,
+    header: Header,
+    emit: Callable[[Tick], None],
+    waker: Waker,
+    *,
+    deadline_ms: int,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Account:
+    """Start `machine`, give its ticks to `emit`, and return when its guest has ended.
+
+    It ends by itself, at the deadline, by a signal, or when `is_over` says, after a wake-up, that
+    nobody wants it any more.
+    """
+    pace, sampler = Pace(header.interval_ms, header.start_ms), Sampler()
+    began = now = time.monotonic()
+    deadline = began + deadline_ms / 1000
+    due = began + pace.wait_ms(_wall_ms()) / 1000
+    ticks = 0
+    machine.start()
+    while not machine.over():
+        waiting_for = deadline if machine.end is None else now + _STOP_AGAIN_S
+        signals = waker.wait(min(due, waiting_for) - now)
+        now = time.monotonic()
+        if machine.over():
+            break
+        if signals or is_over():
+            machine.stop("signal")
+        elif now >= deadline:
+            machine.stop("deadline")
+        elif machine.end is not None:
+            machine.stop(machine.end.reason)
+        if now >= due:
+            counters = machine.meter.snapshot()
+            emit(Tick(pace.next(_wall_ms()), sampler.values(counters, now - began)))
+            ticks += 1
+            due = now + pace.wait_ms(_wall_ms()) / 1000
+    lived_s = time.monotonic() - began
+    counters, t_ms = machine.meter.snapshot(), pace.final(_wall_ms())
+    emit(Tick(t_ms, sampler.values(counters, lived_s)))
+    assert machine.end is not None
+    return Account(machine.end, t_ms, lived_s, ticks + 1, counters)
+
+
+def _wall_ms() -> float:
+    return time.time_ns() / 1e6

@@ -1,0 +1,104 @@
+"""A tick out of counters: when it falls due, and the values it holds. Pure but for reading /proc.
+
+Strategy: `Pace` turns readings of the clock into tick times, `Sampler` turns two snapshots of the
+meter into the bytes of a tick. Clocks are read by the caller.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from rondo_tools.catalog import BLOCK_OPS, DIRECTIONS, EXIT_REASONS, SERIES
+from rondo_tools.vmm.meter import Snapshot
+
+# What a series is found by: its name and its labels.
+_Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class Pace:
+    """When ticks fall due: on whole multiples of the interval, each slot once, never backwards.
+
+    All times are Unix milliseconds. A wall clock that is set back does not hold ticks up: they go
+    on from the last one, an interval each, until the clock has caught up. One that jumps ahead, or
+    a VMM that wakes late, skips to the slot that it is.
+    """
+
+    def __init__(self, interval_ms: int, start_ms: int) -> None:
+        self.interval_ms = interval_ms
+        self._slot = start_ms - start_ms % interval_ms  # the start's own slot gets no tick
+        self._last = start_ms  # the newest time given out, or the start
+
+    def wait_ms(self, now_ms: float) -> float:
+        """How long to sleep until the next tick falls due: at most one interval, whatever the clock says."""
+        return min(max(self._slot + self.interval_ms - now_ms, 0.0), float(self.interval_ms))
+
+    def next(self, now_ms: float) -> int:
+        """The time of the tick that fell due at the end of that wait; `now_ms` may be somewhat off."""
+        boundary = int(now_ms // self.interval_ms) * self.interval_ms
+        self._slot = self._last = max(boundary, self._slot + self.interval_ms)
+        return self._last
+
+    def final(self, now_ms: float) -> int:
+        """The time of the last tick of all, after every other."""
+        return max(int(now_ms), self._last + 1)
+
+
+class Sampler:
+    """Turns snapshots into ticks: `values` in the catalogue's order, little-endian float64.
+
+    `proc` is where the kernel describes this process; what it does not tell is NaN.
+    """
+
+    def __init__(self, proc: str = "/proc/self") -> None:
+        self._statm = Path(proc, "statm")
+        self._fds = Path(proc, "fd")
+        self._page_size = os.sysconf("SC_PAGE_SIZE")
+        self._before = Snapshot()
+
+    def values(self, now: Snapshot, uptime_s: float) -> bytes:
+        """The values of a tick; means are over the time since the call before this one."""
+        measured = self._measure(now, uptime_s)
+        self._before = now
+        return struct.pack(f"<{len(SERIES)}d", *(measured[series.name, series.labels] for series in SERIES))
+
+    def _measure(self, now: Snapshot, uptime_s: float) -> dict[_Key, float]:
+        before = self._before
+        exits = sum(now.exits) - sum(before.exits)
+        requests = sum(now.block_requests) - sum(before.block_requests)
+        moved = dict(zip(BLOCK_OPS, now.block_bytes, strict=True))
+        return {
+            **_each("vcpu_exits_total", "reason", EXIT_REASONS, now.exits),
+            ("vcpu_exit_duration_ns", ()): _mean(now.exit_ns - before.exit_ns, exits),
+            ("vcpu_run_duration_ns", ()): _mean(now.run_ns - before.run_ns, exits),
+            **_each("blk_requests_total", "op", BLOCK_OPS, now.block_requests),
+            **_each("blk_bytes_total", "direction", DIRECTIONS, [moved[op] for op in DIRECTIONS]),
+            ("blk_request_duration_ns", ()): _mean(now.block_ns - before.block_ns, requests),
+            ("vmm_rss_bytes", ()): self._rss_bytes(),
+            ("vmm_open_fds", ()): self._open_fds(),
+            ("vmm_uptime_seconds", ()): uptime_s,
+        }
+
+    def _rss_bytes(self) -> float:
+        try:
+            return float(self._statm.read_text().split()[1]) * self._page_size
+        except (OSError, ValueError, IndexError):
+            return math.nan
+
+    def _open_fds(self) -> float:
+        try:
+            return float(len(list(self._fds.iterdir())) - 1)  # the listing itself takes one
+        except OSError:
+            return math.nan
+
+
+def _each(name: str, label: str, values: Iterable[str], counts: Iterable[int]) -> dict[_Key, float]:
+    """One counter for each value of a label."""
+    return {(name, ((label, value),)): float(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _mean(total: int, count: int) -> float:
+    return total / count if count else math.nan
