@@ -39,9 +39,9 @@ One line for each session, which is one life of an instance, by start:
   instance  session  first  last  state  age_s  series  rows_1s  rows_10s  rows_5m  bytes
 
 session is the time it began, first and last the oldest and the newest tick held, age_s the
-seconds since the last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error), or running, or
-silent: no end, and no tick for three intervals and five seconds. The rows of each tier are counted,
-and the bytes on disk.
+seconds since the last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error), or
+running, or silent: no end, and no tick for three intervals and five seconds. The rows that each tier
+holds are counted, and the bytes on disk.
 
   rondo-query vmm_metrics list | awk '$5 == "silent" {print $1, $6}'
 """
@@ -57,7 +57,7 @@ READ = f"""\
 Print samples, one a line: time, session, series, value, each session by itself.
 
   rondo-query vmm_metrics read 'vcpu_exits_total{{reason="io"}}' --rate --range 10m
-  rondo-query vmm_metrics read vmm_rss_bytes | awk 'NR > 1 && $4 > m {{m = $4}} END {{print m}}'
+  rondo-query vmm_metrics read vmm_rss_bytes | awk '$4+0 > m {{m = $4}} END {{print m}}'
   rondo-query vmm_metrics read '{{}}' --format json | jq -c 'select(.value == null)'
 
 {SELECTOR}

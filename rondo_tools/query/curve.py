@@ -90,8 +90,9 @@ def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...])
             for number in numbers:
                 series = session.header.series[number]
                 if series.kind != COUNTER:
+                    name = word(full_name(session.header, series))
                     raise UsageError(
-                        f"--rate is for counters, and {word(full_name(session.header, series))} is a {series.kind}: "
+                        f"--rate is for counters, and {name} is a {series.kind}: "
                         'select by name, such as {__name__=~".+_total"}'
                     )
 
@@ -112,7 +113,7 @@ def curves(matches: Sequence[Match], question: Question, tiers: tuple[Tier, ...]
                 log.warning("%s", exc)
             continue
         if rows.skipped:
-            log.warning("%s: %d torn rows passed over", match.session.key, rows.skipped)
+            log.warning("%s: %d torn row(s) left out", match.session.key, rows.skipped)
         if tier and question.tier is None and rows.t_ms.size and tier not in said:
             said.add(tier)  # values of a coarse tier should not be taken for ticks
             log.info("reading tier %d (%s), gauges: %s", tier, tiers[tier], question.aggregate)

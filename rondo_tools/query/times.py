@@ -17,7 +17,7 @@ from rondo_tools.errors import UsageError
 from rondo_tools.stream import MAX_T_MS
 from rondo_tools.units import parse_duration
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 # A bare number from here on is milliseconds, as --unix prints them: as seconds it is the year 5138.
 _MILLISECONDS_FROM = 10**11
 

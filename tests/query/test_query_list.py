@@ -1,0 +1,96 @@
+"""rondo-query list: how each session stands, for eyes, for awk and for jq."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from made_store import SERIES, T0, add_session
+
+from rondo_tools.query.cli import main
+from rondo_tools.query.life import fields, lives
+from rondo_tools.store.reader import Store
+
+
+def steady(seconds: int, begin: int) -> list[tuple[int, tuple[float, ...]]]:
+    return [(begin + 1000 * i, (1.0, 2.0, 3.0)) for i in range(1, seconds + 1)]
+
+
+def test_each_state(store: Path) -> None:
+    add_session(store, steady(90, T0), instance="ended", end="poweroff")
+    add_session(store, steady(3, T0 + 90_000), instance="alive", start_ms=T0 + 90_000)
+    add_session(store, steady(3, T0 + 60_000), instance="dead", start_ms=T0 + 60_000)
+    add_session(store, [], instance="no ticks", start_ms=T0 + 30_000)
+    records, unread = lives(Store(store), T0 + 93_000 + 8_000, unix=True)
+    assert unread == 0
+    assert [
+        {key: record[key] for key in ("instance", "first", "last", "state", "age_s")} for record in records
+    ] == [
+        {"instance": "ended", "first": T0 + 4000, "last": T0 + 90_000, "state": "poweroff", "age_s": 11},
+        {"instance": "no ticks", "first": None, "last": None, "state": "silent", "age_s": 71},
+        {"instance": "dead", "first": T0 + 61_000, "last": T0 + 63_000, "state": "silent", "age_s": 38},
+        {"instance": "alive", "first": T0 + 91_000, "last": T0 + 93_000, "state": "running", "age_s": 8},
+    ]
+    records, _ = lives(Store(store), T0 + 93_000 + 8_001)
+    assert records[3]["state"] == "silent"  # three intervals and five seconds
+    assert records[0]["session"] == "2026-11-23T00:50:00.000Z"
+
+
+def test_rows_series_and_bytes(store: Path) -> None:
+    add_session(store, steady(90, T0), end="deadline")
+    ((record,), _) = lives(Store(store), T0)
+    assert (record["series"], record["rows_1s"], record["rows_5s"], record["rows_20s"]) == (
+        len(SERIES),
+        40,
+        19,
+        5,
+    )
+    on_disk = sum(file.stat().st_blocks * 512 for file in store.glob("instances/*/*/*"))
+    assert record["bytes"] == on_disk > 0
+    assert record["age_s"] == 0  # a producer's clock may be ahead
+
+
+def test_formats_say_the_same(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, steady(3, T0), instance="vm 1", end="signal")
+    add_session(store, [], instance="vm-2", start_ms=T0 + 1)
+    assert main([str(store), "list", "--format=json"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(record) for record in records] == [fields(Store(store))] * 2
+    assert main([str(store), "list", "--format=csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert main([str(store), "list"]) == 0
+    names, *table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    ignored = names.index("age_s")
+    for record, row, line in zip(records, rows, table, strict=True):
+        record["age_s"] = row["age_s"] = line[ignored] = "0"
+        assert list(row.values()) == ["" if value is None else str(value) for value in record.values()]
+        assert line == [
+            "-" if value is None else str(value).replace(" ", "\\x20") for value in record.values()
+        ]
+
+
+def test_a_session_that_expires_meanwhile_is_passed_over(store: Path) -> None:
+    add_session(store, steady(3, T0), instance="gone")
+    add_session(store, steady(3, T0), instance="here")
+
+    class Expiring(Store):
+        def sessions(self):  # type: ignore[no-untyped-def]
+            sessions = super().sessions()
+            shutil.rmtree(sessions[0].path)
+            return sessions
+
+    records, unread = lives(Expiring(store), T0)
+    assert ([record["instance"] for record in records], unread) == (["here"], 0)
+
+
+def test_an_empty_store_lists_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, [])
+    shutil.rmtree(store / "instances")
+    assert main([str(store), "list"]) == 0
+    assert capsys.readouterr().out.split() == fields(Store(store))
+    assert main([str(store), "read", "{}"]) == 1
+    assert "the store is empty" in capsys.readouterr().err

@@ -1,0 +1,346 @@
+"""rondo-query read: every sample against a plain model, every format read back to the same float64."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_store import SERIES, T0, TIERS, Row, add_session
+
+from rondo_tools.query.cli import main
+from rondo_tools.query.curve import Question, curves, find
+from rondo_tools.selector import parse_selector
+from rondo_tools.store.reader import Store
+
+VALUE = st.floats(width=64) | st.integers(-(2**53), 2**53).map(float) | st.just(math.nan)
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[Row]:
+    """Up to 100 s of ticks, one a slot at most, some missing."""
+    slots = draw(st.lists(st.integers(0, 99), min_size=1, max_size=30, unique=True).map(sorted))
+    return [
+        (T0 + 1000 * slot + draw(st.integers(0, 999)), draw(st.tuples(*[VALUE] * len(SERIES))))
+        for slot in slots
+    ]
+
+
+def same(one: float, other: float) -> bool:
+    return (math.isnan(one) and math.isnan(other)) or (
+        one == other and math.copysign(1, one) == math.copysign(1, other)
+    )
+
+
+def held(rows: list[Row]) -> list[Row]:
+    """What the ring of tier 0 still holds: the last row of each slot."""
+    interval_ms, slots = TIERS[0]
+    return sorted({row[0] // interval_ms % slots: row for row in rows}.values())
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str, str]:
+    try:
+        status = main([str(each) for each in argv])
+    except SystemExit as exc:
+        status = exc.code if isinstance(exc.code, int) else -1
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def as_json(text: str) -> list[tuple[int, str, float]]:
+    samples = []
+    for line in text.splitlines():
+        sample = json.loads(line)
+        value = math.nan if sample["value"] is None else float(sample["value"])
+        samples.append((sample["time"], sample["name"] + sample["labels"].get("reason", ""), value))
+    return samples
+
+
+def as_rows(text: str, format: str) -> list[tuple[int, str, float]]:
+    if format == "csv":
+        lines = list(csv.reader(io.StringIO(text)))
+    else:
+        lines = [line.split() for line in text.splitlines()]
+    assert not lines or lines[0] == ["time", "session", "series", "value"]
+    names = {
+        'exits_total{instance="vm-1",reason="io"}': "exits_totalio",
+        'exits_total{instance="vm-1",reason="hlt"}': "exits_totalhlt",
+        'rss_bytes{instance="vm-1"}': "rss_bytes",
+    }
+    return [
+        (int(time), names[series], float(value or "nan")) for time, _, series, value in lines[1:]
+    ]  # and no line has more fields, or fewer
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=lives(),
+    start=st.none() | st.integers(T0 - 1000, T0 + 101_000),
+    end=st.none() | st.integers(T0 - 1000, T0 + 101_000),
+    rate=st.booleans(),
+    format=st.sampled_from(("table", "csv", "json")),
+)
+def test_tier_0_against_a_model(
+    capsys: pytest.CaptureFixture[str],
+    rows: list[Row],
+    start: int | None,
+    end: int | None,
+    rate: bool,
+    format: str,
+) -> None:
+    if start is not None and end is not None and start > end:
+        start, end = end, start
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        add_session(store, rows)
+        span = [f"--start={start}"] * (start is not None) + [f"--end={end}"] * (end is not None)
+        flags = ["--tier=0", "--unix", f"--format={format}", *span, *(["--rate"] if rate else [])]
+        selector = '{__name__=~".+_total"}' if rate else "{}"
+        status, out, err = run(capsys, store, "read", selector, *flags)
+    kept = [row for row in held(rows) if (start or 0) <= row[0] <= (end or 2**53)]
+    expected = []
+    for number, name in enumerate(("exits_totalio", "exits_totalhlt", "rss_bytes")[: 2 if rate else 3]):
+        points = [(t_ms, values[number]) for t_ms, values in kept]
+        if rate:
+            points = [point for point in points if not math.isnan(point[1])]
+            points = [(t1, (v1 - v0) * 1000 / (t1 - t0)) for (t0, v0), (t1, v1) in pairwise(points)]
+        expected += [(t_ms, name, value) for t_ms, value in points]
+    got = as_json(out) if format == "json" else as_rows(out, format)
+    assert [each[:2] for each in got] == [each[:2] for each in expected]
+    assert all(same(mine[2], theirs[2]) for mine, theirs in zip(got, expected, strict=True))
+    assert (status, "no " in err) == ((0, False) if expected else (1, True))
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=lives(), tier=st.sampled_from((1, 2)), aggregate=st.sampled_from(("avg", "min", "max")))
+def test_coarse_tiers_against_a_model(
+    capsys: pytest.CaptureFixture[str],
+    rows: list[Row],
+    tier: int,
+    aggregate: str,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        add_session(store, rows)
+        flags = ["--unix", "--format=json", f"--tier={tier}", f"--aggregate={aggregate}"]
+        status, out, _ = run(capsys, store, "read", "{}", *flags)
+    assert status == 0
+    interval, _ = TIERS[tier]
+    windows: dict[int, list[Row]] = {}
+    for row in rows:
+        windows.setdefault(row[0] // interval, []).append(row)
+    expected = []
+    for number, name in enumerate(("exits_totalio", "exits_totalhlt", "rss_bytes")):
+        for window in windows.values():
+            values = [row[1][number] for row in window if not math.isnan(row[1][number])]
+            if name != "rss_bytes":
+                value = values[-1] if values else math.nan
+            elif not values:
+                value = math.nan
+            elif aggregate == "avg":
+                total = 0.0
+                for each in values:
+                    total += each
+                value = total / len(values)
+            else:
+                value = min(values) if aggregate == "min" else max(values)
+            expected.append((window[-1][0], name, value))
+    got = as_json(out)
+    assert [each[:2] for each in got] == [each[:2] for each in expected]
+    for (*_, mine), (*_, theirs) in zip(got, expected, strict=True):
+        assert (math.isnan(mine) and math.isnan(theirs)) or mine == theirs
+
+
+def steady(seconds: int, begin: int = T0) -> list[Row]:
+    return [(begin + 1000 * i, (10.0 * i, 0.0, 0.5)) for i in range(1, seconds + 1)]
+
+
+def test_auto_is_the_finest_tier_that_reaches_back(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, steady(90))  # tier 0 holds 40 s, tier 1 100 s, tier 2 10 min
+
+    def times(*flags: str) -> list[int]:
+        _, out, _ = run(capsys, store, "read", "rss_bytes", "--unix", "--format=json", *flags)
+        return [time - T0 for time, *_ in as_json(out)]
+
+    seconds_51_to_90 = list(range(51_000, 91_000, 1000))
+    assert times() == seconds_51_to_90
+    assert times("--end", str(T0 + 60_000)) == seconds_51_to_90[:10]
+    assert times(f"--start={T0 + 50_000}") == seconds_51_to_90
+    assert times(f"--start={T0 + 49_000}") == seconds_51_to_90  # a slot of leeway
+    assert times(f"--start={T0 + 80_000}") == list(range(80_000, 91_000, 1000))
+    assert times(f"--start={T0 + 45_000}")[:3] == [49_000, 54_000, 59_000]
+    assert times("--range=50s", f"--end={T0 + 90_000}")[:3] == [44_000, 49_000, 54_000]
+    assert times("--tier=auto")[0] == 4_000  # back to the session's start
+    assert times("--tier=2") == [19_000, 39_000, 59_000, 79_000, 90_000]
+    assert times("--range=30s") == []  # up to now, which is another day
+
+
+def test_auto_says_when_values_are_not_ticks(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, steady(90))
+    _, _, err = run(capsys, store, "read", "rss_bytes", "--tier=auto", "--aggregate=max")
+    assert "tier 1 (5s:100s)" in err
+    assert "max" in err
+    assert run(capsys, store, "read", "rss_bytes", "--tier=0")[2] == ""
+
+
+def test_sessions_are_kept_apart(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, steady(3), end="reset")
+    add_session(store, steady(3, T0 + 10_000), start_ms=T0 + 10_000)
+    _, out, _ = run(capsys, store, "read", 'exits_total{reason="io"}', "--rate", "--format=csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["value"] for row in rows] == ["10"] * 4  # no rate from one life to the next
+    assert [row["session"] for row in rows] == ["2026-11-23T00:50:00.000Z"] * 2 + [
+        "2026-11-23T00:50:10.000Z"
+    ] * 2
+    moments = [datetime.fromisoformat(row["time"]).timestamp() * 1000 - T0 for row in rows]
+    assert moments == [2000, 3000, 12_000, 13_000]
+
+
+def test_numbers_and_words(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = [0.1, 3.0, 2.0**53, 1e300, -0.0, math.inf, -math.inf, math.nan]
+    rows = [(T0 + 1000 * i, (0.0, 0.0, value)) for i, value in enumerate(values)]
+    add_session(store, rows, instance='a b\x1b[31m"\n', labels=(("zone", "é\u2003x"),))
+    _, out, _ = run(capsys, store, "read", "rss_bytes")
+    fields = [line.split() for line in out.splitlines()]
+    assert {len(each) for each in fields} == {4}
+    shown = ["0.1", "3", "9007199254740992", "1e+300", "-0.0", "+Inf", "-Inf", "NaN"]
+    assert [each[3] for each in fields[1:]] == shown
+    name = r'rss_bytes{instance="a\x20b\x1b[31m\"\n",zone="é\u2003x"}'
+    assert {each[2] for each in fields[1:]} == {name}
+    assert run(capsys, store, "read", name)[1] == out  # what is shown can be asked for
+    _, out, _ = run(capsys, store, "read", "rss_bytes", "--format=csv")
+    assert [row["value"] for row in csv.DictReader(io.StringIO(out))] == [*shown[:-1], ""]
+    _, out, _ = run(capsys, store, "read", "rss_bytes", "--format=json")
+    samples = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    assert [sample["value"] for sample in samples][5:] == ["+Inf", "-Inf", None]
+    assert samples[0]["labels"] == {"instance": 'a b\x1b[31m"\n', "zone": "é\u2003x"}
+    assert samples[0]["time"] == "2026-11-23T00:50:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "says"),
+    [
+        (["read", "exits_total{"], 64, "column 13"),
+        (["read", "{}", "--tier", "3"], 64, "0 (1s:40s), 1 (5s:100s), 2 (20s:10m)"),
+        (["read", "{}", "--tier", "x"], 64, "--tier"),
+        (["read", "{}", "--range", "x"], 64, "--range"),
+        (["read", "{}", "--start", "yesterday"], 64, "--start"),
+        (["read", "{}", "--end", "99999999999999999999"], 64, "--end"),
+        (["read", "{}", "--start", "-1m", "--range", "1m"], 64, "--start"),
+        (["read", "{}", "--start", "-1m", "--end", "-2m"], 64, "--end -2m is before --start -1m"),
+        (["read", "{}", "--rate"], 64, 'rss_bytes{instance="vm-1"} is a gauge'),
+        (["read", "{}", "--format", "xml"], 64, "--format"),
+        (["read", "nothing"], 1, "nothing matches nothing"),
+        (["read", '{job="x"}'], 1, "no series here has the label 'job'"),
+        (["read", "{}", "--range", "1ms"], 1, "last seen at 2026-11-23T00:50:05.000Z"),
+        (["read", "exits_total", "--rate", "--start", str(T0 + 5000)], 1, "two values"),
+        (["plot", "nothing"], 1, "nothing matches"),
+        (["plot", "{}", "--width", "x"], 64, "--width"),
+        ([], 64, "list|read|plot"),
+        (["tail"], 64, "list"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    store: Path,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    status: int,
+    says: str,
+) -> None:
+    add_session(store, steady(5))
+    got, out, err = run(capsys, store, *argv)
+    assert (got, out) == (status, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("list", "read {}", "plot {}"):
+        status, out, err = run(capsys, tmp_path / "none", *command.split())
+        assert (status, out) == (69, "")
+        assert f"{tmp_path / 'none'}: no store there" in err
+
+
+def test_a_damaged_session_does_not_hide_the_others(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, steady(5), instance="bad")
+    add_session(store, steady(5), instance="good")
+    (slab,) = store.glob("instances/bad/*/tier_0.slab")
+    slab.write_bytes(b"nonsense" * 100)
+    status, out, err = run(capsys, store, "read", "rss_bytes")
+    assert (status, out.count('instance="good"')) == (65, 5)
+    assert str(slab) in err
+    status, out, err = run(capsys, store, "list")
+    assert (status, out.count("good"), out.count("bad")) == (65, 1, 0)
+    assert str(slab) in err
+
+
+def test_a_session_that_expires_meanwhile_is_passed_over(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_session(store, steady(5), instance="gone")
+    add_session(store, steady(5), instance="here")
+    opened = Store(store)
+    matches = find(opened.sessions(), parse_selector("rss_bytes"))
+    shutil.rmtree(store / "instances" / "gone")
+    found = list(curves(matches, Question(), opened.tiers))
+    assert [curve.session.instance for curve in found] == ["here"]
+    assert not caplog.records
+
+
+def test_a_torn_row_is_counted_and_left_out(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, steady(5))
+    (slab,) = store.glob("instances/*/*/tier_0.slab")
+    data = bytearray(slab.read_bytes())
+    at = data.index((T0 + 3000).to_bytes(8, "little"))
+    data[at + 8] ^= 1
+    slab.write_bytes(data)
+    status, out, err = run(capsys, store, "read", "rss_bytes", "--unix")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [str(T0 + 1000 * i) for i in (1, 2, 4, 5)]
+    assert "1 torn row" in err
+
+
+def test_a_reader_that_leaves_early_is_no_error(store: Path) -> None:
+    add_session(store, steady(40))
+    rondo_query = [sys.executable, "-c", "from rondo_tools.query.cli import main; raise SystemExit(main())"]
+    # Far more than the pipe and our buffer hold, so that writing must fail.
+    for number in range(20):
+        add_session(store, steady(40), instance=f"vm-{number}-{'x' * 1000}")
+    with subprocess.Popen(
+        [*rondo_query, store, "read", "{}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b"time")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141  # 128 + SIGPIPE, as the shell has it
+
+
+def test_help_teaches_and_is_quick() -> None:
+    code = """if True:
+        import sys
+        from rondo_tools.query.cli import main
+        try:
+            main(sys.argv[1:])
+        finally:
+            assert "numpy" not in sys.modules
+            assert "plotext" not in sys.modules
+        """
+    for argv in (["--help"], ["S", "list", "--help"], ["S", "read", "--help"], ["S", "plot", "--help"]):
+        shown = subprocess.run(
+            [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
+        ).stdout
+        assert "rondo-query vmm_metrics" in shown
+        assert "exit status" in shown
