@@ -1,0 +1,99 @@
+"""README and docs speak of what is there: commands, flags, targets, files, series."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from metrics_table import with_table
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@cache
+def help_of(command: str) -> str:
+    """All that a command's --help says, its sub-commands' included."""
+
+    def ask(*words: str) -> str:
+        path = ROOT / "bin" / command
+        return subprocess.run([sys.executable, path, *words], capture_output=True, text=True, check=True).stdout
+
+    text = ask("--help")
+    if command == "rondo-query":
+        text += "".join(ask("STORE", name, "--help") for name in ("list", "read", "plot"))
+    return text
+
+
+def mentions(page: Path) -> list[tuple[str, str]]:
+    """(command, flag) for each flag that a page shows behind a command, in one line of code or pipe."""
+    found = []
+    for code in re.findall(r"```.*?```|`[^`\n]+`", page.read_text(), re.DOTALL):
+        joined = code.replace("\\\n", " ").replace("|\n", "| ")
+        for line in joined.splitlines():
+            # What is behind a pipe or a semicolon is another command's.
+            for part in re.split(r"\||;|&&", line):
+                command = re.search(r"\b(rondo-\w+)\b", part)
+                if command and command[1] in COMMANDS:
+                    rest = part[command.end() :]
+                    found += [(command[1], flag) for flag in re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_in_the_docs_exists(page: Path) -> None:
+    for command, flag in mentions(page):
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_of(command)), f"{command} {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_target_in_the_docs_exists(page: Path) -> None:
+    text = page.read_text()
+    for command in re.findall(r"\b(rondo-(?!tools\b)\w+)\b", text):
+        assert command in COMMANDS, command
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for code in re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL):
+        for target in re.findall(r"\bmake ([a-z-]+)", code):
+            assert target in targets, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_link_in_the_docs_exists(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), link
+    for path in re.findall(r"`((?:rondo_tools|scripts|tests|docs|deploy|bin)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_table_of_series_is_the_catalogue() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    assert text == with_table(text), "run scripts/metrics_table.py"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_knows_its_version_and_says_what_is_wrong(command: str, run: Run) -> None:
+    version = run(command, "--version")
+    assert version.returncode == 0
+    assert re.fullmatch(rb"rondo-\w+ \d+\.\d+\.\d+\n", version.stdout)
+    wrong = run(command, "--no-such-flag")
+    assert wrong.returncode == 64
+    assert wrong.stdout == b""
+    assert b"Traceback" not in wrong.stderr
+    assert wrong.stderr.startswith(command.encode())
+    assert b"--help" in wrong.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_a_status_means(command: str) -> None:
+    assert re.search(r"exit status", help_of(command), re.IGNORECASE)
+    assert "75" in help_of(command)
