@@ -1,10 +1,9 @@
 """Where the ticks go: a pipe, a file or a socket, behind a thread and a bounded backlog.
 
 Strategy: who produces puts an item into the backlog and goes on; a thread of the output's own does
-the writing and all the waiting. The backlog keeps the newest 600 items, sent or not, so that an
-output is one generator, `follow`, from the oldest kept to the end: a pipe goes through it once, a
-socket once for each connection (header first), until its peer has acknowledged all of it by closing
-after our end. What a full backlog pushes out unsent is lost, and counted.
+the writing and all the waiting. The backlog keeps the newest 600 items, sent or not, so that to
+deliver is to `follow` it, from the oldest kept to the end: a pipe does so once, a socket (see
+`link`) once for each connection. What a full backlog pushes out unsent is lost, and counted.
 
 Nothing here knows what the items mean.
 """
@@ -13,9 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import select
-import socket
 import threading
 import time
 from collections import deque
@@ -29,9 +26,6 @@ _log = logging.getLogger(__name__)
 KEPT = 600  # ticks: ten minutes of them, the span of the store's first tier
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _MAX_UNIX_PATH = 107  # bytes, unix(7)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts
-_LAST_PAUSE_S = 0.5  # the same, once the VM has ended
-_STALL_S = 10.0  # how long a peer may neither take nor say anything before we connect anew
 
 
 class Backlog:
@@ -104,7 +98,7 @@ class Output:
         self.items = items
         self.delivered = False
         self.gone = False
-        self._backlog = Backlog(limit)
+        self.backlog = Backlog(limit)
         self._header = b""
         self._done = threading.Event()
         self._on_done: Callable[[], None] = _nothing
@@ -124,11 +118,11 @@ class Output:
         threading.Thread(target=self._run, name=f"output {self.name}", daemon=True).start()
 
     def put(self, item: bytes) -> None:
-        if self._backlog.put(item) and not self.gone:
+        if self.backlog.put(item) and not self.gone:
             _log.warning("%s does not keep up: its oldest %s are being dropped", self.name, self.items)
 
     def finish(self, end: bytes = b"") -> None:
-        self._backlog.finish(end)
+        self.backlog.finish(end)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it is over; False if it is not by then."""
@@ -162,19 +156,19 @@ class FileOutput(Output):
 
     @property
     def missing(self) -> int:
-        return self._backlog.count - self._written
+        return self.backlog.count - self._written
 
     def _deliver(self) -> None:
         try:
             if self._fifo:
                 self._fd = os.open(self._fifo, os.O_WRONLY | os.O_CLOEXEC)
             self._write(self._header)
-            for items in self._backlog.follow():
+            for items in self.backlog.follow():
                 for item in items:
                     self._write(item)
                     self._written += 1
-            self._write(self._backlog.end)
-            self.delivered = not self._backlog.dropped
+            self._write(self.backlog.end)
+            self.delivered = not self.backlog.dropped
         except ConnectionError:
             self.gone = True
             _log.warning("the reader of %s is gone; the VM runs on without it", self.name)
@@ -202,77 +196,6 @@ class FileOutput(Output):
                 time.sleep(1)
 
 
-class SocketOutput(Output):
-    """A Unix or TCP socket: connected again whenever it breaks, all that is kept sent again.
-
-    `address` is a path, or (host, port). Before our end a peer that closes has gone away; after it,
-    the close is its acknowledgement.
-    """
-
-    def __init__(self, address: str | tuple[str, int], name: str, *, limit: int = KEPT) -> None:
-        super().__init__(name, limit=limit)
-        self._address = address
-        self._acknowledged = False
-        self._trouble = False  # it was said that there is no connection
-
-    @property
-    def missing(self) -> int:
-        return self._backlog.dropped if self._acknowledged else self._backlog.count
-
-    def _deliver(self) -> None:
-        pause_s = _FIRST_PAUSE_S
-        while not self._acknowledged:
-            began = time.monotonic()
-            try:
-                self._attempt()
-            except OSError as exc:
-                if not self._trouble:
-                    _log.warning("%s: %s; trying again and again", self.name, exc.strerror or exc)
-                self._trouble = True
-                if time.monotonic() - began > _LONGEST_PAUSE_S:
-                    pause_s = _FIRST_PAUSE_S
-                if self._backlog.wait_for_end(pause_s * random.uniform(0.5, 1)):  # noqa: S311 - jitter
-                    time.sleep(_LAST_PAUSE_S)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        self.delivered = not self._backlog.dropped
-
-    def _attempt(self) -> None:
-        """One connection, from the oldest tick kept to the acknowledgement. Raises OSError."""
-        with self._connect() as peer:
-            peer.sendall(self._header)
-            for items in self._backlog.follow():
-                _check_open(peer)
-                peer.sendall(b"".join(items))
-                if self._trouble:
-                    self._trouble = False
-                    _log.info("%s: connected", self.name)
-            peer.sendall(self._backlog.end)
-            _check_open(peer)
-            peer.shutdown(socket.SHUT_WR)
-            while peer.recv(4096):
-                pass
-            self._acknowledged = True
-
-    def _connect(self) -> socket.socket:
-        if isinstance(self._address, tuple):
-            return socket.create_connection(self._address, timeout=_STALL_S)
-        peer = socket.socket(socket.AF_UNIX)
-        try:
-            peer.settimeout(_STALL_S)
-            peer.connect(self._address)
-        except BaseException:
-            peer.close()
-            raise
-        return peer
-
-
-def _check_open(peer: socket.socket) -> None:
-    """Raise ConnectionError if the peer has closed. Over TCP, sending would not tell at once."""
-    while select.select([peer], [], [], 0)[0]:
-        if not peer.recv(4096):
-            raise ConnectionResetError("the peer closed the connection")
-
-
 def open_output(spec: str) -> Output:
     """The destination that ``--output`` names. Raises UsageError for one that cannot be."""
     kind, colon, address = spec.partition(":")
@@ -281,13 +204,19 @@ def open_output(spec: str) -> Output:
     if colon and kind == "unix":
         if not 0 < len(os.fsencode(address)) <= _MAX_UNIX_PATH:
             raise UsageError(f"--output {spec}: a socket's path has 1 to {_MAX_UNIX_PATH} bytes")
-        return SocketOutput(address, spec)
+        return _socket(address, spec)
     if colon and kind == "tcp":
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise UsageError(f"--output {spec}: write tcp:HOST:PORT, such as tcp:127.0.0.1:9400")
-        return SocketOutput((host.strip("[]"), int(port)), spec)
+        return _socket((host.strip("[]"), int(port)), spec)
     return _open_file("--output", spec)
+
+
+def _socket(address: str | tuple[str, int], name: str) -> Output:
+    from rondo_tools.vmm.link import SocketOutput  # 8 ms, which a VM with a pipe need not wait for
+
+    return SocketOutput(address, name)
 
 
 def open_console(spec: str) -> Output | None:

@@ -1,0 +1,94 @@
+"""An output over a Unix or TCP socket, which delivers for certain or knows that it did not.
+
+Strategy: the stream carries no acknowledgements, so every connection starts from nothing: the
+header, then all that the backlog keeps, sent before or not (the store drops what it has). After the
+end we shut down our side; a peer that then closes has everything. Whatever else happens is an
+attempt that failed, and the next one follows after a pause, as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import socket
+import time
+
+from rondo_tools.vmm.output import KEPT, Output
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts
+_LAST_PAUSE_S = 0.5  # the same, once the VM has ended
+_STALL_S = 10.0  # how long a peer may neither take nor say anything before we connect anew
+
+
+class SocketOutput(Output):
+    """A Unix or TCP socket: connected again whenever it breaks, all that is kept sent again.
+
+    `address` is a path, or (host, port). Before our end a peer that closes has gone away; after it,
+    the close is its acknowledgement.
+    """
+
+    def __init__(self, address: str | tuple[str, int], name: str, *, limit: int = KEPT) -> None:
+        super().__init__(name, limit=limit)
+        self._address = address
+        self._acknowledged = False
+        self._trouble = False  # it was said that there is no connection
+
+    @property
+    def missing(self) -> int:
+        return self.backlog.dropped if self._acknowledged else self.backlog.count
+
+    def _deliver(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._acknowledged:
+            began = time.monotonic()
+            try:
+                self._attempt()
+            except OSError as exc:
+                if not self._trouble:
+                    _log.warning("%s: %s; trying again and again", self.name, exc.strerror or exc)
+                self._trouble = True
+                if time.monotonic() - began > _LONGEST_PAUSE_S:
+                    pause_s = _FIRST_PAUSE_S
+                if self.backlog.wait_for_end(pause_s * random.uniform(0.5, 1)):  # noqa: S311 - jitter
+                    time.sleep(_LAST_PAUSE_S)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        self.delivered = not self.backlog.dropped
+
+    def _attempt(self) -> None:
+        """One connection, from the oldest tick kept to the acknowledgement. Raises OSError."""
+        with self._connect() as peer:
+            peer.sendall(self._header)
+            for items in self.backlog.follow():
+                _check_open(peer)
+                peer.sendall(b"".join(items))
+                if self._trouble:
+                    self._trouble = False
+                    _log.info("%s: connected", self.name)
+            peer.sendall(self.backlog.end)
+            _check_open(peer)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(4096):
+                pass
+            self._acknowledged = True
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self._address, tuple):
+            return socket.create_connection(self._address, timeout=_STALL_S)
+        peer = socket.socket(socket.AF_UNIX)
+        try:
+            peer.settimeout(_STALL_S)
+            peer.connect(self._address)
+        except BaseException:
+            peer.close()
+            raise
+        return peer
+
+
+def _check_open(peer: socket.socket) -> None:
+    """Raise ConnectionError if the peer has closed. Over TCP, sending would not tell at once."""
+    while select.select([peer], [], [], 0)[0]:
+        if not peer.recv(4096):
+            raise ConnectionResetError("the peer closed the connection")

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""What rondo-vmm costs: its start, counting an exit, an exit on KVM. Prints a table.
+
+Strategy: every figure stands beside what it is compared with, measured alternately in the same run,
+and is a median: machines are noisy. Start-up is timed from outside: from before the process is made
+until the first line of the guest's console arrives, which is later than the guest's first
+instruction, never earlier.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT))
+
+from rondo_tools.vmm.accel.base import IO, Exit, ScriptedVcpu  # noqa: E402
+from rondo_tools.vmm.bus import Bus  # noqa: E402
+from rondo_tools.vmm.devices.serial import Serial  # noqa: E402
+from rondo_tools.vmm.layout import COM1_BASE, COM1_LENGTH  # noqa: E402
+from rondo_tools.vmm.memory import GuestMemory  # noqa: E402
+from rondo_tools.vmm.meter import Meter  # noqa: E402
+from rondo_tools.vmm.vcpu import RunLoop  # noqa: E402
+
+STARTS = 15
+START_BAR = 8.0  # times `python3 -c pass`
+SCRIPT = 100_000  # exits of the scripted vCPU
+ROUNDS = 9
+COUNT_BAR_NS = 1000.0
+KVM_SECONDS = 2.0
+
+
+def main() -> None:
+    print("what                                        median   compared with           bar")
+    start_up()
+    counting()
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        exits_on_kvm()
+    else:
+        print("an exit on KVM: skipped, /dev/kvm does not open")
+
+
+def row(what: str, value: str, compared: str, bar: str) -> None:
+    print(f"{what:<42} {value:>8}   {compared:<22}  {bar}")
+
+
+def verdict(bar: str, met: bool) -> str:
+    return f"{bar}: {'met' if met else 'MISSED'}"
+
+
+def start_up() -> None:
+    bare, first = [], []
+    for _ in range(STARTS):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        bare.append(time.perf_counter() - began)
+        first.append(first_line())
+    nothing, guest = statistics.median(bare), statistics.median(first)
+    row(
+        "start to the guest's first line",
+        f"{guest * 1e3:.0f} ms",
+        f"python3 -c pass {nothing * 1e3:.0f} ms",
+        "",
+    )
+    ratio = guest / nothing
+    row("", f"{ratio:.1f} x", "", verdict(f"under {START_BAR:.0f} x", ratio < START_BAR))
+
+
+def first_line() -> float:
+    """Seconds from making a rondo-vmm until its guest has printed a line."""
+    command = [sys.executable, str(CHECKOUT / "bin" / "rondo-vmm"), "-q", "--duration", "1s"]
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as vmm:
+        assert vmm.stderr is not None
+        line = vmm.stderr.readline()
+        took = time.perf_counter() - began
+        vmm.terminate()
+        vmm.stderr.read()
+    if not line.startswith(b"rondo guest"):
+        raise SystemExit(f"rondo-vmm said {line!r} instead of starting its guest")
+    return took
+
+
+class UntimedVcpu(ScriptedVcpu):
+    """Runs a script without looking at the clock: there is nobody to count."""
+
+    def run_untimed(self, handle: Callable[[Exit], bytes]) -> None:
+        stopped, answer = self._stopped.is_set, self.answers.append
+        for exit in self._script:
+            if stopped():
+                return
+            answer(handle(exit))
+
+
+def counting() -> None:
+    """The same exits through the same loop, handled and counted against only handled."""
+    script = [Exit(IO, True, COM1_BASE + 7, 1, 1, b"x")] * SCRIPT  # the scratch register: a cheap exit
+    counted, uncounted = [], []
+    for _ in range(ROUNDS):
+        vcpu, loop = scripted(script)
+        began = time.thread_time_ns()
+        vcpu.run(loop.handle)
+        counted.append((time.thread_time_ns() - began) / SCRIPT)
+        vcpu, loop = scripted(script)
+        began = time.thread_time_ns()
+        vcpu.run_untimed(loop.dispatch)
+        uncounted.append((time.thread_time_ns() - began) / SCRIPT)
+    with_count, without = statistics.median(counted), statistics.median(uncounted)
+    cost = with_count - without
+    row("an exit on the scripted vCPU, counted", f"{with_count:.0f} ns", f"not counted {without:.0f} ns", "")
+    row(
+        "counting it: reason, both durations",
+        f"{cost:.0f} ns",
+        "",
+        verdict(f"under {COUNT_BAR_NS:.0f} ns", cost < COUNT_BAR_NS),
+    )
+
+
+def scripted(script: list[Exit]) -> tuple[UntimedVcpu, RunLoop]:
+    ports = Bus("ports")
+    ports.add(COM1_BASE, COM1_LENGTH, Serial(nowhere))
+    vcpu = UntimedVcpu(script)
+    return vcpu, RunLoop(vcpu, ports, Bus("mmio"), Meter().count_exit)
+
+
+def nowhere(line: bytes) -> None:
+    """Where the serial port's lines go: there are none."""
+
+
+def exits_on_kvm() -> None:
+    """A guest that does nothing but write to a port."""
+    from rondo_tools.vmm.accel.kvm import Kvm
+
+    meter, ports = Meter(), Bus("ports")
+    ports.add(COM1_BASE, COM1_LENGTH, Serial(nowhere))
+    with GuestMemory(1 << 20) as memory:
+        memory.write(0x1000, bytes.fromhex("66baff03 ee ebfd"))  # mov dx, 0x3ff; out dx, al; jmp -3
+        kvm = Kvm(memory.mapping)
+        loop = RunLoop(kvm.vcpu, ports, Bus("mmio"), meter.count_exit)
+        kvm.vcpu.enter_flat(0x1000, 0x8000)
+        threading.Timer(KVM_SECONDS, loop.finish, ("deadline",)).start()
+        loop.run()
+        kvm.close()
+    snapshot = meter.snapshot()
+    exits = sum(snapshot.exits)
+    row("exits on KVM", f"{exits / KVM_SECONDS / 1e3:.0f} k/s", "", "")
+    row(
+        "  of which in KVM_RUN",
+        f"{snapshot.run_ns / exits / 1e3:.1f} us",
+        f"handling {snapshot.exit_ns / exits / 1e3:.1f} us",
+        "",
+    )
+
+
+if __name__ == "__main__":
+    main()
