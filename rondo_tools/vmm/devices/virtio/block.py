@@ -106,7 +106,9 @@ class Block:
                 status = UNSUPP
         except (_RequestError, OSError) as exc:
             status = IOERR
-            self._complaints.add("disk: %s failed: %s", _OPS.get(kind, "request"), exc)
+            # As text: a log record that kept the exception would keep views of guest memory with it.
+            why = exc.strerror if isinstance(exc, OSError) else str(exc)
+            self._complaints.add("disk: a %s failed: %s", _OPS.get(kind, "request"), why)
         self._memory.pack(_STATUS, status_at, status)
         if status == OK and kind in _OPS:
             self._completed(_OPS[kind], moved, self._clock() - began)
