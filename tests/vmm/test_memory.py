@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rondo_tools.vmm.memory import GuestMemory, MemoryFault
@@ -31,6 +31,11 @@ def test_starts_as_zeros_and_keeps_what_is_written() -> None:
         assert memory.read(16, 2) == b"ab"
 
 
+@example(100, -1)
+@example(SIZE - 8, 8)
+@example(SIZE - 8, 9)
+@example(SIZE, 0)
+@example(-8, 8)
 @given(anywhere, st.one_of(st.integers(-5, 40), st.sampled_from([SIZE, 2**32 - 1, 2**64])))
 def test_every_access_is_all_inside_or_faults(address: int, size: int) -> None:
     inside = size >= 0 and address >= 0 and address + size <= SIZE
@@ -43,6 +48,9 @@ def test_every_access_is_all_inside_or_faults(address: int, size: int) -> None:
                     access(address, size)
 
 
+@example(SIZE - PAIR.size)
+@example(SIZE - PAIR.size + 1)
+@example(-1)
 @given(anywhere)
 def test_structures_are_all_inside_or_fault(address: int) -> None:
     with GuestMemory(SIZE) as memory:

@@ -73,6 +73,13 @@ def test_a_cpu_quantum_finds_to_five_milliseconds(loop_ns: float) -> None:
     assert count * loop_ns == pytest.approx(5 * MS, rel=0.05)
 
 
+def test_only_cpu_work_sizes_cpu_work() -> None:
+    guest = Guest(4000 * MS, 100.0)
+    orders = list(iter(guest.ask, (OFF, OFF, 0)))
+    counts = [count for phase, work, count in orders if phase == MIXED and work == CPU]
+    assert counts == pytest.approx([50_000] * len(counts), rel=0.05)
+
+
 def test_one_hiccup_costs_one_step_only() -> None:
     guest = Guest(60_000 * MS, 100.0)
     for _ in range(20):

@@ -75,7 +75,8 @@ BROKEN = {
 @pytest.mark.parametrize("kind", [IN, OUT, FLUSH])
 def test_a_broken_chain_needs_a_reset(driver: Driver, chain: list[Descriptor], kind: int) -> None:
     driver.memory.write(HEADER, struct.pack("<IIQ", kind, 0, 0))
-    driver.describe(*chain)
+    nothing = [Descriptor(0, 0)] * (8 - len(chain))
+    driver.describe(*chain, *nothing, status)  # one beyond the end, which would do as an end
     before = bytearray(driver.memory.read(0, MEMORY))
     driver.offer(0)
     assert driver.needs_reset
@@ -93,6 +94,7 @@ def test_a_broken_chain_needs_a_reset(driver: Driver, chain: list[Descriptor], k
 
 @pytest.mark.parametrize("head", [8, 9, 255, 65535])
 def test_a_head_beyond_the_table_needs_a_reset(driver: Driver, head: int) -> None:
+    driver.describe(*[Descriptor(0, 0)] * 8, header._replace(next=9), status)
     driver.offer(head)
     assert driver.needs_reset
 

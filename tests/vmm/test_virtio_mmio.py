@@ -174,10 +174,14 @@ def test_there_is_one_queue(driver: Driver) -> None:
     driver.set(Register.QUEUE_NUM, 4)
     driver.set(Register.QUEUE_READY, 1)
     driver.set(Register.QUEUE_READY, 0)
-    driver.set(Register.QUEUE_NOTIFY, 1)
     driver.set(Register.QUEUE_SEL, 0)
     assert driver.get(Register.QUEUE_READY) == 1
     assert driver.flush() == 0
+    driver.offer(0, notify=False)
+    driver.set(Register.QUEUE_NOTIFY, 1)
+    assert driver.used == 1
+    driver.set(Register.QUEUE_NOTIFY, 0)
+    assert driver.used == 2
 
 
 @pytest.mark.parametrize("status", [0, 3, READY_STATUS & ~Status.DRIVER_OK])
