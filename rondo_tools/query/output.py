@@ -22,16 +22,15 @@ from rondo_tools.selector import labels_of
 
 FORMATS = ("table", "csv", "json")
 SAMPLE = ("time", "session", "series", "value")  # the columns of a table and of CSV
+_SPECIAL = {"inf": "+Inf", "-inf": "-Inf"}
 
 
 def format_number(value: float, no_value: str = "NaN") -> str:
     """The shortest text that reads back to `value`; infinities as Prometheus writes them."""
-    if math.isnan(value):
-        return no_value
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
     text = repr(value)
-    return text.removesuffix(".0") if value else text  # "-0" would be read back as the integer 0
+    if text.endswith(".0"):
+        return text if text == "-0.0" else text[:-2]  # "-0" would be read back as the integer 0
+    return _SPECIAL.get(text, text) if text != "nan" else no_value
 
 
 class SampleWriter:
