@@ -87,7 +87,9 @@ def header_from_map(message: Mapping[str, Any]) -> Header:
     """Check every field of a header map. Raises ValueError that says what is wrong."""
     version = message.get("rondo")
     if version != VERSION or type(version) is not int:
-        raise _InvalidError(f"version {version!r} of the stream is not supported (this is version {VERSION})")
+        raise _InvalidError(
+            f"version {_shown(version)} of the stream is not supported (this is version {VERSION})"
+        )
     items = message.get("series")
     if not isinstance(items, Sequence) or isinstance(items, str | bytes) or not items:
         raise _InvalidError("the header's series are not a list with at least one entry")
@@ -113,13 +115,13 @@ def _check_identity(header: Header) -> None:
     for series in header.series:
         identity = (series.name, series.labels)
         if identity in seen:
-            raise _InvalidError(f"the series {series} is repeated")
+            raise _InvalidError(f"the series {_shown(str(series))} is repeated")
         seen.add(identity)
         if kinds.setdefault(series.name, series.kind) != series.kind:
-            raise _InvalidError(f"{series.name} is a counter and a gauge at once")
+            raise _InvalidError(f"{_shown(series.name)} is a counter and a gauge at once")
         for name, _ in series.labels:
             if name in common or name == "instance":
-                raise _InvalidError(f"the label {name!r} of {series} is also one of the header's")
+                raise _InvalidError(f"the label {_shown(name)} of {series.name} is also one of the header's")
 
 
 def _text(item: Mapping[str, Any], key: str, *, may_be_empty: bool = False) -> str:
@@ -184,8 +186,12 @@ def _shown(value: object) -> str:
 
 
 def encode(event: Event) -> bytes:
-    """One message. Raises ValueError for what a Decoder would refuse."""
+    """One message. Raises ValueError for what a Decoder would refuse.
+
+    Only the Decoder knows how many values a tick of its session has: that is not checked here.
+    """
     if isinstance(event, Tick):
+        _time(event._asdict(), "t_ms")
         return bytes(msgpack.packb(event))
     if isinstance(event, End):
         message: dict[str, Any] = {"end": event.reason, "t_ms": event.t_ms}
@@ -259,10 +265,14 @@ class Decoder:
                     raise self._error(self._what_is_wrong_with_tick(message))
                 event: Event = Tick._make(message)
             else:
+                self._check_size(tell())  # here too, or the pieces it came in would decide
                 event = self._map_event(message)
             self._offset = tell()
             yield event
-        if self._fed - self._offset > MAX_MESSAGE:
+        self._check_size(self._fed)
+
+    def _check_size(self, end: int) -> None:
+        if end - self._offset > MAX_MESSAGE:
             raise self._error(f"a message is larger than {MAX_MESSAGE} bytes")
 
     def _map_event(self, message: object) -> Event:

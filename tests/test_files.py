@@ -1,0 +1,63 @@
+"""Replacing a file: the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rondo_tools import files
+
+
+def test_makes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for data in (b"old", b"", b"new"):
+        files.replace(path, data)
+        assert path.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [path]  # nothing else is left lying about
+
+
+def test_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    files.replace(path, b"old")
+    with path.open("rb") as reader:
+        files.replace(path, b"new")
+        assert reader.read() == b"old"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_where_it_fails_the_old_file_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "a.json"
+    files.replace(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+    with pytest.raises(OSError, match="No space"):
+        files.replace(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_data_reaches_the_disk_before_the_name_and_the_folder_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(fd: int) -> None:
+        steps.append("folder" if Path(f"/proc/self/fd/{fd}").is_dir() else "file")
+        fsync(fd)
+
+    def note_replace(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    files.replace(tmp_path / "a.json", b"x")
+    assert steps == ["file", "rename", "folder"]
