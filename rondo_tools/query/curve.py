@@ -147,11 +147,8 @@ def _finest(tiers: tuple[Tier, ...], wanted_ms: int, last_ms: int) -> int:
 
 def _cut(match: Match, question: Question, tier: int, shape: Tier, rows: Rows) -> Iterator[Curve]:
     session = match.session
-    first = 0 if question.span.start_ms is None else np.searchsorted(rows.t_ms, question.span.start_ms)
-    last = rows.t_ms.size
     if question.span.end_ms is not None:
-        last = int(np.searchsorted(rows.t_ms, question.span.end_ms, side="right"))
-    t_ms, values = rows.t_ms[first:last], rows.values[first:last]
+        rows = rows.between(0, question.span.end_ms + 1)
     place = {
         column.series: at
         for at, column in enumerate(session.columns(tier))
@@ -159,7 +156,9 @@ def _cut(match: Match, question: Question, tier: int, shape: Tier, rows: Rows) -
     }
     step_ms = max(shape.interval_ms, session.header.interval_ms)
     for number in match.series:
-        curve = Curve(session, session.header.series[number], step_ms, t_ms, values[:, place[number]])
+        curve = Curve(
+            session, session.header.series[number], step_ms, rows.t_ms, rows.values[:, place[number]]
+        )
         if question.rate:
             curve = _rate(curve)
         if curve.t_ms.size:
