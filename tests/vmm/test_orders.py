@@ -106,14 +106,15 @@ def test_a_halt_never_outlasts_its_phase() -> None:
     guest.now = began + 42 * MS  # idle ends at 45
     assert guest.orders.idle_ns() <= 3 * MS
     guest.now = began + 500 * MS
-    assert guest.orders.idle_ns() == 0
+    assert guest.orders.idle_ns() == 10 * MS, "after the end as well, the VMM must not spin"
 
 
-def test_reports_are_passed_on_and_odd_accesses_are_not() -> None:
+def test_the_first_report_is_passed_on_and_odd_accesses_are_not() -> None:
     guest = Guest(1000 * MS)
-    guest.orders.write(0, 4, 5)
     guest.orders.write(0, 1, 6)
     guest.orders.write(2, 4, 7)
+    guest.orders.write(0, 4, 5)
+    guest.orders.write(0, 4, 4)
     assert guest.reports == [5]
     assert guest.orders.read(0, 1) == 0xFF
     assert guest.orders.read(2, 2) == 0xFFFF

@@ -225,6 +225,16 @@ def test_writes_to_a_driver_without_flush_are_stable_at_once(features: int, flus
             assert disk.flushes == flushes
 
 
+def test_features_are_settled_once() -> None:
+    with machine() as plain, CountingDisk(os.dup(plain.disk._fd), SECTORS) as disk:
+        driver = Driver(plain.memory, disk).set_up(features=VERSION_1)
+        driver.set(Register.DRIVER_FEATURES_SEL, 0)
+        driver.set(Register.DRIVER_FEATURES, 1 << 9)
+        driver.set(Register.STATUS, driver.get(Register.STATUS))
+        assert driver.write(0, bytes(SECTOR)) == OK
+        assert disk.flushes == 1, "still a driver without flush"
+
+
 def test_a_read_only_disk_says_so_and_takes_no_writes() -> None:
     with machine() as plain:
         plain.set_up().write(0, b"\x77" * SECTOR)

@@ -59,8 +59,8 @@ class Schedule:
 class Orders:
     """Four bytes. The schedule begins at the first ask.
 
-    `on_report` is called with what the guest reports, a key of FAULTS if it is sane. `clock` counts
-    nanoseconds and never goes back.
+    `on_report` is called with what the guest reports, a key of FAULTS if it is sane: the first time
+    only, for a guest that goes on and on. `clock` counts nanoseconds and never goes back.
     """
 
     def __init__(
@@ -77,13 +77,15 @@ class Orders:
         self._work = OFF  # of the last order
         self._count = _FIRST_COUNT  # of CPU work
         self._turn = 0  # of the mixed phase
+        self._reported = False
 
     def idle_ns(self) -> int:
         """How long a HLT that begins now should last: a timer's tick, or less where the phase ends."""
         if self._began_ns is None:
             return _HALT_NS
-        _, left_ns = self._schedule.at(self._clock() - self._began_ns)
-        return min(_HALT_NS, left_ns)
+        phase, left_ns = self._schedule.at(self._clock() - self._began_ns)
+        # A guest that halts instead of powering off must not make the VMM spin.
+        return _HALT_NS if phase == OFF else min(_HALT_NS, left_ns)
 
     def read(self, offset: int, size: int) -> int:
         if (offset, size) != (0, 4):
@@ -99,7 +101,8 @@ class Orders:
         return phase | self._work << 4 | count << 8
 
     def write(self, offset: int, size: int, value: int) -> None:
-        if (offset, size) == (0, 4):
+        if (offset, size) == (0, 4) and not self._reported:
+            self._reported = True
             self._on_report(value)
 
     def _quantum(self, phase: int) -> tuple[int, int]:

@@ -182,7 +182,7 @@ class MmioTransport:
         if value == 0:
             self._reset()
             return
-        new = value & _BY_DRIVER & ~self._status  # bits are added; only a reset takes them away
+        new = value & _BY_DRIVER  # bits are added; only a reset takes them away
         if new & Status.FEATURES_OK:
             features = self._driver_features
             if features & ~self._offered or not features & VERSION_1:
@@ -229,11 +229,11 @@ class MmioTransport:
     def _set_ready(self, value: int) -> None:
         if not value & 1:
             self._queue.reset()
-        elif not self._queue.ready:
-            try:
-                self._queue.enable()
-            except (QueueError, MemoryFault) as exc:
-                self._fail(str(exc))
+            return
+        try:
+            self._queue.enable()
+        except (QueueError, MemoryFault) as exc:
+            self._fail(str(exc))
 
     def _notify(self, index: int) -> None:
         if self._status & (Status.DRIVER_OK | Status.NEEDS_RESET) != Status.DRIVER_OK:
