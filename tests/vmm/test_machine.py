@@ -1,0 +1,137 @@
+"""A whole machine with a guest of a few bytes: each way in which a VM can end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rondo_tools.catalog import SERIES
+from rondo_tools.stream import Header, Tick
+from rondo_tools.vmm.boot.builtin import Entry
+from rondo_tools.vmm.devices.virtio.disk import temporary_disk
+from rondo_tools.vmm.life import Account, live
+from rondo_tools.vmm.machine import Config, Machine
+from rondo_tools.vmm.memory import GuestMemory
+from rondo_tools.vmm.waker import Waker
+
+SPIN = "ebfe"
+HALT = "f4ebfd"
+EXITS = "66baf803ecebfd"  # mov dx, 0x3f8; in al, dx; jmp back
+TRIPLE_FAULT = "0f0b"
+POWER_OFF = "66ba0006b034ee" + SPIN  # mov dx, 0x600; mov al, SLP_EN | S5 << 2; out dx, al
+RESET = "b0fee664" + SPIN  # mov al, 0xfe; out 0x64, al
+HELLO = "66baf803b068eeb069ee" + POWER_OFF  # "hi", without a newline
+NOWHERE = "e900000020"  # jmp far above memory
+
+
+class Life:
+    """What came out of a life."""
+
+    def __init__(self) -> None:
+        self.ticks: list[Tick] = []
+        self.console = b""
+
+    def live(
+        self,
+        accelerator: str,
+        code: str,
+        *,
+        deadline_ms: int = 20_000,
+        during: Callable[[], None] | None = None,
+    ) -> Account:
+        def boot(memory: GuestMemory) -> Entry:
+            memory.write(0x1000, bytes.fromhex(code))
+            return Entry(0x1000, 0x8000)
+
+        def say(line: bytes) -> None:
+            console.append(line)
+
+        def emit(tick: Tick) -> None:
+            self.ticks.append(tick)
+            if during is not None and len(self.ticks) == 2:
+                during()
+
+        console: list[bytes] = []
+        header = Header("vm", time.time_ns() // 1_000_000, (), 20, SERIES)
+        config = Config(accelerator, 1 << 20, 60_000, boot)
+        with Waker() as waker, Machine(config, temporary_disk(1 << 20), say, waker.wake) as machine:
+            account = live(machine, header, emit, waker, deadline_ms=deadline_ms)
+        self.console = b"".join(console)
+        return account
+
+
+@pytest.fixture
+def life() -> Life:
+    return Life()
+
+
+@pytest.fixture(params=["kvm", "soft"])
+def accelerator(request: pytest.FixtureRequest) -> str:
+    if request.param == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm does not open")
+    if request.param == "soft":
+        pytest.importorskip("unicorn")
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(POWER_OFF, "poweroff"), (RESET, "reset"), (TRIPLE_FAULT, "shutdown"), (NOWHERE, "error")],
+)
+def test_a_guest_ends_itself(life: Life, accelerator: str, code: str, reason: str) -> None:
+    account = life.live(accelerator, code)
+    assert account.end.reason == reason
+    assert ("ip=0x" in account.end.detail) == (reason in ("shutdown", "error"))
+    assert life.ticks[-1].t_ms == account.t_ms
+
+
+@pytest.mark.parametrize("code", [SPIN, HALT, EXITS], ids=["spinning", "halted", "making exits"])
+def test_the_deadline_ends_any_guest(life: Life, accelerator: str, code: str) -> None:
+    account = life.live(accelerator, code, deadline_ms=150)
+    assert account.end.reason == "deadline"
+    assert len(life.ticks) >= 5
+    assert account.ticks == len(life.ticks)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("code", [SPIN, HALT, EXITS], ids=["spinning", "halted", "making exits"])
+def test_a_signal_ends_any_guest(life: Life, accelerator: str, code: str, number: signal.Signals) -> None:
+    account = life.live(accelerator, code, during=lambda: os.kill(os.getpid(), number))
+    assert account.end.reason == "signal"
+    assert [tick.t_ms for tick in life.ticks] == sorted({tick.t_ms for tick in life.ticks})
+
+
+def test_a_line_that_was_begun_is_not_lost(life: Life, accelerator: str) -> None:
+    assert life.live(accelerator, HELLO).end.reason == "poweroff"
+    assert life.console == b"hi"
+
+
+def test_leaving_a_machine_ends_its_guest(accelerator: str) -> None:
+    def boot(memory: GuestMemory) -> Entry:
+        memory.write(0x1000, bytes.fromhex(SPIN))
+        return Entry(0x1000, 0x8000)
+
+    ended = threading.Event()
+    config = Config(accelerator, 1 << 20, 60_000, boot)
+    with Machine(config, temporary_disk(1 << 20), lambda line: None, ended.set) as machine:
+        machine.start()
+        assert not machine.over()
+    assert machine.over()
+    assert ended.is_set()
+
+
+def test_a_machine_that_cannot_be_made_gives_everything_back(accelerator: str) -> None:
+    def boot(memory: GuestMemory) -> Entry:
+        raise ZeroDivisionError
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            Machine(Config(accelerator, 1 << 20, 1, boot), temporary_disk(1 << 20), print, print)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,354 @@
+"""Where ticks go: in order, bounded, and on a socket until they are acknowledged."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rondo_tools.errors import UsageError
+from rondo_tools.vmm.link import SocketOutput
+from rondo_tools.vmm.output import Backlog, FileOutput, Output, open_console, open_output
+
+WAIT_S = 20  # for what takes milliseconds
+
+
+def tick(number: int) -> bytes:
+    return b"tick %03d;" % number
+
+
+def ticks(first: int, last: int) -> bytes:
+    """The ticks from `first` up to, but without, `last`."""
+    return b"".join(tick(number) for number in range(first, last))
+
+
+def taken(backlog: Backlog) -> list[bytes]:
+    return [item for items in backlog.follow() for item in items]
+
+
+@given(st.integers(1, 20), st.integers(0, 60))
+def test_a_backlog_keeps_the_newest_and_counts_the_rest(limit: int, count: int) -> None:
+    backlog = Backlog(limit)
+    for number in range(count):
+        backlog.put(tick(number))
+    backlog.finish(b"end")
+    assert b"".join(taken(backlog)) == ticks(max(count - limit, 0), count)
+    assert backlog.dropped == max(count - limit, 0)
+    assert backlog.end == b"end"
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 8))
+def test_what_was_taken_is_not_lost_when_it_makes_room(bursts: list[int], limit: int) -> None:
+    backlog = Backlog(limit)
+    number = 0
+    got: list[bytes] = []
+    follower = backlog.follow()
+    for burst in bursts:
+        for _ in range(burst):
+            backlog.put(tick(number))
+            number += 1
+        if burst:
+            got += next(follower)
+    backlog.finish(b"")
+    got += [item for items in follower for item in items]
+    assert len(got) + backlog.dropped == number
+    assert got == sorted(got)
+
+
+def test_a_second_follower_gets_all_that_is_kept_again() -> None:
+    backlog = Backlog(3)
+    for number in range(5):
+        backlog.put(tick(number))
+    backlog.finish(b"")
+    assert taken(backlog) == taken(backlog) == [tick(2), tick(3), tick(4)]
+
+
+def test_the_first_loss_is_told_and_no_other() -> None:
+    backlog = Backlog(2)
+    assert [backlog.put(tick(number)) for number in range(5)] == [False, False, True, False, False]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    read, write = os.pipe()
+    yield read, write
+    for fd in (read, write):
+        with suppress(OSError):
+            os.close(fd)
+
+
+def read_all(fd: int) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()
+
+
+def test_a_pipe_gets_header_ticks_and_end_in_order(pipe: tuple[int, int]) -> None:
+    output = FileOutput(pipe[1], "pipe")
+    output.start(b"header;")
+    for number in range(50):
+        output.put(tick(number))
+    output.finish(b"end")
+    assert read_all(pipe[0]) == b"header;" + ticks(0, 50) + b"end"
+    assert output.wait(WAIT_S)
+    assert output.delivered
+    assert output.missing == 0
+
+
+def test_a_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
+    os.set_blocking(pipe[1], False)
+    output = FileOutput(pipe[1], "pipe")
+    output.start(b"h" * 200_000)  # more than a pipe holds
+    output.finish(b"end")
+    assert read_all(pipe[0]) == b"h" * 200_000 + b"end"
+    assert output.wait(WAIT_S)
+
+
+def test_a_reader_that_stalls_costs_the_oldest_and_holds_nobody_up(
+    pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    output = FileOutput(pipe[1], "pipe", limit=10)
+    output.start(b"h" * 100_000)  # fills the pipe: nothing behind it is written
+    for number in range(100):
+        output.put(tick(number))
+    output.finish(b"end")
+    assert not output.wait(0)
+    assert output.missing == 100
+    assert caplog.text.count("does not keep up") == 1
+    assert read_all(pipe[0]) == b"h" * 100_000 + ticks(90, 100) + b"end"
+    assert output.wait(WAIT_S)
+    assert not output.delivered
+    assert output.missing == 90
+
+
+def test_a_reader_that_is_gone_is_told_once_and_ends_the_output(
+    pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    os.close(pipe[0])
+    woken = threading.Event()
+    output = FileOutput(pipe[1], "pipe")
+    output.start(b"header", woken.set)
+    assert woken.wait(WAIT_S)
+    assert output.gone
+    for number in range(3):
+        output.put(tick(number))
+    output.finish(b"end")
+    assert output.missing == 3
+    assert caplog.text.count("the reader of pipe is gone") == 1
+
+
+def test_a_file_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "stream"
+    path.write_bytes(b"what was there before, and longer than what comes")
+    output = open_output(str(path))
+    output.start(b"header;")
+    output.put(tick(1))
+    output.finish(b"end")
+    assert output.wait(WAIT_S)
+    assert path.read_bytes() == b"header;tick 001;end"
+    assert output.delivered
+
+
+def test_a_named_pipe_waits_for_its_reader_without_holding_up(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    output = open_output(str(path))
+    output.start(b"header;")
+    output.put(tick(1))
+    output.finish(b"end")
+    assert path.read_bytes() == b"header;tick 001;end"
+    assert output.wait(WAIT_S)
+
+
+def test_a_full_disk_is_tried_again_from_where_it_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, answers = os.write, iter([3, OSError(28, "No space left on device"), OSError(28, "again")])
+
+    def full_for_a_while(fd: int, data: bytes) -> int:
+        answer = next(answers, len(data))
+        if isinstance(answer, OSError):
+            raise answer
+        return write(fd, data[:answer])
+
+    monkeypatch.setattr("rondo_tools.vmm.output.time.sleep", lambda seconds: None)
+    output = open_output(str(tmp_path / "stream"))
+    monkeypatch.setattr("rondo_tools.vmm.output.os.write", full_for_a_while)
+    output.start(b"header;")
+    output.put(tick(1))
+    output.finish(b"end")
+    assert output.wait(WAIT_S)
+    assert (tmp_path / "stream").read_bytes() == b"header;tick 001;end"
+    assert caplog.text.count("No space left on device; trying again") == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("unix:", "a socket's path has 1 to 107 bytes"),
+        ("unix:/" + "x" * 107, "a socket's path has 1 to 107 bytes"),
+        ("tcp:9400", "write tcp:HOST:PORT"),
+        ("tcp:host:port", "write tcp:HOST:PORT"),
+        ("tcp:host:65536", "write tcp:HOST:PORT"),
+        ("/nowhere/stream", "--output /nowhere/stream: No such file"),
+        ("/", "--output /: Is a directory"),
+        ("", "--output : No such file"),
+    ],
+)
+def test_a_destination_that_cannot_be_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_output(spec)
+
+
+def test_an_address_of_version_six_keeps_its_colons() -> None:
+    output = open_output("tcp:[::1]:9400")
+    assert isinstance(output, SocketOutput)
+    assert output._address == ("::1", 9400)
+
+
+def test_the_console_may_be_nowhere_or_a_file(tmp_path: Path) -> None:
+    assert open_console("none") is None
+    console = open_console(str(tmp_path / "console"))
+    assert console is not None
+    console.start(b"")
+    console.put(b"phase: cpu\n")
+    console.finish()
+    assert console.wait(WAIT_S)
+    assert (tmp_path / "console").read_bytes() == b"phase: cpu\n"
+    with pytest.raises(UsageError, match="--serial /nowhere/console"):
+        open_console("/nowhere/console")
+
+
+class Peer:
+    """A listener, Unix or TCP, that plays the store: accepts, reads, and closes when told to."""
+
+    def __init__(self, family: int, address: object) -> None:
+        self.listener = socket.socket(family)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.bind(address)  # type: ignore[arg-type]
+        self.listener.listen()
+        self.listener.settimeout(WAIT_S)
+        self.address = self.listener.getsockname()
+
+    def accept(self) -> socket.socket:
+        connection, _ = self.listener.accept()
+        connection.settimeout(WAIT_S)
+        return connection
+
+    def close(self) -> None:
+        self.listener.close()
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (piece := connection.recv(size - len(data))):
+        data += piece
+    return data
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    return receive(connection, 1 << 20)
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
+    if request.param == "unix":
+        peer = Peer(socket.AF_UNIX, str(tmp_path / "socket"))
+    else:
+        peer = Peer(socket.AF_INET, ("127.0.0.1", 0))
+    yield peer
+    peer.close()
+
+
+def start(output: Output, *numbers: int) -> None:
+    output.start(b"header;")
+    for number in numbers:
+        output.put(tick(number))
+
+
+def test_a_close_after_the_end_is_the_acknowledgement(peer: Peer) -> None:
+    output = SocketOutput(peer.address, "peer")
+    start(output, 0, 1)
+    with peer.accept() as connection:
+        output.finish(b"end")
+        assert receive_all(connection) == b"header;" + ticks(0, 2) + b"end"
+        assert not output.wait(0.05)  # not before the peer closes
+        assert output.missing == 2
+    assert output.wait(WAIT_S)
+    assert output.delivered
+    assert output.missing == 0
+
+
+def test_a_close_before_the_end_is_none_and_everything_comes_again(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    output = SocketOutput(peer.address, "peer")
+    start(output, 0, 1)
+    with peer.accept() as connection:
+        assert receive(connection, 25) == b"header;" + ticks(0, 2)
+    output.put(tick(2))
+    output.finish(b"end")
+    with peer.accept() as connection:
+        assert receive_all(connection) == b"header;" + ticks(0, 3) + b"end"
+    assert output.wait(WAIT_S)
+    assert output.delivered
+    assert caplog.text.count("trying again") == 1
+    assert "peer: connected" in caplog.text
+
+
+def test_a_peer_that_breaks_instead_of_closing_has_acknowledged_nothing(peer: Peer) -> None:
+    output = SocketOutput(peer.address, "peer")
+    start(output, 0)
+    output.finish(b"end")
+    with peer.accept() as connection:
+        receive(connection, 7)  # what is left unread makes a reset of the close
+    with peer.accept() as connection:
+        assert receive_all(connection) == b"header;" + ticks(0, 1) + b"end"
+    assert output.wait(WAIT_S)
+    assert output.delivered
+
+
+def test_nobody_listening_at_first_costs_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    output = SocketOutput(path, "peer")
+    start(output, 0, 1, 2)
+    late = Peer(socket.AF_UNIX, path)
+    with late.accept() as connection:
+        assert receive(connection, 34) == b"header;" + ticks(0, 3)
+        output.finish(b"end")
+        assert receive_all(connection) == b"end"
+    assert output.wait(WAIT_S)
+    late.close()
+
+
+def test_beyond_what_is_kept_the_oldest_are_lost_and_counted(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    output = SocketOutput(path, "peer", limit=10)
+    start(output, *range(25))
+    late = Peer(socket.AF_UNIX, path)
+    output.finish(b"end")
+    with late.accept() as connection:
+        assert receive_all(connection) == b"header;" + ticks(15, 25) + b"end"
+    assert output.wait(WAIT_S)
+    assert not output.delivered
+    assert output.missing == 15
+    late.close()
+
+
+def test_what_a_peer_says_is_ignored(peer: Peer) -> None:
+    output = SocketOutput(peer.address, "peer")
+    start(output, 0)
+    with peer.accept() as connection:
+        connection.sendall(b"hello?" * 100)
+        output.put(tick(1))
+        output.finish(b"end")
+        assert receive_all(connection) == b"header;" + ticks(0, 2) + b"end"
+    assert output.wait(WAIT_S)
+    assert output.delivered

@@ -1,0 +1,164 @@
+"""A tick: when it falls due, and what it holds."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rondo_tools.catalog import SERIES, Series
+from rondo_tools.vmm import sampler as sampler_module
+from rondo_tools.vmm.meter import Snapshot
+from rondo_tools.vmm.sampler import Pace, Sampler
+
+BUSY = Snapshot(
+    exits=(10, 20, 30, 1, 2),
+    exit_ns=6300,
+    run_ns=630_000,
+    block_requests=(3, 4, 1),
+    block_bytes=(1536, 2048, 0),
+    block_ns=8000,
+)
+
+
+def sample(sampler: Sampler, snapshot: Snapshot, uptime_s: float = 1.5) -> dict[str, float]:
+    """The values by the names of the catalogue, whose order the bytes follow."""
+    values = struct.unpack(f"<{len(SERIES)}d", sampler.values(snapshot, uptime_s))
+    return {str(series): value for series, value in zip(SERIES, values, strict=True)}
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> str:
+    (tmp_path / "statm").write_text("50000 1234 900 1 0 20000 0\n")
+    (tmp_path / "fd").mkdir()
+    for number in range(6):
+        (tmp_path / "fd" / str(number)).touch()
+    return str(tmp_path)
+
+
+def test_every_series_of_the_catalogue_has_its_value(proc: str) -> None:
+    assert sample(Sampler(proc), BUSY) == {
+        'vcpu_exits_total{reason="io"}': 10,
+        'vcpu_exits_total{reason="mmio"}': 20,
+        'vcpu_exits_total{reason="hlt"}': 30,
+        'vcpu_exits_total{reason="shutdown"}': 1,
+        'vcpu_exits_total{reason="other"}': 2,
+        "vcpu_exit_duration_ns": 100,
+        "vcpu_run_duration_ns": 10_000,
+        'blk_requests_total{op="read"}': 3,
+        'blk_requests_total{op="write"}': 4,
+        'blk_requests_total{op="flush"}': 1,
+        'blk_bytes_total{direction="read"}': 1536,
+        'blk_bytes_total{direction="write"}': 2048,
+        "blk_request_duration_ns": 1000,
+        "vmm_rss_bytes": 1234 * os.sysconf("SC_PAGE_SIZE"),
+        "vmm_open_fds": 5,  # without the one that lists them
+        "vmm_uptime_seconds": 1.5,
+    }
+
+
+def test_a_series_that_the_sampler_does_not_know_is_refused(
+    proc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = Series("vcpu_naps_total", (), "counter", "naps", "")
+    monkeypatch.setattr(sampler_module, "SERIES", (*SERIES, unknown))
+    with pytest.raises(KeyError, match="vcpu_naps_total"):
+        Sampler(proc).values(BUSY, 1.0)
+
+
+def test_the_sampler_measures_nothing_that_the_catalogue_does_not_have(proc: str) -> None:
+    measured = Sampler(proc)._measure(BUSY, 1.0)
+    assert set(measured) == {(series.name, series.labels) for series in SERIES}
+
+
+def test_means_are_over_the_tick_and_counters_over_the_life(proc: str) -> None:
+    sampler = Sampler(proc)
+    sample(sampler, BUSY)
+    later = BUSY._replace(exits=(14, 20, 30, 1, 2), exit_ns=6500, run_ns=630_004)
+    values = sample(sampler, later)
+    assert values["vcpu_exit_duration_ns"] == 50
+    assert values["vcpu_run_duration_ns"] == 1
+    assert values['vcpu_exits_total{reason="io"}'] == 14
+
+
+def test_nothing_to_average_is_no_value(proc: str) -> None:
+    sampler = Sampler(proc)
+    sample(sampler, BUSY)
+    values = sample(sampler, BUSY)
+    nothing = {name for name, value in values.items() if math.isnan(value)}
+    assert nothing == {"vcpu_exit_duration_ns", "vcpu_run_duration_ns", "blk_request_duration_ns"}
+
+
+def test_without_proc_there_is_no_value(tmp_path: Path) -> None:
+    values = sample(Sampler(str(tmp_path / "none")), BUSY)
+    assert {name for name, value in values.items() if math.isnan(value)} == {"vmm_rss_bytes", "vmm_open_fds"}
+
+
+def test_the_real_proc_is_read() -> None:
+    values = sample(Sampler(), BUSY)
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("no /proc")
+    assert values["vmm_rss_bytes"] > 1 << 20
+    assert values["vmm_open_fds"] >= 3
+
+
+def test_three_seconds_from_a_fraction_on_are_three_ticks_and_a_last_one() -> None:
+    pace = Pace(1000, 10_400)
+    assert pace.wait_ms(10_400) == 600
+    assert [pace.next(now) for now in (11_000, 12_000.2, 13_000)] == [11_000, 12_000, 13_000]
+    assert pace.wait_ms(13_000.5) == 999.5
+    assert pace.final(13_400) == 13_400
+
+
+def test_a_wake_up_a_little_early_is_the_slot_it_was_for() -> None:
+    pace = Pace(1000, 10_400)
+    assert pace.next(10_999.9) == 11_000
+    assert pace.wait_ms(10_999.95) == 1000  # and not at once for the same slot
+    assert pace.next(11_999.95) == 12_000
+
+
+def test_a_late_wake_up_skips_to_the_slot_that_it_is() -> None:
+    pace = Pace(1000, 10_400)
+    assert pace.next(15_300) == 15_000
+    assert pace.wait_ms(15_300) == 700
+
+
+def test_a_clock_set_back_does_not_stop_the_ticks() -> None:
+    pace = Pace(1000, 10_400)
+    assert pace.next(11_000) == 11_000
+    assert pace.wait_ms(5_000) == 1000
+    assert pace.next(6_000) == 12_000
+    assert pace.next(7_000) == 13_000
+    assert pace.final(7_100) == 13_001
+
+
+def test_the_last_tick_comes_after_one_at_the_same_time() -> None:
+    pace = Pace(1000, 10_400)
+    pace.next(11_000)
+    assert pace.final(11_000.7) == 11_001
+
+
+@given(
+    st.integers(10, 100_000),
+    st.integers(1, 2**42),
+    st.lists(st.one_of(st.integers(-(10**7), 10**7), st.just(0)), max_size=30),
+)
+def test_ticks_ascend_on_the_interval_whatever_the_clock_does(
+    interval: int, start: int, steps: list[int]
+) -> None:
+    pace = Pace(interval, start)
+    now = float(start)
+    times = []
+    for step in steps:
+        wait = pace.wait_ms(now)
+        assert 0 <= wait <= interval
+        now = max(now + wait + step, 0)
+        times.append(pace.next(now))
+    assert all(t % interval == 0 for t in times)
+    assert all(earlier < later for earlier, later in zip([start, *times], times, strict=False))
+    assert pace.final(now) > (times[-1] if times else start)

@@ -1,0 +1,341 @@
+"""rondo-vmm as its user meets it: flags, ends, exit statuses, and a stream that is whole."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from rondo_tools.catalog import SERIES
+from rondo_tools.stream import Decoder, End, Header, Tick
+from rondo_tools.vmm import cli
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VMM = [sys.executable, str(ROOT / "bin" / "rondo-vmm")]
+WAIT_S = 30
+
+
+class Stream(NamedTuple):
+    header: Header
+    ticks: list[Tick]
+    end: End
+
+    def values(self, at: int = -1) -> dict[str, float]:
+        values = struct.unpack(f"<{len(SERIES)}d", self.ticks[at].values)
+        return {str(series): value for series, value in zip(self.header.series, values, strict=True)}
+
+
+def decode(data: bytes) -> Stream:
+    decoder = Decoder()
+    header, *ticks, end = decoder.feed(data)
+    decoder.close()
+    assert isinstance(header, Header)
+    assert isinstance(end, End)
+    assert all(isinstance(tick, Tick) for tick in ticks)
+    return Stream(header, ticks, end)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def vmm() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a rondo-vmm; whatever becomes of the test, it does not outlive it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        process = subprocess.Popen([*VMM, *map(str, arguments)], **options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def until_it_runs(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the first line of the guest."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(b"rondo guest"):
+            return
+    pytest.fail("the guest did not start")
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "soft"])
+def test_a_life_is_told_whole(vmm: Callable[..., subprocess.Popen[bytes]], accelerator: str) -> None:
+    if accelerator == "soft":
+        pytest.importorskip("unicorn")
+    process = vmm("--accel", accelerator, "--duration", "2.5s", "--interval", "500ms", "--instance", "vm-1")
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, err
+    stream = decode(out)
+    assert stream.header.instance == "vm-1"
+    assert stream.header.interval_ms == 500
+    assert stream.header.series == SERIES
+    assert stream.end.reason == "poweroff"
+    times = [tick.t_ms for tick in stream.ticks]
+    assert times == sorted(set(times))
+    assert times[-1] == stream.end.t_ms
+    slots = {t // 500 for t in times}
+    assert slots >= set(range(stream.header.start_ms // 500 + 1, stream.end.t_ms // 500 + 1))
+    assert all(t % 500 == 0 for t in times[:-1])
+    last = stream.values()
+    assert last['vcpu_exits_total{reason="hlt"}'] > 0
+    assert last['blk_requests_total{op="read"}'] == last['blk_requests_total{op="write"}'] > 0
+    assert last['blk_requests_total{op="flush"}'] > 0
+    assert last['blk_bytes_total{direction="write"}'] >= 512 * last['blk_requests_total{op="write"}']
+    assert last['vcpu_exits_total{reason="mmio"}'] >= 3 * last['blk_requests_total{op="write"}']
+    assert last['vcpu_exits_total{reason="shutdown"}'] == 0
+    assert last["vmm_uptime_seconds"] > 2
+    for earlier, later in zip(stream.ticks, stream.ticks[1:], strict=False):
+        assert struct.unpack("<5d", earlier.values[:40]) <= struct.unpack("<5d", later.values[:40])
+    for phase in (b"phase: cpu", b"phase: idle", b"phase: io", b"phase: mixed", b"power off"):
+        assert phase in err
+    assert re.search(rb"lived \d\.\d s, \d+ ticks; exits: io \d+, .*; ended by poweroff", err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_guest_and_the_stream_is_whole(
+    vmm: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
+) -> None:
+    process = vmm("--duration", "1h")
+    until_it_runs(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, err
+    stream = decode(out)
+    assert stream.end.reason == "signal"
+    assert stream.ticks[-1].t_ms == stream.end.t_ms
+    assert b"ended by signal" in err
+
+
+def test_text_is_a_line_a_tick_with_every_series(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = vmm("--duration", "300ms", "--text", "--label", "rack=a 1", "--serial", "none")
+    out, _ = process.communicate(timeout=WAIT_S)
+    head, *ticks, end = out.decode().splitlines()
+    assert head.startswith("# rondo instance=")
+    assert head.endswith(" interval=1s rack=a 1")
+    assert end.startswith("# end poweroff ")
+    for line in ticks:
+        assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ", line)
+        for series in SERIES:
+            assert f" {series}=" in line
+    assert 'vcpu_exits_total{reason="other"}=0' in ticks[-1]
+
+
+def test_text_ends_with_its_reader(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = vmm("--duration", "1h", "--interval", "20ms", "--text", "--serial", "none")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(WAIT_S) == 0
+
+
+def test_a_reader_that_is_gone_harms_no_vm_but_is_told(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = vmm("--duration", "1s", "--interval", "100ms")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 75
+    assert b"ended by poweroff" in err
+    assert err.count(b"the reader of standard output is gone") == 1
+    assert b"ticks were not delivered" in err
+    assert b"Traceback" not in err
+
+
+def test_a_reader_that_stalls_harms_no_vm_and_its_ticks_are_kept(
+    vmm: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    process = vmm("--duration", "2s", "--interval", "10ms")  # more than a pipe of one page holds
+    assert process.stdout is not None
+    import fcntl
+
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    assert process.stderr is not None
+    err = b""
+    for line in process.stderr:  # the guest lives through all of its phases, unread
+        err += line
+        if line == b"power off\n":
+            break
+    out, _ = process.communicate(timeout=WAIT_S)
+    stream = decode(out)
+    assert stream.end.reason == "poweroff"
+    assert len(stream.ticks) > 100
+    assert process.returncode == 0
+
+
+def test_what_cannot_be_delivered_is_counted(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = vmm("--duration", "300ms", "--output", "/dev/full", "--linger", "200ms")
+    _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 75
+    assert b"/dev/full: No space left on device; trying again" in err
+    assert re.search(rb"/dev/full: (\d) of \1 ticks were not delivered", err)
+
+
+def test_a_second_signal_ends_the_lingering(
+    vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    process = vmm("--duration", "1h", "--linger", "1h", "--output", f"unix:{tmp_path}/nobody")
+    until_it_runs(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    # Which of the two a signal is depends on whether the guest has ended: send until it is over.
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    assert process.returncode == 75
+    assert b"ticks were not delivered" in process.stderr.read()
+
+
+def test_a_store_that_is_restarted_in_mid_run_misses_nothing(
+    vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    process = vmm("--duration", "1.5s", "--interval", "20ms", "--output", f"unix:{path}")
+    first, _ = listener.accept()
+    first.settimeout(WAIT_S)
+    head = first.recv(4096)
+    while len(head) < 6000:
+        head += first.recv(4096)
+    first.close()
+    listener.close()
+    path.unlink()  # killed and gone, for a while
+    assert process.stderr is not None
+    assert any(b"trying again" in line for line in process.stderr)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    listener.settimeout(WAIT_S)
+    second, _ = listener.accept()
+    with listener, second, second.makefile("rb") as file:
+        stream = decode(file.read())
+    _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, err
+    assert f"s, {len(stream.ticks)} ticks;".encode() in err
+    decoder = Decoder()
+    header, *before = decoder.feed(head)
+    assert header == stream.header
+    assert stream.ticks[: len(before)] == before
+    assert stream.end.reason == "poweroff"
+
+
+def test_two_vms_on_one_disk_are_told_apart(
+    vmm: Callable[..., subprocess.Popen[bytes]], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    first = vmm("--duration", "1h", "--disk", disk, "--output", os.devnull)
+    until_it_runs(first)
+    second = run("rondo-vmm", "--disk", disk, "--output", os.devnull)
+    assert second.returncode == 69
+    assert b"in use by another VM" in second.stderr
+
+
+def test_the_disk_that_is_given_is_written_to(run: Callable[..., Any], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    done = run("rondo-vmm", "--duration", "500ms", "--disk", disk, "--serial", "none")
+    assert done.returncode == 0
+    assert disk.stat().st_size == 1 << 20
+    assert any(disk.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--memory", "64K"], "argument -m/--memory: '64K' is not a multiple of 4K from 128K"),
+        (["--memory", "4G"], "argument -m/--memory: '4G' is not a multiple of 4K from 128K to 3328M"),
+        (["--memory", "131073"], "argument -m/--memory: '131073' is not a multiple"),
+        (["--interval", "1ms"], "argument --interval: '1ms' is too short"),
+        (["--duration", "soon"], "argument --duration: 'soon' is not a duration"),
+        (["--label", "rack"], "argument --label: 'rack' is not NAME=VALUE"),
+        (["--label", "9=x"], "--label: '9' is not a label name"),
+        (["--label", "a="], "--label: 'a' is empty"),
+        (["--label", "a=1", "--label", "a=2"], "--label: 'a' is given more than once"),
+        (["--label", "reason=x"], "--label: the label 'reason' of"),
+        (["--instance", ""], "--instance: 'instance' is empty"),
+        (["--accel", "xen"], "invalid choice: 'xen'"),
+        (["--output", "/nowhere/x"], "--output /nowhere/x: No such file"),
+        (["--text", "--output", "unix:/x"], "--text is for people"),
+        (["--serial", "/nowhere/x"], "--serial /nowhere/x: No such file"),
+    ],
+)
+def test_a_flag_that_cannot_be_meant_is_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = cli.main(arguments)
+    except SystemExit as exc:
+        status = exc.code
+    assert status == 64
+    assert message in capsys.readouterr().err
+
+
+def test_a_terminal_gets_no_binary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda fd: fd == 1)
+    assert cli.main(["--duration", "1s"]) == 64
+    message = capsys.readouterr().err
+    assert "rondo-vmm | rondo-store vmm_metrics" in message
+    assert "--text" in message
+    assert "--output FILE" in message
+
+
+def test_a_closed_standard_output_is_said_to_be_closed(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *VMM, "--duration", "1s"], capture_output=True, timeout=WAIT_S
+    )
+    assert process.returncode == 64
+    assert b"standard output is closed" in process.stderr
+
+
+def test_the_help_teaches(run: Callable[..., Any]) -> None:
+    text = run("rondo-vmm", "--help").stdout.decode()
+    for flag in (
+        *("--accel", "--duration", "--interval", "--instance", "--label", "--memory", "--disk"),
+        *("--serial", "--output", "--text", "--linger"),
+    ):
+        assert flag in text
+    assert "rondo-vmm --duration 45 | rondo-store vmm_metrics" in text
+    assert "WRITES to it" in text
+
+
+def test_it_imports_nothing_that_it_does_not_need() -> None:
+    """A short VM must start fast; the store's and the push's libraries are not its own."""
+    code = (
+        "import sys; from rondo_tools.vmm.cli import main;"
+        "main(['--duration', '50ms', '--output', '/dev/null']); print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, timeout=WAIT_S)
+    loaded = {name.partition(".")[0] for name in done.stdout.decode().split()}
+    assert "rondo_tools" in loaded
+    assert not loaded & {"numpy", "google", "requests", "snappy", "urllib3", "plotext"}
+
+
+def test_no_value_in_text_is_a_dash() -> None:
+    from rondo_tools.vmm.text import TextEncoder
+
+    encoder = TextEncoder()
+    encoder.encode(Header("x", 1, (), 1000, SERIES))
+    values = struct.pack("<16d", *([math.nan] * 3), *range(13))
+    line = encoder.encode(Tick(1_700_000_000_123, values)).decode()
+    assert line.startswith('2023-11-14T22:13:20.123Z vcpu_exits_total{reason="io"}=- ')
+    assert line.count("=-") == 3
