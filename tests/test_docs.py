@@ -25,7 +25,9 @@ def help_of(command: str) -> str:
 
     def ask(*words: str) -> str:
         path = ROOT / "bin" / command
-        return subprocess.run([sys.executable, path, *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [sys.executable, path, *words], capture_output=True, text=True, check=True
+        ).stdout
 
     text = ask("--help")
     if command == "rondo-query":
