@@ -163,9 +163,14 @@ class Drain:
         keep = np.ones(len(t_ms), np.bool_)
         if session.end is not None:
             last_ms = int(t_ms[-1]) if t_ms.size else mark.delivered_ms
-            # The next life of the instance goes on with its series: no marker between. A session
+            # The next life of the instance goes on with its series: no marker between. (One that
+            # began later but is over already was before us, and the clock was set back.) A session
             # without a single tick has nothing to mark, either.
-            goes_on = any(session.start_ms < other.start_ms <= last_ms + 1 for other in sessions)
+            goes_on = any(
+                session.start_ms < other.start_ms <= last_ms + 1
+                and (other.end is None or other.end.t_ms >= last_ms)
+                for other in sessions
+            )
             t_ms, row = np.append(t_ms, last_ms + 1), np.append(row, -1)
             keep = np.append(keep, last_ms > 0 and not goes_on)
         return _New(session, mark, rows, t_ms, row, keep)

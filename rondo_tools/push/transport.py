@@ -33,6 +33,7 @@ from rondo_tools.push.encode import HEADERS
 
 MAX_REDIRECTS = 3
 _MAX_ANSWER = 4096  # bytes of an answer's body that are read
+_LONGEST_WAIT_S = 3600.0  # whatever the server asks for
 _MAX_TEXT = 300  # characters of it that are shown
 
 # 4xx that speak of the endpoint or of us, not of the samples: to split the batch would throw away
@@ -129,7 +130,7 @@ class Transport:
                     text = _read_text(response)
                     if not 300 <= response.status_code < 400:
                         return self._classify(response, text)
-                    target = urljoin(url, response.headers.get("Location", ""))
+                    target = _joined(url, response.headers.get("Location", ""))
                     if response.status_code not in (307, 308) or _origin(target) != _origin(url):
                         return Answer(Outcome.DENIED, _redirect(response.status_code, target))
                     url = target
@@ -244,8 +245,18 @@ def _harmless(text: str) -> str:
 
 def _shown(url: str) -> str:
     """A URL without what may be secret in it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _harmless(url)
     return _harmless(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return location  # not a URL: another origin for sure
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None] | None:
@@ -263,15 +274,18 @@ def _redirect(status: int, target: str) -> str:
 
 
 def _retry_after(value: str | None, now_s: float) -> float | None:
-    """Seconds to wait, from seconds or an HTTP date (RFC 9110, 10.2.3); None if it is neither."""
+    """Seconds to wait, from seconds or an HTTP date (RFC 9110, 10.2.3), at most an hour; None if it
+    is neither."""
     if value is None:
         return None
     try:
         if value.strip().isascii() and value.strip().isdigit():
-            return float(value)
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
+            wait_s = float(value)
+        else:
+            wait_s = parsedate_to_datetime(value).timestamp() - now_s
     except (ValueError, OverflowError):
         return None
+    return min(max(0.0, wait_s), _LONGEST_WAIT_S)
 
 
 def _never_sent(exc: BaseException) -> bool:

@@ -1,0 +1,235 @@
+"""What the tests of rondo-push deliver to, and stores to deliver from."""
+
+from __future__ import annotations
+
+import http.server
+import math
+import random
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rondo_tools.catalog import GAUGE, Series
+from rondo_tools.push.cursor import Cursor
+from rondo_tools.push.drain import Drain
+from rondo_tools.push.encode import STALE_NAN, decode
+from rondo_tools.push.labels import sent_labels
+from rondo_tools.push.loop import Pusher, Tally
+from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.push.transport import Answer, Outcome
+from rondo_tools.store.reader import Store
+from rondo_tools.store.tiers import parse_tiers
+from rondo_tools.store.writer import StoreWriter
+from rondo_tools.stream import End, Header, Tick
+
+HOUR_MS = 3_600_000
+T0 = 1_732_300_000_000
+TWO_SERIES = (
+    Series("cpu_total", (("core", "0"),), "counter", "exits", "Of core 0."),
+    Series("heat", (), GAUGE, "kelvin", "How hot it is."),
+)
+
+Key = tuple[tuple[str, str], ...]
+Samples = dict[Key, dict[int, int]]
+"""For each series' labels, the value's bits at each time."""
+
+
+def bits(value: float) -> int:
+    return STALE_NAN if math.isnan(value) else struct.unpack("<Q", struct.pack("<d", value))[0]
+
+
+def header(instance: str = "vm-1", start_ms: int = T0 - 500, series: Sequence[Series] = TWO_SERIES) -> Header:
+    return Header(instance, start_ms, (("zone", "a"),), 1000, tuple(series))
+
+
+def ticks(*rows: tuple[int, Sequence[float]]) -> list[Tick]:
+    return [Tick(t_ms, struct.pack(f"<{len(values)}d", *values)) for t_ms, values in rows]
+
+
+def seconds(count: int, start_ms: int = T0, width: int = 2) -> list[Tick]:
+    """A tick a second; no two values are equal."""
+    return ticks(*((start_ms + 1000 * i, [i + k / 100 for k in range(width)]) for i in range(count)))
+
+
+def fill(
+    path: Path, head: Header, rows: Iterable[Tick], end: str | None = None, tiers: str = "1s:10m"
+) -> None:
+    """Write (more of) a session into the store at `path`."""
+    with StoreWriter(path, parse_tiers(tiers), now_ms=lambda: T0 + 10 * HOUR_MS) as store:
+        session = store.open(head)
+        rows = list(rows)
+        session.ring.append(rows)
+        if end is not None:
+            session.finish(End(end, rows[-1].t_ms if rows else head.start_ms))
+        session.close()
+
+
+def expected(path: Path, *, with_ends: bool = True) -> Samples:
+    """What a receiver has to hold when all of a store was delivered, for sessions apart in time."""
+    samples: Samples = {}
+    for session in Store(path).sessions():
+        rows = session.rows()
+        for column, labels in enumerate(labels_of(session.header)):
+            series = samples.setdefault(labels, {})
+            for t_ms, values in zip(rows.t_ms.tolist(), rows.values.tolist(), strict=True):
+                series[t_ms] = bits(values[column])
+            if session.end is not None and with_ends and rows.t_ms.size:
+                series[int(rows.t_ms[-1]) + 1] = STALE_NAN
+    return samples
+
+
+def labels_of(head: Header) -> tuple[Key, ...]:
+    return sent_labels(head, "rondo-vmm", {})
+
+
+class Receiver:
+    """Prometheus' rules, as far as a sender can tell, in memory.
+
+    A request is committed whole or not at all. Refused: what `refuses` gives words for, what is
+    older than its series' newest sample, another value at its time, and what is over an hour
+    behind the newest sample of any series. Dropped in silence: a sample that does not ascend
+    within its request.
+    """
+
+    def __init__(self, refuses: Callable[[Key, int], str | None] = lambda labels, t_ms: None) -> None:
+        self.samples: Samples = {}
+        self.refuses = refuses
+        self.requests: list[WriteRequest] = []
+        self.twice = 0  # exact duplicates that were taken
+
+    def take(self, body: bytes) -> str | None:
+        """Commit the request and return None, or refuse it and say why."""
+        request = decode(body)
+        self.requests.append(request)
+        newest_ms = max((max(series) for series in self.samples.values()), default=0)
+        taken: list[tuple[Key, int, int]] = []
+        for series in request.timeseries:
+            labels = tuple((label.name, label.value) for label in series.labels)
+            mine = self.samples.get(labels, {})
+            last_ms = max(mine, default=0)
+            for sample in series.samples:
+                t_ms, value = sample.timestamp, bits(sample.value)
+                if (words := self.refuses(labels, t_ms)) is not None:
+                    return words
+                if t_ms < last_ms:
+                    return "out of order sample"
+                if t_ms == last_ms and mine[t_ms] != value:
+                    return "duplicate sample for timestamp"
+                if t_ms < newest_ms - HOUR_MS:
+                    return "out of bounds"
+                taken.append((labels, t_ms, value))
+        for labels, t_ms, value in taken:
+            mine = self.samples.setdefault(labels, {})
+            last_ms = max(mine, default=0)
+            assert t_ms >= last_ms, "a sample that would vanish behind a 204"
+            self.twice += t_ms == last_ms
+            mine[t_ms] = value
+        return None
+
+
+class Scripted:
+    """A transport to a Receiver over a bad network: one word of the script for each attempt.
+
+    ok; refused (no connection); lost (never arrives, a time-out); unanswered (arrives, but the
+    answer is lost); crash and crash-after (we die before, or after, it arrives). When the script is
+    at its end all is ok. `max_samples` is what the receiver takes in one request.
+    """
+
+    def __init__(self, receiver: Receiver, script: Iterable[str] = (), max_samples: int = 10**9) -> None:
+        self.receiver = receiver
+        self.script = iter(script)
+        self.attempts = 0
+        self.max_samples = max_samples
+
+    def send(self, body: bytes) -> Answer:
+        self.attempts += 1
+        word = next(self.script, "ok")
+        if word == "refused":
+            return Answer(Outcome.RETRY, "connection refused")
+        if word == "lost":
+            return Answer(Outcome.RETRY, "time-out", unclear=True)
+        if word == "crash":
+            raise Crash
+        if sum(len(series.samples) for series in decode(body).timeseries) > self.max_samples:
+            return Answer(Outcome.TOO_LARGE, "too large")
+        words = self.receiver.take(body)
+        if word == "unanswered":
+            return Answer(Outcome.RETRY, "connection reset", unclear=True)
+        if word == "crash-after":
+            raise Crash
+        return Answer(Outcome.ACCEPTED) if words is None else Answer(Outcome.REFUSED, words)
+
+
+class Crash(BaseException):
+    """The process is killed here."""
+
+
+def push_once(
+    path: Path,
+    sender: Scripted,
+    *,
+    now_ms: int = T0 + HOUR_MS,
+    max_samples: int = 10_000,
+    closed: Mapping[str, int] | None = None,
+) -> Tally:
+    """What one run of rondo-push does, with waits left out."""
+    tally = Tally()
+    with Cursor(path, "prometheus") as cursor:
+        drain = Drain(Store(path), lambda head: sent_labels(head, "rondo-vmm", {}), max_samples)
+        Pusher(
+            drain,
+            cursor,
+            sender,
+            tally,
+            pause=lambda seconds: True,
+            now_ms=lambda: now_ms,
+            jitter=random.Random(1).random,
+        ).push(closed)
+    return tally
+
+
+Reply = tuple[int, Mapping[str, str], bytes]
+
+
+@contextmanager
+def http_server(answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], Reply | None]) -> Iterator[str]:
+    """An HTTP server on loopback; `answer` gives status, headers and body, or None if it has
+    dealt with the connection itself. Yields its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            reply = answer(self, body)
+            if reply is None:
+                self.close_connection = True
+                return
+            status, headers, content = reply
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # the client has left: some tests are about that
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/write"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,144 @@
+"""The cursor: what is saved comes back, and nothing else is taken for a cursor."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rondo_tools.errors import PushError, UsageError
+from rondo_tools.push.cursor import Cursor, InFlight, LockedError, Mark, parse_name
+
+MARKS = st.dictionaries(
+    st.text(st.characters(codec="utf-8"), max_size=20),
+    st.builds(Mark, st.integers(0, 2**53), st.booleans()),
+    max_size=5,
+)
+IN_FLIGHT = st.none() | st.builds(InFlight, MARKS, st.binary(max_size=100), st.booleans())
+SAME_FOLDER = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
+
+
+@SAME_FOLDER
+@given(marks=MARKS, in_flight=IN_FLIGHT)
+def test_what_is_saved_comes_back(tmp_path: Path, marks: dict[str, Mark], in_flight: InFlight | None) -> None:
+    (tmp_path / "cursor_a.json").unlink(missing_ok=True)
+    with Cursor(tmp_path, "a") as cursor:
+        cursor.advance(marks)
+        cursor.in_flight = in_flight
+        cursor.save()
+    with Cursor(tmp_path, "a") as again:
+        assert again.marks() == marks
+        assert again.in_flight == in_flight
+
+
+def test_without_a_file_nothing_is_delivered(tmp_path: Path) -> None:
+    with Cursor(tmp_path, "a") as cursor:
+        assert cursor.marks() == {}
+        assert cursor.in_flight is None
+    assert not (tmp_path / "cursor_a.json").exists()
+
+
+def test_a_cursor_is_held_by_one(tmp_path: Path) -> None:
+    with Cursor(tmp_path, "a"):
+        with pytest.raises(LockedError):
+            Cursor(tmp_path, "a")
+        Cursor(tmp_path, "b").close()
+    Cursor(tmp_path, "a").close()
+
+
+GOOD = {
+    "version": 1,
+    "sessions": {"vm/1": {"delivered_ms": 5, "ended": False}},
+    "in_flight": {"sessions": {"vm/1": {"delivered_ms": 6, "ended": True}}, "body": "AAAA", "split": False},
+}
+
+
+def broken() -> list[object]:
+    """The good document with one thing wrong in each."""
+    variants: list[object] = [[], None, 1, "x", {}]
+    paths = [(), ("sessions", "vm/1"), ("in_flight",), ("in_flight", "sessions", "vm/1")]
+    for path in paths:
+        keys = GOOD
+        for step in path:
+            keys = keys[step]  # type: ignore[assignment]
+        for key in keys:
+            for wrong in ("missing", "x", -1, 1.5, []):
+                document = json.loads(json.dumps(GOOD))
+                at = document
+                for step in path:
+                    at = at[step]
+                if wrong == "missing":
+                    del at[key]
+                else:
+                    at[key] = wrong
+                variants.append(document)
+    return variants
+
+
+@pytest.mark.parametrize("document", broken(), ids=lambda value: json.dumps(value)[:60])
+def test_what_is_not_understood_is_an_error_and_stays(tmp_path: Path, document: object) -> None:
+    file = tmp_path / "cursor_a.json"
+    file.write_text(json.dumps(document))
+    with pytest.raises(PushError, match="cursor_a") as caught:
+        Cursor(tmp_path, "a")
+    assert caught.value.exit_code == 65
+    assert json.loads(file.read_text()) == document
+    file.write_text(json.dumps(GOOD))
+    Cursor(tmp_path, "a").close()  # the lock was given back
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"version": 1, "sess'])
+def test_bytes_that_are_no_json_are_an_error(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "cursor_a.json").write_bytes(data)
+    with pytest.raises(PushError) as caught:
+        Cursor(tmp_path, "a")
+    assert caught.value.exit_code == 65
+
+
+def test_a_save_that_is_cut_short_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Cursor(tmp_path, "a") as cursor:
+        cursor.advance({"vm/1": Mark(1)})
+        cursor.save()
+        before = cursor.path.read_bytes()
+        cursor.advance({"vm/1": Mark(2)})
+        monkeypatch.setattr(
+            Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError(28, "No space"))
+        )
+        with pytest.raises(PushError, match="No space"):
+            cursor.save()
+        assert cursor.path.read_bytes() == before
+
+
+def test_a_save_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, then rename, then folder: the order in which a power cut can hurt nothing."""
+    calls: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(fd: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        fsync(fd)
+
+    def note_replace(self: Path, target: Path) -> Path:
+        calls.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    with Cursor(tmp_path, "a") as cursor:
+        cursor.save()
+    assert calls == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", ".x", "a/b", "a" * 65, "ä"])
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        parse_name(name)

@@ -1,0 +1,376 @@
+"""rondo-push as a program: its exit statuses and manners, kill -9, signals, and a real Prometheus."""
+
+from __future__ import annotations
+
+import fcntl
+import http.server
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus import Prometheus
+from receivers import Receiver, Reply, expected, fill, header, http_server, seconds, ticks
+
+from rondo_tools.push.encode import STALE_NAN
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW = int(time.time()) * 1000
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def recent(path: Path, count: int = 30) -> None:
+    """Two instances that ended just now; one of their series has holes."""
+    start = NOW - 1000 * count - 10_000
+    rows = ticks(*((start + 1000 * i, [i * 1.1, i if i % 3 else float("nan")]) for i in range(count)))
+    fill(path, header("a", start - 500), rows, "poweroff", tiers="1s:10m,10s:6h")
+    fill(path, header("b", start), seconds(count, start + 333), "reset", tiers="1s:10m,10s:6h")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "vmm_metrics"
+    recent(path)
+    return path
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start rondo-push; what still runs when the test is over is killed."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str | Path, code: str | None = None, **options: object) -> subprocess.Popen[bytes]:
+        program = ["-c", code] if code else [str(ROOT / "bin" / "rondo-push")]
+        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE} | options
+        process = subprocess.Popen(
+            [sys.executable, *program, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            **options,  # type: ignore[call-overload]
+        )
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def receiving(receiver: Receiver) -> Callable[[http.server.BaseHTTPRequestHandler, bytes], Reply]:
+    lock = threading.Lock()
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        with lock:
+            words = receiver.take(body)
+        return (204, {}, b"") if words is None else (400, {}, words.encode())
+
+    return answer
+
+
+def in_flight(path: Path) -> object:
+    return json.loads((path / "cursor_prometheus.json").read_text())["in_flight"]
+
+
+def test_once_then_quiet(run: Run, store: Path) -> None:
+    receiver = Receiver()
+    with http_server(receiving(receiver)) as url:
+        first = run("rondo-push", store, "--remote-write", url)
+        assert (first.returncode, first.stdout, first.stderr) == (0, b"", b"")
+        assert receiver.samples == expected(store)
+        count = len(receiver.requests)
+        second = run("rondo-push", store, "--remote-write", url, "-v")
+        assert (second.returncode, second.stderr) == (
+            0,
+            b"rondo-push: 0 samples sent, 0 rejected, 0 unclear, 0 passed over, 0 requests\n",
+        )
+        assert len(receiver.requests) == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], b"--remote-write"),
+        (["--remote-write", "ftp://x/"], b"ftp://x/"),
+        (["--remote-write", "http://u:p@x/"], b"password"),
+        (["--remote-write", "http://x/", "--interval", "soon"], b"--interval"),
+        (["--remote-write", "http://x/", "--interval", "30h"], b"--interval"),
+        (["--remote-write", "http://x/", "--timeout", "0"], b"--timeout"),
+        (["--remote-write", "http://x/", "--cursor", "../x"], b"--cursor"),
+        (["--remote-write", "http://x/", "--job", ""], b"job"),
+        (["--remote-write", "http://x/", "--external-label", "x"], b"--external-label"),
+        (["--remote-write", "http://x/", "--max-samples-per-send", "0"], b"--max-samples-per-send"),
+    ],
+)
+def test_usage_errors(run: Run, store: Path, arguments: list[str], says: bytes) -> None:
+    done = run("rondo-push", store, *arguments)
+    assert done.returncode == 64
+    assert says in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_exit_statuses(run: Run, store: Path, tmp_path: Path) -> None:
+    away = ["--remote-write", "http://127.0.0.1:1/write"]
+    done = run("rondo-push", store, *away)
+    assert (done.returncode, done.stderr.count(b"\n")) == (75, 1)
+    assert run("rondo-push", tmp_path / "none", *away).returncode == 69
+    with http_server(lambda handler, body: (404, {}, b"")) as url:
+        done = run("rondo-push", store, "--remote-write", url)
+        assert done.returncode == 69
+        assert b"--web.enable-remote-write-receiver" in done.stderr
+    (store / "cursor_prometheus.json").write_text("{}")
+    done = run("rondo-push", store, *away)
+    assert done.returncode == 65
+    assert b"cursor_prometheus.json" in done.stderr
+
+
+def test_silent_while_another_delivers(run: Run, store: Path) -> None:
+    fd = os.open(store / "cursor_prometheus.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        done = run("rondo-push", store, "--remote-write", "http://127.0.0.1:1/write")
+        assert (done.returncode, done.stderr) == (0, b"")
+        done = run("rondo-push", store, "--remote-write", "http://127.0.0.1:1/write", "--interval", "1s")
+        assert done.returncode == 75
+    finally:
+        os.close(fd)
+
+
+def test_no_store_and_a_terminal_is_a_mistake() -> None:
+    leader, follower = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, ROOT / "bin/rondo-push", "--remote-write", "http://127.0.0.1:1/"],
+            stdin=follower,
+            capture_output=True,
+            timeout=30,
+        )
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert done.returncode == 64
+    assert b"STORE" in done.stderr
+
+
+def lines(path: Path) -> bytes:
+    return b"".join(
+        f"{folder}\t{NOW}\n".encode() for folder in sorted(path.glob("instances/*/*")) if folder.is_dir()
+    )
+
+
+def test_following_delivers_what_is_left_when_the_lines_end(run: Run, store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    start_ms = NOW - 20_000
+    fill(other, header("c", start_ms), seconds(5, start_ms))  # it died; its last tick is not past yet
+    receiver = Receiver()
+    junk = b"what is this\n\xff\n" + b"x" * 20_000 + b"\n/instances\t5\na/b/c\t5\nx/instances/y/z\t-1\n"
+    with http_server(receiving(receiver)) as url:
+        feed = {"stdin": None, "input": junk + lines(store) + lines(other)}
+        done = run("rondo-push", "--remote-write", url, "--interval", "1h", **feed)
+    assert done.returncode == 0, done.stderr
+    assert receiver.samples == expected(store) | expected(other)
+    assert done.stderr.count(b"no line of rondo-store's") == 1
+    assert b"samples sent" in done.stderr
+
+
+def test_following_an_endpoint_that_is_away_fails_only_at_the_end(run: Run, store: Path) -> None:
+    feed = {"stdin": None, "input": lines(store)}
+    done = run("rondo-push", "--remote-write", "http://127.0.0.1:1/write", **feed)
+    assert done.returncode == 75
+    assert b"Connection refused" in done.stderr
+
+
+def test_nothing_to_follow_is_said(run: Run) -> None:
+    done = run("rondo-push", "--remote-write", "http://127.0.0.1:1/write")
+    assert done.returncode == 0
+    assert b"nothing was delivered" in done.stderr
+
+
+def test_a_follower_reads_on_while_the_endpoint_hangs(
+    start: Callable[..., subprocess.Popen[bytes]], store: Path
+) -> None:
+    """Whoever writes the lines is never held up: far more than a pipe holds goes in."""
+    released, asked = threading.Event(), threading.Event()
+    receiver = Receiver()
+    take = receiving(receiver)
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        asked.set()
+        released.wait(30)
+        return take(handler, body)
+
+    with http_server(answer) as url:
+        process = start("--remote-write", url, "--interval", "100ms", stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(lines(store))
+        process.stdin.flush()
+        assert asked.wait(30)
+        for _ in range(40):
+            process.stdin.write(lines(store) * 200)  # in all 1 MB, blocking if nobody reads
+        process.stdin.close()
+        released.set()
+        assert process.wait(30) == 0
+        process.stdin = None
+    assert receiver.samples == expected(store)
+
+
+def test_the_first_interrupt_is_the_pipelines_and_the_second_is_ours(
+    start: Callable[..., subprocess.Popen[bytes]], store: Path
+) -> None:
+    receiver, asked = Receiver(), threading.Event()
+    take = receiving(receiver)
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        reply = take(handler, body)
+        asked.set()
+        return reply
+
+    with http_server(answer) as url:
+        process = start("--remote-write", url, "--interval", "50ms", stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(lines(store))
+        process.stdin.flush()
+        assert asked.wait(30)
+        process.send_signal(signal.SIGINT)
+        later = store.parent / "later"
+        fill(later, header("d", NOW - 20_000), seconds(3, NOW - 20_000), "poweroff")
+        asked.clear()
+        process.stdin.write(lines(later))
+        process.stdin.flush()
+        assert asked.wait(30)  # it works on
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert receiver.samples == expected(store) | expected(later)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_is_told_to_stop_delivers_what_is_closed_and_exits_0(
+    start: Callable[..., subprocess.Popen[bytes]], store: Path, number: signal.Signals
+) -> None:
+    receiver, asked, go_on = Receiver(), threading.Event(), threading.Event()
+    take = receiving(receiver)
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        asked.set()
+        go_on.wait(30)
+        return take(handler, body)
+
+    with http_server(answer) as url:
+        process = start(store, "--remote-write", url, "--interval", "1h", "--max-samples-per-send", "20")
+        assert asked.wait(30)
+        process.send_signal(number)
+        fill(store, header("late", NOW - 9000), seconds(2, NOW - 9000), "poweroff", tiers="1s:10m,10s:6h")
+        go_on.set()
+        assert process.wait(30) == 0
+    assert receiver.samples == expected(store)
+    assert in_flight(store) is None
+
+
+KILLED = """
+import os, signal, sys
+from rondo_tools.push import cli, cursor, transport
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+moment, *arguments = sys.argv[1:]
+count = 0
+send, save, fsync = transport.Transport.send, cursor.Cursor.save, os.fsync
+
+def sending(self, body):
+    global count
+    count += 1
+    if moment == "before the send" and count == 2:
+        die()
+    answer = send(self, body)
+    if moment == "after the send" and count == 2:
+        die()
+    return answer
+
+def syncing(fd):
+    if moment == "during the save" and count == 2:
+        os.write(fd, b"{")
+        die()
+    fsync(fd)
+
+def saving(self):
+    save(self)
+    if moment == "after the save" and count == 2:
+        die()
+
+transport.Transport.send, cursor.Cursor.save, os.fsync = sending, saving, syncing
+sys.exit(cli.main(arguments))
+"""
+
+
+@pytest.mark.parametrize("moment", ["before the send", "after the send", "during the save", "after the save"])
+def test_kill_9_and_a_real_prometheus(
+    start: Callable[..., subprocess.Popen[bytes]],
+    run: Run,
+    store: Path,
+    prometheus: Prometheus,
+    moment: str,
+) -> None:
+    """The second of several batches is in flight when the process is killed. The next one goes on:
+    every sample is there once, bit for bit, none twice and none refused."""
+    flags = [store, "--remote-write", prometheus.write_url, "--max-samples-per-send", "30"]
+    killed = start(moment, *flags, code=KILLED)
+    assert killed.wait(30) == -signal.SIGKILL
+    assert (in_flight(store) is None) == (moment == "after the save")
+    done = run("rondo-push", *flags, "-v")
+    assert (done.returncode, b"0 rejected, 0 unclear, 0 passed over" in done.stderr) == (0, True), done.stderr
+    assert prometheus.samples('{job="rondo-vmm"}') == as_prometheus_shows(store)
+    assert run("rondo-push", *flags, "-v").stderr.endswith(b" 0 requests\n")
+
+
+def test_stale_markers_end_a_series_in_a_real_prometheus(
+    run: Run, store: Path, prometheus: Prometheus
+) -> None:
+    assert run("rondo-push", store, "--remote-write", prometheus.write_url).returncode == 0
+    last_s = max(t_ms for series in expected(store).values() for t_ms in series) / 1000
+    assert len(prometheus.query('{instance="a"}', last_s - 1.5)) > 0
+    assert prometheus.query('{job="rondo-vmm"}', last_s + 0.001) == []
+
+
+def test_one_refused_series_costs_only_itself_in_a_real_prometheus(
+    run: Run, store: Path, tmp_path: Path, prometheus: Prometheus
+) -> None:
+    """Another writer was ahead on one series: real refusals, out of order."""
+    foreign = tmp_path / "foreign"
+    start_ms = NOW - 25_000
+    only = header("a", start_ms, series=header().series[:1])
+    fill(foreign, only, seconds(1, start_ms, width=1))
+    assert run("rondo-push", foreign, "--remote-write", prometheus.write_url).returncode == 0
+    done = run("rondo-push", store, "--remote-write", prometheus.write_url, "-v")
+    assert done.returncode == 0
+    assert b"out of order sample" in done.stderr
+    got, wanted = prometheus.samples('{job="rondo-vmm"}'), as_prometheus_shows(store)
+    for labels, samples in wanted.items():
+        if dict(labels)["instance"] == "a" and dict(labels)["__name__"] == "cpu_total":
+            assert got[labels][1:] == [(t_ms, value) for t_ms, value in samples if t_ms > start_ms]
+        else:
+            assert got[labels] == samples
+
+
+def as_prometheus_shows(path: Path) -> dict[tuple[tuple[str, str], ...], list[tuple[int, str]]]:
+    """All of a store, its stale markers left out, in Go's spelling of numbers below a million."""
+    shown = {}
+    for labels, samples in expected(path).items():
+        values = [(t_ms, spelled(value)) for t_ms, value in sorted(samples.items()) if value != STALE_NAN]
+        if values:
+            shown[labels] = values
+    return shown
+
+
+def spelled(value: int) -> str:
+    number = struct.unpack("<d", struct.pack("<Q", value))[0]
+    return f"{number:.0f}" if number == int(number) else repr(number)

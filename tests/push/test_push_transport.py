@@ -1,0 +1,223 @@
+"""One attempt against real servers on loopback that behave badly in every way we know of."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.server
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+
+import pytest
+from receivers import Reply, http_server
+
+from rondo_tools.errors import UsageError
+from rondo_tools.push.transport import Answer, Outcome, Transport, parse_url
+
+BODY = b"body" * 100
+
+
+def send(url: str, timeout_s: float = 5.0, now_s: float = 0.0) -> Answer:
+    with contextlib.closing(Transport(url, timeout_s=timeout_s, now=lambda: now_s)) as transport:
+        return transport.send(BODY)
+
+
+def answered(status: int, headers: Mapping[str, str] | None = None, content: bytes = b"") -> Answer:
+    with http_server(lambda handler, body: (status, headers or {}, content)) as url:
+        return send(url)
+
+
+def test_the_request_is_what_remote_write_1_0_asks_for() -> None:
+    seen: list[tuple[str, dict[str, str], bytes]] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        seen.append((handler.command, dict(handler.headers), body))
+        return 204, {}, b""
+
+    with http_server(answer) as url:
+        assert send(url).outcome is Outcome.ACCEPTED
+    ((method, headers, body),) = seen
+    assert (method, body) == ("POST", BODY)
+    assert headers["Content-Encoding"] == "snappy"
+    assert headers["Content-Type"] == "application/x-protobuf"
+    assert headers["X-Prometheus-Remote-Write-Version"] == "0.1.0"
+    assert headers["User-Agent"].startswith("rondo-push/")
+    assert headers.keys() <= {
+        "Content-Encoding", "Content-Type", "X-Prometheus-Remote-Write-Version", "User-Agent",
+        "Host", "Content-Length", "Accept-Encoding",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        *((status, Outcome.ACCEPTED) for status in (200, 202, 204)),
+        *((status, Outcome.REFUSED) for status in (400, 409, 422)),
+        *((status, Outcome.DENIED) for status in (301, 302, 303, 401, 403, 404, 405, 415)),
+        *((status, Outcome.RETRY) for status in (408, 429, 500, 502, 503, 504)),
+        (413, Outcome.TOO_LARGE),
+    ],
+)
+def test_statuses(status: int, outcome: Outcome) -> None:
+    answer = answered(status)
+    assert answer.outcome is outcome
+    assert answer.unclear == (outcome is Outcome.RETRY)
+    assert outcome is Outcome.ACCEPTED or str(status) in answer.text
+
+
+def test_404_names_the_flag_of_prometheus() -> None:
+    assert "--web.enable-remote-write-receiver" in answered(404).text
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_s"),
+    [("3", 3.0), (email.utils.formatdate(1000, usegmt=True), 40.0), (email.utils.formatdate(1), 0.0),
+     ("soon", None), ("-3", None), ("\xb2", None), ("9" * 400, 3600.0)],
+)  # fmt: skip
+def test_retry_after_in_seconds_and_as_a_date(value: str, wait_s: float | None) -> None:
+    with http_server(lambda handler, body: (429, {"Retry-After": value}, b"")) as url:
+        assert send(url, now_s=960.0).retry_after_s == wait_s
+
+
+def test_the_servers_words_are_made_harmless() -> None:
+    text = answered(400, content=b"line\x1b[31m one\r\n\xffline two" + b"x" * 10_000).text
+    assert text.isprintable()
+    assert "line [31m one" in text
+    assert len(text) < 500
+
+
+def test_an_answer_without_end_is_not_read_to_its_end() -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+        handler.wfile.write(b"HTTP/1.1 400 Bad\r\nContent-Length: 999999999\r\n\r\n" + b"no " * 3000)
+        handler.wfile.flush()
+        gone.wait(10)
+
+    gone = threading.Event()
+    with http_server(answer) as url:
+        result = send(url)
+        gone.set()
+    assert result.outcome is Outcome.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("begun", "then", "outcome"),
+    [
+        (b"", b"X", Outcome.RETRY),
+        (b"HTTP/1.1 204 No Content\r\n", b"X-A: b\r\n", Outcome.ACCEPTED),  # it has said it
+    ],
+)
+def test_a_peer_that_trickles_is_cut_off(begun: bytes, then: bytes, outcome: Outcome) -> None:
+    gone = threading.Event()
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+        handler.wfile.write(begun)
+        while not gone.wait(0.05):
+            handler.wfile.write(then)
+            handler.wfile.flush()
+
+    with http_server(answer) as url:
+        result = send(url, timeout_s=0.4)  # without the cut it would go on until the test's time-out
+        gone.set()
+    assert result.outcome is outcome
+    if outcome is Outcome.RETRY:
+        assert result.unclear
+        assert "no whole answer within 0.4 s" in result.text
+
+
+def test_silence_is_a_time_out_and_unclear() -> None:
+    gone = threading.Event()
+    with http_server(lambda handler, body: gone.wait(10) and None) as url:
+        result = send(url, timeout_s=0.3)
+        gone.set()
+    assert (result.outcome, result.unclear) == (Outcome.RETRY, True)
+
+
+def test_a_connection_that_is_reset_is_unclear() -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        handler.connection.close()
+
+    with http_server(answer) as url:
+        result = send(url)
+    assert (result.outcome, result.unclear) == (Outcome.RETRY, True)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with socket.socket() as taken:  # bound but not listening: nobody else can take it
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_no_connection_is_clear(closed_port: int) -> None:
+    result = send(f"http://127.0.0.1:{closed_port}/write?token=secret")
+    assert (result.outcome, result.unclear) == (Outcome.RETRY, False)
+    assert result.text == f"http://127.0.0.1:{closed_port}/write: Connection refused"
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_redirects_to_the_same_origin_are_followed_with_the_body(status: int) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        seen.append((handler.path, body))
+        return (status, {"Location": "/new"}, b"") if handler.path == "/write" else (204, {}, b"")
+
+    with http_server(answer) as url:
+        assert send(url).outcome is Outcome.ACCEPTED
+    assert seen == [("/write", BODY), ("/new", BODY)]
+
+
+@pytest.mark.parametrize(
+    ("status", "target"),
+    [
+        (307, "http://127.0.0.1:1/elsewhere"),
+        (308, "https://127.0.0.1/x"),
+        (302, "/login"),
+        (307, "http://[bad/"),
+    ],
+)
+def test_other_redirects_are_errors_that_name_the_new_url(status: int, target: str) -> None:
+    result = answered(status, {"Location": target})
+    assert result.outcome is Outcome.DENIED
+    assert "--remote-write" in result.text
+    assert target.rpartition("/")[2] in result.text
+
+
+def test_redirects_in_a_circle_end() -> None:
+    assert "redirects" in answered(307, {"Location": "/write"}).text
+
+
+def test_answers_that_are_not_http() -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+        handler.wfile.write(b"SSH-2.0-x\r\n")
+
+    with http_server(answer) as url:
+        result = send(url)
+    assert (result.outcome, result.unclear) == (Outcome.RETRY, True)
+    assert result.text.isprintable()
+
+
+def test_a_connection_is_used_again_and_one_that_was_closed_is_not() -> None:
+    ports: list[int] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        ports.append(handler.client_address[1])
+        handler.close_connection = len(ports) == 2
+        return 204, {}, b""
+
+    with http_server(answer) as url, contextlib.closing(Transport(url, timeout_s=5)) as transport:
+        assert [transport.send(BODY).outcome for _ in range(3)] == [Outcome.ACCEPTED] * 3
+    assert ports[0] == ports[1] != ports[2]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:9090", "ftp://h/x", "http://", "http:///x", "http://h:0x/", "http://h:99999/",
+     "http://user:secret@h/x", "http://h/x#y", "http://[::1/", "https://-.\udc80/"],
+)  # fmt: skip
+def test_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
