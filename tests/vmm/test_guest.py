@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import must_have
 
 from rondo_tools.errors import VmError
 from rondo_tools.vmm import layout
@@ -39,13 +40,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MS = 1_000_000
 SECTORS = 40
 PHASES = ["rondo guest: up", "phase: cpu", "phase: idle", "phase: io", "phase: mixed", "power off"]
-
-
-def must_have(what: str) -> None:
-    """Skip for want of `what`; in CI, where all must be there, fail."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 class Computer:

@@ -69,28 +69,32 @@ def open_disk(path: str, *, read_only: bool = False) -> Disk:
     """
     try:
         fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            sectors = _sectors(fd, path)
+            fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+    except BlockingIOError as exc:
+        what = f"--disk {path}: in use by another VM; give each its own"
+        raise VmError(what, exit_code=EX_UNAVAILABLE) from exc
     except OSError as exc:
         raise VmError(f"--disk {path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
-    try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            raise UsageError(f"--disk {path}: neither a file nor a block device")
-        size = os.lseek(fd, 0, os.SEEK_END)
-        if not size or size % SECTOR:
-            raise UsageError(
-                f"--disk {path}: {size} bytes are not whole sectors of {SECTOR}; "
-                f"truncate --size=8M {path} makes a disk"
-            )
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise VmError(
-                f"--disk {path}: in use by another VM; give each its own", exit_code=EX_UNAVAILABLE
-            ) from exc
-    except BaseException:
-        os.close(fd)
-        raise
-    return Disk(fd, size // SECTOR, read_only=read_only)
+    return Disk(fd, sectors, read_only=read_only)
+
+
+def _sectors(fd: int, path: str) -> int:
+    """The size of a file or block device; UsageError if it is neither, or not whole sectors."""
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise UsageError(f"--disk {path}: neither a file nor a block device")
+    size = os.lseek(fd, 0, os.SEEK_END)
+    if not size or size % SECTOR:
+        raise UsageError(
+            f"--disk {path}: {size} bytes are not whole sectors of {SECTOR}; "
+            f"truncate --size=8M {path} makes a disk"
+        )
+    return size // SECTOR
 
 
 def temporary_disk(size: int) -> Disk:
