@@ -107,7 +107,7 @@ class Transport:
         self._timeout_s = timeout_s
         self._now = now
         self._wire = _Wire()
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False
         self._session.headers.clear()
         self._session.headers.update(HEADERS)
@@ -154,6 +154,13 @@ class Transport:
             return Answer(Outcome.REFUSED, text)
         wait_s = _retry_after(response.headers.get("Retry-After"), self._now())
         return Answer(Outcome.RETRY, text, unclear=True, retry_after_s=wait_s)
+
+
+class _Session(requests.Session):
+    """Leaves redirects alone: told not to follow them, it would still read all of their bodies."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  (its signature)
+        return None
 
 
 class _Wire:
