@@ -15,10 +15,11 @@ from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, UsageError, VmError
 from rondo_tools.stream import Header
 from rondo_tools.vmm import layout
 from rondo_tools.vmm.accel.choose import CHOICES
+from rondo_tools.vmm.destination import open_console, open_output
 from rondo_tools.vmm.devices.virtio.disk import Disk, open_disk, temporary_disk
 from rondo_tools.vmm.life import Account, live
 from rondo_tools.vmm.machine import Config, Machine
-from rondo_tools.vmm.output import Output, open_console, open_output
+from rondo_tools.vmm.output import Output
 from rondo_tools.vmm.text import TextEncoder
 from rondo_tools.vmm.waker import Waker
 
@@ -246,7 +247,8 @@ def _raise_for(account: Account, output: Output, *, text: bool) -> None:
     """Turn what went wrong into an exit status: the guest's misfortune before the output's."""
     undelivered = ""
     if not output.delivered and not (text and output.gone):
-        undelivered = f"{output.name}: {output.missing} of {account.ticks} ticks were not delivered"
+        what = f"{output.missing} of {account.ticks} ticks were" if output.missing else "the end was"
+        undelivered = f"{output.name}: {what} not delivered"
     status = {"shutdown": EX_SHUTDOWN, "error": EX_SOFTWARE}.get(account.end.reason)
     if status is None and undelivered:
         raise VmError(undelivered, exit_code=EX_TEMPFAIL)

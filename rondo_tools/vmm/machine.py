@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import NamedTuple
 
 from rondo_tools.vmm import layout
-from rondo_tools.vmm.accel.base import Accelerator
 from rondo_tools.vmm.accel.choose import open_accelerator
 from rondo_tools.vmm.boot import builtin
 from rondo_tools.vmm.bus import Bus
@@ -39,7 +38,6 @@ class Config(NamedTuple):
     memory_bytes: int
     schedule_ms: int
     boot: Callable[[GuestMemory], builtin.Entry] = builtin.load
-    device: str = "/dev/kvm"
 
 
 class Machine:
@@ -61,20 +59,18 @@ class Machine:
             self._owned.callback(disk.close)
             memory = self._owned.enter_context(GuestMemory(config.memory_bytes))
             entry = config.boot(memory)
-            self._accelerator: Accelerator = open_accelerator(
-                config.accelerator, memory.mapping, device=config.device
-            )
-            self._owned.callback(self._accelerator.close)
+            accelerator = open_accelerator(config.accelerator, memory.mapping)
+            self._owned.callback(accelerator.close)
             orders = Orders(Schedule(config.schedule_ms * 1_000_000), self._reported)
             self._serial = Serial(console)
             self._loop = RunLoop(
-                self._accelerator.vcpu,
+                accelerator.vcpu,
                 self._ports(orders),
                 _block_device(disk, memory, self.meter),
                 self.meter.count_exit,
                 halt_ns=orders.idle_ns,
             )
-            self._accelerator.vcpu.enter_flat(entry.rip, entry.rsp)
+            accelerator.vcpu.enter_flat(entry.rip, entry.rsp)
         except BaseException:
             self._owned.close()
             raise
@@ -99,10 +95,6 @@ class Machine:
                 self._over.wait(0.05)
             self._thread.join()
         self._owned.close()
-
-    @property
-    def accelerator(self) -> str:
-        return self._accelerator.name
 
     def over(self) -> bool:
         """The guest has ended: no counter changes any more, and `end` is there."""

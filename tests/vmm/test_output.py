@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rondo_tools.errors import UsageError
+from rondo_tools.vmm.destination import open_console, open_output
 from rondo_tools.vmm.link import SocketOutput
-from rondo_tools.vmm.output import Backlog, FileOutput, Output, open_console, open_output
+from rondo_tools.vmm.output import Backlog, FileOutput, Output
 
 WAIT_S = 20  # for what takes milliseconds
 
