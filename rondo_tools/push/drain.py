@@ -64,6 +64,8 @@ class Drain:
         """Sessions whose marks are of no use any more: their folder is gone, and they are not
         what tells how far an instance that is still there has come."""
         folder = self._store.path / "instances"
+        if not folder.is_dir():
+            return []  # it is the store that is gone, unmounted perhaps
         left = [key for key in marks if not (folder / key).is_dir()]
         if not left:
             return []
@@ -143,8 +145,8 @@ class Drain:
         if mark.delivered_ms and rows.t_ms.size and rows.t_ms[-1] - mark.delivered_ms > span_ms:
             self._say(
                 session,
-                f"the first tier has been overwritten since the last delivery, {format_duration(span_ms)} "
-                "and more ago; older ticks are in the coarser tiers only and are not sent",
+                f"the last delivery is more than {format_duration(span_ms)} back; ticks that the first tier "
+                "has overwritten since are in the coarser tiers only, and are not sent",
             )
         return rows
 
@@ -210,9 +212,9 @@ class Drain:
         for at in np.unique(owner).tolist():
             mine = owner == at
             item = new[at]
-            # An end that is not sent was no sample; it moves nothing but `ended`.
-            ticks = mine & (keep | (row >= 0))
-            through_ms = max(item.mark.delivered_ms, int(t_ms[ticks].max(initial=0)))
+            # An end that is not sent takes no time: the last tick, 1 ms before, is as far as it goes.
+            silent_end = ~keep & (row < 0)
+            through_ms = max(item.mark.delivered_ms, int((t_ms - silent_end)[mine].max()))
             marks[item.session.key] = Mark(through_ms, bool((row[mine] < 0).any()))
             passed_over += int((mine & ~keep & (row >= 0)).sum()) * item.rows.values.shape[1]
         owner, t_ms, row = owner[keep], t_ms[keep], row[keep]

@@ -4,32 +4,25 @@ Strategy: everything that can happen to an HTTP request becomes one of five answ
 most beside them is whether a request that failed may have been accepted all the same (`unclear`):
 only one that never left us surely was not.
 
-`requests` with its conveniences off: it would read .netrc, and turn a redirected POST into a GET.
 An attempt has one bound on its whole time: a peer that sends a byte every few seconds is cut off.
 """
 
 from __future__ import annotations
 
 import enum
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
 from rondo_tools import __version__
 from rondo_tools.errors import UsageError
 from rondo_tools.push.encode import HEADERS
+from rondo_tools.push.wire import Wire
 
 MAX_REDIRECTS = 3
 _MAX_ANSWER = 4096  # bytes of an answer's body that are read
@@ -106,14 +99,10 @@ class Transport:
         self.url = url
         self._timeout_s = timeout_s
         self._now = now
-        self._wire = _Wire()
-        self._session = _Session()
-        self._session.trust_env = False
-        self._session.headers.clear()
+        self._wire = Wire()
+        self._session = self._wire.session()
         self._session.headers.update(HEADERS)
         self._session.headers["User-Agent"] = f"rondo-push/{__version__}"
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self._wire))
 
     def close(self) -> None:
         self._session.close()
@@ -154,84 +143,6 @@ class Transport:
             return Answer(Outcome.REFUSED, text)
         wait_s = _retry_after(response.headers.get("Retry-After"), self._now())
         return Answer(Outcome.RETRY, text, unclear=True, retry_after_s=wait_s)
-
-
-class _Session(requests.Session):
-    """Leaves redirects alone: told not to follow them, it would still read all of their bodies."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  (its signature)
-        return None
-
-
-class _Wire:
-    """The socket in use, so that it can be cut from outside when the time is up.
-
-    The time-outs of `requests` bound one read; only this bounds all of them together.
-    """
-
-    def __init__(self) -> None:
-        self.socket: socket.socket | None = None
-
-    @contextmanager
-    def cut_after(self, seconds: float) -> Iterator[Callable[[], bool]]:
-        """Cut the connection if the block takes longer; the value yielded says whether it was."""
-        done = threading.Event()
-
-        def watch() -> None:
-            # One that is connecting, within its own time-out, has no socket here yet: look again.
-            if not done.wait(seconds):
-                is_cut.set()
-                while True:
-                    self._cut()
-                    if done.wait(0.1):
-                        return
-
-        is_cut = threading.Event()
-        watcher = threading.Thread(target=watch, name="time-out", daemon=True)
-        watcher.start()
-        try:
-            yield is_cut.is_set
-        finally:
-            done.set()
-            watcher.join()
-
-    def _cut(self) -> None:
-        if self.socket is not None:
-            try:
-                # Not SSLSocket.shutdown: that would take the TLS state from under the reader.
-                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
-            except OSError:
-                pass  # it is closed already
-
-
-class _Adapter(HTTPAdapter):
-    """HTTP as `requests` does it, telling the wire which socket is in use."""
-
-    def __init__(self, wire: _Wire) -> None:
-        self._wire = wire
-        super().__init__(pool_connections=1, pool_maxsize=1)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        wire = self._wire
-
-        class Http(HTTPConnection):
-            def connect(self) -> None:
-                super().connect()
-                wire.socket = self.sock
-
-        class Https(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                wire.socket = self.sock
-
-        class HttpPool(HTTPConnectionPool):
-            ConnectionCls = Http
-
-        class HttpsPool(HTTPSConnectionPool):
-            ConnectionCls = Https
-
-        self.poolmanager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
 
 
 def _read_text(response: requests.Response) -> str:
@@ -297,7 +208,7 @@ def _retry_after(value: str | None, now_s: float) -> float | None:
 
 def _never_sent(exc: BaseException) -> bool:
     """Whether no connection came about, so that the body surely was not accepted."""
-    if isinstance(exc, requests.exceptions.ConnectTimeout | requests.exceptions.SSLError):
+    if isinstance(exc, requests.exceptions.ConnectTimeout):
         return True
     cause = exc.args[0] if exc.args else None
     return isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError)

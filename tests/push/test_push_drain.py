@@ -193,6 +193,25 @@ def test_marks_of_what_left_the_store_are_forgotten_but_for_the_instances_newest
     assert sorted(drain(tmp_path).gone(marks)) == ["gone/1", "vm-1/1"]
 
 
+def test_marks_never_go_back_from_batch_to_batch(tmp_path: Path) -> None:
+    """The end that is not sent, since the next life goes on, may be all of a session in a batch."""
+    fill(tmp_path, header(start_ms=T0), seconds(2), "reset")
+    fill(tmp_path, header(start_ms=T0 + 1000), seconds(3, T0 + 1001))
+    marks: dict[str, Mark] = {}
+    for batch in batches(tmp_path, max_samples=1):
+        for key, mark in batch.marks.items():
+            assert mark.delivered_ms >= marks.get(key, Mark()).delivered_ms
+            marks[key] = mark
+    assert marks[f"vm-1/{T0}"] == Mark(T0 + 1000, True)
+
+
+def test_a_store_that_is_away_forgets_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, header("vm-1"), seconds(1))
+    one = drain(tmp_path)
+    (tmp_path / "instances").rename(tmp_path / "away")
+    assert one.gone({f"vm-1/{T0 - 500}": Mark(T0)}) == []
+
+
 def test_a_session_that_cannot_be_read_is_not_overtaken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
