@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shlex
 import shutil
 import subprocess
@@ -134,25 +133,18 @@ def main() -> int:
         say(f"\nOn disk: {format_size(session.bytes_on_disk())} for all three tiers.")
         say("A second push has nothing left to send:")
         show("rondo-push", metrics, "--remote-write", running.write_url, "--verbose")
-    show(
-        "rondo-query",
-        metrics,
-        "plot",
-        "vcpu_exits_total",
-        "--rate",
-        "--height",
-        "20",
-        "--width",
-        str(columns()),
-    )
-    query = f"rondo-query {metrics}"
+    # Idle exits are few beside those of I/O: a plot of their own shows the second phase.
+    for selector, height in (("vcpu_exits_total", 18), ('vcpu_exits_total{reason="hlt"}', 11)):
+        size = ["--height", str(height), "--width", str(columns())]
+        show("rondo-query", metrics, "plot", selector, "--rate", *size)
+    query = f".venv/bin/rondo-query {metrics}"
     say(
         f"""
-Look further ({"all" if os.environ.get("VIRTUAL_ENV") else "in .venv/bin or bin/"}):
+Look further:
   {query} list
   {query} read 'vcpu_exits_total{{reason="io"}}' --rate
   {query} plot blk_request_duration_ns
-  rondo-vmm --duration 5s --text"""
+  .venv/bin/rondo-vmm --duration 5s --text"""
     )
     say(
         f"\n{'All of it arrived, to the last bit' if whole else 'SOMETHING IS MISSING'}; "
