@@ -88,7 +88,8 @@ class Slab:
             slab = cls(path, fd, interval_ms, slots, columns)
             header = _HEADER.pack(MAGIC, VERSION, 0, interval_ms, slots, columns)
             _pwrite(fd, header + _CRC.pack(crc32(header)), 0)
-            os.ftruncate(fd, HEADER_SIZE + slots * slab.row_size)
+            os.ftruncate(fd, slab.size)
+            os.fsync(fd)  # a power cut must not leave the name without the header
             temporary.replace(path)
         except BaseException:
             os.close(fd)
@@ -126,12 +127,24 @@ class Slab:
         _pwrite(self._fd, rows, HEADER_SIZE + slot * self.row_size)
 
     def read(self) -> Rows:
-        """All rows, in time order."""
-        return self.read_slots(0, self.slots)
+        """All rows, in time order; none that was written is missing before one that is there.
+
+        While a read goes up the file, the writer may put a row behind it and the next one before
+        it. So there are two: of what the first has seen the last of, the second has seen all.
+        """
+        before, data = self._pread(0, self.slots), self._pread(0, self.slots)
+        rows = self._rows(data, 0)
+        if data != before:
+            seen = self._rows(before, 0).t_ms
+            rows = rows.between(0, int(seen[-1]) + 1 if seen.size else 0)
+        return rows
 
     def read_slots(self, first: int, count: int) -> Rows:
         """The rows in slots [first, first + count), in time order, not wrapping around the end."""
-        block = np.frombuffer(self._pread(first, count), self._dtype)
+        return self._rows(self._pread(first, count), first)
+
+    def _rows(self, data: bytes, first: int) -> Rows:
+        block = np.frombuffer(data, self._dtype)
         whole, torn = self._verify(block, first)
         for _ in range(_LOOKS):
             if not torn.size:

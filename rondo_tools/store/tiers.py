@@ -26,6 +26,11 @@ class Tier(NamedTuple):
     def span_ms(self) -> int:
         return self.interval_ms * self.slots
 
+    def whole_since(self, last_ms: int, window_ms: int) -> int:
+        """When the first window begins of which no row can have been overwritten up to `last_ms`."""
+        oldest_ms = (last_ms // self.interval_ms - self.slots + 1) * self.interval_ms
+        return -(-oldest_ms // window_ms) * window_ms
+
     def __str__(self) -> str:
         return f"{format_duration(self.interval_ms)}:{format_duration(self.span_ms)}"
 
