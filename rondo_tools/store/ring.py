@@ -37,8 +37,10 @@ class Ring:
         Raises StoreError for a slab that is damaged, OSError if one cannot be made or opened.
         """
         self.last_ms = self.closed_through_ms = 0
+        self._tier = tiers[0]
         self._interval_ms, self._slots = tiers[0]
-        self._window_ms = tiers[-1].interval_ms
+        # With one tier there is nothing to roll up: any window will do.
+        self._window_ms = tiers[-1].interval_ms if len(tiers) > 1 else tiers[0].span_ms
         self._roll_up = RollUp(header.series, self._interval_ms)
         with ExitStack() as opened:
             self._slabs = [
@@ -126,8 +128,7 @@ class Ring:
         self.closed_through_ms = int(closed[-1]) if closed.size else 0
         # Only closed windows of which tier 0 has lost nothing, and only where no row stands yet: a
         # row that was rolled up when all of its window was there is never worse.
-        oldest_ms = (open_slot - self._slots + 1) * self._interval_ms
-        begin_ms = -(-oldest_ms // self._window_ms) * self._window_ms
+        begin_ms = self._tier.whole_since(self.last_ms, self._window_ms)
         rows = rows.between(begin_ms - 1, self.last_ms // self._window_ms * self._window_ms)
         for slab in self._slabs[1:]:
             t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
