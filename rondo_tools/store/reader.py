@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from glob import iglob
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -46,13 +45,17 @@ def folder_name(instance: str) -> str:
 class Session:
     """One life of an instance, as its folder tells it when `Store.sessions` looked."""
 
-    def __init__(self, path: Path, tiers: tuple[Tier, ...], document: Mapping[str, Any]) -> None:
-        """Raises ValueError or KeyError for a document that is no session's."""
+    def __init__(self, path: Path, tiers: tuple[Tier, ...]) -> None:
+        """Read its session.json. Raises OSError if there is none, ValueError if it is damaged."""
+        try:
+            document = json.loads((path / "session.json").read_bytes())
+            self.header = stream.header_from_map(document["header"])
+            self.end = stream.end_from_map(document["end"]) if document["end"] is not None else None
+        except (KeyError, TypeError, AttributeError, RecursionError) as exc:
+            raise ValueError(f"not a session's description ({exc!r})") from exc
         self.path = path
         self.key = f"{path.parent.name}/{path.name}"
         self.tiers = tiers
-        self.header = stream.header_from_map(document["header"])
-        self.end = stream.end_from_map(document["end"]) if document["end"] is not None else None
 
     @property
     def instance(self) -> str:
@@ -76,6 +79,11 @@ class Session:
         rows = self._read(0)
         if tier > 0:
             window_ms = self.tiers[tier].interval_ms
+            if rows.t_ms.size:
+                # After a gap, tier 0 may still hold single rows of windows long overwritten.
+                rows = rows.between(
+                    self.tiers[0].whole_since(int(rows.t_ms[-1]), window_ms) - 1, stream.MAX_T_MS + 1
+                )
             roll_up = rollup.RollUp(self.header.series, self.tiers[0].interval_ms)
             t_ms, values = roll_up(rows.t_ms, rows.values, window_ms)
             stored = self._read(tier)
@@ -98,9 +106,11 @@ class Session:
                 expected = (*self.tiers[tier], len(self.columns(tier)))
                 if (slab.interval_ms, slab.slots, slab.columns) != expected:
                     raise StoreError(f"{path}: the slab does not fit the store's tiers and series")
-                return slab.read()
+                rows = slab.read()
         except OSError as exc:
             raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        rows.values[np.isnan(rows.values)] = np.nan  # a tick may carry any payload; readers see one
+        return rows
 
 
 class Store:
@@ -117,7 +127,9 @@ class Store:
         A session whose session.json cannot be read is logged and left out.
         """
         known, self._known = self._known, {}
-        for path in self.path.glob("instances/*/*/session.json"):
+        # Path.glob fails, in Python 3.11, on a folder that goes while it looks.
+        for name in iglob("instances/*/*/session.json", root_dir=self.path):  # noqa: PTH207
+            path = self.path / name
             try:
                 status = path.stat()
                 # Each version is a new file, so its inode and time tell whether it was read before.
@@ -125,11 +137,10 @@ class Store:
                 if path in known and known[path][0] == version:
                     self._known[path] = known[path]
                 else:
-                    document = json.loads(path.read_bytes())
-                    self._known[path] = (version, Session(path.parent, self.tiers, document))
+                    self._known[path] = (version, Session(path.parent, self.tiers))
             except FileNotFoundError:
                 continue  # it expired while we looked
-            except (OSError, ValueError, KeyError, TypeError) as exc:
+            except (OSError, ValueError) as exc:
                 log.warning("%s: left out, it cannot be read: %s", path, exc)
         return sorted(
             (session for _, session in self._known.values()),
@@ -150,5 +161,5 @@ def read_store_json(path: Path) -> tuple[Tier, ...]:
         raise StoreError(f"{path}: no store there (no store.json)", exit_code=EX_UNAVAILABLE) from None
     except OSError as exc:
         raise StoreError(f"{file}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
-    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as exc:
         raise StoreError(f"{file}: not a store's description ({exc})") from exc

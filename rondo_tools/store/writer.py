@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rondo_tools import files, stream
-from rondo_tools.errors import EX_TEMPFAIL, StoreError
+from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, StoreError
 from rondo_tools.store.reader import FORMAT_VERSION, Session, Store, folder_name, read_store_json
 from rondo_tools.store.ring import Ring
 from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, format_tiers
@@ -43,8 +43,8 @@ class SessionWriter:
         file = path / "session.json"
         if file.exists():
             try:
-                known = Session(path, tiers, json.loads(file.read_bytes()))
-            except (ValueError, KeyError, TypeError) as exc:
+                known = Session(path, tiers)
+            except ValueError as exc:
                 raise StoreError(f"{file}: damaged ({exc})") from exc
             if known.header != header:
                 raise StoreError(
@@ -55,22 +55,26 @@ class SessionWriter:
             self.ring = Ring(path, tiers, header)
         else:
             self.ring = Ring(path, tiers, header)
-            self._save()
+            try:
+                self._save(None)
+            except BaseException:
+                self.ring.close()
+                raise
 
     def finish(self, end: stream.End) -> None:
         """Note that the VM ended. A second end is the first one sent again, and changes nothing."""
         if self.end is None:
             self.ring.finish()
+            self._save(end)
             self.end = end
-            self._save()
 
     def close(self) -> None:
         self.ring.close()
 
-    def _save(self) -> None:
+    def _save(self, end: stream.End | None) -> None:
         document: dict[str, Any] = {
             "header": stream.header_to_map(self.header),
-            "end": {"end": self.end.reason, "t_ms": self.end.t_ms} if self.end else None,
+            "end": {"end": end.reason, "t_ms": end.t_ms} if end else None,
         }
         files.replace(self.path / "session.json", json.dumps(document, indent=1).encode())
 
@@ -86,12 +90,18 @@ class StoreWriter:
     ) -> None:
         """Open the store, making it if there is none, with `tiers` or the default ones.
 
-        Raises StoreError if another process writes to it, or if it was made with other tiers.
+        Raises StoreError if it cannot be written to, if another process writes to it, or if it was
+        made with other tiers.
         """
         self.path = Path(path)
         self._now_ms = now_ms
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path / "lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path / "lock")
+        except OSError as exc:
+            raise StoreError(
+                f"{self.path}: cannot be written to: {exc.strerror}", exit_code=EX_UNAVAILABLE
+            ) from exc
         try:
             if not (self.path / "store.json").exists():
                 document = {"rondo_store": FORMAT_VERSION, "tiers": format_tiers(tiers or DEFAULT_TIERS)}
