@@ -142,6 +142,26 @@ def test_poison_is_counted_logged_and_passed_over(store: Path, caplog: pytest.Lo
     assert push_once(store, Scripted(receiver)).requests == 0
 
 
+def test_an_answer_that_was_lost_is_no_refusal(store: Path) -> None:
+    """The batch landed, and is refused when it is sent again: all of it counts as sent."""
+    receiver = Receiver()
+    tally = push_once(store, Scripted(receiver, ["unanswered"]))
+    assert (tally.sent, tally.rejected, tally.unclear) == (34, 0, 0)
+    assert receiver.samples == expected(store)
+
+
+def test_what_a_batch_in_pieces_left_behind_is_counted_as_unclear(store: Path) -> None:
+    receiver = Receiver(lambda labels, t_ms: "no" if dict(labels)["__name__"] == "heat" else None)
+    with pytest.raises(Crash):
+        push_once(store, Scripted(receiver, ["ok", "ok", "ok", "crash-after"]))
+    assert cursor(store)["in_flight"]["split"] is True  # type: ignore[index]
+    tally = push_once(store, Scripted(receiver))
+    assert (tally.rejected, tally.sent + tally.unclear) == (0, 34)
+    assert receiver.samples == {
+        labels: samples for labels, samples in expected(store).items() if ("__name__", "heat") not in labels
+    }
+
+
 def test_the_body_in_flight_is_sent_again_bit_for_bit_although_the_rows_are_gone(store: Path) -> None:
     receiver = Receiver()
     with pytest.raises(Crash):
