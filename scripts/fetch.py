@@ -4,18 +4,23 @@
     scripts/fetch.py prometheus rrdtool        prints the path of each, one a line
     scripts/fetch.py --unpack python3-pip-whl  prints the folder into which that package is unpacked
 
-Each comes from the distribution's package, unpacked. Where packages cannot be had, a program on
-PATH is used. Where there is neither, it says so and exits with 69. Needs nothing but Python.
+Each comes from the distribution's package, unpacked. Where packages cannot be had, or this machine
+has the program installed already, the one on PATH is used. Where there is neither, it says so and
+exits with 69. Needs nothing but Python.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,18 +28,29 @@ TOOLS = Path(__file__).resolve().parent.parent / ".tools"
 EX_USAGE, EX_UNAVAILABLE = 64, 69
 
 
+class Needs(Enum):
+    """What is downloaded with a package."""
+
+    NOTHING = "the package alone"
+    MISSING = "what it depends on and this machine lacks"
+    ALL = "all that it depends on, as for an empty machine"
+
+
 class Program(NamedTuple):
-    """Where a program comes from. A static one needs its own package and no other."""
+    """Where a program comes from: a package, and the place in it."""
 
     package: str
     path: str
-    static: bool
+    needs: Needs
 
 
 PROGRAMS = {
-    "prometheus": Program("prometheus", "usr/bin/prometheus", static=True),
-    "promtool": Program("prometheus", "usr/bin/promtool", static=True),
-    "rrdtool": Program("rrdtool", "usr/bin/rrdtool", static=False),
+    "busybox": Program("busybox-static", "bin/busybox", Needs.NOTHING),
+    "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
+    "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING),
+    "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING),
+    "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),
+    "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING),
 }
 
 
@@ -42,13 +58,12 @@ def fetch(name: str) -> Path:
     """The path of a program that runs. Raises LookupError with what was tried."""
     program = PROGRAMS[name]
     command = TOOLS / "bin" / name
-    command.parent.mkdir(parents=True, exist_ok=True)
-    with (TOOLS / "lock").open("w") as lock:  # two test runs may want it at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock():
         if command.exists():
             return command
         try:
-            unpack(program)
+            root = unpack(program.package, program.needs)
+            path = in_root(root, program.path)
         except (OSError, subprocess.SubprocessError) as exc:
             found = shutil.which(name)
             if found:
@@ -57,12 +72,12 @@ def fetch(name: str) -> Path:
                 f"{name}: no package {program.package!r} to be had, and none on PATH\n{said(exc)}"
             ) from exc
         # The library path is for packages with libraries; a static program does not mind.
-        here = f'"$(dirname "$0")/../{program.package}"'
         script = f"""#!/bin/sh
-root={here}
+root="$(dirname "$0")/../{root.name}"
 LD_LIBRARY_PATH="$root/usr/lib/x86_64-linux-gnu:$root/usr/lib:$root/lib/x86_64-linux-gnu" \\
-exec "$root/{program.path}" "$@"
+exec "$root/{path.relative_to(root)}" "$@"
 """
+        command.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=command.parent, delete=False) as file:
             file.write(script)
         Path(file.name).chmod(0o755)
@@ -70,34 +85,84 @@ exec "$root/{program.path}" "$@"
         return command
 
 
-def unpack(program: Program) -> Path:
-    """Download the package, with what it depends on unless it is static, and unpack it."""
-    root = TOOLS / program.package
+def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
+    """The folder that holds a package, unpacked, and `more` with it; downloaded once.
+
+    Raises LookupError with what went wrong.
+    """
+    with lock():
+        root = TOOLS / package
+        if root.exists():
+            return root
+        try:
+            return unpack(package, needs, *more)
+        except (OSError, subprocess.SubprocessError) as exc:
+            raise LookupError(f"the package {package!r} cannot be had\n{said(exc)}") from exc
+
+
+def in_root(root: Path, path: str) -> Path:
+    """Where a file is: newer distributions have moved everything of / to /usr."""
+    found = next((one for one in (root / path, root / "usr" / path) if one.exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"no {path} in {root.name}: is it installed already?")
+    return found
+
+
+@contextmanager
+def lock() -> Iterator[None]:
+    """Two test runs may want the same at once."""
+    TOOLS.mkdir(exist_ok=True)
+    with (TOOLS / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unpack(package: str, needs: Needs, *more: str) -> Path:
+    """Download packages and unpack them into one folder, named for the first, all of it or nothing."""
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
         work = Path(temporary)
         # Lists that somebody fetched long ago may name files that are gone: then fetch our own.
+        options: list[str] = []
         try:
-            download(program, work, [])
+            download([package, *more], needs, work, options)
         except subprocess.SubprocessError:
-            lists = work / "lists"
-            (lists / "partial").mkdir(parents=True)
-            options = ["-o", f"Dir::State::Lists={lists}"]
+            (work / "lists" / "partial").mkdir(parents=True)
+            options = ["-o", f"Dir::State::Lists={work / 'lists'}"]
             apt(work, [*options, "update"])
-            download(program, work, options)
-        for package in sorted(work.rglob("*.deb")):
-            run(["dpkg", "-x", str(package), str(root)])
-    return root
+            download([package, *more], needs, work, options)
+        for name in (package, *more):
+            follow(name, work, options)
+        made = work / "root"
+        made.mkdir()
+        for deb in sorted(work.rglob("*.deb")):
+            run(["dpkg", "-x", str(deb), str(made)])
+        made.chmod(0o755)
+        root = TOOLS / package
+        if root.exists():
+            shutil.rmtree(root)
+        return made.rename(root)
 
 
-def download(program: Program, work: Path, options: list[str]) -> None:
-    if program.static:
-        apt(work, [*options, "download", program.package])
-    else:
-        apt(
-            work,
-            [*options, "install", "--download-only", "--no-install-recommends", "--yes", program.package],
-        )
+def follow(package: str, work: Path, options: list[str]) -> None:
+    """A package for the newest kernel holds no kernel, but depends on one with a version in its name."""
+    if not package.startswith("linux-image-"):
+        return
+    for deb in work.rglob(f"{package}_*.deb"):
+        depends = run(["dpkg", "--field", str(deb), "Depends"])
+        newest = re.search(r"\blinux-image-\d\S*", depends)
+        if newest:
+            download([newest[0].rstrip(",")], Needs.NOTHING, work, options)
+
+
+def download(packages: list[str], needs: Needs, work: Path, options: list[str]) -> None:
+    if needs is Needs.NOTHING:
+        apt(work, [*options, "download", *packages])
+        return
+    if needs is Needs.ALL:
+        (work / "status").touch()
+        options = [*options, "-o", f"Dir::State::status={work / 'status'}"]
+    apt(work, [*options, "install", "--download-only", "--no-install-recommends", "--yes", *packages])
 
 
 def apt(work: Path, arguments: list[str]) -> None:
@@ -110,10 +175,10 @@ def apt(work: Path, arguments: list[str]) -> None:
     run(["apt-get", "-qq", *(part for option in options for part in ("-o", option)), *arguments], cwd=work)
 
 
-def run(command: list[str], cwd: Path | None = None) -> None:
-    subprocess.run(
+def run(command: list[str], cwd: Path | None = None) -> str:
+    return subprocess.run(
         command, cwd=cwd, check=True, timeout=300, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    ).stdout
 
 
 def said(exc: BaseException) -> str:
@@ -131,7 +196,7 @@ def main(arguments: list[str]) -> int:
         return EX_USAGE
     for name in names:
         try:
-            print(unpack(Program(name, "", static=True)) if unpacking else fetch(name))
+            print(unpack(name, Needs.NOTHING) if unpacking else fetch(name))
         except (LookupError, OSError, subprocess.SubprocessError) as exc:
             print(f"fetch.py: {said(exc)}", file=sys.stderr)
             return EX_UNAVAILABLE
