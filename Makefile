@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV = .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 
-.PHONY: help setup demo test check format bench guest proto clean
+.PHONY: help setup demo test check format bench guest vmm-guest proto clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with all that is needed (the others do it by themselves)
 	@PYTHON="$(PYTHON)" scripts/setup.sh
@@ -32,6 +32,9 @@ bench: setup ## measure; prints every figure that the docs quote
 
 guest: setup ## assemble the built-in guest (needs binutils)
 	python scripts/build_guest.py
+
+vmm-guest: ## build the Linux guest, kernel and initramfs, into build/guest
+	@$(PYTHON) scripts/build_linux_guest.py
 
 proto: setup ## generate the protobuf code
 	python scripts/build_proto.py
