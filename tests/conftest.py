@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,16 +10,10 @@ from pathlib import Path
 
 import pytest
 from fetch import PROGRAMS, fetch
+from needs import must_have
 from prometheus import Prometheus
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def must_have(what: str) -> None:
-    """Skip the test for want of `what`, loudly; in CI, where all must be there, fail."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")

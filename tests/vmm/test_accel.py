@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import must_have
+from needs import must_have
 
 from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Accelerator, Exit
 from rondo_tools.vmm.accel.choose import open_accelerator

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import must_have
+from needs import must_have
 
 from rondo_tools.errors import VmError
 from rondo_tools.vmm import layout
