@@ -13,7 +13,9 @@ shows by itself which of the two it is: if any of its oldest samples is accepted
 newer ones of that series, nothing of it was committed. If none is, one series goes out sample by
 sample, as the witness: all refused but the newest, and the newest taken, is what a committed batch
 looks like, for all series of the instance. Anything else is not, and nothing was lost by trying:
-every sample of the witness was tried in its turn, and no other series has moved.
+every sample of the witness was tried in its turn, and no other series has moved. (A series of
+which every sample but the newest is bad in its own right would mislead. Receivers refuse for age,
+which is alike for all series, or for order, or a series altogether.)
 
 A batch that was already sent in pieces (`split`) may have landed in part. Then nothing is inferred
 from one series to another: it is cut as after a clear refusal. That is right whatever was
