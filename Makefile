@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV = .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 
-.PHONY: help setup demo test check format bench guest vmm-guest proto clean
+.PHONY: help setup demo test check format bench guest vmm-guest lab proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ guest: setup ## assemble the built-in guest (needs binutils)
 
 vmm-guest: ## build the Linux guest, kernel and initramfs, into build/guest
 	@$(PYTHON) scripts/build_linux_guest.py
+
+lab: setup vmm-guest ## a shell on an emulated machine whose KVM boots Linux (docs/lab.md)
+	@python scripts/lab.py shell
 
 proto: setup ## generate the protobuf code
 	python scripts/build_proto.py

@@ -86,18 +86,22 @@ exec "$root/{path.relative_to(root)}" "$@"
 
 
 def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
-    """The folder that holds a package, unpacked, and `more` with it; downloaded once.
+    """The folder that holds a package, unpacked, with `more` in the same; downloaded once.
 
     Raises LookupError with what went wrong.
     """
     with lock():
-        root = TOOLS / package
+        root = root_of(package, *more)
         if root.exists():
             return root
         try:
             return unpack(package, needs, *more)
         except (OSError, subprocess.SubprocessError) as exc:
             raise LookupError(f"the package {package!r} cannot be had\n{said(exc)}") from exc
+
+
+def root_of(*packages: str) -> Path:
+    return TOOLS / "+".join(packages)
 
 
 def in_root(root: Path, path: str) -> Path:
@@ -118,7 +122,7 @@ def lock() -> Iterator[None]:
 
 
 def unpack(package: str, needs: Needs, *more: str) -> Path:
-    """Download packages and unpack them into one folder, named for the first, all of it or nothing."""
+    """Download packages and unpack them into one folder, all of it or nothing."""
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
         work = Path(temporary)
@@ -138,7 +142,7 @@ def unpack(package: str, needs: Needs, *more: str) -> Path:
         for deb in sorted(work.rglob("*.deb")):
             run(["dpkg", "-x", str(deb), str(made)])
         made.chmod(0o755)
-        root = TOOLS / package
+        root = root_of(package, *more)
         if root.exists():
             shutil.rmtree(root)
         return made.rename(root)
