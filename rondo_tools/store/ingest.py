@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import accumulate
 
 from rondo_tools.errors import StreamError
 from rondo_tools.store.writer import SessionWriter, StoreWriter
@@ -64,13 +65,14 @@ class Ingest:
         while self._decoded:
             match self._decoded[0]:
                 case Header() as header:
+                    self._close_slots()
                     self.close()
                     self._session = self._store.open(header)
                     self.sessions += 1
                 case End() as end:
                     assert self._session is not None  # the decoder lets no end through without a header
                     self._session.finish(end)
-                    self.closed[str(self._session.path)] = self._session.ring.last_ms
+                    self._close_slots()
                 case ticks:
                     self._store_ticks(ticks)
             self._decoded.popleft()
@@ -79,14 +81,18 @@ class Ingest:
 
     def end_of_input(self) -> None:
         """No more will come: what is stored is closed. Raises StreamError inside a message."""
-        if self._session is not None and self._session.ring.last_ms:
-            self.closed[str(self._session.path)] = self._session.ring.last_ms
+        self._close_slots()
         self._decoder.close()
 
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def _close_slots(self) -> None:
+        """No more will come for the session: its last slot is closed too."""
+        if self._session is not None and self._session.ring.last_ms:
+            self.closed[str(self._session.path)] = self._session.ring.last_ms
 
     def _store_ticks(self, ticks: list[Tick]) -> None:
         assert self._session is not None  # nor a tick
@@ -100,11 +106,16 @@ class Ingest:
             if not self.ahead:
                 log.warning("%s: a tick over 10 min ahead of this clock, refused", path)
             self.ahead += len(ticks) - len(wanted)
+        last_ms = ring.last_ms
         try:
             late = ring.append(wanted)
         except OSError:
             ticks[:] = [tick for tick in wanted if tick.t_ms > ring.last_ms]
-            self.stored += len(wanted) - len(ticks)
+            # Of the others, each one stored was the newest so far, and each late one was not.
+            done = (tick.t_ms for tick in wanted if tick.t_ms <= ring.last_ms)
+            stored = len(set(accumulate(done, max, initial=last_ms))) - 1
+            self.stored += stored
+            self.late += len(wanted) - len(ticks) - stored
             raise
         self.late += late
         self.stored += len(wanted) - late

@@ -19,7 +19,7 @@ _AT_ONCE = 4096
 
 
 class Lines:
-    """Writes lines to the descriptor `fd`, until its reader is gone."""
+    """Writes lines to the descriptor `fd` (-1: to nobody), until its reader is gone."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -29,6 +29,8 @@ class Lines:
 
     def update(self, closed: Mapping[str, int]) -> None:
         """Take note of what is closed, and write as much as the reader has room for now."""
+        if self._fd < 0:
+            return
         for path, closed_through_ms in closed.items():
             if self._told.get(path) != closed_through_ms:
                 self._waiting[path] = closed_through_ms
@@ -41,7 +43,7 @@ class Lines:
             self._write_some(left)
 
     def _write_some(self, timeout: float) -> None:
-        while self._fd >= 0 and (self._begun or self._waiting):
+        while self._begun or self._waiting:
             if not select.select([], [self._fd], [], timeout)[1]:
                 return
             while self._waiting and len(self._begun) < _AT_ONCE:
@@ -50,8 +52,8 @@ class Lines:
                 self._begun += f"{path}\t{closed_through_ms}\n".encode("utf-8", "surrogateescape")
             try:
                 written = os.write(self._fd, self._begun[:_AT_ONCE])
-            except BrokenPipeError:
-                log.info("nobody reads the lines any more; storing goes on")
+            except OSError as exc:  # mostly EPIPE; but what is wrong with stdout never stops storing
+                log.info("the lines cannot be written any more (%s); storing goes on", exc.strerror)
                 self._fd = -1
                 self._begun = b""
                 self._waiting.clear()
