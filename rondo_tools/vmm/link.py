@@ -62,7 +62,6 @@ class SocketOutput(Output):
         with self._connect() as peer:
             peer.sendall(self._header)
             for items in self.backlog.follow():
-                _check_open(peer)
                 peer.sendall(b"".join(items))
                 if self._trouble:
                     self._trouble = False
@@ -88,7 +87,10 @@ class SocketOutput(Output):
 
 
 def _check_open(peer: socket.socket) -> None:
-    """Raise ConnectionError if the peer has closed. Over TCP, sending would not tell at once."""
+    """Raise ConnectionError if the peer has closed: what it closed before our end is no acknowledgement.
+
+    Sending alone does not tell; TCP learns of it only by the answer to what was sent.
+    """
     while select.select([peer], [], [], 0)[0]:
         if not peer.recv(4096):
             raise ConnectionResetError("the peer closed the connection")

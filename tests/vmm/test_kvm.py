@@ -7,6 +7,7 @@ import grp
 import mmap
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from ctypes import sizeof
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from rondo_tools.errors import VmError
 from rondo_tools.vmm.accel import kvm, kvm_abi
-from rondo_tools.vmm.accel.base import OTHER, Exit
+from rondo_tools.vmm.accel.base import HLT, IO, OTHER, Exit
 from rondo_tools.vmm.memory import GuestMemory
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm does not open")
@@ -108,6 +109,29 @@ def test_an_internal_error_says_what_and_where(memory: GuestMemory) -> None:
     assert seen[0].detail.startswith("KVM_EXIT_INTERNAL_ERROR, suberror ")
     assert "rip=0x20001005" in registers
     assert "rsp=0x8000" in registers
+
+
+@needs_kvm
+def test_an_interrupted_run_is_no_exit_and_goes_on(memory: GuestMemory) -> None:
+    memory.write(0x1000, bytes.fromhex("e680 e681 e682 f4"))  # out 0x80, al; ... 0x81; ... 0x82; hlt
+    machine = kvm.Kvm(memory.mapping)
+    seen: list[tuple[str, int]] = []
+
+    def handle(exit: Exit, stopped: int) -> bytes:
+        seen.append((exit.reason, exit.address))
+        signal.pthread_kill(threading.get_ident(), kvm.KICK)  # the next KVM_RUN ends with EINTR
+        if exit.reason == HLT:
+            machine.vcpu.stop()
+        return b""
+
+    machine.vcpu.enter_flat(0x1000, 0x8000)
+    # In a thread: should it hang, all signals are blocked there, the test's time-out among them.
+    thread = threading.Thread(target=machine.vcpu.run, args=(handle,), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    machine.close()
+    assert seen == [(IO, 0x80), (IO, 0x81), (IO, 0x82), (HLT, 0)]
 
 
 @needs_kvm

@@ -304,6 +304,18 @@ def test_a_close_before_the_end_is_none_and_everything_comes_again(
     assert "peer: connected" in caplog.text
 
 
+def test_a_close_that_the_end_finds_is_none(peer: Peer) -> None:
+    output = SocketOutput(peer.address, "peer")
+    start(output, 0)
+    with peer.accept() as connection:
+        assert receive(connection, 16) == b"header;" + ticks(0, 1)
+    output.finish(b"")  # nothing is sent any more that could fail
+    with peer.accept() as connection:
+        assert receive_all(connection) == b"header;" + ticks(0, 1)
+    assert output.wait(WAIT_S)
+    assert output.delivered
+
+
 def test_a_peer_that_breaks_instead_of_closing_has_acknowledged_nothing(peer: Peer) -> None:
     output = SocketOutput(peer.address, "peer")
     start(output, 0)

@@ -171,11 +171,11 @@ def test_time_asleep_is_neither_running_nor_handling(clock: Clock) -> None:
 
     def guest(handle: object) -> None:
         loop.handle(Exit(HLT), clock())
-        loop.handle(Exit(HLT), clock())
+        loop.handle(Exit(IO, False, 0x10, 1), clock())
 
     vcpu = ScriptedVcpu(())
     vcpu.run = guest  # type: ignore[method-assign]
     loop = RunLoop(vcpu, Bus("ports"), Bus("mmio"), lambda *exit: counted.append(exit), halt_ns=halt_ns)
     loop.run()
-    assert [reason for reason, _, _ in counted] == ["hlt", "hlt"]
-    assert all(run_ns < 10 and exit_ns < 10 for _, run_ns, exit_ns in counted)
+    assert [reason for reason, _, _ in counted] == ["hlt", "io"]
+    assert all(0 < run_ns < 10 and 0 < exit_ns < 10 for _, run_ns, exit_ns in counted)
