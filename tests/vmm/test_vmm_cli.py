@@ -19,6 +19,9 @@ import pytest
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Decoder, End, Header, Tick
 from rondo_tools.vmm import cli
+from rondo_tools.vmm.boot.builtin import Entry
+from rondo_tools.vmm.machine import Config
+from rondo_tools.vmm.memory import GuestMemory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VMM = [sys.executable, str(ROOT / "bin" / "rondo-vmm")]
@@ -234,6 +237,37 @@ def test_a_store_that_is_restarted_in_mid_run_misses_nothing(
     assert header == stream.header
     assert stream.ticks[: len(before)] == before
     assert stream.end.reason == "poweroff"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        ("0f0b", 1, "shutdown"),  # ud2
+        ("e900000020", 70, "error"),  # a jump to where no memory is
+        ("b0fee664ebfe", 0, "reset"),  # mov al, 0xfe; out 0x64, al
+        ("ebfe", 0, "deadline"),
+    ],
+)
+def test_the_end_of_the_guest_is_the_exit_status(
+    code: str,
+    status: int,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def boot(memory: GuestMemory) -> Entry:
+        memory.write(0x1000, bytes.fromhex(code))
+        return Entry(0x1000, 0x8000)
+
+    monkeypatch.setattr(cli, "Config", lambda *made_of: Config(*made_of, boot))
+    monkeypatch.setattr(cli, "MARGIN_MS", 50)
+    assert cli.main(["--duration", "100ms", "--output", str(tmp_path / "stream")]) == status
+    assert decode((tmp_path / "stream").read_bytes()).end.reason == reason
+    err = capsys.readouterr().err
+    assert f"ended by {reason}" in err
+    assert ("ip=0x" in err) == (status != 0)
+    assert "Traceback" not in err
 
 
 def test_two_vms_on_one_disk_are_told_apart(
