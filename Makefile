@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV = .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 
-.PHONY: help setup demo test check format bench guest vmm-guest lab proto clean
+.PHONY: help setup demo test test-linux check format bench guest vmm-guest lab proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo: setup ## a 15 s VM, the store, the push and a real Prometheus, end to end
 
 test: setup ## all tests
 	pytest
+
+test-linux: setup ## Linux guests on an emulated machine (docs/lab.md); takes minutes
+	pytest tests/linux
 
 check: setup ## formatting, lint, types
 	ruff format --check .
