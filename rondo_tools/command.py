@@ -33,6 +33,9 @@ EXIT_STATUS = """exit status:
 """
 
 
+_LETTERS = ("-h", "-q", "-v")
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Keeps the paragraphs of a description, and names each default that there is."""
 
@@ -50,6 +53,13 @@ class Parser(argh.ArghParser):
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
         self.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong")
         self.add_argument("-v", "--verbose", action="store_true", help="say more")
+
+    def add_argument(self, *names: str, **kwargs: Any) -> argparse.Action:
+        # argh gives each option a letter of its own choice, and another one when options are added:
+        # only those that we name ourselves stay.
+        if len(names) == 2 and len(names[0]) == 2 and names[0] not in _LETTERS:
+            names = names[1:]
+        return super().add_argument(*names, **kwargs)
 
     def set_command(self, function: Callable[..., None]) -> None:
         """Make this the parser of one command: keyword-only parameters are its options."""
@@ -89,7 +99,8 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     )
     try:
         parser.dispatch(argv=arguments, completion=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed before we began: ">&-"
+            sys.stdout.flush()
     except RondoError as exc:
         print(f"{parser.prog}: {exc}", file=sys.stderr)
         return exc.exit_code
