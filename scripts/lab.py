@@ -137,7 +137,7 @@ def _qemu(initrd: Path) -> list[str | Path]:
         *("-machine", "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on"),
         *("-accel", "tcg,thread=multi,tb-size=512"),
         # The emulation of xsave lacks parts that a guest's kernel would warn about.
-        *("-cpu", "EPYC,-xsave", "-smp", "1", "-m", str(MEMORY_MIB)),
+        *("-cpu", "EPYC,-xsave", "-smp", "2", "-m", str(MEMORY_MIB)),
         *("-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"),
         *("-kernel", kernel(), "-initrd", initrd, "-append", " ".join(parameters)),
     ]
