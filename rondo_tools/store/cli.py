@@ -40,6 +40,7 @@ second one, or SIGTERM, stores what has arrived and ends. A full disk holds the 
 there is room."""
 
 _READ = 1 << 16  # bytes at once; also what a full disk may hold back
+_PIPE = 1 << 20  # bytes that may be under way when we are told to stop (pipe(7), pipe-max-size)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LAST_LINES_S = 5.0
 
@@ -52,11 +53,13 @@ _LAST_LINES_S = 5.0
     help="for a new store: interval:span of each tier, finest first, such as 1s:10m,10s:6h,5m:7d",
 )
 def rondo_store(directory: str, *, tiers: tuple[Tier, ...] | None = None) -> None:
-    if sys.stdin.isatty():
-        raise UsageError("standard input is a terminal; give it a stream: rondo-vmm | rondo-store DIR")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "standard input is a terminal or closed; give it a stream: rondo-vmm | rondo-store DIR"
+        )
     with Signals() as signals, StoreWriter(directory, tiers) as store:
         store.expire()
-        ingest, lines = Ingest(store), Lines(sys.stdout.fileno())
+        ingest, lines = Ingest(store), Lines(-1 if sys.stdout is None else sys.stdout.fileno())
         try:
             _read_to_end(sys.stdin.fileno(), ingest, lines, signals)
         finally:
@@ -76,6 +79,7 @@ def _read_to_end(fd: int, ingest: Ingest, lines: Lines, signals: Signals) -> Non
     """Store what `fd` gives until its end, or until a signal says to stop."""
     interrupts = 0
     stopping = False
+    left = _PIPE  # bytes to read yet after that
     while True:
         ready, _, _ = select.select([fd, signals.fileno()], [], [], 0 if stopping else None)
         if signals.fileno() in ready:
@@ -98,6 +102,8 @@ def _read_to_end(fd: int, ingest: Ingest, lines: Lines, signals: Signals) -> Non
             _wait_for_room(ingest, signals, exc)
         lines.update(ingest.closed)
         ingest.closed.clear()
+        if stopping and (left := left - len(data)) <= 0:
+            return None  # else a producer as fast as we are would never let us go
 
 
 def _wait_for_room(ingest: Ingest, signals: Signals, exc: OSError) -> None:

@@ -200,7 +200,7 @@ def test_a_session_that_cannot_be_made_leaves_no_descriptor(
 ) -> None:
     """Else a store that waits for room on a full disk would run out of them."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with StoreWriter(path) as store:

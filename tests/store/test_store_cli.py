@@ -1,0 +1,445 @@
+"""rondo-store as people run it: a real process, real pipes, signals, and disks that fill up."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ring_model import T0, header, slabs, ticks
+
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.store.reader import Session, Store
+from rondo_tools.store.tiers import DEFAULT_TIERS
+from rondo_tools.stream import End, Tick
+
+PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-store")]
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def begin_ms() -> int:
+    """A time some 20 minutes ago, on a multiple of five: what is stored is not expired at once."""
+    return (time.time_ns() // 1_000_000 - 1_200_000) // 300_000 * 300_000
+
+
+def data(begin_ms: int, count: int, *, end: bool = True, instance: str = "vm-1") -> bytes:
+    parts = [stream.encode(header(SERIES, instance, begin_ms))]
+    parts += [stream.encode(one) for one in ticks(count, begin_ms)]
+    if end:
+        parts.append(stream.encode(End("poweroff", begin_ms + count * 1000)))
+    return b"".join(parts)
+
+
+def only(path: Path) -> Session:
+    (session,) = Store(path).sessions()
+    return session
+
+
+def check(path: Path, all_ticks: list[Tick], *, finished: bool = False) -> None:
+    session = only(path)
+    found = [(session.path / f"tier_{number}.slab").read_bytes() for number in range(3)]
+    assert found == slabs(SERIES, DEFAULT_TIERS, all_ticks, finished=finished)
+
+
+@contextmanager
+def started(path: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """rondo-store with pipes; gone at the end, whatever happens."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*PROGRAM, str(path)], **pipes | options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except BrokenPipeError:
+                pass  # what it would not take is of no use to it any more
+
+
+def said(process: subprocess.Popen[bytes], what: str) -> str:
+    """Read standard error up to the line that says `what`."""
+    assert process.stderr is not None
+    text = ""
+    for line in process.stderr:
+        text += line.decode()
+        if what in text:
+            return text
+    raise AssertionError(f"it ended without saying {what!r}: {text}")
+
+
+def told(process: subprocess.Popen[bytes], t_ms: int) -> None:
+    """Read standard output up to the line that closes `t_ms`."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line.split(b"\t")[1]) >= t_ms:
+            return
+    raise AssertionError("it ended without that line")
+
+
+def send(process: subprocess.Popen[bytes], piece: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(piece)
+    process.stdin.flush()
+
+
+# --- input ---------------------------------------------------------------------------------------
+
+
+def test_a_whole_stream(path: Path, run: Run, begin_ms: int) -> None:
+    done = run("rondo-store", path, stdin=None, input=data(begin_ms, 700))
+    assert done.returncode == 0
+    assert done.stderr == b"rondo-store: 700 ticks stored, 1 sessions; 0 late, 0 ahead of the clock\n"
+    last = done.stdout.decode().splitlines()[-1]
+    assert last == f"{only(path).path}\t{begin_ms + 699_000}"
+    assert only(path).end == End("poweroff", begin_ms + 700_000)
+    check(path, ticks(700, begin_ms), finished=True)
+    again = run("rondo-store", path, stdin=None, input=data(begin_ms, 700))
+    assert again.returncode == 0
+    assert b"0 ticks stored, 1 sessions; 700 late" in again.stderr
+    check(path, ticks(700, begin_ms), finished=True)
+
+
+def test_two_sessions_in_one_stream(path: Path, run: Run, begin_ms: int) -> None:
+    both = data(begin_ms, 30, end=False) + data(begin_ms, 20, instance="vm-2")
+    done = run("rondo-store", path, stdin=None, input=both)
+    assert done.returncode == 0
+    assert b"50 ticks stored, 2 sessions" in done.stderr
+    assert [
+        (one.instance, one.end and one.end.reason, one.rows().t_ms.size) for one in Store(path).sessions()
+    ] == [
+        ("vm-1", None, 30),
+        ("vm-2", "poweroff", 20),
+    ]
+    assert sorted(done.stdout.decode().splitlines()) == [
+        f"{path}/instances/vm-1/{begin_ms}\t{begin_ms + 29_000}",
+        f"{path}/instances/vm-2/{begin_ms}\t{begin_ms + 19_000}",
+    ]
+
+
+@pytest.mark.parametrize("junk", [b"\xc1junk", b"\xc0", b"HTTP/1.1 400 Bad Request\r\n"])
+def test_a_broken_stream(path: Path, run: Run, begin_ms: int, junk: bytes) -> None:
+    good = data(begin_ms, 40, end=False)
+    done = run("rondo-store", path, stdin=None, input=good + junk)
+    assert done.returncode == 65
+    assert f"rondo-store: stream, byte {len(good)}: ".encode() in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == f"{only(path).path}\t{begin_ms + 38_000}\n".encode()
+    check(path, ticks(40, begin_ms))
+
+
+def test_a_truncated_stream(path: Path, run: Run, begin_ms: int) -> None:
+    good = data(begin_ms, 40, end=False)
+    done = run("rondo-store", path, stdin=None, input=good[:-5])
+    assert done.returncode == 65
+    assert f"byte {len(good) - 140}: the input ends inside a message, 135 bytes".encode() in done.stderr
+    check(path, ticks(39, begin_ms))
+
+
+def test_nothing_and_next_to_nothing(path: Path, run: Run, begin_ms: int) -> None:
+    done = run("rondo-store", path)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert Store(path).sessions() == []
+    done = run("rondo-store", path, stdin=None, input=data(begin_ms, 0, end=False))
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert only(path).rows().t_ms.size == 0
+
+
+def test_a_terminal_on_standard_input(path: Path, run: Run) -> None:
+    master, terminal = pty.openpty()
+    try:
+        done = run("rondo-store", path, stdin=terminal)
+    finally:
+        os.close(master)
+        os.close(terminal)
+    assert done.returncode == 64
+    assert b"standard input is a terminal or closed; give it a stream" in done.stderr
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_closed_descriptors(path: Path, begin_ms: int, closed: str) -> None:
+    line = f'exec "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", line, "sh", *PROGRAM, str(path)],
+        input=data(begin_ms, 40),
+        capture_output=True,
+        timeout=60,
+    )
+    assert b"Traceback" not in done.stderr
+    if "<" in closed:
+        assert done.returncode == 64
+    else:
+        assert done.returncode == 0
+        check(path, ticks(40, begin_ms), finished=True)
+
+
+def test_flags(path: Path, run: Run) -> None:
+    assert run("rondo-store", path, "--tiers", "1s:1m,5s:10m").returncode == 0
+    done = run("rondo-store", path, "--tiers", "1s:2m,5s:10m")
+    assert (done.returncode, b"made with --tiers 1s:1m,5s:10m" in done.stderr) == (65, True)
+    done = run("rondo-store", path, "--tiers", "1s:1m,7s:1m")
+    assert (done.returncode, b"argument" in done.stderr, b"--tiers" in done.stderr) == (64, True, True)
+    assert run("rondo-store").returncode == 64
+    help_text = run("rondo-store", "--help").stdout.decode()
+    assert "rondo-vmm --duration 45 | rondo-store vmm_metrics" in help_text
+
+
+def test_a_file_in_the_place_of_the_folder(path: Path, run: Run) -> None:
+    path.write_text("mine")
+    done = run("rondo-store", path)
+    assert done.returncode == 69
+    assert done.stderr == f"rondo-store: {path}: cannot be written to: File exists\n".encode()
+
+
+def test_a_second_writer(path: Path, run: Run) -> None:
+    with started(path) as first:
+        send(first, data(T0, 0, end=False))
+        while not (path / "instances").exists():
+            assert first.poll() is None
+        done = run("rondo-store", path)
+        assert done.returncode == 75
+        assert f"process {first.pid} writes to this store".encode() in done.stderr
+
+
+def test_the_cost_of_45_seconds(path: Path, run: Run, begin_ms: int) -> None:
+    assert run("rondo-store", path, stdin=None, input=data(begin_ms, 45)).returncode == 0
+    kilobytes = subprocess.run(
+        ["du", "-sk", only(path).path], capture_output=True, check=True
+    ).stdout.split()[0]
+    assert int(kilobytes) <= 64
+
+
+# --- standard output -----------------------------------------------------------------------------
+
+
+def test_lines_come_while_it_runs(path: Path, begin_ms: int) -> None:
+    with started(path) as process:
+        send(process, data(begin_ms, 3, end=False))
+        told(process, begin_ms + 1000)
+        send(process, stream.encode(ticks(4, begin_ms)[3]))
+        told(process, begin_ms + 2000)
+        assert process.stdin is not None
+        process.stdin.close()
+        told(process, begin_ms + 3000)
+        assert process.wait(30) == 0
+
+
+def test_the_reader_of_standard_output_leaves(path: Path, begin_ms: int) -> None:
+    with started(path) as process:
+        send(process, data(begin_ms, 3, end=False))
+        told(process, begin_ms + 1000)
+        assert process.stdout is not None
+        process.stdout.close()
+        send(process, b"".join(map(stream.encode, ticks(60, begin_ms)[3:])))
+        said(process, "storing goes on")
+        assert process.stdin is not None
+        process.stdin.close()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        assert process.wait(30) == 0
+        assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 3  # nor does it spin
+    check(path, ticks(60, begin_ms))
+
+
+def test_a_reader_that_does_not_read(path: Path, begin_ms: int) -> None:
+    """Its pipe is full from the first line on: all is stored before it reads a byte."""
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(write, False)
+    os.write(write, b"x" * 4096)
+    os.set_blocking(write, True)
+    try:
+        with started(path, stdout=write) as process:
+            for at in range(0, 700, 100):
+                send(process, data(begin_ms, 100 + at, end=False))
+            folder = path / "instances" / "vm-1" / str(begin_ms)
+            while not (folder / "session.json").exists() or begin_ms + 699_000 not in only(path).rows().t_ms:
+                assert process.poll() is None
+            assert process.stdin is not None
+            process.stdin.close()
+            os.read(read, 4096)
+            assert process.wait(30) == 0
+            assert os.read(read, 4096) == f"{only(path).path}\t{begin_ms + 699_000}\n".encode()
+    finally:
+        os.close(read)
+        os.close(write)
+    check(path, ticks(700, begin_ms))
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+def test_the_first_interrupt_lets_the_input_come_to_its_end(path: Path, begin_ms: int) -> None:
+    with started(path) as process:
+        send(process, data(begin_ms, 10, end=False))
+        told(process, begin_ms + 8000)
+        process.send_signal(signal.SIGINT)
+        said(process, "reading on to the end of the input; Ctrl-C again to stop now")
+        send(
+            process,
+            b"".join(map(stream.encode, [*ticks(50, begin_ms)[10:], End("signal", begin_ms + 50_000)])),
+        )
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(30) == 0
+    check(path, ticks(50, begin_ms), finished=True)
+
+
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]]
+)
+def test_told_to_stop_it_keeps_all_that_has_arrived(
+    path: Path, begin_ms: int, signals: list[signal.Signals]
+) -> None:
+    with started(path) as process:
+        send(process, data(begin_ms, 10, end=False))
+        told(process, begin_ms + 8000)
+        for number in signals[:-1]:
+            process.send_signal(number)
+            said(process, "Ctrl-C again to stop now")
+        # What arrives while it cannot run is in the pipe when the last signal comes.
+        process.send_signal(signal.SIGSTOP)
+        send(process, b"".join(map(stream.encode, ticks(50, begin_ms)[10:])) + b"\x92")
+        process.send_signal(signals[-1])
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(30) == 0  # though the input has not ended
+        assert process.stderr is not None
+        assert b"50 ticks stored" in process.stderr.read()
+    check(path, ticks(50, begin_ms))
+
+
+def test_told_to_stop_it_leaves_a_producer_that_never_pauses(path: Path, begin_ms: int) -> None:
+    late = stream.encode(Tick(begin_ms, bytes(128))) * 10_000
+    with started(path) as process:
+
+        def flood() -> None:
+            try:
+                send(process, data(begin_ms, 10, end=False) + late)
+                while True:
+                    send(process, late)
+            except OSError:
+                pass  # it has gone, as it should
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            told(process, begin_ms + 8000)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            thread.join()
+    check(path, ticks(10, begin_ms))
+
+
+# --- a full disk ---------------------------------------------------------------------------------
+
+CLONE_NEWNS, MS_PRIVATE_EVERYWHERE = 0x20000, 0x44000
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 KiB, seen by this process alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    mine, here = os.open("/proc/self/ns/mnt", os.O_RDONLY), Path.cwd()
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_PRIVATE_EVERYWHERE, None):
+            pytest.skip("no rights to mount a small file system here")
+        if libc.mount(b"none", bytes(place), b"tmpfs", 0, b"size=512k"):
+            pytest.skip("no rights to mount a small file system here")
+        yield place
+        libc.umount2(bytes(place), 2)
+    finally:
+        libc.setns(mine, CLONE_NEWNS)
+        os.chdir(here)  # setns(2) goes to the root
+        os.close(mine)
+
+
+def fill(place: Path, left: int) -> Path:
+    """Write a file that leaves `left` bytes of the file system free."""
+    status = os.statvfs(place)
+    ballast = place / "ballast"
+    ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - left))
+    return ballast
+
+
+def test_a_full_disk_holds_it_up_until_there_is_room(small_disk: Path, begin_ms: int) -> None:
+    ballast = fill(small_disk, 65_536)
+    path = small_disk / "store"
+    with started(path) as process:
+        writer = threading.Thread(target=send, args=(process, data(begin_ms, 700)))
+        writer.start()
+        try:
+            said(process, "No space left on device; waiting for room")
+            ballast.unlink()
+            said(process, "there is room again")
+            writer.join()
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            writer.join()
+    check(path, ticks(700, begin_ms), finished=True)
+    assert only(path).end is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_while_the_disk_is_full(small_disk: Path, begin_ms: int, number: signal.Signals) -> None:
+    fill(small_disk, 65_536)
+    path = small_disk / "store"
+    with started(path) as process:
+        send(process, data(begin_ms, 400))
+        said(process, "waiting for room")
+        process.send_signal(number)
+        assert process.wait(30) == 75
+        assert process.stderr is not None
+        assert b"what is not stored must be sent again" in process.stderr.read()
+    rows = only(path).rows()  # what was stored is whole
+    assert rows.skipped <= 1
+    for t_ms, row in zip(rows.t_ms.tolist(), rows.values, strict=True):
+        assert row.tobytes() == ticks(400, begin_ms)[(t_ms - begin_ms) // 1000].values
+
+
+def test_the_terminal_stays_as_it_was(path: Path, begin_ms: int) -> None:
+    """Lines to a terminal that is stopped with Ctrl-S do not hold up storing."""
+    master, terminal = pty.openpty()
+    try:
+        with started(path, stdout=terminal) as process:
+            send(process, data(begin_ms, 3, end=False))
+            assert str(begin_ms + 1000).encode() in os.read(master, 4096)
+            termios.tcflow(terminal, termios.TCOOFF)
+            send(process, b"".join(map(stream.encode, ticks(60, begin_ms)[3:])))
+            while only(path).rows().t_ms.size < 60:
+                assert process.poll() is None
+            termios.tcflow(terminal, termios.TCOON)
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(30) == 0
+    finally:
+        os.close(master)
+        os.close(terminal)
