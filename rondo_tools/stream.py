@@ -263,7 +263,7 @@ class Decoder:
                     or len(message[1]) != self._width
                 ):
                     raise self._error(self._what_is_wrong_with_tick(message))
-                event: Event = Tick._make(message)
+                event: Event = Tick(*message)
             else:
                 self._check_size(tell())  # here too, or the pieces it came in would decide
                 event = self._map_event(message)

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""What rondo-store costs, beside rrdtool with the same tiers, in one run.
+
+CPU time, user and system, of the process that does the work; the median of five runs. A sample is
+one value of one series; a tick has the catalogue's sixteen.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from fetch import fetch  # noqa: E402
+
+from rondo_tools import stream  # noqa: E402
+from rondo_tools.catalog import SERIES  # noqa: E402
+from rondo_tools.store.ingest import Ingest  # noqa: E402
+from rondo_tools.store.lines import Lines  # noqa: E402
+from rondo_tools.store.reader import Store  # noqa: E402
+from rondo_tools.store.tiers import DEFAULT_TIERS  # noqa: E402
+from rondo_tools.store.writer import StoreWriter  # noqa: E402
+
+RUNS = 5
+WIDTH = len(SERIES)
+RECORDED = 200_000  # ticks in a file: more than two days
+LIVE = 20_000
+RRD = 20_000
+SESSIONS = 200
+BAR = 2.0  # million samples a CPU-second, from a file
+
+
+def main() -> int:
+    begin_ms = time.time_ns() // 1_000_000_000 * 1000 - RECORDED * 1000
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name:
+        folder = Path(name)
+        recorded = folder / "recorded.stream"
+        messages = record(begin_ms, RECORDED)
+        recorded.write_bytes(b"".join(messages))
+        print(f"{'':44} {'µs/tick':>8} {'M samples/CPU-s':>16}")
+        file = row("rondo-store < file, start-up included", RECORDED, median(lambda: from_file(recorded)))
+        live = row("one message at a time, in process", LIVE, median(lambda: one_at_a_time(messages)))
+        row("reading tier 0, 200 sessions of 600 rows", SESSIONS * 600, median(reading(folder, begin_ms)))
+        try:
+            rrdtool = fetch("rrdtool")
+        except LookupError as exc:
+            print(f"no rrdtool to compare with: {exc}")
+        else:
+            single = row("rrdtool update, one tick a call", RRD, median(lambda: rrd(rrdtool, begin_ms, 1)))
+            bulk = row("rrdtool update, 60 ticks a call", RRD, median(lambda: rrd(rrdtool, begin_ms, 60)))
+            print(f"rondo : rrdtool   one at a time {single / live:.1f} x, in bulk {bulk / file:.1f} x")
+        samples = WIDTH / file
+        print(f"bar: {BAR} M samples/CPU-s from a file: {'held' if samples >= BAR else 'MISSED'}")
+    return 0 if samples >= BAR else 1
+
+
+def record(begin_ms: int, count: int) -> list[bytes]:
+    """A stream of one session, message by message, of values that move."""
+    header = stream.Header("bench", begin_ms, (), 1000, SERIES)
+    pack = struct.Struct(f"<{WIDTH}d").pack
+    return [stream.encode(header)] + [
+        stream.encode(stream.Tick(begin_ms + i * 1000, pack(*(i * 1.25 + column for column in range(WIDTH)))))
+        for i in range(1, count + 1)
+    ]
+
+
+def median(run: Callable[[], float]) -> float:
+    return statistics.median(run() for _ in range(RUNS))
+
+
+def row(what: str, ticks: int, seconds: float) -> float:
+    """Print a row of the table; returns microseconds a tick."""
+    cost = seconds / ticks * 1e6
+    print(f"{what:44} {cost:8.2f} {WIDTH / cost:16.2f}", flush=True)
+    return cost
+
+
+def of_child(command: list[str | Path], **options: object) -> float:
+    """CPU seconds of a command."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def from_file(recorded: Path) -> float:
+    with tempfile.TemporaryDirectory() as store, recorded.open("rb") as file:
+        return of_child([sys.executable, ROOT / "bin" / "rondo-store", store], stdin=file)
+
+
+def one_at_a_time(messages: list[bytes]) -> float:
+    """As rondo-store does it live: feed, store, roll up, tell; without the system call that reads."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        with tempfile.TemporaryDirectory() as store, StoreWriter(store) as writer:
+            ingest, lines = Ingest(writer), Lines(nowhere)
+            begin = time.process_time()
+            for message in messages[: LIVE + 1]:
+                ingest.feed(message)
+                lines.update(ingest.closed)
+                ingest.closed.clear()
+            seconds = time.process_time() - begin
+            ingest.close()
+            return seconds
+    finally:
+        os.close(nowhere)
+
+
+def reading(folder: Path, begin_ms: int) -> Callable[[], float]:
+    ticks = [stream.Tick(begin_ms + i * 1000, bytes(8 * WIDTH)) for i in range(1, 601)]
+    with StoreWriter(folder / "many") as writer:
+        for number in range(SESSIONS):
+            session = writer.open(stream.Header(f"vm-{number}", begin_ms, (), 1000, SERIES))
+            session.ring.append(ticks)
+            session.close()
+    sessions = Store(folder / "many").sessions()
+
+    def read() -> float:
+        begin = time.process_time()
+        rows = sum(session.rows().t_ms.size for session in sessions)
+        assert rows == SESSIONS * 600
+        return time.process_time() - begin
+
+    return read
+
+
+def rrd(rrdtool: Path, begin_ms: int, at_once: int) -> float:
+    """rrdtool in its pipe mode, with the same sixteen series and tiers."""
+    begin_s = begin_ms // 1000
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "bench.rrd"
+        sources = [f"DS:s{number}:GAUGE:300:U:U" for number in range(WIDTH)]
+        archives = [
+            f"RRA:{function}:0.5:{tier.interval_ms // 1000}:{tier.slots}"
+            for number, tier in enumerate(DEFAULT_TIERS)
+            for function in (("AVERAGE", "MIN", "MAX") if number else ("AVERAGE",))
+        ]
+        subprocess.run(
+            [rrdtool, "create", file, "--start", str(begin_s), "--step", "1", *sources, *archives], check=True
+        )
+        ticks = [
+            ":".join(map(str, (begin_s + i, *(i * 1.25 + column for column in range(WIDTH)))))
+            for i in range(1, RRD + 1)
+        ]
+        calls = Path(name) / "calls"
+        calls.write_text(
+            "".join(f"update {file} {' '.join(ticks[at : at + at_once])}\n" for at in range(0, RRD, at_once))
+        )
+        with calls.open("rb") as lines:
+            seconds = of_child([rrdtool, "-"], stdin=lines)
+        last = subprocess.run([rrdtool, "last", file], capture_output=True, check=True, text=True).stdout
+        assert int(last) == begin_s + RRD, "rrdtool did not take all ticks"
+        return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
