@@ -235,6 +235,15 @@ def test_a_slab_that_could_not_be_made_leaves_nothing(path: Path, monkeypatch: p
     assert set(Path("/proc/self/fd").iterdir()) == before
 
 
+def test_the_header_reaches_the_disk_before_the_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut could leave a slab of nothing, and the session could not go on."""
+    steps, fsync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: steps.append("fsync") or fsync(fd))
+    monkeypatch.setattr(Path, "replace", lambda *names: steps.append("rename") or replace(*names))
+    Slab.create(path, INTERVAL, SLOTS, COLUMNS).close()
+    assert steps == ["fsync", "rename"]
+
+
 def test_a_write_in_pieces_is_written_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite = os.pwrite
     with filled(path, range(3)) as made:
