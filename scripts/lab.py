@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from cpio import Archive
 from fetch import fetch
-from lab_root import ROOT, base_archive, compile_python, kernel
+from lab_root import ROOT, base_archive, compile_python, kernel, scratch
 
 MEMORY_MIB = 1536
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70
@@ -67,12 +67,14 @@ def run(
 ) -> Result:
     """Run a shell command in the laboratory, with `files` in /in, and wait for its end.
 
-    `stdout` and `stderr` are called with what it prints while it runs. Raises LabError.
+    `stdout` and `stderr` are called with what it prints while it runs. Raises LabError, and
+    LookupError for what is not to be had.
     """
     kept = [io.BytesIO(), io.BytesIO(), io.BytesIO()]
     sinks: list[Sink] = [kept[0].write, kept[1].write, kept[2].write]
     pipes = [os.pipe() for _ in sinks]
-    with tempfile.TemporaryDirectory(prefix="rondo-lab-") as temporary:
+    in_time = False
+    with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
         work = Path(temporary)
         initrd = _initrd(work, {"lab/command": command.encode() + b"\n"}, files or {})
         devices = ["-serial", f"file:{work / 'console'}", "-device", "virtio-serial-device"]
@@ -92,7 +94,7 @@ def run(
             shown = [stdout, stderr, None]
             in_time = _relay([reading for reading, _ in pipes], sinks, shown, timeout_s)
         finally:
-            if process.poll() is None and not _ended(process, 5):
+            if not in_time or not _ended(process, 5):
                 process.kill()
             said = process.communicate()[1].decode(errors="replace")
             for reading, _ in pipes:
@@ -114,7 +116,7 @@ def run(
 def shell() -> int:
     """An interactive shell in the laboratory, on this terminal."""
     columns, rows = shutil.get_terminal_size()
-    with tempfile.TemporaryDirectory(prefix="rondo-lab-") as temporary:
+    with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
         terminal = f"rows {rows} columns {columns}\n".encode()
         initrd = _initrd(Path(temporary), {"lab/terminal": terminal}, {})
         # Ctrl-C is for the shell inside.
@@ -193,7 +195,7 @@ def _relay(sources: list[int], kept: list[Sink], shown: list[Sink | None], timeo
 
 
 def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """A QEMU whose ports are closed is about to end; one that ran out of time is not."""
+    """A QEMU whose ports are closed is about to end."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -45,9 +45,8 @@ def kernel() -> Path:
 def base_archive() -> Path:
     """The archive, built if it is not there or not what it should be. Raises LookupError."""
     archive, stamp = BUILD / "base.cpio", BUILD / "base.stamp"
-    BUILD.mkdir(parents=True, exist_ok=True)
     wanted = hashlib.sha256(Path(__file__).read_bytes() + "\n".join(_requirements()).encode()).hexdigest()
-    with (BUILD / "lock").open("w") as lock:
+    with (scratch() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists() or not stamp.exists() or stamp.read_text() != wanted:
             print("lab: building its root (once; takes half a minute)", file=sys.stderr, flush=True)
@@ -56,6 +55,12 @@ def base_archive() -> Path:
                 _build(Path(temporary)).replace(archive)
             stamp.write_text(wanted)
     return archive
+
+
+def scratch() -> Path:
+    """A folder for what is large: /tmp may be in memory."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    return BUILD
 
 
 def compile_python(*folders: Path) -> None:
