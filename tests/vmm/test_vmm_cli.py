@@ -18,9 +18,9 @@ import pytest
 
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Decoder, End, Header, Tick
-from rondo_tools.vmm import cli
+from rondo_tools.vmm import cli, guests
 from rondo_tools.vmm.boot.builtin import Entry
-from rondo_tools.vmm.machine import Config
+from rondo_tools.vmm.builtin import Builtin
 from rondo_tools.vmm.memory import GuestMemory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -260,8 +260,8 @@ def test_the_end_of_the_guest_is_the_exit_status(
         memory.write(0x1000, bytes.fromhex(code))
         return Entry(0x1000, 0x8000)
 
-    monkeypatch.setattr(cli, "Config", lambda *made_of: Config(*made_of, boot))
-    monkeypatch.setattr(cli, "MARGIN_MS", 50)
+    monkeypatch.setattr(guests, "Builtin", lambda *made_of: Builtin(*made_of, boot))
+    monkeypatch.setattr(guests, "BUILTIN_MARGIN_MS", 50)
     assert cli.main(["--duration", "100ms", "--output", str(tmp_path / "stream")]) == status
     assert decode((tmp_path / "stream").read_bytes()).end.reason == reason
     err = capsys.readouterr().err
@@ -294,9 +294,21 @@ def test_the_disk_that_is_given_is_written_to(run: Callable[..., Any], tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--memory", "64K"], "argument -m/--memory: '64K' is not a multiple of 4K from 128K"),
-        (["--memory", "4G"], "argument -m/--memory: '4G' is not a multiple of 4K from 128K to 3328M"),
-        (["--memory", "131073"], "argument -m/--memory: '131073' is not a multiple"),
+        (["--memory", "64K"], "--memory: 65536 bytes are not a multiple of 4K from 128K to 3328M"),
+        (["--memory", "4G"], "--memory: 4294967296 bytes are not a multiple of 4K"),
+        (["--memory", "131073"], "--memory: 131073 bytes are not a multiple"),
+        (["--memory", "much"], "argument --memory: 'much' is not a size"),
+        (["--disk", "a", "--disk", "b"], "--disk: the built-in guest has one"),
+        (["--disk", "a:ro"], "--disk a:ro: the built-in guest writes to its disk"),
+        (["--initramfs", "a"], "--initramfs is for Linux: name its --kernel too"),
+        (["--cmdline", "a"], "--cmdline is for Linux"),
+        (["--cmdline-only"], "--cmdline-only is for Linux"),
+        (["--cpus", "2"], "--cpus is for Linux"),
+        (["--console"], "--console is for Linux"),
+        (["--kernel", "a", "--accel", "soft"], "--kernel needs KVM"),
+        (["--kernel", "a", "--cpus", "0"], "--cpus 0: a guest has 1 to 64"),
+        (["--kernel", "a", *["--disk", "b"] * 8], "--disk: a guest has 7 at most"),
+        (["--kernel", "a", "--memory", "16M"], "--memory: 16777216 bytes are not a multiple of 4K from 32M"),
         (["--interval", "1ms"], "argument --interval: '1ms' is too short"),
         (["--duration", "soon"], "argument --duration: 'soon' is not a duration"),
         (["--label", "rack"], "argument --label: 'rack' is not NAME=VALUE"),
@@ -345,7 +357,8 @@ def test_the_help_teaches(run: Callable[..., Any]) -> None:
     text = run("rondo-vmm", "--help").stdout.decode()
     for flag in (
         *("--accel", "--duration", "--interval", "--instance", "--label", "--memory", "--disk"),
-        *("--serial", "--output", "--text", "--linger"),
+        *("--serial", "--output", "--text", "--linger", "--kernel", "--initramfs", "--cmdline"),
+        *("--cmdline-only", "--cpus", "--console"),
     ):
         assert flag in text
     assert "rondo-vmm --duration 45 | rondo-store vmm_metrics" in text
@@ -361,6 +374,7 @@ def test_it_imports_nothing_that_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, timeout=WAIT_S)
     loaded = {name.partition(".")[0] for name in done.stdout.decode().split()}
     assert "rondo_tools" in loaded
+    assert "rondo_tools.vmm.pc" not in done.stdout.decode().split()  # nor is what Linux needs
     assert not loaded & {"numpy", "google", "requests", "snappy", "urllib3", "plotext"}
 
 
