@@ -84,7 +84,7 @@ class Session:
                 rows = rows.between(
                     self.tiers[0].whole_since(int(rows.t_ms[-1]), window_ms) - 1, stream.MAX_T_MS + 1
                 )
-            roll_up = rollup.RollUp(self.header.series, self.tiers[0].interval_ms)
+            roll_up = rollup.roll_up_of(self.header.series, self.tiers[0].interval_ms)
             t_ms, values = roll_up(rows.t_ms, rows.values, window_ms)
             stored = self._read(tier)
             # Where a stored row exists it is the better one: tier 0 may hold a part of its window.

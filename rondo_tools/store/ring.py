@@ -5,6 +5,8 @@ backlog of thousands take the same path. When a tick opens a new window of the c
 window before it is rolled up from the rows of tier 0, in all coarser tiers, before anything of the
 new window is written. Nothing is kept in memory that the slabs do not say: after a crash the rows
 of tier 0 tell where the session stands, and a window rolled up again gives the same bytes.
+
+Only tier 0 stays open, one descriptor a session; the coarser slabs are opened for each roll-up.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.errors import StoreError
-from rondo_tools.store.rollup import Floats, RollUp, columns
+from rondo_tools.store.rollup import Floats, columns, roll_up_of
 from rondo_tools.store.slab import Rows, Slab, pack_row
 from rondo_tools.store.tiers import Tier
 from rondo_tools.stream import Header, Tick
@@ -41,14 +43,16 @@ class Ring:
         self._interval_ms, self._slots = tiers[0]
         # With one tier there is nothing to roll up: any window will do.
         self._window_ms = tiers[-1].interval_ms if len(tiers) > 1 else tiers[0].span_ms
-        self._roll_up = RollUp(header.series, self._interval_ms)
+        self._roll_up = roll_up_of(header.series, self._interval_ms)
+        self._path = path
+        self._coarse = range(1, len(tiers))
         with ExitStack() as opened:
-            self._slabs = [
-                opened.enter_context(
-                    _open(path / f"tier_{number}.slab", tier, len(columns(header.series, number)))
-                )
-                for number, tier in enumerate(tiers)
-            ]
+            for number, tier in enumerate(tiers):
+                slab = _open(_file(path, number), tier, len(columns(header.series, number)))
+                if number == 0:
+                    self._slab = opened.enter_context(slab)
+                else:
+                    slab.close()
             self._resume()
             self.close = opened.pop_all().close
 
@@ -91,7 +95,7 @@ class Ring:
         if not run:
             return
         slot = run[0].t_ms // self._interval_ms
-        self._slabs[0].write(slot % self._slots, b"".join([pack_row(*tick) for tick in run]))
+        self._slab.write(slot % self._slots, b"".join([pack_row(*tick) for tick in run]))
         if len(run) > 1:
             self.closed_through_ms = run[-2].t_ms
         elif slot != self.last_ms // self._interval_ms:
@@ -103,12 +107,13 @@ class Ring:
         """Roll up the window of the coarsest tier that `t_ms` is in."""
         begin_ms = t_ms // self._window_ms * self._window_ms
         rows = self._read_window(begin_ms)
-        for slab in self._slabs[1:]:
-            _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
+        for number in self._coarse:
+            with Slab.open(_file(self._path, number), writable=True) as slab:
+                _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
 
     def _read_window(self, begin_ms: int) -> Rows:
         """Tier 0's rows in the window of the coarsest tier that begins at `begin_ms`."""
-        slab = self._slabs[0]
+        slab = self._slab
         first, count = begin_ms // self._interval_ms % self._slots, self._window_ms // self._interval_ms
         head = slab.read_slots(first, min(count, self._slots - first))
         tail = slab.read_slots(0, max(0, first + count - self._slots))
@@ -119,7 +124,7 @@ class Ring:
 
     def _resume(self) -> None:
         """Take up where the rows of tier 0 end, and make up for roll-ups that a crash cut short."""
-        rows = self._slabs[0].read()
+        rows = self._slab.read()
         if not rows.t_ms.size:
             return
         self.last_ms = int(rows.t_ms[-1])
@@ -130,10 +135,15 @@ class Ring:
         # row that was rolled up when all of its window was there is never worse.
         begin_ms = self._tier.whole_since(self.last_ms, self._window_ms)
         rows = rows.between(begin_ms - 1, self.last_ms // self._window_ms * self._window_ms)
-        for slab in self._slabs[1:]:
-            t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
-            missing = ~np.isin(t_ms // slab.interval_ms, slab.read().t_ms // slab.interval_ms)
-            _write_rows(slab, t_ms[missing], coarse[missing])
+        for number in self._coarse:
+            with Slab.open(_file(self._path, number), writable=True) as slab:
+                t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
+                missing = ~np.isin(t_ms // slab.interval_ms, slab.read().t_ms // slab.interval_ms)
+                _write_rows(slab, t_ms[missing], coarse[missing])
+
+
+def _file(path: Path, number: int) -> Path:
+    return path / f"tier_{number}.slab"
 
 
 def _open(path: Path, tier: Tier, width: int) -> Slab:

@@ -11,6 +11,7 @@ change: the result does not depend on how many windows are rolled up together.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +82,12 @@ class RollUp:
         rows += 0.0  # one zero: which of -0.0 and 0.0 a minimum picks is numpy's secret
         rows[np.isnan(rows)] = np.nan  # one NaN: so is its payload
         return t_ms[ends - 1], rows
+
+
+@lru_cache(maxsize=64)
+def roll_up_of(series: tuple[Series, ...], interval_ms: int) -> RollUp:
+    """A RollUp, shared between sessions that have the same series: mostly all of them."""
+    return RollUp(series, interval_ms)
 
 
 def _last(cube: Floats) -> Floats:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import struct
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -75,9 +75,7 @@ class Slab:
         self.columns = columns
         self.row_size = 16 + 8 * columns
         self._fd = fd
-        self._dtype = np.dtype(
-            [("t_ms", "<u8"), ("values", "<f8", (columns,)), ("flags", "<u4"), ("crc", "<u4")]
-        )
+        self._dtype = _row_dtype(columns)
 
     @classmethod
     def create(cls, path: Path, interval_ms: int, slots: int, columns: int) -> Slab:
@@ -201,6 +199,11 @@ class Slab:
         slots = (block["t_ms"] // np.uint64(self.interval_ms)) % np.uint64(self.slots)
         good &= slots == np.arange(first, first + len(block), dtype=np.uint64)
         return np.flatnonzero(good), used[~good[used]]
+
+
+@lru_cache(maxsize=256)
+def _row_dtype(columns: int) -> np.dtype[np.void]:
+    return np.dtype([("t_ms", "<u8"), ("values", "<f8", (columns,)), ("flags", "<u4"), ("crc", "<u4")])
 
 
 @cache
