@@ -15,6 +15,7 @@ from metrics_table import with_table
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
+QUERY_COMMANDS = ("list", "read", "plot", "tail")
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -31,7 +32,7 @@ def help_of(command: str) -> str:
 
     text = ask("--help")
     if command == "rondo-query":
-        text += "".join(ask("STORE", name, "--help") for name in ("list", "read", "plot"))
+        text += "".join(ask("STORE", name, "--help") for name in QUERY_COMMANDS)
     return text
 
 

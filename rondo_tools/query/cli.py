@@ -6,127 +6,30 @@ numpy and the store's reader are imported where they are needed, so that --help 
 from __future__ import annotations
 
 import re
+import select
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import argh
 
 from rondo_tools import __version__, command
-from rondo_tools.errors import UsageError
+from rondo_tools.errors import RondoError, UsageError
+from rondo_tools.query import flags as share
+from rondo_tools.query import manual
 from rondo_tools.selector import parse_selector
+from rondo_tools.signals import Signals
 
 if TYPE_CHECKING:
     from rondo_tools.query.curve import Match, Question
     from rondo_tools.store.reader import Store
 
-DESCRIPTION = """\
-Look into a store of rondo-store, also while it is being written.
-
-  rondo-query vmm_metrics list
-  rondo-query vmm_metrics read 'vcpu_exits_total{reason="io"}' --rate
-  rondo-query vmm_metrics read '{instance=~"vm-.*"}' --range 10m --format csv > vm.csv
-  rondo-query vmm_metrics plot 'vcpu_exits_total' --rate
-
-Each command has its own help: rondo-query STORE read --help
-"""
-
-LIST = """\
-One line for each session, which is one life of an instance, by start:
-
-  instance  session  first  last  state  age_s  series  rows_1s  rows_10s  rows_5m  bytes
-
-session is the time it began, first and last the oldest and the newest tick held, age_s the
-seconds since the last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error), or
-running, or silent: no end, and no tick for three intervals and five seconds. The rows that each tier
-holds are counted, and the bytes on disk.
-
-  rondo-query vmm_metrics list | awk '$5 == "silent" {print $1, $6}'
-"""
-
-SELECTOR = """\
-SELECTOR is written as in Prometheus, NAME{LABEL="VALUE", ...}, with = != =~ !~; the labels are
-instance, those of the VM and those of the series, and {} means everything:
-
-  vmm_rss_bytes    vcpu_exits_total{reason=~"io|mmio"}    {__name__=~"blk_.+",instance="vm-1"}
-"""
-
-READ = f"""\
-Print samples, one a line: time, session, series, value, each session by itself.
-
-  rondo-query vmm_metrics read 'vcpu_exits_total{{reason="io"}}' --rate --range 10m
-  rondo-query vmm_metrics read vmm_rss_bytes | awk '$4+0 > m {{m = $4}} END {{print m}}'
-  rondo-query vmm_metrics read '{{}}' --format json | jq -c 'select(.value == null)'
-
-{SELECTOR}
-"""
-
-PLOT = f"""\
-Draw series in the terminal, each session by itself. Needs plotext (pip install 'rondo-tools[plot]').
-
-  rondo-query vmm_metrics plot vcpu_exits_total --rate
-  rondo-query vmm_metrics plot vmm_rss_bytes --start 2026-11-23T09:00:00Z --end 2026-11-23T10:00:00Z
-
-{SELECTOR}
-"""
-
-NOTHING = "Like grep, it ends with exit status 1 when there is nothing to show."
+_LOOK_EVERY_S = 0.2  # of tail: a tick is shown so soon after it was stored
 
 
-Command = Callable[..., None]
-
-
-def _together(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """One decorator that adds all these flags, in this order."""
-
-    def decorate(function: Command) -> Command:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
-_format_flags = _together(
-    argh.arg("--format", choices=("table", "csv", "json"), default="table", help="json: one object a line"),
-    argh.arg("--unix", action="store_true", default=False, help="print times in Unix milliseconds"),
-)
-
-_question_flags = _together(
-    argh.arg("selector", metavar="SELECTOR", help="which series, such as 'vmm_rss_bytes'"),
-    argh.arg("--range", metavar="DURATION", help="only the last, such as 90s, 10m, 2h (up to --end)"),
-    argh.arg(
-        "--start",
-        metavar="TIME",
-        help="from then on: 2026-11-23T10:00:00Z (UTC if no zone is named), Unix seconds, "
-        "or -10m for ten minutes ago (default: all that the tier holds)",
-    ),
-    argh.arg("--end", metavar="TIME", help="up to then, written as for --start (default: no end)"),
-    argh.arg(
-        "--tier",
-        metavar="auto|0|1|2",
-        help="resolution: 0 is every tick, 1 and 2 are coarser and reach further back; auto is, for "
-        "each session, the finest that reaches back to the start that is asked for, or to its own "
-        "(default: auto with --range or --start, else 0)",
-    ),
-    argh.arg(
-        "--aggregate",
-        choices=("avg", "min", "max"),
-        default="avg",
-        help="of a gauge, over each interval of a tier above 0",
-    ),
-    argh.arg(
-        "--rate",
-        action="store_true",
-        default=False,
-        help="of counters: increase per second since the value before; the first value has none",
-    ),
-)
-
-
-@_format_flags
+@share.format
 def list_sessions(**flags: Any) -> None:
     from rondo_tools.errors import StoreError
     from rondo_tools.query import life, output
@@ -139,8 +42,7 @@ def list_sessions(**flags: Any) -> None:
         raise StoreError(f"{unread} sessions could not be read")
 
 
-@_question_flags
-@_format_flags
+@share.together(share.question, share.rate, share.format)
 def read(selector: str, **flags: Any) -> None:
     from rondo_tools.query import curve, output
 
@@ -152,7 +54,7 @@ def read(selector: str, **flags: Any) -> None:
         raise curve.nothing(matches, question)
 
 
-@_question_flags
+@share.together(share.question, share.rate)
 @argh.arg("--width", type=int, metavar="COLUMNS", help="of the picture (default: the terminal's, else 80)")
 @argh.arg("--height", type=int, metavar="LINES", help="with the legend (default: the terminal's, else 24)")
 def plot(selector: str, **flags: Any) -> None:
@@ -172,6 +74,57 @@ def plot(selector: str, **flags: Any) -> None:
         color=picture.wants_color(sys.stdout),
         rate=question.rate,
     )
+
+
+@share.selector
+@argh.arg(
+    "--lines",
+    type=command.typed(share.count),
+    metavar="N",
+    default=10,
+    help="ticks of the past to begin with, for each session",
+)
+@argh.arg("--new", action="store_true", default=False, help="follow sessions that begin later, too")
+@share.rate
+@argh.arg("--format", choices=("table", "json"), default="table", help="json: one object a line")
+@share.unix
+def tail(selector: str, **flags: Any) -> None:
+    from rondo_tools.query.curve import EX_NOTHING, Question, check, find
+    from rondo_tools.query.output import LineWriter
+    from rondo_tools.query.tail import Tail
+    from rondo_tools.store.reader import Store
+
+    wanted = parse_selector(selector)
+    store = Store(flags["store"])
+    if flags["rate"] or not flags["new"]:
+        check(Question(rate=flags["rate"]), find(store.sessions(), wanted), store.tiers)
+    following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"])
+    writer = LineWriter(sys.stdout, flags["format"], unix=flags["unix"])
+    with Signals() as signals:
+        lines = following.look(_now_ms())
+        if following.is_over and not lines:
+            raise RondoError(
+                f"nothing that matches {wanted} is running (--new waits for what begins later)",
+                exit_code=EX_NOTHING,
+            )
+        while True:
+            for line in lines:
+                writer.write(line)
+            sys.stdout.flush()
+            if following.is_over or _is_told_to_end(signals, _LOOK_EVERY_S):
+                return
+            lines = following.look(_now_ms())
+
+
+def _is_told_to_end(signals: Signals, seconds: float) -> bool:
+    """Wait so long, or until a signal arrives. Raises BrokenPipeError when our reader leaves."""
+    poll = select.poll()
+    poll.register(signals.fileno(), select.POLLIN)
+    poll.register(sys.stdout.fileno(), 0)  # errors only
+    ready = dict(poll.poll(seconds * 1000))
+    if ready.get(sys.stdout.fileno(), 0) & select.POLLERR:
+        raise BrokenPipeError
+    return signals.fileno() in ready
 
 
 def _ask(selector: str, flags: dict[str, Any]) -> tuple[Store, list[Match], Question]:
@@ -197,29 +150,22 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _tied(argv: Sequence[str]) -> list[str]:
-    """Tie ``-10m`` to the flag before it: argparse would take it for a flag of its own."""
-    tied: list[str] = []
-    for word in argv:
-        if tied and tied[-1] in ("--start", "--end") and re.match(r"-\d", word):
-            tied[-1] += f"={word}"
-        else:
-            tied.append(word)
-    return tied
+COMMANDS = (
+    ("list", list_sessions, "which sessions there are, and how they ended", manual.LIST),
+    ("read", read, "print samples", manual.READ),
+    ("plot", plot, "draw series in the terminal", manual.PLOT),
+    ("tail", tail, "follow running sessions, a line a tick", manual.TAIL),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run rondo-query with `argv` (default: the process' arguments). Returns the exit status."""
-    parser = command.Parser(prog="rondo-query", description=DESCRIPTION)
-    parser.epilog = f"{NOTHING}\n\n{command.EXIT_STATUS}"
+    parser = command.Parser(prog="rondo-query", description=manual.DESCRIPTION)
+    parser.epilog = f"{manual.NOTHING}\n\n{command.EXIT_STATUS}"
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
     parser.add_argument("store", metavar="STORE", help="the folder that rondo-store writes")
-    commands = parser.add_subparsers(metavar="list|read|plot", required=True)
-    for name, function, summary, description in (
-        ("list", list_sessions, "which sessions there are, and how they ended", LIST),
-        ("read", read, "print samples", READ),
-        ("plot", plot, "draw series in the terminal", PLOT),
-    ):
-        sub = commands.add_parser(name, help=summary, description=description, epilog=NOTHING)
+    commands = parser.add_subparsers(metavar="|".join(name for name, *_ in COMMANDS), required=True)
+    for name, function, summary, description in COMMANDS:
+        sub = commands.add_parser(name, help=summary, description=description, epilog=manual.NOTHING)
         sub.set_command(function)
-    return command.run(parser, _tied(sys.argv[1:] if argv is None else argv))
+    return command.run(parser, share.tied(sys.argv[1:] if argv is None else argv))

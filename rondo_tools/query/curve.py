@@ -61,18 +61,26 @@ class Curve(NamedTuple):
         return full_name(self.session.header, self.series)
 
 
+def matching(session: Session, selector: Selector) -> tuple[int, ...]:
+    """The series of a session that match, by their place in its header."""
+    return tuple(
+        number
+        for number, series in enumerate(session.header.series)
+        if selector.matches(labels_of(session.header, series))
+    )
+
+
 def find(sessions: Sequence[Session], selector: Selector) -> list[Match]:
     """The sessions and series that match. Raises RondoError (EX_NOTHING) if there are none."""
-    found = []
-    known: set[str] = set()
-    for session in sessions:
-        labels = [labels_of(session.header, series) for series in session.header.series]
-        known.update(*labels)
-        numbers = tuple(number for number, each in enumerate(labels) if selector.matches(each))
-        if numbers:
-            found.append(Match(session, numbers))
+    found = [Match(session, numbers) for session in sessions if (numbers := matching(session, selector))]
     if not found:
         hint = "see rondo-query STORE list" if sessions else "the store is empty"
+        known = {
+            label
+            for session in sessions
+            for series in session.header.series
+            for label in labels_of(session.header, series)
+        }
         unknown = [matcher.label for matcher in selector.matchers if matcher.label not in known]
         if sessions and unknown:
             hint = f"no series here has the label {unknown[0]!r}"

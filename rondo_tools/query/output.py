@@ -14,9 +14,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from rondo_tools.catalog import escape
+from rondo_tools.catalog import Series, escape
 from rondo_tools.query.curve import Curve, Match
 from rondo_tools.query.names import full_name, word
+from rondo_tools.query.tail import Line
 from rondo_tools.query.times import format_times
 from rondo_tools.selector import labels_of
 
@@ -100,6 +101,48 @@ class SampleWriter:
             f'{{"time": {quote}{time}{quote}, {same}, "value": {_json_number(value)}}}\n'
             for time, value in zip(times, curve.values.tolist(), strict=True)
         )
+
+
+class LineWriter:
+    """Writes ticks to `out`, one a line, as a table or as JSON; times as in `SampleWriter`.
+
+    In a table a line of names comes first, and again before a tick that has other series than the
+    one above it. A series is named without the labels of its session, which the instance stands for.
+    """
+
+    def __init__(self, out: TextIO, format: str, *, unix: bool) -> None:
+        self._out = out
+        self._format = format
+        self._unix = unix
+        self._above: tuple[Series, ...] = ()
+        self._widths: list[int] = []
+
+    def write(self, line: Line) -> None:
+        times = [line.t_ms, line.session.start_ms]
+        time, session = times if self._unix else format_times(times)
+        if self._format == "json":
+            record = {
+                "time": time,
+                "session": session,
+                "labels": {"instance": line.session.instance, **dict(line.session.header.labels)},
+            }
+            values = ", ".join(
+                f"{json.dumps(str(series))}: {_json_number(value)}"
+                for series, value in zip(line.series, line.values, strict=True)
+            )
+            self._out.write(f'{json.dumps(record)[:-1]}, "values": {{{values}}}}}\n')
+            return
+        instance = word(escape(line.session.instance))
+        if line.series != self._above:
+            self._above = line.series
+            names = [word(str(series)) for series in line.series]
+            self._widths = [13 if self._unix else 24, len(instance), *(max(len(name), 8) for name in names)]
+            self._row("time", "instance", *names)
+        self._row(str(time), instance, *map(format_number, line.values))
+
+    def _row(self, *fields: str) -> None:
+        padded = (field.ljust(width) for field, width in zip(fields, self._widths, strict=True))
+        self._out.write("  ".join(padded).rstrip() + "\n")
 
 
 def _json_number(value: float) -> str:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_store import SERIES, T0, TIERS, Row, add_session
 
-from rondo_tools.query.cli import main
+from rondo_tools.query.cli import COMMANDS, main
 from rondo_tools.query.curve import Question, curves, find
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.reader import Store
@@ -248,7 +248,8 @@ def test_numbers_and_words(store: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["plot", "nothing"], 1, "nothing matches"),
         (["plot", "{}", "--width", "x"], 64, "--width"),
         ([], 64, "list|read|plot"),
-        (["tail"], 64, "list"),
+        (["head"], 64, "list"),
+        (["tail"], 64, "SELECTOR"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -338,7 +339,7 @@ def test_help_teaches_and_is_quick() -> None:
             assert "numpy" not in sys.modules
             assert "plotext" not in sys.modules
         """
-    for argv in (["--help"], ["S", "list", "--help"], ["S", "read", "--help"], ["S", "plot", "--help"]):
+    for argv in (["--help"], *(["S", name, "--help"] for name, *_ in COMMANDS)):
         shown = subprocess.run(
             [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
         ).stdout

@@ -1,0 +1,79 @@
+"""The flags that several commands of rondo-query share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import argh
+
+from rondo_tools.errors import UsageError
+
+Command = Callable[..., None]
+
+
+def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator that adds all these flags, in this order."""
+
+    def decorate(function: Command) -> Command:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+selector = argh.arg("selector", metavar="SELECTOR", help="which series, such as 'vmm_rss_bytes'")
+unix = argh.arg("--unix", action="store_true", default=False, help="print times in Unix milliseconds")
+rate = argh.arg(
+    "--rate",
+    action="store_true",
+    default=False,
+    help="of counters: increase per second since the value before; the first value has none",
+)
+format = together(
+    argh.arg("--format", choices=("table", "csv", "json"), default="table", help="json: one object a line"),
+    unix,
+)
+question = together(
+    selector,
+    argh.arg("--range", metavar="DURATION", help="only the last, such as 90s, 10m, 2h (up to --end)"),
+    argh.arg(
+        "--start",
+        metavar="TIME",
+        help="from then on: 2026-11-23T10:00:00Z (UTC if no zone is named), Unix seconds, "
+        "or -10m for ten minutes ago (default: all that the tier holds)",
+    ),
+    argh.arg("--end", metavar="TIME", help="up to then, written as for --start (default: no end)"),
+    argh.arg(
+        "--tier",
+        metavar="auto|0|1|2",
+        help="resolution: 0 is every tick, 1 and 2 are coarser and reach further back; auto is, for "
+        "each session, the finest that reaches back to the start that is asked for, or to its own "
+        "(default: auto with --range or --start, else 0)",
+    ),
+    argh.arg(
+        "--aggregate",
+        choices=("avg", "min", "max"),
+        default="avg",
+        help="of a gauge, over each interval of a tier above 0",
+    ),
+)
+
+
+def count(text: str) -> int:
+    """A number from 0 on. Raises UsageError."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise UsageError(f"{text!r} is not a number of lines")
+    return int(text)
+
+
+def tied(argv: Sequence[str]) -> list[str]:
+    """Tie ``-10m`` to the flag before it: argparse would take it for a flag of its own."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] in ("--start", "--end") and re.match(r"-\d", word):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words

@@ -1,0 +1,68 @@
+"""What each command of rondo-query says of itself, by example."""
+
+DESCRIPTION = """\
+Look into a store of rondo-store, also while it is being written.
+
+  rondo-query vmm_metrics list
+  rondo-query vmm_metrics read 'vcpu_exits_total{reason="io"}' --rate
+  rondo-query vmm_metrics read '{instance=~"vm-.*"}' --range 10m --format csv > vm.csv
+  rondo-query vmm_metrics plot 'vcpu_exits_total' --rate
+  rondo-query vmm_metrics tail '{instance="vm-1"}'
+
+Each command has its own help: rondo-query STORE read --help
+"""
+
+NOTHING = "Like grep, it ends with exit status 1 when there is nothing to show."
+
+SELECTOR = """\
+SELECTOR is written as in Prometheus, NAME{LABEL="VALUE", ...}, with = != =~ !~; the labels are
+instance, those of the VM and those of the series, and {} means everything:
+
+  vmm_rss_bytes    vcpu_exits_total{reason=~"io|mmio"}    {__name__=~"blk_.+",instance="vm-1"}
+"""
+
+LIST = """\
+One line for each session, which is one life of an instance, by start:
+
+  instance  session  first  last  state  age_s  series  rows_1s  rows_10s  rows_5m  bytes
+
+session is the time it began, first and last the oldest and the newest tick held, age_s the
+seconds since the last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error), or
+running, or silent: no end, and no tick for three intervals and five seconds. The rows that each tier
+holds are counted, and the bytes on disk.
+
+  rondo-query vmm_metrics list | awk '$5 == "silent" {print $1, $6}'
+"""
+
+READ = f"""\
+Print samples, one a line: time, session, series, value, each session by itself.
+
+  rondo-query vmm_metrics read 'vcpu_exits_total{{reason="io"}}' --rate --range 10m
+  rondo-query vmm_metrics read vmm_rss_bytes | awk '$4+0 > m {{m = $4}} END {{print m}}'
+  rondo-query vmm_metrics read '{{}}' --format json | jq -c 'select(.value == null)'
+
+{SELECTOR}
+"""
+
+PLOT = f"""\
+Draw series in the terminal, each session by itself. Needs plotext (pip install 'rondo-tools[plot]').
+
+  rondo-query vmm_metrics plot vcpu_exits_total --rate
+  rondo-query vmm_metrics plot vmm_rss_bytes --start 2026-11-23T09:00:00Z --end 2026-11-23T10:00:00Z
+
+{SELECTOR}
+"""
+
+TAIL = f"""\
+Follow running sessions: a line for each tick, as it arrives, with the time, the instance and the
+values of the series; a line of names before it, and again when the series change.
+
+  rondo-query vmm_metrics tail '{{instance="vm-1",__name__=~"vmm_.+"}}'
+  rondo-query vmm_metrics tail vcpu_exits_total --rate --new
+  rondo-query vmm_metrics tail vmm_rss_bytes --lines 0 | awk '$3+0 > 64e6'
+
+It ends when every session that it follows has ended or fallen silent, which it says on standard
+error; with --new not before Ctrl-C.
+
+{SELECTOR}
+"""

@@ -1,0 +1,237 @@
+"""rondo-query tail: what is told of sessions that go on, with a clock that is passed; and as a process."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from made_store import T0, Row, add_session
+
+from rondo_tools.query.cli import main
+from rondo_tools.query.tail import Line, Tail
+from rondo_tools.selector import parse_selector
+from rondo_tools.store.reader import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ticks(first: int, last: int, begin: int = T0) -> list[Row]:
+    """One a second; the first counter grows by 10 each, and the gauge by 1."""
+    return [(begin + 1000 * i, (10.0 * i, 0.0, float(i))) for i in range(first, last + 1)]
+
+
+def follow(store: Path, selector: str = "rss_bytes", **options: bool | int) -> Tail:
+    return Tail(Store(store), parse_selector(selector), **({"lines": 10} | options))  # type: ignore[arg-type]
+
+
+def told(lines: list[Line]) -> list[tuple[str, int]]:
+    return [(line.session.instance, (line.t_ms - T0) // 1000) for line in lines]
+
+
+def test_each_tick_is_told_once_in_time_order(store: Path) -> None:
+    add_session(store, ticks(1, 5), instance="a")
+    add_session(store, ticks(1, 4), instance="b")
+    tail = follow(store, lines=2)
+    assert told(tail.look(T0 + 5000)) == [("b", 3), ("a", 4), ("b", 4), ("a", 5)]
+    assert told(tail.look(T0 + 5000)) == []
+    add_session(store, ticks(1, 7), instance="a")
+    add_session(store, ticks(1, 6), instance="b")
+    assert told(tail.look(T0 + 7000)) == [("b", 5), ("a", 6), ("b", 6), ("a", 7)]
+    assert not tail.is_over
+
+
+def test_it_is_over_when_all_have_ended(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    add_session(store, ticks(1, 2), instance="a")
+    add_session(store, ticks(1, 2), instance="b")
+    tail = follow(store)
+    tail.look(T0 + 2000)
+    add_session(store, ticks(1, 3), instance="a", end="poweroff")
+    assert told(tail.look(T0 + 3000)) == [("a", 3)]  # the last ticks come before the end
+    assert "a: poweroff at 2026-11-23T00:50:03.001Z" in caplog.text
+    assert not tail.is_over
+    assert tail.look(T0 + 2000 + 8001) == []
+    assert "b: silent since 2026-11-23T00:50:02.000Z" in caplog.text
+    assert tail.is_over
+
+
+def test_one_that_expires_is_over(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    add_session(store, ticks(1, 2))
+    tail = follow(store)
+    tail.look(T0 + 2000)
+    shutil.rmtree(store / "instances" / "vm-1")
+    assert tail.look(T0 + 3000) == []
+    assert "vm-1: gone" in caplog.text
+    assert tail.is_over
+
+
+def test_what_is_not_running_is_not_followed(store: Path) -> None:
+    add_session(store, ticks(1, 2), instance="ended", end="reset")
+    add_session(store, ticks(1, 2), instance="silent")
+    add_session(store, ticks(15, 16), instance="running", start_ms=T0 + 14_000)
+    tail = follow(store)
+    assert told(tail.look(T0 + 16_000)) == [("running", 15), ("running", 16)]
+    assert [session.instance for session in tail.sessions] == ["running"]
+    add_session(store, ticks(17, 18), instance="later", start_ms=T0 + 16_500)
+    assert told(tail.look(T0 + 18_000)) == []
+
+
+def test_new_ones_are_told_from_their_first_tick(store: Path) -> None:
+    add_session(store, [], instance="other", end=None)
+    tail = follow(store, new=True, lines=1)
+    assert tail.look(T0) == []
+    add_session(store, ticks(1, 3), instance="brief", end="poweroff")  # all of a life between two looks
+    add_session(store, ticks(2, 3), instance="longer", start_ms=T0 + 1500)
+    assert told(tail.look(T0 + 3000)) == [
+        ("brief", 1),
+        ("brief", 2),
+        ("longer", 2),
+        ("brief", 3),
+        ("longer", 3),
+    ]
+    assert tail.look(T0 + 20_000) == []  # silent, and waited for
+    add_session(store, ticks(2, 3) + ticks(21, 21), instance="longer", start_ms=T0 + 1500)
+    assert told(tail.look(T0 + 21_000)) == [("longer", 21)]
+    assert not tail.is_over
+
+
+def test_rates_go_on_from_look_to_look(store: Path) -> None:
+    rows = ticks(1, 3)
+    rows[1] = (rows[1][0], (math.nan, 0.0, 0.0))
+    add_session(store, rows)
+    tail = follow(store, "exits_total", rate=True, lines=2)
+    first, second = tail.look(T0 + 3000)
+    assert math.isnan(first.values[0])
+    assert [second.values[0], first.values[1]] == [10.0, 0.0]
+    add_session(store, rows + ticks(5, 5))
+    assert [line.values for line in tail.look(T0 + 5000)] == [[10.0, 0.0]]
+
+
+@contextmanager
+def running(store: Path, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "bin" / "rondo-query", store, "tail", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def lines_of(process: subprocess.Popen[bytes], count: int) -> list[str]:
+    """So many lines, in no more than 30 s."""
+    assert process.stdout is not None
+    data = b""
+    while data.count(b"\n") < count:
+        assert select.select([process.stdout], [], [], 30)[0], data
+        piece = os.read(process.stdout.fileno(), 1 << 16)
+        assert piece, data
+        data += piece
+    return data.decode().splitlines()
+
+
+def now_s() -> int:
+    return time.time_ns() // 1_000_000_000 * 1000
+
+
+def test_a_process_follows_to_the_end(store: Path) -> None:
+    begin = now_s() - 3000
+    rows = [(begin + 1000 * i, (0.0, 0.0, float(i))) for i in range(60)]
+    add_session(store, rows[:3], start_ms=begin)
+    with running(store, "rss_bytes", "--format=json") as process:
+        assert [json.loads(line)["values"] for line in lines_of(process, 3)] == [
+            {"rss_bytes": float(i)} for i in range(3)
+        ]
+        add_session(store, rows[:4], start_ms=begin)
+        (line,) = lines_of(process, 1)
+        assert json.loads(line) == {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(rows[3][0] / 1000)),
+            "session": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(begin / 1000)),
+            "labels": {"instance": "vm-1"},
+            "values": {"rss_bytes": 3},
+        }
+        add_session(store, rows[:5], start_ms=begin, end="poweroff")
+        out, err = process.communicate(timeout=30)
+    assert json.loads(out)["values"] == {"rss_bytes": 4}
+    assert (process.returncode, b"vm-1: poweroff" in err) == (0, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_well(store: Path, number: signal.Signals) -> None:
+    begin = now_s() - 2000
+    add_session(store, ticks(1, 2, begin), start_ms=begin)
+    with running(store, "{}", "--new") as process:
+        assert lines_of(process, 3)[0].split() == [
+            "time",
+            "instance",
+            'exits_total{reason="io"}',
+            'exits_total{reason="hlt"}',
+            "rss_bytes",
+        ]
+        process.send_signal(number)
+        assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 0
+
+
+def test_it_ends_when_its_reader_leaves_though_no_tick_comes(store: Path) -> None:
+    begin = now_s() - 2000
+    add_session(store, ticks(1, 2, begin), start_ms=begin)
+    with running(store, "{}", "--new") as process:
+        lines_of(process, 3)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(30) == 141
+        assert process.stderr.read() == b""
+        process.stdout = None
+
+
+def test_names_are_told_again_when_the_series_change(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from rondo_tools.query.output import LineWriter
+
+    add_session(store, ticks(1, 2), instance="vm 1")
+    one, two = follow(store).look(T0 + 2000)
+    other = follow(store, "exits_total").look(T0 + 2000)[0]
+    writer = LineWriter(sys.stdout, "table", unix=True)
+    for line in (one, two, other, two):
+        writer.write(line)
+    assert [line.split() for line in capfd.readouterr().out.splitlines()] == [
+        ["time", "instance", "rss_bytes"],
+        [str(T0 + 1000), r"vm\x201", "1"],
+        [str(T0 + 2000), r"vm\x201", "2"],
+        ["time", "instance", 'exits_total{reason="io"}', 'exits_total{reason="hlt"}'],
+        [str(T0 + 1000), r"vm\x201", "10", "0"],
+        ["time", "instance", "rss_bytes"],
+        [str(T0 + 2000), r"vm\x201", "2"],
+    ]
+
+
+def test_what_cannot_be_followed_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, ticks(1, 2))
+    for argv, status, says in (
+        (["rss_bytes"], 1, "nothing that matches rss_bytes is running"),
+        (["nothing"], 1, "nothing matches nothing"),
+        (["rss_bytes", "--rate", "--new"], 64, "--rate is for counters"),
+    ):
+        assert main([str(store), "tail", *argv]) == status
+        out, err = capsys.readouterr()
+        assert (out, says in err) == ("", True)
+    with pytest.raises(SystemExit, match="64"):
+        main([str(store), "tail", "{}", "--lines", "-1"])
+    assert "--lines" in capsys.readouterr().err
