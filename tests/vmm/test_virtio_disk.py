@@ -93,7 +93,6 @@ def test_two_vms_never_share_a_disk(tmp_path: Path) -> None:
 
 def test_read_only_disks_can_be_shared(tmp_path: Path) -> None:
     path = make(tmp_path / "disk", SECTOR)
-    Path(path).chmod(0o400)
     with open_disk(path, read_only=True) as one, open_disk(path, read_only=True) as two:
         assert one.read_only
         assert two.read_only
