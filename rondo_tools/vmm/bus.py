@@ -2,12 +2,14 @@
 
 Strategy: ranges in a sorted list, found by bisection, the last one found tried first (a guest that
 polls a device asks for the same range again and again). Nothing else is looked at on the way from
-an exit to its device, so a range and an offset are all there is.
+an exit to its device, so a range and an offset are all there is. Several threads may use a bus;
+its devices are theirs to lock.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from bisect import bisect_right
 from typing import NamedTuple, Protocol
 
@@ -32,6 +34,28 @@ class Device(Protocol):
 def ones(size: int) -> int:
     """What nobody drives reads as all ones: 0xff, 0xffff ..."""
     return (1 << 8 * size) - 1
+
+
+class Locked:
+    """A device that several threads use, one at a time: `with` it for what is not an access."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, size: int) -> int:
+        with self._lock:
+            return self._device.read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        with self._lock:
+            self._device.write(offset, size, value)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class _Range(NamedTuple):
@@ -100,8 +124,9 @@ class Bus:
     def _find(self, address: int, size: int) -> _Range:
         at = bisect_right(self._bases, address) - 1
         if at >= 0 and address + size <= self._ranges[at].end:
-            self._hit = self._ranges[at]
-            return self._hit
+            # Not by way of self._hit: another vCPU's thread may set it in between.
+            self._hit = found = self._ranges[at]
+            return found
         self.unclaimed += 1
         if address not in self._seen and len(self._seen) < _REMEMBERED:
             self._seen.add(address)

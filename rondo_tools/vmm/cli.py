@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import argh
 
 from rondo_tools import command, stream, units
-from rondo_tools.catalog import EXIT_REASONS, SERIES
+from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, UsageError, VmError
 from rondo_tools.stream import Header
-from rondo_tools.vmm import layout
 from rondo_tools.vmm.accel.choose import CHOICES
 from rondo_tools.vmm.destination import open_console, open_output
-from rondo_tools.vmm.devices.virtio.disk import Disk, open_disk, temporary_disk
+from rondo_tools.vmm.guests import Choice, Wanted, choose
 from rondo_tools.vmm.life import Account, live
-from rondo_tools.vmm.machine import Config, Machine
+from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.output import Output
 from rondo_tools.vmm.text import TextEncoder
 from rondo_tools.vmm.waker import Waker
@@ -32,10 +32,12 @@ Run one virtual machine and write its sixteen metrics, a tick a second, on the s
   rondo-vmm --duration 45 | rondo-store vmm_metrics | rondo-push --remote-write URL
   rondo-vmm --duration 10 --text
   rondo-vmm --output unix:/run/rondo.sock --label rack=a1 --instance vm-1
+  rondo-vmm --kernel vmlinuz --initramfs initrd.img --disk root.img --output vm.stream --console
 
-The guest is built in: it needs no kernel image, and goes through four phases, cpu for 28 % of the
-duration, idle 17 %, io 28 % and mixed for the rest. Then it powers itself off; a guest that does
-not is ended 2 s later, at the deadline. The guest's console goes to standard error.
+Without --kernel the guest is built in: it needs no kernel image, and goes through four phases, cpu
+for 28 % of the duration, idle 17 %, io 28 % and mixed for the rest. Then it powers itself off; if it
+does not it is ended 2 s later, at the deadline. With --kernel the guest is Linux, on KVM; if
+--duration is given it is ended 30 s after it. The guest's console goes to standard error.
 
 The metrics never hold up the VM: a reader that is slow or away costs memory for 600 ticks, then the
 oldest are dropped, and counted. On SIGINT or SIGTERM the guest stops, and the last tick and the end
@@ -49,9 +51,6 @@ exit status of this command, beyond those below:
   75  not all ticks could be delivered
 """
 
-MARGIN_MS = 2_000  # for a guest to power itself off, before the deadline does
-DISK_BYTES = 8 << 20
-MEMORY_STEP = 4096
 EX_SHUTDOWN = 1  # a triple fault of the guest
 LAST_LINES_S = 1.0  # for the console's last lines to be written
 
@@ -61,15 +60,6 @@ def _interval(text: str) -> int:
     if ms < 10:
         raise UsageError(f"{text!r} is too short: 10ms is the shortest interval")
     return ms
-
-
-def _memory(text: str) -> int:
-    size = units.parse_size(text)
-    if not layout.GUEST_END <= size <= layout.MEMORY_MAX or size % MEMORY_STEP:
-        raise UsageError(
-            f"{text!r} is not a multiple of 4K from {layout.GUEST_END >> 10}K to {layout.MEMORY_MAX >> 20}M"
-        )
-    return size
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -88,7 +78,8 @@ def _label(text: str) -> tuple[str, str]:
     "--duration",
     type=command.typed(units.parse_duration),
     metavar="TIME",
-    help="how long the guest works, such as 45s or 2m (default: 45s)",
+    help="how long the guest works, such as 45s or 2m (default: 45s; Linux is told by "
+    "workload_duration=SECONDS on its command line, and by default has no deadline)",
 )
 @argh.arg(
     "--interval",
@@ -106,16 +97,26 @@ def _label(text: str) -> tuple[str, str]:
 )
 @argh.arg(
     "--memory",
-    type=command.typed(_memory),
+    type=command.typed(units.parse_size),
     metavar="SIZE",
-    help="guest memory in bytes, or with K, M, G (default: 16M)",
+    help="guest memory in bytes, or with K, M, G (default: 16M; for Linux 256M)",
 )
 @argh.arg(
     "--disk",
     type=str,
-    metavar="FILE",
-    help="the guest's disk, whole sectors of 512 bytes; the built-in guest WRITES to it "
-    "(default: a temporary one of 8M)",
+    action="append",
+    metavar="FILE[:ro]",
+    help="a disk, whole sectors of 512 bytes; the built-in guest WRITES to it (default: a temporary "
+    "one of 8M); for Linux may be given again, and is read-only with :ro (default: none)",
+)
+@argh.arg("--kernel", type=str, metavar="FILE", help="boot this Linux: a bzImage, or a vmlinux for x86-64")
+@argh.arg("--initramfs", type=str, metavar="FILE", help="what Linux unpacks as its first root")
+@argh.arg("--cmdline", type=str, metavar="TEXT", help="more for the kernel's command line")
+@argh.arg("--cmdline-only", help="let --cmdline be all of the command line, without our defaults")
+@argh.arg("--cpus", type=int, metavar="N", help="processors of a Linux guest (default: 1)")
+@argh.arg(
+    "--console",
+    help="standard input is what is typed to Linux; on a terminal Ctrl-A x ends the VM",
 )
 @argh.arg(
     "--serial",
@@ -139,12 +140,18 @@ def _label(text: str) -> tuple[str, str]:
 def rondo_vmm(
     *,
     accel: str = "auto",
-    duration: int = 45_000,
+    duration: int | None = None,
     interval: int = 1_000,
     instance: str | None = None,
     label: list[tuple[str, str]] | None = None,
-    memory: int = 16 << 20,
-    disk: str | None = None,
+    memory: int | None = None,
+    disk: list[str] | None = None,
+    kernel: str | None = None,
+    initramfs: str | None = None,
+    cmdline: str | None = None,
+    cmdline_only: bool = False,
+    cpus: int | None = None,
+    console: bool = False,
     serial: str = "-",
     output: str = "-",
     text: bool = False,
@@ -154,26 +161,29 @@ def rondo_vmm(
     header = _header(instance, label or [], interval, began_ms)
     encode = TextEncoder().encode if text else stream.encode
     target = _output(output, text=text)
-    console = open_console(serial)
+    printer = open_console(serial)
+    wanted = Wanted(
+        accel, duration, memory, disk or [], kernel, initramfs, cmdline, cmdline_only, cpus, console
+    )
+    choice = choose(wanted)
     with Waker() as waker:
-        if console is not None:
-            console.start(b"")
-        say = _nowhere if console is None else console.put
-        config = Config(accel, memory, duration)
-        with Machine(config, _disk(disk), say, waker.wake) as machine:
+        if printer is not None:
+            printer.start(b"")
+        say = _nowhere if printer is None else printer.put
+        with Machine(choice.plan, choice.disks, say, waker.wake) as machine, _typing(choice, machine):
             target.start(encode(header), waker.wake)
             account = live(
                 machine,
                 header,
                 lambda tick: target.put(encode(tick)),
                 waker,
-                deadline_ms=duration + MARGIN_MS,
+                deadline_ms=choice.deadline_ms,
                 is_over=lambda: text and target.gone,
             )
         target.finish(encode(stream.End(account.end.reason, account.t_ms)))
-        if console is not None:
-            console.finish()
-            console.wait(LAST_LINES_S)
+        if printer is not None:
+            printer.finish()
+            printer.wait(LAST_LINES_S)
         _linger(target, waker, linger)
     _summarize(account)
     _raise_for(account, target, text=text)
@@ -218,8 +228,20 @@ def _output(spec: str, *, text: bool) -> Output:
     return open_output(spec)
 
 
-def _disk(path: str | None) -> Disk:
-    return temporary_disk(DISK_BYTES) if path is None else open_disk(path)
+@contextmanager
+def _typing(choice: Choice, machine: Machine) -> Iterator[None]:
+    """While entered, standard input goes to the guest, if it is to have any."""
+    keyboard = choice.keyboard
+    if keyboard is None:
+        yield
+        return
+    from rondo_tools.vmm.terminal import Terminal
+
+    with Terminal(0, keyboard.type, lambda: machine.stop("signal")):
+        try:
+            yield
+        finally:
+            keyboard.close()
 
 
 def _linger(output: Output, waker: Waker, linger_ms: int) -> None:
@@ -231,9 +253,7 @@ def _linger(output: Output, waker: Waker, linger_ms: int) -> None:
 
 
 def _summarize(account: Account) -> None:
-    exits = ", ".join(
-        f"{reason} {count}" for reason, count in zip(EXIT_REASONS, account.counters.exits, strict=True)
-    )
+    exits = ", ".join(f"{reason} {count}" for reason, count in account.counters.exits_by_reason().items())
     log.info(
         "lived %.1f s, %d ticks; exits: %s; ended by %s",
         account.lived_s,

@@ -7,6 +7,7 @@ guest has really ended, and then the final values are final.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,17 +38,17 @@ def live(
     emit: Callable[[Tick], None],
     waker: Waker,
     *,
-    deadline_ms: int,
+    deadline_ms: int | None,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Account:
     """Start `machine`, give its ticks to `emit`, and return when its guest has ended.
 
-    It ends by itself, at the deadline, by a signal, or when `is_over` says, after a wake-up, that
-    nobody wants it any more.
+    It ends by itself, at the deadline if there is one, by a signal, or when `is_over` says, after a
+    wake-up, that nobody wants it any more.
     """
     pace, sampler = Pace(header.interval_ms, header.start_ms), Sampler()
     began = now = time.monotonic()
-    deadline = began + deadline_ms / 1000
+    deadline = math.inf if deadline_ms is None else began + deadline_ms / 1000
     due = began + pace.wait_ms(_wall_ms()) / 1000
     ticks = 0
     machine.start()

@@ -1,14 +1,15 @@
-"""The counters of a VM, written by its vCPU's thread and read by the sampler.
+"""The counters of a VM, written by its vCPUs' threads and read by the sampler.
 
-Strategy: plain integers and no lock, so that counting costs little and waits for nobody. There is
-one writer, which counts the exit first and its end last: while the two differ it is in the middle,
-and a reader reads again, a bounded number of times.
+Strategy: plain integers and no lock, so that counting costs little and waits for nobody. Each
+writer has counters of its own, and the reader sums them. A writer counts the exit first and its end
+last: while the two differ it is in the middle, and a reader reads again, a bounded number of times.
 All counters only grow: who wants a mean over a tick takes the difference of two snapshots.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from rondo_tools.catalog import BLOCK_OPS, EXIT_REASONS
@@ -25,10 +26,17 @@ class Snapshot(NamedTuple):
     block_requests: tuple[int, ...] = (0,) * len(BLOCK_OPS)
     block_bytes: tuple[int, ...] = (0,) * len(BLOCK_OPS)
     block_ns: int = 0
+    kernel_halts: int = 0  # of vCPUs whose HLT never exits; not in `exits`, and no time in `exit_ns`
+
+    def exits_by_reason(self) -> dict[str, int]:
+        """All exits, those that the kernel handled included."""
+        by_reason = dict(zip(EXIT_REASONS, self.exits, strict=True))
+        by_reason["hlt"] += self.kernel_halts
+        return by_reason
 
 
 class Meter:
-    """Counts exits and block requests. Both `count` methods belong to the vCPU's thread."""
+    """Counts exits and block requests. Each `count` method belongs to one thread at a time."""
 
     __slots__ = (
         "_block_ns",
@@ -85,3 +93,31 @@ class Meter:
         # Read last what is counted first: a count since `done` was read shows here.
         requests, exits = tuple(self._requests.values()), tuple(self._exits.values())
         return Snapshot(exits, exit_ns, run_ns, requests, moved, block_ns)
+
+
+class Meters:
+    """The meters of a VM with several writers, as one; `kernel_halts` asks KVM for what it counts.
+
+    Each sum is over snapshots that are consistent in themselves, taken one after another.
+    """
+
+    def __init__(self, meters: Sequence[Meter], kernel_halts: Callable[[], int | None]) -> None:
+        self._meters = meters
+        self._kernel_halts = kernel_halts
+
+    def snapshot(self) -> Snapshot:
+        """The sum of all; from any thread."""
+        each = [meter.snapshot() for meter in self._meters]
+        return Snapshot(
+            exits=_sums(one.exits for one in each),
+            exit_ns=sum(one.exit_ns for one in each),
+            run_ns=sum(one.run_ns for one in each),
+            block_requests=_sums(one.block_requests for one in each),
+            block_bytes=_sums(one.block_bytes for one in each),
+            block_ns=sum(one.block_ns for one in each),
+            kernel_halts=self._kernel_halts() or 0,
+        )
+
+
+def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sum(column) for column in zip(*rows, strict=True))

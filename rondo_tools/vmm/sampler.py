@@ -71,7 +71,7 @@ class Sampler:
         requests = sum(now.block_requests) - sum(before.block_requests)
         moved = dict(zip(BLOCK_OPS, now.block_bytes, strict=True))
         return {
-            **_each("vcpu_exits_total", "reason", EXIT_REASONS, now.exits),
+            **_each("vcpu_exits_total", "reason", EXIT_REASONS, now.exits_by_reason().values()),
             ("vcpu_exit_duration_ns", ()): _mean(now.exit_ns - before.exit_ns, exits),
             ("vcpu_run_duration_ns", ()): _mean(now.run_ns - before.run_ns, exits),
             **_each("blk_requests_total", "op", BLOCK_OPS, now.block_requests),

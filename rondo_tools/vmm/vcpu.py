@@ -29,10 +29,38 @@ class End(NamedTuple):
     detail: str = ""
 
 
+class Ending:
+    """How a VM ends, for all of its vCPUs: the first reason stands, and stops each of them."""
+
+    def __init__(self) -> None:
+        self._deciding = threading.Lock()  # held for one comparison, by whoever brings an end
+        self._happened = threading.Event()
+        self._vcpus: list[Vcpu] = []
+        self.end: End | None = None
+
+    def stops(self, vcpu: Vcpu) -> None:
+        """From now on the end stops this vCPU too."""
+        self._vcpus.append(vcpu)
+
+    def finish(self, reason: str, detail: str = "") -> None:
+        """End the VM, from any thread. Call it again if a vCPU's thread does not end: see `Vcpu.stop`."""
+        with self._deciding:
+            if self.end is None:
+                self.end = End(reason, detail)
+        self._happened.set()
+        for vcpu in self._vcpus:
+            vcpu.stop()
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until the end, at most that long."""
+        self._happened.wait(timeout_s)
+
+
 class RunLoop:
     """Runs one vCPU until an end, its exits through two buses, each counted by `count`.
 
-    `count(reason, run_ns, exit_ns)` is called in the vCPU's thread, once for each exit.
+    `count(reason, run_ns, exit_ns)` is called in the vCPU's thread, once for each exit. vCPUs of
+    one VM share an `ending`.
     """
 
     def __init__(
@@ -43,17 +71,22 @@ class RunLoop:
         count: Callable[[str, int, int], None],
         *,
         halt_ns: Callable[[], int] = lambda: HALT_NS,
+        ending: Ending | None = None,
     ) -> None:
         self._vcpu = vcpu
         self._ports = ports
         self._mmio = mmio
         self._count = count
         self._halt_ns = halt_ns
-        self._ending = threading.Lock()  # held for one comparison, by whoever brings an end
-        self._ended = threading.Event()
+        self._ending = ending or Ending()
+        self._ending.stops(vcpu)
         self._asleep_ns = 0  # of the exit being handled
         self._entered = 0  # when the guest was last entered
-        self.end: End | None = None
+
+    @property
+    def end(self) -> End | None:
+        """Why the VM ends; None while nothing ends it."""
+        return self._ending.end
 
     def run(self) -> End:
         """Run the guest in this thread until its end. What a device raises ends it as an error."""
@@ -69,12 +102,8 @@ class RunLoop:
         return self.end
 
     def finish(self, reason: str, detail: str = "") -> None:
-        """End the VM, from any thread. Call it again if the vCPU's thread does not end: see `Vcpu.stop`."""
-        with self._ending:
-            if self.end is None:
-                self.end = End(reason, detail)
-        self._ended.set()
-        self._vcpu.stop()
+        """End the VM: see `Ending.finish`."""
+        self._ending.finish(reason, detail)
 
     def handle(self, exit: Exit, stopped: int) -> bytes:
         """Handle and count one exit; the answer is what a read gets."""
@@ -94,7 +123,7 @@ class RunLoop:
                 return _access(self._mmio, exit)
             case "hlt":
                 before = perf_counter_ns()
-                self._ended.wait(self._halt_ns() / 1e9)
+                self._ending.wait(self._halt_ns() / 1e9)
                 self._asleep_ns = perf_counter_ns() - before
             case "shutdown":
                 self.finish("shutdown", f"triple fault; {self._vcpu.registers()}")

@@ -14,9 +14,10 @@ import pytest
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Header, Tick
 from rondo_tools.vmm.boot.builtin import Entry
+from rondo_tools.vmm.builtin import Builtin
 from rondo_tools.vmm.devices.virtio.disk import temporary_disk
 from rondo_tools.vmm.life import Account, live
-from rondo_tools.vmm.machine import Config, Machine
+from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.memory import GuestMemory
 from rondo_tools.vmm.waker import Waker
 
@@ -59,8 +60,8 @@ class Life:
 
         console: list[bytes] = []
         header = Header("vm", time.time_ns() // 1_000_000, (), 20, SERIES)
-        config = Config(accelerator, 1 << 20, 60_000, boot)
-        with Waker() as waker, Machine(config, temporary_disk(1 << 20), say, waker.wake) as machine:
+        config = Builtin(accelerator, 1 << 20, 60_000, boot)
+        with Waker() as waker, Machine(config, [temporary_disk(1 << 20)], say, waker.wake) as machine:
             account = live(machine, header, emit, waker, deadline_ms=deadline_ms)
         self.console = b"".join(console)
         return account
@@ -118,8 +119,8 @@ def test_leaving_a_machine_ends_its_guest(accelerator: str) -> None:
         return Entry(0x1000, 0x8000)
 
     ended = threading.Event()
-    config = Config(accelerator, 1 << 20, 60_000, boot)
-    with Machine(config, temporary_disk(1 << 20), lambda line: None, ended.set) as machine:
+    config = Builtin(accelerator, 1 << 20, 60_000, boot)
+    with Machine(config, [temporary_disk(1 << 20)], lambda line: None, ended.set) as machine:
         machine.start()
         assert not machine.over()
     assert machine.over()
@@ -133,5 +134,5 @@ def test_a_machine_that_cannot_be_made_gives_everything_back(accelerator: str) -
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            Machine(Config(accelerator, 1 << 20, 1, boot), temporary_disk(1 << 20), print, print)
+            Machine(Builtin(accelerator, 1 << 20, 1, boot), [temporary_disk(1 << 20)], print, print)
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rondo_tools.catalog import BLOCK_OPS, EXIT_REASONS
-from rondo_tools.vmm.meter import Meter, Snapshot
+from rondo_tools.vmm.meter import Meter, Meters, Snapshot
 
 ns = st.integers(0, 2**40)
 
@@ -67,3 +67,47 @@ def test_snapshots_taken_while_counting_are_consistent() -> None:
         assert snapshot.exit_ns == 7 * sum(snapshot.exits)
         assert snapshot.block_ns == 11 * sum(snapshot.block_requests)
         assert sum(snapshot.block_bytes) == 512 * sum(snapshot.block_requests)
+
+
+def test_several_writers_lose_nothing_and_are_summed() -> None:
+    """Each vCPU counts into its own meter; what is read meanwhile is consistent, at the end all is there."""
+    reasons = ("io", "mmio", "io")
+    meters = [Meter() for _ in reasons]
+    together = Meters([*meters, Meter()], lambda: 17)
+    counted = [0, 0, 0]
+    enough = threading.Event()
+
+    def count(writer: int) -> None:
+        while not enough.is_set():
+            meters[writer].count_exit(reasons[writer], 3, 7)
+            counted[writer] += 1
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    writers = [threading.Thread(target=count, args=(writer,)) for writer in range(3)]
+    seen: list[Snapshot] = []
+    try:
+        for writer in writers:
+            writer.start()
+        while len({snapshot.exits for snapshot in seen}) < 30:  # the race is on
+            seen.append(together.snapshot())
+    finally:
+        enough.set()
+        for writer in writers:
+            writer.join()
+        sys.setswitchinterval(interval)
+    totals = [sum(snapshot.exits) for snapshot in seen]
+    assert totals == sorted(totals)
+    for snapshot in seen:
+        assert (snapshot.run_ns, snapshot.exit_ns) == (3 * sum(snapshot.exits), 7 * sum(snapshot.exits))
+    io, mmio = counted[0] + counted[2], counted[1]
+    last = together.snapshot().exits_by_reason()
+    assert last == {"io": io, "mmio": mmio, "hlt": 17, "shutdown": 0, "other": 0}
+
+
+def test_halts_in_the_kernel_are_exits_that_were_not_handled() -> None:
+    meter = Meter()
+    meter.count_exit("hlt", 1, 2)
+    snapshot = Meters([meter], lambda: 5).snapshot()
+    assert (sum(snapshot.exits), snapshot.exits_by_reason()["hlt"]) == (1, 6)
+    assert Meters([meter], lambda: None).snapshot().exits_by_reason()["hlt"] == 1

@@ -86,6 +86,12 @@ def test_means_are_over_the_tick_and_counters_over_the_life(proc: str) -> None:
     assert values['vcpu_exits_total{reason="io"}'] == 14
 
 
+def test_halts_in_the_kernel_count_but_dilute_no_mean(proc: str) -> None:
+    values = sample(Sampler(proc), BUSY._replace(kernel_halts=1000))
+    assert values['vcpu_exits_total{reason="hlt"}'] == 1030
+    assert (values["vcpu_exit_duration_ns"], values["vcpu_run_duration_ns"]) == (100, 10_000)
+
+
 def test_nothing_to_average_is_no_value(proc: str) -> None:
     sampler = Sampler(proc)
     sample(sampler, BUSY)

@@ -70,7 +70,8 @@ def test_loopback_prints_nothing_and_status_registers_take_no_writes() -> None:
     port.write(MCR, 1, 0x10)
     port.write(DATA, 1, 0x0A)
     port.write(LSR, 1, 0)
-    assert (out, port.read(LSR, 1)) == ([], 0x60)
+    assert (out, port.read(LSR, 1)) == ([], 0x61)
+    assert (port.read(DATA, 1), port.read(LSR, 1)) == (0x0A, 0x60)  # it came back
 
 
 def test_wide_accesses_do_nothing() -> None:
@@ -79,3 +80,101 @@ def test_wide_accesses_do_nothing() -> None:
     port.write(DATA, 4, 0x0A0A0A0A)
     assert port.read(LSR, 2) == 0xFFFF
     assert out == []
+
+
+class Wired:
+    """A port, what it printed, its interrupt line, and how often it asked for more input."""
+
+    def __init__(self) -> None:
+        self.out: list[bytes] = []
+        self.levels: list[bool] = []
+        self.asked = 0
+        self.port = Serial(self.out.append, self.levels.append, self._ask, by_line=False)
+
+    def _ask(self) -> None:
+        self.asked += 1
+
+    @property
+    def level(self) -> bool:
+        return bool(self.levels) and self.levels[-1]
+
+    def enable(self, interrupts: int) -> None:
+        self.port.write(MCR, 1, 0x08)
+        self.port.write(IER, 1, interrupts)
+
+
+def test_off_line_mode_each_byte_comes_out_at_once() -> None:
+    wired = Wired()
+    say(wired.port, b"ab")
+    assert wired.out == [b"a", b"b"]
+
+
+def test_the_transmitter_interrupts_when_asked_and_after_each_byte() -> None:
+    wired = Wired()
+    wired.enable(0x02)
+    assert wired.level, "it is empty already"
+    assert wired.port.read(IIR_FCR, 1) & 0x0F == 0x02
+    assert not wired.level, "reading which it was settles it"
+    assert wired.port.read(IIR_FCR, 1) & 0x0F == 0x01
+    wired.port.write(DATA, 1, 0x41)
+    assert wired.level
+    wired.port.write(IER, 1, 0)
+    assert not wired.level
+    wired.port.write(IER, 1, 0x02)
+    assert wired.level
+    assert wired.levels == [True, False, True, False, True], "told of changes only"
+
+
+def test_what_is_received_interrupts_until_it_is_read() -> None:
+    wired = Wired()
+    wired.enable(0x01)
+    wired.port.receive(b"xy")
+    assert wired.level
+    assert wired.port.read(IIR_FCR, 1) & 0x0F == 0x04
+    assert wired.port.read(LSR, 1) == 0x61
+    assert (wired.port.read(DATA, 1), wired.level) == (ord("x"), True)
+    assert (wired.port.read(DATA, 1), wired.level) == (ord("y"), False)
+    assert wired.port.read(LSR, 1) == 0x60
+    assert wired.port.read(DATA, 1) == 0
+
+
+def test_a_port_that_nobody_reads_asks_for_no_input() -> None:
+    wired = Wired()
+    wired.port.write(IER, 1, 0x0F)  # a driver that looks which port this is
+    wired.port.write(IER, 1, 0)
+    wired.port.write(IIR_FCR, 1, 0x07)
+    assert wired.asked == 0
+    wired.enable(0x01)
+    assert wired.asked == 1
+    wired.port.receive(b"xy")
+    wired.port.read(DATA, 1)
+    assert wired.asked == 1
+    wired.port.read(DATA, 1)
+    assert wired.asked == 2
+
+
+def test_clearing_the_receiver_throws_away_what_waits() -> None:
+    wired = Wired()
+    wired.enable(0x01)
+    wired.port.receive(b"xy")
+    wired.port.write(IIR_FCR, 1, 0x03)
+    assert (wired.level, wired.port.read(LSR, 1), wired.asked) == (False, 0x60, 2)
+
+
+def test_without_its_gate_and_in_loopback_no_interrupt_gets_out() -> None:
+    wired = Wired()
+    wired.port.write(IER, 1, 0x03)
+    wired.port.receive(b"x")
+    assert not wired.level
+    wired.port.write(MCR, 1, 0x18)
+    assert not wired.level
+    wired.port.write(MCR, 1, 0x08)
+    assert wired.level
+
+
+def test_loopback_keeps_no_more_than_a_fifo() -> None:
+    wired = Wired()
+    wired.port.write(MCR, 1, 0x10)
+    for value in range(100):
+        wired.port.write(DATA, 1, value)
+    assert [wired.port.read(DATA, 1) for _ in range(17)] == [*range(16), 0]

@@ -28,14 +28,17 @@ from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Exit, Han
 TSS_ADDRESS = 0xFFFB_D000
 KICK = signal.SIGRTMIN
 
+# A signal; and a vCPU that was waiting to be started by another, and now has been.
+_NO_EXIT = (errno.EINTR, errno.EAGAIN)
+
 _ioctl = ctypes.CDLL(None, use_errno=True).ioctl
 _ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _ioctl.restype = ctypes.c_int
 
 
-def _call(fd: int, request: int, argument: int | ctypes.Structure = 0) -> int:
-    """One ioctl; `argument` is an integer or a structure. Raises OSError."""
-    if isinstance(argument, ctypes.Structure):
+def call(fd: int, request: int, argument: int | ctypes.Structure | ctypes.c_uint64 = 0) -> int:
+    """One ioctl; `argument` is an integer, or something in memory. Raises OSError."""
+    if not isinstance(argument, int):
         argument = ctypes.addressof(argument)  # the caller's reference keeps it alive
     result = _ioctl(fd, request, argument)
     if result < 0:
@@ -45,7 +48,7 @@ def _call(fd: int, request: int, argument: int | ctypes.Structure = 0) -> int:
 
 
 class Kvm:
-    """A KVM virtual machine: `memory` from guest-physical address 0 on, and one vCPU.
+    """A KVM virtual machine: `memory` from guest-physical address 0 on, and `cpus` vCPUs.
 
     Raises VmError, with exit status 69 where KVM is not to be had. Closing it leaves the memory to
     its owner.
@@ -53,25 +56,27 @@ class Kvm:
 
     name = "kvm"
 
-    def __init__(self, memory: mmap.mmap, *, device: str = "/dev/kvm") -> None:
+    def __init__(self, memory: mmap.mmap, *, device: str = "/dev/kvm", cpus: int = 1) -> None:
         self._fd = -1
+        self.vcpus: list[KvmVcpu] = []
         # Holding this keeps the mapping from being closed under the guest.
         self._buffer: ctypes.Array[ctypes.c_char] | None = None
         system = _open(device)
         try:
-            version = _call(system, abi.GET_API_VERSION)
+            version = call(system, abi.GET_API_VERSION)
             if version != abi.API_VERSION:
                 raise VmError(
                     f"{device} speaks KVM API {version}, not {abi.API_VERSION}", exit_code=EX_UNAVAILABLE
                 )
-            self._fd = _call(system, abi.CREATE_VM)
-            _call(self._fd, abi.SET_TSS_ADDR, TSS_ADDRESS)
+            self._fd = call(system, abi.CREATE_VM)
+            call(self._fd, abi.SET_TSS_ADDR, TSS_ADDRESS)
+            self._prepare(system, cpus)
             self._buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
             region = abi.MemoryRegion(memory_size=len(memory), userspace_addr=ctypes.addressof(self._buffer))
-            _call(self._fd, abi.SET_USER_MEMORY_REGION, region)
-            self.vcpu = KvmVcpu(
-                _call(self._fd, abi.CREATE_VCPU), page_size=_call(system, abi.GET_VCPU_MMAP_SIZE)
-            )
+            call(self._fd, abi.SET_USER_MEMORY_REGION, region)
+            page_size = call(system, abi.GET_VCPU_MMAP_SIZE)
+            for number in range(cpus):
+                self.vcpus.append(self._make_vcpu(number, page_size))
         except OSError as exc:
             self.close()
             raise VmError(f"{device}: KVM cannot make the VM: {exc.strerror}") from exc
@@ -81,9 +86,20 @@ class Kvm:
         finally:
             os.close(system)
 
+    @property
+    def vcpu(self) -> KvmVcpu:
+        """The first vCPU, and for most guests the only one."""
+        return self.vcpus[0]
+
+    def _prepare(self, system: int, cpus: int) -> None:
+        """What is to be made before memory and vCPUs; `system` is the open device."""
+
+    def _make_vcpu(self, number: int, page_size: int) -> KvmVcpu:
+        return KvmVcpu(call(self._fd, abi.CREATE_VCPU, number), page_size)
+
     def close(self) -> None:
-        if hasattr(self, "vcpu"):
-            self.vcpu.close()
+        for vcpu in self.vcpus:
+            vcpu.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -136,7 +152,12 @@ class KvmVcpu:
         self._thread: int | None = None  # of run, while it runs
         self._lock = threading.Lock()  # of _thread: a signal must not go to a thread that is gone
         mask = abi.SignalMask(len=8, sigset=(1 << 64) - 1 & ~(1 << KICK - 1))
-        _call(fd, abi.SET_SIGNAL_MASK, mask)
+        call(fd, abi.SET_SIGNAL_MASK, mask)
+
+    @property
+    def fd(self) -> int:
+        """For ioctls; it stays the vCPU's."""
+        return self._fd
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -149,13 +170,13 @@ class KvmVcpu:
         code = abi.Segment(limit=0xFFFFFFFF, selector=8, type=11, present=1, db=1, s=1, g=1)
         data = abi.Segment(limit=0xFFFFFFFF, selector=16, type=3, present=1, db=1, s=1, g=1)
         sregs = abi.Sregs()
-        _call(self._fd, abi.GET_SREGS, sregs)
+        call(self._fd, abi.GET_SREGS, sregs)
         sregs.cs = code
         for name in ("ds", "es", "fs", "gs", "ss"):
             setattr(sregs, name, data)
         sregs.cr0 |= 1  # PE
-        _call(self._fd, abi.SET_SREGS, sregs)
-        _call(self._fd, abi.SET_REGS, abi.Regs(rip=rip, rsp=rsp, rflags=2))  # bit 1 is always set
+        call(self._fd, abi.SET_SREGS, sregs)
+        call(self._fd, abi.SET_REGS, abi.Regs(rip=rip, rsp=rsp, rflags=2))  # bit 1 is always set
 
     def run(self, handle: Handler) -> None:
         # Every signal is blocked, not just ours: the process' signals belong to the main thread.
@@ -188,7 +209,7 @@ class KvmVcpu:
                     handle(_SHUTDOWN, stopped)
                 else:
                     handle(Exit(OTHER, detail=self._explain(reason)), stopped)
-            elif (code := ctypes.get_errno()) == errno.EINTR:
+            elif (code := ctypes.get_errno()) in _NO_EXIT:
                 self._drain()  # the page still holds the exit before this one: nothing to decode
             else:
                 handle(Exit(OTHER, detail=f"KVM_RUN failed: {os.strerror(code)}"), stopped)
@@ -236,8 +257,8 @@ class KvmVcpu:
     def registers(self) -> str:
         regs, sregs = abi.Regs(), abi.Sregs()
         try:
-            _call(self._fd, abi.GET_REGS, regs)
-            _call(self._fd, abi.GET_SREGS, sregs)
+            call(self._fd, abi.GET_REGS, regs)
+            call(self._fd, abi.GET_SREGS, sregs)
         except OSError as exc:
             return f"registers: {exc.strerror}"
         shown = [f"{name}={getattr(regs, name):#x}" for name in abi.REGISTERS]

@@ -83,6 +83,39 @@ class SignalMask(Structure):
     _fields_ = (("len", c_uint32), ("sigset", c_uint64))
 
 
+class PitConfig(Structure):
+    """struct kvm_pit_config."""
+
+    _fields_ = (("flags", c_uint32), ("pad", c_uint32 * 15))
+
+
+class IrqLevel(Structure):
+    """struct kvm_irq_level."""
+
+    _fields_ = (("irq", c_uint32), ("level", c_uint32))
+
+
+CPUID_FIELDS = ("function", "index", "flags", "eax", "ebx", "ecx", "edx")
+
+
+class CpuidEntry(Structure):
+    """struct kvm_cpuid_entry2."""
+
+    _fields_ = (
+        *((name, c_uint32) for name in CPUID_FIELDS),
+        ("padding", c_uint32 * 3),
+    )
+
+
+CPUID_ENTRIES = 256  # KVM_MAX_CPUID_ENTRIES of the kernels that have the fewest is 80
+
+
+class Cpuid(Structure):
+    """struct kvm_cpuid2, with room for entries."""
+
+    _fields_ = (("nent", c_uint32), ("padding", c_uint32), ("entries", CpuidEntry * CPUID_ENTRIES))
+
+
 def _io(number: int) -> int:
     return 0xAE << 8 | number
 
@@ -95,14 +128,24 @@ def _ior(number: int, size: int) -> int:
     return 2 << 30 | size << 16 | _io(number)
 
 
+def _iowr(number: int, size: int) -> int:
+    return 3 << 30 | size << 16 | _io(number)
+
+
 # On /dev/kvm.
 GET_API_VERSION = _io(0x00)
 CREATE_VM = _io(0x01)
+CHECK_EXTENSION = _io(0x03)  # on a VM too
 GET_VCPU_MMAP_SIZE = _io(0x04)
+GET_SUPPORTED_CPUID = _iowr(0x05, 8)  # the size of its fixed part
 # On a VM.
 CREATE_VCPU = _io(0x41)
 SET_USER_MEMORY_REGION = _iow(0x46, sizeof(MemoryRegion))
 SET_TSS_ADDR = _io(0x47)
+SET_IDENTITY_MAP_ADDR = _iow(0x48, 8)
+CREATE_IRQCHIP = _io(0x60)
+IRQ_LINE = _iow(0x61, sizeof(IrqLevel))
+CREATE_PIT2 = _iow(0x77, sizeof(PitConfig))
 # On a vCPU.
 RUN = _io(0x80)
 GET_REGS = _ior(0x81, sizeof(Regs))
@@ -110,6 +153,12 @@ SET_REGS = _iow(0x82, sizeof(Regs))
 GET_SREGS = _ior(0x83, sizeof(Sregs))
 SET_SREGS = _iow(0x84, sizeof(Sregs))
 SET_SIGNAL_MASK = _iow(0x8B, 4)  # the size of its fixed part
+SET_CPUID2 = _iow(0x90, 8)  # the same
+GET_STATS_FD = _io(0xCE)
+
+CAP_MAX_VCPUS = 66
+CAP_TSC_DEADLINE_TIMER = 72
+PIT_SPEAKER_DUMMY = 1  # a flag: port 0x61 is KVM's too
 
 # struct kvm_run, the page shared with the kernel. What lies in the union depends on exit_reason.
 RUN_EXIT_REASON = 8  # u32
@@ -120,6 +169,10 @@ RUN_FAIL_ENTRY = Struct("<QI")  # at 32: the hardware's reason, cpu
 RUN_UNION = 32
 RUN_MMIO_DATA = RUN_UNION + 8
 RUN_INTERNAL_DATA = RUN_UNION + RUN_INTERNAL.size
+
+# The binary statistics behind GET_STATS_FD (api.rst, 4.131).
+STATS_HEADER = Struct("<6I")  # flags, size of a name, how many, then where: id, descriptors, data
+STATS_DESCRIPTOR = Struct("<IhHII")  # flags, exponent, size, offset in the data, bucket size; a name follows
 
 EXIT_IO = 2
 EXIT_HLT = 5

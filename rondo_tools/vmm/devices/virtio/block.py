@@ -53,7 +53,8 @@ class _RequestError(Exception):
 class Block:
     """Serves the requests of one queue.
 
-    `completed(op, bytes, ns)` is called for each read, write and flush that ended well.
+    `completed(op, bytes, ns)` is called for each read, write and flush that ended well. `name` is
+    what the driver shows as the disk's serial number, 20 letters at most.
     """
 
     device_id = DEVICE_ID
@@ -65,6 +66,7 @@ class Block:
         memory: GuestMemory,
         completed: Callable[[str, int, int], None] = lambda op, moved, ns: None,  # noqa: ARG005
         clock: Callable[[], int] = time.perf_counter_ns,
+        name: str = "rondo",
     ) -> None:
         self.features = F_SIZE_MAX | F_SEG_MAX | F_FLUSH | (F_RO if disk.read_only else 0)
         segments = QUEUE_MAX - 2  # the others are header and status
@@ -75,6 +77,7 @@ class Block:
         self._clock = clock
         self._complaints = Complaints(_log)
         self._write_through = True
+        self._name = name.encode("ascii").ljust(_ID_LENGTH, b"\0")
 
     def accept(self, features: int) -> None:
         # 5.2.5.2: a driver without flush may rely on writes being stable when they are completed.
@@ -132,7 +135,7 @@ class Block:
     def _identify(self, segments: list[Segment]) -> int:
         if _total(segments) < _ID_LENGTH:
             raise _RequestError(f"the disk's name needs {_ID_LENGTH} bytes")
-        name = b"rondo".ljust(_ID_LENGTH, b"\0")
+        name = self._name
         for address, length in segments:
             piece, name = name[:length], name[length:]
             self._memory.write(address, piece)

@@ -1,0 +1,145 @@
+"""The VM that Linux boots in: vCPUs with interrupts on KVM, the few devices its drivers ask for.
+
+Strategy: devices that more than one thread may reach stand behind a lock each, so that one vCPU's
+disk request holds up no other vCPU but one that wants the same disk. Every writer of counters has
+its own: each vCPU for its exits, each disk (by its lock) for its requests.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from rondo_tools.vmm import layout
+from rondo_tools.vmm.accel.kvm_pc import KvmPc
+from rondo_tools.vmm.boot import acpi, linux
+from rondo_tools.vmm.bus import Bus, Locked
+from rondo_tools.vmm.devices.cmos import Cmos
+from rondo_tools.vmm.devices.i8042 import I8042
+from rondo_tools.vmm.devices.power import PowerSwitch
+from rondo_tools.vmm.devices.serial import Serial
+from rondo_tools.vmm.devices.virtio.block import Block
+from rondo_tools.vmm.devices.virtio.disk import Disk
+from rondo_tools.vmm.devices.virtio.mmio import MmioTransport, VirtioDevice
+from rondo_tools.vmm.devices.virtio.rng import Rng
+from rondo_tools.vmm.machine import Board
+from rondo_tools.vmm.memory import GuestMemory
+from rondo_tools.vmm.meter import Meter, Meters
+from rondo_tools.vmm.vcpu import Ending, RunLoop
+
+DISKS_MAX = layout.VIRTIO_MAX - 1  # the last one is the source of randomness
+CPUS_MAX = 64
+
+_PIECE = 64  # bytes of input that the serial port is given at a time
+
+
+class Keyboard:
+    """What is typed to the guest: waits until the guest has read the last piece before the next."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()  # the guest reads, and has read all that there was
+        self._closed = False
+        self._port: tuple[Serial, Locked] | None = None
+
+    def connect(self, serial: Serial, lock: Locked) -> None:
+        self._port = serial, lock
+
+    def ready(self) -> None:
+        """The serial port has no more input; from the vCPU's thread."""
+        self._ready.set()
+
+    def type(self, data: bytes) -> None:
+        """Pass on `data`, in the caller's thread, which waits for the guest or for `close`."""
+        for at in range(0, len(data), _PIECE):
+            self._ready.wait()
+            if self._closed or self._port is None:
+                return
+            self._ready.clear()
+            serial, lock = self._port
+            with lock:
+                serial.receive(data[at : at + _PIECE])
+
+    def close(self) -> None:
+        """The VM has ended: nobody waits any more."""
+        self._closed = True
+        self._ready.set()
+
+
+class Pc:
+    """A plan: `guest` in `memory_bytes`, on `cpus` vCPUs. With a `keyboard`, its console is a dialogue."""
+
+    def __init__(
+        self, guest: linux.Guest, memory_bytes: int, cpus: int = 1, keyboard: Keyboard | None = None
+    ) -> None:
+        self._guest = guest
+        self._memory_bytes = memory_bytes
+        self._cpus = cpus
+        self._keyboard = keyboard
+
+    def assemble(self, owned: ExitStack, disks: Sequence[Disk], console: Callable[[bytes], None]) -> Board:
+        """Make it: the disks in their order, and behind them the source of randomness."""
+        ending = Ending()
+        memory = owned.enter_context(GuestMemory(self._memory_bytes))
+        places = [_place(number) for number in range(len(disks) + 1)]
+        entry = linux.load(memory, self._guest, acpi.tables(layout.PC_ACPI, self._cpus, places))
+        kvm = KvmPc(memory.mapping, cpus=self._cpus)
+        owned.callback(kvm.close)
+
+        meters = [Meter() for _ in range(self._cpus + len(disks))]
+        devices: list[VirtioDevice] = [
+            Block(disk, memory, meter.count_block, name=f"rondo{number}")
+            for number, (disk, meter) in enumerate(zip(disks, meters[self._cpus :], strict=True))
+        ]
+        devices.append(Rng(memory))
+        mmio = Bus("mmio")
+        for device, place in zip(devices, places, strict=True):
+            transport = MmioTransport(device, memory, _pulse(kvm, place.interrupt))
+            mmio.add(place.base, layout.VIRTIO_STEP, Locked(transport))
+
+        keyboard = self._keyboard
+        serial = Serial(
+            console,
+            lambda level: kvm.interrupt(layout.COM1_IRQ, level=level),
+            keyboard.ready if keyboard else _nobody,
+            by_line=keyboard is None,
+        )
+        locked = Locked(serial)
+        if keyboard:
+            keyboard.connect(serial, locked)
+        ports = _ports(locked, ending)
+        loops = [
+            RunLoop(vcpu, ports, mmio, meter.count_exit, ending=ending)
+            for vcpu, meter in zip(kvm.vcpus, meters, strict=False)
+        ]
+        kvm.vcpus[0].enter_long(**entry._asdict())
+        return Board(loops, ending, Meters(meters, kvm.halts), serial.flush)
+
+
+def _place(number: int) -> acpi.VirtioDevice:
+    return acpi.VirtioDevice(
+        layout.VIRTIO_BLOCK_BASE + number * layout.VIRTIO_STEP, layout.VIRTIO_IRQ + number
+    )
+
+
+def _pulse(kvm: KvmPc, line: int) -> Callable[[], None]:
+    """An edge on an interrupt line."""
+
+    def interrupt() -> None:
+        kvm.interrupt(line, level=True)
+        kvm.interrupt(line, level=False)
+
+    return interrupt
+
+
+def _ports(serial: Locked, ending: Ending) -> Bus:
+    ports = Bus("ports")
+    ports.add(layout.I8042_BASE, layout.I8042_LENGTH, I8042(lambda: ending.finish("reset")))
+    ports.add(layout.CMOS_BASE, layout.CMOS_LENGTH, Locked(Cmos()))
+    ports.add(layout.COM1_BASE, layout.COM1_LENGTH, serial)
+    ports.add(layout.POWER_BASE, layout.POWER_LENGTH, PowerSwitch(lambda: ending.finish("poweroff")))
+    return ports
+
+
+def _nobody() -> None:
+    """Who hears that there is no more input, where nobody types."""

@@ -1,0 +1,157 @@
+"""The PC that Linux boots in, on this machine's KVM, with guests of a few bytes of 64-bit code."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kernels import POWER_OFF, RESET, bzimage, vmlinux
+from needs import must_have
+
+from rondo_tools.catalog import SERIES
+from rondo_tools.stream import Header, Tick
+from rondo_tools.vmm.boot import linux
+from rondo_tools.vmm.devices.virtio.disk import temporary_disk
+from rondo_tools.vmm.life import Account, live
+from rondo_tools.vmm.machine import Machine
+from rondo_tools.vmm.pc import Keyboard, Pc
+from rondo_tools.vmm.waker import Waker
+
+MEMORY = 32 << 20
+
+SPIN = "ebfe"
+HALT = "f4ebfd"
+EXITS = "66baff03 ee ebfd"  # mov dx, 0x3ff; out dx, al; jmp back
+HELLO = "66baf803 b068ee b069ee" + POWER_OFF  # "hi", without a newline
+# The second vCPU's code, mov dx, 0x600; mov al, 0x34; out dx, al; jmp to itself, goes to 0x8000; then
+# the local APIC is told to send INIT and a start-up interrupt for that page to APIC id 1.
+START_OTHER = (
+    "c7042500800000ba0006b0 c7042504800000 34eeebfe bb0000e0fe c783f0000000ff010000"
+    "c7831003000000000001 c7830003000000450000 c7830003000008460000 ebfe"
+)
+# The serial port with its receiver's interrupt on, polled: echo up to a full stop, then power off.
+ECHO = "66bafc03 b008ee 66baf903 b001ee 66bafd03 ec a801 74f7 66baf803 ec ee 3c2e 75ed" + POWER_OFF
+
+
+@pytest.fixture(autouse=True)
+def _kvm() -> None:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        must_have("/dev/kvm does not open")
+
+
+class Run:
+    """A life of a PC, and what came out of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.ticks: list[Tick] = []
+        self.console = b""
+
+    def live(
+        self,
+        kernel: bytes,
+        *,
+        cpus: int = 1,
+        disks: int = 0,
+        deadline_ms: int = 20_000,
+        typed: bytes = b"",
+    ) -> Account:
+        (self._folder / "kernel").write_bytes(kernel)
+        guest = linux.read(str(self._folder / "kernel"), None, "")
+        said: list[bytes] = []
+        keyboard = Keyboard() if typed else None
+        header = Header("vm", time.time_ns() // 1_000_000, (), 20, SERIES)
+        with (
+            Waker() as waker,
+            Machine(
+                Pc(guest, MEMORY, cpus, keyboard),
+                [temporary_disk(1 << 20) for _ in range(disks)],
+                said.append,
+                waker.wake,
+            ) as machine,
+        ):
+            if keyboard is not None:
+                typing = threading.Thread(target=keyboard.type, args=(typed,))
+                typing.start()
+            account = live(machine, header, self.ticks.append, waker, deadline_ms=deadline_ms)
+            if keyboard is not None:
+                keyboard.close()
+                typing.join()
+        self.console = b"".join(said)
+        return account
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+@pytest.mark.parametrize("kernel", [vmlinux, bzimage])
+@pytest.mark.parametrize(
+    ("code", "reason"), [(POWER_OFF, "poweroff"), (RESET, "reset"), ("0f0b", "shutdown")]
+)
+def test_a_guest_ends_itself(run: Run, kernel: Callable[[str], bytes], code: str, reason: str) -> None:
+    account = run.live(kernel(code))
+    assert account.end.reason == reason, account
+    assert ("rip=0x" in account.end.detail) == (reason == "shutdown")
+    assert run.ticks[-1].t_ms == account.t_ms
+
+
+@pytest.mark.parametrize("cpus", [1, 3])
+@pytest.mark.parametrize("code", [SPIN, HALT, EXITS], ids=["spinning", "halted", "making exits"])
+def test_the_deadline_ends_any_guest_and_processors_that_were_never_started(
+    run: Run, code: str, cpus: int
+) -> None:
+    account = run.live(vmlinux(code), cpus=cpus, deadline_ms=150)
+    assert account.end.reason == "deadline"
+    assert len(run.ticks) >= 5
+    exits = account.counters.exits_by_reason()
+    assert (exits["io"] > 10) == (code == EXITS)
+    assert exits["shutdown"] == exits["other"] == 0
+
+
+def test_a_halt_is_counted_by_the_kernel(run: Run) -> None:
+    from rondo_tools.vmm.accel.kvm_pc import KvmPc
+    from rondo_tools.vmm.memory import GuestMemory
+
+    with GuestMemory(MEMORY) as memory:
+        kvm = KvmPc(memory.mapping)
+        counted = kvm.halts() is not None
+        kvm.close()
+    if not counted:
+        must_have("this kernel's KVM has no binary statistics")
+    account = run.live(vmlinux(HALT), deadline_ms=100)
+    assert account.counters.exits_by_reason()["hlt"] == account.counters.kernel_halts == 1
+    assert sum(account.counters.exits) == 0
+
+
+def test_what_is_printed_comes_out(run: Run) -> None:
+    assert run.live(vmlinux(HELLO)).end.reason == "poweroff"
+    assert run.console == b"hi"
+
+
+def test_another_processor_is_started_through_the_apic(run: Run) -> None:
+    account = run.live(vmlinux(START_OTHER), cpus=2)
+    assert account.end.reason == "poweroff", "the second one's doing"
+    assert account.counters.exits_by_reason()["io"] == 1
+
+
+def test_what_is_typed_arrives_whole_and_in_order(run: Run) -> None:
+    typed = bytes(range(0x30, 0x7A)) * 5
+    assert run.live(vmlinux(ECHO), typed=typed + b".").end.reason == "poweroff"
+    assert run.console == typed + b"."
+
+
+def test_typing_to_a_guest_that_does_not_listen_ends_with_it(run: Run) -> None:
+    assert run.live(vmlinux(SPIN), typed=b"hello", deadline_ms=100).end.reason == "deadline"
+
+
+def test_nothing_is_left_open(run: Run) -> None:
+    run.live(vmlinux(POWER_OFF), cpus=2, disks=2)
+    before = set(Path("/proc/self/fd").iterdir())
+    run.live(vmlinux(POWER_OFF), cpus=2, disks=2)
+    assert set(Path("/proc/self/fd").iterdir()) == before
