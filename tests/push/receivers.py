@@ -200,6 +200,7 @@ def http_server(answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], Re
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two writes
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -1,0 +1,149 @@
+"""A proxy before a remote-write endpoint that fails as it is told, one word of a script a request.
+
+ok; slow (the answer comes in bits); lost answer (the request arrives, the answer does not); cut
+request (the connection is reset while it is sent); silence (it never arrives, until the sender
+loses patience); silence after (it arrives, and then so); 429, 429 seconds, 429 date (with
+Retry-After), 500, 502, 503 (it does not arrive); 500 after (it arrives all the same); redirect (to
+itself, another path); restart (of the endpoint, killed before the request arrives). When the
+script is at its end all is ok.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from urllib.parse import urlsplit
+
+ABORT = b"\1\0\0\0\0\0\0\0"  # SO_LINGER of no time: close resets
+FAULTS = (
+    "slow", "lost answer", "cut request", "silence", "silence after", "429", "429 seconds", "429 date",
+    "500", "502", "503", "500 after", "redirect",
+)  # fmt: skip
+
+
+class FaultProxy:
+    """Listens on loopback while entered; `url` is where to write to, `script` what is to come."""
+
+    def __init__(self, target: str, restart: Callable[[], None] = lambda: None) -> None:
+        self._target = urlsplit(target)
+        self._restart = restart
+        self._lock = threading.Lock()
+        self._script: list[str] = []
+        self._over = threading.Event()
+        self.done: list[str] = []  # words that were carried out
+
+    def follow(self, script: Iterable[str]) -> None:
+        with self._lock:
+            self._script = list(script)
+            self.done = []
+
+    def __enter__(self) -> FaultProxy:
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # headers and body are two writes
+
+            def do_POST(self) -> None:
+                proxy._handle(self)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            block_on_close = False
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # the sender has left: some faults are about that
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}{self._target.path}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _handle(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        with self._lock:
+            word = self._script.pop(0) if self._script else "ok"
+            self.done.append(word)
+        size = int(request.headers["Content-Length"])
+        if word == "cut request":
+            request.rfile.read(size // 2)
+            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+            request.close_connection = True
+            return
+        body = request.rfile.read(size)
+        if word == "redirect":
+            _answer(request, 307, {"Location": self._target.path + "?again"}, b"")
+            return
+        if word == "silence":
+            self._wait_until_left(request)
+            return
+        if word.split()[0] in ("429", "500", "502", "503") and not word.endswith("after"):
+            headers = {
+                "429 seconds": {"Retry-After": "1"},
+                "429 date": {"Retry-After": email.utils.formatdate(time.time() + 1, usegmt=True)},
+            }
+            _answer(request, int(word.split()[0]), headers.get(word, {}), b"not now")
+            return
+        if word == "restart":
+            self._restart()
+        status, content = self._forward(dict(request.headers), body)
+        if word == "lost answer":
+            request.close_connection = True
+        elif word == "silence after":
+            self._wait_until_left(request)
+        elif word == "500 after":
+            _answer(request, 500, {}, b"too late")
+        elif word == "slow":
+            for byte in f"HTTP/1.1 {status} Late\r\nContent-Length: {len(content)}\r\n\r\n".encode():
+                request.wfile.write(bytes([byte]))
+            request.wfile.write(content)
+        else:
+            _answer(request, status, {}, content)
+
+    def _forward(self, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self._target.netloc, timeout=30)
+        try:
+            connection.request("POST", self._target.path, body, dict(headers))
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def _wait_until_left(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        request.close_connection = True
+        request.connection.settimeout(0.05)
+        while not self._over.is_set():
+            try:
+                if not request.connection.recv(1):
+                    return
+            except TimeoutError:
+                continue
+
+
+def _answer(
+    request: http.server.BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], content: bytes
+) -> None:
+    request.send_response(status)
+    for name, value in headers.items():
+        request.send_header(name, value)
+    if status != 204:
+        request.send_header("Content-Length", str(len(content)))
+    request.end_headers()
+    request.wfile.write(content)

@@ -1,0 +1,94 @@
+"""Starts rondo-push many times, quickly: reads a JSON line, forks, and says how the child ended.
+
+    {"argv": [...], "die": ["before the send", 2]}     killed by SIGKILL at that moment, the second time
+    {"argv": [...], "kill_after_s": 0.01}              killed by SIGKILL from outside
+
+Each child is a process of its own with a fresh cursor, transport and clock; only the imports are
+shared. Answers with a JSON line: the child's exit status, negative for a signal, and what it said
+on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, NoReturn
+
+from rondo_tools.push import cli, loop
+from rondo_tools.push.cursor import Cursor
+from rondo_tools.push.transport import Transport
+
+MOMENTS = ("before the send", "after the send", "before the save", "during the save", "after the save")
+
+
+def die_at(moment: str, count: int) -> None:
+    """Have this process kill itself at the count-th such moment."""
+    seen = dict.fromkeys(MOMENTS, 0)
+    send, save = Transport.send, Cursor.save
+
+    def reached(name: str) -> None:
+        seen[name] += 1
+        if name == moment and seen[name] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def sending(self: Transport, body: bytes) -> Any:
+        reached("before the send")
+        answer = send(self, body)
+        reached("after the send")
+        return answer
+
+    def saving(self: Cursor) -> None:
+        reached("before the save")
+        save(self)
+        reached("after the save")
+
+    def syncing(fd: int) -> None:
+        if moment == "during the save" and seen[moment] == count - 1:
+            try:
+                os.write(fd, b"{")  # what is in the temporary file by then is not to matter
+            except OSError:
+                pass  # it is the folder's turn
+        reached("during the save")
+
+    Transport.send, Cursor.save, os.fsync = sending, saving, syncing  # type: ignore[assignment,method-assign]
+
+
+def child(argv: list[str], die: tuple[str, int] | None) -> NoReturn:
+    status = 70
+    try:
+        if die:
+            die_at(*die)
+        status = cli.main(argv)
+    except SystemExit as exc:
+        status = int(exc.code or 0)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    # A hundred schedules have no time to wait. No power is cut here: what is written is there.
+    loop.BACKOFF_S = 0.001
+    os.fsync = lambda fd: None
+    for line in sys.stdin:
+        order = json.loads(line)
+        said = os.memfd_create("said")
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(said, 2)
+            child(order["argv"], order.get("die"))
+        if "kill_after_s" in order:
+            time.sleep(order["kill_after_s"])
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is still the child's
+        _, status = os.waitpid(pid, 0)
+        with open(said, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  (a descriptor)
+            file.seek(0)
+            answer = {"status": os.waitstatus_to_exitcode(status), "said": file.read()}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""Each sample once, bit for bit, in a real Prometheus, through a proxy that fails and with processes
+that are killed.
+
+One Prometheus, with its default settings, takes it all; each scenario and each schedule has a `job`
+of its own. After each all is quiet, one more push goes out, and what Prometheus shows is compared
+with the store. At the end `promtool tsdb dump` shows the stale markers too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import FAULTS, FaultProxy
+from prometheus import Labels, Prometheus
+from push_host import MOMENTS
+from receivers import bits, expected, fill, header, seconds, ticks
+
+from rondo_tools.push import cli
+from rondo_tools.push.encode import STALE_NAN
+from rondo_tools.store.reader import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW = int(time.time()) * 1000
+SCHEDULES = 100
+QUICK = sorted(set(FAULTS) - {"429 seconds", "429 date", "silence", "silence after"})
+SEED = int(os.environ.get("RONDO_TEST_SEED", "0"))  # of the first schedule
+
+Shown = dict[Labels, dict[int, int]]
+
+
+class Lab:
+    """The Prometheus, the proxy before it, the host of pushes, and what all have delivered."""
+
+    def __init__(self, prometheus: Prometheus, proxy: FaultProxy, host: subprocess.Popen[str]) -> None:
+        self.prometheus = prometheus
+        self.proxy = proxy
+        self.host = host
+        self.delivered: Shown = {}
+        self.poison: frozenset[str] = frozenset()  # series that Prometheus refuses, for good reason
+
+    def push(self, store: Path, job: str, *flags: str, **order: Any) -> int:
+        """The exit status of a rondo-push of its own."""
+        argv = [str(store), "--remote-write", self.proxy.url, "--job", job, "--timeout", "150ms", "-v"]
+        assert self.host.stdin is not None
+        assert self.host.stdout is not None
+        self.host.stdin.write(json.dumps({"argv": [*argv, *flags], **order}) + "\n")
+        self.host.stdin.flush()
+        answer = json.loads(self.host.stdout.readline())
+        tally = re.search(r"(\d+) rejected, (\d+) unclear", answer["said"])
+        if not self.poison and tally is not None:
+            # What had landed is recognised, and never taken for a refusal.
+            assert tally[1] == "0", answer["said"]
+        return int(answer["status"])
+
+    def check(self, store: Path, job: str) -> None:
+        """After a quiet push Prometheus holds what the store does, and the cursor says so."""
+        self.proxy.follow([])
+        assert self.push(store, job) == 0
+        wanted: Shown = {}
+        for labels, samples in expected(store).items():
+            named = dict(labels) | {"job": job}
+            if f"{named['instance']}/{named['__name__']}" not in self.poison:
+                wanted[tuple(sorted(named.items()))] = samples
+        got = {
+            labels: {t_ms: bits(float(value)) for t_ms, value in pairs}
+            for labels, pairs in self.prometheus.samples(f'{{job="{job}"}}').items()
+            if f"{dict(labels)['instance']}/{dict(labels)['__name__']}" not in self.poison
+        }
+        values = {
+            labels: {t_ms: value for t_ms, value in samples.items() if value != STALE_NAN}
+            for labels, samples in wanted.items()
+        }
+        assert got == {labels: samples for labels, samples in values.items() if samples}
+        cursor = json.loads((store / "cursor_prometheus.json").read_text())
+        assert cursor["in_flight"] is None
+        for session in Store(store).sessions():
+            last_ms = int(session.rows().t_ms[-1])
+            assert cursor["sessions"][session.key]["delivered_ms"] >= last_ms
+            assert cursor["sessions"][session.key]["ended"] == (session.end is not None)
+        before = len(self.proxy.done)
+        assert self.push(store, job) == 0
+        assert len(self.proxy.done) == before  # nothing was left to send
+        self.delivered |= wanted
+
+
+@pytest.fixture(scope="module")
+def running(program: Callable[[str], Path]) -> Iterator[Lab]:
+    with Prometheus(program("prometheus")) as prometheus:
+
+        def restart() -> None:
+            prometheus.stop(signal.SIGKILL)
+            prometheus.start()
+
+        with FaultProxy(prometheus.write_url, restart) as proxy:
+            host = subprocess.Popen(
+                [sys.executable, ROOT / "tests" / "push" / "push_host.py"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+            try:
+                yield Lab(prometheus, proxy, host)
+            finally:
+                assert host.stdin is not None
+                assert host.stdout is not None
+                host.stdin.close()
+                host.wait(30)
+                host.stdout.close()
+
+
+@pytest.fixture
+def lab(running: Lab) -> Lab:
+    running.poison = frozenset()
+    running.proxy.follow([])
+    return running
+
+
+@pytest.fixture(autouse=True)
+def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of small files are made here, and processes are killed, but the machine is not."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+def two_lives_and_a_neighbour(path: Path) -> None:
+    start = NOW - 60_000
+    holes = ticks(*((start + 1000 * i, [i * 1.1, i if i % 3 else float("nan")]) for i in range(12)))
+    fill(path, header("a", start - 500), holes, "reset")
+    fill(path, header("a", start + 14_000), seconds(6, start + 14_300), "poweroff")
+    fill(path, header("b", start + 2000), seconds(15, start + 2333))
+
+
+SCENARIOS: dict[str, list[str]] = {
+    **{fault: ["ok", fault, "ok"] for fault in FAULTS},
+    "a burst of 503": ["503"] * 3,
+    "a burst that outlasts a push": ["ok", "502", "503", "500", "503", "502"],
+    "answers lost in a row": ["lost answer"] * 3,
+    "the server restarts": ["ok", "restart"],
+    "restarts after the answer was lost": ["lost answer", "restart"],
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenarios(lab: Lab, tmp_path: Path, name: str) -> None:
+    two_lives_and_a_neighbour(tmp_path)
+    job = name.replace(" ", "-")
+    lab.proxy.follow(SCENARIOS[name])
+    status = lab.push(tmp_path, job, "--max-samples-per-send", "20")
+    assert status == (75 if len(SCENARIOS[name]) > 4 else 0)
+    assert SCENARIOS[name] == lab.proxy.done[: len(SCENARIOS[name])] or status == 75
+    lab.check(tmp_path, job)
+
+
+def test_a_redirect_elsewhere_is_no_delivery(lab: Lab, tmp_path: Path) -> None:
+    two_lives_and_a_neighbour(tmp_path)
+    other = lab.prometheus.url.replace("127.0.0.1", "localhost")
+    done = cli.main([str(tmp_path), "--remote-write", other, "--job", "elsewhere", "-q"])
+    assert done == 69  # Prometheus itself answers its root with a redirect to the pages for people
+    lab.check(tmp_path, "elsewhere")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_kill_9_at_every_moment(lab: Lab, tmp_path: Path, moment: str, count: int) -> None:
+    two_lives_and_a_neighbour(tmp_path)
+    job = f"killed-{moment.replace(' ', '-')}-{count}"
+    killed = lab.push(tmp_path, job, "--max-samples-per-send", "20", die=[moment, count])
+    assert killed == -signal.SIGKILL
+    lab.check(tmp_path, job)
+
+
+@pytest.mark.parametrize("fault", ["lost answer", "silence after", "500 after"])
+def test_poison_in_the_batch_that_was_in_flight(lab: Lab, tmp_path: Path, fault: str) -> None:
+    two_lives_and_a_neighbour(tmp_path)
+    job = f"poison-{fault.replace(' ', '-')}"
+    poison(lab, tmp_path.parent / f"{tmp_path.name}-foreign", job, ["b/heat"])
+    lab.proxy.follow([fault, fault, fault, fault])
+    assert lab.push(tmp_path, job) == 75
+    lab.check(tmp_path, job)
+
+
+def poison(lab: Lab, path: Path, job: str, names: list[str]) -> None:
+    """Another writer is ahead on these series, so that Prometheus refuses all of ours."""
+    for name in names:
+        instance, _, metric = name.partition("/")
+        only = tuple(one for one in header().series if one.name == metric)
+        fill(path, header(instance, NOW - 1000, series=only), seconds(1, NOW - 1000, width=1))
+    if names:
+        assert lab.push(path, job) == 0
+    lab.poison = frozenset(names)
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + SCHEDULES))
+def test_schedules(lab: Lab, tmp_path: Path, seed: int) -> None:
+    """Replay one with RONDO_TEST_SEED=<seed> and -k 'schedules[<seed>]'."""
+    chance = random.Random(seed)
+    job = f"schedule-{seed}"
+    store = tmp_path / "store"
+    lives = [(name, chance.randint(1, 2)) for name in "abc"[: chance.randint(1, 3)]]
+    start = NOW - 200_000
+    poison(
+        lab, tmp_path / "foreign", job,
+        [f"{name}/heat" for name, _ in lives if chance.random() < 0.2],
+    )  # fmt: skip
+    grown = dict.fromkeys((name for name, _ in lives), start)
+    flags = ["--max-samples-per-send", str(chance.choice([6, 20, 10_000]))]
+    for _ in range(chance.randint(1, 3)):
+        for name, count in lives:
+            for _ in range(count):
+                begin = grown[name] + chance.randint(1, 3000)
+                length = chance.randint(1, 8)
+                end = chance.choice(["reset", "poweroff", "poweroff", None])
+                fill(store, header(name, begin), seconds(length, begin + chance.randint(0, 999)), end)
+                grown[name] = begin + 1000 * length + 1000
+        if chance.random() < 0.7:
+            words = [chance.choice(QUICK) for _ in range(chance.randint(0, 8))]
+            lab.proxy.follow([*words, *chance.choices(["ok", "silence", "silence after"], [4, 1, 1])])
+        for _ in range(chance.randint(1, 3)):
+            if chance.random() < 0.4:
+                die = [chance.choice(MOMENTS), chance.randint(1, 6)]
+                lab.push(store, job, *flags, die=die)
+            elif chance.random() < 0.2:
+                lab.push(store, job, *flags, kill_after_s=chance.random() * 0.1)
+            else:
+                lab.push(store, job, *flags)
+    lab.check(store, job)
+
+
+def test_the_dump_holds_all_that_was_delivered_stale_markers_too(
+    lab: Lab, program: Callable[[str], Path]
+) -> None:
+    """Runs last: it stops Prometheus, and reads its folder."""
+    lab.prometheus.stop()
+    dump = subprocess.run(
+        [program("promtool"), "tsdb", "dump", lab.prometheus.folder / "data"],
+        check=True, capture_output=True, text=True, timeout=60,
+    ).stdout  # fmt: skip
+    found: Shown = {}
+    for line in dump.splitlines():
+        match = re.fullmatch(r"\{(.*)\} (\S+) (\d+)", line)
+        assert match, line
+        labels = tuple(sorted((name, value) for name, value in re.findall(r'(\w+)="([^"]*)"', match[1])))
+        series = found.setdefault(labels, {})
+        assert int(match[3]) not in series, f"twice: {line}"
+        series[int(match[3])] = bits(float(match[2]))
+    assert len(lab.delivered) > 0
+    for labels, samples in lab.delivered.items():
+        assert found[labels] == samples
+    assert any(STALE_NAN in samples.values() for samples in lab.delivered.values())
