@@ -54,6 +54,42 @@ def read(selector: str, **flags: Any) -> None:
         raise curve.nothing(matches, question)
 
 
+@share.question
+@argh.arg(
+    "--format",
+    choices=("csv", "jsonl", "openmetrics"),
+    required=True,
+    help="csv and jsonl: the records of `read`; openmetrics: text with timestamps",
+)
+@argh.arg(
+    "--label",
+    metavar="NAME=VALUE",
+    action="append",
+    type=command.typed(share.label),
+    default=[],
+    help="add a label to all series, such as job=rondo-vmm; may be repeated",
+)
+@share.unix
+def export(selector: str, **flags: Any) -> None:
+    from rondo_tools.query import curve, openmetrics, output
+
+    store, matches, question = _ask(selector, {**flags, "rate": False})
+    matches = curve.with_labels(matches, flags["label"])
+    reader = curve.CurveReader(question, store.tiers)
+    if flags["format"] == "openmetrics":
+        samples = openmetrics.write(sys.stdout, matches, reader)
+    else:
+        format = {"jsonl": "json"}.get(flags["format"], flags["format"])
+        writer = output.SampleWriter(sys.stdout, format, unix=flags["unix"], matches=matches)
+        for match in matches:
+            for each in reader.read(match):
+                writer.write(each)
+        samples = writer.samples
+    reader.finish()
+    if not samples:
+        raise curve.nothing(matches, question)
+
+
 @share.together(share.question, share.rate)
 @argh.arg("--width", type=int, metavar="COLUMNS", help="of the picture (default: the terminal's, else 80)")
 @argh.arg("--height", type=int, metavar="LINES", help="with the legend (default: the terminal's, else 24)")
@@ -155,6 +191,7 @@ COMMANDS = (
     ("read", read, "print samples", manual.READ),
     ("plot", plot, "draw series in the terminal", manual.PLOT),
     ("tail", tail, "follow running sessions, a line a tick", manual.TAIL),
+    ("export", export, "samples for other programs: CSV, JSON lines, OpenMetrics", manual.EXPORT),
 )
 
 

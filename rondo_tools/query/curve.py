@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from rondo_tools.query.names import full_name, word
 from rondo_tools.query.times import Span, format_time
 from rondo_tools.selector import Selector, labels_of
 from rondo_tools.store.reader import Rows, Session, Tier
+from rondo_tools.stream import header_from_map, header_to_map
 
 EX_NOTHING = 1  # like grep: all is well, and there is nothing to show
 
@@ -105,29 +107,78 @@ def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...])
                     )
 
 
-def curves(matches: Sequence[Match], question: Question, tiers: tuple[Tier, ...]) -> Iterator[Curve]:
-    """The curves with at least one point in the span: by session, then in the header's order.
+class CurveReader:
+    """Reads what `question` asks; says each trouble once, however often a session is read."""
 
-    Raises StoreError after the last curve if a session could not be read.
-    """
-    unread = 0
-    said: set[int] = set()
-    for match in matches:
+    def __init__(self, question: Question, tiers: tuple[Tier, ...]) -> None:
+        self._question = question
+        self._tiers = tiers
+        self._unread: set[str] = set()
+        self._said: set[object] = set()
+
+    def read(self, match: Match) -> Iterator[Curve]:
+        """The curves with at least one point in the span, in the header's order.
+
+        Of a session that is damaged there are none, and `finish` fails.
+        """
+        session, question = match.session, self._question
         try:
-            tier, rows = _read(match.session, question, tiers)
+            tier, rows = _read(session, question, self._tiers)
         except StoreError as exc:
-            if match.session.path.exists():
-                unread += 1
-                log.warning("%s", exc)
-            continue
+            if session.path.exists():  # else it has expired
+                self._unread.add(session.key)
+                self._say(logging.WARNING, "%s", exc, about=session.key)
+            return
         if rows.skipped:
-            log.warning("%s: %d torn row(s) left out", match.session.key, rows.skipped)
-        if tier and question.tier is None and rows.t_ms.size and tier not in said:
-            said.add(tier)  # values of a coarse tier should not be taken for ticks
-            log.info("reading tier %d (%s), gauges: %s", tier, tiers[tier], question.aggregate)
-        yield from _cut(match, question, tier, tiers[tier], rows)
-    if unread:
-        raise StoreError(f"{unread} of {len(matches)} sessions could not be read")
+            self._say(
+                logging.WARNING, "%s: %d torn row(s) left out", session.key, rows.skipped, about=session.key
+            )
+        if tier and question.tier is None and rows.t_ms.size:
+            # Values of a coarse tier should not be taken for ticks.
+            self._say(
+                logging.INFO,
+                "reading tier %d (%s), gauges: %s",
+                tier,
+                self._tiers[tier],
+                question.aggregate,
+                about=tier,
+            )
+        yield from _cut(match, question, tier, self._tiers[tier], rows)
+
+    def finish(self) -> None:
+        """Raises StoreError if a session could not be read."""
+        if self._unread:
+            raise StoreError(f"{len(self._unread)} session(s) could not be read")
+
+    def _say(self, level: int, what: str, *values: object, about: object) -> None:
+        if about not in self._said:
+            self._said.add(about)
+            log.log(level, what, *values)
+
+
+def curves(matches: Sequence[Match], question: Question, tiers: tuple[Tier, ...]) -> Iterator[Curve]:
+    """The curves of all `matches`, by session; raises StoreError after the last as `finish` does."""
+    reader = CurveReader(question, tiers)
+    for match in matches:
+        yield from reader.read(match)
+    reader.finish()
+
+
+def with_labels(matches: Sequence[Match], labels: Sequence[tuple[str, str]]) -> list[Match]:
+    """`matches` with labels added to those of their sessions. Raises UsageError where that cannot be."""
+    labelled = []
+    for session, numbers in matches:
+        mine = copy(session)
+        known = dict(session.header.labels)
+        if taken := known.keys() & dict(labels).keys():
+            raise UsageError(f"--label: {session.key} has a label {min(taken)!r} already")
+        try:
+            header = session.header._replace(labels=tuple(sorted((known | dict(labels)).items())))
+            mine.header = header_from_map(header_to_map(header))
+        except ValueError as exc:
+            raise UsageError(f"--label: {exc}") from None
+        labelled.append(Match(mine, numbers))
+    return labelled
 
 
 def _read(session: Session, question: Question, tiers: tuple[Tier, ...]) -> tuple[int, Rows]:

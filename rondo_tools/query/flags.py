@@ -68,6 +68,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def label(text: str) -> tuple[str, str]:
+    """``job=rondo-vmm`` as (name, value). Raises UsageError."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UsageError(f"{text!r} is not a label: write NAME=VALUE")
+    return name, value
+
+
 def tied(argv: Sequence[str]) -> list[str]:
     """Tie ``-10m`` to the flag before it: argparse would take it for a flag of its own."""
     words: list[str] = []

@@ -66,3 +66,17 @@ error; with --new not before Ctrl-C.
 
 {SELECTOR}
 """
+
+EXPORT = f"""\
+Print samples for other programs. csv and jsonl have the records of `read`; openmetrics is what
+Prometheus' promtool makes blocks of, so that what was never pushed can still be put in:
+
+  rondo-query vmm_metrics export '{{}}' --format openmetrics --label job=rondo-vmm > vmm.om
+  promtool tsdb create-blocks-from openmetrics vmm.om /var/lib/prometheus
+
+  rondo-query vmm_metrics export '{{instance="vm-1"}}' --format jsonl --tier 1 | gzip > vm-1.jsonl.gz
+
+rondo-push gives every series the label job="rondo-vmm"; to continue its series, add it.
+
+{SELECTOR}
+"""
