@@ -237,7 +237,7 @@ def _typing(choice: Choice, machine: Machine) -> Iterator[None]:
         return
     from rondo_tools.vmm.terminal import Terminal
 
-    with Terminal(0, keyboard.type, lambda: machine.stop("signal")):
+    with Terminal(0, keyboard.type, lambda: machine.stop("signal"), keyboard.wait_for_room):
         try:
             yield
         finally:

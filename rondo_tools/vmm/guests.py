@@ -16,7 +16,7 @@ from rondo_tools.vmm.devices.virtio.disk import Disk, open_disk, temporary_disk
 from rondo_tools.vmm.machine import Plan
 
 if TYPE_CHECKING:
-    from rondo_tools.vmm.pc import Keyboard
+    from rondo_tools.vmm.keyboard import Keyboard
 
 _BUILTIN_DURATION_MS = 45_000
 BUILTIN_MARGIN_MS = 2_000  # for the guest to power itself off, before the deadline does
@@ -86,7 +86,8 @@ def _linux(wanted: Wanted, kernel: str) -> Choice:
         raise UsageError("--accel soft runs the built-in guest only; --kernel needs KVM")
 
     from rondo_tools.vmm.boot import linux
-    from rondo_tools.vmm.pc import CPUS_MAX, DISKS_MAX, Keyboard, Pc
+    from rondo_tools.vmm.keyboard import Keyboard
+    from rondo_tools.vmm.pc import CPUS_MAX, DISKS_MAX, Pc
 
     cpus = 1 if wanted.cpus is None else wanted.cpus
     if not 1 <= cpus <= CPUS_MAX:

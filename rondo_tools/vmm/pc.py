@@ -7,7 +7,6 @@ its own: each vCPU for its exits, each disk (by its lock) for its requests.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -23,6 +22,7 @@ from rondo_tools.vmm.devices.virtio.block import Block
 from rondo_tools.vmm.devices.virtio.disk import Disk
 from rondo_tools.vmm.devices.virtio.mmio import MmioTransport, VirtioDevice
 from rondo_tools.vmm.devices.virtio.rng import Rng
+from rondo_tools.vmm.keyboard import Keyboard
 from rondo_tools.vmm.machine import Board
 from rondo_tools.vmm.memory import GuestMemory
 from rondo_tools.vmm.meter import Meter, Meters
@@ -30,40 +30,6 @@ from rondo_tools.vmm.vcpu import Ending, RunLoop
 
 DISKS_MAX = layout.VIRTIO_MAX - 1  # the last one is the source of randomness
 CPUS_MAX = 64
-
-_PIECE = 64  # bytes of input that the serial port is given at a time
-
-
-class Keyboard:
-    """What is typed to the guest: waits until the guest has read the last piece before the next."""
-
-    def __init__(self) -> None:
-        self._ready = threading.Event()  # the guest reads, and has read all that there was
-        self._closed = False
-        self._port: tuple[Serial, Locked] | None = None
-
-    def connect(self, serial: Serial, lock: Locked) -> None:
-        self._port = serial, lock
-
-    def ready(self) -> None:
-        """The serial port has no more input; from the vCPU's thread."""
-        self._ready.set()
-
-    def type(self, data: bytes) -> None:
-        """Pass on `data`, in the caller's thread, which waits for the guest or for `close`."""
-        for at in range(0, len(data), _PIECE):
-            self._ready.wait()
-            if self._closed or self._port is None:
-                return
-            self._ready.clear()
-            serial, lock = self._port
-            with lock:
-                serial.receive(data[at : at + _PIECE])
-
-    def close(self) -> None:
-        """The VM has ended: nobody waits any more."""
-        self._closed = True
-        self._ready.set()
 
 
 class Pc:
@@ -101,7 +67,7 @@ class Pc:
         serial = Serial(
             console,
             lambda level: kvm.interrupt(layout.COM1_IRQ, level=level),
-            keyboard.ready if keyboard else _nobody,
+            keyboard.drained if keyboard else _nobody,
             by_line=keyboard is None,
         )
         locked = Locked(serial)

@@ -1,8 +1,9 @@
 """Standard input as the guest's keyboard: a terminal, taken over and given back, or a file.
 
-Strategy: a thread reads and passes on; it waits for the guest, nobody waits for it. A terminal's
-keys all go to the guest, Ctrl-C too; Ctrl-A is for us: Ctrl-A x ends the VM, Ctrl-A Ctrl-A is one
-Ctrl-A for the guest. What comes from a file is passed on as it is, and its end ends nothing.
+Strategy: a thread reads and passes on. A terminal's keys all go to the guest, Ctrl-C too; Ctrl-A is
+for us: Ctrl-A x ends the VM, Ctrl-A Ctrl-A is one Ctrl-A for the guest. A terminal is read whether
+the guest listens or not, so that Ctrl-A x always works. What comes from a file is passed on as it
+is, when the guest has room for it, and its end ends nothing.
 """
 
 from __future__ import annotations
@@ -42,12 +43,22 @@ class Escapes:
 
 
 class Terminal:
-    """While entered, `type` gets what `fd` says, in a thread; `on_quit` is called once, for Ctrl-A x."""
+    """While entered, `type` gets what `fd` says, in a thread; `on_quit` is called once, for Ctrl-A x.
 
-    def __init__(self, fd: int, type: Callable[[bytes], None], on_quit: Callable[[], None]) -> None:
+    `wait_for_room` is called before each read of what is no terminal; it must come back at the end.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        type: Callable[[bytes], None],
+        on_quit: Callable[[], None],
+        wait_for_room: Callable[[], None] = lambda: None,
+    ) -> None:
         self._fd = fd
         self._type = type
         self._on_quit = on_quit
+        self._wait_for_room = wait_for_room
         self._before: list[int | list[bytes | int]] | None = None
         self._closing, self._close = os.pipe()
         self._thread = threading.Thread(target=self._read, name="terminal", daemon=True)
@@ -74,6 +85,8 @@ class Terminal:
         poll.register(self._fd, select.POLLIN)
         poll.register(self._closing, select.POLLIN)
         while True:
+            if escapes is None:
+                self._wait_for_room()
             ready = [fd for fd, _ in poll.poll()]
             if self._closing in ready:
                 return

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rondo_tools.vmm.bus import Bus, ones
+from rondo_tools.vmm.bus import Bus, Locked, ones
 
 
 class Recorder:
@@ -108,3 +110,37 @@ def test_agrees_with_a_map_of_every_address(starts: set[int], accesses: list[tup
         owners = {owner.get(at) for at in range(address, address + size)}
         (first, *others) = owners
         assert bus.read(address, size) == (ones(size) if others or first is None else first)
+
+
+def test_a_locked_device_is_used_by_one_thread_at_a_time() -> None:
+    class Careful:
+        busy = False
+        uses = 0
+
+        def read(self, offset: int, size: int) -> int:
+            assert not self.busy
+            self.busy = True
+            time.sleep(0)  # a chance for the others
+            self.busy = False
+            self.uses += 1
+            return 0
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            self.read(offset, size)
+
+    device = Careful()
+    locked = Locked(device)
+
+    def use() -> None:
+        for _ in range(200):
+            locked.read(0, 1)
+            locked.write(0, 1, 1)
+            with locked:
+                device.read(0, 1)
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert device.uses == 4 * 600

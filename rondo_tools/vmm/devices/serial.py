@@ -65,6 +65,11 @@ class Serial:
         self._registers = bytearray(8)  # what was written, for those that read back
         self._divisor = bytearray(2)
 
+    @property
+    def hungry(self) -> bool:
+        """The guest has read all there was, and can be interrupted by more."""
+        return self._listening and not self._received
+
     def receive(self, data: bytes) -> None:
         """Bytes for the guest."""
         self._received.extend(data)
@@ -129,7 +134,7 @@ class Serial:
         return value
 
     def _drained(self) -> None:
-        if self._listening and not self._received:
+        if self.hungry:
             self._on_drained()
 
     def _identify(self) -> int:

@@ -1,0 +1,163 @@
+"""rondo-vmm with a --kernel, as its user meets it; the kernels are a few bytes long."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kernels import ECHO, POWER_OFF, SPIN, bzimage, vmlinux
+from needs import must_have
+
+from rondo_tools.errors import UsageError
+from rondo_tools.vmm import guests
+from rondo_tools.vmm.guests import LINUX_MARGIN_MS, Wanted, choose
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VMM = [sys.executable, str(ROOT / "bin" / "rondo-vmm")]
+WAIT_S = 30
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(data: bytes) -> Path:
+        (tmp_path / "kernel").write_bytes(data)
+        return tmp_path / "kernel"
+
+    return write
+
+
+@pytest.fixture
+def kvm() -> None:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        must_have("/dev/kvm does not open")
+
+
+@pytest.mark.usefixtures("kvm")
+def test_a_kernel_boots_with_disks_and_processors(kernel: Callable[[bytes], Path], run: Run) -> None:
+    disks = [kernel(vmlinux(POWER_OFF)).with_name(name) for name in ("a", "b")]
+    for disk in disks:
+        disk.write_bytes(bytes(4096))
+    done = run(
+        "rondo-vmm", "--kernel", kernel(vmlinux(POWER_OFF)), "--disk", disks[0], "--disk", f"{disks[1]}:ro",
+        "--cpus", "2", "--text", "--serial", "none",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"# end poweroff" in done.stdout
+    assert b"ended by poweroff" in done.stderr
+
+
+@pytest.mark.usefixtures("kvm")
+def test_a_file_is_typed_to_the_guest(kernel: Callable[[bytes], Path], run: Run, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    words = b"words \x01x for the guest" * 20 + b"."
+    done = run(
+        "rondo-vmm", "--kernel", kernel(vmlinux(ECHO)), "--console", "--serial", said, "--output", os.devnull,
+        stdin=None, input=words,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert said.read_bytes() == words
+
+
+@pytest.mark.usefixtures("kvm")
+@pytest.mark.parametrize("code", [SPIN, ECHO], ids=["deaf", "listening"])
+def test_ctrl_a_x_ends_any_guest_and_gives_the_terminal_back(
+    kernel: Callable[[bytes], Path], code: str
+) -> None:
+    ours, its = pty.openpty()
+    before = termios.tcgetattr(its)
+    command = [*VMM, "--kernel", str(kernel(vmlinux(code))), "--console", "--output", os.devnull]
+    process = subprocess.Popen(command, stdin=its, stderr=subprocess.PIPE)
+    try:
+        os.write(ours, b"x" * 100 + b"\x01x")
+        _, err = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, err
+        assert b"ended by signal" in err
+        assert termios.tcgetattr(its) == before
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+        os.close(its)
+
+
+@pytest.mark.usefixtures("kvm")
+def test_a_deadline_is_the_duration_and_a_margin(
+    kernel: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rondo_tools.vmm import cli
+
+    monkeypatch.setattr(guests, "LINUX_MARGIN_MS", 50)
+    path = str(kernel(vmlinux(SPIN)))
+    assert cli.main(["--kernel", path, "--duration", "50ms", "--output", os.devnull]) == 0
+    assert "ended by deadline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--kernel", "/nowhere"], 69, "--kernel /nowhere: No such file"),
+        (["--kernel", "KERNEL", "--initramfs", "/nowhere"], 69, "--initramfs /nowhere: No such file"),
+        (["--kernel", "KERNEL", "--initramfs", "KERNEL"], 65, "not a cpio archive"),
+        (["--kernel", "CUT"], 65, "CUT: cut off: "),
+        (["--kernel", "KERNEL", "--cmdline", "x" * 3000], 64, "--cmdline: 30"),
+        (["--kernel", "KERNEL", "--disk", "/nowhere:ro"], 69, "--disk /nowhere: No such file"),
+    ],
+)
+def test_what_cannot_be_booted_is_told_in_a_line(
+    kernel: Callable[[bytes], Path], run: Run, arguments: list[str], status: int, message: str
+) -> None:
+    path = kernel(bzimage(POWER_OFF))
+    path.with_name("CUT").write_bytes(bzimage(POWER_OFF)[:-1])
+    words = [str(path) if word == "KERNEL" else str(path.with_name("CUT")) if word == "CUT" else word
+             for word in arguments]  # fmt: skip
+    done = run("rondo-vmm", *words, "--output", os.devnull)
+    assert done.returncode == status
+    assert done.stderr.startswith(b"rondo-vmm: ")
+    assert message in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def command_line(path: Path, **flags: Any) -> str:
+    """The kernel's command line for these flags."""
+    wanted = Wanted("auto", None, None, [], str(path))._replace(**flags)
+    plan: Any = choose(wanted).plan
+    return bytes(plan._guest.command_line).decode()
+
+
+def test_the_command_line_is_ours_and_the_users(kernel: Callable[[bytes], Path]) -> None:
+    path = kernel(bzimage("f4"))
+    ours = command_line(path)
+    assert ours.startswith("console=ttyS0 quiet panic=-1 ")
+    assert command_line(path, command_line="root=/dev/vda") == f"{ours} root=/dev/vda"
+    assert command_line(path, command_line="a  b", command_line_only=True) == "a  b"
+    assert command_line(path, command_line_only=True, duration_ms=1000) == ""
+
+
+@pytest.mark.parametrize(("duration_ms", "seconds"), [(1, 1), (1000, 1), (1001, 2), (45_000, 45)])
+def test_a_duration_is_told_in_whole_seconds(
+    kernel: Callable[[bytes], Path], duration_ms: int, seconds: int
+) -> None:
+    path = kernel(bzimage("f4"))
+    assert f" workload_duration={seconds}" in command_line(path, duration_ms=duration_ms)
+    choice = choose(Wanted("auto", duration_ms, None, [], str(path)))
+    assert choice.deadline_ms == duration_ms + LINUX_MARGIN_MS
+    assert choose(Wanted("auto", None, None, [], str(path))).deadline_ms is None
+
+
+def test_disks_are_given_back_if_one_cannot_be_had(kernel: Callable[[bytes], Path]) -> None:
+    path = kernel(bzimage("f4"))
+    path.with_name("disk").write_bytes(bytes(512))
+    before = set(Path("/proc/self/fd").iterdir())
+    wanted = Wanted("auto", None, None, [str(path.with_name("disk")), __file__], str(path))
+    with pytest.raises(UsageError, match="are not whole sectors"):
+        choose(wanted)
+    assert set(Path("/proc/self/fd").iterdir()) == before
