@@ -1,0 +1,127 @@
+"""How a Linux guest may end, or not even begin: the end record, the exit status, the message.
+
+All cases run one behind another in one laboratory; the one that waits for its deadline, beside the others.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import lab
+import pytest
+from build_linux_guest import build, packaged
+from cpio import Archive
+from needs import must_have
+
+Run = Callable[..., lab.Result]
+
+GENERIC = "linux-image-amd64"
+
+
+class Case(NamedTuple):
+    """`end` is None for a guest that is never made; `says` are parts of standard error.
+
+    `workload` takes the place of the guest image's own, if it is not empty.
+    """
+
+    flags: str
+    status: int
+    end: str | None
+    says: tuple[str, ...] = ()
+    workload: str = ""
+
+
+CASES = {
+    # Boots and ends as a guest should.
+    "read-only": Case(
+        "--disk /tmp/blank:ro --duration 2s", 0, "poweroff", ("disk: 8192 KiB, read-only\n", "phase: io\n")
+    ),
+    # Built for PCs, not for clouds: packed by xz, ext4 and its checksums as modules.
+    "generic-kernel": Case(
+        "--kernel /in/generic/vmlinuz --initramfs /in/generic/initramfs --disk /tmp/disk --cpus 2"
+        " --duration 2s",
+        *(0, "poweroff", ("disk: 8192 KiB, mounted\n", "phase: mixed\n")),
+    ),
+    # Boots, and ends otherwise.
+    "panic": Case("", 0, "reset", ("Kernel panic - not syncing",), "echo c >/proc/sysrq-trigger"),
+    "triple-fault": Case("--cmdline reboot=t", 1, "shutdown", ("triple fault",), "reboot -f"),
+    "reboot": Case("", 0, "reset", (), "reboot -f"),
+    "hang": Case("--duration 1s", 0, "deadline", (), "sleep 1000"),
+    # Is not even made.
+    "truncated-kernel": Case("--kernel /tmp/half", 65, None, ("--kernel /tmp/half", "cut off")),
+    "no-kernel": Case("--kernel /init", 65, None, ("--kernel /init", "bzImage")),
+    "missing-kernel": Case("--kernel /nowhere", 69, None, ("--kernel /nowhere",)),
+    "no-initramfs": Case("--initramfs /tmp/blank", 65, None, ("--initramfs /tmp/blank", "cpio")),
+    "large-initramfs": Case("--memory 128M --initramfs /tmp/large", 64, None, ("/tmp/large", "--memory")),
+    "long-cmdline": Case(f"--cmdline {'x' * 3000}", 64, None, ("--cmdline",)),
+    "odd-cmdline": Case("--cmdline 'a\nb'", 64, None, ("--cmdline",)),
+}
+BESIDE = ("hang",)
+
+
+def command() -> str:
+    """Each case leaves NAME.status, NAME.stdout and NAME.stderr in /out."""
+    lines = [
+        "truncate -s 8M /tmp/blank /tmp/disk",
+        "head -c 1000000 build/guest/vmlinuz >/tmp/half",
+        "cp build/guest/initramfs /tmp/large && truncate -s 200M /tmp/large",
+    ]
+    for name in (*BESIDE, *(name for name in CASES if name not in BESIDE)):
+        # Of a flag given twice, the last counts.
+        flags = (
+            f"--kernel build/guest/vmlinuz --initramfs /tmp/{name} --text --duration 20s {CASES[name].flags}"
+        )
+        run = f"rondo-vmm {flags} >/out/{name}.stdout 2>/out/{name}.stderr; echo $? >/out/{name}.status"
+        lines += [
+            f"cat build/guest/initramfs /in/{name} >/tmp/{name}",
+            f"{{ {run}; }} &" if name in BESIDE else run,
+        ]
+    lines += ["wait", "cmp -n 8388608 /tmp/blank /dev/zero && touch /out/blank"]
+    return "\n".join(lines)
+
+
+def overlay(workload: str) -> bytes:
+    """An archive behind the guest's own, which puts another workload in the place of its."""
+    if not workload:
+        return b""
+    out = io.BytesIO()
+    archive = Archive(out)
+    archive.file("bin/workload", f"#!/bin/sh\n{workload}\n".encode(), 0o755)
+    archive.close()
+    return gzip.compress(out.getvalue())  # a plain one would have to begin at a multiple of 4
+
+
+@pytest.fixture(scope="module")
+def ends(in_lab: Run, guest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    generic = tmp_path_factory.mktemp("generic")
+    try:
+        build(*packaged(GENERIC), generic)
+    except LookupError as exc:
+        must_have(f"no generic kernel: {exc}")
+    files = {name: overlay(case.workload) for name, case in CASES.items()}
+    files |= {f"generic/{name}": data for name, data in lab.folder_of(generic).items()}
+    return in_lab(command(), files, timeout_s=110).out
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_end(name: str, ends: dict[str, bytes]) -> None:
+    case = CASES[name]
+    stdout = ends[f"{name}.stdout"].decode()
+    stderr = ends[f"{name}.stderr"].decode(errors="replace").replace("\r\n", "\n")
+    assert int(ends[f"{name}.status"]) == case.status, stderr
+    found = [line.split()[2] for line in stdout.splitlines() if line.startswith("# end ")]
+    assert found == ([case.end] if case.end else []), stderr
+    for part in case.says:
+        assert part in stderr
+    assert "Traceback" not in stderr
+    if case.end is None:
+        assert stderr.startswith("rondo-vmm: ")
+        assert stdout == ""
+
+
+def test_a_read_only_disk_stays_as_it_was(ends: dict[str, bytes]) -> None:
+    assert "blank" in ends

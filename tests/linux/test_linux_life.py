@@ -1,0 +1,170 @@
+"""A Linux guest's life in the laboratory, and all of it in a Prometheus outside.
+
+The real pipe runs once, inside; everything else is read off what came of it: what the Prometheus
+holds, the store, the console with the time of each line, the disk.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import lab
+import numpy as np
+import pytest
+from prometheus import Labels, Prometheus
+from test_pipeline import bits, stored
+
+from rondo_tools.store.reader import Session, Store
+
+Run = Callable[..., lab.Result]
+
+INSTANCE = "linux-vm"
+SECONDS = 45
+PHASES = {"cpu": 0.28, "idle": 0.17, "io": 0.28, "mixed": 0.27}
+
+# `ts` writes the time before each line of the console; a guest's disk is judged by the kernel's own ext4.
+COMMAND = """
+set -o pipefail
+mkfifo /tmp/said
+ts '%.s' </tmp/said >/out/said &
+truncate -s 8M /tmp/disk
+rondo-vmm --kernel build/guest/vmlinuz --initramfs build/guest/initramfs --disk /tmp/disk \
+    --duration {seconds}s --instance {instance} --label rack=a1 2>/tmp/said |
+    rondo-store /tmp/vmm_metrics | rondo-push --remote-write {url}
+echo $? >/out/status
+cp -r /tmp/vmm_metrics /out
+mkdir /mnt && mount -o loop,ro /tmp/disk /mnt && cd /mnt && sha256sum -c SUMS >/out/sums
+"""
+
+
+class Life(NamedTuple):
+    """What came of it. `said` are the lines of rondo-vmm and the console, with their Unix times in ms."""
+
+    status: int
+    log: str
+    session: Session
+    samples: dict[Labels, list[tuple[int, str]]]
+    said: list[tuple[float, str]]
+    sums: str
+
+    def column(self, series: str) -> list[float]:
+        names = [str(one) for one in self.session.header.series]
+        values: list[float] = self.session.rows().values[:, names.index(series)].tolist()
+        return values
+
+    def grown(self, series: str, begin_ms: float, end_ms: float) -> float:
+        """What a counter grew by between the ticks that enclose a time."""
+        t_ms = self.session.rows().t_ms
+        first, last = np.searchsorted(t_ms, begin_ms, "right") - 1, np.searchsorted(t_ms, end_ms)
+        values = [0.0, *self.column(series)]  # before the first tick all are 0
+        return values[min(int(last), len(t_ms) - 1) + 1] - values[int(first) + 1]
+
+    def phase(self, name: str) -> tuple[float, float]:
+        """When it began and ended, without the ticks at its edges, which belong to two phases."""
+        order = [*(f"phase: {one}" for one in PHASES), "power off"]
+        number = order.index(f"phase: {name}")
+        begin, end = (next(at for at, line in self.said if line == order[i]) for i in (number, number + 1))
+        return begin + 1000, end - 1000
+
+
+@pytest.fixture(scope="module")
+def life(
+    in_lab: Run, guest: Path, program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Life:
+    with Prometheus(program("prometheus")) as prometheus:
+        url = f"http://10.0.2.2:{prometheus.port}/api/v1/write"
+        result = in_lab(COMMAND.format(seconds=SECONDS, instance=INSTANCE, url=url), timeout_s=SECONDS + 60)
+        samples = prometheus.samples(f'{{instance="{INSTANCE}"}}')
+    folder = tmp_path_factory.mktemp("life")
+    for name, data in result.out.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    lines = [line.partition(" ") for line in result.out["said"].decode(errors="replace").splitlines()]
+    said = [(float(at) * 1000, text.strip()) for at, _, text in lines]
+    log = result.stderr.decode() + "\n".join(line for _, line in said)
+    assert result.out.get("status") == b"0\n", log
+    (session,) = Store(folder / "vmm_metrics").sessions()
+    return Life(result.status, log, session, samples, said, result.out["sums"].decode())
+
+
+def test_the_guest_lives_and_powers_off(life: Life) -> None:
+    end = life.session.end
+    assert end is not None
+    assert end.reason == "poweroff", life.log
+    lived_s = (end.t_ms - life.session.start_ms) / 1000
+    assert SECONDS < lived_s < SECONDS + 30
+    console = [line for _, line in life.said if not line.startswith("rondo-vmm: ")]
+    ours = [line for line in console if not line.startswith("[")]
+    assert ours == [
+        "rondo guest: up",
+        "disk: 8192 KiB, mounted",
+        *(f"phase: {name}" for name in PHASES),
+        "power off",
+    ]
+    assert not re.search(r"panic|BUG|WARNING|Oops|error", "\n".join(console), re.IGNORECASE), life.log
+    for name, share in PHASES.items():
+        begin, end_ms = life.phase(name)
+        assert (end_ms - begin) / 1000 + 2 == pytest.approx(SECONDS * share, abs=2), name
+
+
+def test_every_second_of_it_is_in_prometheus(life: Life) -> None:
+    session = life.session
+    end = session.end
+    assert end is not None
+    t_ms = session.rows().t_ms.tolist()
+    assert t_ms[-1] == end.t_ms
+    assert [t // 1000 for t in t_ms] == list(range(session.start_ms // 1000 + 1, end.t_ms // 1000 + 1))
+    here = stored(session)
+    assert len(here) == 16
+    assert life.samples.keys() == here.keys()
+    for labels, pairs in here.items():
+        valued = [(t, bits(value)) for t, value in pairs if not math.isnan(value)]
+        assert [(t, bits(float(value))) for t, value in life.samples[labels]] == valued, labels
+        name = dict(labels)["__name__"]
+        if not name.endswith("_duration_ns"):  # a mean may have nothing to average
+            assert len(valued) == len(t_ms), labels
+
+
+def test_the_series_move_in_their_phases(life: Life) -> None:
+    cpu, idle, io, mixed = (life.phase(name) for name in PHASES)
+    exits = 'vcpu_exits_total{{reason="{}"}}'.format
+    assert life.grown(exits("hlt"), *idle) > 10
+    assert life.grown(exits("hlt"), *idle) > 5 * life.grown(exits("hlt"), *cpu)
+    assert life.grown(exits("hlt"), *mixed) > 10
+    # Every letter of the console is an exit.
+    assert life.grown(exits("io"), 0, life.said[-1][0]) > 100
+    for phase, names in (("idle", "phase: idle"), ("io", "phase: io"), ("mixed", "phase: mixed")):
+        begin = life.phase(phase)[0] - 1000
+        assert life.grown(exits("io"), begin, begin + 1) >= len(names)
+    assert life.grown(exits("mmio"), *io) > 100
+    assert life.grown(exits("mmio"), *mixed) > 10
+    assert life.grown(exits("mmio"), *cpu) < life.grown(exits("mmio"), *io) / 10
+    assert life.grown(exits("shutdown"), 0, life.said[-1][0]) == 0
+    for op in ("read", "write", "flush"):
+        series = f'blk_requests_total{{op="{op}"}}'
+        assert life.grown(series, *io) > 5
+        assert life.grown(series, *mixed) > 0
+        assert life.grown(series, *cpu) < life.grown(series, *io) / 5
+    for direction in ("read", "write"):
+        series = f'blk_bytes_total{{direction="{direction}"}}'
+        assert life.grown(series, *io) > 10 * 128 * 1024
+        assert life.grown(series, *mixed) > 128 * 1024
+    for name in (str(series) for series in life.session.header.series):
+        if "_total" in name:
+            assert (np.diff(life.column(name)) >= 0).all(), name
+    assert min(life.column("vmm_rss_bytes")) > 5e6
+    assert min(life.column("vmm_open_fds")) >= 3
+    assert max(life.column("vmm_uptime_seconds")) == pytest.approx(
+        (life.session.rows().t_ms[-1] - life.session.start_ms) / 1000, abs=1
+    )
+
+
+def test_the_disk_holds_what_the_guest_wrote(life: Life) -> None:
+    """Eight files of 128 KiB, and their checksums as the guest computed them."""
+    assert life.status == 0, life.log
+    assert re.findall(r"^(data\.\d): OK$", life.sums, re.MULTILINE) == [f"data.{n}" for n in range(8)]
+    assert life.column('blk_bytes_total{direction="write"}')[-1] > 8 * 128 * 1024
