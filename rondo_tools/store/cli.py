@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import select
-import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import argh
 
 from rondo_tools import command
-from rondo_tools.errors import EX_TEMPFAIL, StoreError, UsageError
+from rondo_tools.errors import UsageError
 from rondo_tools.signals import Signals
-from rondo_tools.store.ingest import Ingest
+from rondo_tools.store import endpoint
+from rondo_tools.store.ingest import Counts, Ingest
 from rondo_tools.store.lines import Lines
+from rondo_tools.store.notify import Notifier
+from rondo_tools.store.pipe import read_to_end
+from rondo_tools.store.server import Server
 from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
 from rondo_tools.store.writer import StoreWriter
+from rondo_tools.units import parse_duration
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +30,18 @@ Store the stream of rondo-vmm, second by second, in round-robin files of fixed s
   rondo-vmm --duration 45 | rondo-store vmm_metrics
   rondo-vmm --duration 45 | rondo-store vmm_metrics | rondo-push --remote-write URL
   rondo-store vmm_metrics < recorded.stream
+  rondo-store vmm_metrics --listen unix:/run/rondo/store.sock
 
-Reads one stream from standard input. For what it stores it writes lines to standard output, the
-folder of the session and the time up to which it is closed, which rondo-push follows; when their
-reader leaves, storing goes on. A stream that is stored already may be given again: what is known
-is passed over. DIR is made when it is not there, with the tiers (interval:span)
+Reads one stream from standard input, or serves many at once. For what it stores it writes lines to
+standard output, the folder of the session and the time up to which it is closed, which rondo-push
+follows; when their reader leaves, storing goes on. A stream that is stored already may be given
+again: what is known is passed over. DIR is made when it is not there, with the tiers (interval:span)
 {format_tiers(DEFAULT_TIERS)}.
 
-The first Ctrl-C lets the input come to its end, which the Ctrl-C has told to rondo-vmm too; a
-second one, or SIGTERM, stores what has arrived and ends. A full disk holds the input up until
-there is room."""
+The first Ctrl-C lets standard input come to its end, which the Ctrl-C has told to rondo-vmm too; a
+second one, or SIGTERM, stores what has arrived and ends; a server ends at the first signal. A full
+disk holds the input up until there is room."""
 
-_READ = 1 << 16  # bytes at once; also what a full disk may hold back
-_PIPE = 1 << 20  # bytes that may be under way when we are told to stop (pipe(7), pipe-max-size)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LAST_LINES_S = 5.0
 
 
@@ -52,77 +52,83 @@ _LAST_LINES_S = 5.0
     metavar="TIERS",
     help="for a new store: interval:span of each tier, finest first, such as 1s:10m,10s:6h,5m:7d",
 )
-def rondo_store(directory: str, *, tiers: tuple[Tier, ...] | None = None) -> None:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError(
-            "standard input is a terminal or closed; give it a stream: rondo-vmm | rondo-store DIR"
-        )
-    with Signals() as signals, StoreWriter(directory, tiers) as store:
-        store.expire()
-        ingest, lines = Ingest(store), Lines(-1 if sys.stdout is None else sys.stdout.fileno())
-        try:
-            _read_to_end(sys.stdin.fileno(), ingest, lines, signals)
-        finally:
-            ingest.close()
-            lines.update(ingest.closed)
-            lines.drain(_LAST_LINES_S)
-            log.info(
-                "%d ticks stored, %d sessions; %d late, %d ahead of the clock",
-                ingest.stored,
-                ingest.sessions,
-                ingest.late,
-                ingest.ahead,
+@argh.arg(
+    "--listen",
+    action="append",
+    metavar="ADDRESS",
+    help="serve many streams at unix:PATH or tcp:HOST:PORT, until a signal comes; may be repeated",
+)
+@argh.arg("--socket-group", metavar="GROUP", help="who may connect to unix:PATH, besides its owner")
+@argh.arg(
+    "--idle-exit",
+    type=command.typed(parse_duration),
+    metavar="DURATION",
+    help="end when nobody has been connected for so long",
+)
+def rondo_store(
+    directory: str,
+    *,
+    tiers: tuple[Tier, ...] | None = None,
+    listen: list[str] | None = None,
+    socket_group: str | None = None,
+    idle_exit: int | None = None,
+) -> None:
+    with ExitStack() as opened:
+        signals = opened.enter_context(Signals())
+        handed_over = endpoint.inherited()
+        serves = bool(listen or handed_over)
+        if not serves and (socket_group is not None or idle_exit is not None):
+            raise UsageError("--socket-group and --idle-exit are for --listen")
+        if not serves and (sys.stdin is None or sys.stdin.isatty()):
+            raise UsageError(
+                "standard input is a terminal or closed; give it a stream: rondo-vmm | rondo-store DIR, "
+                "or --listen"
             )
-
-
-def _read_to_end(fd: int, ingest: Ingest, lines: Lines, signals: Signals) -> None:
-    """Store what `fd` gives until its end, or until a signal says to stop."""
-    interrupts = 0
-    stopping = False
-    left = _PIPE  # bytes to read yet after that
-    while True:
-        ready, _, _ = select.select([fd, signals.fileno()], [], [], 0 if stopping else None)
-        if signals.fileno() in ready:
-            for number in signals.take():
-                interrupts += number == signal.SIGINT
-                stopping |= number == signal.SIGTERM or interrupts > 1
-            if interrupts == 1 and not stopping:
-                log.info("reading on to the end of the input; Ctrl-C again to stop now")
-            continue
-        if fd not in ready:
-            return None  # told to stop, and nothing more has arrived
-        data = os.read(fd, _READ)
-        if not data:
-            return ingest.end_of_input()
-        try:
-            ingest.feed(data)
-        except OSError as exc:
-            if exc.errno not in _FULL:
-                raise
-            _wait_for_room(ingest, signals, exc)
-        lines.update(ingest.closed)
-        ingest.closed.clear()
-        if stopping and (left := left - len(data)) <= 0:
-            return None  # else a producer as fast as we are would never let us go
-
-
-def _wait_for_room(ingest: Ingest, signals: Signals, exc: OSError) -> None:
-    log.warning("%s; waiting for room", exc.strerror)
-    while True:
-        select.select([signals.fileno()], [], [], 1.0)
-        if signals.take():
-            raise StoreError(
-                f"{exc.strerror}: ended by a signal; what is not stored must be sent again",
-                exit_code=EX_TEMPFAIL,
-            ) from exc
-        try:
-            ingest.store()
-        except OSError as again:
-            if again.errno not in _FULL:
-                raise
+        store = opened.enter_context(StoreWriter(directory, tiers))
+        store.expire()
+        lines = Lines(-1 if sys.stdout is None else sys.stdout.fileno())
+        if serves:
+            listeners = handed_over + [endpoint.listen(address, socket_group) for address in listen or ()]
+            for listener in listeners:
+                opened.callback(listener.close)
+            _serve(
+                Server(store, listeners, lines, signals, idle_exit_s=idle_exit and idle_exit / 1000), lines
+            )
         else:
-            log.info("there is room again")
-            return
+            _read(sys.stdin.fileno(), Ingest(store), lines, signals)
+
+
+def _read(fd: int, ingest: Ingest, lines: Lines, signals: Signals) -> None:
+    try:
+        read_to_end(fd, ingest, lines, signals)
+    finally:
+        ingest.close()
+        lines.update(ingest.closed)
+        lines.drain(_LAST_LINES_S)
+        _say(ingest.counts)
+
+
+def _serve(server: Server, lines: Lines) -> None:
+    notifier = Notifier()
+    if notifier.alive_every_s is not None:
+        server.timers.every(notifier.alive_every_s, notifier.alive)
+    notifier.ready()
+    try:
+        server.run()
+    finally:
+        notifier.stopping()
+        lines.drain(_LAST_LINES_S)
+        _say(server.counts)
+
+
+def _say(counts: Counts) -> None:
+    log.info(
+        "%d ticks stored, %d sessions; %d late, %d ahead of the clock",
+        counts.stored,
+        counts.sessions,
+        counts.late,
+        counts.ahead,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

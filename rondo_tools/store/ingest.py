@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import accumulate
 
 from rondo_tools.errors import StreamError
@@ -23,24 +23,58 @@ log = logging.getLogger(__name__)
 MAX_AHEAD_MS = 600_000
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of what was read, since the start; of several streams together, if they share it."""
+
+    sessions: int = 0  # opened, or gone on with
+    stored: int = 0  # ticks, as the three below
+    samples: int = 0  # the values in them
+    late: int = 0  # not past the last one of their session: passed over
+    ahead: int = 0  # too far ahead of our clock: refused
+
+
 class Ingest:
     """Feeds one stream into a store.
 
     `closed` maps the folder of each session to the time up to which it is closed, for those that
-    moved; whoever tells the world empties it. The counts are of ticks.
+    moved; whoever tells the world empties it. Streams may share it, and the counts.
     """
 
+    __slots__ = (
+        "_decoded", "_decoder", "_error", "_now_ms", "_said_ahead", "_session", "_store", "closed", "counts",
+    )  # fmt: skip
+
     def __init__(
-        self, store: StoreWriter, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+        self,
+        store: StoreWriter,
+        now_ms: Callable[[], int] = _now_ms,
+        counts: Counts | None = None,
+        closed: dict[str, int] | None = None,
     ) -> None:
-        self.closed: dict[str, int] = {}
-        self.sessions = self.stored = self.late = self.ahead = 0
+        self.closed = {} if closed is None else closed
+        self.counts = Counts() if counts is None else counts
         self._store = store
         self._now_ms = now_ms
         self._decoder = Decoder()
-        self._decoded: deque[Header | list[Tick] | End] = deque()
+        self._decoded: list[Header | list[Tick] | End] = []
         self._error: StreamError | None = None
         self._session: SessionWriter | None = None
+        self._said_ahead = False
+
+    @property
+    def session(self) -> SessionWriter | None:
+        """The session that is open now."""
+        return self._session
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the stream owes us something: its first header, or the rest of a message."""
+        return self._session is None or self._decoder.is_inside_message
 
     def feed(self, data: bytes) -> None:
         """Decode and store. Raises StreamError only after all that came before the error is stored.
@@ -61,21 +95,21 @@ class Ingest:
         self.store()
 
     def store(self) -> None:
-        """Store what has been decoded."""
+        """Store what has been decoded. Not for a session that is replaced."""
         while self._decoded:
             match self._decoded[0]:
                 case Header() as header:
                     self._close_slots()
                     self.close()
                     self._session = self._store.open(header)
-                    self.sessions += 1
+                    self.counts.sessions += 1
                 case End() as end:
                     assert self._session is not None  # the decoder lets no end through without a header
                     self._session.finish(end)
                     self._close_slots()
                 case ticks:
                     self._store_ticks(ticks)
-            self._decoded.popleft()
+            del self._decoded[0]
         if self._error is not None:
             raise self._error
 
@@ -98,14 +132,15 @@ class Ingest:
         assert self._session is not None  # nor a tick
         path, ring = self._session.path, self._session.ring
         if self._session.end is not None:  # a stream that is sent again
-            self.late += len(ticks)
+            self.counts.late += len(ticks)
             return
         horizon_ms = self._now_ms() + MAX_AHEAD_MS
         wanted = [tick for tick in ticks if tick.t_ms <= horizon_ms]
         if len(wanted) < len(ticks):
-            if not self.ahead:
+            if not self._said_ahead:
+                self._said_ahead = True
                 log.warning("%s: a tick over 10 min ahead of this clock, refused", path)
-            self.ahead += len(ticks) - len(wanted)
+            self.counts.ahead += len(ticks) - len(wanted)
         last_ms = ring.last_ms
         try:
             late = ring.append(wanted)
@@ -114,10 +149,14 @@ class Ingest:
             # Of the others, each one stored was the newest so far, and each late one was not.
             done = (tick.t_ms for tick in wanted if tick.t_ms <= ring.last_ms)
             stored = len(set(accumulate(done, max, initial=last_ms))) - 1
-            self.stored += stored
-            self.late += len(wanted) - len(ticks) - stored
+            self._count(stored, len(wanted) - len(ticks) - stored)
             raise
-        self.late += late
-        self.stored += len(wanted) - late
+        self._count(len(wanted) - late, late)
         if ring.closed_through_ms:
             self.closed[str(path)] = ring.closed_through_ms
+
+    def _count(self, stored: int, late: int) -> None:
+        assert self._session is not None
+        self.counts.stored += stored
+        self.counts.samples += stored * len(self._session.header.series)
+        self.counts.late += late

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 # A pipe that select calls writable takes this much without blocking (POSIX, PIPE_BUF on Linux).
 _AT_ONCE = 4096
+_REMEMBERED = 100_000  # sessions; beyond that, a line may come twice
 
 
 class Lines:
@@ -48,6 +49,8 @@ class Lines:
                 return
             while self._waiting and len(self._begun) < _AT_ONCE:
                 path, closed_through_ms = self._waiting.popitem()
+                if len(self._told) >= _REMEMBERED:
+                    self._told.clear()
                 self._told[path] = closed_through_ms
                 self._begun += f"{path}\t{closed_through_ms}\n".encode("utf-8", "surrogateescape")
             try:

@@ -68,6 +68,8 @@ def pack_row(t_ms: int, values: bytes) -> bytes:
 class Slab:
     """An open slab. The owner closes it (or uses `with`). OSErrors are the caller's to translate."""
 
+    __slots__ = ("_dtype", "_fd", "columns", "interval_ms", "path", "row_size", "slots")
+
     def __init__(self, path: Path, fd: int, interval_ms: int, slots: int, columns: int) -> None:
         self.path = path
         self.interval_ms = interval_ms

@@ -18,10 +18,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from rondo_tools import files, stream
+from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, StoreError
 from rondo_tools.store.reader import FORMAT_VERSION, Session, Store, folder_name, read_store_json
 from rondo_tools.store.ring import Ring
@@ -32,13 +35,19 @@ log = logging.getLogger(__name__)
 
 
 class SessionWriter:
-    """An open session. `path` is its folder; `ring` takes its ticks."""
+    """An open session. `path` is its folder; `ring` takes its ticks.
+
+    `is_replaced` says that it was opened once more: it is closed then, and goes on elsewhere.
+    """
+
+    __slots__ = ("__weakref__", "end", "header", "is_replaced", "path", "ring")
 
     def __init__(self, path: Path, tiers: tuple[Tier, ...], header: stream.Header) -> None:
         """Make the session, or take it up again. Raises StoreError if it has other series."""
         self.path = path
         self.header = header
         self.end: stream.End | None = None
+        self.is_replaced = False
         path.mkdir(parents=True, exist_ok=True)
         file = path / "session.json"
         if file.exists():
@@ -95,6 +104,7 @@ class StoreWriter:
         """
         self.path = Path(path)
         self._now_ms = now_ms
+        self._open: WeakValueDictionary[Path, SessionWriter] = WeakValueDictionary()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path / "lock")
@@ -117,9 +127,18 @@ class StoreWriter:
             raise
 
     def open(self, header: stream.Header) -> SessionWriter:
-        """The session that a header opens; the caller closes it."""
+        """The session that a header opens; the caller closes it.
+
+        One that is open already is closed then: of two connections the newer one counts.
+        """
         path = self.path / "instances" / folder_name(header.instance) / str(header.start_ms)
-        return SessionWriter(path, self.tiers, header)
+        before = self._open.get(path)
+        session = SessionWriter(path, self.tiers, header._replace(series=_shared(header.series)))
+        if before is not None:
+            before.close()
+            before.is_replaced = True
+        self._open[path] = session
+        return session
 
     def expire(self) -> None:
         """Remove the sessions whose last tick is older than the last tier remembers."""
@@ -150,6 +169,12 @@ class StoreWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@lru_cache(maxsize=64)
+def _shared(series: tuple[Series, ...]) -> tuple[Series, ...]:
+    """One tuple for all sessions with the same series: a kilobyte or two for each that is open."""
+    return series
 
 
 def _last_ms(session: Session) -> int:

@@ -63,7 +63,12 @@ def test_a_whole_stream_however_torn(tmp_path: Path) -> None:
                 at += size
             ingest.end_of_input()
             ingest.close()
-            assert (ingest.sessions, ingest.stored, ingest.late, ingest.ahead) == (1, 130, 0, 0)
+            assert (
+                ingest.counts.sessions,
+                ingest.counts.stored,
+                ingest.counts.late,
+                ingest.counts.ahead,
+            ) == (1, 130, 0, 0)
             check(store, HEADER, everything, finished=True)
             assert [one.end for one in Store(store.path).sessions()] == [End("poweroff", T0 + 130_000)]
 
@@ -114,14 +119,14 @@ def test_a_stream_that_is_sent_again(store: StoreWriter) -> None:
             ingest.feed(encoded(end))
         ingest.end_of_input()
         ingest.close()
-        assert (ingest.stored, ingest.late) == (stored, late)
+        assert (ingest.counts.stored, ingest.counts.late) == (stored, late)
     check(store, HEADER, everything, finished=True)
 
 
 def test_after_its_end_a_session_takes_nothing(store: StoreWriter, ingest: Ingest) -> None:
     ingest.feed(encoded(HEADER, *ticks(5, width=2), End("signal", T0)))
     ingest.feed(encoded(HEADER, *ticks(9, T0 + 60_000, width=2), End("reset", T0)))
-    assert (ingest.stored, ingest.late) == (5, 9)
+    assert (ingest.counts.stored, ingest.counts.late) == (5, 9)
     check(store, HEADER, ticks(5, width=2), finished=True)
 
 
@@ -132,7 +137,7 @@ def test_ticks_ahead_of_the_clock_are_refused_and_said_once(
     bad = [tick(NOW + MAX_AHEAD_MS + 1, 1, 2), tick(stream.MAX_T_MS, 1, 2)]
     ingest.feed(encoded(HEADER, good[0], bad[0], good[1], bad[1]))
     ingest.feed(encoded(bad[0], good[2]))
-    assert (ingest.stored, ingest.ahead, ingest.late) == (3, 3, 0)
+    assert (ingest.counts.stored, ingest.counts.ahead, ingest.counts.late) == (3, 3, 0)
     check(store, HEADER, good)
     assert caplog.text.count("over 10 min ahead of this clock, refused") == 1
 
@@ -145,7 +150,7 @@ def test_all_before_a_break_is_stored(store: StoreWriter, ingest: Ingest, junk: 
     with pytest.raises(StreamError) as caught:
         ingest.feed(good + junk)
     assert caught.value.offset == len(good)
-    assert ingest.stored == 30
+    assert ingest.counts.stored == 30
     assert list(ingest.closed.values()) == [T0 + 28_000]
     check(store, HEADER, ticks(30, width=2))
 
@@ -163,7 +168,7 @@ def test_a_stream_that_stops_inside_a_message(store: StoreWriter, ingest: Ingest
 def test_two_headers_for_one_session(ingest: Ingest) -> None:
     with pytest.raises(StoreError, match="with another header"):
         ingest.feed(encoded(HEADER, *ticks(3, width=2), header((LEVEL,))))
-    assert ingest.stored == 3
+    assert ingest.counts.stored == 3
 
 
 def moody_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
@@ -206,7 +211,7 @@ def test_a_full_disk_anywhere_loses_nothing(
                 call = ingest.store
     monkeypatch.undo()
     assert failures() > 20
-    assert (ingest.stored, ingest.late, ingest.sessions) == (130, 10, 1)
+    assert (ingest.counts.stored, ingest.counts.late, ingest.counts.sessions) == (130, 10, 1)
     check(store, HEADER, everything, finished=True)
     assert [one.end for one in Store(store.path).sessions()] == [end]
 
@@ -223,4 +228,4 @@ def test_a_break_after_a_full_disk_is_not_forgotten(ingest: Ingest, monkeypatch:
     with pytest.raises(StreamError) as caught:
         ingest.store()
     assert caught.value.offset == len(data)
-    assert ingest.stored == 3
+    assert ingest.counts.stored == 3

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import pty
 import resource
 import signal
 import subprocess
-import sys
 import termios
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ring_model import T0, header, slabs, ticks
+from ring_model import T0, slabs, ticks
+from store_host import PROGRAM, data, fill, said, started
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
@@ -27,27 +23,12 @@ from rondo_tools.store.reader import Session, Store
 from rondo_tools.store.tiers import DEFAULT_TIERS
 from rondo_tools.stream import End, Tick
 
-PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-store")]
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store"
-
-
-@pytest.fixture
-def begin_ms() -> int:
-    """A time some 20 minutes ago, on a multiple of five: what is stored is not expired at once."""
-    return (time.time_ns() // 1_000_000 - 1_200_000) // 300_000 * 300_000
-
-
-def data(begin_ms: int, count: int, *, end: bool = True, instance: str = "vm-1") -> bytes:
-    parts = [stream.encode(header(SERIES, instance, begin_ms))]
-    parts += [stream.encode(one) for one in ticks(count, begin_ms)]
-    if end:
-        parts.append(stream.encode(End("poweroff", begin_ms + count * 1000)))
-    return b"".join(parts)
 
 
 def only(path: Path) -> Session:
@@ -59,35 +40,6 @@ def check(path: Path, all_ticks: list[Tick], *, finished: bool = False) -> None:
     session = only(path)
     found = [(session.path / f"tier_{number}.slab").read_bytes() for number in range(3)]
     assert found == slabs(SERIES, DEFAULT_TIERS, all_ticks, finished=finished)
-
-
-@contextmanager
-def started(path: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """rondo-store with pipes; gone at the end, whatever happens."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([*PROGRAM, str(path)], **pipes | options)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            try:
-                if pipe is not None:
-                    pipe.close()
-            except BrokenPipeError:
-                pass  # what it would not take is of no use to it any more
-
-
-def said(process: subprocess.Popen[bytes], what: str) -> str:
-    """Read standard error up to the line that says `what`."""
-    assert process.stderr is not None
-    text = ""
-    for line in process.stderr:
-        text += line.decode()
-        if what in text:
-            return text
-    raise AssertionError(f"it ended without saying {what!r}: {text}")
 
 
 def told(process: subprocess.Popen[bytes], t_ms: int) -> None:
@@ -343,36 +295,6 @@ def test_told_to_stop_it_leaves_an_input_that_never_pauses(path: Path, tmp_path:
 
 
 # --- a full disk ---------------------------------------------------------------------------------
-
-CLONE_NEWNS, MS_PRIVATE_EVERYWHERE = 0x20000, 0x44000
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 512 KiB, seen by this process alone."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    mine, here = os.open("/proc/self/ns/mnt", os.O_RDONLY), Path.cwd()
-    place = tmp_path / "disk"
-    place.mkdir()
-    try:
-        if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_PRIVATE_EVERYWHERE, None):
-            pytest.skip("no rights to mount a small file system here")
-        if libc.mount(b"none", bytes(place), b"tmpfs", 0, b"size=512k"):
-            pytest.skip("no rights to mount a small file system here")
-        yield place
-        libc.umount2(bytes(place), 2)
-    finally:
-        libc.setns(mine, CLONE_NEWNS)
-        os.chdir(here)  # setns(2) goes to the root
-        os.close(mine)
-
-
-def fill(place: Path, left: int) -> Path:
-    """Write a file that leaves `left` bytes of the file system free."""
-    status = os.statvfs(place)
-    ballast = place / "ballast"
-    ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - left))
-    return ballast
 
 
 def test_a_full_disk_holds_it_up_until_there_is_room(small_disk: Path, begin_ms: int) -> None:

@@ -1,0 +1,81 @@
+"""One producer's connection.
+
+Strategy: look, store, take. What the socket holds is first looked at (MSG_PEEK), stored, and only
+then taken from it. A producer that has ended takes our close for the word that all is stored; and a
+socket that is closed with something left in it, by us or by the kernel that cleans up after a
+kill -9, breaks the connection instead. So there is no moment in which dying looks like that word.
+
+A full disk needs no buffer beyond one such look: the rest waits in the socket, and the producer.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from rondo_tools.store.ingest import Ingest
+
+READ = 1 << 16  # bytes at once, so that nobody holds up the others
+
+
+class Client:
+    """A connection and its stream. `waiting_since` is when it began to owe us something, else 0."""
+
+    __slots__ = ("_looked_at", "_name", "_socket", "ingest", "waiting_since")
+
+    def __init__(self, connection: socket.socket, name: str, ingest: Ingest, now: float) -> None:
+        connection.setblocking(False)
+        self.ingest = ingest
+        self.waiting_since = now
+        self._socket = connection
+        self._name = name
+        self._looked_at = 0
+
+    @property
+    def name(self) -> str:
+        """For people: which connection, and of which instance as far as we know."""
+        session = self.ingest.session
+        return self._name if session is None else f"{self._name} ({session.header.instance})"
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another connection has taken the session over."""
+        session = self.ingest.session
+        return session is not None and session.is_replaced
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def read(self, now: float) -> bool:
+        """Store what has arrived; False when all has.
+
+        Raises RondoError for a stream that cannot be stored. Raises OSError if the connection is
+        broken, ConnectionError then, or if there is no room: then `store` tries again.
+        """
+        try:
+            data = self._socket.recv(READ, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return True
+        if not data:
+            self.ingest.end_of_input()
+            return False
+        self._looked_at = len(data)
+        self.ingest.feed(data)
+        self._taken(now)
+        return True
+
+    def store(self, now: float) -> None:
+        """After an OSError: try again to store what was looked at."""
+        self.ingest.store()
+        self._taken(now)
+
+    def close(self) -> None:
+        self.ingest.close()
+        self._socket.close()
+
+    def _taken(self, now: float) -> None:
+        self._socket.recv(self._looked_at)
+        self._looked_at = 0
+        if not self.ingest.is_waiting:
+            self.waiting_since = 0.0
+        elif not self.waiting_since:
+            self.waiting_since = now

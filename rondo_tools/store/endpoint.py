@@ -1,0 +1,149 @@
+"""Where rondo-store listens: ``unix:PATH``, ``tcp:HOST:PORT``, or sockets that systemd hands over.
+
+Strategy: a Unix socket is guarded by the mode of its file, 0660 from the first moment on. A socket
+file that nobody answers on is left over and replaced; one that somebody answers on is refused. TCP
+has no guard at all: loopback, unless a host is named, and then a warning.
+"""
+
+from __future__ import annotations
+
+import grp
+import ipaddress
+import logging
+import os
+import socket
+import stat
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, StoreError, UsageError
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_MAX_UNIX_PATH = 107  # bytes, unix(7)
+_FIRST_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
+
+
+class Listener:
+    """A listening socket that does not block. The owner closes it; a socket file goes with it."""
+
+    def __init__(self, listening: socket.socket, name: str, path: Path | None = None) -> None:
+        listening.setblocking(False)
+        self.socket = listening
+        self.name = name
+        self._path = path
+        self._inode = path.stat().st_ino if path else 0
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        self.socket.close()
+        try:
+            # Who replaced the file meanwhile keeps it.
+            if self._path is not None and self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+        except OSError:
+            pass  # it is gone already
+
+
+def listen(address: str, group: str | None = None) -> Listener:
+    """Listen where ``--listen`` says. Raises UsageError for what is no address, StoreError otherwise."""
+    kind, _, rest = address.partition(":")
+    try:
+        if kind == "unix" and rest:
+            return _listen_unix(Path(rest), address, _group_id(group))
+        if kind == "tcp" and rest:
+            return _listen_tcp(rest, address)
+    except OSError as exc:
+        raise StoreError(f"--listen {address}: {exc.strerror or exc}", exit_code=EX_UNAVAILABLE) from exc
+    raise UsageError(f"--listen {address}: write unix:PATH or tcp:HOST:PORT")
+
+
+def inherited(environment: MutableMapping[str, str] = os.environ) -> list[Listener]:
+    """The sockets that systemd has opened for us (sd_listen_fds(3)); none if there are none."""
+    count, pid = environment.pop("LISTEN_FDS", ""), environment.pop("LISTEN_PID", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    if not count.isdecimal() or pid != str(os.getpid()):
+        return []  # not meant for us: a parent's
+    found = []
+    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+        os.set_inheritable(fd, False)
+        try:
+            listening = socket.socket(fileno=fd)
+        except OSError as exc:
+            raise UsageError(f"LISTEN_FDS: descriptor {fd} is not a socket") from exc
+        if listening.type != socket.SOCK_STREAM or not listening.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        ):
+            raise UsageError(f"LISTEN_FDS: descriptor {fd} does not listen for streams (ListenStream=)")
+        found.append(Listener(listening, f"descriptor {fd}"))
+    return found
+
+
+def _listen_unix(path: Path, address: str, group_id: int) -> Listener:
+    if len(os.fsencode(path)) > _MAX_UNIX_PATH:
+        raise UsageError(f"--listen {address}: a socket's path has at most {_MAX_UNIX_PATH} bytes")
+    _remove_left_over(path, address)
+    listening = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o117)
+    try:
+        listening.bind(os.fspath(path))
+        if group_id >= 0:
+            os.chown(path, -1, group_id)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    finally:
+        os.umask(before)
+    return Listener(listening, address, path)
+
+
+def _remove_left_over(path: Path, address: str) -> None:
+    """Make room for a socket file, if what stands there is one that nobody listens on any more."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(f"--listen {address}: there is a file that is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a listener whose backlog is full is there, too
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass
+    raise StoreError(f"--listen {address}: another process listens there", exit_code=EX_TEMPFAIL)
+
+
+def _group_id(group: str | None) -> int:
+    if group is None:
+        return -1
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise UsageError(f"--socket-group {group}: there is no such group") from None
+
+
+def _listen_tcp(rest: str, address: str) -> Listener:
+    host, _, port = rest.rpartition(":")
+    if not port.isdecimal() or int(port) >= 1 << 16:
+        raise UsageError(f"--listen {address}: write tcp:HOST:PORT, such as tcp:127.0.0.1:9400")
+    host = host.strip("[]") or "127.0.0.1"
+    family, kind, protocol, _, where = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    bound, port_bound = listening.getsockname()[:2]
+    if not ipaddress.ip_address(bound.partition("%")[0]).is_loopback:
+        log.warning("--listen %s: whoever reaches this address can write; it asks for no password", address)
+    return Listener(listening, f"tcp:[{bound}]:{port_bound}" if ":" in bound else f"tcp:{bound}:{port_bound}")

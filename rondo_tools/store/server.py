@@ -1,0 +1,243 @@
+"""Many streams at once, from sockets into the store: one process, one event loop.
+
+Strategy: each turn, every connection that has something to say gets one bounded read, which is
+stored before the next one's; so a producer that floods, stalls or lies costs the others a millisecond
+at most. A connection that cannot go on is cut off with one line. A session goes on where it was
+heard of last: when a producer connects anew, its old connection is closed.
+
+What is not stored stays in the producer's socket, see `client`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import resource
+import selectors
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from rondo_tools.errors import RondoError, StreamError
+from rondo_tools.signals import Signals
+from rondo_tools.store.client import Client
+from rondo_tools.store.endpoint import Listener
+from rondo_tools.store.ingest import Counts, Ingest
+from rondo_tools.store.lines import Lines
+from rondo_tools.store.timers import Timers
+from rondo_tools.store.writer import StoreWriter
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 30.0  # for a first header, and for the rest of a message that has begun
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+_OWN_FDS = 64  # descriptors that are not a connection's
+_FDS_EACH = 2  # a connection's socket, and the first slab of its session
+_ELSEWHERE = "its session goes on on another connection"
+_LAST_TURNS = 16  # for what has arrived when we are told to stop
+
+
+class Server:
+    """Serves the listeners until a signal comes, or nobody has been there for `idle_exit_s`."""
+
+    def __init__(
+        self,
+        store: StoreWriter,
+        listeners: Sequence[Listener],
+        lines: Lines,
+        signals: Signals,
+        *,
+        idle_exit_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counts = Counts()
+        self.errors = {"stream": 0, "store": 0, "stalled": 0, "replaced": 0, "connection": 0}
+        self.timers = Timers(clock)
+        self.store = store
+        self._listeners = listeners
+        self._lines = lines
+        self._signals = signals
+        self._clock = clock
+        self._closed: dict[str, int] = {}
+        self._clients: set[Client] = set()
+        self._held: dict[Client, str] = {}  # what it is that there is no room for
+        self._accepted = 0
+        self._most = max(1, (raise_descriptor_limit() - _OWN_FDS) // _FDS_EACH)
+        self._is_accepting = False
+        self._has_told_of_most = False
+        self._idle_exit_s = idle_exit_s
+        self._busy_at = clock()
+        self._selector = selectors.DefaultSelector()
+
+    @property
+    def connections(self) -> int:
+        return len(self._clients)
+
+    def run(self) -> None:
+        """Returns when it is time to go; what was stored is then closed, and who is left cut off."""
+        try:
+            self.open()
+            while not self._signals.take() and not self._is_idle():
+                self.turn(self.timers.seconds_left())
+                self.timers.run()
+            for _ in range(_LAST_TURNS):
+                if not self.turn(0):
+                    break
+        finally:
+            self.close()
+
+    def open(self) -> None:
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        self._accept_again()
+        self.timers.every(1.0, self._try_held)
+        self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
+        for listener in self._listeners:
+            log.info("listening on %s", listener.name)
+
+    def turn(self, timeout: float | None) -> bool:
+        """Wait, and give everybody who has something to say one read. False if nobody had."""
+        ready = self._selector.select(timeout)
+        for key, _ in ready:
+            if isinstance(key.fileobj, Client):
+                self._read(key.fileobj)
+            elif isinstance(key.fileobj, Listener):
+                self._accept(key.fileobj)
+        self._lines.update(self._closed)
+        self._closed.clear()
+        return bool(ready)
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def _accept(self, listener: Listener) -> None:
+        if not self._is_accepting:
+            return
+        if len(self._clients) >= self._most:
+            self._stop_accepting(f"{self._most} connections are all that the limit of descriptors allows")
+            return
+        try:
+            connection, _ = listener.socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return
+        except OSError as exc:
+            self._stop_accepting(f"{listener.name}: {exc.strerror}")
+            return
+        self._accepted += 1
+        ingest = Ingest(self.store, counts=self.counts, closed=self._closed)
+        client = Client(connection, f"connection {self._accepted}", ingest, self._clock())
+        self._clients.add(client)
+        self._selector.register(client, selectors.EVENT_READ)
+
+    def _stop_accepting(self, why: str) -> None:
+        """Let new connections wait in the listeners' queues until there is room."""
+        if not self._has_told_of_most:
+            log.warning("%s; new ones wait (ulimit -n)", why)
+            self._has_told_of_most = True
+        self._is_accepting = False
+        for listener in self._listeners:
+            self._selector.unregister(listener)
+
+    def _accept_again(self) -> None:
+        if not self._is_accepting:
+            self._is_accepting = True
+            for listener in self._listeners:
+                self._selector.register(listener, selectors.EVENT_READ)
+
+    def _read(self, client: Client) -> None:
+        if client.is_replaced:
+            self._cut_off(client, "replaced", _ELSEWHERE)
+        else:
+            self._attempt(client, lambda: client.read(self._clock()))
+
+    def _attempt(self, client: Client, store: Callable[[], bool | None]) -> bool:
+        """Let a client store; whatever goes wrong concerns it alone. Whether it went through."""
+        try:
+            if store() is False:
+                self._drop(client)
+        except RondoError as exc:
+            self._cut_off(client, "stream" if isinstance(exc, StreamError) else "store", str(exc))
+        except ConnectionError as exc:
+            log.debug("%s: %s", client.name, exc.strerror)
+            self.errors["connection"] += 1
+            self._drop(client)
+        except OSError as exc:
+            if exc.errno in _NO_ROOM:
+                self._hold(client, exc)
+                return False
+            self._cut_off(client, "store", str(exc))
+        return True
+
+    def _cut_off(self, client: Client, kind: str, why: str) -> None:
+        self.errors[kind] += 1
+        log.warning("%s: cut off: %s", client.name, why)
+        self._drop(client)
+
+    def _drop(self, client: Client) -> None:
+        if client not in self._held:
+            self._selector.unregister(client)
+        self._held.pop(client, None)
+        self._clients.discard(client)
+        client.close()
+        self._busy_at = self._clock()
+        if len(self._clients) < self._most:
+            self._accept_again()
+
+    # --- no room ----------------------------------------------------------------------------------
+
+    def _hold(self, client: Client, exc: OSError) -> None:
+        """Let a client wait for room, its ticks in its socket; the others go on."""
+        if client in self._held:
+            return
+        why = exc.strerror or str(exc)
+        if why not in self._held.values():
+            self.errors["store"] += 1
+            log.warning("%s: %s; waiting for room", client.name, why)
+        self._held[client] = why
+        self._selector.unregister(client)
+
+    def _try_held(self) -> None:
+        for client in list(self._held):
+            if client.is_replaced:
+                self._cut_off(client, "replaced", _ELSEWHERE)
+            elif self._attempt(client, partial(client.store, self._clock())) and client in self._clients:
+                del self._held[client]
+                self._selector.register(client, selectors.EVENT_READ)
+                if not self._held:
+                    log.info("there is room again")
+        if not self._is_accepting and len(self._clients) < self._most:
+            self._accept_again()
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def _cut_off_stalled(self) -> None:
+        past = self._clock() - PATIENCE_S
+        for client in list(self._clients):
+            if client.is_replaced:
+                self._cut_off(client, "replaced", _ELSEWHERE)
+            elif 0 < client.waiting_since < past and client not in self._held:
+                self._cut_off(client, "stalled", f"nothing whole has come for {PATIENCE_S:.0f} s")
+
+    def _is_idle(self) -> bool:
+        if self._idle_exit_s is None or self._clients:
+            return False
+        return self._clock() - self._busy_at >= self._idle_exit_s
+
+    def close(self) -> None:
+        if self._held:
+            log.warning("%d connections end unstored; their producers send again", len(self._held))
+        for client in list(self._clients):
+            client.close()
+        self._clients.clear()
+        self._selector.close()
+
+
+def raise_descriptor_limit() -> int:
+    """Allow ourselves as many descriptors as we may have; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft != resource.RLIM_INFINITY and soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):
+        return soft
+    return wanted

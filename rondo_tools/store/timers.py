@@ -1,0 +1,30 @@
+"""Things to do every so often, for an event loop that asks how long it may sleep."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+
+
+class Timers:
+    """Calls each function at its interval. One that is late is called once, not once for each miss."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._due: list[tuple[float, int, float, Callable[[], None]]] = []
+
+    def every(self, seconds: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self._now() + seconds, len(self._due), seconds, call))
+
+    def seconds_left(self) -> float | None:
+        """How long until the next is due; None if there is none."""
+        return max(0.0, self._due[0][0] - self._now()) if self._due else None
+
+    def run(self) -> None:
+        """Call what is due."""
+        while self._due and self._due[0][0] <= (now := self._now()):
+            due, number, seconds, call = self._due[0]
+            next_due = due + seconds if due + seconds > now else now + seconds
+            heapq.heapreplace(self._due, (next_due, number, seconds, call))
+            call()

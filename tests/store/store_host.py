@@ -1,0 +1,64 @@
+"""A real rondo-store to test: started, fed, listened to, and gone at the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ring_model import header, ticks
+
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.stream import End
+
+PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-store")]
+
+
+def data(begin_ms: int, count: int, *, end: bool = True, instance: str = "vm-1") -> bytes:
+    parts = [stream.encode(header(SERIES, instance, begin_ms))]
+    parts += [stream.encode(one) for one in ticks(count, begin_ms)]
+    if end:
+        parts.append(stream.encode(End("poweroff", begin_ms + count * 1000)))
+    return b"".join(parts)
+
+
+@contextmanager
+def started(path: Path, *flags: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """rondo-store with pipes; gone at the end, whatever happens."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*PROGRAM, str(path), *flags], **pipes | options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except BrokenPipeError:
+                pass  # what it would not take is of no use to it any more
+
+
+def said(process: subprocess.Popen[bytes], what: str) -> str:
+    """Read standard error up to the line that says `what`."""
+    assert process.stderr is not None
+    text = ""
+    for line in process.stderr:
+        text += line.decode()
+        if what in text:
+            return text
+    raise AssertionError(f"it ended without saying {what!r}: {text}")
+
+
+def fill(place: Path, left: int) -> Path:
+    """Write a file that leaves `left` bytes of the file system free."""
+    status = os.statvfs(place)
+    ballast = place / "ballast"
+    ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - left))
+    return ballast

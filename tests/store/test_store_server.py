@@ -1,0 +1,496 @@
+"""rondo-store --listen as producers meet it: many at once, and each only as good as it is."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import socket
+import stat
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ring_model import slabs, ticks
+from store_host import PROGRAM, data, fill, said, started
+
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.errors import RondoError, StoreError, UsageError
+from rondo_tools.signals import Signals
+from rondo_tools.store import server as server_module
+from rondo_tools.store.endpoint import inherited, listen
+from rondo_tools.store.lines import Lines
+from rondo_tools.store.notify import Notifier
+from rondo_tools.store.reader import Store
+from rondo_tools.store.server import Server
+from rondo_tools.store.tiers import DEFAULT_TIERS
+from rondo_tools.store.timers import Timers
+from rondo_tools.store.writer import StoreWriter
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return str(tmp_path / "sock")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def connected(address: str) -> socket.socket:
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(30)
+    peer.connect(address)
+    return peer
+
+
+def acknowledged(peer: socket.socket) -> bool:
+    """End, and wait for the word that all is stored."""
+    peer.shutdown(socket.SHUT_WR)
+    try:
+        return peer.recv(1) == b""
+    except ConnectionResetError:
+        return False
+
+
+def deliver(address: str, message: bytes) -> bool:
+    with connected(address) as peer:
+        peer.sendall(message)
+        return acknowledged(peer)
+
+
+def check(path: Path, instance: str, begin_ms: int, count: int, *, finished: bool = True) -> None:
+    folder = path / "instances" / instance / str(begin_ms)
+    found = [(folder / f"tier_{number}.slab").read_bytes() for number in range(3)]
+    assert found == slabs(SERIES, DEFAULT_TIERS, ticks(count, begin_ms), finished=finished)
+
+
+def test_twenty_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms: int) -> None:
+    rng = random.Random(1)
+    with started(path, "--listen", f"unix:{address}") as process:
+        said(process, "listening")
+        peers = [connected(address) for _ in range(20)]
+        left = [data(begin_ms, 310, instance=f"vm-{number}") for number in range(20)]
+        while any(left):
+            for number, peer in enumerate(peers):
+                size = rng.choice((1, 50, 140, 5000))
+                peer.sendall(left[number][:size])
+                left[number] = left[number][size:]
+        assert all(acknowledged(peer) for peer in peers)
+        # The close said that all is stored: nothing is left to be done at the end.
+        process.kill()
+    for number in range(20):
+        check(path, f"vm-{number}", begin_ms, 310)
+    assert [session.end is not None for session in Store(path).sessions()] == [True] * 20
+    for peer in peers:
+        peer.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_lines_and_a_clean_end(path: Path, address: str, begin_ms: int, number: signal.Signals) -> None:
+    with started(path, "--listen", f"unix:{address}", "--listen", "tcp:127.0.0.1:0") as process:
+        port = said(process, "listening on tcp:").strip().rpartition(":")[2]
+        assert stat.S_IMODE(Path(address).stat().st_mode) == 0o660
+        with connected(address) as peer, socket.create_connection(("127.0.0.1", int(port)), 30) as other:
+            peer.sendall(data(begin_ms, 10, end=False))
+            other.sendall(data(begin_ms, 20, instance="vm-2"))
+            assert acknowledged(other)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"30 ticks stored, 2 sessions" in err
+    assert not Path(address).exists()
+    newest = dict(line.split("\t") for line in out.decode().splitlines())
+    assert newest == {
+        f"{path}/instances/vm-1/{begin_ms}": str(begin_ms + 8000),
+        f"{path}/instances/vm-2/{begin_ms}": str(begin_ms + 19_000),
+    }
+    check(path, "vm-1", begin_ms, 10, finished=False)
+
+
+HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1) + bytes(1 << 21)
+
+
+@pytest.mark.parametrize("junk", [b"\xc1", b"GET / HTTP/1.1\r\n\r\n", HUGE, b"\x93" * 5000])
+def test_a_bad_client_is_cut_off_alone(path: Path, address: str, begin_ms: int, junk: bytes) -> None:
+    with started(path, "--listen", f"unix:{address}") as process:
+        said(process, "listening")
+        whole = data(begin_ms, 30)
+        with connected(address) as good, connected(address) as bad:
+            good.sendall(whole[:3000])
+            bad.sendall(data(begin_ms, 5, end=False, instance="bad"))
+            try:
+                bad.sendall(junk)
+                assert not acknowledged(bad)
+            except OSError:
+                pass  # it was cut off before it had said everything
+            line = said(process, "cut off").splitlines()[-1]
+            assert "connection 2 (bad): cut off: stream, byte" in line
+            good.sendall(whole[3000:])
+            assert acknowledged(good)
+    check(path, "vm-1", begin_ms, 30)
+    check(path, "bad", begin_ms, 5, finished=False)  # what came before the junk is stored
+
+
+def test_one_session_from_two_producers_with_other_headers(path: Path, address: str, begin_ms: int) -> None:
+    with started(path, "--listen", f"unix:{address}") as process:
+        said(process, "listening")
+        with connected(address) as peer:
+            peer.sendall(data(begin_ms, 5, end=False))
+            other = stream.encode(stream.Header("vm-1", begin_ms, (("a", "b"),), 1000, SERIES))
+            assert not deliver(address, other)
+            assert "with another header" in said(process, "cut off")
+            peer.sendall(data(begin_ms, 9)[len(data(begin_ms, 5, end=False)) :])
+            assert acknowledged(peer)
+    check(path, "vm-1", begin_ms, 9)
+
+
+def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin_ms: int) -> None:
+    header = len(data(begin_ms, 0, end=False))
+    with started(path, "--listen", f"unix:{address}") as process:
+        said(process, "listening")
+        with connected(address) as old, connected(address) as new:
+            old.sendall(data(begin_ms, 20, end=False))
+            new.sendall(data(begin_ms, 40, end=False))
+            assert process.stdout is not None
+            while not process.stdout.readline().endswith(f"{begin_ms + 38_000}\n".encode()):
+                pass
+            # What the old one had not said yet is of no use any more, and does no harm.
+            old.sendall(data(begin_ms, 30)[header:])
+            assert not acknowledged(old)
+            assert "goes on on another connection" in said(process, "cut off")
+            new.sendall(data(begin_ms, 60)[header + 40 * 140 :])
+            assert acknowledged(new)
+    check(path, "vm-1", begin_ms, 60)
+
+
+def test_nothing_that_is_not_stored_looks_acknowledged(
+    small_disk: Path, tmp_path: Path, begin_ms: int
+) -> None:
+    """Killed while a producer that has ended waits for the word: it must see a broken connection."""
+    path, address = small_disk / "store", str(tmp_path / "sock")
+    with started(path, "--listen", f"unix:{address}") as process:
+        said(process, "listening")
+        with connected(address) as first, connected(address) as peer:
+            first.sendall(data(begin_ms, 3, end=False, instance="first"))
+            assert process.stdout is not None
+            process.stdout.readline()
+            ballast = fill(small_disk, 0)
+            peer.sendall(data(begin_ms, 300))
+            peer.shutdown(socket.SHUT_WR)
+            said(process, "No space left on device; waiting for room")
+            # The other's row has its place on the disk already.
+            first.sendall(stream.encode(ticks(4, begin_ms)[3]))
+            assert process.stdout.readline().endswith(f"{begin_ms + 2000}\n".encode())
+            process.kill()
+            process.wait()
+            with pytest.raises(ConnectionResetError):
+                peer.recv(1)
+    check(path, "first", begin_ms, 4, finished=False)
+    ballast.unlink()
+    with started(path, "--listen", f"unix:{address}") as process:  # over the socket file left behind
+        said(process, "listening")
+        assert deliver(address, data(begin_ms, 300))
+    check(path, "vm-1", begin_ms, 300)
+
+
+def test_a_full_disk_is_waited_for_and_said_once(small_disk: Path, tmp_path: Path, begin_ms: int) -> None:
+    path, address = small_disk / "store", str(tmp_path / "sock")
+    with started(path, "--listen", f"unix:{address}") as process:
+        said(process, "listening")
+        with connected(address) as one, connected(address) as two:
+            ballast = fill(small_disk, 0)
+            one.sendall(data(begin_ms, 50))
+            two.sendall(data(begin_ms, 50, instance="vm-2"))
+            said(process, "waiting for room")
+            ballast.unlink()
+            assert acknowledged(one)
+            assert acknowledged(two)
+        process.send_signal(signal.SIGTERM)
+        text = process.communicate(timeout=30)[1].decode()
+    assert text.count("waiting for room") == 0
+    assert text.count("there is room again") == 1
+    check(path, "vm-1", begin_ms, 50)
+    check(path, "vm-2", begin_ms, 50)
+
+
+def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: int) -> None:
+    """Eight at a time, by the limit; who comes later waits, and loses nothing."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
+
+    with started(path, "--listen", f"unix:{address}", preexec_fn=limit) as process:
+        said(process, "listening")
+        peers = [connected(address) for _ in range(40)]
+        for number, peer in enumerate(peers):
+            peer.sendall(data(begin_ms, 10, instance=f"vm-{number}"))
+        assert "8 connections are all" in said(process, "new ones wait")
+        for peer in peers:
+            assert acknowledged(peer)
+            peer.close()
+    for number in range(40):
+        check(path, f"vm-{number}", begin_ms, 10)
+
+
+def test_idle_exit(path: Path, address: str, begin_ms: int) -> None:
+    with started(path, "--listen", f"unix:{address}", "--idle-exit", "1s") as process:
+        said(process, "listening")
+        assert deliver(address, data(begin_ms, 3))
+        assert process.wait(30) == 0
+    check(path, "vm-1", begin_ms, 3)
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def test_a_socket_file_left_behind_is_replaced_and_a_live_one_refused(tmp_path: Path, address: str) -> None:
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(address)
+    left.close()
+    first = listen(f"unix:{address}")
+    with pytest.raises(StoreError, match="another process listens there") as caught:
+        listen(f"unix:{address}")
+    assert caught.value.exit_code == 75
+    first.close()
+    assert not Path(address).exists()
+    Path(address).write_text("mine")
+    with pytest.raises(UsageError, match="not a socket"):
+        listen(f"unix:{address}")
+    assert Path(address).read_text() == "mine"
+
+
+def test_a_socket_file_that_is_anothers_by_now_stays(address: str) -> None:
+    first = listen(f"unix:{address}")
+    Path(address).rename(f"{address}.old")
+    second = listen(f"unix:{address}")
+    first.close()
+    assert Path(address).exists()
+    second.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("unix:", "write unix:PATH"),
+        ("/run/socket", "write unix:PATH"),
+        ("udp:127.0.0.1:5", "write unix:PATH"),
+        ("tcp:127.0.0.1", "write tcp:HOST:PORT"),
+        ("tcp:127.0.0.1:70000", "write tcp:HOST:PORT"),
+        ("unix:/" + "x" * 120, "at most 107 bytes"),
+        ("unix:/nowhere/at/all", "No such file"),
+        ("tcp:no-such-host.invalid:1", "--listen tcp:no-such-host.invalid:1"),
+    ],
+)
+def test_addresses_that_cannot_be(spec: str, why: str) -> None:
+    with pytest.raises(RondoError, match=why):
+        listen(spec)
+
+
+def test_tcp_is_loopback_unless_told_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    local = listen("tcp::0")
+    assert local.socket.getsockname()[0] == "127.0.0.1"
+    assert caplog.text == ""
+    local.close()
+    everywhere = listen("tcp:0.0.0.0:0")
+    everywhere.close()
+    assert "asks for no password" in caplog.text
+
+
+def test_the_group_of_a_socket(address: str) -> None:
+    with pytest.raises(UsageError, match="no such group"):
+        listen(f"unix:{address}", "no-such-group")
+    assert not Path(address).exists()
+
+
+@pytest.mark.parametrize("flags", [("--idle-exit", "1s"), ("--socket-group", "root")])
+def test_flags_of_a_server_without_one(path: Path, run: Run, flags: tuple[str, str]) -> None:
+    done = run("rondo-store", path, *flags)
+    assert done.returncode == 64
+    assert b"are for --listen" in done.stderr
+
+
+# --- systemd -------------------------------------------------------------------------------------
+
+
+def test_sockets_notification_and_watchdog(
+    path: Path, address: str, tmp_path: Path, begin_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd starts a service: the socket is there before, and it is told how things are."""
+    with (
+        socket.socket(socket.AF_UNIX) as listening,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        listening.bind(address)
+        listening.listen()
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        with connected(address) as early:
+            early.sendall(data(begin_ms, 30))
+            monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+            monkeypatch.setenv("WATCHDOG_USEC", "100000")
+            monkeypatch.setenv("LISTEN_FDS", "1")
+
+            def hand_over() -> None:
+                os.dup2(listening.fileno(), 3)
+                os.environ["LISTEN_PID"] = str(os.getpid())
+
+            process = subprocess.Popen(
+                [*PROGRAM, str(path)],
+                close_fds=False,
+                preexec_fn=hand_over,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                assert manager.recv(100) == b"READY=1"
+                assert acknowledged(early)
+                assert manager.recv(100) == b"WATCHDOG=1"
+                process.send_signal(signal.SIGTERM)
+                while (message := manager.recv(100)) == b"WATCHDOG=1":
+                    pass
+                assert message == b"STOPPING=1"
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
+                process.wait()
+        assert Path(address).exists()  # it is systemd's
+    check(path, "vm-1", begin_ms, 30)
+
+
+def test_sockets_and_watchdogs_that_are_a_parents_are_not_ours() -> None:
+    environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "5"}
+    assert inherited(environment) == []
+    assert Notifier(environment | {"WATCHDOG_PID": "1"}).alive_every_s is None
+    assert Notifier({"WATCHDOG_USEC": "5"}).alive_every_s is None
+    assert Notifier({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "3000000"}).alive_every_s == 1.5
+
+
+# --- in process: time that is passed --------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def serving(path: Path, address: str, clock: Clock) -> Iterator[Server]:
+    """A server whose turns the test makes."""
+    with Signals() as signals, StoreWriter(path) as store:
+        listener = listen(f"unix:{address}")
+        server = Server(store, [listener], Lines(-1), signals, clock=clock)
+        server.open()
+        yield server
+        server.close()
+        listener.close()
+
+
+def turns(server: Server) -> None:
+    while server.turn(0):
+        pass
+
+
+def test_who_says_nothing_or_stalls_is_cut_off_and_who_is_quiet_is_not(
+    serving: Server, clock: Clock, address: str, begin_ms: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent, stalled, quiet = (connected(address) for _ in range(3))
+    turns(serving)
+    stalled.sendall(data(begin_ms, 3, end=False, instance="stalled") + b"\x92\xcf\x00")
+    quiet.sendall(data(begin_ms, 3, end=False))
+    turns(serving)
+    assert serving.connections == 3
+    clock.now += server_module.PATIENCE_S - 1
+    serving.timers.run()
+    assert serving.connections == 3
+    clock.now += server_module.PATIENCE_S / 3
+    serving.timers.run()
+    assert serving.connections == 1
+    assert serving.errors["stalled"] == 2
+    assert caplog.text.count("nothing whole has come for 30 s") == 2
+    quiet.sendall(stream.encode(ticks(4, begin_ms)[3]))
+    turns(serving)
+    assert serving.counts.stored == 7
+    for peer in (silent, stalled, quiet):
+        peer.close()
+
+
+def test_a_flood_is_read_in_turn_with_the_others(serving: Server, address: str, begin_ms: int) -> None:
+    flood, other = connected(address), connected(address)
+    turns(serving)
+    flood.setblocking(False)
+    message = data(begin_ms, 3000, end=False, instance="flood")
+    sent = flood.send(message)
+    other.sendall(data(begin_ms, 5, end=False))
+    serving.turn(0)
+    # One turn, and whatever there was of the flood: the other's five are stored.
+    (session,) = [one for one in Store(serving.store.path).sessions() if one.instance == "vm-1"]
+    assert session.rows().t_ms.size == 5
+    assert sent > 64 * 1024
+    assert serving.counts.stored < 5 + 64 * 1024 // 140 + 1
+    flood.close()
+    other.close()
+
+
+def test_timers(clock: Clock) -> None:
+    timers, called = Timers(clock), []
+    assert timers.seconds_left() is None
+    timers.every(1.0, lambda: called.append("a"))
+    timers.every(2.5, lambda: called.append("b"))
+    assert timers.seconds_left() == 1.0
+    timers.run()
+    assert called == []
+    clock.now += 1
+    timers.run()
+    assert called == ["a"]
+    clock.now += 100  # asleep for long: each once
+    timers.run()
+    assert called == ["a", "a", "b"] or called == ["a", "b", "a"]
+    assert timers.seconds_left() == 1.0
+
+
+def test_memory_of_a_quiet_producer(path: Path, address: str, begin_ms: int) -> None:
+    """Two hundred of them, told by the kernel: what each costs, its session open."""
+    with started(path, "--listen", f"unix:{address}") as process:
+        said(process, "listening")
+
+        def more(first: int, count: int) -> list[socket.socket]:
+            peers = []
+            for number in range(first, first + count):
+                peer = connected(address)
+                peer.sendall(data(begin_ms, 0, end=False, instance=f"vm-{number}"))
+                for one in ticks(3, begin_ms):
+                    peer.sendall(stream.encode(one))
+                peers.append(peer)
+            wanted = f"/vm-{first + count - 1}/{begin_ms}\t".encode()
+            assert process.stdout is not None
+            while wanted not in process.stdout.readline():
+                pass
+            return peers
+
+        def resident() -> int:
+            status = Path(f"/proc/{process.pid}/statm").read_text().split()
+            return int(status[1]) * os.sysconf("SC_PAGESIZE")
+
+        peers = more(0, 100)
+        before = resident()
+        peers += more(100, 200)
+        assert (resident() - before) / 200 < 8192
+        for peer in peers:
+            peer.close()
