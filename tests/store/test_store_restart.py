@@ -1,0 +1,121 @@
+"""rondo-store killed with -9 and started again while VMs run: not one second of any is lost.
+
+Twenty producers at once: real VMs, and more that send through rondo-vmm's own output, ten ticks a
+second. Each keeps what it sent, to compare.
+"""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ring_model import accepted, slabs
+from store_host import said, started
+
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.store.reader import Store
+from rondo_tools.store.tiers import parse_tiers
+from rondo_tools.stream import End, Header, Tick
+from rondo_tools.vmm.link import SocketOutput
+
+VMM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-vmm")]
+TIERS = "100ms:1m,1s:10m,10s:6h"
+VMS, PRODUCERS = 3, 17
+SECONDS = 8
+KILLS = 4
+
+
+class Producer:
+    """Sends ten ticks a second as rondo-vmm does, without a VM."""
+
+    def __init__(self, number: int, address: str) -> None:
+        self.header = Header(f"light-{number}", time.time_ns() // 1_000_000, (), 100, SERIES)
+        self.sent: list[Tick] = []
+        self._output = SocketOutput(address, f"light-{number}")
+        self._output.start(stream.encode(self.header))
+
+    def tick(self) -> None:
+        count = float(len(self.sent))
+        values = struct.pack(f"<{len(SERIES)}d", *(count * 16 + column for column in range(len(SERIES))))
+        one = Tick(time.time_ns() // 1_000_000, values)
+        self.sent.append(one)
+        self._output.put(stream.encode(one))
+
+    def finish(self) -> bool:
+        """End; whether all arrived."""
+        self._output.finish(stream.encode(End("poweroff", time.time_ns() // 1_000_000)))
+        return self._output.wait(60) and self._output.delivered
+
+
+@pytest.mark.timeout(120)
+def test_not_one_second_is_lost(tmp_path: Path) -> None:
+    path, address = tmp_path / "store", str(tmp_path / "sock")
+    flags = ("--listen", f"unix:{address}", "--tiers", TIERS)
+    over = threading.Event()
+    restarts = 0
+
+    def keep_killing() -> None:
+        nonlocal restarts
+        while not over.is_set():
+            with started(path, *flags, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+                said(process, "listening")
+                over.wait(SECONDS / KILLS if restarts < KILLS else None)
+            restarts += 1
+
+    killer = threading.Thread(target=keep_killing)
+    killer.start()
+    vms = [
+        subprocess.Popen(
+            [
+                *VMM,
+                "--accel=soft",
+                f"--duration={SECONDS}s",
+                f"--instance=vm-{number}",
+                f"--output=unix:{address}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(VMS)
+    ]
+    try:
+        producers = [Producer(number, address) for number in range(PRODUCERS)]
+        begin = time.monotonic()
+        while time.monotonic() < begin + SECONDS:
+            for producer in producers:
+                producer.tick()
+            time.sleep(0.1)
+        assert all(producer.finish() for producer in producers)
+        for vm in vms:
+            _, text = vm.communicate(timeout=60)
+            assert vm.returncode == 0, text
+    finally:
+        over.set()
+        killer.join()
+        for vm in vms:
+            vm.kill()
+            vm.wait()
+    assert restarts >= KILLS
+    sessions = {session.instance: session for session in Store(path).sessions()}
+    assert len(sessions) == VMS + PRODUCERS
+    for producer in producers:
+        session = sessions[producer.header.instance]
+        found = [(session.path / f"tier_{number}.slab").read_bytes() for number in range(3)]
+        assert found == slabs(SERIES, parse_tiers(TIERS), accepted(producer.sent), finished=True)
+    for number in range(VMS):
+        session = sessions[f"vm-{number}"]
+        assert session.end is not None
+        t_ms = session.rows().t_ms.tolist()
+        # A tick on each second of its life, and one when it ended.
+        seconds = [one // 1000 for one in t_ms if one % 1000 == 0]
+        assert seconds == list(range(seconds[0], seconds[-1] + 1))
+        assert len(seconds) >= SECONDS - 2
+        assert t_ms[-1] - seconds[-1] * 1000 <= 1000
+        assert session.end.t_ms - t_ms[-1] <= 1000
