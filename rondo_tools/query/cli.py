@@ -5,6 +5,7 @@ numpy and the store's reader are imported where they are needed, so that --help 
 
 from __future__ import annotations
 
+import logging
 import re
 import select
 import shutil
@@ -25,6 +26,8 @@ from rondo_tools.signals import Signals
 if TYPE_CHECKING:
     from rondo_tools.query.curve import Match, Question
     from rondo_tools.store.reader import Store
+
+log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2  # of tail: a tick is shown so soon after it was stored
 
@@ -125,7 +128,7 @@ def plot(selector: str, **flags: Any) -> None:
 @argh.arg("--format", choices=("table", "json"), default="table", help="json: one object a line")
 @share.unix
 def tail(selector: str, **flags: Any) -> None:
-    from rondo_tools.query.curve import EX_NOTHING, Question, check, find
+    from rondo_tools.query import curve
     from rondo_tools.query.output import LineWriter
     from rondo_tools.query.tail import Tail
     from rondo_tools.store.reader import Store
@@ -133,7 +136,7 @@ def tail(selector: str, **flags: Any) -> None:
     wanted = parse_selector(selector)
     store = Store(flags["store"])
     if flags["rate"] or not flags["new"]:
-        check(Question(rate=flags["rate"]), find(store.sessions(), wanted), store.tiers)
+        curve.check(curve.Question(rate=flags["rate"]), curve.find(store.sessions(), wanted), store.tiers)
     following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"])
     writer = LineWriter(sys.stdout, flags["format"], unix=flags["unix"])
     with Signals() as signals:
@@ -141,7 +144,7 @@ def tail(selector: str, **flags: Any) -> None:
         if following.is_over and not lines:
             raise RondoError(
                 f"nothing that matches {wanted} is running (--new waits for what begins later)",
-                exit_code=EX_NOTHING,
+                exit_code=curve.EX_NOTHING,
             )
         while True:
             for line in lines:
@@ -150,6 +153,19 @@ def tail(selector: str, **flags: Any) -> None:
             if following.is_over or _is_told_to_end(signals, _LOOK_EVERY_S):
                 return
             lines = following.look(_now_ms())
+
+
+def check(**flags: Any) -> None:
+    from rondo_tools.errors import StoreError
+    from rondo_tools.query.check import Checker
+    from rondo_tools.store.reader import Store
+
+    checker = Checker(Store(flags["store"]))
+    for line in checker.lines():
+        print(line)
+    if checker.findings:
+        raise StoreError(f"{checker.findings} findings in {checker.sessions} sessions")
+    log.info("%d sessions, nothing wrong", checker.sessions)
 
 
 def _is_told_to_end(signals: Signals, seconds: float) -> bool:
@@ -165,7 +181,7 @@ def _is_told_to_end(signals: Signals, seconds: float) -> bool:
 
 def _ask(selector: str, flags: dict[str, Any]) -> tuple[Store, list[Match], Question]:
     """Open the store and find what is asked for. Raises RondoError before anything is printed."""
-    from rondo_tools.query.curve import Question, check, find
+    from rondo_tools.query import curve
     from rondo_tools.query.times import make_span
     from rondo_tools.store.reader import Store
 
@@ -175,10 +191,10 @@ def _ask(selector: str, flags: dict[str, Any]) -> tuple[Store, list[Match], Ques
     if not re.fullmatch(r"auto|[0-9]", tier_text):
         raise UsageError(f"--tier {tier_text!r}: write auto, or the number of a tier")
     tier = None if tier_text == "auto" else int(tier_text)
-    question = Question(span, tier, flags["aggregate"], flags["rate"])
+    question = curve.Question(span, tier, flags["aggregate"], flags["rate"])
     store = Store(flags["store"])
-    matches = find(store.sessions(), wanted)
-    check(question, matches, store.tiers)
+    matches = curve.find(store.sessions(), wanted)
+    curve.check(question, matches, store.tiers)
     return store, matches, question
 
 
@@ -192,6 +208,7 @@ COMMANDS = (
     ("plot", plot, "draw series in the terminal", manual.PLOT),
     ("tail", tail, "follow running sessions, a line a tick", manual.TAIL),
     ("export", export, "samples for other programs: CSV, JSON lines, OpenMetrics", manual.EXPORT),
+    ("check", check, "look for damage in the store", manual.CHECK),
 )
 
 

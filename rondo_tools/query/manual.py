@@ -80,3 +80,15 @@ rondo-push gives every series the label job="rondo-vmm"; to continue its series,
 
 {SELECTOR}
 """
+
+CHECK = """\
+Look for damage in the store, also while it is written: one line a finding, the file and what is wrong
+with it. Each session's description and slab headers, the CRC and the slot of every row, and that the
+coarse rows are the roll-up of tier 0, where it still holds their window.
+
+  rondo-query vmm_metrics check && tar czf vmm_metrics.tgz vmm_metrics
+  rondo-query vmm_metrics check | cut -d: -f1 | sort | uniq -c
+
+The exit status is 0 when there is nothing wrong, 65 when there is. A row that is not whole is served
+to nobody: damage costs what it hit.
+"""

@@ -18,12 +18,13 @@ import numpy as np
 
 from rondo_tools import stream
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError, UsageError
-from rondo_tools.store import rollup
+from rondo_tools.store import check, rollup
+from rondo_tools.store.check import Finding
 from rondo_tools.store.rollup import Column
 from rondo_tools.store.slab import Rows, Slab
 from rondo_tools.store.tiers import Tier, parse_tiers
 
-__all__ = ["Column", "Rows", "Session", "Store", "Tier"]
+__all__ = ["Column", "Finding", "Rows", "Session", "Store", "Tier"]
 
 FORMAT_VERSION = 1
 _MAX_NAME = 200  # bytes of a folder's name; the file system's limit is 255
@@ -94,6 +95,10 @@ class Session:
             order = np.argsort(t_ms, kind="stable")
             rows = Rows(t_ms[order], values[order], stored.skipped)
         return rows.between(after_ms, stream.MAX_T_MS + 1)
+
+    def findings(self) -> list[Finding]:
+        """All that is wrong with the session's slabs: headers, rows, tiers that do not agree."""
+        return check.findings(self.path, self.tiers, self.header.series, ended=self.end is not None)
 
     def bytes_on_disk(self) -> int:
         """What the session's files take, holes not counted."""
