@@ -7,6 +7,7 @@ its own: each vCPU for its exits, each disk (by its lock) for its requests.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -28,27 +29,35 @@ from rondo_tools.vmm.memory import GuestMemory
 from rondo_tools.vmm.meter import Meter, Meters
 from rondo_tools.vmm.vcpu import Ending, RunLoop
 
+_log = logging.getLogger(__name__)
+
 DISKS_MAX = layout.VIRTIO_MAX - 1  # the last one is the source of randomness
 CPUS_MAX = 64
 
 
 class Pc:
-    """A plan: `guest` in `memory_bytes`, on `cpus` vCPUs. With a `keyboard`, its console is a dialogue."""
+    """A plan: `guest` in `memory_bytes`, on `cpus` vCPUs. With a `keyboard`, its console is a dialogue.
+
+    It is good for one VM: the files' bytes are let go when they are in its memory.
+    """
 
     def __init__(
         self, guest: linux.Guest, memory_bytes: int, cpus: int = 1, keyboard: Keyboard | None = None
     ) -> None:
-        self._guest = guest
+        self._guest: linux.Guest | None = guest
         self._memory_bytes = memory_bytes
         self._cpus = cpus
         self._keyboard = keyboard
 
     def assemble(self, owned: ExitStack, disks: Sequence[Disk], console: Callable[[bytes], None]) -> Board:
         """Make it: the disks in their order, and behind them the source of randomness."""
+        guest, self._guest = self._guest, None
+        assert guest is not None
         ending = Ending()
         memory = owned.enter_context(GuestMemory(self._memory_bytes))
         places = [_place(number) for number in range(len(disks) + 1)]
-        entry = linux.load(memory, self._guest, acpi.tables(layout.PC_ACPI, self._cpus, places))
+        entry = linux.load(memory, guest, acpi.tables(layout.PC_ACPI, self._cpus, places))
+        del guest
         kvm = KvmPc(memory.mapping, cpus=self._cpus)
         owned.callback(kvm.close)
 
@@ -79,6 +88,8 @@ class Pc:
             for vcpu, meter in zip(kvm.vcpus, meters, strict=False)
         ]
         kvm.vcpus[0].enter_long(**entry._asdict())
+        if kvm.halts() is None:
+            _log.warning("this KVM does not tell how often the guest halts (Linux 5.14 does): hlt stays 0")
         return Board(loops, ending, Meters(meters, kvm.halts), serial.flush)
 
 
