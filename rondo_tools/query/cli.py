@@ -168,6 +168,26 @@ def check(**flags: Any) -> None:
     log.info("%d sessions, nothing wrong", checker.sessions)
 
 
+@argh.arg(
+    "selector",
+    nargs="?",
+    metavar="SELECTOR",
+    default="{}",
+    help="which sessions: those with a series that it means",
+)
+def stream(selector: str, **flags: Any) -> None:
+    from rondo_tools.query import curve, replay
+    from rondo_tools.store.reader import Store
+
+    wanted = parse_selector(selector)
+    if sys.stdout.isatty():
+        raise UsageError("a stream is no text for a terminal: write it to a file or a pipe")
+    sessions = [match.session for match in curve.find(Store(flags["store"]).sessions(), wanted)]
+    for message in replay.messages(sessions):
+        sys.stdout.buffer.write(message)
+    sys.stdout.buffer.flush()
+
+
 def _is_told_to_end(signals: Signals, seconds: float) -> bool:
     """Wait so long, or until a signal arrives. Raises BrokenPipeError when our reader leaves."""
     poll = select.poll()
@@ -209,6 +229,7 @@ COMMANDS = (
     ("tail", tail, "follow running sessions, a line a tick", manual.TAIL),
     ("export", export, "samples for other programs: CSV, JSON lines, OpenMetrics", manual.EXPORT),
     ("check", check, "look for damage in the store", manual.CHECK),
+    ("stream", stream, "sessions as the stream that they were stored from", manual.STREAM),
 )
 
 

@@ -92,3 +92,16 @@ coarse rows are the roll-up of tier 0, where it still holds their window.
 The exit status is 0 when there is nothing wrong, 65 when there is. A row that is not whole is served
 to nobody: damage costs what it hit.
 """
+
+STREAM = f"""\
+Turn stored sessions back into the stream that rondo-store reads: to merge stores, to move a VM's life
+to another one, to keep it in a file.
+
+  rondo-query vmm_metrics stream | rondo-store all_metrics
+  rondo-query vmm_metrics stream '{{instance="vm-1"}}' > vm-1.stream
+
+Each session goes whole, with all its series, as far as tier 0 holds it; of a session that is still
+running, what there is now. Given to the same store again, it changes nothing.
+
+{SELECTOR}
+"""
