@@ -157,8 +157,7 @@ def rondo_vmm(
     text: bool = False,
     linger: int = 30_000,
 ) -> None:
-    began_ms = time.time_ns() // 1_000_000
-    header = _header(instance, label or [], interval, began_ms)
+    header = _header(instance, label or [], interval)
     encode = TextEncoder().encode if text else stream.encode
     target = _output(output, text=text)
     printer = open_console(serial)
@@ -171,6 +170,8 @@ def rondo_vmm(
             printer.start(b"")
         say = _nowhere if printer is None else printer.put
         with Machine(choice.plan, choice.disks, say, waker.wake) as machine, _typing(choice, machine):
+            # Making the VM may have taken a while; its life, of which no second is to be missing, begins now.
+            header = header._replace(start_ms=_now_ms())
             target.start(encode(header), waker.wake)
             account = live(
                 machine,
@@ -195,11 +196,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.run(parser, argv)
 
 
-def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: int, start_ms: int) -> Header:
+def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: int) -> Header:
     """The session's header, checked as a reader of the stream will check it."""
     if instance is None:
         instance = f"{os.uname().nodename}-{os.getpid()}"
-    bare = Header(instance, start_ms, (), interval_ms, SERIES)
+    bare = Header(instance, _now_ms(), (), interval_ms, SERIES)
     _check("--instance", bare)
     names = [name for name, _ in labels]
     for name in names:
@@ -208,6 +209,10 @@ def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: in
     header = bare._replace(labels=tuple(sorted(labels)))
     _check("--label", header)
     return header
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _check(flag: str, header: Header) -> None:

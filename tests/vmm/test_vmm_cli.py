@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -258,12 +259,17 @@ def test_the_end_of_the_guest_is_the_exit_status(
 ) -> None:
     def boot(memory: GuestMemory) -> Entry:
         memory.write(0x1000, bytes.fromhex(code))
+        made_ms.append(time.time_ns() // 1_000_000)
         return Entry(0x1000, 0x8000)
+
+    made_ms: list[int] = []
 
     monkeypatch.setattr(guests, "Builtin", lambda *made_of: Builtin(*made_of, boot))
     monkeypatch.setattr(guests, "BUILTIN_MARGIN_MS", 50)
     assert cli.main(["--duration", "100ms", "--output", str(tmp_path / "stream")]) == status
-    assert decode((tmp_path / "stream").read_bytes()).end.reason == reason
+    stream = decode((tmp_path / "stream").read_bytes())
+    assert stream.end.reason == reason
+    assert stream.header.start_ms >= made_ms[0], "the making of a VM is no part of its life"
     err = capsys.readouterr().err
     assert f"ended by {reason}" in err
     assert ("ip=0x" in err) == (status != 0)
