@@ -32,15 +32,25 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.2  # of tail: a tick is shown so soon after it was stored
 
 
+@argh.arg(
+    "--match", metavar="SELECTOR", help="only sessions with a series that it means: '{instance=~\"vm-.*\"}'"
+)
+@argh.arg("--sort", metavar="FIELD", default="session", help="order by a field of the list")
+@argh.arg("--reverse", action="store_true", default=False, help="from the largest down")
 @share.format
 def list_sessions(**flags: Any) -> None:
     from rondo_tools.errors import StoreError
-    from rondo_tools.query import life, output
+    from rondo_tools.query import curve, life, output
     from rondo_tools.store.reader import Store
 
+    wanted = None if flags["match"] is None else parse_selector(flags["match"])
     store = Store(flags["store"])
-    records, unread = life.lives(store, _now_ms(), unix=flags["unix"])
-    output.write_records(sys.stdout, flags["format"], records, life.fields(store))
+    order = life.Order(flags["sort"], life.fields(store), reverse=flags["reverse"])
+    sessions = store.sessions()
+    if wanted is not None:
+        sessions = [match.session for match in curve.find(sessions, wanted)]
+    records, unread = life.lives(store, sessions, _now_ms(), unix=flags["unix"])
+    output.write_records(sys.stdout, flags["format"], order.sorted(records), life.fields(store))
     if unread:
         raise StoreError(f"{unread} sessions could not be read")
 

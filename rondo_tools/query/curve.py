@@ -24,6 +24,7 @@ from rondo_tools.selector import Selector, labels_of
 from rondo_tools.store.reader import Rows, Session, Tier
 from rondo_tools.stream import header_from_map, header_to_map
 
+LAST = "last"  # what every column of tier 0 is, and of a counter in the others
 EX_NOTHING = 1  # like grep: all is well, and there is nothing to show
 
 Times = npt.NDArray[np.int64]
@@ -37,7 +38,7 @@ class Question(NamedTuple):
 
     span: Span = Span(None, None)
     tier: int | None = 0  # None: the finest that reaches back to the span's start
-    aggregate: str = "avg"  # of a gauge's window in a coarse tier: avg, min, max
+    aggregate: str = "avg"  # of a gauge's window in a coarse tier: avg, min, max; last: no gauge is meant
     rate: bool = False
 
 
@@ -91,18 +92,21 @@ def find(sessions: Sequence[Session], selector: Selector) -> list[Match]:
 
 
 def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...]) -> None:
-    """Raises UsageError for a tier that is not there and for the rate of a gauge."""
+    """Raises UsageError for a tier that is not there, and for what there is not of a gauge."""
     if question.tier is not None and not 0 <= question.tier < len(tiers):
         known = ", ".join(f"{number} ({tier})" for number, tier in enumerate(tiers))
         raise UsageError(f"--tier {question.tier}: the tiers of this store are {known}")
-    if question.rate:
+    only = "--rate is for counters" if question.rate else ""
+    if question.aggregate == LAST and question.tier != 0:
+        only = "--aggregate last is for counters (of a gauge, tiers above 0 hold avg, min and max)"
+    if only:
         for session, numbers in matches:
             for number in numbers:
                 series = session.header.series[number]
                 if series.kind != COUNTER:
                     name = word(full_name(session.header, series))
                     raise UsageError(
-                        f"--rate is for counters, and {name} is a {series.kind}: "
+                        f"{only}, and {name} is a {series.kind}: "
                         'select by name, such as {__name__=~".+_total"}'
                     )
 
@@ -211,7 +215,7 @@ def _cut(match: Match, question: Question, tier: int, shape: Tier, rows: Rows) -
     place = {
         column.series: at
         for at, column in enumerate(session.columns(tier))
-        if column.aggregate in ("last", question.aggregate)
+        if column.aggregate in (LAST, question.aggregate)
     }
     step_ms = max(shape.interval_ms, session.header.interval_ms)
     for number in match.series:

@@ -54,9 +54,10 @@ question = together(
     ),
     argh.arg(
         "--aggregate",
-        choices=("avg", "min", "max"),
+        choices=("avg", "min", "max", "last"),
         default="avg",
-        help="of a gauge, over each interval of a tier above 0",
+        help="of a gauge, over each interval of a tier above 0; last is there for counters only, and of "
+        "them nothing else",
     ),
 )
 

@@ -8,9 +8,10 @@ the store, died.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from rondo_tools.errors import StoreError
+from rondo_tools.errors import StoreError, UsageError
 from rondo_tools.query.times import format_time
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.units import format_duration
@@ -26,14 +27,32 @@ def fields(store: Store) -> list[str]:
     return ["instance", "session", "first", "last", "state", "age_s", "series", *rows, "bytes"]
 
 
-def lives(store: Store, now_ms: int, *, unix: bool = False) -> tuple[list[dict[str, Any]], int]:
-    """One record a session, by start, and how many sessions could not be read.
+class Order:
+    """The order that --sort and --reverse ask for: by `field`, one of `names`."""
+
+    def __init__(self, field: str, names: list[str], *, reverse: bool) -> None:
+        if field not in names:
+            raise UsageError(f"--sort {field}: the fields are {', '.join(names)}")
+        self._field = field
+        self._reverse = reverse
+
+    def sorted(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`records` in this order, equals as they were; what has no value comes last, up and down."""
+        there = [record for record in records if record[self._field] is not None]
+        there.sort(key=lambda record: record[self._field], reverse=self._reverse)
+        return there + [record for record in records if record[self._field] is None]
+
+
+def lives(
+    store: Store, sessions: Sequence[Session], now_ms: int, *, unix: bool = False
+) -> tuple[list[dict[str, Any]], int]:
+    """One record for each of `sessions`, by start, and how many could not be read.
 
     Times are ISO 8601, or Unix ms if `unix`.
     """
     records = []
     unread = 0
-    for session in sorted(store.sessions(), key=lambda session: session.start_ms):
+    for session in sorted(sessions, key=lambda session: session.start_ms):
         try:
             records.append(_life(session, store, now_ms, unix=unix))
         except (StoreError, OSError) as exc:

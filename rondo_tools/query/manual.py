@@ -32,6 +32,7 @@ running, or silent: no end, and no tick for three intervals and five seconds. Th
 holds are counted, and the bytes on disk.
 
   rondo-query vmm_metrics list | awk '$5 == "silent" {print $1, $6}'
+  rondo-query vmm_metrics list --match '{instance=~"vm-.*"}' --sort bytes --reverse | head
 """
 
 READ = f"""\

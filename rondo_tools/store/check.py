@@ -2,8 +2,9 @@
 
 Strategy: nothing is locked, so the order of reading matters. Tier 0 is read first: of the windows
 that it shows as closed, the coarse rows were written before. Then each coarse tier is held against
-the roll-up of the tier-0 rows, for those windows of which tier 0 still has all. In a slab every row
-proves itself by its CRC, and its time by its slot; so times in a slab cannot repeat.
+the roll-up of the tier-0 rows, for those windows of which tier 0 still has all. What a second look
+does not find again was the writer at work. In a slab every row proves itself by its CRC, and its
+time by its slot; so times in a slab cannot repeat.
 """
 
 from __future__ import annotations
@@ -34,28 +35,32 @@ def findings(
     path: Path, tiers: tuple[Tier, ...], series: tuple[Series, ...], *, ended: bool
 ) -> list[Finding]:
     """All that is wrong with the slabs of the session in `path`; `ended`: its end was recorded."""
+    found = _look(path, tiers, series, ended=ended)
+    if found:
+        # A writer may have gone on while we looked; what is wrong stays wrong.
+        again = set(_look(path, tiers, series, ended=ended))
+        found = [finding for finding in found if finding in again]
+    return found
+
+
+def _look(path: Path, tiers: tuple[Tier, ...], series: tuple[Series, ...], *, ended: bool) -> list[Finding]:
     found: list[Finding] = []
     finest, torn = _read(path, tiers, series, 0, found)
     for number in range(1, len(tiers)):
         coarse, torn_here = _read(path, tiers, series, number, found)
-        if finest is not None and coarse is not None:
-            file = path / f"tier_{number}.slab"
-            if not finest.t_ms.size or coarse.t_ms[-1:].max(initial=0) > finest.t_ms[-1]:
-                # Perhaps ticks have come since we looked.
-                finest_now, _ = _read(path, tiers, series, 0, [])
-                last_ms = finest_now.t_ms[-1:].max(initial=0) if finest_now else 0
-                found += [
-                    Finding(file, f"the row at {t_ms} is after the last tick, {last_ms}")
-                    for t_ms in coarse.t_ms[coarse.t_ms > last_ms].tolist()
-                ]
-            # What is torn has been said, and of its windows nothing more can be.
-            last_ms = int(max(finest.t_ms[-1:].max(initial=0), coarse.t_ms[-1:].max(initial=0)))
-            unsure = [_latest(tiers[0], slot, last_ms) for slot in torn]
-            unsure += [_latest(tiers[number], slot, last_ms) for slot in torn_here]
-            found += [
-                Finding(file, what)
-                for what in _differences(tiers, number, series, finest, coarse, unsure, ended=ended)
-            ]
+        if finest is None or coarse is None:
+            continue
+        last_ms = int(finest.t_ms[-1]) if finest.t_ms.size else 0
+        wrong = [
+            f"the row at {t_ms} is after the last tick, {last_ms}"
+            for t_ms in coarse.t_ms[coarse.t_ms > last_ms].tolist()
+        ]
+        # What is torn has been said, and of its windows nothing more can be.
+        newest_ms = max(last_ms, *coarse.t_ms[-1:].tolist(), 0)
+        unsure = [_latest(tiers[0], slot, newest_ms) for slot in torn]
+        unsure += [_latest(tiers[number], slot, newest_ms) for slot in torn_here]
+        wrong += _differences(tiers, number, series, finest, coarse, unsure, ended=ended)
+        found += [Finding(path / f"tier_{number}.slab", what) for what in wrong]
     return found
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_store import SERIES, T0, add_session
@@ -20,12 +21,16 @@ def steady(seconds: int, begin: int) -> list[tuple[int, tuple[float, ...]]]:
     return [(begin + 1000 * i, (1.0, 2.0, 3.0)) for i in range(1, seconds + 1)]
 
 
+def listed(store: Store, now_ms: int, *, unix: bool = False) -> tuple[list[dict[str, Any]], int]:
+    return lives(store, store.sessions(), now_ms, unix=unix)
+
+
 def test_each_state(store: Path) -> None:
     add_session(store, steady(90, T0), instance="ended", end="poweroff")
     add_session(store, steady(3, T0 + 90_000), instance="alive", start_ms=T0 + 90_000)
     add_session(store, steady(3, T0 + 60_000), instance="dead", start_ms=T0 + 60_000)
     add_session(store, [], instance="no ticks", start_ms=T0 + 30_000)
-    records, unread = lives(Store(store), T0 + 93_000 + 8_000, unix=True)
+    records, unread = listed(Store(store), T0 + 93_000 + 8_000, unix=True)
     assert unread == 0
     assert [
         {key: record[key] for key in ("instance", "first", "last", "state", "age_s")} for record in records
@@ -35,14 +40,14 @@ def test_each_state(store: Path) -> None:
         {"instance": "dead", "first": T0 + 61_000, "last": T0 + 63_000, "state": "silent", "age_s": 38},
         {"instance": "alive", "first": T0 + 91_000, "last": T0 + 93_000, "state": "running", "age_s": 8},
     ]
-    records, _ = lives(Store(store), T0 + 93_000 + 8_001)
+    records, _ = listed(Store(store), T0 + 93_000 + 8_001)
     assert records[3]["state"] == "silent"  # three intervals and five seconds
     assert records[0]["session"] == "2026-11-23T00:50:00.000Z"
 
 
 def test_rows_series_and_bytes(store: Path) -> None:
     add_session(store, steady(90, T0), end="deadline")
-    ((record,), _) = lives(Store(store), T0)
+    ((record,), _) = listed(Store(store), T0)
     assert (record["series"], record["rows_1s"], record["rows_5s"], record["rows_20s"]) == (
         len(SERIES),
         40,
@@ -83,8 +88,31 @@ def test_a_session_that_expires_meanwhile_is_passed_over(store: Path) -> None:
             shutil.rmtree(sessions[0].path)
             return sessions
 
-    records, unread = lives(Expiring(store), T0)
+    records, unread = listed(Expiring(store), T0)
     assert ([record["instance"] for record in records], unread) == (["here"], 0)
+
+
+def names(capsys: pytest.CaptureFixture[str], store: Path, *argv: str) -> list[str]:
+    assert main([str(store), "list", "--format=json", *argv]) == 0
+    return [json.loads(line)["instance"] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_sorted_and_filtered(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, steady(9, T0), instance="a", labels=(("zone", "x"),))
+    add_session(store, steady(2, T0 + 20_000), instance="b", start_ms=T0 + 2, end="reset")
+    add_session(store, [], instance="c", start_ms=T0 + 1)
+    assert names(capsys, store) == ["a", "c", "b"]
+    assert names(capsys, store, "--sort=instance") == ["a", "b", "c"]
+    assert names(capsys, store, "--sort=instance", "--reverse") == ["c", "b", "a"]
+    assert names(capsys, store, "--sort", "rows_1s") == ["c", "b", "a"]
+    assert names(capsys, store, "--sort", "last") == ["a", "b", "c"]
+    assert names(capsys, store, "--sort=last", "--reverse") == ["b", "a", "c"]  # what has no value is last
+    assert names(capsys, store, "--match", '{instance=~"a|b"}', "--sort=session", "--reverse") == ["b", "a"]
+    assert names(capsys, store, "--match", '{zone=""}') == ["c", "b"]
+    assert main([str(store), "list", "--match", '{instance="d"}']) == 1
+    assert "nothing matches" in capsys.readouterr().err
+    assert main([str(store), "list", "--sort=size"]) == 64
+    assert "--sort size: the fields are instance, session, first" in capsys.readouterr().err
 
 
 def test_an_empty_store_lists_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

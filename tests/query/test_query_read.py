@@ -194,6 +194,15 @@ def test_auto_says_when_values_are_not_ticks(store: Path, capsys: pytest.Capture
     assert run(capsys, store, "read", "rss_bytes", "--tier=0")[2] == ""
 
 
+def test_the_last_of_counters_and_of_ticks(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_session(store, steady(90))
+    flags = ["--aggregate=last", "--unix", "--format=json"]
+    status, out, _ = run(capsys, store, "read", "{}", *flags)  # tier 0
+    assert (status, as_json(out)[-1]) == (0, (T0 + 90_000, "rss_bytes", 0.5))
+    status, out, _ = run(capsys, store, "read", "exits_total", "--tier=2", *flags)
+    assert (status, as_json(out)[0]) == (0, (T0 + 19_000, "exits_totalio", 190.0))
+
+
 def test_sessions_are_kept_apart(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, steady(3), end="reset")
     add_session(store, steady(3, T0 + 10_000), start_ms=T0 + 10_000)
@@ -240,6 +249,8 @@ def test_numbers_and_words(store: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["read", "{}", "--start", "-1m", "--range", "1m"], 64, "--start"),
         (["read", "{}", "--start", "-1m", "--end", "-2m"], 64, "--end -2m is before --start -1m"),
         (["read", "{}", "--rate"], 64, 'rss_bytes{instance="vm-1"} is a gauge'),
+        (["read", "{}", "--aggregate=last", "--tier=1"], 64, 'rss_bytes{instance="vm-1"} is a gauge'),
+        (["read", "{}", "--aggregate=last", "--range=1m"], 64, "avg, min and max"),
         (["read", "{}", "--format", "xml"], 64, "--format"),
         (["read", "nothing"], 1, "nothing matches nothing"),
         (["read", '{job="x"}'], 1, "no series here has the label 'job'"),
