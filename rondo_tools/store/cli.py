@@ -18,9 +18,10 @@ from rondo_tools.store.lines import Lines
 from rondo_tools.store.notify import Notifier
 from rondo_tools.store.pipe import read_to_end
 from rondo_tools.store.server import Server
+from rondo_tools.store.sync import DEFAULT_POLICY, Policy, parse_policy
 from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
 from rondo_tools.store.writer import StoreWriter
-from rondo_tools.units import parse_duration
+from rondo_tools.units import parse_duration, parse_size
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,18 @@ _LAST_LINES_S = 5.0
     help="for a new store: interval:span of each tier, finest first, such as 1s:10m,10s:6h,5m:7d",
 )
 @argh.arg(
+    "--max-bytes",
+    type=command.typed(parse_size),
+    metavar="SIZE",
+    help="what the store may take on the disk, such as 10G: ended sessions go to make room",
+)
+@argh.arg(
+    "--sync",
+    type=command.typed(parse_policy),
+    metavar="WHEN",
+    help="when data is forced to the disk: always, never, or every so often",
+)
+@argh.arg(
     "--listen",
     action="append",
     metavar="ADDRESS",
@@ -69,6 +82,8 @@ def rondo_store(
     directory: str,
     *,
     tiers: tuple[Tier, ...] | None = None,
+    max_bytes: int | None = None,
+    sync: Policy = DEFAULT_POLICY,
     listen: list[str] | None = None,
     socket_group: str | None = None,
     idle_exit: int | None = None,
@@ -84,8 +99,9 @@ def rondo_store(
                 "standard input is a terminal or closed; give it a stream: rondo-vmm | rondo-store DIR, "
                 "or --listen"
             )
-        store = opened.enter_context(StoreWriter(directory, tiers))
+        store = opened.enter_context(StoreWriter(directory, tiers, max_bytes=max_bytes, sync=sync))
         store.expire()
+        store.make_room()
         lines = Lines(-1 if sys.stdout is None else sys.stdout.fileno())
         if serves:
             listeners = handed_over + [endpoint.listen(address, socket_group) for address in listen or ()]

@@ -152,6 +152,7 @@ class Ingest:
             self._count(stored, len(wanted) - len(ticks) - stored)
             raise
         self._count(len(wanted) - late, late)
+        self._store.wrote(self._session)
         if ring.closed_through_ms:
             self.closed[str(path)] = ring.closed_through_ms
 

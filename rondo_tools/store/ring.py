@@ -12,7 +12,6 @@ Only tier 0 stays open, one descriptor a session; the coarser slabs are opened f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,8 +32,15 @@ class Ring:
     one which no later tick of the session can replace (0: none).
     """
 
-    def __init__(self, path: Path, tiers: tuple[Tier, ...], header: Header) -> None:
+    __slots__ = (
+        "_coarse", "_dsync", "_interval_ms", "_path", "_roll_up", "_slab", "_slots", "_tier", "_window_ms",
+        "closed_through_ms", "last_ms",
+    )  # fmt: skip
+
+    def __init__(self, path: Path, tiers: tuple[Tier, ...], header: Header, *, dsync: bool = False) -> None:
         """Open the slabs in `path`, making those that are not there.
+
+        With `dsync`, each write is on the disk when it returns.
 
         Raises StoreError for a slab that is damaged, OSError if one cannot be made or opened.
         """
@@ -45,16 +51,19 @@ class Ring:
         self._window_ms = tiers[-1].interval_ms if len(tiers) > 1 else tiers[0].span_ms
         self._roll_up = roll_up_of(header.series, self._interval_ms)
         self._path = path
+        self._dsync = dsync
         self._coarse = range(1, len(tiers))
-        with ExitStack() as opened:
-            for number, tier in enumerate(tiers):
-                slab = _open(_file(path, number), tier, len(columns(header.series, number)))
-                if number == 0:
-                    self._slab = opened.enter_context(slab)
-                else:
-                    slab.close()
+        for number, tier in enumerate(tiers):
+            _make(_file(path, number), tier, len(columns(header.series, number)))
+        self._slab = Slab.open(_file(path, 0), writable=True, dsync=dsync)
+        try:
             self._resume()
-            self.close = opened.pop_all().close
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._slab.close()
 
     def append(self, ticks: Iterable[Tick]) -> int:
         """Store ticks whose times ascend; the last one of a slot wins.
@@ -108,7 +117,7 @@ class Ring:
         begin_ms = t_ms // self._window_ms * self._window_ms
         rows = self._read_window(begin_ms)
         for number in self._coarse:
-            with Slab.open(_file(self._path, number), writable=True) as slab:
+            with Slab.open(_file(self._path, number), writable=True, dsync=self._dsync) as slab:
                 _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
 
     def _read_window(self, begin_ms: int) -> Rows:
@@ -136,7 +145,7 @@ class Ring:
         begin_ms = self._tier.whole_since(self.last_ms, self._window_ms)
         rows = rows.between(begin_ms - 1, self.last_ms // self._window_ms * self._window_ms)
         for number in self._coarse:
-            with Slab.open(_file(self._path, number), writable=True) as slab:
+            with Slab.open(_file(self._path, number), writable=True, dsync=self._dsync) as slab:
                 t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
                 missing = ~np.isin(t_ms // slab.interval_ms, slab.read().t_ms // slab.interval_ms)
                 _write_rows(slab, t_ms[missing], coarse[missing])
@@ -146,15 +155,15 @@ def _file(path: Path, number: int) -> Path:
     return path / f"tier_{number}.slab"
 
 
-def _open(path: Path, tier: Tier, width: int) -> Slab:
+def _make(path: Path, tier: Tier, width: int) -> None:
+    """Make a slab, or see that the one that is there fits."""
     try:
-        slab = Slab.open(path, writable=True)
+        slab = Slab.open(path)
     except FileNotFoundError:
-        return Slab.create(path, *tier, width)
-    if (slab.interval_ms, slab.slots, slab.columns) != (*tier, width):
-        slab.close()
-        raise StoreError(f"{path}: the slab does not fit the store's tiers and the session's series")
-    return slab
+        slab = Slab.create(path, *tier, width)
+    with slab:
+        if (slab.interval_ms, slab.slots, slab.columns) != (*tier, width):
+            raise StoreError(f"{path}: the slab does not fit the store's tiers and the session's series")
 
 
 def _write_rows(slab: Slab, t_ms: npt.NDArray[np.int64], values: Floats) -> None:

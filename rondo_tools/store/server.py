@@ -91,6 +91,8 @@ class Server:
         self._accept_again()
         self.timers.every(1.0, self._try_held)
         self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
+        self.timers.every(60.0, self.store.make_room)
+        self.timers.every(3600.0, self.store.expire)
         for listener in self._listeners:
             log.info("listening on %s", listener.name)
 

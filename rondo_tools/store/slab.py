@@ -98,9 +98,13 @@ class Slab:
         return slab
 
     @classmethod
-    def open(cls, path: Path, *, writable: bool = False) -> Slab:
-        """Open and check a slab. Raises StoreError if it is not one, OSError if it cannot be opened."""
-        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    def open(cls, path: Path, *, writable: bool = False, dsync: bool = False) -> Slab:
+        """Open and check a slab; with `dsync`, a write returns when it is on the disk.
+
+        Raises StoreError if it is not a slab, OSError if it cannot be opened.
+        """
+        mode = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_DSYNC if dsync else 0)
+        fd = os.open(path, mode | os.O_CLOEXEC)
         try:
             header = os.pread(fd, HEADER_SIZE, 0)
             if len(header) < HEADER_SIZE or header[:4] != MAGIC:

@@ -15,7 +15,6 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,10 +25,12 @@ from weakref import WeakValueDictionary
 from rondo_tools import files, stream
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, StoreError
-from rondo_tools.store.reader import FORMAT_VERSION, Session, Store, folder_name, read_store_json
+from rondo_tools.store import retention
+from rondo_tools.store.reader import FORMAT_VERSION, Session, folder_name, read_store_json
 from rondo_tools.store.ring import Ring
+from rondo_tools.store.sync import NEVER, Policy, Syncer
 from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, format_tiers
-from rondo_tools.units import format_duration
+from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +41,16 @@ class SessionWriter:
     `is_replaced` says that it was opened once more: it is closed then, and goes on elsewhere.
     """
 
-    __slots__ = ("__weakref__", "end", "header", "is_replaced", "path", "ring")
+    __slots__ = ("__weakref__", "end", "header", "is_closed", "is_replaced", "path", "ring")
 
-    def __init__(self, path: Path, tiers: tuple[Tier, ...], header: stream.Header) -> None:
+    def __init__(
+        self, path: Path, tiers: tuple[Tier, ...], header: stream.Header, *, dsync: bool = False
+    ) -> None:
         """Make the session, or take it up again. Raises StoreError if it has other series."""
         self.path = path
         self.header = header
         self.end: stream.End | None = None
-        self.is_replaced = False
+        self.is_closed = self.is_replaced = False
         path.mkdir(parents=True, exist_ok=True)
         file = path / "session.json"
         if file.exists():
@@ -61,9 +64,9 @@ class SessionWriter:
                     "with another header; give each VM a name of its own (--instance)"
                 )
             self.end = known.end
-            self.ring = Ring(path, tiers, header)
+            self.ring = Ring(path, tiers, header, dsync=dsync)
         else:
-            self.ring = Ring(path, tiers, header)
+            self.ring = Ring(path, tiers, header, dsync=dsync)
             try:
                 self._save(None)
             except BaseException:
@@ -78,6 +81,7 @@ class SessionWriter:
             self.end = end
 
     def close(self) -> None:
+        self.is_closed = True
         self.ring.close()
 
     def _save(self, end: stream.End | None) -> None:
@@ -96,14 +100,23 @@ class StoreWriter:
         path: str | Path,
         tiers: tuple[Tier, ...] | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        *,
+        max_bytes: int | None = None,
+        sync: Policy = NEVER,
     ) -> None:
         """Open the store, making it if there is none, with `tiers` or the default ones.
+
+        `max_bytes` bounds what it takes on the disk; `used_bytes` is that, when it was last counted.
 
         Raises StoreError if it cannot be written to, if another process writes to it, or if it was
         made with other tiers.
         """
         self.path = Path(path)
         self._now_ms = now_ms
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
+        self._sync = sync
+        self._syncer: Syncer | None = None
         self._open: WeakValueDictionary[Path, SessionWriter] = WeakValueDictionary()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -122,6 +135,8 @@ class StoreWriter:
                     f"{self.path}: made with --tiers {format_tiers(self.tiers)}, which cannot be changed; "
                     "leave the flag out, or use another folder"
                 )
+            if sync.every_ms:
+                self._syncer = Syncer(sync.every_ms)
         except BaseException:
             os.close(self._lock)
             raise
@@ -132,34 +147,52 @@ class StoreWriter:
         One that is open already is closed then: of two connections the newer one counts.
         """
         path = self.path / "instances" / folder_name(header.instance) / str(header.start_ms)
+        if self.max_bytes is not None and not (path / "session.json").exists():
+            self._make_room_for(header)
         before = self._open.get(path)
-        session = SessionWriter(path, self.tiers, header._replace(series=_shared(header.series)))
+        header = header._replace(series=_shared(header.series))
+        session = SessionWriter(path, self.tiers, header, dsync=self._sync.always)
         if before is not None:
             before.close()
             before.is_replaced = True
         self._open[path] = session
         return session
 
-    def expire(self) -> None:
-        """Remove the sessions whose last tick is older than the last tier remembers."""
-        horizon_ms = self._now_ms() - self.tiers[-1].span_ms
-        for session in Store(self.path).sessions():
-            if _last_ms(session) >= horizon_ms:
-                continue
-            log.info(
-                "%s: removed, its data is older than %s",
-                session.path,
-                format_duration(self.tiers[-1].span_ms),
+    def _make_room_for(self, header: stream.Header) -> None:
+        self.make_room()
+        if self.max_bytes is not None and self.used_bytes > self.max_bytes:
+            raise StoreError(
+                f"{self.path}: {format_size(self.used_bytes)} are more than --max-bytes "
+                f"{format_size(self.max_bytes)}, and all that is left is live: the new session of "
+                f"{header.instance!r} is refused",
+                exit_code=EX_TEMPFAIL,
             )
-            # Without its session.json a folder is no session: nobody sees it half removed.
-            (session.path / "session.json").unlink()
-            shutil.rmtree(session.path)
-            try:
-                session.path.parent.rmdir()
-            except OSError:
-                pass  # the instance has other sessions
+
+    def expire(self) -> None:
+        """Remove the sessions whose last tick is older than the last tier remembers, and left-overs."""
+        is_open = self._open_paths()
+        retention.expire(self.path, self.tiers, is_open, self._now_ms())
+        retention.sweep(self.path, is_open)
+
+    def make_room(self) -> None:
+        """Remove what ended until the store is within its `max_bytes`, as far as that goes."""
+        if self.max_bytes is not None:
+            self.used_bytes = retention.make_room(
+                self.path, self.max_bytes, self._open_paths(), self._now_ms()
+            )
+
+    def _open_paths(self) -> set[Path]:
+        return {path for path, session in self._open.items() if not session.is_closed}
+
+    def wrote(self, session: SessionWriter) -> None:
+        """Ticks were added to a session: to be synced in time."""
+        if self._syncer is not None:
+            self._syncer.mark(session.path)
 
     def close(self) -> None:
+        if self._syncer is not None:
+            self._syncer.close()
+            self._syncer = None
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -175,14 +208,6 @@ class StoreWriter:
 def _shared(series: tuple[Series, ...]) -> tuple[Series, ...]:
     """One tuple for all sessions with the same series: a kilobyte or two for each that is open."""
     return series
-
-
-def _last_ms(session: Session) -> int:
-    try:
-        t_ms = session.rows().t_ms
-    except StoreError:
-        return session.start_ms
-    return int(t_ms[-1]) if t_ms.size else session.start_ms
 
 
 def _lock(path: Path) -> int:
