@@ -22,10 +22,12 @@ from rondo_tools.push.loop import Pusher, Tally
 from rondo_tools.push.service import Service, Stores
 from rondo_tools.push.transport import Transport, parse_url
 from rondo_tools.push.wake import Wake
+from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.store.reader import Store
 from rondo_tools.units import parse_duration
 
 DEFAULT_INTERVAL_S = 10.0
+MAX_TIERS = 8  # of any store
 LONGEST_S = 86_400.0
 STOP_WITHIN_S = 10.0  # after a signal to stop no new request is begun beyond this
 
@@ -79,6 +81,25 @@ def _count(text: str) -> int:
     type=command.typed(parse_name),
     help="one for each endpoint that gets this store's samples",
 )
+@argh.arg(
+    "--match",
+    metavar="SELECTOR",
+    type=command.typed(parse_selector),
+    help="send these series only, such as 'vcpu_exits_total{zone=\"a\"}'",
+)
+@argh.arg(
+    "--tier",
+    type=int,
+    choices=range(MAX_TIERS),
+    help="begin with this tier of the store: 0 sends seconds, 1 and 2 send roll-ups only",
+)
+@argh.arg(
+    "--max-age",
+    metavar="DURATION",
+    type=command.typed(parse_duration),
+    help="pass over what is older than this, and count it",
+)
+@argh.arg("--backfill", help="send what the coarser tiers hold from before the first delivery, too")
 @argh.arg("--job", metavar="NAME", type=command.typed(parse_job), help="value of the label 'job'")
 @argh.arg(
     "--external-label",
@@ -104,6 +125,10 @@ def push(
     remote_write: str,
     interval: float | None = None,
     cursor: str = "prometheus",
+    match: Selector | None = None,
+    tier: int = 0,
+    max_age: int | None = None,
+    backfill: bool = False,
     job: str = "rondo-vmm",
     external_label: list[str] | None = None,
     timeout: float = 30.0,
@@ -121,11 +146,20 @@ def push(
     tally = Tally()
 
     def open_pusher(wake: Wake | None, store: Store, cursor: Cursor) -> Pusher:
-        drain = Drain(store, lambda header: sent_labels(header, job, external), max_samples_per_send)
+        if tier >= len(store.tiers):
+            raise UsageError(f"--tier {tier}: the tiers of {store.path} are 0 to {len(store.tiers) - 1}")
+        drain = Drain(
+            store,
+            lambda header: sent_labels(header, job, external),
+            max_samples_per_send,
+            finest=tier,
+            wanted=match,
+            max_age_ms=max_age,
+        )
         if wake is None:
-            return Pusher(drain, cursor, transport, tally)
+            return Pusher(drain, cursor, transport, tally, backfill=backfill)
         give_up = partial(wake.stopped_for, STOP_WITHIN_S)
-        return Pusher(drain, cursor, transport, tally, pause=wake.pause, give_up=give_up)
+        return Pusher(drain, cursor, transport, tally, pause=wake.pause, give_up=give_up, backfill=backfill)
 
     with closing(Transport(remote_write, timeout_s=timeout)) as transport:
         if store is not None and interval is None:

@@ -1,6 +1,7 @@
 """The cursor: how far delivery has come, in one JSON file in the store.
 
     {"version": 1,
+     "begun_ms": 1732299700000,
      "sessions": {"vm-1/1732300000123": {"delivered_ms": 1732300044000, "ended": false}, ...},
      "in_flight": null | {"sessions": {... as they will be after success},
                           "body": "the request's exact bytes, base64", "split": false}}
@@ -9,7 +10,8 @@ Strategy: write what is about to be sent before it is sent, and what was deliver
 accepted. Whatever kills the process in between, the next one finds either the batch in flight,
 byte for byte, and settles it, or a batch that is done. The body itself is kept, so that settling
 needs neither the rows (overwritten by then) nor the labels (changed by then) again. `split` says
-that the batch has been sent in pieces, so that it may have landed in part.
+that the batch has been sent in pieces, so that it may have landed in part. `begun_ms` is when
+delivery began: of sessions without a mark, what is later is owed, from a coarser tier if need be.
 
 The file is replaced whole: temporary file, fsync, rename, fsync of the folder. A file that is not
 understood is an error, never a fresh start: that would send everything again.
@@ -69,6 +71,7 @@ class Cursor:
     def __init__(self, store: Path, name: str) -> None:
         self.path = store / f"cursor_{name}.json"
         self.in_flight: InFlight | None = None
+        self.begun_ms: int | None = None  # not begun
         self._marks: dict[str, Mark] = {}
         lock = store / f"cursor_{name}.lock"
         try:
@@ -120,6 +123,7 @@ class Cursor:
         """Replace the file, durably. Raises PushError if that cannot be done."""
         document = {
             "version": VERSION,
+            "begun_ms": self.begun_ms,
             "sessions": _marks_to_json(self._marks),
             "in_flight": self.in_flight
             and {
@@ -148,6 +152,9 @@ class Cursor:
             document = _a_map(json.loads(self.path.read_bytes()), "the whole of it")
             if document["version"] != VERSION or type(document["version"]) is not int:
                 raise ValueError(f"it is not version {VERSION} of a cursor")
+            self.begun_ms = document.get("begun_ms")
+            if self.begun_ms is not None and (type(self.begun_ms) is not int or self.begun_ms < 0):
+                raise ValueError("'begun_ms' is not a time")
             self._marks = _marks_from_json(document["sessions"])
             in_flight = document["in_flight"]
             if in_flight is not None:

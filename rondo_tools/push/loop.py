@@ -79,7 +79,8 @@ class Pusher:
     """Delivers one store through one cursor.
 
     `pause(seconds)` waits and says whether to go on; `give_up()` says, before each request,
-    whether to stop; `now_ms` is the clock that says which slots are closed.
+    whether to stop; `now_ms` is the clock that says which slots are closed. `backfill` owes the
+    coarser tiers' rows from before delivery began, too.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Pusher:
         give_up: Callable[[], bool] = lambda: False,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         jitter: Callable[[], float] = random.random,
+        backfill: bool = False,
     ) -> None:
         self._drain = drain
         self._cursor = cursor
@@ -102,6 +104,7 @@ class Pusher:
         self._give_up = give_up
         self._now_ms = now_ms
         self._jitter = jitter
+        self._backfill = backfill
         self._described: set[str] = set()  # metric families whose metadata this process has sent
 
     def push(self, closed: Mapping[str, int] | None = None) -> None:
@@ -114,7 +117,12 @@ class Pusher:
         if self._cursor.in_flight is not None:
             self._settle_what_was_left(self._cursor.in_flight)
         changed = False
-        for batch in self._drain.batches(self._cursor.marks(), self._now_ms(), closed):
+        now_ms = self._now_ms()
+        if self._backfill:
+            self._cursor.begun_ms = 0
+        elif self._cursor.begun_ms is None:
+            self._cursor.begun_ms = self._drain.begin_ms(now_ms)
+        for batch in self._drain.batches(self._cursor.marks(), now_ms, closed, self._cursor.begun_ms):
             if batch.blocks:
                 self._send(batch)
                 changed = False

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from glob import iglob
 from pathlib import Path
 from urllib.parse import quote
@@ -96,6 +98,30 @@ class Session:
             rows = Rows(t_ms[order], values[order], stored.skipped)
         return rows.between(after_ms, stream.MAX_T_MS + 1)
 
+    def stored(self, tier: int, after_ms: int, before_ms: int) -> tuple[Rows, bool]:
+        """The rows of a tier with after_ms < t_ms < before_ms as they stand in its slab, and whether
+        they are all that was ever there; only their slots are read.
+
+        For times at which everything is written and rolled up: what the writer is at now may be
+        missing. Raises StoreError as `rows` does.
+        """
+        interval_ms, slots = self.tiers[tier]
+        first = (after_ms + 1) // interval_ms
+        count = min(slots, max(0, -(-before_ms // interval_ms) - first))
+        with self._open(tier) as slab:
+            head = slab.read_slots(first % slots, min(count, slots - first % slots))
+            tail = slab.read_slots(0, max(0, count - (slots - first % slots)))
+        t_ms = np.concatenate((head.t_ms, tail.t_ms))
+        values = np.concatenate((head.values, tail.values))
+        values[np.isnan(values)] = np.nan
+        order = np.argsort(t_ms, kind="stable")
+        rows = Rows(t_ms[order], values[order], head.skipped + tail.skipped)
+        # A later lap's row stands where one of these may have been.
+        is_whole = bool(
+            before_ms - after_ms - 1 <= slots * interval_ms and np.all(t_ms < (first + count) * interval_ms)
+        )
+        return rows.between(after_ms, before_ms), is_whole
+
     def findings(self) -> list[Finding]:
         """All that is wrong with the session's slabs: headers, rows, tiers that do not agree."""
         return check.findings(self.path, self.tiers, self.header.series, ended=self.end is not None)
@@ -104,16 +130,21 @@ class Session:
         """What the session's files take, holes not counted."""
         return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
 
-    def _read(self, tier: int) -> Rows:
+    @contextmanager
+    def _open(self, tier: int) -> Iterator[Slab]:
         path = self.path / f"tier_{tier}.slab"
         try:
             with Slab.open(path) as slab:
                 expected = (*self.tiers[tier], len(self.columns(tier)))
                 if (slab.interval_ms, slab.slots, slab.columns) != expected:
                     raise StoreError(f"{path}: the slab does not fit the store's tiers and series")
-                rows = slab.read()
+                yield slab
         except OSError as exc:
             raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+
+    def _read(self, tier: int) -> Rows:
+        with self._open(tier) as slab:
+            rows = slab.read()
         rows.values[np.isnan(rows.values)] = np.nan  # a tick may carry any payload; readers see one
         return rows
 

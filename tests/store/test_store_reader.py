@@ -63,6 +63,27 @@ def windows(all_ticks: list[Tick], window_ms: int) -> list[tuple[int, bytes]]:
 # --- rows ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("tier", [0, 1, 2])
+@pytest.mark.parametrize("count", [30, 140, 900])
+def test_a_stretch_as_it_is_stored_and_whether_it_is_whole(path: Path, tier: int, count: int) -> None:
+    everything = ticks(count, width=2)
+    write(path, everything)
+    session = only(path)
+    first_ms, last_ms = everything[0].t_ms, everything[-1].t_ms
+    interval_ms, slots = session.tiers[tier]
+    rows = session.rows(tier)
+    closed_ms = last_ms // 20_000 * 20_000  # what is later is perhaps not rolled up
+    for after_ms in range(first_ms - 1500, closed_ms, 7300):
+        for before_ms in (after_ms + 1, after_ms + 9000, after_ms + 33_000):
+            before_ms = min(before_ms, closed_ms)
+            got, is_whole = session.stored(tier, after_ms, before_ms)
+            want = rows.between(after_ms, before_ms)
+            assert got.t_ms.tolist() == want.t_ms.tolist()
+            np.testing.assert_array_equal(got.values, want.values)
+            oldest_slot = closed_ms // interval_ms - 1 - slots if tier else last_ms // interval_ms - slots
+            assert is_whole or (after_ms + 1) // interval_ms <= oldest_slot
+
+
 @pytest.mark.parametrize("count", [1, 4, 5, 19, 20, 21, 33, 40, 41, 59, 60, 75, 130, 500])
 def test_nobody_sees_what_is_not_yet_rolled_up(path: Path, count: int) -> None:
     """Read while it goes on, each tier is what it will be, and the newest window what there is of it."""
