@@ -37,7 +37,7 @@ Run one virtual machine and write its sixteen metrics, a tick a second, on the s
 Without --kernel the guest is built in: it needs no kernel image, and goes through four phases, cpu
 for 28 % of the duration, idle 17 %, io 28 % and mixed for the rest. Then it powers itself off; if it
 does not it is ended 2 s later, at the deadline. With --kernel the guest is Linux, on KVM; if
---duration is given it is ended 30 s after it. The guest's console goes to standard error.
+--duration is given it is ended 60 s after it. The guest's console goes to standard error.
 
 The metrics never hold up the VM: a reader that is slow or away costs memory for 600 ticks, then the
 oldest are dropped, and counted. On SIGINT or SIGTERM the guest stops, and the last tick and the end

@@ -23,7 +23,7 @@ BUILTIN_MARGIN_MS = 2_000  # for the guest to power itself off, before the deadl
 _BUILTIN_DISK_BYTES = 8 << 20
 _BUILTIN_MEMORY = 16 << 20
 
-LINUX_MARGIN_MS = 30_000  # the same, and to boot: emulated, that takes up to ten seconds
+LINUX_MARGIN_MS = 60_000  # the same, and to boot: on an emulated machine that may take half a minute
 _LINUX_MEMORY = 256 << 20
 
 _STEP = 4096  # of memory

@@ -31,13 +31,22 @@ def memory() -> Iterator[GuestMemory]:
 def test_the_abi_is_linux() -> None:
     """Sizes and numbers as a C compiler gives them for linux/kvm.h on x86-64."""
     sizes = {kvm_abi.Segment: 24, kvm_abi.Table: 16, kvm_abi.Sregs: 312, kvm_abi.Regs: 144}
-    sizes |= {kvm_abi.MemoryRegion: 32, kvm_abi.SignalMask: 12}
+    sizes |= {kvm_abi.MemoryRegion: 32, kvm_abi.SignalMask: 12, kvm_abi.PitConfig: 64, kvm_abi.IrqLevel: 8}
+    sizes |= {kvm_abi.CpuidEntry: 40, kvm_abi.Cpuid: 8 + 40 * kvm_abi.CPUID_ENTRIES, kvm_abi.Msr: 16}
     assert {kind: sizeof(kind) for kind in sizes} == sizes
     assert kvm_abi.SET_USER_MEMORY_REGION == 0x4020AE46
     assert kvm_abi.GET_REGS == 0x8090AE81
     assert kvm_abi.SET_SREGS == 0x4138AE84
     assert kvm_abi.SET_SIGNAL_MASK == 0x4004AE8B
     assert kvm_abi.RUN == 0xAE80
+    assert kvm_abi.GET_SUPPORTED_CPUID == 0xC008AE05
+    assert kvm_abi.SET_CPUID2 == 0x4008AE90
+    assert kvm_abi.SET_MSRS == 0x4008AE89
+    assert kvm_abi.SET_IDENTITY_MAP_ADDR == 0x4008AE48
+    assert kvm_abi.CREATE_IRQCHIP == 0xAE60
+    assert kvm_abi.CREATE_PIT2 == 0x4040AE77
+    assert kvm_abi.IRQ_LINE == 0x4008AE61
+    assert kvm_abi.GET_STATS_FD == 0xAECE
 
 
 def test_a_missing_device_is_named(memory: GuestMemory, tmp_path: Path) -> None:

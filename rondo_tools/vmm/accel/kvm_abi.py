@@ -116,6 +116,18 @@ class Cpuid(Structure):
     _fields_ = (("nent", c_uint32), ("padding", c_uint32), ("entries", CpuidEntry * CPUID_ENTRIES))
 
 
+class Msr(Structure):
+    """struct kvm_msr_entry."""
+
+    _fields_ = (("index", c_uint32), ("reserved", c_uint32), ("data", c_uint64))
+
+
+class Msrs(Structure):
+    """struct kvm_msrs, with room for those that we set."""
+
+    _fields_ = (("nmsrs", c_uint32), ("pad", c_uint32), ("entries", Msr * 2))
+
+
 def _io(number: int) -> int:
     return 0xAE << 8 | number
 
@@ -152,8 +164,10 @@ GET_REGS = _ior(0x81, sizeof(Regs))
 SET_REGS = _iow(0x82, sizeof(Regs))
 GET_SREGS = _ior(0x83, sizeof(Sregs))
 SET_SREGS = _iow(0x84, sizeof(Sregs))
-SET_SIGNAL_MASK = _iow(0x8B, 4)  # the size of its fixed part
-SET_CPUID2 = _iow(0x90, 8)  # the same
+GET_MSRS = _iowr(0x88, 8)  # the size of its fixed part, as with the next three
+SET_MSRS = _iow(0x89, 8)
+SET_SIGNAL_MASK = _iow(0x8B, 4)
+SET_CPUID2 = _iow(0x90, 8)
 GET_STATS_FD = _io(0xCE)
 
 CAP_MAX_VCPUS = 66

@@ -26,8 +26,8 @@ from rondo_tools.vmm import layout
 from rondo_tools.vmm.boot import image
 from rondo_tools.vmm.memory import GuestMemory, MemoryFault
 
-# On a terminal nobody reads is spent what costs most of a boot: each letter is an exit. What is
-# left out is what is not there (PCI, more serial ports), and self-tests of ciphers, which take long.
+# Quiet, because each letter on the console is an exit. Neither PCI nor more serial ports are looked
+# for, which are not there, and the self-tests of ciphers are left out, which take the most of a boot.
 DEFAULT_COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 pci=off 8250.nr_uarts=1 cryptomgr.notests random.trust_cpu=on"
 )
