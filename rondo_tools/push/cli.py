@@ -14,6 +14,7 @@ import argh
 
 from rondo_tools import command
 from rondo_tools.errors import UsageError
+from rondo_tools.push.access import access
 from rondo_tools.push.cursor import Cursor, LockedError, parse_name
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.follow import Follower
@@ -107,6 +108,20 @@ def _count(text: str) -> int:
     action="append",
     help="a label for all series that do not have it themselves; may be given again",
 )
+@argh.arg("--basic-auth-file", metavar="FILE", help="holds USER:PASSWORD; read again when it changes")
+@argh.arg("--bearer-token-file", metavar="FILE", help="holds a token; read again when it changes")
+@argh.arg("--ca-file", metavar="FILE", help="the CA, in PEM, that signed the endpoint's certificate")
+@argh.arg("--client-cert", metavar="FILE", help="our certificate, in PEM, with the key or without")
+@argh.arg("--client-key", metavar="FILE", help="the key of --client-cert, in PEM, not encrypted")
+@argh.arg(
+    "--header",
+    metavar="LINE",
+    action="append",
+    help="'NAME: VALUE' for each request, such as 'X-Scope-OrgID: team-a'; may be given again",
+)
+@argh.arg(
+    "--proxy", metavar="URL", help="go through this proxy, whatever HTTP_PROXY, HTTPS_PROXY and NO_PROXY say"
+)
 @argh.arg(
     "--timeout",
     metavar="DURATION",
@@ -131,6 +146,13 @@ def push(
     backfill: bool = False,
     job: str = "rondo-vmm",
     external_label: list[str] | None = None,
+    basic_auth_file: str | None = None,
+    bearer_token_file: str | None = None,
+    ca_file: str | None = None,
+    client_cert: str | None = None,
+    client_key: str | None = None,
+    header: list[str] | None = None,
+    proxy: str | None = None,
     timeout: float = 30.0,
     max_samples_per_send: int = 10_000,
     **_: object,
@@ -143,6 +165,15 @@ def push(
         )
     logging.getLogger("urllib3").setLevel(logging.WARNING)  # its debugging shows whole URLs
     external = parse_external(external_label or ())
+    known = access(
+        basic_auth_file=basic_auth_file,
+        bearer_token_file=bearer_token_file,
+        ca_file=ca_file,
+        client_cert=client_cert,
+        client_key=client_key,
+        header=header or (),
+        proxy=proxy,
+    )
     tally = Tally()
 
     def open_pusher(wake: Wake | None, store: Store, cursor: Cursor) -> Pusher:
@@ -161,7 +192,7 @@ def push(
         give_up = partial(wake.stopped_for, STOP_WITHIN_S)
         return Pusher(drain, cursor, transport, tally, pause=wake.pause, give_up=give_up, backfill=backfill)
 
-    with closing(Transport(remote_write, timeout_s=timeout)) as transport:
+    with closing(Transport(remote_write, timeout_s=timeout, access=known)) as transport:
         if store is not None and interval is None:
             with Stores(cursor, partial(open_pusher, None)) as stores:
                 _push_once(stores, Path(store))

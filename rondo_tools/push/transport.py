@@ -10,6 +10,7 @@ An attempt has one bound on its whole time: a peer that sends a byte every few s
 from __future__ import annotations
 
 import enum
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ import requests
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
 from rondo_tools import __version__
-from rondo_tools.errors import UsageError
+from rondo_tools.errors import PushError, UsageError
+from rondo_tools.push.access import Access
 from rondo_tools.push.encode import HEADERS
 from rondo_tools.push.wire import Wire
 
@@ -95,14 +97,29 @@ def parse_url(text: str) -> str:
 class Transport:
     """A connection to one URL, kept open between attempts."""
 
-    def __init__(self, url: str, *, timeout_s: float, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        access: Access | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.url = url
+        self._access = access or Access()
         self._timeout_s = timeout_s
         self._now = now
         self._wire = Wire()
         self._session = self._wire.session()
         self._session.headers.update(HEADERS)
         self._session.headers["User-Agent"] = f"rondo-push/{__version__}"
+        self._session.headers.update(self._access.headers)
+        self._session.proxies = self._access.proxies(url)
+        if self._access.ca_file is not None:
+            self._session.verify = str(self._access.ca_file)
+        if self._access.client_cert is not None:
+            cert, key = self._access.client_cert
+            self._session.cert = (str(cert), str(key))
 
     def close(self) -> None:
         self._session.close()
@@ -110,6 +127,12 @@ class Transport:
     def send(self, body: bytes) -> Answer:
         """Send the body once. Never raises for anything that the network or the peer does."""
         url = self.url
+        try:
+            authorization = self._access.authorization()
+        except PushError as exc:
+            return Answer(Outcome.RETRY, str(exc))  # it may be on its way from one file to the next
+        if authorization is not None:
+            self._session.headers["Authorization"] = authorization
         with self._wire.cut_after(self._timeout_s) as is_cut:
             try:
                 for _ in range(MAX_REDIRECTS + 1):
@@ -123,6 +146,10 @@ class Transport:
                     if response.status_code not in (307, 308) or _origin(target) != _origin(url):
                         return Answer(Outcome.DENIED, _redirect(response.status_code, target))
                     url = target
+            except requests.exceptions.SSLError as exc:
+                if not is_cut() and (words := _mistrust(exc)):
+                    return Answer(Outcome.DENIED, f"{_shown(self.url)}: {words}")
+                return Answer(Outcome.RETRY, f"{_shown(self.url)}: {_why(exc)}", unclear=True)
             except (requests.RequestException, HTTPError, OSError, ValueError) as exc:
                 what = f"no whole answer within {self._timeout_s:g} s" if is_cut() else _why(exc)
                 return Answer(Outcome.RETRY, f"{_shown(self.url)}: {what}", unclear=not _never_sent(exc))
@@ -212,6 +239,22 @@ def _never_sent(exc: BaseException) -> bool:
         return True
     cause = exc.args[0] if exc.args else None
     return isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError)
+
+
+def _mistrust(exc: BaseException) -> str | None:
+    """What is wrong with a certificate, ours or the server's; None if it is something else."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the server's certificate is not accepted: {_harmless(cause.verify_message)}; "
+                "--ca-file names the CA that signed it"
+            )
+        if isinstance(cause, ssl.SSLError) and "CERTIFICATE" in (cause.reason or "").upper():
+            return f"the server does not accept our certificate ({cause.reason}): --client-cert, --client-key"
+        inner = cause.reason if isinstance(cause, MaxRetryError) else None
+        cause = inner or next((arg for arg in cause.args if isinstance(arg, BaseException)), None)
+    return None
 
 
 def _why(exc: BaseException) -> str:

@@ -85,6 +85,14 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools()
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = self._pools()
+        return manager
+
+    def _pools(self) -> dict[str, Any]:
         wire = self._wire
 
         class Http(HTTPConnection):
@@ -103,4 +111,4 @@ class _Adapter(HTTPAdapter):
         class HttpsPool(HTTPSConnectionPool):
             ConnectionCls = Https
 
-        self.poolmanager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
+        return {"http": HttpPool, "https": HttpsPool}

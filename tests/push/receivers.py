@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.server
 import math
 import random
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.push.cursor import Cursor
@@ -194,7 +196,10 @@ Reply = tuple[int, Mapping[str, str], bytes]
 
 
 @contextmanager
-def http_server(answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], Reply | None]) -> Iterator[str]:
+def http_server(
+    answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], Reply | None],
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[str]:
     """An HTTP server on loopback; `answer` gives status, headers and body, or None if it has
     dealt with the connection itself. Yields its URL."""
 
@@ -223,6 +228,12 @@ def http_server(answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], Re
         daemon_threads = True
         block_on_close = False
 
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            # The handshake is the thread's, not the listener's.
+            request = request if tls is None else tls.wrap_socket(request, server_side=True)
+            with request:
+                super().finish_request(request, client_address)
+
         def handle_error(self, request: object, client_address: object) -> None:
             pass  # the client has left: some tests are about that
 
@@ -230,7 +241,7 @@ def http_server(answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], Re
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/write"
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}/write"
         finally:
             server.shutdown()
             thread.join()

@@ -1,0 +1,165 @@
+"""What the endpoint is told about us, and how we tell that it is the endpoint.
+
+Strategy: secrets stand in files, never on a command line, where every user of the machine can read
+them, and never in a message. They are read anew when their file changes, so that a token may be
+renewed under a running push. Everything is tried when it is given, before a byte is sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from requests.utils import get_environ_proxies
+
+from rondo_tools.errors import PushError, UsageError
+
+_MAX_SECRET = 64 * 1024  # bytes; no token is longer
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SECRETS = ("authorization", "proxy-authorization", "cookie")
+_OURS = ("content-encoding", "content-type", "content-length", "transfer-encoding", "host", "connection",
+         "user-agent", "x-prometheus-remote-write-version", "accept-encoding", "expect")  # fmt: skip
+
+
+class Secret:
+    """The text of a file, read again when the file is another one or has changed."""
+
+    def __init__(self, path: Path, flag: str) -> None:
+        self._path = path
+        self._flag = flag
+        self._version: tuple[int, int, int] | None = None
+        self._text = ""
+        try:
+            self.text()
+        except PushError as exc:
+            raise UsageError(str(exc)) from None
+
+    def text(self) -> str:
+        """Its one line. Raises PushError if it cannot be read, or holds something else."""
+        try:
+            status = self._path.stat()
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if version != self._version:
+                with self._path.open("rb") as file:
+                    data = file.read(_MAX_SECRET + 1)
+                text = data.decode("ascii").strip()
+                if not text or len(data) > _MAX_SECRET or not text.isprintable():
+                    raise ValueError
+                self._version, self._text = version, text
+        except OSError as exc:
+            raise PushError(f"{self._flag} {self._path}: {exc.strerror}") from None
+        except ValueError:  # the decoder's error would show what it could not decode
+            raise PushError(f"{self._flag} {self._path}: not one line of printable ASCII") from None
+        return self._text
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach the endpoint. Made by `access`."""
+
+    basic: Secret | None = None
+    bearer: Secret | None = None
+    ca_file: Path | None = None
+    client_cert: tuple[Path, Path] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    proxy: str | None = None
+
+    def authorization(self) -> str | None:
+        """The value of the header, as it is now. Raises PushError."""
+        if self.bearer is not None:
+            return f"Bearer {self.bearer.text()}"
+        if self.basic is not None:
+            return f"Basic {base64.b64encode(self.basic.text().encode()).decode()}"
+        return None
+
+    def proxies(self, url: str) -> dict[str, str]:
+        """The proxy for a URL: the one given, else what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say."""
+        if self.proxy is not None:
+            return {"http": self.proxy, "https": self.proxy}
+        return dict(get_environ_proxies(url))
+
+
+def access(
+    *,
+    basic_auth_file: str | None = None,
+    bearer_token_file: str | None = None,
+    ca_file: str | None = None,
+    client_cert: str | None = None,
+    client_key: str | None = None,
+    header: Iterable[str] = (),
+    proxy: str | None = None,
+) -> Access:
+    """What the flags of these names say. Raises UsageError for what cannot work."""
+    if basic_auth_file and bearer_token_file:
+        raise UsageError("--basic-auth-file and --bearer-token-file: give one of them")
+    if client_key and not client_cert:
+        raise UsageError("--client-key goes with --client-cert")
+    basic = Secret(Path(basic_auth_file), "--basic-auth-file") if basic_auth_file else None
+    if basic is not None and ":" not in basic.text():
+        raise UsageError(f"--basic-auth-file {basic_auth_file}: write USER:PASSWORD in it")
+    context = ssl.create_default_context()
+    if ca_file:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as exc:  # ssl.SSLError is one
+            raise UsageError(f"--ca-file {ca_file}: {_why(exc)}") from None
+    pair = None
+    if client_cert:
+        pair = Path(client_cert), Path(client_key or client_cert)
+        try:
+            # An encrypted key would ask for a password at the terminal.
+            context.load_cert_chain(*pair, password=lambda: "")
+        except OSError as exc:
+            raise UsageError(f"--client-cert {client_cert}, key {pair[1]}: {_why(exc)}") from None
+    return Access(
+        basic,
+        Secret(Path(bearer_token_file), "--bearer-token-file") if bearer_token_file else None,
+        Path(ca_file) if ca_file else None,
+        pair,
+        _headers(header),
+        _proxy(proxy) if proxy else None,
+    )
+
+
+def _why(exc: OSError) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return f"not what it should be ({exc.reason or 'no PEM'})"
+    return exc.strerror or os.strerror(exc.errno or 0)
+
+
+def _headers(lines: Iterable[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        # The value is not shown: it may be a secret all the same.
+        if not colon or not value or not _HEADER_NAME.fullmatch(name) or not value.isprintable():
+            raise UsageError("--header: write 'NAME: VALUE', such as 'X-Scope-OrgID: team-a'")
+        if name.lower() in _SECRETS:
+            raise UsageError(
+                f"--header {name}: others can read it there; use --bearer-token-file or --basic-auth-file"
+            )
+        if name.lower() in _OURS:
+            raise UsageError(f"--header {name}: it belongs to the protocol, and is ours to set")
+        if not value.isascii():
+            raise UsageError(f"--header {name}: its value is not ASCII")
+        headers[name] = value
+    return headers
+
+
+def _proxy(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise UsageError("--proxy: not a URL") from None
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("--proxy carries a user name or password; others can read it there: use HTTPS_PROXY")
+    if not is_valid:
+        raise UsageError(f"--proxy {url!r}: write http://HOST:PORT")
+    return url
