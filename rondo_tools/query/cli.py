@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import argh
@@ -104,25 +105,42 @@ def export(selector: str, **flags: Any) -> None:
 
 
 @share.together(share.question, share.rate)
-@argh.arg("--width", type=int, metavar="COLUMNS", help="of the picture (default: the terminal's, else 80)")
-@argh.arg("--height", type=int, metavar="LINES", help="with the legend (default: the terminal's, else 24)")
+@argh.arg("--output", metavar="FILE", help="draw into a file instead: NAME.svg or NAME.png")
+@argh.arg(
+    "--width",
+    type=int,
+    metavar="N",
+    help="columns (default: the terminal's, else 80); with --output pixels (default: 1200)",
+)
+@argh.arg(
+    "--height",
+    type=int,
+    metavar="N",
+    help="lines, with the legend (default: the terminal's, else 24); with --output pixels (default: 600)",
+)
 def plot(selector: str, **flags: Any) -> None:
-    from rondo_tools.query import curve
-    from rondo_tools.query import plot as picture
+    from rondo_tools.query import curve, picture
+    from rondo_tools.query import plot as canvas
 
+    width, height = flags["width"], flags["height"]
+    path = None if flags["output"] is None else Path(flags["output"])
+    if path is None:
+        terminal = shutil.get_terminal_size()  # honours COLUMNS and LINES; 80 x 24 where there is none
+        width = max(terminal.columns, canvas.MIN_WIDTH) if width is None else width
+        height = max(terminal.lines, canvas.MIN_HEIGHT) if height is None else height
+    else:
+        width = picture.WIDTH if width is None else width
+        height = picture.HEIGHT if height is None else height
+        picture.check(path, width, height)
     store, matches, question = _ask(selector, flags)
-    curves = [each for each in curve.curves(matches, question, store.tiers) if picture.has_values(each)]
+    curves = [each for each in curve.curves(matches, question, store.tiers) if canvas.has_values(each)]
     if not curves:
         raise curve.nothing(matches, question)
-    terminal = shutil.get_terminal_size()  # honours COLUMNS and LINES; 80 x 24 where there is none
-    picture.draw(
-        curves,
-        sys.stdout,
-        width=max(terminal.columns, picture.MIN_WIDTH) if flags["width"] is None else flags["width"],
-        height=max(terminal.lines, picture.MIN_HEIGHT) if flags["height"] is None else flags["height"],
-        color=picture.wants_color(sys.stdout),
-        rate=question.rate,
-    )
+    if path is None:
+        color = canvas.wants_color(sys.stdout)
+        canvas.draw(curves, sys.stdout, width=width, height=height, color=color, rate=question.rate)
+    else:
+        picture.draw(curves, path, width=width, height=height, rate=question.rate)
 
 
 @share.selector

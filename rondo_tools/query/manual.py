@@ -46,10 +46,12 @@ Print samples, one a line: time, session, series, value, each session by itself.
 """
 
 PLOT = f"""\
-Draw series in the terminal, each session by itself. Needs plotext (pip install 'rondo-tools[plot]').
+Draw series in the terminal, each session by itself, or into a file. The terminal needs plotext (pip
+install 'rondo-tools[plot]'), a file matplotlib (pip install 'rondo-tools[plot-file]').
 
   rondo-query vmm_metrics plot vcpu_exits_total --rate
   rondo-query vmm_metrics plot vmm_rss_bytes --start 2026-11-23T09:00:00Z --end 2026-11-23T10:00:00Z
+  rondo-query vmm_metrics plot blk_request_duration_ns --range 10m --output slow-disk.svg
 
 {SELECTOR}
 """

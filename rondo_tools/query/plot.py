@@ -46,14 +46,14 @@ def draw(
     if width < MIN_WIDTH or height < MIN_HEIGHT:
         raise UsageError(f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters")
     plotext = _plotext()
-    lines = [_line(curve) for curve in curves]
+    lines = [line(curve) for curve in curves]
     letters = not color or len(curves) > len(_COLORS)
     legend = []
     plotext.clear_figure()
     plotext.limit_size(False, False)  # to its own idea of the terminal
     plotext.plotsize(width, max(MIN_HEIGHT, height - len(curves) - 1))
     plotext.theme("clear")
-    for number, ((t_ms, values), label) in enumerate(zip(lines, _labels(curves), strict=True)):
+    for number, ((t_ms, values), label) in enumerate(zip(lines, labels(curves), strict=True)):
         marker = string.ascii_letters[number] if letters else "braille"
         hue = _COLORS[number % len(_COLORS)] if color else None
         plotext.plot(t_ms.tolist(), values.tolist(), marker=marker, color=hue)
@@ -63,7 +63,7 @@ def draw(
     plotext.xticks(*_time_ticks(int(low), int(high), width // 12))
     plotext.xlabel(_time_label(int(low), int(high)))
     plotext.yticks(*_value_ticks(*_extent([values for _, values in lines])))
-    plotext.ylabel(_unit(curves, rate=rate))
+    plotext.ylabel(unit(curves, rate=rate))
     picture = plotext.build()
     out.write(picture if color else plotext.uncolorize(picture))
     out.writelines(legend)
@@ -90,14 +90,14 @@ def _plotext() -> Any:
     return plotext
 
 
-def _line(curve: Curve) -> tuple[Times, Values]:
+def line(curve: Curve) -> tuple[Times, Values]:
     """The points to draw, with a NaN, where the line breaks, for each gap in time and each infinity."""
     values = np.where(np.isfinite(curve.values), curve.values, np.nan)
     gaps = np.flatnonzero(np.diff(curve.t_ms) > 2 * curve.step_ms) + 1
     return np.insert(curve.t_ms, gaps, curve.t_ms[gaps - 1] + 1), np.insert(values, gaps, np.nan)
 
 
-def _labels(curves: Sequence[Curve]) -> list[str]:
+def labels(curves: Sequence[Curve]) -> list[str]:
     """The series, and the session's start where one series is drawn of more than one session."""
     names = Counter(curve.name for curve in curves)
     return [
@@ -144,7 +144,7 @@ def _short(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _unit(curves: Sequence[Curve], *, rate: bool) -> str:
+def unit(curves: Sequence[Curve], *, rate: bool) -> str:
     units = {curve.series.unit for curve in curves}
     unit = word(units.pop()) if len(units) == 1 else ""
     return f"{unit} per second".strip() if rate else unit

@@ -1,0 +1,92 @@
+"""Curves drawn into a file, SVG or PNG, with matplotlib (the extra `plot-file`).
+
+Strategy: a figure of its own, without pyplot and its global state. What the curves are called, where
+their lines break and what the axes say is decided as for the terminal. The same curves make the same
+file: no date is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rondo_tools.errors import EX_UNAVAILABLE, RondoError, UsageError
+from rondo_tools.query import plot
+from rondo_tools.query.curve import Curve, Values
+
+WIDTH, HEIGHT = 1200, 600  # pixels
+MIN_SIZE, MAX_SIZE = 100, 10_000
+_DPI = 100
+_COLORS, _LINES = 10, ("-", "--", ":", "-.")  # of matplotlib's cycle; a line for each round of it
+MAX_CURVES = _COLORS * len(_LINES)
+# Without a date in the file; text stays text in SVG, to be searched and read aloud.
+_METADATA: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".png": {}}
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "rondo", "text.parse_math": False}
+
+
+def check(path: Path, width: int, height: int) -> None:
+    """Raises UsageError for a file or a size that cannot be drawn."""
+    if path.suffix.lower() not in _METADATA:
+        raise UsageError(f"--output {path}: the name must end in {' or '.join(_METADATA)}")
+    if not (MIN_SIZE <= width <= MAX_SIZE and MIN_SIZE <= height <= MAX_SIZE):
+        raise UsageError(f"--width and --height: a picture has {MIN_SIZE} to {MAX_SIZE} pixels each way")
+
+
+def draw(curves: Sequence[Curve], path: Path, *, width: int, height: int, rate: bool = False) -> None:
+    """Draw `curves`, `width` x `height` pixels, the legend included. Raises RondoError."""
+    if len(curves) > MAX_CURVES:
+        raise UsageError(
+            f"{len(curves)} curves match; a picture tells {MAX_CURVES} apart: narrow the selector"
+        )
+    matplotlib = _matplotlib()
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
+        axes = figure.add_subplot()
+        for number, (curve, label) in enumerate(zip(curves, plot.labels(curves), strict=True)):
+            t_ms, values = plot.line(curve)
+            style: dict[str, Any] = {
+                "color": f"C{number % _COLORS}",
+                "linestyle": _LINES[number // _COLORS],
+                "linewidth": 1.2,
+            }
+            axes.plot(t_ms.astype("datetime64[ms]"), values, label=label, **style, **_marker(values))
+        locator = AutoDateLocator()
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz="UTC"))
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlabel("UTC")
+        axes.set_ylabel(plot.unit(curves, rate=rate))
+        axes.grid(alpha=0.3)
+        columns = -(-len(curves) // 10)
+        figure.legend(loc="outside lower left", fontsize="small", frameon=False, ncols=columns)
+        try:
+            figure.savefig(path, metadata=_METADATA[path.suffix.lower()])
+        except OSError as exc:
+            raise RondoError(f"--output {path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+
+
+def _marker(values: Values) -> dict[str, Any]:
+    """Points are marked where one stands alone: a line of one point is not seen."""
+    there = np.concatenate(([False], np.isfinite(values), [False]))
+    alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
+    return {"marker": ".", "markevery": alone.tolist()} if alone.size else {}
+
+
+def _matplotlib() -> Any:
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it talks of its fonts
+    try:
+        import matplotlib
+    except ImportError:
+        raise RondoError(
+            "--output needs matplotlib, which is not installed: pip install 'rondo-tools[plot-file]'",
+            exit_code=EX_UNAVAILABLE,
+        ) from None
+    return matplotlib
