@@ -162,7 +162,16 @@ def rondo_vmm(
     target = _output(output, text=text)
     printer = open_console(serial)
     wanted = Wanted(
-        accel, duration, memory, disk or [], kernel, initramfs, cmdline, cmdline_only, cpus, console
+        accelerator=accel,
+        duration_ms=duration,
+        memory=memory,
+        disks=disk or [],
+        kernel=kernel,
+        initramfs=initramfs,
+        command_line=cmdline,
+        command_line_only=cmdline_only,
+        cpus=cpus,
+        console=console,
     )
     choice = choose(wanted)
     with Waker() as waker:

@@ -39,7 +39,7 @@ class KvmPc(Kvm):
     Raises VmError with exit status 69 where KVM cannot be had, 64 for more `cpus` than it takes.
     """
 
-    vcpus: list[PcVcpu]  # type: ignore[assignment]
+    vcpus: list[PcVcpu]  # type: ignore[assignment] # only _make_vcpu's come into it
 
     def _prepare(self, system: int, cpus: int) -> None:
         most = call(system, abi.CHECK_EXTENSION, abi.CAP_MAX_VCPUS)
