@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import argh
 
 from rondo_tools import __version__, command
-from rondo_tools.errors import RondoError, UsageError
+from rondo_tools.errors import EX_USAGE, RondoError, UsageError
 from rondo_tools.query import flags as share
 from rondo_tools.query import manual
 from rondo_tools.selector import parse_selector
@@ -263,12 +263,16 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run rondo-query with `argv` (default: the process' arguments). Returns the exit status."""
+    if sys.stdout is None:
+        print("rondo-query: standard output is closed; what is found goes there", file=sys.stderr)
+        return EX_USAGE
     parser = command.Parser(prog="rondo-query", description=manual.DESCRIPTION)
     parser.epilog = f"{manual.NOTHING}\n\n{command.EXIT_STATUS}"
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
     parser.add_argument("store", metavar="STORE", help="the folder that rondo-store writes")
     commands = parser.add_subparsers(metavar="|".join(name for name, *_ in COMMANDS), required=True)
     for name, function, summary, description in COMMANDS:
-        sub = commands.add_parser(name, help=summary, description=description, epilog=manual.NOTHING)
+        epilog = None if function is check else manual.NOTHING  # of damage, nothing is good news
+        sub = commands.add_parser(name, help=summary, description=description, epilog=epilog)
         sub.set_command(function)
     return command.run(parser, share.tied(sys.argv[1:] if argv is None else argv))

@@ -340,6 +340,14 @@ def test_a_reader_that_leaves_early_is_no_error(store: Path) -> None:
         assert process.wait() == 141  # 128 + SIGPIPE, as the shell has it
 
 
+def test_a_closed_standard_output_is_said(store: Path) -> None:
+    add_session(store, steady(5))
+    code = "import sys; sys.stdout = None; from rondo_tools.query.cli import main; sys.exit(main())"
+    closed = subprocess.run([sys.executable, "-c", code, store, "list"], capture_output=True, timeout=60)
+    assert (closed.returncode, closed.stdout) == (64, b"")
+    assert closed.stderr.startswith(b"rondo-query: standard output is closed")
+
+
 def test_help_teaches_and_is_quick() -> None:
     code = """if True:
         import sys
