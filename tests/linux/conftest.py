@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import lab
@@ -37,3 +38,18 @@ def guest() -> Path:
     except LookupError as exc:
         must_have(f"no Linux guest: {exc}")
     return ROOT / "build" / "guest"
+
+
+@pytest.fixture(scope="session")
+def stuck(in_lab: Run, guest: Path) -> Iterator[Future[lab.Result]]:
+    """A guest that never ends by itself, in a laboratory of its own.
+
+    It is left its minute until the deadline: ask for it early, and for its result late.
+    """
+    # A shell whose keyboard nobody touches.
+    command = (
+        "rondo-vmm --kernel build/guest/vmlinuz --initramfs build/guest/initramfs --duration 1s --text"
+        " --cmdline rdinit=/bin/sh"
+    )
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(in_lab, command, timeout_s=110)

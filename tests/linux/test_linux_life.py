@@ -159,7 +159,8 @@ def test_the_series_move_in_their_phases(life: Life) -> None:
     assert min(life.column("vmm_rss_bytes")) > 5e6
     assert min(life.column("vmm_open_fds")) >= 3
     uptime, t_ms = life.column("vmm_uptime_seconds"), life.session.rows().t_ms
-    assert uptime[-1] - uptime[0] == pytest.approx((t_ms[-1] - t_ms[0]) / 1000, abs=0.5)
+    # A tick may be sampled late, but not so late that it would be the next one.
+    assert uptime[-1] - uptime[0] == pytest.approx((t_ms[-1] - t_ms[0]) / 1000, abs=1)
 
 
 def test_the_disk_holds_what_the_guest_wrote(life: Life) -> None:
