@@ -13,6 +13,7 @@ from rondo_tools import command
 from rondo_tools.errors import UsageError
 from rondo_tools.signals import Signals
 from rondo_tools.store import endpoint
+from rondo_tools.store.health import Health
 from rondo_tools.store.ingest import Counts, Ingest
 from rondo_tools.store.lines import Lines
 from rondo_tools.store.notify import Notifier
@@ -78,6 +79,7 @@ _LAST_LINES_S = 5.0
     metavar="DURATION",
     help="end when nobody has been connected for so long",
 )
+@argh.arg("--no-health", help="with --listen: do not store its own counts, as the instance rondo-store")
 def rondo_store(
     directory: str,
     *,
@@ -87,6 +89,7 @@ def rondo_store(
     listen: list[str] | None = None,
     socket_group: str | None = None,
     idle_exit: int | None = None,
+    no_health: bool = False,
 ) -> None:
     with ExitStack() as opened:
         signals = opened.enter_context(Signals())
@@ -107,9 +110,8 @@ def rondo_store(
             listeners = handed_over + [endpoint.listen(address, socket_group) for address in listen or ()]
             for listener in listeners:
                 opened.callback(listener.close)
-            _serve(
-                Server(store, listeners, lines, signals, idle_exit_s=idle_exit and idle_exit / 1000), lines
-            )
+            server = Server(store, listeners, lines, signals, idle_exit_s=idle_exit and idle_exit / 1000)
+            _serve(server, lines, None if no_health else Health(server))
         else:
             _read(sys.stdin.fileno(), Ingest(store), lines, signals)
 
@@ -124,7 +126,7 @@ def _read(fd: int, ingest: Ingest, lines: Lines, signals: Signals) -> None:
         _say(ingest.counts)
 
 
-def _serve(server: Server, lines: Lines) -> None:
+def _serve(server: Server, lines: Lines, health: Health | None) -> None:
     notifier = Notifier()
     if notifier.alive_every_s is not None:
         server.timers.every(notifier.alive_every_s, notifier.alive)
@@ -133,6 +135,9 @@ def _serve(server: Server, lines: Lines) -> None:
         server.run()
     finally:
         notifier.stopping()
+        if health is not None:
+            health.close()
+        server.tell_all()
         lines.drain(_LAST_LINES_S)
         _say(server.counts)
 

@@ -31,6 +31,7 @@ class Column(NamedTuple):
     aggregate: str
 
 
+@lru_cache(maxsize=64)
 def columns(series: tuple[Series, ...], tier: int) -> tuple[Column, ...]:
     """What a row of a tier holds: in tier 0 the values; above, a counter's last, a gauge's avg, min, max."""
     if tier == 0:

@@ -17,6 +17,7 @@ import selectors
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from rondo_tools.errors import RondoError, StreamError
 from rondo_tools.signals import Signals
@@ -30,6 +31,7 @@ from rondo_tools.store.writer import StoreWriter
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0  # for a first header, and for the rest of a message that has begun
+ERRORS = ("stream", "store", "stalled", "replaced", "connection")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 _OWN_FDS = 64  # descriptors that are not a connection's
 _FDS_EACH = 2  # a connection's socket, and the first slab of its session
@@ -51,7 +53,7 @@ class Server:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counts = Counts()
-        self.errors = {"stream": 0, "store": 0, "stalled": 0, "replaced": 0, "connection": 0}
+        self.errors = dict.fromkeys(ERRORS, 0)
         self.timers = Timers(clock)
         self.store = store
         self._listeners = listeners
@@ -59,6 +61,7 @@ class Server:
         self._signals = signals
         self._clock = clock
         self._closed: dict[str, int] = {}
+        self._lag_ns = 0
         self._clients: set[Client] = set()
         self._held: dict[Client, str] = {}  # what it is that there is no room for
         self._accepted = 0
@@ -99,14 +102,28 @@ class Server:
     def turn(self, timeout: float | None) -> bool:
         """Wait, and give everybody who has something to say one read. False if nobody had."""
         ready = self._selector.select(timeout)
+        begin_ns = time.monotonic_ns()
         for key, _ in ready:
             if isinstance(key.fileobj, Client):
                 self._read(key.fileobj)
             elif isinstance(key.fileobj, Listener):
                 self._accept(key.fileobj)
+        self.tell_all()
+        self._lag_ns = max(self._lag_ns, time.monotonic_ns() - begin_ns)
+        return bool(ready)
+
+    def tell_all(self) -> None:
         self._lines.update(self._closed)
         self._closed.clear()
-        return bool(ready)
+
+    def take_lag_ns(self) -> int:
+        """The longest turn since the last call."""
+        lag_ns, self._lag_ns = self._lag_ns, 0
+        return lag_ns
+
+    def tell(self, session: Path, closed_through_ms: int) -> None:
+        """Tell the reader of the lines, too, of a session that is not a client's."""
+        self._closed[str(session)] = closed_through_ms
 
     # --- connections ------------------------------------------------------------------------------
 

@@ -158,13 +158,11 @@ class Slab:
             for slot in torn:
                 block[slot] = np.frombuffer(self._pread(first + int(slot), 1), self._dtype)[0]
             whole, torn = self._verify(block, first)
-        rows = block[whole]
-        t_ms = rows["t_ms"].astype(np.int64)
-        values = rows["values"]
+        t_ms = block["t_ms"][whole].astype(np.int64)
         if np.any(t_ms[1:] < t_ms[:-1]):
             order = np.argsort(t_ms, kind="stable")
-            t_ms, values = t_ms[order], values[order]
-        return Rows(t_ms, np.ascontiguousarray(values, np.float64), int(torn.size))
+            whole, t_ms = whole[order], t_ms[order]
+        return Rows(t_ms, block["values"][whole].astype(np.float64, copy=False), int(torn.size))
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -192,7 +190,7 @@ class Slab:
         data = memoryview(block).cast("B")  # type: ignore[arg-type]  # numpy arrays are buffers
         size = self.row_size
         good = np.zeros(len(block), np.bool_)
-        breaks = np.flatnonzero(np.diff(used) > 1)
+        breaks = np.flatnonzero(used[1:] - used[:-1] > 1)
         starts = used[np.concatenate(([0], breaks + 1))].tolist()
         stops = (used[np.concatenate((breaks, [-1]))] + 1).tolist()
         for start, stop in zip(starts, stops, strict=True):

@@ -14,8 +14,10 @@ class Timers:
         self._now = now
         self._due: list[tuple[float, int, float, Callable[[], None]]] = []
 
-    def every(self, seconds: float, call: Callable[[], None]) -> None:
-        heapq.heappush(self._due, (self._now() + seconds, len(self._due), seconds, call))
+    def every(self, seconds: float, call: Callable[[], None], first_s: float | None = None) -> None:
+        """Call it every so many seconds, the first time in `first_s`, or after one interval."""
+        due = self._now() + (seconds if first_s is None else first_s)
+        heapq.heappush(self._due, (due, len(self._due), seconds, call))
 
     def seconds_left(self) -> float | None:
         """How long until the next is due; None if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -21,6 +22,7 @@ from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import RondoError, StoreError, UsageError
 from rondo_tools.signals import Signals
+from rondo_tools.store import health
 from rondo_tools.store import server as server_module
 from rondo_tools.store.endpoint import inherited, listen
 from rondo_tools.store.lines import Lines
@@ -42,6 +44,19 @@ def address(tmp_path: Path) -> str:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 def connected(address: str) -> socket.socket:
@@ -74,7 +89,7 @@ def check(path: Path, instance: str, begin_ms: int, count: int, *, finished: boo
 
 def test_twenty_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms: int) -> None:
     rng = random.Random(1)
-    with started(path, "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         peers = [connected(address) for _ in range(20)]
         left = [data(begin_ms, 310, instance=f"vm-{number}") for number in range(20)]
@@ -95,7 +110,9 @@ def test_twenty_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_lines_and_a_clean_end(path: Path, address: str, begin_ms: int, number: signal.Signals) -> None:
-    with started(path, "--listen", f"unix:{address}", "--listen", "tcp:127.0.0.1:0") as process:
+    with started(
+        path, "--no-health", "--listen", f"unix:{address}", "--listen", "tcp:127.0.0.1:0"
+    ) as process:
         port = said(process, "listening on tcp:").strip().rpartition(":")[2]
         assert stat.S_IMODE(Path(address).stat().st_mode) == 0o660
         with connected(address) as peer, socket.create_connection(("127.0.0.1", int(port)), 30) as other:
@@ -120,7 +137,7 @@ HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1) + bytes(1 << 21)
 
 @pytest.mark.parametrize("junk", [b"\xc1", b"GET / HTTP/1.1\r\n\r\n", HUGE, b"\x93" * 5000])
 def test_a_bad_client_is_cut_off_alone(path: Path, address: str, begin_ms: int, junk: bytes) -> None:
-    with started(path, "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         whole = data(begin_ms, 30)
         with connected(address) as good, connected(address) as bad:
@@ -140,7 +157,7 @@ def test_a_bad_client_is_cut_off_alone(path: Path, address: str, begin_ms: int, 
 
 
 def test_one_session_from_two_producers_with_other_headers(path: Path, address: str, begin_ms: int) -> None:
-    with started(path, "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         with connected(address) as peer:
             peer.sendall(data(begin_ms, 5, end=False))
@@ -154,7 +171,7 @@ def test_one_session_from_two_producers_with_other_headers(path: Path, address: 
 
 def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin_ms: int) -> None:
     header = len(data(begin_ms, 0, end=False))
-    with started(path, "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         with connected(address) as old, connected(address) as new:
             old.sendall(data(begin_ms, 20, end=False))
@@ -176,7 +193,7 @@ def test_nothing_that_is_not_stored_looks_acknowledged(
 ) -> None:
     """Killed while a producer that has ended waits for the word: it must see a broken connection."""
     path, address = small_disk / "store", str(tmp_path / "sock")
-    with started(path, "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         with connected(address) as first, connected(address) as peer:
             first.sendall(data(begin_ms, 3, end=False, instance="first"))
@@ -195,7 +212,9 @@ def test_nothing_that_is_not_stored_looks_acknowledged(
                 peer.recv(1)
     check(path, "first", begin_ms, 4, finished=False)
     ballast.unlink()
-    with started(path, "--listen", f"unix:{address}") as process:  # over the socket file left behind
+    with started(
+        path, "--no-health", "--listen", f"unix:{address}"
+    ) as process:  # over the socket file left behind
         said(process, "listening")
         assert deliver(address, data(begin_ms, 300))
     check(path, "vm-1", begin_ms, 300)
@@ -203,7 +222,7 @@ def test_nothing_that_is_not_stored_looks_acknowledged(
 
 def test_a_full_disk_is_waited_for_and_said_once(small_disk: Path, tmp_path: Path, begin_ms: int) -> None:
     path, address = small_disk / "store", str(tmp_path / "sock")
-    with started(path, "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         with connected(address) as one, connected(address) as two:
             ballast = fill(small_disk, 0)
@@ -227,7 +246,7 @@ def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: i
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
 
-    with started(path, "--listen", f"unix:{address}", preexec_fn=limit) as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}", preexec_fn=limit) as process:
         said(process, "listening")
         peers = [connected(address) for _ in range(40)]
         for number, peer in enumerate(peers):
@@ -241,7 +260,7 @@ def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: i
 
 
 def test_idle_exit(path: Path, address: str, begin_ms: int) -> None:
-    with started(path, "--listen", f"unix:{address}", "--idle-exit", "1s") as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}", "--idle-exit", "1s") as process:
         said(process, "listening")
         assert deliver(address, data(begin_ms, 3))
         assert process.wait(30) == 0
@@ -343,7 +362,7 @@ def test_sockets_notification_and_watchdog(
                 os.environ["LISTEN_PID"] = str(os.getpid())
 
             process = subprocess.Popen(
-                [*PROGRAM, str(path)],
+                [*PROGRAM, str(path), "--no-health"],
                 close_fds=False,
                 preexec_fn=hand_over,
                 stdin=subprocess.DEVNULL,
@@ -374,20 +393,62 @@ def test_sockets_and_watchdogs_that_are_a_parents_are_not_ours() -> None:
     assert Notifier({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "3000000"}).alive_every_s == 1.5
 
 
+# --- its own health ------------------------------------------------------------------------------
+
+
+def test_its_own_health_is_an_instance(path: Path, address: str, begin_ms: int) -> None:
+    with started(path, "--listen", f"unix:{address}") as process:
+        said(process, "listening")
+        assert deliver(address, data(begin_ms, 30) + data(begin_ms, 30))
+        assert not deliver(address, b"junk")
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert b"30 ticks stored, 2 sessions; 30 late" in err  # its own are not counted
+    (own,) = [one for one in Store(path).sessions() if one.instance == "rondo-store"]
+    assert own.header.series == health.SERIES
+    assert own.end is not None
+    rows = own.rows()
+    last = dict(zip(map(str, own.header.series), rows.values[-1].tolist(), strict=True))
+    assert last['store_ticks_total{result="stored"}'] == 30
+    assert last['store_ticks_total{result="late"}'] == 30
+    assert last["store_samples_total"] == 30 * 16
+    assert last['store_errors_total{kind="stream"}'] == 1
+    assert last["store_connections"] == 0
+    assert last["store_loop_lag_ns"] > 0
+    assert last["store_used_bytes"] > 0
+    assert f"{own.path}\t{rows.t_ms[-1]}\n" in out.decode()  # so that it is pushed like the others
+
+
+def test_a_tick_of_its_own_each_second_and_none_where_there_is_no_room(
+    path: Path, address: str, clock: Clock
+) -> None:
+    now_ms = 1_732_300_200_700
+    with Signals() as signals, StoreWriter(path) as store:
+        listener = listen(f"unix:{address}")
+        server = Server(store, [listener], Lines(-1), signals, clock=clock)
+        own = health.Health(server, lambda: now_ms)
+        store.max_bytes = 1
+        for _ in range(3):
+            clock.now += 0.8 if now_ms % 1000 == 700 else 1
+            now_ms += 800 if now_ms % 1000 == 700 else 1000
+            server.timers.run()
+            store.max_bytes = None
+        own.close()
+        server.close()
+        listener.close()
+    (session,) = Store(path).sessions()
+    assert session.rows().t_ms.tolist() == [1_732_300_202_500, 1_732_300_203_500]
+    assert session.end is not None
+
+
+def test_the_docs_list_its_series() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    assert {one.name for one in health.SERIES} == set(re.findall(r"^\| `(store_\w+)", text, re.MULTILINE))
+    for one in health.SERIES:
+        assert one.help in text
+
+
 # --- in process: time that is passed --------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -467,7 +528,7 @@ def test_timers(clock: Clock) -> None:
 
 def test_memory_of_a_quiet_producer(path: Path, address: str, begin_ms: int) -> None:
     """Two hundred of them, told by the kernel: what each costs, its session open."""
-    with started(path, "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
 
         def more(first: int, count: int) -> list[socket.socket]:

@@ -1,0 +1,102 @@
+"""rondo-store's own health, stored as an instance of its own: it goes the way of all metrics.
+
+A session `rondo-store` begins with each server; it gets a tick a second, in the same tiers, and an
+end. What it counts is counted anyway. Where there is no room for it, it is left out until there is:
+nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+from collections.abc import Callable
+
+from rondo_tools.catalog import COUNTER, GAUGE, Series
+from rondo_tools.errors import StoreError
+from rondo_tools.store import retention
+from rondo_tools.store.server import ERRORS, Server
+from rondo_tools.store.writer import SessionWriter
+from rondo_tools.stream import End, Header, Tick
+
+log = logging.getLogger(__name__)
+
+INSTANCE = "rondo-store"
+INTERVAL_MS = 1000
+COUNT_BYTES_EVERY_S = 60.0
+
+
+def _counter(name: str, unit: str, text: str, *labels: tuple[str, str]) -> Series:
+    return Series(name, labels, COUNTER, unit, text)
+
+
+SERIES = (
+    *(
+        _counter("store_ticks_total", "ticks", "Ticks received, by what became of them.", ("result", result))
+        for result in ("stored", "late", "ahead")
+    ),
+    _counter("store_samples_total", "samples", "Values stored."),
+    _counter("store_sessions_total", "sessions", "Sessions begun, or gone on with."),
+    *(
+        _counter("store_errors_total", "errors", "Connections that went wrong, by why.", ("kind", kind))
+        for kind in ERRORS
+    ),
+    Series("store_connections", (), GAUGE, "connections", "Producers connected."),
+    Series("store_instances", (), GAUGE, "instances", "Instances that are in the store."),
+    Series("store_used_bytes", (), GAUGE, "bytes", "What the store takes on the disk."),
+    Series("store_loop_lag_ns", (), GAUGE, "ns", "The longest turn of the loop, over the tick."),
+)
+_PACK = struct.Struct(f"<{len(SERIES)}d").pack
+
+
+class Health:
+    """Stores the health of a server, told by its timers. The owner closes it."""
+
+    def __init__(
+        self, server: Server, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
+        self._server = server
+        self._now_ms = now_ms
+        self._header = Header(INSTANCE, now_ms(), (), INTERVAL_MS, SERIES)
+        self._session: SessionWriter | None = None
+        self._used_bytes = self._instances = 0
+        self._count_bytes()
+        # In the middle of a second, where a clock that is set right by a bit changes no slot.
+        server.timers.every(1.0, self.tick, first_s=(1500 - now_ms() % 1000) % 1000 / 1000)
+        server.timers.every(COUNT_BYTES_EVERY_S, self._count_bytes)
+
+    def tick(self) -> None:
+        """Store what the server has come to."""
+        counts = self._server.counts
+        values = _PACK(
+            counts.stored, counts.late, counts.ahead, counts.samples, counts.sessions,
+            *(self._server.errors[kind] for kind in ERRORS),
+            self._server.connections, self._instances, self._used_bytes, self._server.take_lag_ns(),
+        )  # fmt: skip
+        try:
+            if self._session is None:
+                self._session = self._server.store.open(self._header)
+            self._session.ring.append([Tick(self._now_ms(), values)])
+        except (OSError, StoreError) as exc:
+            log.debug("no tick of our own: %s", exc)
+            return
+        self._server.store.wrote(self._session)
+        if self._session.ring.closed_through_ms:
+            self._server.tell(self._session.path, self._session.ring.closed_through_ms)
+
+    def close(self) -> None:
+        self.tick()  # the last counts; of a server that lived for a moment, the only ones
+        if self._session is None:
+            return
+        try:
+            self._session.finish(End("signal", self._now_ms()))
+            self._server.tell(self._session.path, self._session.ring.last_ms)
+        except OSError as exc:
+            log.debug("no end of our own: %s", exc)
+        finally:
+            self._session.close()
+
+    def _count_bytes(self) -> None:
+        self._used_bytes = retention.used_bytes(self._server.store.path)
+        instances = self._server.store.path / "instances"
+        self._instances = sum(1 for _ in instances.iterdir()) if instances.is_dir() else 0
