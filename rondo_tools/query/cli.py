@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2  # of tail: a tick is shown so soon after it was stored
+_REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most of a processor to them
 
 
 @argh.arg(
@@ -169,6 +170,7 @@ def tail(selector: str, **flags: Any) -> None:
     writer = LineWriter(sys.stdout, flags["format"], unix=flags["unix"])
     with Signals() as signals:
         lines = following.look(_now_ms())
+        took_s = 0.0
         if following.is_over and not lines:
             raise RondoError(
                 f"nothing that matches {wanted} is running (--new waits for what begins later)",
@@ -178,9 +180,11 @@ def tail(selector: str, **flags: Any) -> None:
             for line in lines:
                 writer.write(line)
             sys.stdout.flush()
-            if following.is_over or _is_told_to_end(signals, _LOOK_EVERY_S):
+            if following.is_over or _is_told_to_end(signals, max(_LOOK_EVERY_S, _REST * took_s)):
                 return
+            began_s = time.monotonic()
             lines = following.look(_now_ms())
+            took_s = time.monotonic() - began_s
 
 
 def check(**flags: Any) -> None:
