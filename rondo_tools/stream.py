@@ -244,6 +244,8 @@ class Decoder:
     a message: it costs 45 kB, which a thousand quiet producers need not have.
     """
 
+    __slots__ = ("_begin", "_fed", "_offset", "_rest", "_shape", "_unpacker", "_width")
+
     def __init__(self) -> None:
         self._rest = b""  # the beginning of such a tick
         self._unpacker: msgpack.Unpacker | None = None

@@ -62,6 +62,7 @@ class Server:
         self._clock = clock
         self._closed: dict[str, int] = {}
         self._lag_ns = 0
+        self._is_told_to_stop = False
         self._clients: set[Client] = set()
         self._held: dict[Client, str] = {}  # what it is that there is no room for
         self._accepted = 0
@@ -80,7 +81,7 @@ class Server:
         """Returns when it is time to go; what was stored is then closed, and who is left cut off."""
         try:
             self.open()
-            while not self._signals.take() and not self._is_idle():
+            while not self._is_told_to_stop and not self._is_idle():
                 self.turn(self.timers.seconds_left())
                 self.timers.run()
             for _ in range(_LAST_TURNS):
@@ -108,6 +109,8 @@ class Server:
                 self._read(key.fileobj)
             elif isinstance(key.fileobj, Listener):
                 self._accept(key.fileobj)
+            else:
+                self._is_told_to_stop |= bool(self._signals.take())
         self.tell_all()
         self._lag_ns = max(self._lag_ns, time.monotonic_ns() - begin_ns)
         return bool(ready)

@@ -11,13 +11,18 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from rondo_tools.errors import UsageError
+from rondo_tools.store.tiers import MAX_TIERS
 from rondo_tools.units import format_duration, parse_duration
 
 log = logging.getLogger(__name__)
+
+
+_SLACK_S = 1.0  # a file's time may be a clock tick old already when it is written
 
 
 class Policy(NamedTuple):
@@ -52,6 +57,7 @@ class Syncer:
         self._marked: set[Path] = set()
         self._is_over = threading.Event()
         self._complained = False
+        self._began = 0.0  # when the last round did
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
         self._thread.start()
 
@@ -69,19 +75,27 @@ class Syncer:
         self._sync()
 
     def _sync(self) -> None:
+        since, self._began = self._began, time.time() - _SLACK_S
         for _ in range(len(self._marked)):
             # One at a time: the set is the writer's meanwhile.
             folder = self._marked.pop()
-            for file in folder.glob("tier_*.slab"):
-                try:
-                    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        os.fdatasync(fd)
-                    finally:
-                        os.close(fd)
-                except FileNotFoundError:
-                    continue  # the session expired
-                except OSError as exc:
-                    if not self._complained:
-                        log.warning("%s: cannot be synced: %s", file, exc.strerror)
-                    self._complained = True
+            try:
+                for number in range(MAX_TIERS):
+                    _sync_file(folder / f"tier_{number}.slab", since)
+            except FileNotFoundError:
+                continue  # there are no more tiers, or the session expired
+            except OSError as exc:
+                if not self._complained:
+                    log.warning("%s: cannot be synced: %s", folder, exc.strerror)
+                self._complained = True
+
+
+def _sync_file(file: Path, since: float) -> None:
+    """Sync a file unless it was last written before `since`: coarse slabs mostly were."""
+    if file.stat().st_mtime < since:
+        return
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
