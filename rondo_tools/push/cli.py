@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -14,6 +15,7 @@ import argh
 
 from rondo_tools import command
 from rondo_tools.errors import UsageError
+from rondo_tools.push import preview
 from rondo_tools.push.access import access
 from rondo_tools.push.cursor import Cursor, LockedError, parse_name
 from rondo_tools.push.drain import Drain
@@ -65,7 +67,6 @@ def _count(text: str) -> int:
 )
 @argh.arg(
     "--remote-write",
-    required=True,
     metavar="URL",
     type=command.typed(parse_url),
     help="where to deliver, such as http://127.0.0.1:9090/api/v1/write",
@@ -128,6 +129,11 @@ def _count(text: str) -> int:
     type=command.typed(_duration_s),
     help="time that one request may take in all (default: 30s)",
 )
+@argh.arg("--wait", help="while another rondo-push holds the cursor, wait for it")
+@argh.arg("--dry-run", help="print what would be sent (time, series, value), and send nothing")
+@argh.arg(
+    "--status", help="print for each instance: delivered up to, newest tick (both in ms), seconds behind"
+)
 @argh.arg(
     "--max-samples-per-send",
     metavar="N",
@@ -137,7 +143,7 @@ def _count(text: str) -> int:
 def push(
     store: str | None = None,
     *,
-    remote_write: str,
+    remote_write: str | None = None,
     interval: float | None = None,
     cursor: str = "prometheus",
     match: Selector | None = None,
@@ -154,6 +160,9 @@ def push(
     header: list[str] | None = None,
     proxy: str | None = None,
     timeout: float = 30.0,
+    wait: bool = False,
+    dry_run: bool = False,
+    status: bool = False,
     max_samples_per_send: int = 10_000,
     **_: object,
 ) -> None:
@@ -176,10 +185,10 @@ def push(
     )
     tally = Tally()
 
-    def open_pusher(wake: Wake | None, store: Store, cursor: Cursor) -> Pusher:
+    def open_drain(store: Store) -> Drain:
         if tier >= len(store.tiers):
             raise UsageError(f"--tier {tier}: the tiers of {store.path} are 0 to {len(store.tiers) - 1}")
-        drain = Drain(
+        return Drain(
             store,
             lambda header: sent_labels(header, job, external),
             max_samples_per_send,
@@ -187,6 +196,24 @@ def push(
             wanted=match,
             max_age_ms=max_age,
         )
+
+    if dry_run or status:
+        if store is None:
+            raise UsageError("--dry-run and --status look at a STORE: name one")
+        found, place = Store(store), Cursor(Path(store), cursor, peek=True)
+        if status:
+            lines = preview.status(found, place)
+        else:
+            now_ms = time.time_ns() // 1_000_000
+            lines = preview.dry_run(open_drain(found), place, now_ms, backfill=backfill)
+        for line in lines:
+            print(line)
+        return
+    if remote_write is None:
+        raise UsageError("--remote-write is missing: where to deliver")
+
+    def open_pusher(wake: Wake | None, store: Store, cursor: Cursor) -> Pusher:
+        drain = open_drain(store)
         if wake is None:
             return Pusher(drain, cursor, transport, tally, backfill=backfill)
         give_up = partial(wake.stopped_for, STOP_WITHIN_S)
@@ -194,7 +221,7 @@ def push(
 
     with closing(Transport(remote_write, timeout_s=timeout, access=known)) as transport:
         if store is not None and interval is None:
-            with Stores(cursor, partial(open_pusher, None)) as stores:
+            with Stores(cursor, partial(open_pusher, None), wait=wait) as stores:
                 _push_once(stores, Path(store))
             log.debug("%s", tally)
             return
@@ -202,7 +229,7 @@ def push(
         stop_on = {signal.SIGTERM} if store is None else {signal.SIGTERM, signal.SIGINT}
         with Wake(stop_on=stop_on, let_pass={signal.SIGINT} - stop_on) as wake:
             try:
-                with Stores(cursor, partial(open_pusher, wake)) as stores:
+                with Stores(cursor, partial(open_pusher, wake), wait=wait) as stores:
                     if store is None:
                         _follow(stores, wake, interval or DEFAULT_INTERVAL_S)
                     else:

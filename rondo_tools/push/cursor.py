@@ -65,21 +65,27 @@ class Cursor:
     """An open cursor, locked until it is closed.
 
     Raises LockedError if another push has it, and PushError (exit status 65) if its file is not
-    understood.
+    understood. With `wait`, waits for the other push to end; with `peek`, takes no lock: then
+    it is for looking only.
     """
 
-    def __init__(self, store: Path, name: str) -> None:
+    def __init__(self, store: Path, name: str, *, wait: bool = False, peek: bool = False) -> None:
+        self.name = name
         self.path = store / f"cursor_{name}.json"
         self.in_flight: InFlight | None = None
         self.begun_ms: int | None = None  # not begun
         self._marks: dict[str, Mark] = {}
+        self._lock_fd = -1
+        if peek:
+            self._load()
+            return
         lock = store / f"cursor_{name}.lock"
         try:
             self._lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as exc:
             raise _unavailable(lock, exc) from exc
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             self._load()
         except BlockingIOError:
             self.close()

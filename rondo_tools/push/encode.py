@@ -1,6 +1,7 @@
 """Remote-write 1.0: a batch as the exact bytes of a request's body, and back.
 
-Strategy: a codec that does no I/O. WriteRequest as protobuf, compressed as one snappy block. NaN
+Strategy: a codec that does no I/O. WriteRequest as protobuf, compressed as one snappy block; all of it
+is protobuf's own code but the samples, which numpy lays out, for they are many and all alike. NaN
 becomes Prometheus' stale marker, whose bits are set as an integer: arithmetic would change them.
 The receiver answers 204 to a request in which a series' samples do not ascend, and drops some of
 them; so what must hold within a request is asserted here, for every request.
@@ -10,14 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import pairwise
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.push.batch import Block, Labels
-from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, Sample, TimeSeries, WriteRequest
+from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, TimeSeries, WriteRequest
 
 STALE_NAN = 0x7FF0000000000002
 """The bits of the value that says "this series ends here" (Prometheus' value.StaleNaN)."""
@@ -38,21 +40,60 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
 
     Raises AssertionError for blocks that break remote-write's rules: that is a fault of rondo's.
     """
-    request = WriteRequest()
-    known: dict[Labels, TimeSeries] = {}
+    found: dict[Labels, tuple[int, bytes]] = {}  # of each series, the last time and all samples
     for block in blocks:
-        times = block.t_ms.tolist()
-        assert all(a < b for a, b in pairwise(times)), "rows do not ascend in time"
-        bits = np.ascontiguousarray(block.values).view(np.uint64)
-        values = np.where(np.isnan(block.values), np.uint64(STALE_NAN), bits).view(np.float64)
-        for labels, column in zip(block.labels, values.T.tolist(), strict=True):
-            series = known.get(labels)
-            if series is None:
-                series = known[labels] = request.timeseries.add()
-                _set_labels(series, labels)
-            elif times:
-                assert series.samples[-1].timestamp < times[0], "blocks do not ascend in time"
-            series.samples.extend(map(_sample, column, times))
+        if not block.t_ms.size:
+            continue
+        assert np.all(block.t_ms[1:] > block.t_ms[:-1]), "rows do not ascend in time"
+        first_ms, last_ms = int(block.t_ms[0]), int(block.t_ms[-1])
+        for labels, samples in zip(block.labels, _samples(block.t_ms, block.values), strict=True):
+            before_ms, before = found.get(labels, (-1, b""))
+            assert before_ms < first_ms, "blocks do not ascend in time"
+            found[labels] = last_ms, before + samples
+    parts: list[bytes] = []
+    for labels, (_, samples) in found.items():
+        head = _labels(labels)
+        # WriteRequest.timeseries
+        parts += (b"\x0a", _varint(len(head) + len(samples)), head, samples)
+    parts.append(_metadata(metadata))
+    return bytes(snappy.compress(b"".join(parts)))
+
+
+def _samples(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> list[bytes]:
+    """For each series of a block all its samples, as TimeSeries has them on the wire.
+
+    Times whose varints are as long as each other (six bytes from 1971 to 2109) make samples as
+    long as each other: records, of which numpy lays out all of a block at once.
+    """
+    size = len(_varint(int(t_ms[0])))
+    if len(_varint(int(t_ms[-1]))) != size:
+        at = int(np.searchsorted(t_ms, 1 << 7 * size))
+        parts = zip(_samples(t_ms[:at], values[:at]), _samples(t_ms[at:], values[at:]), strict=True)
+        return [shorter + longer for shorter, longer in parts]
+    rows, series = values.shape
+    records = np.empty(
+        (series, rows), [("head", "u1", 3), ("value", "<u8"), ("key", "u1"), ("t_ms", "u1", (size,))]
+    )
+    records["head"] = (0x12, 10 + size, 0x09)  # TimeSeries.samples, its length, Sample.value
+    bits = np.ascontiguousarray(values).view(np.uint64)
+    records["value"] = np.where(np.isnan(values), np.uint64(STALE_NAN), bits).T
+    records["key"] = 0x10  # Sample.timestamp
+    more = [0x80] * (size - 1) + [0]
+    records["t_ms"] = t_ms[:, np.newaxis] >> (7 * np.arange(size)) & 0x7F | more
+    data, length = records.tobytes(), rows * records.itemsize
+    return [data[at : at + length] for at in range(0, len(data), length)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _labels(labels: Labels) -> bytes:
+    """The labels of a series on the wire; those of a session come again with every batch."""
+    series = TimeSeries()
+    _set_labels(series, labels)
+    return series.SerializeToString()
+
+
+def _metadata(metadata: Iterable[Series]) -> bytes:
+    request = WriteRequest()
     for item in metadata:
         request.metadata.add(
             type=MetricMetadata.COUNTER if item.kind == COUNTER else MetricMetadata.GAUGE,
@@ -60,7 +101,16 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
             help=item.help,
             unit=item.unit,
         )
-    return compress(request)
+    return request.SerializeToString()
+
+
+def _varint(number: int) -> bytes:
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    data.append(number)
+    return bytes(data)
 
 
 def compress(request: WriteRequest) -> bytes:
@@ -74,10 +124,6 @@ def decode(body: bytes) -> WriteRequest:
         return WriteRequest.FromString(snappy.decompress(body))
     except Exception as exc:  # snappy's and protobuf's errors have no base class in common
         raise ValueError(f"not a remote-write body: {exc}") from exc
-
-
-def _sample(value: float, t_ms: int) -> Sample:
-    return Sample(value=value, timestamp=t_ms)
 
 
 def _set_labels(series: TimeSeries, labels: Labels) -> None:

@@ -20,13 +20,15 @@ from rondo_tools.push.batch import Batch
 from rondo_tools.push.cursor import Cursor, InFlight
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encode import compress, decode, encode
-from rondo_tools.push.settle import Settlement
+from rondo_tools.push.rejected import Rejected
+from rondo_tools.push.settle import EVERY_SERIES, Refusal, Settlement
 from rondo_tools.push.transport import Answer, Outcome
 
 RETRIES = 3
 BACKOFF_S = 0.1  # doubling
 MAX_RETRY_AFTER_S = 60.0  # a longer pause than this is left to the next push
 
+HOUR_MS = 3_600_000  # what Prometheus bears, by default, behind its newest sample
 _SHOWN_REFUSALS = 5  # of one batch, in the log
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,9 @@ class Pusher:
         self._now_ms = now_ms
         self._jitter = jitter
         self._backfill = backfill
+        self._rejected = Rejected(cursor.path.parent, cursor.name)
+        self._too_old_ms = 0  # up to here this push was refused everything, for its age
+        self._old_ms = 0
         self._described: set[str] = set()  # metric families whose metadata this process has sent
 
     def push(self, closed: Mapping[str, int] | None = None) -> None:
@@ -114,16 +119,20 @@ class Pusher:
         endpoint does not take it: then nothing of the batch counts as delivered, and it stays in
         flight if it may have landed all the same.
         """
-        if self._cursor.in_flight is not None:
-            self._settle_what_was_left(self._cursor.in_flight)
         changed = False
         now_ms = self._now_ms()
+        self._too_old_ms, self._old_ms = 0, now_ms - HOUR_MS
+        if self._cursor.in_flight is not None:
+            self._settle_what_was_left(self._cursor.in_flight)
         if self._backfill:
             self._cursor.begun_ms = 0
         elif self._cursor.begun_ms is None:
             self._cursor.begun_ms = self._drain.begin_ms(now_ms)
         for batch in self._drain.batches(self._cursor.marks(), now_ms, closed, self._cursor.begun_ms):
-            if batch.blocks:
+            if batch.blocks and max(int(block.t_ms[-1]) for block in batch.blocks) <= self._too_old_ms:
+                self._leave_out(batch)
+                changed = True
+            elif batch.blocks:
                 self._send(batch)
                 changed = False
             else:
@@ -150,6 +159,31 @@ class Pusher:
             raise
         self._conclude(self._cursor.in_flight, answer, unclear, batch.samples)
         self._described.update(families)
+
+    def _leave_out(self, batch: Batch) -> None:
+        """Pass over a batch of which all is as old as what this push was refused for its age."""
+        self._tally.rejected += batch.samples
+        self._cursor.advance(batch.marks)
+        times = [int(t) for block in batch.blocks for t in (block.t_ms[0], block.t_ms[-1])]
+        refusal = Refusal(
+            "not sent: too old, as others of that time were", min(times), max(times), batch.samples
+        )
+        self._note({EVERY_SERIES: refusal}, unclear=False)
+
+    def _note(self, refusals: Mapping[str, Refusal], *, unclear: bool) -> None:
+        at_ms = self._now_ms()
+        self._rejected.add(
+            {
+                "at_ms": at_ms,
+                "series": series,
+                "from_ms": refusal.t_ms,
+                "through_ms": refusal.through_ms,
+                "samples": refusal.samples,
+                "unclear": unclear,
+                "answer": refusal.words,
+            }
+            for series, refusal in refusals.items()
+        )
 
     def _families(self, batch: Batch) -> dict[str, Series]:
         """Metric families in the batch that were not described yet, each as it is first met."""
@@ -180,7 +214,7 @@ class Pusher:
             # From here on it may land in part: who settles it again has to know.
             self._cursor.in_flight = in_flight._replace(split=True)
             self._cursor.save()
-            self._carry_out(Settlement(unclear), in_flight, answer)
+            self._carry_out(Settlement(unclear, self._old_ms), in_flight, answer)
         self._cursor.advance(in_flight.marks)
         self._cursor.in_flight = None
         self._cursor.save()
@@ -198,6 +232,13 @@ class Pusher:
         self._tally.sent += settlement.sent
         self._tally.rejected += settlement.rejected
         self._tally.unclear += settlement.not_known
+        self._note(settlement.refusals, unclear=settlement.unclear)
+        if settlement.too_old_ms and not self._too_old_ms:
+            log.warning(
+                "the endpoint refuses samples over an hour old; Prometheus takes them with "
+                "storage.tsdb.out_of_order_time_window in its configuration"
+            )
+        self._too_old_ms = max(self._too_old_ms, settlement.too_old_ms)
         shown = list(settlement.refusals.items())[:_SHOWN_REFUSALS]
         for series, refusal in shown:
             log.warning(

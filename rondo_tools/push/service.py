@@ -27,8 +27,10 @@ OpenPusher = Callable[[Store, Cursor], Pusher]
 class Stores:
     """Pushers of several stores, each opened when it is first pushed, its cursor held from then on."""
 
-    def __init__(self, cursor: str, pusher: OpenPusher) -> None:
+    def __init__(self, cursor: str, pusher: OpenPusher, *, wait: bool = False) -> None:
+        """With `wait`, another push that holds a cursor is waited for."""
         self._cursor = cursor
+        self._wait = wait
         self._pusher = pusher
         self._open: dict[Path, tuple[Cursor, Pusher]] = {}
 
@@ -36,7 +38,7 @@ class Stores:
         """The pusher of a store. Raises what `Store` and `Cursor` raise."""
         if path not in self._open:
             store = Store(path)
-            cursor = Cursor(path, self._cursor)
+            cursor = Cursor(path, self._cursor, wait=self._wait)
             self._open[path] = (cursor, self._pusher(store, cursor))
         return self._open[path][1]
 

@@ -17,6 +17,12 @@ every sample of the witness was tried in its turn, and no other series has moved
 which every sample but the newest is bad in its own right would mislead. Receivers refuse for age,
 which is alike for all series, or for order, or a series altogether.)
 
+Old samples (`old_ms`) may be refused for their age, thousands of them, which would cost a request
+each. The receiver's bound is one for all series, so one series finds it, sample by sample; two more
+confirm it with a sample at each end; then all that is not newer is passed over at once.
+
+After a thousand refusals nothing is cut finer: what is refused then is passed over as it is.
+
 A batch that was already sent in pieces (`split`) may have landed in part. Then nothing is inferred
 from one series to another: it is cut as after a clear refusal. That is right whatever was
 committed, and costs the most requests.
@@ -31,16 +37,20 @@ from rondo_tools.catalog import Series
 from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
 from rondo_tools.push.transport import Answer, Outcome
 
+MAX_REFUSALS = 1000  # of one batch, before nothing is cut finer
+EVERY_SERIES = "series of all kinds"
+
 Plan = Generator[WriteRequest, Answer, None]
 """Yields requests; wants an answer to each: ACCEPTED, REFUSED or TOO_LARGE."""
 
 
 @dataclass
 class Refusal:
-    """A series of which samples stay refused: how many, and the server's words for the first."""
+    """A series of which samples stay refused: how many, from when to when, the server's first words."""
 
     words: str
     t_ms: int
+    through_ms: int = 0
     samples: int = 0
 
 
@@ -53,18 +63,26 @@ class Settlement:
     """
 
     unclear: bool
+    old_ms: int = 0  # what is older may be refused for that
+    too_old_ms: int = 0  # up to here everything was
     sent: int = 0
     rejected: int = 0
     not_known: int = 0
     refusals: dict[str, Refusal] = field(default_factory=dict)
+    _refused: int = 0  # requests
 
     def plan(self, request: WriteRequest, answer: Answer, *, split: bool) -> Plan:
         """Settle a batch to which `answer` was given as a whole."""
         if self.unclear and not split and answer.outcome is Outcome.REFUSED:
             for piece in _by_instance(request):
                 yield from self._was_it_committed(piece)
-        else:
+            return
+        old = _select(request, lambda sample: sample.timestamp < self.old_ms)
+        if not old.timeseries or self.unclear or split or answer.outcome is not Outcome.REFUSED:
             yield from self._cut_finer(request, answer)
+            return
+        yield from self._deliver_old(old)
+        yield from self._deliver(_select(request, lambda sample: sample.timestamp >= self.old_ms))
 
     def _deliver(self, request: WriteRequest) -> Plan:
         """Deliver all of a request that is accepted, in an order that is right in any case."""
@@ -78,12 +96,51 @@ class Settlement:
 
     def _cut_finer(self, request: WriteRequest, answer: Answer) -> Plan:
         too_large = answer.outcome is Outcome.TOO_LARGE
+        self._refused += not too_large
         parts = _smaller(request) if too_large else _finer(request)
-        if len(parts) == 1:
-            self._refuse(request, answer.text)
+        if len(parts) == 1 or self._refused > MAX_REFUSALS:
+            for series in request.timeseries:
+                self._refuse(_only(series, series.samples), answer.text)
             return
         for part in parts:
             yield from self._deliver(part)
+
+    def _deliver_old(self, request: WriteRequest) -> Plan:
+        """Deliver samples that may be too old, without asking for each."""
+        witness, *others = _witnesses(request)
+        settled: set[tuple[str, int]] = set()
+        boundary_ms = 0
+        words = ""
+        for sample in witness.samples:
+            answer = yield _only(witness, [sample])
+            settled.add((_name(witness), sample.timestamp))
+            if answer.outcome is Outcome.ACCEPTED:
+                self.sent += 1
+                break
+            self._refuse(_only(witness, [sample]), answer.text)
+            boundary_ms, words = sample.timestamp, answer.text
+        confirmed = 0
+        for series in others:
+            mine = [sample for sample in series.samples if sample.timestamp <= boundary_ms]
+            for sample in {one.timestamp: one for one in (*mine[:1], *mine[-1:])}.values():
+                answer = yield _only(series, [sample])
+                settled.add((_name(series), sample.timestamp))
+                if answer.outcome is Outcome.ACCEPTED:
+                    self.sent += 1
+                    boundary_ms = 0  # it was not for age
+                    break
+                self._refuse(_only(series, [sample]), answer.text)
+                confirmed += 1
+        left = _joined(
+            _only(series, [one for one in series.samples if (_name(series), one.timestamp) not in settled])
+            for series in request.timeseries
+        )
+        if confirmed and boundary_ms:
+            self.too_old_ms = boundary_ms
+            for series in _select(left, lambda sample: sample.timestamp <= boundary_ms).timeseries:
+                self._refuse(_only(series, series.samples), words, EVERY_SERIES)
+            left = _select(left, lambda sample: sample.timestamp > boundary_ms)
+        yield from self._deliver(left)
 
     def _was_it_committed(self, request: WriteRequest) -> Plan:
         """Settle one instance's part after an unclear outcome: was it committed, or is it bad?"""
@@ -144,10 +201,13 @@ class Settlement:
         for name, series in stuck.items():
             self._refuse(_only(series, series.samples[:1]), words[name])
 
-    def _refuse(self, request: WriteRequest, words: str) -> None:
-        """Pass over the samples of a request that holds one series."""
+    def _refuse(self, request: WriteRequest, words: str, name: str | None = None) -> None:
+        """Pass over the samples of a request that holds one series; its name, or another, is said."""
         (series,) = request.timeseries
-        refusal = self.refusals.setdefault(_name(series), Refusal(words, series.samples[0].timestamp))
+        first_ms = series.samples[0].timestamp
+        refusal = self.refusals.setdefault(name or _name(series), Refusal(words, first_ms))
+        refusal.t_ms = min(refusal.t_ms, first_ms)
+        refusal.through_ms = max(refusal.through_ms, series.samples[-1].timestamp)
         refusal.samples += len(series.samples)
         if self.unclear:
             self.not_known += len(series.samples)
@@ -160,6 +220,18 @@ def _name(series: TimeSeries) -> str:
     labels = {label.name: label.value for label in series.labels}
     name = labels.pop("__name__", "")
     return str(Series(name, tuple(labels.items()), "", "", ""))
+
+
+def _witnesses(request: WriteRequest) -> list[TimeSeries]:
+    """Three series, of different instances if there are so many, to speak for all."""
+    found = [part.timeseries[0] for part in _by_instance(request)[:3]]
+    names = {_name(series) for series in found}
+    for series in request.timeseries:
+        if len(found) >= 3:
+            break
+        if _name(series) not in names:
+            found.append(series)
+    return found
 
 
 def _count(request: WriteRequest) -> int:

@@ -300,7 +300,8 @@ def test_two_endpoints_each_with_a_cursor_and_a_part(run: Run, tmp_path: Path) -
 
 
 def test_what_is_too_old_is_passed_over(run: Run, tmp_path: Path) -> None:
-    fill(tmp_path, header(start_ms=NOW - 300_000), seconds(200, NOW - 300_000), "poweroff")
+    now_ms = int(time.time()) * 1000
+    fill(tmp_path, header(start_ms=now_ms - 300_000), seconds(200, now_ms - 300_000), "poweroff")
     receiver = Receiver()
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
@@ -311,7 +312,7 @@ def test_what_is_too_old_is_passed_over(run: Run, tmp_path: Path) -> None:
         done = run("rondo-push", tmp_path, "--remote-write", url, "--max-age", "200s", "-v")
         assert done.returncode == 0
     oldest_ms = min(min(samples) for samples in receiver.samples.values())
-    assert NOW - 200_000 <= oldest_ms < NOW - 150_000
+    assert now_ms - 200_000 <= oldest_ms < now_ms - 150_000
     left = {
         labels: {t_ms: value for t_ms, value in samples.items() if t_ms >= oldest_ms}
         for labels, samples in expected(tmp_path).items()

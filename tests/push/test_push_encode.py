@@ -62,6 +62,15 @@ def test_every_value_arrives_with_its_bits(rows: list[tuple[float, float]]) -> N
             assert sample.timestamp == T0 + at
 
 
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20, unique=True))
+def test_every_time_arrives(times: list[int]) -> None:
+    """Also those whose varints differ in length."""
+    times.sort()
+    request = decode(encode([block(times, [[1.0, 2.0]] * len(times))]))
+    for series in request.timeseries:
+        assert [sample.timestamp for sample in series.samples] == times
+
+
 def test_two_lives_of_an_instance_become_one_series() -> None:
     request = decode(encode([block([1, 2], [[1, 1], [2, 2]]), block([3], [[3, 3]])]))
     assert [[sample.timestamp for sample in series.samples] for series in request.timeseries] == [

@@ -5,7 +5,10 @@ What must arrive is computed here from the ticks themselves, with plain Python; 
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -210,3 +213,38 @@ def test_a_default_prometheus_takes_it_all(
         assert shown(prometheus, labels) == {t: v for t, v in samples.items() if v != STALE_NAN}
     assert len(late) < len(rows) - 30
     assert expected(tmp_path)
+
+
+def test_with_a_live_writer_beside_what_is_over_an_hour_old_is_refused_and_it_is_said(
+    run: Callable[..., subprocess.CompletedProcess[bytes]], program: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A default Prometheus; then one with a window for what comes out of order, which takes it all."""
+    live, store = tmp_path / "live", tmp_path / "store"
+    now_ms = int(time.time()) * 1000
+    start_ms = now_ms - 3 * HOUR_S * 1000
+    fill(live, header("live", now_ms - 20_000), seconds(10, now_ms - 20_000), "poweroff")
+    for name in ("a", "b", "c"):
+        rows = gauge_and_counter(3 * HOUR_S // 2 - 10, start_ms, 2000)
+        fill(store, header(name, start_ms - 5), ticks(*rows), tiers=format_tiers(DEFAULT_TIERS))
+    for config in ("", "storage: {tsdb: {out_of_order_time_window: 1d}}"):
+        with Prometheus(program("prometheus"), config=config) as prometheus:
+            write = ("--remote-write", prometheus.write_url, "--cursor", f"c{len(config)}", "-v")
+            assert run("rondo-push", live, *write).returncode == 0
+            done = run("rondo-push", store, *write, "--backfill")
+            assert done.returncode == 0
+            refused = re.search(rb"(\d+) samples sent, (\d+) rejected, 0 unclear, .* (\d+) req", done.stderr)
+            assert refused is not None
+            sent, rejected, requests = map(int, refused.groups())
+            got = prometheus.samples('{job="rondo-vmm",instance=~"[abc]"}')
+        late = thinned(rows, DEFAULT_TIERS, start_ms - 1)
+        everything = as_samples(late, labels_of(header("a")))
+        oldest_ms = 0 if config else now_ms - 20_000 + 9001 - HOUR_S * 1000
+        for labels, samples in everything.items():
+            wanted = {t: v for t, v in samples.items() if v != STALE_NAN and t >= oldest_ms}
+            assert {t: bits(float(value)) for t, value in got[labels]} == wanted
+        assert sent + rejected == 3 * 2 * len(late)
+        assert requests < 1000
+        assert (rejected > 0) == (b"out_of_order_time_window" in done.stderr) == (not config)
+        noted = store / f"rejected_c{len(config)}.jsonl"
+        lines = [json.loads(line) for line in noted.read_text().splitlines()] if not config else []
+        assert sum(line["samples"] for line in lines) == rejected

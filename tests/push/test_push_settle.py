@@ -42,6 +42,7 @@ def carry_out(
     split: bool = False,
     limit: int = 10**9,
     stop_after: int = 10**9,
+    old_ms: int = 0,
 ) -> Settlement:
     """Send the batch as a whole, then settle it; `stop_after` so many pieces the process dies."""
 
@@ -51,7 +52,7 @@ def carry_out(
         words = receiver.take(compress(piece))
         return Answer(Outcome.ACCEPTED) if words is None else Answer(Outcome.REFUSED, words)
 
-    settlement = Settlement(unclear)
+    settlement = Settlement(unclear, old_ms)
     answer = send(batch)
     if answer.outcome is Outcome.ACCEPTED:
         settlement.sent = sum(len(series.samples) for series in batch.timeseries)
@@ -207,3 +208,37 @@ def test_pieces_of_a_series_go_in_time_order() -> None:
     for _, group in itertools.groupby(alone, key=lambda r: r.timeseries[0].labels[0].value):
         times = [r.timeseries[0].samples[0].timestamp for r in group]
         assert times == sorted(times)
+
+
+@pytest.mark.parametrize("boundary", [0, 1, 7, 19, 20])
+def test_what_is_refused_for_its_age_does_not_cost_a_request_each(boundary: int) -> None:
+    """The boundary is found by one series, and holds for all, exactly."""
+    too_old_ms = T0 + 1000 * boundary
+    receiver = Receiver(lambda labels, t_ms: "too old" if t_ms < too_old_ms else None)
+    batch = request(instances=5, rows=20)
+    settlement = carry_out(receiver, batch, old_ms=T0 + HOUR_MS)
+    good = {
+        labels: {t_ms: value for t_ms, value in samples.items() if t_ms >= too_old_ms}
+        for labels, samples in wanted(batch).items()
+    }
+    assert receiver.samples == {labels: samples for labels, samples in good.items() if samples}
+    assert (settlement.sent, settlement.rejected) == (20 * (20 - boundary), 20 * boundary)
+    assert len(receiver.requests) <= 1 + 20 + 4 + 1
+    assert settlement.too_old_ms == (too_old_ms - 1000 if boundary else 0)
+
+
+def test_a_series_that_is_refused_is_not_taken_for_age() -> None:
+    receiver = Receiver(lambda labels, t_ms: "no" if key(labels) == "vm-0a" else None)
+    batch = request(instances=3, rows=10)
+    settlement = carry_out(receiver, batch, old_ms=T0 + HOUR_MS)
+    assert {key(labels) for labels in receiver.samples} == {key(labels) for labels in wanted(batch)} - {
+        "vm-0a"
+    }
+    assert (settlement.sent, settlement.rejected, settlement.too_old_ms) == (110, 10, 0)
+
+
+def test_requests_are_bounded_whatever_is_refused() -> None:
+    receiver = Receiver(lambda labels, t_ms: "no")
+    settlement = carry_out(receiver, request(instances=200, rows=10))
+    assert settlement.rejected == 200 * 10 * len(SERIES)
+    assert len(receiver.requests) < 1300  # to try each would be 8,000 and more
