@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV = .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 
-.PHONY: help setup demo test test-linux check format bench guest vmm-guest lab proto clean
+.PHONY: help setup demo test test-linux check format bench guest vmm-guest vmm-demo \
+	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with all that is needed (the others do it by themselves)
 	@PYTHON="$(PYTHON)" scripts/setup.sh
@@ -38,6 +39,21 @@ guest: setup ## assemble the built-in guest (needs binutils)
 
 vmm-guest: ## build the Linux guest, kernel and initramfs, into build/guest
 	@$(PYTHON) scripts/build_linux_guest.py
+
+vmm-demo: setup ## run a VM into the store vmm_metrics/, and look at it (docs/vmm-demo.md)
+	@python scripts/vmm_demo.py store
+
+vmm-demo-remote-write: setup ## run a VM with its metrics in Prometheus meanwhile; on VMM_HOST if set
+	@python scripts/vmm_demo.py remote-write
+
+vmm-demo-disk: setup ## run a VM with a disk that stays, and check what it wrote
+	@python scripts/vmm_demo.py disk
+
+vmm-bench-15: setup ## run a VM for 15 s: seconds lived, in the store, in Prometheus
+vmm-bench-30: setup ## the same for 30 s
+vmm-bench-45: setup ## the same for 45 s
+vmm-bench-15 vmm-bench-30 vmm-bench-45:
+	@VMM_DURATION=$(@:vmm-bench-%=%) python scripts/vmm_demo.py bench
 
 lab: setup vmm-guest ## a shell on an emulated machine whose KVM boots Linux (docs/lab.md)
 	@python scripts/lab.py shell

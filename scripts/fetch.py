@@ -51,6 +51,8 @@ PROGRAMS = {
     "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING),
     "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),
     "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING),
+    "rsync": Program("rsync", "usr/bin/rsync", Needs.MISSING),
+    "sshd": Program("openssh-server", "usr/sbin/sshd", Needs.MISSING),
 }
 
 

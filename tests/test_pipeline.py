@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pipeline import pipeline
 from prometheus import Labels, Prometheus
 
 from rondo_tools.store.reader import Session, Store
@@ -30,26 +31,7 @@ Pairs = dict[Labels, list[tuple[int, float]]]
 
 def pipe(*commands: list[str]) -> None:
     """Run commands joined by pipes to their end; each must end well."""
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for number, command in enumerate(commands):
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, ROOT / "bin" / command[0], *command[1:]],
-                    stdin=processes[-1].stdout if processes else subprocess.DEVNULL,
-                    stdout=subprocess.PIPE if number < len(commands) - 1 else None,
-                )
-            )
-            if number:
-                before = processes[-2].stdout
-                assert before is not None
-                before.close()
-        assert [process.wait(60) for process in processes] == [0] * len(commands)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+    assert pipeline(*commands) == [0] * len(commands)
 
 
 def stored(session: Session) -> Pairs:

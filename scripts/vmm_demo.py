@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""A VM's life, with its metrics in Prometheus while it runs; here or on another machine.
+
+    scripts/vmm_demo.py remote-write    VM, store and push in a pipe
+    scripts/vmm_demo.py store           VM and store; then what rondo-query shows
+    scripts/vmm_demo.py disk            VM and store; then what the guest wrote to its disk
+    scripts/vmm_demo.py bench           a life beside what store and Prometheus caught of it
+
+The store is vmm_metrics/ of the checkout, and is kept. From the environment, or as variables of make:
+
+    VMM_DURATION      how long the guest works (default: 45)
+    VMM_GUEST         builtin, linux, or auto: Linux where this machine's KVM boots it
+    VMM_REMOTE_WRITE  where to deliver (default: a Prometheus on loopback, for as long as the run lasts)
+    VMM_HOST          user@box: sync the checkout there with rsync and run there, through ssh
+    VMM_DIR           the folder there (default: rondo, in the home folder)
+    VMM_SSH           more options for ssh, such as "-p 2222 -i key"
+
+Ctrl-C ends the VM; what it left is still stored and delivered. Exit status: 0 if everything arrived,
+1 if not, 64 for a wrong setting, 69 where something is missing, else that of the command that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from demo_guest import CHOICES, Guest, choose
+from evidence import evidence, seconds
+from guest_disk import DiskError, check_disk, make_disk
+from pipeline import ROOT, pipeline, receiver, say, show
+from remote import Remote
+
+sys.path.insert(0, str(ROOT))
+
+from rondo_tools.errors import UsageError
+from rondo_tools.store.reader import Session, Store
+from rondo_tools.units import parse_duration
+
+METRICS = "vmm_metrics"
+# One cursor an endpoint: a Prometheus that ends with the run is to make nothing "delivered" for a real one.
+PASSING_CURSOR = "demo"
+EX_USAGE, EX_UNAVAILABLE = 64, 69
+HANDED_ON = ("VMM_DURATION", "VMM_GUEST", "VMM_REMOTE_WRITE", "PYTHON")
+
+
+class Settings(NamedTuple):
+    """What the environment says."""
+
+    duration: str
+    guest: str
+    remote_write: str
+    host: str
+    folder: str
+    ssh: str
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Settings:
+        """Raises ValueError with a message that names the variable. An empty one counts as not set."""
+
+        def get(name: str, default: str) -> str:
+            return environment.get(f"VMM_{name}", "") or default
+
+        found = cls(
+            duration=get("DURATION", "45"),
+            guest=get("GUEST", "auto"),
+            remote_write=get("REMOTE_WRITE", ""),
+            host=get("HOST", ""),
+            folder=get("DIR", "rondo"),
+            ssh=get("SSH", ""),
+        )
+        try:
+            parse_duration(found.duration)
+        except UsageError as exc:
+            raise ValueError(f"VMM_DURATION: {exc}") from exc
+        if found.guest not in CHOICES:
+            raise ValueError(f"VMM_GUEST is {found.guest!r}; it may be {', '.join(CHOICES)}")
+        if found.remote_write and not found.remote_write.startswith(("http://", "https://")):
+            raise ValueError(f"VMM_REMOTE_WRITE is {found.remote_write!r}; it is to be an http or https URL")
+        if found.host.startswith("-"):
+            raise ValueError(f"VMM_HOST is {found.host!r}; it is to be user@box")
+        return found
+
+
+class Run:
+    """One run on this machine: the guest, and the pipe it heads."""
+
+    def __init__(self, settings: Settings, guest: Guest) -> None:
+        self._settings = settings
+        self._instance = f"demo-{platform.node() or 'vm'}"
+        flags = ["--instance", self._instance, "--duration", settings.duration, *guest.flags]
+        self._vmm = ["rondo-vmm", *flags]
+        self._guest = guest
+
+    def remote_write(self) -> int:
+        url = self._settings.remote_write
+        if url:
+            say(f"Delivering to {url}")
+            status = self._pipe(["rondo-push", "--remote-write", url])
+            return status or self._delivered()
+        with receiver() as running:
+            say(f"Delivering to {running.write_url}, started for this run; VMM_REMOTE_WRITE names another.")
+            push = ["rondo-push", "--remote-write", running.write_url, "--cursor", PASSING_CURSOR]
+            status = self._pipe(push)
+            if status:
+                return status
+            whole = evidence(self._session(), running.samples(f'{{instance="{self._instance}"}}'))
+        say(f"\n{'All of it arrived, to the last bit.' if whole else 'SOMETHING IS MISSING.'}")
+        self._look_further()
+        return 0 if whole else 1
+
+    def _delivered(self) -> int:
+        """rondo-push ended well: all of it was taken. How it looks from the store."""
+        found = seconds(self._session(), {})
+        say(
+            f"\nThe VM lived {found.lived} s; the store has {found.stored} ticks. "
+            "rondo-push is done with all of them; its line above says what became of each."
+        )
+        self._look_further()
+        return 0 if found.stored == found.lived else 1
+
+    def store(self) -> int:
+        status = self._pipe()
+        if status:
+            return status
+        show("rondo-query", METRICS, "list")
+        mine = f'instance="{self._instance}"'
+        since = ["--start", str(self._session().start_ms // 1000)]
+        reason = f'vcpu_exits_total{{{mine},reason="io"}}'
+        show("rondo-query", METRICS, "read", reason, "--rate", *since)
+        width = str(min(110, shutil.get_terminal_size((100, 24)).columns))
+        plot = [f"vcpu_exits_total{{{mine}}}", "--rate", "--height", "18", "--width", width, *since]
+        show("rondo-query", METRICS, "plot", *plot)
+        return 0
+
+    def disk(self) -> int:
+        image = make_disk(self._guest.name)
+        self._vmm += ["--disk", str(image.relative_to(ROOT))]
+        status = self._pipe()
+        if status:
+            return status
+        try:
+            say(f"\n{image.relative_to(ROOT)}: {check_disk(self._guest.name, image)}")
+        except DiskError as exc:
+            say(f"\n{image.relative_to(ROOT)}: {exc}")
+            return 1
+        return 0
+
+    def bench(self) -> int:
+        with receiver() as running:
+            push = ["rondo-push", "--remote-write", running.write_url, "--cursor", PASSING_CURSOR]
+            status = self._pipe(push)
+            if status:
+                return status
+            session = self._session()
+            found = seconds(session, running.samples(f'{{instance="{self._instance}"}}'))
+        say(f"\n{'guest':8} {'asked':>7} {'lived':>10} {'seconds':>8} {'in store':>9} {'in Prometheus':>14}")
+        lived_s = (session.end.t_ms - session.start_ms) / 1000 if session.end else 0
+        say(
+            f"{self._guest.name:8} {self._settings.duration:>7} {lived_s:8.3f} s {found.lived:8} "
+            f"{found.stored:9} {found.received:14}"
+        )
+        share = found.received / found.lived
+        whole = found.lived == found.stored == found.received
+        say(f"captured {share:.1%} (bar: 100 %, {'met' if whole else 'MISSED'})")
+        return 0 if whole else 1
+
+    def _pipe(self, *push: list[str]) -> int:
+        """Run the pipe; returns the first status that is not 0."""
+        return next((one for one in pipeline(self._vmm, ["rondo-store", METRICS], *push) if one), 0)
+
+    def _session(self) -> Session:
+        """The newest of our instance: the one that was run just now."""
+        mine = [one for one in Store(ROOT / METRICS).sessions() if one.instance == self._instance]
+        return max(mine, key=lambda one: one.start_ms)
+
+    def _look_further(self) -> None:
+        say(f"\nLook further: .venv/bin/rondo-query {METRICS} list")
+
+
+MODES: dict[str, Callable[[Run], int]] = {
+    "remote-write": Run.remote_write,
+    "store": Run.store,
+    "disk": Run.disk,
+    "bench": Run.bench,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("mode", choices=MODES)
+    mode = parser.parse_args().mode
+    try:
+        settings = Settings.of(os.environ)
+    except ValueError as exc:
+        print(f"vmm_demo: {exc}", file=sys.stderr)
+        return EX_USAGE
+    try:
+        if settings.host:
+            given = {name: os.environ[name] for name in HANDED_ON if os.environ.get(name)}
+            remote = Remote(settings.host, settings.folder, settings.ssh)
+            return remote.run("scripts/vmm_demo.py", mode, environment=given)
+        guest = choose(settings.guest)
+        say(f"Guest: {guest.name}, because {guest.why}")
+        return MODES[mode](Run(settings, guest))
+    except LookupError as exc:
+        print(f"vmm_demo: {exc}", file=sys.stderr)
+        return EX_UNAVAILABLE
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
