@@ -82,14 +82,17 @@ class Ingest:
         Raises StoreError for a session that cannot be stored; and OSError, after which `store` may
         be called to try again.
         """
+        run: list[Tick] | None = None  # ticks in a row
         try:
             for event in self._decoder.feed(data):
                 if not isinstance(event, Tick):
                     self._decoded.append(event)
-                elif self._decoded and isinstance(self._decoded[-1], list):
-                    self._decoded[-1].append(event)
+                    run = None
+                elif run is None:
+                    run = [event]
+                    self._decoded.append(run)
                 else:
-                    self._decoded.append([event])
+                    run.append(event)
         except StreamError as exc:
             self._error = exc
         self.store()
