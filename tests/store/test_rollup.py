@@ -60,14 +60,14 @@ def series_and_rows(draw: st.DrawFn) -> tuple[tuple[Series, ...], Rows]:
 
 
 @given(series_and_rows(), st.sampled_from([1000, 2000, 10_000, 60_000, 300_000]))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_equals_the_plain_way(case: tuple[tuple[Series, ...], Rows], window_ms: int) -> None:
     series, rows = case
     assert rolled(series, rows, window_ms) == expected(series, rows, window_ms)
 
 
 @given(series_and_rows())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_many_windows_at_once_equal_one_at_a_time(case: tuple[tuple[Series, ...], Rows]) -> None:
     series, rows = case
     one_at_a_time = []

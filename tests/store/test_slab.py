@@ -82,7 +82,7 @@ def test_an_empty_slab_is_sparse(path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 3 * SLOTS), max_size=40).map(sorted))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_round_trip_with_laps(tmp_path_factory: pytest.TempPathFactory, written: list[int]) -> None:
     with filled(tmp_path_factory.mktemp("slab") / "a.slab", written) as made:
         by_slot = {number % SLOTS: number for number in written}
@@ -144,7 +144,7 @@ def test_every_torn_row(path: Path, tail: str) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, SLOTS * SIZE - 1), st.binary(min_size=1, max_size=60)), max_size=6))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_the_check_of_a_block_is_that_of_its_rows(
     tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, bytes]]
 ) -> None:
