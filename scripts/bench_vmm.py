@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""What rondo-vmm costs: its start, counting an exit, an exit on KVM. Prints a table.
+"""What rondo-vmm costs: its start, counting an exit, an exit on KVM; exits a second beside QEMU, and how
+late its ticks are meanwhile. Prints a table.
+
+    scripts/bench_vmm.py [--seconds 60]    how long ticks are watched
 
 Strategy: every figure stands beside what it is compared with, measured alternately in the same run,
 and is a median: machines are noisy. Start-up is timed from outside: from before the process is made
@@ -9,6 +12,7 @@ instruction, never earlier.
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -20,6 +24,8 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT))
+
+import exit_loop  # noqa: E402
 
 from rondo_tools.vmm.accel.base import IO, Exit, ScriptedVcpu  # noqa: E402
 from rondo_tools.vmm.bus import Bus  # noqa: E402
@@ -35,16 +41,29 @@ SCRIPT = 100_000  # exits of the scripted vCPU
 ROUNDS = 9
 COUNT_BAR_NS = 1000.0
 KVM_SECONDS = 2.0
+PEER_ROUNDS = 5
+PEER_EXITS = 150_000  # of QEMU's guest, each round
+PEER_BAR = 0.5  # of QEMU's exits a second, where KVM is the slow part
+LATE_BAR_MS, LATEST_BAR_MS = 20.0, 250.0  # 95th percentile, and all
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="how long ticks are watched (default: 60)"
+    )
+    seconds = parser.parse_args().seconds
     print("what                                        median   compared with           bar")
     start_up()
     counting()
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         exits_on_kvm()
+        beside_qemu()
+        ticks_under_exits(seconds)
     else:
-        print("an exit on KVM: skipped, /dev/kvm does not open")
+        print("exits on KVM, QEMU's, ticks: skipped, /dev/kvm does not open")
 
 
 def row(what: str, value: str, compared: str, bar: str) -> None:
@@ -157,6 +176,41 @@ def exits_on_kvm() -> None:
         f"handling {snapshot.exit_ns / exits / 1e3:.1f} us",
         "",
     )
+
+
+def beside_qemu() -> None:
+    """The same loop of exits under both, alternately."""
+    own, peers = [], []
+    try:
+        for _ in range(PEER_ROUNDS):
+            own.append(exit_loop.rondo(KVM_SECONDS).exits_per_s)
+            peers.append(exit_loop.qemu(PEER_EXITS))
+    except LookupError as exc:
+        print(f"exits beside QEMU: skipped, {exc}")
+        return
+    ours, theirs = statistics.median(own), statistics.median(peers)
+    row("exits of a whole rondo-vmm", f"{ours / 1e3:.0f} k/s", f"QEMU {theirs / 1e3:.0f} k/s", "")
+    share = ours / theirs
+    slow = Path("/sys/module/kvm_pvm").exists()
+    bar = verdict(f"at least {PEER_BAR:.1f} x", share >= PEER_BAR) if slow else "no bar: KVM is quick here"
+    row("", f"{share:.2f} x", "", bar)
+
+
+def ticks_under_exits(seconds: float) -> None:
+    """How late ticks are while a guest does nothing but exit."""
+    late = sorted(exit_loop.rondo(seconds).late_ms)
+    if len(late) < 2:
+        print("lateness of ticks: skipped, --seconds is too short")
+        return
+    most, latest = statistics.quantiles(late, n=20)[-1], late[-1]
+    row(
+        f"lateness of {len(late)} ticks, 95th percentile",
+        f"{most:.1f} ms",
+        f"median {statistics.median(late):.1f} ms",
+        verdict(f"at most {LATE_BAR_MS:.0f} ms", most <= LATE_BAR_MS),
+    )
+    bar = verdict(f"at most {LATEST_BAR_MS:.0f} ms", latest <= LATEST_BAR_MS)
+    row("the latest of them", f"{latest:.1f} ms", "", bar)
 
 
 if __name__ == "__main__":

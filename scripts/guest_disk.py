@@ -73,10 +73,21 @@ def check_pattern(image: bytes) -> str:
     return f"{written} of {sectors} sectors written, each with the pattern of its write"
 
 
+def can_check(guest: str) -> None:
+    """Raises LookupError if `check_disk` lacks a program for this guest: better before the run."""
+    if guest == "linux":
+        _debugfs()
+
+
+def _debugfs() -> str:
+    found = shutil.which("debugfs", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise LookupError("debugfs is needed to look into the disk of Linux: install e2fsprogs")
+    return found
+
+
 def _check_ext2(path: Path) -> str:
-    debugfs = shutil.which("debugfs", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if debugfs is None:
-        raise LookupError("debugfs is needed to look into the image: install e2fsprogs")
+    debugfs = _debugfs()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([debugfs, "-R", f"rdump / {folder}", path], check=True, capture_output=True)
         return check_files(Path(folder))

@@ -25,13 +25,15 @@ import argparse
 import os
 import platform
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from demo_guest import CHOICES, Guest, choose
 from evidence import evidence, seconds
-from guest_disk import DiskError, check_disk, make_disk
+from guest_disk import DiskError, can_check, check_disk, make_disk
 from pipeline import ROOT, pipeline, receiver, say, show
 from remote import Remote
 
@@ -92,9 +94,10 @@ class Run:
     def __init__(self, settings: Settings, guest: Guest) -> None:
         self._settings = settings
         self._instance = f"demo-{platform.node() or 'vm'}"
-        flags = ["--instance", self._instance, "--duration", settings.duration, *guest.flags]
-        self._vmm = ["rondo-vmm", *flags]
         self._guest = guest
+        self._vmm = ["rondo-vmm", "--instance", self._instance, "--duration", settings.duration, *guest.flags]
+        # Linux has no disk unless it is given one; the built-in guest has a temporary one.
+        self._image = self._give_disk() if guest.name == "linux" else None
 
     def remote_write(self) -> int:
         url = self._settings.remote_write
@@ -138,16 +141,18 @@ class Run:
         return 0
 
     def disk(self) -> int:
-        image = make_disk(self._guest.name)
-        self._vmm += ["--disk", str(image.relative_to(ROOT))]
+        can_check(self._guest.name)
+        if self._image is None:  # the built-in guest's is a temporary one otherwise
+            self._image = self._give_disk()
         status = self._pipe()
         if status:
             return status
         try:
-            say(f"\n{image.relative_to(ROOT)}: {check_disk(self._guest.name, image)}")
+            found = check_disk(self._guest.name, self._image)
         except DiskError as exc:
-            say(f"\n{image.relative_to(ROOT)}: {exc}")
+            say(f"\n{self._image.relative_to(ROOT)}: {exc}")
             return 1
+        say(f"\n{self._image.relative_to(ROOT)}: {found}")
         return 0
 
     def bench(self) -> int:
@@ -168,6 +173,11 @@ class Run:
         whole = found.lived == found.stored == found.received
         say(f"captured {share:.1%} (bar: 100 %, {'met' if whole else 'MISSED'})")
         return 0 if whole else 1
+
+    def _give_disk(self) -> Path:
+        image = make_disk(self._guest.name)
+        self._vmm += ["--disk", str(image.relative_to(ROOT))]
+        return image
 
     def _pipe(self, *push: list[str]) -> int:
         """Run the pipe; returns the first status that is not 0."""
@@ -215,6 +225,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: what was started ends with us
+        signal.signal(number, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -121,7 +121,7 @@ def test_a_leash_hands_back_the_exit_status() -> None:
 
 
 def test_a_leash_interrupts_when_its_input_ends() -> None:
-    script = "trap 'echo interrupted; exit 3' INT; echo ready; while :; do sleep 0.05; done"
+    script = "trap 'echo interrupted; exit 3' INT; echo ready; for i in $(seq 400); do sleep 0.05; done"
     with subprocess.Popen(
         [*LEASH, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as leash:
@@ -180,7 +180,7 @@ def test_the_disk_of_a_demo_is_checked() -> None:
 
 def test_ctrl_c_ends_the_vm_and_all_it_left_arrives(program: Callable[[str], Path]) -> None:
     program("prometheus")
-    with start("remote-write", VMM_DURATION="600") as demo:
+    with start("remote-write", VMM_DURATION="60") as demo:
         try:
             said = until(demo, "phase: cpu")
             os.killpg(demo.pid, signal.SIGINT)
@@ -293,7 +293,7 @@ def test_the_exit_status_of_another_machine_comes_back(box: Box) -> None:
 
 def test_ctrl_c_here_ends_it_there_and_shows_the_end(box: Box, prometheus: Prometheus) -> None:
     url = prometheus.write_url
-    with start("remote-write", VMM_DURATION="600", VMM_REMOTE_WRITE=url, **box.settings) as demo:
+    with start("remote-write", VMM_DURATION="60", VMM_REMOTE_WRITE=url, **box.settings) as demo:
         try:
             said = until(demo, "phase: cpu")
             os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to ssh too
@@ -307,7 +307,7 @@ def test_ctrl_c_here_ends_it_there_and_shows_the_end(box: Box, prometheus: Prome
 
 def test_it_ends_there_when_the_connection_is_gone(box: Box, prometheus: Prometheus) -> None:
     before, url = len(box.sessions()), prometheus.write_url
-    with start("remote-write", VMM_DURATION="600", VMM_REMOTE_WRITE=url, **box.settings) as demo:
+    with start("remote-write", VMM_DURATION="60", VMM_REMOTE_WRITE=url, **box.settings) as demo:
         until(demo, "phase: cpu")
         os.killpg(demo.pid, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE_S
