@@ -23,12 +23,14 @@ class Block(NamedTuple):
     """Rows of one session: `labels[i]` are those of `series[i]`, whose values are `values[:, i]`.
 
     `t_ms` is int64 (n,), ascending strictly; `values` float64 (n, len(series)); NaN is "no value".
+    `start_ms` is when the session's counters were 0; 0 if that is not known.
     """
 
     series: tuple[Series, ...]
     labels: tuple[Labels, ...]
     t_ms: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
+    start_ms: int = 0
 
 
 class Batch(NamedTuple):

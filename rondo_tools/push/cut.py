@@ -104,4 +104,4 @@ def _block(item: New, t_ms: Times, row: Times) -> Block:
     values = np.full((len(row), len(item.backlog.numbers)), np.nan)
     ticks = row >= 0
     values[ticks] = item.rows.values[row[ticks]]
-    return Block(item.backlog.series, item.backlog.labels, t_ms, values)
+    return Block(item.backlog.series, item.backlog.labels, t_ms, values, item.backlog.session.start_ms)

@@ -10,7 +10,7 @@ them; so what must hold within a request is asserted here, for every request.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -40,46 +40,69 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
 
     Raises AssertionError for blocks that break remote-write's rules: that is a fault of rondo's.
     """
+    parts: list[bytes] = []
+    for labels, samples in samples_by_series(blocks, samples_of_block).items():
+        head = _labels(labels)
+        # WriteRequest.timeseries
+        parts += (b"\x0a", varint(len(head) + len(samples)), head, samples)
+    parts.append(_metadata(metadata))
+    return bytes(snappy.compress(b"".join(parts)))
+
+
+def samples_by_series(
+    blocks: Iterable[Block], samples_of: Callable[[Block], Iterable[bytes]]
+) -> dict[Labels, bytes]:
+    """Each series' samples of all blocks, as `samples_of` gives them for each series of a block.
+
+    Raises AssertionError for samples that do not ascend in time.
+    """
     found: dict[Labels, tuple[int, bytes]] = {}  # of each series, the last time and all samples
     for block in blocks:
         if not block.t_ms.size:
             continue
         assert np.all(block.t_ms[1:] > block.t_ms[:-1]), "rows do not ascend in time"
         first_ms, last_ms = int(block.t_ms[0]), int(block.t_ms[-1])
-        for labels, samples in zip(block.labels, _samples(block.t_ms, block.values), strict=True):
+        for labels, samples in zip(block.labels, samples_of(block), strict=True):
             before_ms, before = found.get(labels, (-1, b""))
             assert before_ms < first_ms, "blocks do not ascend in time"
             found[labels] = last_ms, before + samples
-    parts: list[bytes] = []
-    for labels, (_, samples) in found.items():
-        head = _labels(labels)
-        # WriteRequest.timeseries
-        parts += (b"\x0a", _varint(len(head) + len(samples)), head, samples)
-    parts.append(_metadata(metadata))
-    return bytes(snappy.compress(b"".join(parts)))
+    return {labels: samples for labels, (_, samples) in found.items()}
 
 
-def _samples(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> list[bytes]:
-    """For each series of a block all its samples, as TimeSeries has them on the wire.
+def samples_of_block(block: Block) -> list[bytes]:
+    return lay_out(block.t_ms, block.values)
 
-    Times whose varints are as long as each other (six bytes from 1971 to 2109) make samples as
-    long as each other: records, of which numpy lays out all of a block at once.
+
+def lay_out(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64], more: bytes = b"") -> list[bytes]:
+    """For each column of `values` all its samples, as TimeSeries has them on the wire in 1.0 and 2.0.
+
+    `more` are fields that each sample has besides. Times whose varints are as long as each other
+    (six bytes from 1971 to 2109) make samples as long as each other: records, of which numpy lays
+    out all of a block at once.
     """
-    size = len(_varint(int(t_ms[0])))
-    if len(_varint(int(t_ms[-1]))) != size:
+    size = len(varint(int(t_ms[0])))
+    if len(varint(int(t_ms[-1]))) != size:
         at = int(np.searchsorted(t_ms, 1 << 7 * size))
-        parts = zip(_samples(t_ms[:at], values[:at]), _samples(t_ms[at:], values[at:]), strict=True)
-        return [shorter + longer for shorter, longer in parts]
+        shorter, longer = lay_out(t_ms[:at], values[:at], more), lay_out(t_ms[at:], values[at:], more)
+        return [before + after for before, after in zip(shorter, longer, strict=True)]
     rows, series = values.shape
     records = np.empty(
-        (series, rows), [("head", "u1", 3), ("value", "<u8"), ("key", "u1"), ("t_ms", "u1", (size,))]
+        (series, rows),
+        [
+            ("head", "u1", 3),
+            ("value", "<u8"),
+            ("key", "u1"),
+            ("t_ms", "u1", (size,)),
+            ("more", "u1", (len(more),)),
+        ],
     )
-    records["head"] = (0x12, 10 + size, 0x09)  # TimeSeries.samples, its length, Sample.value
+    records["head"] = (0x12, 10 + size + len(more), 0x09)  # TimeSeries.samples, its length, Sample.value
     bits = np.ascontiguousarray(values).view(np.uint64)
     records["value"] = np.where(np.isnan(values), np.uint64(STALE_NAN), bits).T
     records["key"] = 0x10  # Sample.timestamp
-    more = [0x80] * (size - 1) + [0]
-    records["t_ms"] = t_ms[:, np.newaxis] >> (7 * np.arange(size)) & 0x7F | more
+    goes_on = [0x80] * (size - 1) + [0]
+    records["t_ms"] = t_ms[:, np.newaxis] >> (7 * np.arange(size)) & 0x7F | goes_on
+    records["more"] = list(more)
     data, length = records.tobytes(), rows * records.itemsize
     return [data[at : at + length] for at in range(0, len(data), length)]
 
@@ -104,7 +127,8 @@ def _metadata(metadata: Iterable[Series]) -> bytes:
     return request.SerializeToString()
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number from 0 on as protobuf writes it."""
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)
@@ -127,11 +151,17 @@ def decode(body: bytes) -> WriteRequest:
 
 
 def _set_labels(series: TimeSeries, labels: Labels) -> None:
+    check_labels(labels)
+    for name, value in labels:
+        series.labels.add(name=name, value=value)
+
+
+def check_labels(labels: Labels) -> None:
+    """Raises AssertionError for labels that break remote-write's rules."""
     names = [name for name, _ in labels]
     assert names == sorted(set(names)), f"labels are not sorted and unique: {names}"
     for name, value in labels:
         assert value, f"the label {name} is empty"
         assert _LABEL_NAME.fullmatch(name), f"{name!r} is not a label name"
         assert name != "__name__" or _METRIC_NAME.fullmatch(value), f"{value!r} is not a metric name"
-        series.labels.add(name=name, value=value)
     assert "__name__" in names, "a series without a name"

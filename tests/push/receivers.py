@@ -103,7 +103,10 @@ class Receiver:
 
     def take(self, body: bytes) -> str | None:
         """Commit the request and return None, or refuse it and say why."""
-        request = decode(body)
+        return self.take_request(decode(body))
+
+    def take_request(self, request: WriteRequest) -> str | None:
+        """The same of a request."""
         self.requests.append(request)
         newest_ms = max((max(series) for series in self.samples.values()), default=0)
         taken: list[tuple[Key, int, int]] = []
