@@ -53,6 +53,7 @@ PROGRAMS = {
     "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING),
     "rsync": Program("rsync", "usr/bin/rsync", Needs.MISSING),
     "sshd": Program("openssh-server", "usr/sbin/sshd", Needs.MISSING),
+    "victoria-metrics": Program("victoria-metrics", "usr/bin/victoria-metrics", Needs.NOTHING),
 }
 
 
