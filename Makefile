@@ -49,7 +49,7 @@ vmm-demo-remote-write: setup ## run a VM with its metrics in Prometheus meanwhil
 vmm-demo-disk: setup ## run a VM with a disk that stays, and check what it wrote
 	@python scripts/vmm_demo.py disk
 
-vmm-bench-15: setup ## run a VM for 15 s: seconds lived, in the store, in Prometheus
+vmm-bench-15: setup ## run a VM for 15 s: seconds lived, in the store, received
 vmm-bench-30: setup ## the same for 30 s
 vmm-bench-45: setup ## the same for 45 s
 vmm-bench-15 vmm-bench-30 vmm-bench-45:

@@ -19,7 +19,7 @@ from pipeline import ROOT, say
 
 CHOICES = ("auto", "builtin", "linux")
 FOLDER = "build/guest"
-PROBE_S = 10.0  # hardware takes one or two, an emulated machine six
+PROBE_S = 15.0  # hardware takes one or two, an emulated machine six
 
 
 class Guest(NamedTuple):

@@ -163,11 +163,11 @@ class Run:
                 return status
             session = self._session()
             found = seconds(session, running.samples(f'{{instance="{self._instance}"}}'))
-        say(f"\n{'guest':8} {'asked':>7} {'lived':>10} {'seconds':>8} {'in store':>9} {'in Prometheus':>14}")
+        say(f"\n{'guest':8} {'asked':>7} {'lived':>10} {'seconds':>8} {'in store':>9} {'received':>9}")
         lived_s = (session.end.t_ms - session.start_ms) / 1000 if session.end else 0
         say(
             f"{self._guest.name:8} {self._settings.duration:>7} {lived_s:8.3f} s {found.lived:8} "
-            f"{found.stored:9} {found.received:14}"
+            f"{found.stored:9} {found.received:9}"
         )
         share = found.received / found.lived
         whole = found.lived == found.stored == found.received
