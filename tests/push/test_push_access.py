@@ -216,6 +216,8 @@ def mistakes(folder: Path) -> list[tuple[dict[str, Any], str]]:
         ({"header": [f"Authorization: {SECRET}"]}, "--bearer-token-file"),
         ({"header": [f"Cookie: {SECRET}"]}, "Cookie"),
         ({"header": ["Host: x"]}, "Host"),
+        ({"header": ["content-type: text/plain"]}, "content-type"),
+        ({"header": ["X-Prometheus-Remote-Write-Version: 9"]}, "X-Prometheus-Remote-Write-Version"),
         ({"header": [f"no colon {SECRET}"]}, "NAME: VALUE"),
         ({"header": [f"X: {SECRET}\r\nY: z"]}, "NAME: VALUE"),
         ({"proxy": f"http://u:{SECRET}@x"}, "--proxy"),
