@@ -4,13 +4,15 @@
      "begun_ms": 1732299700000,
      "sessions": {"vm-1/1732300000123": {"delivered_ms": 1732300044000, "ended": false}, ...},
      "in_flight": null | {"sessions": {... as they will be after success},
-                          "body": "the request's exact bytes, base64", "split": false}}
+                          "body": "the request's exact bytes, base64", "split": false,
+                          "protocol": "1.0"}}
 
 Strategy: write what is about to be sent before it is sent, and what was delivered after it was
 accepted. Whatever kills the process in between, the next one finds either the batch in flight,
 byte for byte, and settles it, or a batch that is done. The body itself is kept, so that settling
 needs neither the rows (overwritten by then) nor the labels (changed by then) again. `split` says
-that the batch has been sent in pieces, so that it may have landed in part. `begun_ms` is when
+that the batch has been sent in pieces, so that it may have landed in part; `protocol`, which
+remote-write the body is of (1.0, where it is missing). `begun_ms` is when
 delivery began: of sessions without a mark, what is later is owed, from a coarser tier if need be.
 
 The file is replaced whole: temporary file, fsync, rename, fsync of the folder. A file that is not
@@ -48,6 +50,7 @@ class InFlight(NamedTuple):
     marks: Mapping[str, Mark]
     body: bytes
     split: bool = False
+    protocol: str = "1.0"
 
 
 class LockedError(PushError):
@@ -136,6 +139,7 @@ class Cursor:
                 "sessions": _marks_to_json(self.in_flight.marks),
                 "body": base64.b64encode(self.in_flight.body).decode(),
                 "split": self.in_flight.split,
+                "protocol": self.in_flight.protocol,
             },
         }
         temporary = self.path.with_name(f".{self.path.name}.new")
@@ -203,11 +207,12 @@ def _marks_from_json(value: object) -> dict[str, Mark]:
 
 def _in_flight_from_json(value: object) -> InFlight:
     item = _a_map(value, "'in_flight'")
-    body, split = item["body"], item["split"]
-    if type(body) is not str or type(split) is not bool:
-        raise ValueError("'in_flight' has no valid 'body' and 'split'")
+    body, split, protocol = item["body"], item["split"], item.get("protocol", "1.0")
+    if type(body) is not str or type(split) is not bool or protocol not in ("1.0", "2.0"):
+        raise ValueError("'in_flight' has no valid 'body', 'split' and 'protocol'")
+    marks = _marks_from_json(item["sessions"])
     try:
-        return InFlight(_marks_from_json(item["sessions"]), base64.b64decode(body, validate=True), split)
+        return InFlight(marks, base64.b64decode(body, validate=True), split, protocol)
     except binascii.Error as exc:
         raise ValueError(f"the body in flight is not base64: {exc}") from exc
 

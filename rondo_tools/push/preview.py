@@ -12,7 +12,7 @@ from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encode import decode
+from rondo_tools.push.protocol import Body
 from rondo_tools.store.reader import Store
 
 STALE = "stale"
@@ -21,7 +21,7 @@ STALE = "stale"
 def dry_run(drain: Drain, cursor: Cursor, now_ms: int, *, backfill: bool) -> Iterator[str]:
     """``t_ms<TAB>series<TAB>value`` for each sample, in the order of sending; NaN is ``stale``."""
     if cursor.in_flight is not None:
-        for series in decode(cursor.in_flight.body).timeseries:
+        for series in Body(cursor.in_flight.body, cursor.in_flight.protocol).request().timeseries:
             name = _spelled(tuple((label.name, label.value) for label in series.labels))
             for sample in series.samples:
                 yield f"{sample.timestamp}\t{name}\t{_number(sample.value)}"

@@ -21,6 +21,9 @@ Old samples (`old_ms`) may be refused for their age, thousands of them, which wo
 each. The receiver's bound is one for all series, so one series finds it, sample by sample; two more
 confirm it with a sample at each end; then all that is not newer is passed over at once.
 
+A receiver of 2.0 may write all that it takes of a request and refuse the rest: then it says how
+many samples it wrote, and there is nothing left to find out.
+
 After a thousand refusals nothing is cut finer: what is refused then is passed over as it is.
 
 A batch that was already sent in pieces (`split`) may have landed in part. Then nothing is inferred
@@ -73,6 +76,9 @@ class Settlement:
 
     def plan(self, request: WriteRequest, answer: Answer, *, split: bool) -> Plan:
         """Settle a batch to which `answer` was given as a whole."""
+        if answer.written:
+            yield from self._cut_finer(request, answer)
+            return
         if self.unclear and not split and answer.outcome is Outcome.REFUSED:
             for piece in _by_instance(request):
                 yield from self._was_it_committed(piece)
@@ -95,6 +101,9 @@ class Settlement:
             yield from self._cut_finer(request, answer)
 
     def _cut_finer(self, request: WriteRequest, answer: Answer) -> Plan:
+        if answer.written:
+            self._taken_in_part(request, answer.written, answer.text)
+            return
         too_large = answer.outcome is Outcome.TOO_LARGE
         self._refused += not too_large
         parts = _smaller(request) if too_large else _finer(request)
@@ -200,6 +209,22 @@ class Settlement:
     def _refuse_oldest(self, stuck: dict[str, TimeSeries], words: dict[str, str]) -> None:
         for name, series in stuck.items():
             self._refuse(_only(series, series.samples[:1]), words[name])
+
+    def _taken_in_part(self, request: WriteRequest, written: int, words: str) -> None:
+        """Pass over what a receiver of 2.0 did not write of a request of which it wrote the rest."""
+        left = max(0, _count(request) - written)
+        self.sent += _count(request) - left
+        if not left:
+            return
+        times = [sample.timestamp for series in request.timeseries for sample in series.samples]
+        refusal = self.refusals.setdefault(EVERY_SERIES, Refusal(words, min(times)))
+        refusal.t_ms = min(refusal.t_ms, *times)
+        refusal.through_ms = max(refusal.through_ms, *times)
+        refusal.samples += left
+        if self.unclear:
+            self.not_known += left
+        else:
+            self.rejected += left
 
     def _refuse(self, request: WriteRequest, words: str, name: str | None = None) -> None:
         """Pass over the samples of a request that holds one series; its name, or another, is said."""

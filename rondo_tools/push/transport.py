@@ -10,10 +10,11 @@ An attempt has one bound on its whole time: a peer that sends a byte every few s
 from __future__ import annotations
 
 import enum
+import re
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
@@ -23,9 +24,10 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 from rondo_tools import __version__
 from rondo_tools.errors import PushError, UsageError
 from rondo_tools.push.access import Access
-from rondo_tools.push.encode import HEADERS
+from rondo_tools.push.protocol import HEADERS, V1
 from rondo_tools.push.wire import Wire
 
+WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 MAX_REDIRECTS = 3
 _MAX_ANSWER = 4096  # bytes of an answer's body that are read
 _LONGEST_WAIT_S = 3600.0  # whatever the server asks for
@@ -65,13 +67,16 @@ class Answer:
     """The outcome; `text` is one line for people, the server's words in it made harmless.
 
     With RETRY: `unclear` if the request may have been accepted all the same; `retry_after_s` if
-    the server asked for a pause.
+    the server asked for a pause. `written` is how many samples a receiver of 2.0 says that it wrote;
+    None if it does not say. `status` is HTTP's; 0 where there was no answer.
     """
 
     outcome: Outcome
     text: str = ""
     unclear: bool = False
     retry_after_s: float | None = None
+    status: int = 0
+    written: int | None = None
 
 
 def parse_url(text: str) -> str:
@@ -111,7 +116,6 @@ class Transport:
         self._now = now
         self._wire = Wire()
         self._session = self._wire.session()
-        self._session.headers.update(HEADERS)
         self._session.headers["User-Agent"] = f"rondo-push/{__version__}"
         self._session.headers.update(self._access.headers)
         self._session.proxies = self._access.proxies(url)
@@ -124,8 +128,11 @@ class Transport:
     def close(self) -> None:
         self._session.close()
 
-    def send(self, body: bytes) -> Answer:
-        """Send the body once. Never raises for anything that the network or the peer does."""
+    def send(self, body: bytes, protocol: str = V1) -> Answer:
+        """Send the body, of that protocol, once.
+
+        Never raises for anything that the network or the peer does.
+        """
         url = self.url
         try:
             authorization = self._access.authorization()
@@ -137,14 +144,27 @@ class Transport:
             try:
                 for _ in range(MAX_REDIRECTS + 1):
                     response = self._session.post(
-                        url, data=body, timeout=self._timeout_s, allow_redirects=False, stream=True
+                        url,
+                        data=body,
+                        headers=HEADERS[protocol],
+                        timeout=self._timeout_s,
+                        allow_redirects=False,
+                        stream=True,
                     )
                     text = _read_text(response)
                     if not 300 <= response.status_code < 400:
-                        return self._classify(response, text)
+                        return replace(
+                            self._classify(response, text),
+                            status=response.status_code,
+                            written=_written(response.headers.get(WRITTEN)),
+                        )
                     target = _joined(url, response.headers.get("Location", ""))
                     if response.status_code not in (307, 308) or _origin(target) != _origin(url):
-                        return Answer(Outcome.DENIED, _redirect(response.status_code, target))
+                        return Answer(
+                            Outcome.DENIED,
+                            _redirect(response.status_code, target),
+                            status=response.status_code,
+                        )
                     url = target
             except requests.exceptions.SSLError as exc:
                 if not is_cut() and (words := _mistrust(exc)):
@@ -231,6 +251,10 @@ def _retry_after(value: str | None, now_s: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(max(0.0, wait_s), _LONGEST_WAIT_S)
+
+
+def _written(value: str | None) -> int | None:
+    return int(value) if value is not None and re.fullmatch(r"[0-9]{1,15}", value) else None
 
 
 def _never_sent(exc: BaseException) -> bool:

@@ -19,7 +19,9 @@ MARKS = st.dictionaries(
     st.builds(Mark, st.integers(0, 2**53), st.booleans()),
     max_size=5,
 )
-IN_FLIGHT = st.none() | st.builds(InFlight, MARKS, st.binary(max_size=100), st.booleans())
+IN_FLIGHT = st.none() | st.builds(
+    InFlight, MARKS, st.binary(max_size=100), st.booleans(), st.sampled_from(["1.0", "2.0"])
+)
 SAME_FOLDER = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
 )
@@ -92,6 +94,15 @@ def test_what_is_not_understood_is_an_error_and_stays(tmp_path: Path, document: 
     assert json.loads(file.read_text()) == document
     file.write_text(json.dumps(GOOD))
     Cursor(tmp_path, "a").close()  # the lock was given back
+
+
+@pytest.mark.parametrize("protocol", ["3.0", 1.0, None])
+def test_a_body_of_an_unknown_protocol_is_not_sent(tmp_path: Path, protocol: object) -> None:
+    document = json.loads(json.dumps(GOOD))
+    document["in_flight"]["protocol"] = protocol
+    (tmp_path / "cursor_a.json").write_text(json.dumps(document))
+    with pytest.raises(PushError, match="protocol"):
+        Cursor(tmp_path, "a")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"version": 1, "sess'])

@@ -1,0 +1,111 @@
+"""2.0 as long as it is understood, then 1.0; and what a receiver of 2.0 says that it wrote."""
+
+from __future__ import annotations
+
+import http.server
+from contextlib import closing
+
+import numpy as np
+import pytest
+from receivers import T0, TWO_SERIES, Reply, header, http_server
+from strict_v2 import WRITTEN, StrictReceiver
+
+from rondo_tools.push.batch import Block
+from rondo_tools.push.labels import sent_labels
+from rondo_tools.push.protocol import HEADERS, V1, V2, Body, encode
+from rondo_tools.push.settle import EVERY_SERIES, Settlement
+from rondo_tools.push.speak import Speaker
+from rondo_tools.push.transport import Answer, Outcome, Transport
+
+LABELS = sent_labels(header(), "rondo-vmm", {})
+BLOCKS = [Block(TWO_SERIES, LABELS, np.array([T0, T0 + 1000]), np.array([[1.0, 2.0], [3.0, 4.0]]), T0 - 500)]
+BODY = encode(V2, BLOCKS, ())
+
+
+class Line:
+    """Answers from a list; keeps what was sent."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+        self.sent: list[Body] = []
+
+    def send(self, data: bytes, protocol: str) -> Answer:
+        self.sent.append(Body(data, protocol))
+        return self.answers.pop(0)
+
+
+def test_a_strict_receiver_takes_it() -> None:
+    receiver = StrictReceiver()
+    with http_server(receiver) as url, closing(Transport(url, timeout_s=5)) as transport:
+        speaker = Speaker(transport, V2)
+        answer = speaker.send(BODY)
+        assert (answer.outcome, answer.written) == (Outcome.ACCEPTED, 4)
+        assert receiver.forbidden == []
+        # And with the headers of 1.0, the same connection's next request is refused.
+        assert transport.send(BODY.data, V1).status == 415
+    assert (speaker.protocol, len(receiver.bodies)) == (V2, 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "unclear"),
+    [
+        (Answer(Outcome.DENIED, "answered 415", status=415), False),
+        (Answer(Outcome.ACCEPTED, "answered 204", status=204), True),
+    ],
+)
+def test_who_does_not_speak_2_0_gets_1_0_from_then_on(first: Answer, unclear: bool) -> None:
+    line = Line(first, *[Answer(Outcome.ACCEPTED, status=204)] * 2)
+    speaker = Speaker(line, V2)
+    answer = speaker.send(BODY)
+    assert (answer.outcome, answer.unclear, answer.status) == (Outcome.RETRY, unclear, first.status)
+    assert speaker.protocol == V1
+    for _ in range(2):
+        assert speaker.send(BODY).outcome is Outcome.ACCEPTED
+    assert [body.protocol for body in line.sent] == [V2, V1, V1]
+    assert line.sent[0] == BODY
+    assert line.sent[1] == line.sent[2] == BODY.as_v1() == encode(V1, BLOCKS, ())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(Outcome.ACCEPTED, status=200, written=4),
+        Answer(Outcome.REFUSED, status=400),
+        Answer(Outcome.REFUSED, status=400, written=0),
+        Answer(Outcome.RETRY, status=503, unclear=True),
+        Answer(Outcome.DENIED, status=401),
+        Answer(Outcome.TOO_LARGE, status=413),
+    ],
+)
+def test_other_answers_say_nothing_of_the_protocol(answer: Answer) -> None:
+    speaker = Speaker(Line(answer), V2)
+    assert speaker.send(BODY) == answer
+    assert speaker.protocol == V2
+
+
+def test_1_0_stays_1_0_whatever_is_answered() -> None:
+    line = Line(Answer(Outcome.ACCEPTED, status=204), Answer(Outcome.DENIED, status=415))
+    speaker = Speaker(line)
+    assert speaker.send(BODY.as_v1()).outcome is Outcome.ACCEPTED
+    assert speaker.send(BODY.as_v1()).outcome is Outcome.DENIED
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [("0", 0), ("12", 12), ("-1", None), ("x", None), ("9" * 99, None)]
+)
+def test_what_was_written_is_a_number_or_not_said(value: str, written: int | None) -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        assert {name: handler.headers[name] for name in HEADERS[V2]} == HEADERS[V2]
+        return 200, {WRITTEN: value}, b""
+
+    with http_server(answer) as url, closing(Transport(url, timeout_s=5)) as transport:
+        assert transport.send(*BODY).written == written
+
+
+@pytest.mark.parametrize("unclear", [False, True])
+def test_what_was_taken_in_part_is_not_asked_for_again(unclear: bool) -> None:
+    settlement = Settlement(unclear)
+    refusal = Answer(Outcome.REFUSED, "answered 400: one is bad", status=400, written=3)
+    assert list(settlement.plan(BODY.request(), refusal, split=False)) == []
+    assert (settlement.sent, settlement.rejected, settlement.not_known) == (3, not unclear, unclear)
+    assert settlement.refusals[EVERY_SERIES].words == "answered 400: one is bad"
