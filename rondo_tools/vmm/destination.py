@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import stat
 
 from rondo_tools.errors import UsageError
 from rondo_tools.vmm.output import FileOutput, Output
@@ -54,7 +54,7 @@ def _standard(fd: int, name: str) -> int:
 
 def _open_file(flag: str, path: str, *, items: str = "ticks") -> Output:
     try:
-        if Path(path).is_fifo():
+        if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
             return FileOutput(-1, path, fifo=path, items=items)
         return FileOutput(os.open(path, _NEW_FILE, 0o666), path, items=items)
     except OSError as exc:

@@ -10,7 +10,6 @@ import math
 import os
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 
 from rondo_tools.catalog import BLOCK_OPS, DIRECTIONS, EXIT_REASONS, SERIES
 from rondo_tools.vmm.meter import Snapshot
@@ -54,8 +53,7 @@ class Sampler:
     """
 
     def __init__(self, proc: str = "/proc/self") -> None:
-        self._statm = Path(proc, "statm")
-        self._fds = Path(proc, "fd")
+        self._proc = proc
         self._page_size = os.sysconf("SC_PAGE_SIZE")
         self._before = Snapshot()
 
@@ -84,13 +82,14 @@ class Sampler:
 
     def _rss_bytes(self) -> float:
         try:
-            return float(self._statm.read_text().split()[1]) * self._page_size
+            with open(f"{self._proc}/statm", "rb") as file:
+                return float(file.read().split()[1]) * self._page_size
         except (OSError, ValueError, IndexError):
             return math.nan
 
     def _open_fds(self) -> float:
         try:
-            return float(len(list(self._fds.iterdir())) - 1)  # the listing itself takes one
+            return float(len(os.listdir(f"{self._proc}/fd")) - 1)  # the listing itself takes one
         except OSError:
             return math.nan
 

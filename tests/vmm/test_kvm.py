@@ -68,7 +68,7 @@ def denied(monkeypatch: pytest.MonkeyPatch, memory: GuestMemory, *, gid: int, mo
 
     seen = os.stat_result((0o020000 | mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
     monkeypatch.setattr(os, "open", refuse)
-    monkeypatch.setattr(Path, "stat", lambda self: seen)
+    monkeypatch.setattr(os, "stat", lambda path: seen)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getegid", lambda: 1000)
     monkeypatch.setattr(os, "getgroups", lambda: [1000])

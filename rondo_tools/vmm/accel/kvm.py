@@ -18,7 +18,6 @@ import signal
 import stat
 import threading
 import time
-from pathlib import Path
 
 from rondo_tools.errors import EX_UNAVAILABLE, VmError
 from rondo_tools.vmm.accel import kvm_abi as abi
@@ -125,7 +124,7 @@ def _open(device: str) -> int:
 def _who_may(device: str) -> str:
     """What to do about a permission that is missing, from what the device says of itself."""
     try:
-        seen = Path(device).stat()
+        seen = os.stat(device)
     except OSError as exc:
         return f"{device} may not be opened, nor looked at: {exc.strerror}"
     try:

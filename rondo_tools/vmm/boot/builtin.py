@@ -5,14 +5,14 @@ It needs no kernel image and no firmware. guest/workload.S is its source, docs/g
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import NamedTuple
 
 from rondo_tools.errors import EX_USAGE, VmError
 from rondo_tools.vmm import layout
 from rondo_tools.vmm.memory import GuestMemory
 
-_CODE = Path(__file__).parent.parent / "guest" / "workload.bin"
+_CODE = os.path.join(os.path.dirname(__file__), "..", "guest", "workload.bin")
 
 
 class Entry(NamedTuple):
@@ -34,5 +34,6 @@ def load(memory: GuestMemory) -> Entry:
             f"--memory: the built-in guest needs {layout.GUEST_END // 1024}K, not {memory.size // 1024}K",
             exit_code=EX_USAGE,
         )
-    memory.write(layout.GUEST_CODE, _CODE.read_bytes())
+    with open(_CODE, "rb") as file:
+        memory.write(layout.GUEST_CODE, file.read())
     return Entry(rip=layout.GUEST_CODE, rsp=layout.GUEST_STACK)
