@@ -15,6 +15,7 @@ import os
 import select
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -80,7 +81,7 @@ class Backlog:
             return self._changed.wait_for(lambda: self._finished, timeout_s)
 
 
-class Output:
+class Output(ABC):
     """One destination. `start`, any number of `put`, `finish`; then `done` says when it is over.
 
     `on_done` is called, in the output's thread, when nothing more will be written: `delivered` if
@@ -103,9 +104,9 @@ class Output:
         return self._done.is_set()
 
     @property
+    @abstractmethod
     def missing(self) -> int:
         """How many items are not known to have arrived."""
-        raise NotImplementedError
 
     def start(self, header: bytes, on_done: Callable[[], None] | None = None) -> None:
         self._header = header
@@ -130,8 +131,9 @@ class Output:
             self._done.set()
             self._on_done()
 
+    @abstractmethod
     def _deliver(self) -> None:
-        raise NotImplementedError
+        """Write the header, then what the backlog has, to its end; in the output's thread."""
 
 
 class FileOutput(Output):
