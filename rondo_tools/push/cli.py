@@ -20,8 +20,9 @@ from rondo_tools.push.access import access
 from rondo_tools.push.cursor import Cursor, LockedError, parse_name
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.follow import Follower
+from rondo_tools.push.health import Health, Tally
 from rondo_tools.push.labels import parse_external, parse_job, sent_labels
-from rondo_tools.push.loop import Pusher, Tally
+from rondo_tools.push.loop import Pusher
 from rondo_tools.push.service import Service, Stores
 from rondo_tools.push.transport import Transport, parse_url
 from rondo_tools.push.wake import Wake
@@ -134,6 +135,7 @@ def _count(text: str) -> int:
 @argh.arg(
     "--status", help="print for each instance: delivered up to, newest tick (both in ms), seconds behind"
 )
+@argh.arg("--no-health", help="send the store's samples only, not rondo-push's own counts")
 @argh.arg(
     "--max-samples-per-send",
     metavar="N",
@@ -163,6 +165,7 @@ def push(
     wait: bool = False,
     dry_run: bool = False,
     status: bool = False,
+    no_health: bool = False,
     max_samples_per_send: int = 10_000,
     **_: object,
 ) -> None:
@@ -184,6 +187,7 @@ def push(
         proxy=proxy,
     )
     tally = Tally()
+    health = None if no_health else Health(tally, cursor, job, external, match)
 
     def open_drain(store: Store) -> Drain:
         if tier >= len(store.tiers):
@@ -215,9 +219,18 @@ def push(
     def open_pusher(wake: Wake | None, store: Store, cursor: Cursor) -> Pusher:
         drain = open_drain(store)
         if wake is None:
-            return Pusher(drain, cursor, transport, tally, backfill=backfill)
+            return Pusher(drain, cursor, transport, tally, backfill=backfill, health=health)
         give_up = partial(wake.stopped_for, STOP_WITHIN_S)
-        return Pusher(drain, cursor, transport, tally, pause=wake.pause, give_up=give_up, backfill=backfill)
+        return Pusher(
+            drain,
+            cursor,
+            transport,
+            tally,
+            pause=wake.pause,
+            give_up=give_up,
+            backfill=backfill,
+            health=health,
+        )
 
     with closing(Transport(remote_write, timeout_s=timeout, access=known)) as transport:
         if store is not None and interval is None:

@@ -64,7 +64,6 @@ class Drain:
         self._max_age_ms = max_age_ms
         self._sent: dict[str, tuple[tuple[int, ...], tuple[Labels, ...]]] = {}  # of each session
         self._told: set[str] = set()  # sessions whose trouble was spoken of
-        self.behind_ms = 0  # how far the slowest session was behind when the last drain began
 
     def begin_ms(self, now_ms: int) -> int:
         """From when on a delivery that begins now is owed the coarser tiers too: what tier 0 surely
@@ -113,8 +112,6 @@ class Drain:
             for session in sessions:
                 self._sent[session.key] = sent.get(session.key) or self._series(session)
             backlogs += self._instance(sessions, marks, now_ms, closed or {}, begun_ms)
-        begins = [backlog.pieces[0].begin_ms for backlog in backlogs if backlog.pieces]
-        self.behind_ms = max(0, now_ms - min(begins)) if begins else 0
         blocked: set[str] = set()  # instances of which nothing more can be sent
         oldest_ms = now_ms - self._max_age_ms if self._max_age_ms else 0
         for begin_ms, until_ms in slices(backlogs, self._store.tiers):

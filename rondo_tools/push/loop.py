@@ -11,7 +11,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from rondo_tools.catalog import Series
@@ -20,6 +19,8 @@ from rondo_tools.push.batch import Batch
 from rondo_tools.push.cursor import Cursor, InFlight
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encode import compress, decode, encode
+from rondo_tools.push.health import Health, Tally
+from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.rejected import Rejected
 from rondo_tools.push.settle import EVERY_SERIES, Refusal, Settlement
 from rondo_tools.push.transport import Answer, Outcome
@@ -55,21 +56,8 @@ class NotTakenError(PushError):
         self.retry_after_s = retry_after_s
 
 
-@dataclass
-class Tally:
-    """What a process' pushes came to, in samples but for the requests."""
-
-    sent: int = 0
-    rejected: int = 0
-    unclear: int = 0
-    passed_over: int = 0
-    requests: int = 0
-
-    def __str__(self) -> str:
-        return (
-            f"{self.sent} samples sent, {self.rejected} rejected, {self.unclear} unclear, "
-            f"{self.passed_over} passed over, {self.requests} requests"
-        )
+def _count(request: WriteRequest) -> int:
+    return sum(len(series.samples) for series in request.timeseries)
 
 
 def _sleep(seconds: float) -> bool:
@@ -82,7 +70,8 @@ class Pusher:
 
     `pause(seconds)` waits and says whether to go on; `give_up()` says, before each request,
     whether to stop; `now_ms` is the clock that says which slots are closed. `backfill` owes the
-    coarser tiers' rows from before delivery began, too.
+    coarser tiers' rows from before delivery began, too. `health` is told after each push that
+    delivered something.
     """
 
     def __init__(
@@ -97,6 +86,7 @@ class Pusher:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         jitter: Callable[[], float] = random.random,
         backfill: bool = False,
+        health: Health | None = None,
     ) -> None:
         self._drain = drain
         self._cursor = cursor
@@ -107,6 +97,7 @@ class Pusher:
         self._now_ms = now_ms
         self._jitter = jitter
         self._backfill = backfill
+        self._health = health
         self._rejected = Rejected(cursor.path.parent, cursor.name)
         self._too_old_ms = 0  # up to here this push was refused everything, for its age
         self._old_ms = 0
@@ -128,12 +119,16 @@ class Pusher:
             self._cursor.begun_ms = 0
         elif self._cursor.begun_ms is None:
             self._cursor.begun_ms = self._drain.begin_ms(now_ms)
+        oldest_ms, newest_ms = now_ms, 0  # of what is sent
+        before_ms = max((mark.delivered_ms for mark in self._cursor.marks().values()), default=0)
         for batch in self._drain.batches(self._cursor.marks(), now_ms, closed, self._cursor.begun_ms):
             if batch.blocks and max(int(block.t_ms[-1]) for block in batch.blocks) <= self._too_old_ms:
                 self._leave_out(batch)
                 changed = True
             elif batch.blocks:
                 self._send(batch)
+                oldest_ms = min(oldest_ms, *(int(block.t_ms[0]) for block in batch.blocks))
+                newest_ms = max(newest_ms, *(int(block.t_ms[-1]) for block in batch.blocks))
                 changed = False
             else:
                 self._cursor.advance(batch.marks)
@@ -143,6 +138,20 @@ class Pusher:
         self._cursor.forget(gone)
         if changed or gone:
             self._cursor.save()
+        if self._health is not None and newest_ms > before_ms:
+            self._tell(self._health, newest_ms, now_ms - oldest_ms)
+
+    def _tell(self, health: Health, newest_ms: int, behind_ms: int) -> None:
+        """Send our own health, once, whatever comes of it: nothing that matters depends on it."""
+        block = health.block(self._cursor.path.parent, newest_ms, behind_ms)
+        if block is None or self._give_up():
+            return
+        families = {series.name: series for series in block.series if series.name not in self._described}
+        answer = self._sender.send(encode([block], families.values()))
+        if answer.outcome is Outcome.ACCEPTED:
+            self._described.update(families)
+        else:
+            log.debug("our own health was not taken: %s", answer.text)
 
     def _send(self, batch: Batch) -> None:
         families = self._families(batch)
@@ -150,7 +159,7 @@ class Pusher:
         self._cursor.in_flight = InFlight(batch.marks, body)
         self._cursor.save()
         try:
-            answer, unclear = self._attempts(body)
+            answer, unclear = self._attempts(body, batch.samples)
         except NotTakenError as exc:
             if not exc.unclear:
                 # It never got there: the next push may make the batch anew, with other labels too.
@@ -201,9 +210,9 @@ class Pusher:
             raise PushError(
                 f"{self._cursor.path}: the batch in flight is damaged: {exc}", exit_code=EX_DATAERR
             ) from exc
-        samples = sum(len(series.samples) for series in request.timeseries)
+        samples = _count(request)
         log.debug("a batch of %d samples was left in flight: it is sent again first", samples)
-        answer, _ = self._attempts(in_flight.body)
+        answer, _ = self._attempts(in_flight.body, samples)
         self._conclude(in_flight, answer, True, samples)
 
     def _conclude(self, in_flight: InFlight, answer: Answer, unclear: bool, samples: int) -> None:
@@ -224,7 +233,7 @@ class Pusher:
         try:
             piece = next(plan)
             while True:
-                answer, unclear = self._attempts(compress(piece))
+                answer, unclear = self._attempts(compress(piece), _count(piece))
                 settlement.unclear |= unclear
                 piece = plan.send(answer)
         except StopIteration:
@@ -251,15 +260,16 @@ class Pusher:
         if len(settlement.refusals) > len(shown):
             log.warning("... and samples of %d series more", len(settlement.refusals) - len(shown))
 
-    def _attempts(self, body: bytes) -> tuple[Answer, bool]:
+    def _attempts(self, body: bytes, samples: int) -> tuple[Answer, bool]:
         """Send the body until the answer is final; say also whether an earlier try may have landed."""
         unclear = False
         attempt = 0
         while True:
             if self._give_up():
                 raise NotTakenError("told to stop before all was delivered", unclear=unclear)
-            self._tally.requests += 1
             answer = self._sender.send(body)
+            self._tally.count(answer.status, len(body))
+            self._tally.retried += samples if attempt else 0
             if answer.outcome is Outcome.DENIED:
                 raise NotTakenError(answer.text, unclear=unclear, exit_code=EX_UNAVAILABLE)
             if answer.outcome is not Outcome.RETRY:

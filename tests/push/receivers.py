@@ -17,8 +17,9 @@ from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encode import STALE_NAN, decode
+from rondo_tools.push.health import INSTANCE, Health, Tally
 from rondo_tools.push.labels import sent_labels
-from rondo_tools.push.loop import Pusher, Tally
+from rondo_tools.push.loop import Pusher
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.transport import Answer, Outcome
 from rondo_tools.store.reader import Store
@@ -32,6 +33,8 @@ TWO_SERIES = (
     Series("cpu_total", (("core", "0"),), "counter", "exits", "Of core 0."),
     Series("heat", (), GAUGE, "kelvin", "How hot it is."),
 )
+
+OWN = ("instance", INSTANCE)
 
 Key = tuple[tuple[str, str], ...]
 Samples = dict[Key, dict[int, int]]
@@ -96,10 +99,19 @@ class Receiver:
     """
 
     def __init__(self, refuses: Callable[[Key, int], str | None] = lambda labels, t_ms: None) -> None:
-        self.samples: Samples = {}
+        self.everything: Samples = {}
         self.refuses = refuses
         self.requests: list[WriteRequest] = []
         self.twice = 0  # exact duplicates that were taken
+
+    @property
+    def samples(self) -> Samples:
+        """Those of the store: all but rondo-push's own."""
+        return {labels: mine for labels, mine in self.everything.items() if OWN not in labels}
+
+    @property
+    def health(self) -> Samples:
+        return {labels: mine for labels, mine in self.everything.items() if OWN in labels}
 
     def take(self, body: bytes) -> str | None:
         """Commit the request and return None, or refuse it and say why."""
@@ -108,11 +120,11 @@ class Receiver:
     def take_request(self, request: WriteRequest) -> str | None:
         """The same of a request."""
         self.requests.append(request)
-        newest_ms = max((max(series) for series in self.samples.values()), default=0)
+        newest_ms = max((max(series) for series in self.everything.values()), default=0)
         taken: list[tuple[Key, int, int]] = []
         for series in request.timeseries:
             labels = tuple((label.name, label.value) for label in series.labels)
-            mine = self.samples.get(labels, {})
+            mine = self.everything.get(labels, {})
             last_ms = max(mine, default=0)
             for sample in series.samples:
                 t_ms, value = sample.timestamp, bits(sample.value)
@@ -126,7 +138,7 @@ class Receiver:
                     return "out of bounds"
                 taken.append((labels, t_ms, value))
         for labels, t_ms, value in taken:
-            mine = self.samples.setdefault(labels, {})
+            mine = self.everything.setdefault(labels, {})
             last_ms = max(mine, default=0)
             assert t_ms >= last_ms, "a sample that would vanish behind a 204"
             self.twice += t_ms == last_ms
@@ -158,13 +170,15 @@ class Scripted:
         if word == "crash":
             raise Crash
         if sum(len(series.samples) for series in decode(body).timeseries) > self.max_samples:
-            return Answer(Outcome.TOO_LARGE, "too large")
+            return Answer(Outcome.TOO_LARGE, "too large", status=413)
         words = self.receiver.take(body)
         if word == "unanswered":
             return Answer(Outcome.RETRY, "connection reset", unclear=True)
         if word == "crash-after":
             raise Crash
-        return Answer(Outcome.ACCEPTED) if words is None else Answer(Outcome.REFUSED, words)
+        if words is None:
+            return Answer(Outcome.ACCEPTED, status=204)
+        return Answer(Outcome.REFUSED, words, status=400)
 
 
 class Crash(BaseException):
@@ -178,6 +192,7 @@ def push_once(
     now_ms: int = T0 + HOUR_MS,
     max_samples: int = 10_000,
     closed: Mapping[str, int] | None = None,
+    with_health: bool = False,
 ) -> Tally:
     """What one run of rondo-push does, with waits left out."""
     tally = Tally()
@@ -191,6 +206,7 @@ def push_once(
             pause=lambda seconds: True,
             now_ms=lambda: now_ms,
             jitter=random.Random(1).random,
+            health=Health(tally, "prometheus", "rondo-vmm", {}) if with_health else None,
         ).push(closed)
     return tally
 

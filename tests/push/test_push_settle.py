@@ -91,7 +91,7 @@ def test_poison_costs_only_itself() -> None:
 
 def test_what_is_too_old_for_all_costs_only_itself() -> None:
     receiver = Receiver()
-    receiver.samples[(("other", "writer"),)] = {T0 + HOUR_MS + 1500: 0}
+    receiver.everything[(("other", "writer"),)] = {T0 + HOUR_MS + 1500: 0}
     settlement = carry_out(receiver, request())
     assert (settlement.sent, settlement.rejected) == (16, 16)
 

@@ -1,0 +1,139 @@
+"""rondo-push's own health: what its pushes came to, as samples of an instance of its own.
+
+Strategy: a push that delivered something is followed by one request more, which carries a tally kept
+anyway. Its time is that of the newest sample delivered, not the clock's: Prometheus refuses what is
+more than an hour behind its newest sample from anyone, so health at the clock's time would shut out a
+store that is further behind. So also it ascends, and a push with nothing to send stays silent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rondo_tools import selector
+from rondo_tools.catalog import COUNTER, GAUGE, Series
+from rondo_tools.push.batch import Block
+from rondo_tools.push.labels import sent_labels
+from rondo_tools.stream import Header
+
+INSTANCE = "rondo-push"
+
+RESULTS = ("sent", "rejected", "unclear", "passed_over")
+STATUSES = ("2xx", "3xx", "4xx", "5xx", "none")
+
+SERIES = (
+    *(
+        Series(
+            "push_samples_total",
+            (("result", result),),
+            COUNTER,
+            "samples",
+            "Samples of the store, by what became of them.",
+        )
+        for result in RESULTS
+    ),
+    Series(
+        "push_samples_retried_total",
+        (),
+        COUNTER,
+        "samples",
+        "Samples in requests that were sent again, each time they were.",
+    ),
+    Series("push_bytes_total", (), COUNTER, "bytes", "Bytes of the requests' bodies, as they were sent."),
+    *(
+        Series(
+            "push_requests_total",
+            (("status", status),),
+            COUNTER,
+            "requests",
+            "Requests with samples of the store, by the answer's status.",
+        )
+        for status in STATUSES
+    ),
+    Series(
+        "push_behind_seconds",
+        (),
+        GAUGE,
+        "seconds",
+        "Age of the oldest sample that the push delivered, when it began.",
+    ),
+)
+
+
+@dataclass
+class Tally:
+    """What a process' pushes came to: samples but for the requests, and these requests' bytes.
+
+    `retried` counts samples once for each time that they were sent again.
+    """
+
+    sent: int = 0
+    rejected: int = 0
+    unclear: int = 0
+    passed_over: int = 0
+    requests: int = 0
+    retried: int = 0
+    bytes: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)  # requests, by what is in STATUSES
+
+    def count(self, status: int, size: int) -> None:
+        """Count a request: the status of its answer, 0 for none, and the bytes of its body."""
+        self.requests += 1
+        self.bytes += size
+        self.statuses[f"{status // 100}xx" if 200 <= status < 600 else "none"] += 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sent} samples sent, {self.rejected} rejected, {self.unclear} unclear, "
+            f"{self.passed_over} passed over, {self.requests} requests"
+        )
+
+
+class Health:
+    """Makes the health of a process, for one cursor's name; `wanted` chooses of its series, too."""
+
+    def __init__(
+        self,
+        tally: Tally,
+        cursor: str,
+        job: str,
+        external: Mapping[str, str],
+        wanted: selector.Selector | None = None,
+    ) -> None:
+        self._tally = tally
+        header = Header(INSTANCE, 0, (("cursor", cursor),), 1000, SERIES)
+        self._chosen = [
+            number
+            for number, series in enumerate(SERIES)
+            if wanted is None or wanted.matches(selector.labels_of(header, series))
+        ]
+        labels = sent_labels(header, job, external)
+        self._series = tuple(SERIES[number] for number in self._chosen)
+        self._labels = tuple(labels[number] for number in self._chosen)
+        self._behind_ms: dict[Path, int] = {}  # of each store's last push
+        self._told_ms = 0
+
+    def block(self, store: Path, newest_ms: int, behind_ms: int) -> Block | None:
+        """What to send after a push of `store` that delivered up to `newest_ms`, if there is any."""
+        self._behind_ms[store] = behind_ms
+        if newest_ms <= self._told_ms or not self._chosen:
+            return None
+        self._told_ms = newest_ms
+        tally = self._tally
+        values = np.array(
+            [
+                *(getattr(tally, result) for result in RESULTS),
+                tally.retried,
+                tally.bytes,
+                *(tally.statuses[status] for status in STATUSES),
+                max(self._behind_ms.values()) / 1000,
+            ],
+            np.float64,
+        )
+        times = np.array([newest_ms], np.int64)
+        return Block(self._series, self._labels, times, values[np.newaxis, self._chosen])
