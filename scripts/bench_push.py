@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
-"""Measure rondo-push's encoder: samples a CPU-second, and bytes a sample on the wire.
+"""Measure rondo-push: its encoder, one push of many VMs, and how soon an exit can be queried.
 
-    scripts/bench_push.py [--sessions 100] [--rounds 5]
+    scripts/bench_push.py [--sessions 1000] [--rounds 5]
 
 The samples are those of VMs with the 16 series of the catalogue: counters that climb, gauges that
-tremble, some without a value. Only encoding and compressing is timed; best of the rounds, for the
-machine may be busy with other things. The plain way is protobuf's `add`, in the same run; both are
-decoded and compared.
+tremble, some without a value. CPU time, best of the rounds, for the machine may be busy with other
+things. The plain way of encoding is protobuf's `add`, in the same run; both are decoded and compared.
+What needs a Prometheus is left out, and it says so, where none can be had.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
+import statistics
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +26,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from fetch import fetch
+from prometheus import Prometheus
 
 from rondo_tools.catalog import COUNTER, SERIES
-from rondo_tools.push.batch import Block
+from rondo_tools.push.batch import Batch, Block
+from rondo_tools.push.drain import Drain
 from rondo_tools.push.encode import STALE_NAN, compress, decode, encode
 from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.stream import Header
+from rondo_tools.store.reader import Store
+from rondo_tools.store.tiers import DEFAULT_TIERS
+from rondo_tools.store.writer import StoreWriter
+from rondo_tools.stream import Header, Tick
 
+ROOT = Path(__file__).resolve().parent.parent
 STALE = struct.unpack("<d", struct.pack("<Q", STALE_NAN))[0]
 MAX_SAMPLES = 10_000  # rondo-push's own default for one request
+PUSHED_ROWS = 10
+LIFE_S = 15  # of the VM whose exits are waited for
 
 
 def blocks(sessions: int, rows: int) -> list[Block]:
@@ -81,19 +94,42 @@ def cpu_s(work: Callable[[], object], rounds: int) -> float:
     return best
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure rondo-push's encoder.")
-    parser.add_argument("--sessions", type=int, default=100, help="VMs (default: 100)")
-    parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: 5)")
-    arguments = parser.parse_args()
-    print("push: encode and compress, one CPU")
-    names = ("rows a VM", "samples", "M samples/CPU-s", "x the plain way", "bytes a sample", "requests")
+def fill(path: Path, all_blocks: list[Block], end_ms: int) -> None:
+    """A store of these sessions, their last tick at `end_ms`."""
+    with StoreWriter(path, DEFAULT_TIERS) as store:
+        for number, block in enumerate(all_blocks):
+            t_ms = block.t_ms - block.t_ms[-1] + end_ms
+            header = Header(f"vm-{number}", int(t_ms[0]) - 1000, (("zone", "a"),), 1000, SERIES)
+            session = store.open(header)
+            rows = zip(t_ms.tolist(), block.values, strict=True)
+            session.ring.append([Tick(at, row.astype("<f8").tobytes()) for at, row in rows])
+            session.close()
+
+
+def drained(path: Path, now_ms: int) -> list[Batch]:
+    """All that a first push takes from a store."""
+    drain = Drain(Store(path), lambda header: sent_labels(header, "rondo-vmm", {}), MAX_SAMPLES)
+    return list(drain.batches({}, now_ms))
+
+
+def encoding(sessions: int, rounds: int) -> bool:
+    """The table of the encoder; whether it equals the plain way."""
+    print("encode and compress, one CPU; with the reader: from the store's files to the bodies")
+    names = (
+        "rows a VM",
+        "samples",
+        "M samples/CPU-s",
+        "with the reader",
+        "x the plain way",
+        "bytes a sample",
+    )
     print(" ".join(f"{name:>15}" for name in names))
-    for rows in (10, 60, 600):
-        batches = requests(blocks(arguments.sessions, rows))
-        samples = sum(block.values.size for batch in batches for block in batch)
+    for rows in (10, 60):
+        made = blocks(sessions, rows)
+        batches = requests(made)
+        samples = sum(block.values.size for block in made)
         bodies = [encode(batch) for batch in batches]
-        best = cpu_s(lambda batches=batches: [encode(batch) for batch in batches], arguments.rounds)
+        best = cpu_s(lambda batches=batches: [encode(batch) for batch in batches], rounds)
         some = batches[:10]
         share = sum(block.values.size for batch in some for block in batch) / samples
         slow = cpu_s(lambda some=some: [plain(batch) for batch in some], 2) / share
@@ -102,11 +138,106 @@ def main() -> int:
             for batch, body in zip(some, bodies, strict=False)
         ):
             print("the two ways differ", file=sys.stderr)
-            return 1
+            return False
+        with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
+            now_ms = time.time_ns() // 1_000_000
+            fill(Path(folder), made, now_ms - 10_000)
+
+            def whole(path: Path = Path(folder), now_ms: int = now_ms) -> None:
+                for batch in drained(path, now_ms):
+                    encode(batch.blocks)
+
+            read = cpu_s(whole, rounds)
         size = sum(map(len, bodies)) / samples
-        speed, times = f"{samples / best / 1e6:.2f}", f"{slow / best:.1f}"
-        figures = (rows, samples, speed, times, f"{size:.2f}", len(bodies))
+        speeds = (f"{samples / taken / 1e6:.2f}" for taken in (best, read))
+        figures = (rows, samples, *speeds, f"{slow / best:.1f}", f"{size:.2f}")
         print(" ".join(f"{figure:>15}" for figure in figures))
+    return True
+
+
+def push_cpu_s(*arguments: str | Path) -> tuple[float, float]:
+    """CPU and wall time of one rondo-push, which has to end well."""
+    before = time.monotonic()
+    process = subprocess.Popen([sys.executable, ROOT / "bin" / "rondo-push", *arguments])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"rondo-push ended with {process.returncode}")
+    return usage.ru_utime + usage.ru_stime, time.monotonic() - before
+
+
+def process_cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime: proc(5)
+
+
+def one_push(prometheus: Prometheus, folder: Path, sessions: int) -> None:
+    """One push of so many VMs: what it costs here, and there."""
+    now_ms = time.time_ns() // 1_000_000
+    fill(folder / "full", blocks(sessions, PUSHED_ROWS), now_ms - 10_000)
+    fill(folder / "empty", [], now_ms)
+    started, _ = push_cpu_s(folder / "empty", "--remote-write", prometheus.write_url)
+    there = process_cpu_s(prometheus.process.pid)
+    cpu, wall = push_cpu_s(folder / "full", "--remote-write", prometheus.write_url)
+    there = process_cpu_s(prometheus.process.pid) - there
+    count = sessions * PUSHED_ROWS * len(SERIES)
+    print(f"\none push of {sessions} VMs, {PUSHED_ROWS} rows each, {count} samples, into Prometheus")
+    print(f"  CPU of rondo-push: start-up and imports {started:.2f} s, all the rest {cpu - started:.2f} s")
+    print(f"  CPU of Prometheus meanwhile: {there:.2f} s; wall time of the push: {wall:.2f} s")
+
+
+def latency(prometheus: Prometheus, folder: Path) -> None:
+    """From a tick of a VM to the moment at which a query shows it."""
+    commands = (
+        ["rondo-vmm", "--duration", f"{LIFE_S}s", "--instance", "bench", "--serial", "none"],
+        ["rondo-store", str(folder / "live")],
+        ["rondo-push", "--remote-write", prometheus.write_url, "--interval", "1s"],
+    )
+    running: list[subprocess.Popen[bytes]] = []
+    seen: dict[int, float] = {}  # when each tick was first shown
+    try:
+        for command in commands:
+            stdin = running[-1].stdout if running else subprocess.DEVNULL
+            program = [sys.executable, str(ROOT / "bin" / command[0]), *command[1:]]
+            stdout = subprocess.PIPE if command is not commands[-1] else None
+            running.append(subprocess.Popen(program, stdin=stdin, stdout=stdout))
+            if len(running) > 1 and (handed_on := running[-2].stdout) is not None:
+                handed_on.close()  # the next process has it now
+        while running[0].poll() is None:  # the last ticks are pushed at once: they would flatter
+            for result in prometheus.query('timestamp(vmm_uptime_seconds{instance="bench"})'):
+                seen.setdefault(round(float(result["value"][1]) * 1000), time.time())
+            time.sleep(0.02)
+    except BaseException:
+        for process in running:
+            process.kill()
+        raise
+    finally:
+        for process in running:
+            process.wait()
+    waits = [now_s - t_ms / 1000 for t_ms, now_s in seen.items()]
+    if not waits:
+        raise RuntimeError("no tick of the VM was ever shown")
+    median = statistics.median(waits)
+    print(f"\nfrom a VM to a query, --interval 1s, {len(waits)} ticks seen of {LIFE_S} s")
+    print(f"  a tick can be queried after {median:.2f} s (median), {max(waits):.2f} s (longest)")
+    print(f"  an exit waits half a second, in the mean, for its tick: {median + 0.5:.2f} s")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure rondo-push.")
+    parser.add_argument("--sessions", type=int, default=1000, help="VMs (default: 1000)")
+    parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: 5)")
+    arguments = parser.parse_args()
+    if not encoding(arguments.sessions, arguments.rounds):
+        return 1
+    try:
+        program = fetch("prometheus")
+    except LookupError as exc:
+        print(f"no Prometheus to push into: {exc}", file=sys.stderr)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name, Prometheus(program) as prometheus:
+        one_push(prometheus, Path(name), arguments.sessions)
+        latency(prometheus, Path(name))
     return 0
 
 
