@@ -23,7 +23,9 @@ from rondo_tools.push.follow import Follower
 from rondo_tools.push.health import Health, Tally
 from rondo_tools.push.labels import parse_external, parse_job, sent_labels
 from rondo_tools.push.loop import Pusher
+from rondo_tools.push.protocol import PROTOCOLS, V1
 from rondo_tools.push.service import Service, Stores
+from rondo_tools.push.speak import Speaker
 from rondo_tools.push.transport import Transport, parse_url
 from rondo_tools.push.wake import Wake
 from rondo_tools.selector import Selector, parse_selector
@@ -71,6 +73,11 @@ def _count(text: str) -> int:
     metavar="URL",
     type=command.typed(parse_url),
     help="where to deliver, such as http://127.0.0.1:9090/api/v1/write",
+)
+@argh.arg(
+    "--protocol",
+    choices=PROTOCOLS,
+    help="remote-write's version; 2.0 goes on with 1.0 where the endpoint does not speak it",
 )
 @argh.arg(
     "--interval",
@@ -146,6 +153,7 @@ def push(
     store: str | None = None,
     *,
     remote_write: str | None = None,
+    protocol: str = V1,
     interval: float | None = None,
     cursor: str = "prometheus",
     match: Selector | None = None,
@@ -219,12 +227,12 @@ def push(
     def open_pusher(wake: Wake | None, store: Store, cursor: Cursor) -> Pusher:
         drain = open_drain(store)
         if wake is None:
-            return Pusher(drain, cursor, transport, tally, backfill=backfill, health=health)
+            return Pusher(drain, cursor, speaker, tally, backfill=backfill, health=health)
         give_up = partial(wake.stopped_for, STOP_WITHIN_S)
         return Pusher(
             drain,
             cursor,
-            transport,
+            speaker,
             tally,
             pause=wake.pause,
             give_up=give_up,
@@ -233,6 +241,7 @@ def push(
         )
 
     with closing(Transport(remote_write, timeout_s=timeout, access=known)) as transport:
+        speaker = Speaker(transport, protocol)
         if store is not None and interval is None:
             with Stores(cursor, partial(open_pusher, None), wait=wait) as stores:
                 _push_once(stores, Path(store))

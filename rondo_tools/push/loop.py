@@ -18,9 +18,9 @@ from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError
 from rondo_tools.push.batch import Batch
 from rondo_tools.push.cursor import Cursor, InFlight
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encode import compress, decode, encode
 from rondo_tools.push.health import Health, Tally
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.push.protocol import V1, Body, encode
 from rondo_tools.push.rejected import Rejected
 from rondo_tools.push.settle import EVERY_SERIES, Refusal, Settlement
 from rondo_tools.push.transport import Answer, Outcome
@@ -36,9 +36,11 @@ log = logging.getLogger(__name__)
 
 
 class Sender(Protocol):
-    """What the loop needs of a transport: one attempt."""
+    """What the loop needs of a transport: one attempt, and the protocol to make bodies in."""
 
-    def send(self, body: bytes) -> Answer: ...
+    protocol: str
+
+    def send(self, body: Body) -> Answer: ...
 
 
 class NotTakenError(PushError):
@@ -58,6 +60,10 @@ class NotTakenError(PushError):
 
 def _count(request: WriteRequest) -> int:
     return sum(len(series.samples) for series in request.timeseries)
+
+
+def _body(in_flight: InFlight) -> Body:
+    return Body(in_flight.body, in_flight.protocol)
 
 
 def _sleep(seconds: float) -> bool:
@@ -147,16 +153,17 @@ class Pusher:
         if block is None or self._give_up():
             return
         families = {series.name: series for series in block.series if series.name not in self._described}
-        answer = self._sender.send(encode([block], families.values()))
-        if answer.outcome is Outcome.ACCEPTED:
+        body = encode(self._sender.protocol, [block], families.values())
+        answer = self._sender.send(body)
+        if answer.outcome is Outcome.ACCEPTED and body.protocol == V1:
             self._described.update(families)
-        else:
+        elif answer.outcome is not Outcome.ACCEPTED:
             log.debug("our own health was not taken: %s", answer.text)
 
     def _send(self, batch: Batch) -> None:
         families = self._families(batch)
-        body = encode(batch.blocks, families.values())
-        self._cursor.in_flight = InFlight(batch.marks, body)
+        body = encode(self._sender.protocol, batch.blocks, families.values())
+        self._cursor.in_flight = InFlight(batch.marks, body.data, protocol=body.protocol)
         self._cursor.save()
         try:
             answer, unclear = self._attempts(body, batch.samples)
@@ -167,7 +174,8 @@ class Pusher:
                 self._cursor.save()
             raise
         self._conclude(self._cursor.in_flight, answer, unclear, batch.samples)
-        self._described.update(families)
+        if body.protocol == V1:
+            self._described.update(families)
 
     def _leave_out(self, batch: Batch) -> None:
         """Pass over a batch of which all is as old as what this push was refused for its age."""
@@ -204,15 +212,16 @@ class Pusher:
         return families
 
     def _settle_what_was_left(self, in_flight: InFlight) -> None:
+        body = _body(in_flight)
         try:
-            request = decode(in_flight.body)
+            request = body.request()
         except ValueError as exc:
             raise PushError(
                 f"{self._cursor.path}: the batch in flight is damaged: {exc}", exit_code=EX_DATAERR
             ) from exc
         samples = _count(request)
         log.debug("a batch of %d samples was left in flight: it is sent again first", samples)
-        answer, _ = self._attempts(in_flight.body, samples)
+        answer, _ = self._attempts(body, samples)
         self._conclude(in_flight, answer, True, samples)
 
     def _conclude(self, in_flight: InFlight, answer: Answer, unclear: bool, samples: int) -> None:
@@ -229,11 +238,12 @@ class Pusher:
         self._cursor.save()
 
     def _carry_out(self, settlement: Settlement, in_flight: InFlight, answer: Answer) -> None:
-        plan = settlement.plan(decode(in_flight.body), answer, split=in_flight.split)
+        whole = _body(in_flight)
+        plan = settlement.plan(whole.request(), answer, split=in_flight.split)
         try:
             piece = next(plan)
             while True:
-                answer, unclear = self._attempts(compress(piece), _count(piece))
+                answer, unclear = self._attempts(whole.select(piece), _count(piece))
                 settlement.unclear |= unclear
                 piece = plan.send(answer)
         except StopIteration:
@@ -260,7 +270,7 @@ class Pusher:
         if len(settlement.refusals) > len(shown):
             log.warning("... and samples of %d series more", len(settlement.refusals) - len(shown))
 
-    def _attempts(self, body: bytes, samples: int) -> tuple[Answer, bool]:
+    def _attempts(self, body: Body, samples: int) -> tuple[Answer, bool]:
         """Send the body until the answer is final; say also whether an earlier try may have landed."""
         unclear = False
         attempt = 0
@@ -268,7 +278,7 @@ class Pusher:
             if self._give_up():
                 raise NotTakenError("told to stop before all was delivered", unclear=unclear)
             answer = self._sender.send(body)
-            self._tally.count(answer.status, len(body))
+            self._tally.count(answer.status, len(body.data))
             self._tally.retried += samples if attempt else 0
             if answer.outcome is Outcome.DENIED:
                 raise NotTakenError(answer.text, unclear=unclear, exit_code=EX_UNAVAILABLE)

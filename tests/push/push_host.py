@@ -34,9 +34,9 @@ def die_at(moment: str, count: int) -> None:
         if name == moment and seen[name] == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def sending(self: Transport, body: bytes) -> Any:
+    def sending(self: Transport, *body: Any) -> Any:
         reached("before the send")
-        answer = send(self, body)
+        answer = send(self, *body)
         reached("after the send")
         return answer
 

@@ -21,6 +21,7 @@ from rondo_tools.push.health import INSTANCE, Health, Tally
 from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.loop import Pusher
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.push.protocol import Body
 from rondo_tools.push.transport import Answer, Outcome
 from rondo_tools.store.reader import Store
 from rondo_tools.store.tiers import parse_tiers
@@ -158,9 +159,10 @@ class Scripted:
         self.receiver = receiver
         self.script = iter(script)
         self.attempts = 0
+        self.protocol = "1.0"
         self.max_samples = max_samples
 
-    def send(self, body: bytes) -> Answer:
+    def send(self, body: Body) -> Answer:
         self.attempts += 1
         word = next(self.script, "ok")
         if word == "refused":
@@ -169,9 +171,9 @@ class Scripted:
             return Answer(Outcome.RETRY, "time-out", unclear=True)
         if word == "crash":
             raise Crash
-        if sum(len(series.samples) for series in decode(body).timeseries) > self.max_samples:
+        if sum(len(series.samples) for series in body.request().timeseries) > self.max_samples:
             return Answer(Outcome.TOO_LARGE, "too large", status=413)
-        words = self.receiver.take(body)
+        words = self.receiver.take(body.data)
         if word == "unanswered":
             return Answer(Outcome.RETRY, "connection reset", unclear=True)
         if word == "crash-after":

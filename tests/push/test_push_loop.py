@@ -32,6 +32,7 @@ from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.health import Tally
 from rondo_tools.push.loop import NotTakenError, Pusher
+from rondo_tools.push.protocol import Body
 from rondo_tools.push.transport import Answer, Outcome
 from rondo_tools.store.reader import Store
 
@@ -97,7 +98,9 @@ def test_the_pauses_double_and_retry_after_is_honoured(store: Path) -> None:
     ]
 
     class Busy:
-        def send(self, body: bytes) -> Answer:
+        protocol = "1.0"
+
+        def send(self, body: Body) -> Answer:
             return answers.pop(0)
 
     pauses: list[float] = []
@@ -114,7 +117,9 @@ def test_the_pauses_double_and_retry_after_is_honoured(store: Path) -> None:
 
 def test_a_pause_of_an_hour_is_left_to_the_next_push(store: Path) -> None:
     class Busy:
-        def send(self, body: bytes) -> Answer:
+        protocol = "1.0"
+
+        def send(self, body: Body) -> Answer:
             return Answer(Outcome.RETRY, "busy", unclear=True, retry_after_s=3600)
 
     with Cursor(store, "x") as at, pytest.raises(NotTakenError) as caught:
@@ -124,7 +129,9 @@ def test_a_pause_of_an_hour_is_left_to_the_next_push(store: Path) -> None:
 
 def test_a_refusal_of_us_passes_nothing_over(store: Path) -> None:
     class No:
-        def send(self, body: bytes) -> Answer:
+        protocol = "1.0"
+
+        def send(self, body: Body) -> Answer:
             return Answer(Outcome.DENIED, "403")
 
     with Cursor(store, "prometheus") as at, pytest.raises(PushError) as caught:

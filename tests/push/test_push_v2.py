@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import math
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import snappy
 from hypothesis import given
 from hypothesis import strategies as st
-from receivers import T0, TWO_SERIES, header
-from strict_v2 import forbidden
+from prometheus import Prometheus
+from receivers import T0, TWO_SERIES, Reply, expected, fill, header, http_server, seconds
+from strict_v2 import StrictReceiver, forbidden
 
 from rondo_tools.catalog import Series
 from rondo_tools.push import encode as v1
@@ -20,6 +27,8 @@ from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.proto.remote_write_v2_pb2 import Metadata, Request
 from rondo_tools.push.protocol import V2, Body
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 START = T0 - 500
@@ -159,3 +168,51 @@ def test_the_strict_receiver_is_strict(how: str) -> None:
 def test_the_strict_receiver_knows_1_0_from_2_0() -> None:
     assert forbidden(v1.encode([block([T0], [[1, 2]])])) is not None
     assert Request.FromString(snappy.decompress(v2.encode([block([T0], [[1, 2]])]))).symbols[0] == ""
+
+
+def test_every_sample_once_as_2_0_and_the_same_bytes_again(run: Run, tmp_path: Path) -> None:
+    """A batch that was left in flight goes out again bit for bit, with its headers."""
+    fill(tmp_path, header("a"), seconds(30), "poweroff")
+    fill(tmp_path, header("b", T0 + 5000), seconds(10, T0 + 5300), "reset")
+    receiver = StrictReceiver()
+    seen: list[bytes] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        seen.append(body)
+        return receiver(handler, body) if len(seen) > 4 else (503, {}, b"")
+
+    with http_server(answer) as url:
+        flags = ["--remote-write", url, "--protocol", "2.0"]
+        assert run("rondo-push", tmp_path, *flags).returncode == 75
+        assert json.loads((tmp_path / "cursor_prometheus.json").read_text())["in_flight"]["protocol"] == "2.0"
+        done = run("rondo-push", tmp_path, *flags)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert receiver.forbidden == []
+    assert seen[4] == seen[3] == seen[0]
+    assert receiver.store.samples == expected(tmp_path)
+
+
+def test_one_refused_series_costs_only_itself(run: Run, tmp_path: Path) -> None:
+    fill(tmp_path, header("a"), seconds(20), "poweroff")
+    receiver = StrictReceiver(lambda labels, t_ms: "no heat" if ("__name__", "heat") in labels else None)
+    with http_server(receiver) as url:
+        done = run("rondo-push", tmp_path, "--remote-write", url, "--protocol", "2.0", "-v")
+    assert (done.returncode, receiver.forbidden) == (0, [])
+    assert b"no heat" in done.stderr
+    wanted = {
+        labels: mine for labels, mine in expected(tmp_path).items() if ("__name__", "heat") not in labels
+    }
+    assert receiver.store.samples == wanted
+
+
+def test_an_old_prometheus_gets_1_0_and_all_of_it(run: Run, tmp_path: Path, prometheus: Prometheus) -> None:
+    """It answers 204 to a request of 2.0, and has taken nothing."""
+    now_ms = time.time_ns() // 1_000_000
+    fill(tmp_path, header("a", now_ms - 60_000), seconds(30, now_ms - 60_000), "poweroff")
+    done = run("rondo-push", tmp_path, "--remote-write", prometheus.write_url, "--protocol", "2.0")
+    assert done.returncode == 0
+    assert b"does not speak remote-write 2.0" in done.stderr
+    shown = prometheus.samples('{instance="a"}')
+    for labels, samples in expected(tmp_path).items():
+        times = [t_ms for t_ms, value in sorted(samples.items()) if value != v1.STALE_NAN]
+        assert [t_ms for t_ms, _ in shown[labels]] == times
