@@ -41,7 +41,12 @@ class Speaker:
         accepted = answer.outcome is Outcome.ACCEPTED
         if answer.status != 415 and not (accepted and answer.written is None):
             return answer
-        log.warning("%s; it does not speak remote-write %s: going on with %s", answer.text, V2, V1)
+        log.warning(
+            "the endpoint does not speak remote-write %s (it answered %d): going on with %s",
+            V2,
+            answer.status,
+            V1,
+        )
         self.protocol = V1
         # It said 2xx: so it may have understood, and have said nothing of it.
         return Answer(Outcome.RETRY, answer.text, unclear=accepted, status=answer.status)
