@@ -13,7 +13,12 @@ import pytest
 from metrics_table import with_table
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "deploy" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
 QUERY_COMMANDS = ("list", "read", "plot", "tail", "export", "check", "stream")
 
