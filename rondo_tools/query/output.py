@@ -21,7 +21,6 @@ from rondo_tools.query.tail import Line
 from rondo_tools.query.times import format_times
 from rondo_tools.selector import labels_of
 
-FORMATS = ("table", "csv", "json")
 SAMPLE = ("time", "session", "series", "value")  # the columns of a table and of CSV
 _SPECIAL = {"inf": "+Inf", "-inf": "-Inf"}
 
@@ -35,7 +34,7 @@ def format_number(value: float, no_value: str = "NaN") -> str:
 
 
 class SampleWriter:
-    """Writes curves to `out`, as one of FORMATS; times as ISO 8601, or in Unix milliseconds if `unix`.
+    """Writes curves to `out`, as table, csv or json; times as ISO 8601, or in Unix milliseconds if `unix`.
 
     The names of the columns come with the first sample: where there is none, nothing is written.
     """
