@@ -6,12 +6,17 @@ that never heard that its ticks arrived.
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,52 +25,109 @@ from hypothesis import strategies as st
 from ring_model import COUNTS, LEVEL, bits, header, roll_up, slab_bytes, slabs, ticks
 
 from rondo_tools import stream
-from rondo_tools.store.reader import Store
+from rondo_tools.catalog import Series
+from rondo_tools.store.reader import Session, Store
 from rondo_tools.store.ring import Ring
 from rondo_tools.store.slab import HEADER_SIZE
-from rondo_tools.store.tiers import DEFAULT_TIERS, parse_tiers
+from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, parse_tiers
 from rondo_tools.store.writer import StoreWriter
-from rondo_tools.stream import End
+from rondo_tools.stream import End, Tick
 
-PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-store")]
+KILLS = 100
 PAIR = (COUNTS, LEVEL)
 TIERS = parse_tiers("1s:40s,5s:2m,20s:10m")
 
 
-def feed(path: Path, data: bytes, kill_after: int | None, delay: float = 0.0) -> int:
-    """Feed a rondo-store; after so many bytes, and a moment, kill it. Returns its exit status."""
+class Nursery:
+    """Lives of rondo-store on one store, fed from one stream in a file; see store_nursery.py."""
+
+    def __init__(self, host: subprocess.Popen[str], store: Path, stream_file: Path) -> None:
+        self._host = host
+        self._order = {"argv": ["-q", str(store)], "input": str(stream_file)}
+
+    def life(self, at_once: int = 0, then: Sequence[int] = (), pause_s: float | None = None) -> int:
+        """Feed one so much, then kill it; or with no pause, feed it all. Its exit status."""
+        order = self._order | {"at_once": at_once, "then": list(then), "pause_s": pause_s}
+        assert self._host.stdin is not None
+        assert self._host.stdout is not None
+        print(json.dumps(order), file=self._host.stdin, flush=True)
+        return int(self._host.stdout.readline())
+
+
+@contextmanager
+def nursery(store: Path, stream_file: Path) -> Iterator[Nursery]:
+    root = Path(__file__).parents[2]
     with subprocess.Popen(
-        [*PROGRAM, str(path)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdin is not None
+        [sys.executable, root / "tests" / "store" / "store_nursery.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as host:
         try:
-            process.stdin.write(data[:kill_after])
-            process.stdin.flush()
-            if kill_after is None:
-                process.stdin.close()
-                return process.wait(60)
-            time.sleep(delay)  # not to learn the time: to be killed at any moment
+            yield Nursery(host, store, stream_file)
         finally:
-            process.kill()
-    return process.wait(60)
+            assert host.stdin is not None
+            host.stdin.close()
+            host.wait(60)
 
 
-def test_killed_again_and_again_the_slabs_come_out_the_same(tmp_path: Path) -> None:
-    path, rng = tmp_path / "store", random.Random(1)
+class Truth:
+    """What may be served of a session whose ticks are `everything`."""
+
+    def __init__(self, series: Sequence[Series], tiers: Sequence[Tier], everything: Sequence[Tick]) -> None:
+        self._series, self._tiers = series, tiers
+        self._ticks = {one.t_ms: one.values for one in everything}
+        self._windows: list[dict[int, list[int]]] = []
+        for tier in tiers:
+            windows: dict[int, list[int]] = {}
+            for t_ms in self._ticks:
+                windows.setdefault(t_ms // tier.interval_ms, []).append(t_ms)
+            self._windows.append(windows)
+
+    def check(self, session: Session) -> None:
+        """Ticks as they were sent; coarse rows of all of their window, or of what is left of it."""
+        rows = session.rows()
+        left = {t_ms: row.tobytes() for t_ms, row in zip(rows.t_ms.tolist(), rows.values, strict=True)}
+        assert left.items() <= self._ticks.items()
+        for number in range(1, len(self._tiers)):
+            coarse = session.rows(number)
+            for t_ms, row in zip(coarse.t_ms.tolist(), coarse.values, strict=True):
+                window = self._windows[number][t_ms // self._tiers[number].interval_ms]
+                whole = t_ms == window[-1] and row.tobytes() == self._rolled_up(tuple(window))
+                assert whole or row.tobytes() == self._rolled_up(tuple(t for t in window if t in left))
+
+    @cache  # noqa: B019  (as long as the test that made it)
+    def _rolled_up(self, times: tuple[int, ...]) -> bytes:
+        width = f"<{len(self._series)}d"
+        return bits(roll_up(self._series, [struct.unpack(width, self._ticks[t]) for t in times]))
+
+
+@pytest.mark.parametrize("seed", [int(os.environ.get("RONDO_TEST_SEED", "1"))])
+def test_killed_a_hundred_times_the_slabs_come_out_the_same(tmp_path: Path, seed: int) -> None:
+    """Replay one with RONDO_TEST_SEED=<seed>; when within a moment a kill falls is up to the machine."""
+    path, recorded, chance = tmp_path / "store", tmp_path / "stream", random.Random(seed)
     begin_ms = time.time_ns() // 1_000_000 - 5_000_000
     everything = ticks(3000, begin_ms) + ticks(1000, begin_ms + 3_600_000)
-    whole = header(start_ms=begin_ms)
-    end = End("poweroff", begin_ms + 4_700_000)
-    data = b"".join(map(stream.encode, (whole, *everything, end)))
+    whole, end = header(start_ms=begin_ms), End("poweroff", begin_ms + 4_700_000)
+    messages = [stream.encode(one) for one in (whole, *everything, end)]
+    recorded.write_bytes(b"".join(messages))
+    size, one_tick = recorded.stat().st_size, len(messages[1])
+    truth = Truth(whole.series, DEFAULT_TIERS, everything)
     stored = [0]
-    for life in range(25):
-        # Further with each life, so that kills fall on all of the stream and not on its beginning.
-        feed(path, data, int(len(data) * (life + rng.random()) / 25), rng.random() * 0.01)
-        for session in Store(path).sessions() if (path / "store.json").exists() else []:
-            stored.append(int(session.rows().t_ms[-1:].max(initial=0)))
-            assert stored[-1] >= stored[-2]
-    assert len(set(stored)) > 10  # the kills fell where they should
-    assert feed(path, data, None) == 0
+    with nursery(path, recorded) as lives:
+        for number in range(KILLS):
+            # Further with each life, so that kills fall on all of the stream and not on its beginning.
+            at_once = int(size * (number + chance.random()) / KILLS)
+            # Some are killed in the midst of a bulk; some while they get a tick at a time.
+            then = chance.choice([(), (one_tick,) * chance.randrange(100), (chance.randrange(1, 500),) * 9])
+            assert lives.life(at_once, then, chance.random() * 0.004) == -signal.SIGKILL
+            for session in Store(path).sessions() if (path / "store.json").exists() else []:
+                truth.check(session)
+                stored.append(int(session.rows().t_ms[-1:].max(initial=0)))
+                assert stored[-1] >= stored[-2]
+        assert len(set(stored)) > KILLS // 3  # the kills fell where they should
+        assert lives.life() == 0
     (session,) = Store(path).sessions()
     assert session.end == end
     found = [(session.path / f"tier_{number}.slab").read_bytes() for number in range(3)]
@@ -156,21 +218,7 @@ def test_damage_is_never_served(
             data[at:] = bytes(len(data) - at)
         file.write_bytes(data)
     (seen,) = Store(path).sessions()
-    rows = seen.rows()
-    true = {one.t_ms: one.values for one in everything}
-    left = {t_ms: row.tobytes() for t_ms, row in zip(rows.t_ms.tolist(), rows.values, strict=True)}
-    assert left.items() <= true.items()
-    for tier in (1, 2):
-        for t_ms, row in zip(
-            (coarse := seen.rows(tier)).t_ms.tolist(), (one.tobytes() for one in coarse.values), strict=True
-        ):
-            window = [t for t in true if t // TIERS[tier].interval_ms == t_ms // TIERS[tier].interval_ms]
-            # From all of the window, when it closed; or from what is left of it, now.
-            assert (t_ms, row) in [
-                (some[-1], bits(roll_up(PAIR, [struct.unpack("<2d", true[t]) for t in some])))
-                for some in (window, [t for t in window if t in left])
-                if some
-            ]
+    Truth(PAIR, TIERS, everything).check(seen)
     # And the writer goes on from there.
     with StoreWriter(path, TIERS) as store:
         again = store.open(header(PAIR))
