@@ -10,28 +10,26 @@ import json
 import os
 import random
 import signal
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ring_model import COUNTS, LEVEL, bits, header, roll_up, slab_bytes, slabs, ticks
+from ring_model import COUNTS, LEVEL, header, slab_bytes, slabs, ticks
+from truth import Truth
 
 from rondo_tools import stream
-from rondo_tools.catalog import Series
-from rondo_tools.store.reader import Session, Store
+from rondo_tools.store.reader import Store
 from rondo_tools.store.ring import Ring
 from rondo_tools.store.slab import HEADER_SIZE
-from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, parse_tiers
+from rondo_tools.store.tiers import DEFAULT_TIERS, parse_tiers
 from rondo_tools.store.writer import StoreWriter
-from rondo_tools.stream import End, Tick
+from rondo_tools.stream import End
 
 KILLS = 100
 PAIR = (COUNTS, LEVEL)
@@ -70,37 +68,6 @@ def nursery(store: Path, stream_file: Path) -> Iterator[Nursery]:
             assert host.stdin is not None
             host.stdin.close()
             host.wait(60)
-
-
-class Truth:
-    """What may be served of a session whose ticks are `everything`."""
-
-    def __init__(self, series: Sequence[Series], tiers: Sequence[Tier], everything: Sequence[Tick]) -> None:
-        self._series, self._tiers = series, tiers
-        self._ticks = {one.t_ms: one.values for one in everything}
-        self._windows: list[dict[int, list[int]]] = []
-        for tier in tiers:
-            windows: dict[int, list[int]] = {}
-            for t_ms in self._ticks:
-                windows.setdefault(t_ms // tier.interval_ms, []).append(t_ms)
-            self._windows.append(windows)
-
-    def check(self, session: Session) -> None:
-        """Ticks as they were sent; coarse rows of all of their window, or of what is left of it."""
-        rows = session.rows()
-        left = {t_ms: row.tobytes() for t_ms, row in zip(rows.t_ms.tolist(), rows.values, strict=True)}
-        assert left.items() <= self._ticks.items()
-        for number in range(1, len(self._tiers)):
-            coarse = session.rows(number)
-            for t_ms, row in zip(coarse.t_ms.tolist(), coarse.values, strict=True):
-                window = self._windows[number][t_ms // self._tiers[number].interval_ms]
-                whole = t_ms == window[-1] and row.tobytes() == self._rolled_up(tuple(window))
-                assert whole or row.tobytes() == self._rolled_up(tuple(t for t in window if t in left))
-
-    @cache  # noqa: B019  (as long as the test that made it)
-    def _rolled_up(self, times: tuple[int, ...]) -> bytes:
-        width = f"<{len(self._series)}d"
-        return bits(roll_up(self._series, [struct.unpack(width, self._ticks[t]) for t in times]))
 
 
 @pytest.mark.parametrize("seed", [int(os.environ.get("RONDO_TEST_SEED", "1"))])
