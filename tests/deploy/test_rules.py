@@ -1,0 +1,106 @@
+"""The rules, judged by the real promtool: well formed, each alert firing, each staying quiet."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RULES = ROOT / "deploy" / "rules" / "rondo.yml"
+UNIT_TESTS = Path(__file__).with_name("rules_test.yml")
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
+
+
+def promtool(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_promtool_finds_no_fault(program: Callable[[str], Path]) -> None:
+    found = promtool(program("promtool"), "check", "rules", RULES)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert f"{len(rules())} rules found" in found.stdout
+
+
+def test_each_fires_and_stays_quiet(program: Callable[[str], Path]) -> None:
+    found = promtool(program("promtool"), "test", "rules", UNIT_TESTS)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_every_alert_has_a_test_in_which_it_fires_beside_series_that_stay_quiet() -> None:
+    fired = {
+        case["alertname"]
+        for test in yaml.safe_load(UNIT_TESTS.read_text())["tests"]
+        for case in test.get("alert_rule_test", ())
+        # What is named in exp_alerts fires; promtool fails where any other series of that test does.
+        if case["exp_alerts"] and len(test["input_series"]) > len(case["exp_alerts"])
+    }
+    assert fired == set(ALERTS)
+    queried = {
+        name
+        for test in yaml.safe_load(UNIT_TESTS.read_text())["tests"]
+        for case in test.get("promql_expr_test", ())
+        for name in re.findall(r"\w+:\w+:\w+", case["expr"])
+    }
+    assert queried == {rule["record"] for rule in rules() if "record" in rule}
+
+
+# For each rule a change, small or grave.
+BROKEN = {
+    "instance:vcpu_exits:rate1m": ("sum without (reason)", "avg without (reason)"),
+    "instance:blk_requests:rate1m": ("rate(blk_requests_total[1m])", "increase(blk_requests_total[1m])"),
+    "instance:blk_bytes:rate1m": ("rate(blk_bytes_total[1m])", "deriv(blk_bytes_total[1m])"),
+    "job:vmm_alive:count": ("count by (job) (vmm_uptime_seconds)\n", "count(vmm_uptime_seconds)\n"),
+    "job:vmm_rss_bytes:sum": ("sum by (job) (vmm_rss_bytes)", "max by (job) (vmm_rss_bytes)"),
+    "job:vmm_born:count1m": ("+ sum by (job) (resets(vmm_uptime_seconds[6m] offset 30s))\n", "\n"),
+    "job:vmm_ended:count1m": ("(vmm_uptime_seconds offset 90s) or", "(vmm_uptime_seconds) or"),
+    "RondoVmStuck": ("== 0\n", "== 1\n"),
+    "RondoExitStorm": ("> 50000", "> 70000"),
+    "RondoBlockSlow": ("> 100e6 and vmm_uptime_seconds", "> 100e6"),
+    "RondoDescriptorLeak": ("offset 10m) > 10", "offset 10m) > 20"),
+    "RondoRssGrowth": ("> 1.25 *", "> 5 *"),
+    "RondoTicksLate": ('{result="late"}[2m]', '{result="late"}[20m]'),
+    "RondoTicksAhead": ('{result="ahead"}[2m]', '{result="late"}[2m]'),
+    "RondoStoreErrors": ("stream|store|stalled", "stream|store|connection"),
+    "RondoPushBehind": ("push_behind_seconds > 180", "push_behind_seconds > 60"),
+    "RondoPushRejected": ('unless push_samples_total{result=~"rejected|unclear"} offset 5m', ""),
+    "RondoDeliverySilent": ('{result="stored"}[10m]', '{result="stored"}[4m]'),
+}
+
+
+def test_the_unit_tests_bite(program: Callable[[str], Path], tmp_path: Path) -> None:
+    """With every rule broken, each is told to be."""
+    text = RULES.read_text()
+    for was, becomes in BROKEN.values():
+        assert was in text, was
+        text = text.replace(was, becomes, 1)
+    (tmp_path / "tests" / "deploy").mkdir(parents=True)
+    (tmp_path / "deploy" / "rules").mkdir(parents=True)
+    (tmp_path / "deploy" / "rules" / RULES.name).write_text(text)
+    copy = shutil.copy(UNIT_TESTS, tmp_path / "tests" / "deploy")
+    found = promtool(program("promtool"), "test", "rules", copy)
+    assert found.returncode == 1
+    failed = set(re.findall(r'(?:alertname: |expr: ")([\w:]+)', found.stdout + found.stderr))
+    assert failed == set(BROKEN) == {rule.get("alert", rule.get("record")) for rule in rules()}
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
+    alert = ALERTS[name]
+    assert alert["labels"]["severity"] in {"info", "warning", "critical"}
+    assert set(alert["annotations"]) == {"summary", "description", "runbook"}
+    page, heading = re.fullmatch(r'([\w/.]+), "(.+)"', alert["annotations"]["runbook"]).groups()  # type: ignore[union-attr]
+    section = (ROOT / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    assert f"`{name}`" in section, f"{page} has nothing on {name}"
