@@ -40,7 +40,7 @@ MAX_T_MS = 2**53 - 1  # exact in a float64, and far beyond any clock
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")  # Prometheus keeps "__" for itself
 _PIECE = 1 << 16  # bytes given to msgpack at once
-_TICK_HEAD = b"\x92\xcf"  # an array of two; a uint64, as every time after 1970-02-19 is written
+TICK_HEAD = b"\x92\xcf"  # an array of two; a uint64, as every time after 1970-02-19 is written
 
 
 class Header(NamedTuple):
@@ -208,7 +208,7 @@ def encode(event: Event) -> bytes:
     return packed
 
 
-class _TickShape(NamedTuple):
+class TickShape(NamedTuple):
     """A tick as `encode` writes it: two bytes, the time as uint64, the head of the bin, the values."""
 
     layout: struct.Struct
@@ -216,9 +216,9 @@ class _TickShape(NamedTuple):
 
 
 @cache
-def _tick_shape(width: int) -> _TickShape:
+def _tick_shape(width: int) -> TickShape:
     head = bytes(msgpack.packb(bytes(width)))[:-width]
-    return _TickShape(struct.Struct(f">2sQ{len(head)}s{width}s"), head)
+    return TickShape(struct.Struct(f">2sQ{len(head)}s{width}s"), head)
 
 
 def _unpacker() -> msgpack.Unpacker:
@@ -240,8 +240,8 @@ class Decoder:
     a StreamError the decoder is spent. It buffers at most MAX_MESSAGE and one piece.
 
     Strategy: a tick in the one shape that `encode` gives it is taken straight from the bytes. For
-    all else there is an Unpacker, from the message on where it is needed to where a piece ends with
-    a message: it costs 45 kB, which a thousand quiet producers need not have.
+    all else there is an Unpacker, from the message on where it is needed to a header, or to where a
+    piece ends with a message: it costs 45 kB, which a thousand quiet producers need not have.
     """
 
     __slots__ = ("_begin", "_fed", "_offset", "_rest", "_shape", "_unpacker", "_width")
@@ -253,7 +253,7 @@ class Decoder:
         self._fed = 0
         self._offset = 0  # where the message being read begins
         self._width: int | None = None  # bytes of a tick's values; None where no tick may stand
-        self._shape: _TickShape | None = None  # of these ticks
+        self._shape: TickShape | None = None  # of these ticks
 
     @property
     def is_inside_message(self) -> bool:
@@ -269,19 +269,22 @@ class Decoder:
 
     def _piece(self, piece: bytes) -> Iterator[Event]:
         self._rest = b""
-        if self._unpacker is None and (shape := self._shape) is not None:
-            yield from self._ticks(piece, shape)
-            piece = piece[len(piece) - (self._fed - self._offset) :]
-            if len(piece) < shape.layout.size and piece[:2] == _TICK_HEAD[: len(piece)]:
-                self._rest = piece
-                return
-        if piece:
+        while piece:
             if self._unpacker is None:
+                if (shape := self._shape) is not None:
+                    yield from self._ticks(piece, shape)
+                    piece = self._left(piece)
+                    if len(piece) < shape.layout.size and piece[:2] == TICK_HEAD[: len(piece)]:
+                        self._rest = piece
+                        return
                 self._unpacker, self._begin = _unpacker(), self._offset
             self._unpacker.feed(piece)
             yield from self._events(self._unpacker)
-            if self._fed == self._offset:
-                self._unpacker = None
+            piece = self._left(piece) if self._unpacker is None else b""
+
+    def _left(self, piece: bytes) -> bytes:
+        """What of a piece has not been decoded."""
+        return piece[len(piece) - (self._fed - self._offset) :]
 
     def close(self) -> None:
         """Raise StreamError if the input ended inside a message."""
@@ -291,12 +294,12 @@ class Decoder:
                 offset=self._offset,
             )
 
-    def _ticks(self, piece: bytes, shape: _TickShape) -> Iterator[Tick]:
+    def _ticks(self, piece: bytes, shape: TickShape) -> Iterator[Tick]:
         """The ticks of the usual shape that `piece` begins with."""
         size = shape.layout.size
         whole = memoryview(piece)[: len(piece) // size * size]
         for head, t_ms, bin_head, values in shape.layout.iter_unpack(whole):
-            if head != _TICK_HEAD or bin_head != shape.bin_head or not 0 < t_ms <= MAX_T_MS:
+            if head != TICK_HEAD or bin_head != shape.bin_head or not 0 < t_ms <= MAX_T_MS:
                 return
             self._offset += size
             yield Tick(t_ms, values)
@@ -327,7 +330,11 @@ class Decoder:
                 event = self._map_event(message)
             self._offset = begin + tell()
             yield event
+            if self._unpacker is None:
+                return
         self._check_size(self._fed)
+        if self._fed == self._offset:
+            self._unpacker = None
 
     def _check_size(self, end: int) -> None:
         if end - self._offset > MAX_MESSAGE:
@@ -348,6 +355,7 @@ class Decoder:
             raise self._error(str(exc)) from None
         self._width = 8 * len(header.series)
         self._shape = _tick_shape(self._width)
+        self._unpacker = None  # the ticks that follow need none
         return header
 
     def _what_is_wrong_with_tick(self, message: tuple[Any, ...]) -> str:

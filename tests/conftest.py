@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 from fetch import PROGRAMS, fetch
+from hypothesis import HealthCheck, settings
 from needs import must_have
 from prometheus import Prometheus
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A property holds or does not; how fast the machine is that looks is no part of it.
+settings.register_profile("rondo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rondo")
 
 
 @pytest.fixture(scope="session")

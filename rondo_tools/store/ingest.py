@@ -1,20 +1,21 @@
 """One stream into the store: bytes in, ticks stored, what is closed told.
 
-Strategy: decode a piece, then store what it held; ticks in a row go to the ring together. What
-could not be stored (a full disk) waits here, bounded by the piece, until `store` is called again.
+Strategy: decode a piece, then store what it held, event by event. What could not be stored (a full
+disk) waits here, bounded by the piece, until `store` is called again.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
 
 from rondo_tools.errors import StreamError
+from rondo_tools.store.block import Block, BlockDecoder
 from rondo_tools.store.writer import SessionWriter, StoreWriter
-from rondo_tools.stream import Decoder, End, Header, Tick
+from rondo_tools.stream import End, Event, Header, Tick
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ class Ingest:
         self.counts = Counts() if counts is None else counts
         self._store = store
         self._now_ms = now_ms
-        self._decoder = Decoder()
-        self._decoded: list[Header | list[Tick] | End] = []
+        self._decoder = BlockDecoder()
+        self._decoded: deque[Event | Block] = deque()
         self._error: StreamError | None = None
         self._session: SessionWriter | None = None
         self._said_ahead = False
@@ -82,17 +83,9 @@ class Ingest:
         Raises StoreError for a session that cannot be stored; and OSError, after which `store` may
         be called to try again.
         """
-        run: list[Tick] | None = None  # ticks in a row
         try:
             for event in self._decoder.feed(data):
-                if not isinstance(event, Tick):
-                    self._decoded.append(event)
-                    run = None
-                elif run is None:
-                    run = [event]
-                    self._decoded.append(run)
-                else:
-                    run.append(event)
+                self._decoded.append(event)  # what came before an error counts
         except StreamError as exc:
             self._error = exc
         self.store()
@@ -101,6 +94,10 @@ class Ingest:
         """Store what has been decoded. Not for a session that is replaced."""
         while self._decoded:
             match self._decoded[0]:
+                case Tick() as tick:
+                    self._store_tick(tick)
+                case Block() as block:
+                    self._store_block(block)
                 case Header() as header:
                     self._close_slots()
                     self.close()
@@ -110,9 +107,7 @@ class Ingest:
                     assert self._session is not None  # the decoder lets no end through without a header
                     self._session.finish(end)
                     self._close_slots()
-                case ticks:
-                    self._store_ticks(ticks)
-            del self._decoded[0]
+            self._decoded.popleft()
         if self._error is not None:
             raise self._error
 
@@ -131,36 +126,46 @@ class Ingest:
         if self._session is not None and self._session.ring.last_ms:
             self.closed[str(self._session.path)] = self._session.ring.last_ms
 
-    def _store_ticks(self, ticks: list[Tick]) -> None:
-        assert self._session is not None  # nor a tick
-        path, ring = self._session.path, self._session.ring
-        if self._session.end is not None:  # a stream that is sent again
-            self.counts.late += len(ticks)
-            return
-        horizon_ms = self._now_ms() + MAX_AHEAD_MS
-        wanted = [tick for tick in ticks if tick.t_ms <= horizon_ms]
-        if len(wanted) < len(ticks):
-            if not self._said_ahead:
-                self._said_ahead = True
-                log.warning("%s: a tick over 10 min ahead of this clock, refused", path)
-            self.counts.ahead += len(ticks) - len(wanted)
-        last_ms = ring.last_ms
-        try:
-            late = ring.append(wanted)
-        except OSError:
-            ticks[:] = [tick for tick in wanted if tick.t_ms > ring.last_ms]
-            # Of the others, each one stored was the newest so far, and each late one was not.
-            done = (tick.t_ms for tick in wanted if tick.t_ms <= ring.last_ms)
-            stored = len(set(accumulate(done, max, initial=last_ms))) - 1
-            self._count(stored, len(wanted) - len(ticks) - stored)
-            raise
-        self._count(len(wanted) - late, late)
-        self._store.wrote(self._session)
-        if ring.closed_through_ms:
-            self.closed[str(path)] = ring.closed_through_ms
+    def _store_tick(self, tick: Tick) -> None:
+        session = self._session
+        assert session is not None  # nor a tick
+        if session.end is not None:  # a stream that is sent again
+            self.counts.late += 1
+        elif tick.t_ms > self._now_ms() + MAX_AHEAD_MS:
+            self._refuse(1)
+        else:
+            late = session.ring.append((tick,))
+            self._count(session, 1 - late, late)
 
-    def _count(self, stored: int, late: int) -> None:
-        assert self._session is not None
+    def _store_block(self, block: Block) -> None:
+        session = self._session
+        assert session is not None
+        if session.end is not None:
+            self.counts.late += len(block)
+            return
+        wanted = block.only(block.t_ms <= self._now_ms() + MAX_AHEAD_MS)
+        if len(wanted) < len(block):
+            self._refuse(len(block) - len(wanted))
+        fresh = wanted.past(session.ring.last_ms)
+        late = len(wanted) - len(fresh)
+        try:
+            session.ring.extend(fresh)
+        except OSError:
+            self._decoded[0] = rest = fresh.past(session.ring.last_ms)
+            self._count(session, len(fresh) - len(rest), late)
+            raise
+        self._count(session, len(fresh), late)
+
+    def _refuse(self, count: int) -> None:
+        self.counts.ahead += count
+        if not self._said_ahead and self._session is not None:
+            self._said_ahead = True
+            log.warning("%s: a tick over 10 min ahead of this clock, refused", self._session.path)
+
+    def _count(self, session: SessionWriter, stored: int, late: int) -> None:
         self.counts.stored += stored
-        self.counts.samples += stored * len(self._session.header.series)
+        self.counts.samples += stored * len(session.header.series)
         self.counts.late += late
+        self._store.wrote(session)
+        if session.ring.closed_through_ms:
+            self.closed[str(session.path)] = session.ring.closed_through_ms

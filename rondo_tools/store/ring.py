@@ -1,7 +1,7 @@
 """The writer's end of one session: ticks go into tier 0, closed windows into the coarser tiers.
 
-Strategy: rows for consecutive slots are gathered and written at once, so that a single tick and a
-backlog of thousands take the same path. When a tick opens a new window of the coarsest tier, the
+Strategy: a live tick is one write; of a backlog, the rows of consecutive slots are written at once.
+When a tick opens a new window of the coarsest tier, the
 window before it is rolled up from the rows of tier 0, in all coarser tiers, before anything of the
 new window is written. Nothing is kept in memory that the slabs do not say: after a crash the rows
 of tier 0 tell where the session stands, and a window rolled up again gives the same bytes.
@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.errors import StoreError
+from rondo_tools.store.block import Block
 from rondo_tools.store.rollup import Floats, columns, roll_up_of
-from rondo_tools.store.slab import Rows, Slab, pack_row
+from rondo_tools.store.slab import Rows, Slab, pack_row, pack_rows
 from rondo_tools.store.tiers import Tier
 from rondo_tools.stream import Header, Tick
 
@@ -66,32 +67,40 @@ class Ring:
         self._slab.close()
 
     def append(self, ticks: Iterable[Tick]) -> int:
-        """Store ticks whose times ascend; the last one of a slot wins.
+        """Store ticks, one by one; the last one of a slot wins.
 
-        Returns how many were dropped because they are not after the last one. Raises OSError;
+        Returns how many were dropped because they are not past the last one. Raises OSError;
         `last_ms` then says what is stored, and the same ticks may be given again.
         """
-        last_ms = self.last_ms
         dropped = 0
-        run: list[Tick] = []  # ticks in consecutive slots, not written yet
-        for tick in ticks:
-            t_ms = tick.t_ms
+        for t_ms, values in ticks:
+            last_ms = self.last_ms
             if t_ms <= last_ms:
                 dropped += 1
                 continue
+            slot, last_slot = t_ms // self._interval_ms, last_ms // self._interval_ms
             if last_ms and t_ms // self._window_ms != last_ms // self._window_ms:
-                self._write(run)
                 self._roll_up_window(last_ms)
-            step = t_ms // self._interval_ms - last_ms // self._interval_ms
-            if run and step == 0:
-                run[-1] = tick
-            else:
-                if step != 1 or t_ms // self._interval_ms % self._slots == 0:
-                    self._write(run)
-                run.append(tick)
-            last_ms = t_ms
-        self._write(run)
+            self._slab.write(slot % self._slots, pack_row(t_ms, values))
+            if slot != last_slot:
+                self.closed_through_ms = last_ms
+            self.last_ms = t_ms
         return dropped
+
+    def extend(self, block: Block) -> int:
+        """The same for many ticks at once."""
+        fresh = block.past(self.last_ms)
+        slots = fresh.t_ms // self._interval_ms
+        # The last one of each slot; a run of them ends where a slot is left out, where the ring
+        # begins again, and with a window.
+        kept = np.append(slots[1:] != slots[:-1], True)[: slots.size]
+        t_ms, values, slots = fresh.t_ms[kept], fresh.values[kept], slots[kept]
+        is_first = (np.diff(slots) != 1) | (slots[1:] % self._slots == 0)
+        is_first |= np.diff(t_ms // self._window_ms) != 0
+        edges = [0, *(np.flatnonzero(is_first) + 1).tolist(), slots.size]
+        for start, stop in pairwise(edges):
+            self._write_run(slots[start:stop], t_ms[start:stop], values[start:stop])
+        return len(block) - len(fresh)
 
     def finish(self) -> None:
         """Roll up the window in which the session ended: no tick will come to close it."""
@@ -99,18 +108,18 @@ class Ring:
             self._roll_up_window(self.last_ms)
             self.closed_through_ms = self.last_ms
 
-    def _write(self, run: list[Tick]) -> None:
-        """Write a run of ticks and forget it."""
-        if not run:
+    def _write_run(self, slots: npt.NDArray[np.int64], t_ms: npt.NDArray[np.int64], values: Floats) -> None:
+        """Write ticks of consecutive slots, in one window."""
+        if not slots.size:
             return
-        slot = run[0].t_ms // self._interval_ms
-        self._slab.write(slot % self._slots, b"".join([pack_row(*tick) for tick in run]))
-        if len(run) > 1:
-            self.closed_through_ms = run[-2].t_ms
-        elif slot != self.last_ms // self._interval_ms:
+        if self.last_ms and t_ms[0] // self._window_ms != self.last_ms // self._window_ms:
+            self._roll_up_window(self.last_ms)
+        self._slab.write(int(slots[0]) % self._slots, pack_rows(t_ms, values))
+        if slots.size > 1:
+            self.closed_through_ms = int(t_ms[-2])
+        elif slots[0] != self.last_ms // self._interval_ms:
             self.closed_through_ms = self.last_ms
-        self.last_ms = run[-1].t_ms
-        run.clear()
+        self.last_ms = int(t_ms[-1])
 
     def _roll_up_window(self, t_ms: int) -> None:
         """Roll up the window of the coarsest tier that `t_ms` is in."""
@@ -171,7 +180,6 @@ def _write_rows(slab: Slab, t_ms: npt.NDArray[np.int64], values: Floats) -> None
     if not t_ms.size:
         return
     slots = t_ms // slab.interval_ms % slab.slots
-    packed = [pack_row(t, row.tobytes()) for t, row in zip(t_ms.tolist(), values.astype("<f8"), strict=True)]
-    starts = [0, *(np.flatnonzero(np.diff(slots) != 1) + 1).tolist(), len(packed)]
-    for start, stop in pairwise(starts):
-        slab.write(int(slots[start]), b"".join(packed[start:stop]))
+    edges = [0, *(np.flatnonzero(np.diff(slots) != 1) + 1).tolist(), slots.size]
+    for start, stop in pairwise(edges):
+        slab.write(int(slots[start]), pack_rows(t_ms[start:stop], values[start:stop]))

@@ -11,6 +11,7 @@ change: the result does not depend on how many windows are rolled up together.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -71,13 +72,23 @@ class RollUp:
         windows = t_ms // window_ms
         begins = np.flatnonzero(np.concatenate(([True], windows[1:] != windows[:-1])))
         ends = np.append(begins[1:], t_ms.size)
-        cube = np.full((begins.size, window_ms // self._interval_ms, values.shape[1]), np.nan)
-        cube[np.repeat(np.arange(begins.size), ends - begins), t_ms % window_ms // self._interval_ms] = values
+        shape = (begins.size, window_ms // self._interval_ms, values.shape[1])
+        if values.size == math.prod(shape):
+            cube = values.reshape(shape)
+        else:
+            cube = np.full(shape, np.nan)
+            at = t_ms % window_ms // self._interval_ms
+            cube[np.repeat(np.arange(begins.size), ends - begins), at] = values
+        missing = np.isnan(cube)
+        counters, gauges = cube[:, :, self._counters], cube[:, :, self._gauges]
         rows = np.empty((begins.size, self._width))
-        rows[:, self._columns_of[LAST]] = _last(cube[:, :, self._counters])
-        gauges = cube[:, :, self._gauges]
         with np.errstate(all="ignore"):  # infinities and overflow are values like others
-            rows[:, self._columns_of[AVG]] = _average(gauges)
+            if missing.any():
+                rows[:, self._columns_of[LAST]] = _last(counters, missing[:, :, self._counters])
+                rows[:, self._columns_of[AVG]] = _average(gauges, missing[:, :, self._gauges])
+            else:
+                rows[:, self._columns_of[LAST]] = counters[:, -1]
+                rows[:, self._columns_of[AVG]] = np.add.accumulate(gauges, axis=1)[:, -1] / shape[1]
             rows[:, self._columns_of[MIN]] = np.fmin.reduce(gauges, axis=1)
             rows[:, self._columns_of[MAX]] = np.fmax.reduce(gauges, axis=1)
         rows += 0.0  # one zero: which of -0.0 and 0.0 a minimum picks is numpy's secret
@@ -91,14 +102,12 @@ def roll_up_of(series: tuple[Series, ...], interval_ms: int) -> RollUp:
     return RollUp(series, interval_ms)
 
 
-def _last(cube: Floats) -> Floats:
-    """The last value of each window and series that is not NaN."""
-    backwards = cube[:, ::-1]
-    at = np.argmax(~np.isnan(backwards), axis=1)
-    return np.take_along_axis(backwards, at[:, np.newaxis], axis=1)[:, 0]
+def _last(cube: Floats, missing: npt.NDArray[np.bool_]) -> Floats:
+    """The last value of each window and series that is there; NaN where none is."""
+    at = cube.shape[1] - 1 - np.argmin(missing[:, ::-1], axis=1)
+    return np.take_along_axis(cube, at[:, np.newaxis], axis=1)[:, 0]
 
 
-def _average(cube: Floats) -> Floats:
-    present = ~np.isnan(cube)
-    sums = np.add.accumulate(np.where(present, cube, 0.0), axis=1)[:, -1]
-    return np.asarray(sums / present.sum(axis=1))
+def _average(cube: Floats, missing: npt.NDArray[np.bool_]) -> Floats:
+    sums = np.add.accumulate(np.where(missing, 0.0, cube), axis=1)[:, -1]
+    return np.asarray(sums / (cube.shape[1] - missing.sum(axis=1)))

@@ -35,9 +35,7 @@ VERSION = 1
 HEADER_SIZE = 64
 
 _HEADER = struct.Struct("<4sHHQII36x")
-_T_MS = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
-_FLAGS = bytes(4)
 # A reader that races the writer sees a bad CRC; a row is written in microseconds, so a second look
 # nearly always finds it whole.
 _LOOKS = 4
@@ -61,8 +59,17 @@ class Rows(NamedTuple):
 
 def pack_row(t_ms: int, values: bytes) -> bytes:
     """One row, as it stands in the file; `values` is 8 little-endian bytes a column."""
-    body = _T_MS.pack(t_ms) + values + _FLAGS
+    body = _row_body(len(values)).pack(t_ms, values)
     return body + _CRC.pack(crc32(body))
+
+
+def pack_rows(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> bytes:
+    """Many of them, one after another: `t_ms` (n,), `values` (n, columns)."""
+    rows = np.zeros(t_ms.size, _row_dtype(values.shape[1]))
+    rows["t_ms"], rows["values"] = t_ms, values
+    bodies = rows.view(_body_dtype(rows.itemsize))["body"]
+    rows["crc"] = [*map(crc32, bodies.tolist())]
+    return rows.tobytes()
 
 
 class Slab:
@@ -210,6 +217,17 @@ def _row_dtype(columns: int) -> np.dtype[np.void]:
     return np.dtype([("t_ms", "<u8"), ("values", "<f8", (columns,)), ("flags", "<u4"), ("crc", "<u4")])
 
 
+@lru_cache(maxsize=256)
+def _body_dtype(row_size: int) -> np.dtype[np.void]:
+    """A row seen as what its CRC is over."""
+    return np.dtype({"names": ["body"], "formats": [f"V{row_size - 4}"], "itemsize": row_size})
+
+
+@lru_cache(maxsize=256)
+def _row_body(width: int) -> struct.Struct:
+    return struct.Struct(f"<Q{width}s4x")
+
+
 @cache
 def _crc_of_rows(row_size: int, count: int) -> int:
     """CRC-32 over `count` whole rows in sequence: the same for any rows of this size."""
@@ -221,7 +239,6 @@ def _crc_of_rows(row_size: int, count: int) -> int:
 
 
 def _pwrite(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):
+        written += os.pwrite(fd, memoryview(data)[written:], offset + written)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from ring_model import COUNTS, LEVEL, T0, header, slabs, tick, ticks
 
 from rondo_tools.catalog import SERIES, Series
 from rondo_tools.errors import StoreError
+from rondo_tools.store.block import Block
 from rondo_tools.store.ring import Ring
 from rondo_tools.store.slab import Slab, pack_row
 from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, parse_tiers
@@ -26,6 +28,11 @@ HOUR, WEEK = 3_600_000, 604_800_000
 
 def files(folder: Path, tiers: Sequence[Tier]) -> list[bytes]:
     return [(folder / f"tier_{number}.slab").read_bytes() for number in range(len(tiers))]
+
+
+def block(batch: Sequence[Tick]) -> Block:
+    values = [np.frombuffer(one.values, "<f8") for one in batch] or np.empty((0, len(PAIR)))
+    return Block(np.array([one.t_ms for one in batch], np.int64), np.array(values))
 
 
 def check(
@@ -68,7 +75,7 @@ TIERS = [
 @given(
     times,
     st.sampled_from(TIERS),
-    st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1),
+    st.lists(st.tuples(st.integers(1, 40), st.booleans(), st.booleans()), min_size=1),
     st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
@@ -76,17 +83,18 @@ def test_any_batches_give_the_same_slabs(
     tmp_path_factory: pytest.TempPathFactory,
     times: list[int],
     spelled: str,
-    batches: list[tuple[int, bool]],
+    batches: list[tuple[int, bool, bool]],
     finish: bool,
 ) -> None:
-    """Batches of each size, over and over, the ring closed and opened again after some of them."""
+    """Batches of each size, over and over, some as a block, the ring closed and opened after some."""
     tiers, folder = parse_tiers(spelled), tmp_path_factory.mktemp("ring")
     everything = [tick(t_ms, float(i), i / 7) for i, t_ms in enumerate(times)]
     ring, at, dropped = Ring(folder, tiers, header(PAIR)), 0, 0
     try:
         while at < len(everything):
-            for size, reopen in batches:
-                dropped += ring.append(everything[at : at + size])
+            for size, as_block, reopen in batches:
+                batch = everything[at : at + size]
+                dropped += ring.extend(block(batch)) if as_block else ring.append(batch)
                 at += size
                 if reopen:
                     ring.close()
@@ -110,7 +118,7 @@ def test_tier_0_wraps_many_times(folder: Path, spelled: str, step_ms: int, count
     ring, at = Ring(folder, tiers, header(PAIR)), 0
     while at < count:
         size = rng.choice((1, 7, 200, 2000))
-        assert ring.append(everything[at : at + size]) == 0
+        assert ring.extend(block(everything[at : at + size])) == 0
         at += size
     ring.close()
     check(folder, tiers, PAIR, everything)
@@ -122,7 +130,7 @@ def test_a_day_of_the_catalogue_with_gaps(folder: Path) -> None:
         everything += ticks(700, T0 + begin_ms)
     ring = Ring(folder, DEFAULT_TIERS, header())
     for at in range(0, len(everything), 450):
-        ring.append(everything[at : at + 450])
+        ring.extend(block(everything[at : at + 450]))
     ring.finish()
     ring.close()
     check(folder, DEFAULT_TIERS, SERIES, sorted(everything), finished=True)
@@ -133,11 +141,11 @@ def test_a_day_of_the_catalogue_with_gaps(folder: Path) -> None:
 
 def test_the_last_tick_of_a_slot_wins_and_late_ones_are_counted(folder: Path) -> None:
     given_ticks = [tick(T0 + ms, float(ms), 0.0) for ms in (0, 1000, 1400, 1400, 900, 1999, 1500, 2000)]
-    for way in ([given_ticks], [[one] for one in given_ticks]):
+    for as_block in (False, True):
         for file in folder.iterdir():
             file.unlink()
         ring = Ring(folder, SMALL, header(PAIR))
-        assert sum(ring.append(batch) for batch in way) == 3
+        assert (ring.extend(block(given_ticks)) if as_block else ring.append(given_ticks)) == 3
         ring.close()
         with Slab.open(folder / "tier_0.slab") as slab:
             assert slab.read().t_ms.tolist() == [T0, T0 + 1999, T0 + 2000]
@@ -154,7 +162,7 @@ def test_closed_is_what_no_later_tick_can_replace(folder: Path) -> None:
         ring.close()
         ring = Ring(folder, SMALL, header(PAIR))  # and the slabs say the same
         assert (ring.last_ms, ring.closed_through_ms) == (T0 + t_ms, T0 + (closed_ms or -T0))
-    ring.append(ticks(5, T0 + 10_000, width=2))
+    ring.extend(block(ticks(5, T0 + 10_000, width=2)))
     assert ring.closed_through_ms == T0 + 13_000
     ring.finish()
     assert ring.closed_through_ms == T0 + 14_000
@@ -163,7 +171,7 @@ def test_closed_is_what_no_later_tick_can_replace(folder: Path) -> None:
 
 def test_nothing_appended_nothing_finished(folder: Path) -> None:
     ring = Ring(folder, SMALL, header(PAIR))
-    assert ring.append([]) == 0
+    assert ring.append([]) == ring.extend(block([])) == 0
     ring.finish()
     ring.close()
     assert (ring.last_ms, ring.closed_through_ms) == (0, 0)
@@ -191,7 +199,7 @@ def test_a_disk_that_is_full_now_and_then(folder: Path, monkeypatch: pytest.Monk
         batch = everything[at : at + rng.choice((1, 5, 60))]
         while True:
             try:
-                ring.append([one for one in batch if one.t_ms > ring.last_ms])
+                ring.extend(block(batch)) if len(batch) > 5 else ring.append(batch)
                 break
             except OSError:
                 failures += 1

@@ -1,0 +1,69 @@
+"""Ticks by the hundred: what a file or a backlog holds, decoded and handled as arrays.
+
+Strategy: in the one shape that `stream.encode` writes, ticks of a session all have the same length;
+so a piece of the stream is an array of them already, and numpy looks at it as one. The few ticks of
+a live session, and those of any other shape, come one by one from the decoder below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.stream import MAX_T_MS, TICK_HEAD, Decoder, TickShape
+
+_FEW = 16  # ticks for which an array is not worth its making
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Ticks in the order in which they came: `t_ms` int64 (n,), `values` float64 (n, series)."""
+
+    t_ms: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return self.t_ms.size
+
+    def only(self, wanted: npt.NDArray[np.bool_]) -> Block:
+        return self if wanted.all() else Block(self.t_ms[wanted], self.values[wanted])
+
+    def past(self, last_ms: int) -> Block:
+        """The ticks that are past `last_ms` and past all before them."""
+        newest = np.maximum.accumulate(np.concatenate(([last_ms], self.t_ms)))
+        return self.only(self.t_ms > newest[:-1])
+
+
+class BlockDecoder(Decoder):
+    """A Decoder that yields a Block where there are many ticks at once."""
+
+    __slots__ = ()
+
+    def _ticks(self, piece: bytes, shape: TickShape) -> Iterator[Any]:
+        count = len(piece) // shape.layout.size
+        if count < _FEW:
+            yield from super()._ticks(piece, shape)
+            return
+        messages = np.frombuffer(piece, _message_dtype(shape), count)
+        t_ms = messages["t_ms"]
+        usual = (messages["head"] == TICK_HEAD) & (messages["bin_head"] == shape.bin_head)
+        usual &= (t_ms > 0) & (t_ms <= MAX_T_MS)
+        if not usual.all():
+            messages = messages[: int(usual.argmin())]
+            if not messages.size:
+                return
+        self._offset += len(messages) * shape.layout.size
+        yield Block(messages["t_ms"].astype(np.int64), messages["values"])
+
+
+@cache
+def _message_dtype(shape: TickShape) -> np.dtype[np.void]:
+    bin_head, width = shape.bin_head, shape.layout.size - 10 - len(shape.bin_head)
+    return np.dtype(
+        [("head", "S2"), ("t_ms", ">u8"), ("bin_head", f"S{len(bin_head)}"), ("values", "<f8", (width // 8,))]
+    )

@@ -1,0 +1,90 @@
+"""Blocks: what the decoder of many ticks at once yields is what the plain one does."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ring_model import COUNTS, LEVEL, T0, accepted, header, tick, ticks
+
+from rondo_tools import stream
+from rondo_tools.errors import StreamError
+from rondo_tools.store.block import Block, BlockDecoder
+from rondo_tools.stream import Decoder, End, Event, Tick
+
+
+def decode(decoder: Decoder, pieces: Sequence[bytes]) -> tuple[list[Event], str]:
+    """The events, blocks taken apart, and the error that ended them."""
+    events: list[Event] = []
+    try:
+        for piece in pieces:
+            for event in decoder.feed(piece):
+                events += taken_apart(event) if isinstance(event, Block) else [event]
+        decoder.close()
+    except StreamError as exc:
+        return events, str(exc)
+    return events, ""
+
+
+def taken_apart(block: Block) -> Iterator[Tick]:
+    for t_ms, row in zip(block.t_ms.tolist(), block.values, strict=True):
+        yield Tick(t_ms, row.tobytes())
+
+
+def test_many_ticks_come_as_a_block_and_few_one_by_one() -> None:
+    opened = stream.encode(header())
+    for count, kinds in ((3, [Tick] * 3), (400, [Block])):
+        decoder = BlockDecoder()
+        data = opened + b"".join(map(stream.encode, ticks(count)))
+        assert [type(event) for event in decoder.feed(data)][1:] == kinds
+        assert not decoder.is_inside_message
+
+
+@given(
+    st.sampled_from([1, 2, 16, 40]),
+    st.lists(st.integers(0, 60), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0), st.binary(min_size=1, max_size=12)), max_size=3),
+    st.lists(st.integers(0), max_size=6),
+)
+@settings(deadline=None)
+def test_the_same_events_and_errors_whatever_comes(
+    width: int, runs: list[int], scars: list[tuple[int, bytes]], cuts: list[int]
+) -> None:
+    """Runs of ticks with an old one, an end and a new header between, scarred, and torn anywhere."""
+    series = tuple(COUNTS._replace(name=f"n{number}") for number in range(width))
+    messages: list[Event] = []
+    for number, count in enumerate(runs):
+        messages.append(header(series, start_ms=T0 + number))
+        messages += ticks(count, width=width)
+        messages.append(Tick(5_000_000, struct.pack(f"<{width}d", *range(width))))  # a shorter time
+        messages += [*ticks(count, width=width), End("reset", T0)]
+    data = bytearray(b"".join(map(stream.encode, messages)))
+    for at, scar in scars:
+        begin = at % len(data)
+        data[begin : begin + len(scar)] = scar
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    pieces = [bytes(data[a:b]) for a, b in pairwise(edges)]
+    assert decode(BlockDecoder(), pieces) == decode(Decoder(), pieces)
+
+
+@pytest.mark.parametrize("last_ms", [0, T0 + 2000, T0 + 10_000])
+def test_only_what_is_past_all_before_it(last_ms: int) -> None:
+    times = [T0 + ms for ms in (1000, 3000, 3000, 2000, 4000, 500, 4001)]
+    block = Block(np.array(times), np.arange(7.0).reshape(7, 1))
+    kept = [one for one in accepted([tick(last_ms), *map(tick, times)]) if one.t_ms > last_ms]
+    assert block.past(last_ms).t_ms.tolist() == [one.t_ms for one in kept]
+    assert len(block.past(last_ms).values) == len(kept)
+
+
+def test_the_values_keep_every_bit() -> None:
+    values = bytes.fromhex("0100000000000ff8 0000000000000080") * 20  # a NaN with a payload, -0.0
+    decoder = BlockDecoder()
+    messages = [header((COUNTS, LEVEL)), *(Tick(T0 + i, values[:16]) for i in range(20))]
+    *_, block = decoder.feed(b"".join(map(stream.encode, messages)))
+    assert isinstance(block, Block)
+    assert block.values.tobytes() == values
