@@ -1,0 +1,104 @@
+"""A Prometheus that a real host with several VMs has filled, once for all tests of this folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from fleet import PATIENCE_S, Host
+from grafana import Range
+from prometheus import Prometheus
+
+from rondo_tools.store.reader import Store
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RULES = ROOT / "deploy" / "rules" / "rondo.yml"
+
+
+class Life(NamedTuple):
+    """A session in the store: who, and when its first and last tick were, in Unix seconds."""
+
+    instance: str
+    first_s: float
+    last_s: float
+    uptime_s: float
+    is_over: bool
+
+
+class Filled(NamedTuple):
+    """`shown` ends when one VM was still running; `lives` is what the store says of that time."""
+
+    url: str
+    shown: Range
+    lives: list[Life]
+
+
+def lives_of(store: Path) -> list[Life]:
+    found = []
+    for session in Store(store).sessions():
+        names = [series.name for series in session.header.series]
+        if "vmm_uptime_seconds" in names:
+            rows = session.rows()
+            uptime_s = float(rows.values[-1, names.index("vmm_uptime_seconds")])
+            first_s, last_s = (int(rows.t_ms[at]) / 1000 for at in (0, -1))
+            found.append(Life(session.instance, first_s, last_s, uptime_s, session.end is not None))
+    return found
+
+
+@pytest.fixture(scope="session")
+def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    """Filled by two pushes, as if two hosts had VMs of the same names, told apart by `host` only.
+
+    A third push is of the roll-ups, as the job "rollups".
+    """
+    folder = tmp_path_factory.mktemp("host")
+    # Nobody waits for fifteen seconds here.
+    rules = folder / "rules.yml"
+    rules.write_text(RULES.read_text().replace("interval: 15s", "interval: 1s"))
+    config = f"global: {{evaluation_interval: 1s}}\nrule_files: ['{rules}']\n"
+    began_s = time.time()
+    with (
+        Prometheus(program("prometheus"), config=config) as prometheus,
+        Host(folder, prometheus.write_url) as host,
+    ):
+        long = host.start("vm-1", seconds=12)
+        host.wait(host.start("vm-2", seconds=3))
+        again = host.start("vm-2", seconds=4)  # the name's second session
+        host.start("vm-4", seconds=300)  # still there at the end
+        host.wait(host.start("vm-3", seconds=1))
+        host.wait(again)
+        host.wait(long)
+        ended_s = time.time()
+        for flags in (
+            ["--cursor", "b", "--external-label", "host=b"],
+            ["--cursor", "rollups", "--tier", "1", "--job", "rollups"],
+        ):
+            push = ["--remote-write", prometheus.write_url, *flags]
+            subprocess.run(
+                [sys.executable, ROOT / "bin" / "rondo-push", host.store, *push],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                timeout=60,
+            )
+        shown_s = arrived_s(prometheus, "vm-4", ended_s)
+        lives = lives_of(host.store)
+        yield Filled(prometheus.url, Range(began_s - 10, shown_s), lives)
+
+
+def arrived_s(prometheus: Prometheus, instance: str, after_s: float) -> float:
+    """Wait until samples of a VM have come that are later than a time; how far they reach."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        times = prometheus.query(
+            f'timestamp(vmm_uptime_seconds{{instance="{instance}",job="rondo-vmm",host=""}})'
+        )
+        if times and float(times[0]["value"][1]) > after_s:
+            return float(times[0]["value"][1])
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{instance} does not arrive: {times}")
+        time.sleep(0.2)

@@ -1,0 +1,274 @@
+"""The dashboards: their form, and every expression, asked of a Prometheus that real VMs have filled."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import RULES, Filled
+from grafana import (
+    ALL,
+    DASHBOARDS,
+    Query,
+    QueryError,
+    Range,
+    ask,
+    fill,
+    label_values,
+    load,
+    panels,
+    queries,
+    run,
+)
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from rondo_tools import catalog
+from rondo_tools.push import health as push_health
+from rondo_tools.store import health as store_health
+
+ROLLUPS = ALL | {"job": "rollups", "resolution": "10s"}
+
+# Of roll-ups there was one push, so there is one sample, or none yet, of what it says of itself.
+DELIVERY = {"Seconds Behind", "Rejected Samples", "Late Ticks"}
+
+TITLES = {
+    "Rondo Demo VMM": {
+        "VMM Uptime": "vmm_uptime_seconds",
+        "RSS Memory": "vmm_rss_bytes",
+        "Open FDs": "vmm_open_fds",
+        "vCPU Exits by Reason": "vcpu_exits_total",
+        "vCPU Exit Duration": "vcpu_exit_duration_ns",
+        "vCPU Run Duration": "vcpu_run_duration_ns",
+        "Block Requests by Op": "blk_requests_total",
+        "Block Bytes by Direction": "blk_bytes_total",
+        "Block Request Duration": "blk_request_duration_ns",
+        "Seconds Behind": "push_behind_seconds",
+        "Rejected Samples": "push_samples_total",
+        "Late Ticks": "store_ticks_total",
+    },
+    "Rondo Fleet": {
+        "VMs Alive": "vmm_uptime_seconds",
+        "VMs Born and Ended per Minute": "vmm_uptime_seconds",
+        "Lifetimes": "vmm_uptime_seconds",
+        "Top 10 by Exits": "vcpu_exits_total",
+        "Top 10 by Block Bytes": "blk_bytes_total",
+        "Top 10 by RSS": "vmm_rss_bytes",
+        "Exits by Reason, Sum": "vcpu_exits_total",
+        "Block Bytes by Direction, Sum": "blk_bytes_total",
+        "RSS Memory, Sum": "vmm_rss_bytes",
+        "Exits, Quantiles": "vcpu_exits_total",
+        "Exit Duration, Quantiles": "vcpu_exit_duration_ns",
+        "Block Request Duration, Quantiles": "blk_request_duration_ns",
+        "RSS Memory, Quantiles": "vmm_rss_bytes",
+    },
+}
+METRIC = re.compile(r"\b(?:vmm|vcpu|blk|push|store)_\w+")
+KNOWN = {s.name for s in (*catalog.SERIES, *push_health.SERIES, *store_health.SERIES)}
+
+every = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+
+
+def differences(ours: Any, theirs: Any, at: str = "") -> Iterator[str]:
+    """Where two values made of JSON differ; what `theirs` adds at its defaults is no difference."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key, value in ours.items():
+            if key in theirs:
+                yield from differences(value, theirs[key], f"{at}.{key}")
+            else:
+                yield f"{at}.{key}: not in the model"
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from differences(one, other, f"{at}[{number}]")
+    elif ours != theirs:
+        yield f"{at}: {ours!r} became {theirs!r}"
+
+
+def through_the_model(dashboard: dict[str, Any]) -> set[str]:
+    """What Grafana's own model loses or changes of a dashboard."""
+    register_default_plugins()  # the models of panels and queries
+    again = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+    return set(differences(dashboard, again))
+
+
+# What an export for other installations has beside the model, and a setting that is younger than it.
+BESIDE_THE_MODEL = {
+    f".{name}: not in the model" for name in ("__inputs", "__requires", "timepicker.nowDelay")
+}
+
+
+@every
+def test_grafanas_model_knows_every_key(path: Path) -> None:
+    lost = through_the_model(load(path))
+    assert {
+        one for one in lost if not re.search(r"templating\.list\[\d\]\.definition", one)
+    } == BESIDE_THE_MODEL
+
+
+@every
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ('"gridPos"', '"gridPosition"'),
+        ('"legendFormat"', '"legend"'),
+        ('"fillOpacity"', '"fill"'),
+        ('"unit"', '"units"'),
+    ],
+)
+def test_the_model_finds_a_typo(path: Path, was: str, becomes: str) -> None:
+    text = path.read_text().replace(was, becomes)
+    assert through_the_model(json.loads(text)) > through_the_model(load(path))
+
+
+@every
+def test_panels_are_what_they_should_be(path: Path) -> None:
+    dashboard = load(path)
+    titles = TITLES[dashboard["title"]]
+    assert [panel["title"] for panel in panels(dashboard)] == list(titles)
+    for panel in panels(dashboard):
+        for target in panel["targets"]:
+            assert set(METRIC.findall(target["expr"])) == {titles[panel["title"]]}
+            assert panel["type"] != "timeseries" or target["interval"] in ("$resolution", "10s")
+        assert len(panel["description"]) > 20
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["datasource"]["uid"] == "${DS_PROMETHEUS}"
+        assert [target["refId"] for target in panel["targets"]] == list("ABCDEFG"[: len(panel["targets"])])
+    assert [one["name"] for one in dashboard["__inputs"]] == ["DS_PROMETHEUS"]
+    needed = {one["id"] for one in dashboard["__requires"] if one["type"] == "panel"}
+    assert needed == {panel["type"] for panel in panels(dashboard)}
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+@every
+def test_panels_tile_the_page(path: Path) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in load(path)["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    rows = max(y for _, y in taken) + 1
+    assert taken == {(x, y) for x in range(24) for y in range(rows)}
+
+
+def test_every_series_of_a_vm_is_shown_and_none_that_there_is_not() -> None:
+    shown = {name for path in DASHBOARDS for name in METRIC.findall(path.read_text())}
+    assert shown <= KNOWN
+    assert {series.name for series in catalog.SERIES} <= shown
+
+
+def empty(found: Callable[[Query], Any], of: Iterator[Query]) -> set[str]:
+    return {query.panel["title"] for query in of if not found(query)}
+
+
+@every
+def test_every_panel_shows_data(path: Path, filled: Filled) -> None:
+    asked = queries(load(path), filled.shown)
+    assert empty(lambda query: run(filled.url, query, filled.shown), asked) == set()
+
+
+@every
+def test_every_panel_shows_data_of_one_vm(path: Path, filled: Filled) -> None:
+    asked = queries(load(path), filled.shown, ALL | {"instance": "vm-1", "job": "rondo-vmm"})
+    assert empty(lambda query: run(filled.url, query, filled.shown), asked) == set()
+
+
+@every
+def test_every_panel_shows_rollups(path: Path, filled: Filled) -> None:
+    shown = Range(filled.shown.start_s, filled.shown.end_s + 10)  # the last one is at a VM's end
+    asked = queries(load(path), shown, ROLLUPS)
+    assert empty(lambda query: run(filled.url, query, shown), asked) <= DELIVERY
+
+
+def test_a_query_that_cannot_tell_two_hosts_apart_is_found(filled: Filled) -> None:
+    with pytest.raises(QueryError, match="duplicate series"):
+        ask(filled.url, "query", query="vmm_rss_bytes / on (instance) vmm_open_fds", time=filled.shown.end_s)
+    with pytest.raises(QueryError, match="parse error"):
+        ask(filled.url, "query", query="rate(vmm_rss_bytes", time=filled.shown.end_s)
+
+
+@every
+def test_variables_offer_what_there_is(path: Path, filled: Filled) -> None:
+    offered = {
+        variable["name"]: label_values(filled.url, variable["query"]["query"], filled.shown)
+        for variable in load(path)["templating"]["list"]
+        if variable["type"] == "query"
+    }
+    assert offered["job"] == ["rollups", "rondo-vmm"]
+    # And not rondo-push and rondo-store, which are no VMs.
+    assert offered.get("instance", ["vm-1", "vm-2", "vm-3", "vm-4"]) == ["vm-1", "vm-2", "vm-3", "vm-4"]
+    used = {name for text in re.findall(r"\$(\w+)", path.read_text()) for name in [text]}
+    names = {variable["name"] for variable in load(path)["templating"]["list"]}
+    assert {name for name in used if not name.startswith("__")} == names
+
+
+def value(url: str, expression: str, at_s: float) -> float:
+    (series,) = ask(url, "query", query=fill(expression, ALL | {"job": "rondo-vmm"}), time=at_s)
+    return float(series["value"][1])
+
+
+def test_births_ends_and_lives_are_those_that_the_store_knows(filled: Filled) -> None:
+    """Also of VMs that lived between two seconds, and of a name with two lives. All twice: two hosts."""
+    fleet = load(next(path for path in DASHBOARDS if "fleet" in path.stem))
+    by_title = {panel["title"]: panel["targets"] for panel in panels(fleet)}
+    born, ended = (target["expr"] for target in by_title["VMs Born and Ended per Minute"])
+    (alive,) = (target["expr"] for target in by_title["VMs Alive"])
+    assert len(filled.lives) == 5
+    # Host b was pushed when only vm-4 was running, so it ends there with what had arrived by then.
+    for at_s in sorted(
+        {life.first_s + 0.5 for life in filled.lives} | {life.last_s + 0.5 for life in filled.lives}
+    ):
+        if at_s > filled.shown.end_s:
+            continue
+        begun = [life for life in filled.lives if life.first_s <= at_s]
+        over = [life for life in begun if life.is_over and life.last_s < at_s]
+        recent = [life for life in begun if life.first_s > at_s - 60]
+        recently_over = [life for life in over if life.last_s > at_s - 60]
+        assert value(filled.url, alive, at_s) == 2 * (len(begun) - len(over)), at_s
+        assert value(filled.url, born, at_s) == 2 * len(recent), at_s
+        assert value(filled.url, ended, at_s) == 2 * len(recently_over), at_s
+    longest: dict[str, float] = {}
+    for life in filled.lives:
+        if life.is_over:
+            longest[life.instance] = max(life.uptime_s, longest.get(life.instance, 0))
+    bounds = [0, 2, 10, 60, 600, 3600, 1e9]
+    range_s = round(filled.shown.end_s - filled.shown.start_s)
+    for number, target in enumerate(by_title["Lifetimes"]):
+        expression = target["expr"].replace("$__range", f"{range_s}s")
+        wanted = sum(bounds[number] <= life < bounds[number + 1] for life in longest.values())
+        assert value(filled.url, expression, filled.shown.end_s) == 2 * wanted, target["legendFormat"]
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def test_the_rules_work_on_real_data(filled: Filled) -> None:
+    """Expressions that record have something to record; alerts are quiet, as nothing is wrong."""
+    for rule in rules():
+        # What is recorded 30 s late is not yet, as a few seconds are all that there were.
+        late_s = 30 if "offset 30s" in rule["expr"] else 0
+        found = ask(filled.url, "query", query=rule["expr"], time=filled.shown.end_s + late_s)
+        if "record" in rule:
+            assert found or "job:vmm_born:count1m" in rule["expr"], rule["record"]
+        else:
+            assert found == [], rule["alert"]  # test_rules.py shows that each fires when it should
+
+
+def test_prometheus_evaluates_the_rules(filled: Filled) -> None:
+    with urllib.request.urlopen(f"{filled.url}/api/v1/rules", timeout=60) as answer:
+        groups = json.load(answer)["data"]["groups"]
+    judged = {rule["name"]: rule for group in groups for rule in group["rules"]}
+    assert set(judged) == {rule.get("alert", rule.get("record")) for rule in rules()}
+    for name, rule in judged.items():
+        assert (rule["health"], rule.get("lastError", "")) == ("ok", ""), name
+        assert rule["type"] == "recording" or rule["state"] == "inactive", name
+    for name in ("instance:vcpu_exits:rate1m", "instance:blk_bytes:rate1m", "job:vmm_alive:count"):
+        assert ask(filled.url, "query", query=f"last_over_time({name}[1h])", time=filled.shown.end_s), name
