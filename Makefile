@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV = .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 
-.PHONY: help setup demo test test-linux check format bench guest vmm-guest vmm-demo \
+.PHONY: help setup demo test test-linux check format bench dashboards guest vmm-guest vmm-demo \
 	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto clean
 
 help: ## this list
@@ -33,6 +33,9 @@ format: setup ## format the code
 
 bench: setup ## measure; prints every figure that the docs quote
 	@python scripts/bench.py
+
+dashboards: setup ## make deploy/k8s/ of the dashboards and rules
+	python scripts/dashboards.py
 
 guest: setup ## assemble the built-in guest (needs binutils)
 	python scripts/build_guest.py

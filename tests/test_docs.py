@@ -22,6 +22,9 @@ PAGES = [
 COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
 QUERY_COMMANDS = ("list", "read", "plot", "tail", "export", "check", "stream")
 
+# Not what is only the beginning of a name: rondo-x-y, rondo-x@y, rondo-x.y.
+NO_NAME_GOES_ON = r"(?![\w@-]|\.\w)"
+
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
@@ -49,7 +52,7 @@ def mentions(page: Path) -> list[tuple[str, str]]:
         for line in joined.splitlines():
             # What is behind a pipe or a semicolon is another command's.
             for part in re.split(r"\||;|&&", line):
-                command = re.search(r"\b(rondo-\w+)\b", part)
+                command = re.search(r"\b(rondo-\w+)" + NO_NAME_GOES_ON, part)
                 if command and command[1] in COMMANDS:
                     rest = part[command.end() :]
                     found += [(command[1], flag) for flag in re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)]
@@ -65,7 +68,7 @@ def test_every_flag_in_the_docs_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_and_target_in_the_docs_exists(page: Path) -> None:
     text = page.read_text()
-    for command in re.findall(r"\b(rondo-(?!tools\b)\w+)\b", text):
+    for command in re.findall(r"\b(rondo-(?!tools\b)\w+)" + NO_NAME_GOES_ON, text):
         assert command in COMMANDS, command
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for code in re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL):

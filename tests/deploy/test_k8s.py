@@ -1,0 +1,280 @@
+"""The manifests: made from their sources, valid, taken by the real kubectl, and their commands run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from api_server import ApiServer, Kind
+from conftest import RULES
+from dashboards import K8S, main, manifests
+from fleet import PATIENCE_S
+from grafana import DASHBOARDS
+from prometheus import Prometheus
+
+import rondo_tools
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NODE = K8S / "node" / "rondo-node.yaml"
+SCHEMAS = {
+    schema["properties"]["kind"]["const"]: schema
+    for schema in (
+        json.loads(path.read_text()) for path in (Path(__file__).parent / "schemas").glob("*.json")
+    )
+}
+KUBERNETES = "1.31"
+
+Json = dict[str, Any]
+
+
+def documents(path: Path) -> list[Json]:
+    return [one for one in yaml.safe_load_all(path.read_text()) if one]
+
+
+def top() -> list[Json]:
+    """What `kubectl apply -f deploy/k8s/` takes: the files of that folder, not of those in it."""
+    return [one for path in sorted(K8S.glob("*.yaml")) for one in documents(path)]
+
+
+def pod() -> Json:
+    (daemon_set,) = (one for one in documents(NODE) if one["kind"] == "DaemonSet")
+    spec: Json = daemon_set["spec"]["template"]["spec"]
+    return spec
+
+
+def test_the_manifests_are_what_their_sources_make() -> None:
+    assert main(["--check"]) == 0, "run make dashboards"
+    assert {path for path, _ in manifests()} == set(K8S.glob("*.yaml"))
+
+
+def test_a_manifest_that_drifted_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    monkeypatch.setattr("dashboards.DEPLOY", tmp_path / "deploy")
+    monkeypatch.setattr("dashboards.K8S", tmp_path / "deploy" / "k8s")
+    assert main(["--check"]) == 0
+    source = tmp_path / "deploy" / "grafana" / DASHBOARDS[0].name
+    source.write_text(source.read_text().replace('"refresh": "5s"', '"refresh": "9s"'))
+    assert main(["--check"]) == 1
+    assert "make dashboards" in capsys.readouterr().out
+    assert main([]) == 0
+    assert main(["--check"]) == 0
+
+
+def test_there_is_what_an_operator_expects() -> None:
+    found = [(one["kind"], one["metadata"]["name"]) for one in top()]
+    assert sorted(found) == [
+        ("ConfigMap", "rondo-fleet-dashboard"),
+        ("ConfigMap", "rondo-vmm-dashboard"),
+        ("GrafanaDashboard", "rondo-fleet-dashboard"),
+        ("GrafanaDashboard", "rondo-vmm-dashboard"),
+        ("PrometheusRule", "rondo"),
+    ]
+    assert {one["metadata"]["namespace"] for one in top()} == {"monitoring"}
+    maps = {one["metadata"]["name"]: one["data"] for one in top() if one["kind"] == "ConfigMap"}
+    for one in top():
+        if one["kind"] == "GrafanaDashboard":
+            spec = one["spec"]
+            assert spec["folder"] == "Rondo"
+            assert [source["inputName"] for source in spec["datasources"]] == ["DS_PROMETHEUS"]
+            text = maps[spec["configMapRef"]["name"]][spec["configMapRef"]["key"]]
+            (source,) = (path for path in DASHBOARDS if path.name == spec["configMapRef"]["key"])
+            assert text == source.read_text()
+        if one["kind"] == "PrometheusRule":
+            assert one["spec"] == yaml.safe_load(RULES.read_text())
+
+
+def validate(document: Json) -> None:
+    if document["kind"] in SCHEMAS:
+        jsonschema.validate(document, SCHEMAS[document["kind"]])
+    else:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("document", [*top(), *documents(NODE)], ids=lambda one: one["kind"])
+def test_every_manifest_is_valid(document: Json) -> None:
+    validate(document)
+
+
+@pytest.mark.parametrize(
+    ("kind", "was", "becomes"),
+    [
+        ("GrafanaDashboard", "configMapRef", "configMap"),
+        ("GrafanaDashboard", "inputName", "input"),
+        ("GrafanaDashboard", '"folder": "Rondo"', '"folder": "Rondo", "folderUID": "r"'),
+        ("PrometheusRule", '"expr"', '"expression"'),
+        ("PrometheusRule", '"for": "5m"', '"for": "5 minutes"'),
+        ("DaemonSet", "hostPath", "hostpath"),
+        ("DaemonSet", "readOnlyRootFilesystem", "readonlyRootFilesystem"),
+    ],
+)
+def test_a_typo_is_found(kind: str, was: str, becomes: str) -> None:
+    document = next(one for one in [*top(), *documents(NODE)] if one["kind"] == kind)
+    text = json.dumps(document)
+    assert was in text
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        validate(json.loads(text.replace(was, becomes)))
+
+
+def test_kubectl_applies_the_folder_and_not_the_one_in_it(tmp_path: Path) -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not on PATH")
+    kinds = (
+        Kind("", "v1", "configmaps", "ConfigMap"),
+        Kind("grafana.integreatly.org", "v1beta1", "grafanadashboards", "GrafanaDashboard"),
+        Kind("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule"),
+    )
+    with ApiServer(*kinds) as server:
+        done = subprocess.run(
+            [kubectl, "apply", "--validate=false", f"--server={server.url}", "-f", "deploy/k8s/"],
+            cwd=ROOT,
+            env=os.environ | {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "none")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    made = {f"{one['kind']}/{one['metadata']['name']}": one for one in server.created}
+    assert set(made) == {f"{one['kind']}/{one['metadata']['name']}" for one in top()}
+    assert made["GrafanaDashboard/rondo-vmm-dashboard"]["path"] == (
+        "/apis/grafana.integreatly.org/v1beta1/namespaces/monitoring/grafanadashboards"
+    )
+
+
+def containers() -> dict[str, Json]:
+    return {one["name"]: one for one in (*pod()["initContainers"], *pod()["containers"])}
+
+
+def test_containers_are_locked_down() -> None:
+    inherited = pod()["securityContext"]
+    assert inherited["runAsNonRoot"] is True
+    assert inherited["seccompProfile"] == {"type": "RuntimeDefault"}
+    for name, container in containers().items():
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert container["resources"]["limits"]["memory"]
+        if name == "own-folders":
+            assert context["capabilities"]["add"] == ["CHOWN"]
+        else:
+            assert set(context) == {"readOnlyRootFilesystem", "allowPrivilegeEscalation", "capabilities"}
+            assert "add" not in context["capabilities"]
+
+
+def test_the_image_is_the_one_that_the_dockerfile_makes() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    image = f"rondo:{rondo_tools.__version__}"
+    assert f"docker build -f deploy/Dockerfile -t {image} ." in dockerfile
+    assert {container["image"] for container in containers().values()} == {image}
+    user = re.search(r"^USER (\d+):(\d+)$", dockerfile, re.MULTILINE)
+    assert user
+    context = pod()["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"]) == (int(user[1]), int(user[2]))
+    assert f"{user[1]}:{user[2]}" in containers()["own-folders"]["command"]
+
+
+def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    copied = {
+        name
+        for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE)
+        for name in line.split()[:-1]
+    }
+    ignore = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert copied == {line.removeprefix("!") for line in ignore if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
+
+
+class Node:
+    """Runs a container's command here, with the folders of a node in a folder of ours."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.variables = {"NODE_NAME": "node-a", "REMOTE_WRITE_URL": url}
+        self.places = {"/var/lib/rondo": str(folder / "store"), "/run/rondo": str(folder / "run")}
+        for place in self.places.values():
+            Path(place).mkdir()
+        tools = folder / "bin"
+        tools.mkdir()
+        (tools / "python3").symlink_to(sys.executable)
+        self.environment = os.environ | {
+            "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        }
+
+    def here(self, word: str) -> str:
+        for name, value in self.variables.items():
+            word = word.replace(f"$({name})", value)
+        for place, ours in self.places.items():
+            word = word.replace(place, ours)
+        return word
+
+    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [self.here(word) for word in command],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            process_group=0,
+        )
+
+    def run(self, command: list[str]) -> int:
+        process = self.start(command)
+        process.communicate(timeout=PATIENCE_S)
+        return process.returncode
+
+
+def test_the_containers_commands_carry_a_vm_to_prometheus(
+    tmp_path: Path, prometheus: Prometheus, run: Callable[..., subprocess.CompletedProcess[bytes]]
+) -> None:
+    assert prometheus.write_url.endswith("/api/v1/write")
+    urls = [one["data"]["REMOTE_WRITE_URL"] for one in documents(NODE) if one["kind"] == "ConfigMap"]
+    assert all(url.endswith("/api/v1/write") for url in urls)
+    node = Node(tmp_path, prometheus.write_url)
+    by_name = containers()
+    store, push = by_name["store"], by_name["push"]
+    probe = store["livenessProbe"]["exec"]["command"]
+    assert probe == store["startupProbe"]["exec"]["command"]
+
+    assert node.run(probe) != 0
+    assert node.run(by_name["make-store"]["command"]) == 0
+    started = [node.start(push["command"])]  # before the store, which may be
+    try:
+        started.append(node.start(store["command"]))
+        deadline = time.monotonic() + PATIENCE_S
+        while node.run(probe) != 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        socket = node.here("unix:/run/rondo/store.sock")
+        vm = run(
+            "rondo-vmm", "--instance", "vm-1", "--duration", "1s", "--output", socket, "--serial", "none"
+        )
+        assert vm.returncode == 0, vm.stderr
+        for process in reversed(started):
+            process.send_signal(signal.SIGTERM)
+            said, _ = process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == 0
+            assert said == b""
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+    assert node.run(probe) != 0
+    arrived = prometheus.samples('{__name__=~"vmm_uptime_seconds|store_connections"}')
+    assert {dict(labels)["instance"] for labels in arrived} == {"vm-1", "rondo-store"}
+    assert {dict(labels)["host"] for labels in arrived} == {"node-a"}
