@@ -30,6 +30,9 @@ BACKOFF_S = 0.1  # doubling
 MAX_RETRY_AFTER_S = 60.0  # a longer pause than this is left to the next push
 
 HOUR_MS = 3_600_000  # what Prometheus bears, by default, behind its newest sample
+# Of a session that is gone: a store put back from a backup gets its last 600 ticks again, ten seconds
+# apart perhaps, from a producer that is still there.
+REMEMBERED_MS = 2 * HOUR_MS
 _SHOWN_REFUSALS = 5  # of one batch, in the log
 
 log = logging.getLogger(__name__)
@@ -140,7 +143,8 @@ class Pusher:
                 self._cursor.advance(batch.marks)
                 changed = True
             self._tally.passed_over += batch.passed_over
-        gone = self._drain.gone(self._cursor.marks())
+        marks, remembered_ms = self._cursor.marks(), now_ms - REMEMBERED_MS
+        gone = [key for key in self._drain.gone(marks) if marks[key].delivered_ms < remembered_ms]
         self._cursor.forget(gone)
         if changed or gone:
             self._cursor.save()

@@ -24,23 +24,38 @@ confirm it with a sample at each end; then all that is not newer is passed over 
 A receiver of 2.0 may write all that it takes of a request and refuse the rest: then it says how
 many samples it wrote, and there is nothing left to find out.
 
-After a thousand refusals nothing is cut finer: what is refused then is passed over as it is.
+After a thousand refusals (a cursor put back from a backup makes as many) one series of an instance
+tells up to when all was delivered: of the others that begin with a refusal, what is not newer is
+passed over unasked. What is of one moment is not cut any more then.
 
 A batch that was already sent in pieces (`split`) may have landed in part. Then nothing is inferred
 from one series to another: it is cut as after a clear refusal. That is right whatever was
-committed, and costs the most requests.
+committed, and costs the most requests; after a thousand refusals what is refused is passed over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
-from rondo_tools.catalog import Series
+from rondo_tools.push.parts import (
+    by_instance,
+    count,
+    finer,
+    instance_of,
+    is_of_one_time,
+    joined,
+    metric_of,
+    name_of,
+    only,
+    select,
+    smaller,
+    witnesses,
+)
 from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
 from rondo_tools.push.transport import Answer, Outcome
 
-MAX_REFUSALS = 1000  # of one batch, before nothing is cut finer
+MAX_REFUSALS = 1000  # of one batch, before one series speaks for its instance
 EVERY_SERIES = "series of all kinds"
 
 Plan = Generator[WriteRequest, Answer, None]
@@ -73,22 +88,26 @@ class Settlement:
     not_known: int = 0
     refusals: dict[str, Refusal] = field(default_factory=dict)
     _refused: int = 0  # requests
+    _split: bool = False
+    _bounds_ms: dict[str, int] = field(default_factory=dict)  # of instances: all up to it is refused
+    _stuck: dict[str, set[str]] = field(default_factory=dict)  # and their metrics refused altogether
 
     def plan(self, request: WriteRequest, answer: Answer, *, split: bool) -> Plan:
         """Settle a batch to which `answer` was given as a whole."""
+        self._split = split
         if answer.written:
             yield from self._cut_finer(request, answer)
             return
         if self.unclear and not split and answer.outcome is Outcome.REFUSED:
-            for piece in _by_instance(request):
+            for piece in by_instance(request):
                 yield from self._was_it_committed(piece)
             return
-        old = _select(request, lambda sample: sample.timestamp < self.old_ms)
+        old = select(request, lambda sample: sample.timestamp < self.old_ms)
         if not old.timeseries or self.unclear or split or answer.outcome is not Outcome.REFUSED:
             yield from self._cut_finer(request, answer)
             return
         yield from self._deliver_old(old)
-        yield from self._deliver(_select(request, lambda sample: sample.timestamp >= self.old_ms))
+        yield from self._deliver(select(request, lambda sample: sample.timestamp >= self.old_ms))
 
     def _deliver(self, request: WriteRequest) -> Plan:
         """Deliver all of a request that is accepted, in an order that is right in any case."""
@@ -96,7 +115,7 @@ class Settlement:
             return
         answer = yield request
         if answer.outcome is Outcome.ACCEPTED:
-            self.sent += _count(request)
+            self.sent += count(request)
         else:
             yield from self._cut_finer(request, answer)
 
@@ -104,68 +123,108 @@ class Settlement:
         if answer.written:
             self._taken_in_part(request, answer.written, answer.text)
             return
-        too_large = answer.outcome is Outcome.TOO_LARGE
-        self._refused += not too_large
-        parts = _smaller(request) if too_large else _finer(request)
-        if len(parts) == 1 or self._refused > MAX_REFUSALS:
+        if answer.outcome is Outcome.TOO_LARGE:
+            parts, is_too_much = smaller(request), False
+        else:
+            self._refused += 1
+            parts, is_too_much = finer(request), self._refused > MAX_REFUSALS
+        if count(request) == 1 or (is_too_much and (self._split or is_of_one_time(request))):
             for series in request.timeseries:
-                self._refuse(_only(series, series.samples), answer.text)
-            return
-        for part in parts:
-            yield from self._deliver(part)
+                self._refuse(series, series.samples, answer.text)
+        elif is_too_much or (len(parts) == 1 and answer.outcome is not Outcome.TOO_LARGE):
+            for series in request.timeseries:
+                yield from self._deliver_in_turn(series, asks_others=is_too_much)
+        else:
+            for part in parts:
+                yield from self._deliver(part)
+
+    def _deliver_in_turn(self, series: TimeSeries, *, asks_others: bool) -> Plan:
+        """Deliver a series sample by sample, and all that follows the first one that is accepted.
+
+        `asks_others`: once its oldest is refused, so is what was of the others of its instance.
+        """
+        known_ms = self._bounds_ms.get(instance_of(series), 0) if asks_others else 0
+        bound_ms, is_accepted, left = 0, False, list(series.samples)
+        while left and not is_accepted:
+            sample = left.pop(0)
+            answer = yield only(series, [sample])
+            is_accepted = answer.outcome is Outcome.ACCEPTED or bool(answer.written)
+            if is_accepted:
+                self.sent += 1
+                continue
+            self._refused += 1
+            bound_ms = max(sample.timestamp, known_ms)
+            self._refuse(series, [sample, *(one for one in left if one.timestamp <= bound_ms)], answer.text)
+            left = [one for one in left if one.timestamp > bound_ms]
+        if bound_ms > known_ms:
+            self._learn(series, bound_ms, to_its_end=not is_accepted)
+        yield from self._deliver(only(series, left))
+
+    def _learn(self, series: TimeSeries, bound_ms: int, *, to_its_end: bool) -> None:
+        """One series was refused up to there: so are, it seems, all of its instance.
+
+        One that was refused to its end may be bad in itself. Three metrics would be too many.
+        """
+        instance = instance_of(series)
+        if to_its_end:
+            stuck = self._stuck.setdefault(instance, set())
+            stuck.add(metric_of(series))
+            if instance in self._bounds_ms or len(stuck) < 3:
+                return
+        self._bounds_ms[instance] = bound_ms
 
     def _deliver_old(self, request: WriteRequest) -> Plan:
         """Deliver samples that may be too old, without asking for each."""
-        witness, *others = _witnesses(request)
+        witness, *others = witnesses(request)
         settled: set[tuple[str, int]] = set()
         boundary_ms = 0
         words = ""
         for sample in witness.samples:
-            answer = yield _only(witness, [sample])
-            settled.add((_name(witness), sample.timestamp))
+            answer = yield only(witness, [sample])
+            settled.add((name_of(witness), sample.timestamp))
             if answer.outcome is Outcome.ACCEPTED:
                 self.sent += 1
                 break
-            self._refuse(_only(witness, [sample]), answer.text)
+            self._refuse(witness, [sample], answer.text)
             boundary_ms, words = sample.timestamp, answer.text
         confirmed = 0
         for series in others:
             mine = [sample for sample in series.samples if sample.timestamp <= boundary_ms]
             for sample in {one.timestamp: one for one in (*mine[:1], *mine[-1:])}.values():
-                answer = yield _only(series, [sample])
-                settled.add((_name(series), sample.timestamp))
+                answer = yield only(series, [sample])
+                settled.add((name_of(series), sample.timestamp))
                 if answer.outcome is Outcome.ACCEPTED:
                     self.sent += 1
                     boundary_ms = 0  # it was not for age
                     break
-                self._refuse(_only(series, [sample]), answer.text)
+                self._refuse(series, [sample], answer.text)
                 confirmed += 1
-        left = _joined(
-            _only(series, [one for one in series.samples if (_name(series), one.timestamp) not in settled])
+        left = joined(
+            only(series, [one for one in series.samples if (name_of(series), one.timestamp) not in settled])
             for series in request.timeseries
         )
         if confirmed and boundary_ms:
             self.too_old_ms = boundary_ms
-            for series in _select(left, lambda sample: sample.timestamp <= boundary_ms).timeseries:
-                self._refuse(_only(series, series.samples), words, EVERY_SERIES)
-            left = _select(left, lambda sample: sample.timestamp > boundary_ms)
+            for series in select(left, lambda sample: sample.timestamp <= boundary_ms).timeseries:
+                self._refuse(series, series.samples, words, EVERY_SERIES)
+            left = select(left, lambda sample: sample.timestamp > boundary_ms)
         yield from self._deliver(left)
 
     def _was_it_committed(self, request: WriteRequest) -> Plan:
         """Settle one instance's part after an unclear outcome: was it committed, or is it bad?"""
         oldest_ms = min(series.samples[0].timestamp for series in request.timeseries)
-        oldest = _select(request, lambda sample: sample.timestamp == oldest_ms)
+        oldest = select(request, lambda sample: sample.timestamp == oldest_ms)
         answer = yield oldest
         if answer.outcome is Outcome.ACCEPTED:
-            self.sent += _count(oldest)
-            yield from self._deliver(_select(request, lambda sample: sample.timestamp != oldest_ms))
+            self.sent += count(oldest)
+            yield from self._deliver(select(request, lambda sample: sample.timestamp != oldest_ms))
             return
         stuck: dict[str, TimeSeries] = {}  # series whose oldest sample was refused alone
         words: dict[str, str] = {}
-        untouched = {_name(series): series for series in request.timeseries}
+        untouched = {name_of(series): series for series in request.timeseries}
         for name, series in list(untouched.items()):
             del untouched[name]
-            answer = yield _only(series, series.samples[:1])
+            answer = yield only(series, series.samples[:1])
             if answer.outcome is not Outcome.ACCEPTED:
                 stuck[name], words[name] = series, answer.text
                 continue
@@ -173,8 +232,8 @@ class Settlement:
             # A series without a newer sample takes its duplicate, and tells nothing.
             if len(series.samples) > 1:
                 self._refuse_oldest(stuck, words)
-                rest = [_only(series, series.samples[1:]) for series in (*stuck.values(), series)]
-                yield from self._deliver(_joined([*rest, *(_only(s, s.samples) for s in untouched.values())]))
+                rest = [only(series, series.samples[1:]) for series in (*stuck.values(), series)]
+                yield from self._deliver(joined([*rest, *(only(s, s.samples) for s in untouched.values())]))
                 return
         yield from self._ask_witness(stuck, words)
 
@@ -182,10 +241,10 @@ class Settlement:
         """Each series' oldest sample was refused: is that because it is there already?"""
         while stuck:
             witness = stuck.pop(max(stuck, key=lambda name: len(stuck[name].samples)))
-            refused = [(witness.samples[0], words[_name(witness)])]
+            refused = [(witness.samples[0], words[name_of(witness)])]
             taken = 0  # which of its samples was accepted: 0 for none, else 2 for the second ...
             for place, sample in enumerate(witness.samples[1:], start=2):
-                answer = yield _only(witness, [sample])
+                answer = yield only(witness, [sample])
                 if answer.outcome is Outcome.ACCEPTED:
                     taken = place
                     break
@@ -194,26 +253,26 @@ class Settlement:
                 # What a committed batch looks like. The others' newest samples are there too, or
                 # are accepted now.
                 self.sent += len(witness.samples) + sum(len(s.samples) - 1 for s in stuck.values())
-                yield from self._deliver(_joined([_only(s, s.samples[-1:]) for s in stuck.values()]))
+                yield from self._deliver(joined([only(s, s.samples[-1:]) for s in stuck.values()]))
                 return
             for sample, text in refused:
-                self._refuse(_only(witness, [sample]), text)
+                self._refuse(witness, [sample], text)
             if taken:
                 self.sent += 1
                 self._refuse_oldest(stuck, words)
-                rest = [_only(series, series.samples[1:]) for series in stuck.values()]
-                yield from self._deliver(_joined([_only(witness, witness.samples[taken:]), *rest]))
+                rest = [only(series, series.samples[1:]) for series in stuck.values()]
+                yield from self._deliver(joined([only(witness, witness.samples[taken:]), *rest]))
                 return
             # Not even its newest: this one tells nothing. The next has not moved yet.
 
     def _refuse_oldest(self, stuck: dict[str, TimeSeries], words: dict[str, str]) -> None:
         for name, series in stuck.items():
-            self._refuse(_only(series, series.samples[:1]), words[name])
+            self._refuse(series, series.samples[:1], words[name])
 
     def _taken_in_part(self, request: WriteRequest, written: int, words: str) -> None:
         """Pass over what a receiver of 2.0 did not write of a request of which it wrote the rest."""
-        left = max(0, _count(request) - written)
-        self.sent += _count(request) - left
+        left = max(0, count(request) - written)
+        self.sent += count(request) - left
         if not left:
             return
         times = [sample.timestamp for series in request.timeseries for sample in series.samples]
@@ -226,91 +285,18 @@ class Settlement:
         else:
             self.rejected += left
 
-    def _refuse(self, request: WriteRequest, words: str, name: str | None = None) -> None:
-        """Pass over the samples of a request that holds one series; its name, or another, is said."""
-        (series,) = request.timeseries
-        first_ms = series.samples[0].timestamp
-        refusal = self.refusals.setdefault(name or _name(series), Refusal(words, first_ms))
+    def _refuse(
+        self, series: TimeSeries, samples: Sequence[Sample], words: str, name: str | None = None
+    ) -> None:
+        """Pass over samples of a series; its name, or another, is said."""
+        if not samples:
+            return
+        first_ms = samples[0].timestamp
+        refusal = self.refusals.setdefault(name or name_of(series), Refusal(words, first_ms))
         refusal.t_ms = min(refusal.t_ms, first_ms)
-        refusal.through_ms = max(refusal.through_ms, series.samples[-1].timestamp)
-        refusal.samples += len(series.samples)
+        refusal.through_ms = max(refusal.through_ms, samples[-1].timestamp)
+        refusal.samples += len(samples)
         if self.unclear:
-            self.not_known += len(series.samples)
+            self.not_known += len(samples)
         else:
-            self.rejected += len(series.samples)
-
-
-def _name(series: TimeSeries) -> str:
-    """The series in Prometheus' spelling, all its labels included."""
-    labels = {label.name: label.value for label in series.labels}
-    name = labels.pop("__name__", "")
-    return str(Series(name, tuple(labels.items()), "", "", ""))
-
-
-def _witnesses(request: WriteRequest) -> list[TimeSeries]:
-    """Three series, of different instances if there are so many, to speak for all."""
-    found = [part.timeseries[0] for part in _by_instance(request)[:3]]
-    names = {_name(series) for series in found}
-    for series in request.timeseries:
-        if len(found) >= 3:
-            break
-        if _name(series) not in names:
-            found.append(series)
-    return found
-
-
-def _count(request: WriteRequest) -> int:
-    return sum(len(series.samples) for series in request.timeseries)
-
-
-def _only(series: TimeSeries, samples: Iterable[Sample]) -> WriteRequest:
-    """A request for some samples of one series; empty without any."""
-    request = WriteRequest()
-    samples = list(samples)
-    if samples:
-        request.timeseries.add(labels=series.labels, samples=samples)
-    return request
-
-
-def _joined(parts: Iterable[WriteRequest]) -> WriteRequest:
-    return WriteRequest(timeseries=[series for part in parts for series in part.timeseries])
-
-
-def _select(request: WriteRequest, wanted: Callable[[Sample], bool]) -> WriteRequest:
-    return _joined(_only(series, filter(wanted, series.samples)) for series in request.timeseries)
-
-
-def _by_instance(request: WriteRequest) -> list[WriteRequest]:
-    parts: dict[str, WriteRequest] = {}
-    for series in request.timeseries:
-        instance = next((label.value for label in series.labels if label.name == "instance"), "")
-        parts.setdefault(instance, WriteRequest()).timeseries.append(series)
-    return list(parts.values())
-
-
-def _by_series(request: WriteRequest) -> list[WriteRequest]:
-    return [_only(series, series.samples) for series in request.timeseries]
-
-
-def _finer(request: WriteRequest) -> list[WriteRequest]:
-    """A refused request in parts: by instance, by series, by sample; itself if it holds one."""
-    parts = _by_instance(request)
-    if len(parts) == 1:
-        parts = _by_series(request)
-    if len(parts) == 1:
-        (series,) = request.timeseries
-        parts = [_only(series, [sample]) for sample in series.samples]
-    return parts
-
-
-def _smaller(request: WriteRequest) -> list[WriteRequest]:
-    """A request that is too large in parts: older and newer half, by instance, by series."""
-    times = sorted({sample.timestamp for series in request.timeseries for sample in series.samples})
-    if len(times) > 1:
-        middle_ms = times[len(times) // 2]
-        return [
-            _select(request, lambda sample: sample.timestamp < middle_ms),
-            _select(request, lambda sample: sample.timestamp >= middle_ms),
-        ]
-    parts = _by_instance(request)
-    return parts if len(parts) > 1 else _by_series(request)
+            self.rejected += len(samples)
