@@ -1,11 +1,17 @@
-# rondo: `make help` lists what there is. Everything stays inside the checkout; nothing needs root.
+# rondo: `make help` lists what there is. Everything stays inside the checkout and nothing needs root, but for
+# install-systemd.
 
 PYTHON ?= python3
 VENV = .venv/bin
+# Where install-systemd puts the units, below DESTDIR; BINDIR is where they look for the four commands.
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 
 .PHONY: help setup demo test test-linux check format bench dashboards guest vmm-guest vmm-demo \
-	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto clean
+	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto \
+	install-systemd uninstall-systemd clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +69,12 @@ lab: setup vmm-guest ## a shell on an emulated machine whose KVM boots Linux (do
 
 proto: setup ## generate the protobuf code
 	python scripts/build_proto.py
+
+install-systemd: ## systemd's units into DESTDIR, starting nothing (deploy/README.md)
+	@DESTDIR="$(DESTDIR)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" scripts/install_systemd.sh install
+
+uninstall-systemd: ## and out again
+	@DESTDIR="$(DESTDIR)" LIBDIR="$(LIBDIR)" scripts/install_systemd.sh uninstall
 
 clean: ## remove what the targets made, .venv and .tools included
 	rm -rf .venv .tools .demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics

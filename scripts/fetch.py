@@ -53,6 +53,10 @@ PROGRAMS = {
     "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING),
     "rsync": Program("rsync", "usr/bin/rsync", Needs.MISSING),
     "sshd": Program("openssh-server", "usr/sbin/sshd", Needs.MISSING),
+    "systemd-analyze": Program("systemd", "usr/bin/systemd-analyze", Needs.MISSING),
+    "systemd-socket-activate": Program("systemd", "usr/bin/systemd-socket-activate", Needs.MISSING),
+    "systemd-sysusers": Program("systemd", "bin/systemd-sysusers", Needs.MISSING),
+    "systemd-tmpfiles": Program("systemd", "bin/systemd-tmpfiles", Needs.MISSING),
     "victoria-metrics": Program("victoria-metrics", "usr/bin/victoria-metrics", Needs.NOTHING),
 }
 
@@ -77,7 +81,8 @@ def fetch(name: str) -> Path:
         # The library path is for packages with libraries; a static program does not mind.
         script = f"""#!/bin/sh
 root="$(dirname "$0")/../{root.name}"
-LD_LIBRARY_PATH="$root/usr/lib/x86_64-linux-gnu:$root/usr/lib:$root/lib/x86_64-linux-gnu" \\
+libraries="$root/usr/lib/x86_64-linux-gnu"
+LD_LIBRARY_PATH="$libraries:$libraries/systemd:$root/usr/lib:$root/lib/x86_64-linux-gnu" \\
 exec "$root/{path.relative_to(root)}" "$@"
 """
         command.parent.mkdir(exist_ok=True)

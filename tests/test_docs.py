@@ -52,7 +52,9 @@ def mentions(page: Path) -> list[tuple[str, str]]:
         for line in joined.splitlines():
             # What is behind a pipe or a semicolon is another command's.
             for part in re.split(r"\||;|&&", line):
-                command = re.search(r"\b(rondo-\w+)" + NO_NAME_GOES_ON, part)
+                command = re.search(
+                    r"\b(rondo-\w+)(?!: )" + NO_NAME_GOES_ON, part
+                )  # "rondo-x: " is what it says
                 if command and command[1] in COMMANDS:
                     rest = part[command.end() :]
                     found += [(command[1], flag) for flag in re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)]

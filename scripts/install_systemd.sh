@@ -1,0 +1,60 @@
+#!/bin/sh
+# Put rondo's systemd units into a tree, for the machine itself or, below DESTDIR, for a package; or take
+# them out again. Starts nothing, and keeps files in /etc/rondo that are there.
+#
+#     DESTDIR= BINDIR=/usr/local/bin LIBDIR=/usr/local/lib scripts/install_systemd.sh install|uninstall
+set -eu
+here=$(dirname "$0")/../deploy/systemd
+dest=${DESTDIR:-}
+bin=${BINDIR:-/usr/local/bin}
+lib=${LIBDIR:-/usr/local/lib}
+units=$dest$lib/systemd/system
+sysusers=$dest$lib/sysusers.d/rondo.conf
+tmpfiles=$dest$lib/tmpfiles.d/rondo.conf
+config=$dest/etc/rondo
+
+put() {
+    install -D -m 644 "$1" "$2"
+    echo "$2"
+}
+
+put_once() {
+    if [ -e "$2" ]; then echo "$2 (kept as it is)"; else put "$1" "$2"; fi
+}
+
+case ${1:-} in
+install)
+    for unit in "$here"/*.service "$here"/*.socket "$here"/*.timer; do
+        put "$unit" "$units/${unit##*/}"
+        sed -i "s|^ExecStart=/usr/local/bin/|ExecStart=$bin/|" "$units/${unit##*/}"
+    done
+    put "$here/sysusers.conf" "$sysusers"
+    put "$here/tmpfiles.conf" "$tmpfiles"
+    for file in store.env push.env vmm/demo.conf; do
+        put_once "$here/rondo/$file" "$config/$file"
+    done
+    if [ ! -x "$dest$bin/rondo-store" ] && [ ! -x "$bin/rondo-store" ]; then
+        echo "install-systemd: there is no $bin/rondo-store yet, which the units start (BINDIR=)" >&2
+    fi
+    cat <<END
+
+Next, as root:
+  systemd-sysusers && systemd-tmpfiles --create rondo.conf && systemctl daemon-reload
+  systemctl enable --now rondo-store.socket rondo-store.service
+  systemctl start rondo-vmm@demo.service       # a VM of 45 s, as /etc/rondo/vmm/demo.conf says
+  editor /etc/rondo/push.env                   # where to deliver
+  systemctl enable --now rondo-push.service    # or rondo-push-once.timer: once a minute
+END
+    ;;
+uninstall)
+    for unit in "$here"/*.service "$here"/*.socket "$here"/*.timer; do
+        rm -f "$units/${unit##*/}"
+    done
+    rm -f "$sysusers" "$tmpfiles"
+    echo "The units are gone; what is in /etc/rondo and /var/lib/rondo is yours to remove."
+    ;;
+*)
+    echo "usage: install_systemd.sh install|uninstall" >&2
+    exit 64
+    ;;
+esac

@@ -1,0 +1,78 @@
+"""The line for cron in deploy/README.md, run as cron runs it; and what else that page says of files here."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus import Prometheus, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "deploy" / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def store(tmp_path: Path, run: Run) -> Path:
+    """A store in which a VM has lived."""
+    stream, store = tmp_path / "vm.stream", tmp_path / "vmm_metrics"
+    assert run("rondo-vmm", "--duration", "1s", "--instance", "vm-1", "--output", stream).returncode == 0
+    with stream.open("rb") as standard_input:
+        assert run("rondo-store", store, stdin=standard_input).returncode == 0
+    return store
+
+
+def by_cron(store: Path, url: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run the page's line as crontab(5) has it: by sh, in the user's home, with next to no environment."""
+    (line,) = re.findall(r"^(?:\S+ ){5}rondo /usr/local/bin/rondo-push .*$", README, re.MULTILINE)
+    *when, user, command = line.split(" ", 6)
+    assert when == ["*"] * 5
+    assert "%" not in command  # would be a new line, for cron
+    for there, here in (
+        ("/usr/local/bin/", f"{BIN}/"),
+        ("/var/lib/rondo/vmm_metrics", str(store)),
+        ("http://prometheus:9090/api/v1/write", url),
+    ):
+        assert there in command
+        command = command.replace(there, here)
+    environment = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", "HOME": str(home), "LOGNAME": user}
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        env=environment,
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_line_delivers_in_silence_each_time(store: Path, prometheus: Prometheus, tmp_path: Path) -> None:
+    for _ in range(2):
+        ran = by_cron(store, prometheus.write_url, tmp_path)
+        assert (ran.returncode, ran.stdout) == (0, "")  # else cron would send mail
+    assert prometheus.samples('vmm_uptime_seconds{instance="vm-1",host="web-1"}')
+
+
+def test_what_is_wrong_is_one_line_to_be_mailed(store: Path, tmp_path: Path) -> None:
+    ran = by_cron(store, f"http://127.0.0.1:{free_port()}/api/v1/write", tmp_path)
+    assert ran.returncode == 75
+    assert re.fullmatch(r"rondo-push: http\S+: Connection refused\n", ran.stdout)
+
+
+@pytest.mark.parametrize("name", ["rondo-vmm-dashboard.json", "rondo-fleet-dashboard.json"])
+def test_the_page_has_a_row_for_each_panel(name: str) -> None:
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / name).read_text())
+    _, _, rest = README.partition(f'(grafana/{name}), "{dashboard["title"]}"')
+    rows = re.search(r"\n\| panel .*\n\|.*\n((?:\|.*\n)+)", rest)
+    assert rows, f"deploy/README.md has no table of the panels of {name}"
+    shown = [row.split("|")[1].strip() for row in rows[1].splitlines()]
+    assert shown == [panel["title"] for panel in dashboard["panels"] if panel["type"] != "row"]

@@ -1,0 +1,312 @@
+"""The units of deploy/systemd: judged by systemd's own programs, and their lines run with real VMs.
+
+They say what is wrong with a unit, not what hardening a program does not bear: that takes a systemd that runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fetch import root_of
+from prometheus import Prometheus
+from unit_file import Unit, environment
+
+from rondo_tools.push.cli import STOP_WITHIN_S, push
+from rondo_tools.store.reader import Store
+from rondo_tools.vmm.cli import rondo_vmm
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "deploy" / "systemd"
+BIN = Path(sys.executable).parent
+SERVICES = ("rondo-store.service", "rondo-push.service", "rondo-push-once.service", "rondo-vmm@.service")
+UNITS = (*SERVICES, "rondo-store.socket", "rondo-push-once.timer")
+COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
+HANG_S = 60  # a bound on what must not hang, nothing else
+
+Program = Callable[[str], Path]
+
+
+def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", target, *variables]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree that `make install-systemd` makes, with the commands of this checkout in the units."""
+    tree = tmp_path_factory.mktemp("installed")
+    made = make("install-systemd", f"DESTDIR={tree}", f"BINDIR={BIN}")
+    assert made.returncode == 0, made.stderr
+    assert made.stderr == ""
+    return tree
+
+
+def units(tree: Path) -> Path:
+    return tree / "usr/local/lib/systemd/system"
+
+
+def said(command: list[str | Path], **variables: str) -> str:
+    """All that a command says; it must end well."""
+    process = subprocess.run(
+        command,
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=HANG_S,
+    )
+    assert process.returncode == 0, process.stdout
+    return process.stdout
+
+
+def test_what_is_installed_and_what_goes_again(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    first = make("install-systemd", f"DESTDIR={tree}", "PREFIX=/usr", f"BINDIR={BIN}")
+    names = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
+    config = {"etc/rondo/store.env", "etc/rondo/push.env", "etc/rondo/vmm/demo.conf"}
+    libraries = {f"usr/lib/systemd/system/{unit}" for unit in UNITS}
+    libraries |= {"usr/lib/sysusers.d/rondo.conf", "usr/lib/tmpfiles.d/rondo.conf"}
+    assert names == config | libraries
+    assert "systemctl enable --now rondo-store.socket" in first.stdout
+
+    # What is configured stays, whatever comes or goes.
+    (tree / "etc/rondo/push.env").write_text("RONDO_REMOTE_WRITE=http://mine/\n")
+    again = make("install-systemd", f"DESTDIR={tree}", "PREFIX=/usr", f"BINDIR={BIN}")
+    assert "push.env (kept as it is)" in again.stdout
+    assert make("uninstall-systemd", f"DESTDIR={tree}", "PREFIX=/usr").returncode == 0
+    assert {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()} == config
+    assert (tree / "etc/rondo/push.env").read_text() == "RONDO_REMOTE_WRITE=http://mine/\n"
+
+    # Units that would start what is not there are said.
+    missing = make("install-systemd", f"DESTDIR={tmp_path / 'other'}", "BINDIR=/nowhere")
+    assert (missing.returncode, missing.stderr.count("\n")) == (0, 1)
+    assert "/nowhere/rondo-store" in missing.stderr
+
+
+def test_systemd_finds_no_fault_with_the_units(installed: Path, program: Program, tmp_path: Path) -> None:
+    analyze = program("systemd-analyze")
+    # The units of systemd itself: this machine's, or those that came with the program.
+    system = [root_of("systemd") / "lib/systemd/system", root_of("systemd") / "usr/lib/systemd/system"]
+    path = ":".join(map(str, [units(installed), *system, "/lib/systemd/system"]))
+    paths = [units(installed) / name for name in UNITS]
+    assert said([analyze, "verify", "--man=no", *paths], SYSTEMD_UNIT_PATH=path) == ""
+
+    # With the token's drop-in, too; and the door is shut: a wrong line is noticed.
+    drop_in = tmp_path / "rondo-push.service.d" / "token.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text((SOURCE / "token.conf").read_text())
+    push = units(installed) / "rondo-push.service"
+    assert said([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}") == ""
+    drop_in.write_text("[Service]\nLoadCredentials=token\n")
+    found = said([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}")
+    assert "Unknown key" in found
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_may_do_is_no_more_than_documented(
+    installed: Path, program: Program, name: str
+) -> None:
+    report = said([program("systemd-analyze"), "security", "--offline=true", units(installed) / name])
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
+    assert found, report
+    table = (ROOT / "deploy" / "README.md").read_text()
+    documented = re.search(rf"\| `{re.escape(name)}` \|[^|]*\| ([\d.]+) \|", table)
+    assert documented, f"deploy/README.md does not say the exposure of {name}"
+    assert float(found[1]) <= float(documented[1])
+
+
+def test_the_users_and_folders(installed: Path, program: Program) -> None:
+    users = said([program("systemd-sysusers"), "--dry-run", f"--root={installed}"])
+    for line in ("Creating user 'rondo'", "Creating group 'rondo-vmm'", "Creating group 'kvm'"):
+        assert line in users
+    # What the units name is what is made, and the line for tmpfiles names no one else.
+    store, vmm = Unit(SOURCE / "rondo-store.service"), Unit(SOURCE / "rondo-vmm@.service")
+    listening = Unit(SOURCE / "rondo-store.socket")
+    assert store.one("Service", "User") == listening.one("Socket", "SocketUser") == "rondo"
+    assert listening.one("Socket", "SocketGroup") in vmm.one("Service", "SupplementaryGroups").split()
+    if os.geteuid() == 0:
+        tree = installed
+        said([program("systemd-sysusers"), f"--root={tree}"])
+        said([program("systemd-tmpfiles"), "--create", f"--root={tree}", "rondo.conf"])
+        (line,) = [
+            line for line in (tree / "etc/passwd").read_text().splitlines() if line.startswith("rondo:")
+        ]
+        uid = int(line.split(":")[2])
+        for folder, mode in (("run/rondo", 0o755), ("var/lib/rondo", 0o750)):
+            status = (tree / folder).stat()
+            assert (status.st_uid, status.st_mode & 0o7777) == (uid, mode), folder
+
+
+class Host:
+    """A host in a folder: the units' lines, with their paths in it, and the commands of this checkout."""
+
+    def __init__(self, tree: Path, folder: Path) -> None:
+        self._units = units(tree)
+        self._places = {"/var/lib/rondo": folder / "lib", "/run/rondo": folder, "/etc/rondo": folder / "etc"}
+        self.store = folder / "lib" / "vmm_metrics"
+        self.socket = folder / "store.sock"
+        self.etc = folder / "etc"
+        (folder / "lib").mkdir()
+        (self.etc / "vmm").mkdir(parents=True)
+        for name in ("store.env", "push.env", "vmm/demo.conf"):
+            (self.etc / name).write_text((tree / "etc/rondo" / name).read_text())
+
+    def unit(self, name: str) -> Unit:
+        """The unit, with this host's paths."""
+        text = (self._units / name).read_text()
+        for place, here in self._places.items():
+            text = text.replace(place, str(here))
+        path = self.etc / name
+        path.write_text(text)
+        return Unit(path)
+
+    def command(self, name: str, instance: str = "") -> list[str]:
+        return self.unit(name).command({"i": instance, "H": "this-host"})
+
+    @contextmanager
+    def serving(self, program: Program) -> Iterator[socket.socket]:
+        """rondo-store by its unit, behind its unit's socket; gives what it says to its service manager."""
+        listening = self.unit("rondo-store.socket").one("Socket", "ListenStream")
+        activate: list[str | Path] = [program("systemd-socket-activate"), "-l", listening]
+        told = str(self.etc / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(HANG_S)
+            manager.bind(told)
+            process = subprocess.Popen(
+                [*activate, "-E", f"NOTIFY_SOCKET={told}", "--", *self.command("rondo-store.service")],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+            assert process.stderr is not None
+            try:
+                assert b"Listening on" in process.stderr.readline()
+                yield manager
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(HANG_S) == 0, process.stderr.read()
+            finally:
+                process.kill()
+                process.wait()
+                process.stderr.close()
+
+
+@pytest.fixture
+def host(installed: Path, tmp_path: Path) -> Host:
+    return Host(installed, tmp_path)
+
+
+def test_a_vm_a_store_and_a_push_by_the_lines_of_their_units(
+    host: Host, program: Program, prometheus: Prometheus
+) -> None:
+    demo = host.etc / "vmm" / "demo.conf"
+    demo.write_text(demo.read_text().replace("--duration 45s", "--duration 3s"))
+    push = host.etc / "push.env"
+    push.write_text(push.read_text().replace("http://127.0.0.1:9090/api/v1/write", prometheus.write_url))
+    with host.serving(program) as manager:
+        vmm = host.command("rondo-vmm@.service", "demo")
+        vmm[vmm.index("kvm")] = "auto"  # also where this machine has none
+        said(list(vmm))
+        assert manager.recv(100) == b"READY=1"  # as Type=notify wants it
+        assert host.unit("rondo-store.service").one("Service", "Type") == "notify"
+
+        # The VM's end is stored when it has ended, so one push delivers its whole life; silently.
+        once = host.command("rondo-push-once.service")
+        assert said(list(once)) == ""
+    (session,) = [one for one in Store(host.store).sessions() if one.instance == "demo"]
+    assert session.end is not None
+    found = prometheus.samples('vmm_uptime_seconds{instance="demo"}')
+    ((labels, pairs),) = found.items()
+    assert dict(labels)["host"] == "this-host"
+    assert [t_ms for t_ms, _ in pairs] == session.rows().t_ms.tolist()
+    assert len(pairs) >= 3
+    assert prometheus.samples('store_ticks_total{instance="rondo-store",host="this-host"}')
+
+
+def test_the_push_as_a_daemon_delivers_and_at_sigterm_what_is_left(
+    host: Host, prometheus: Prometheus, run: Callable[..., subprocess.CompletedProcess[bytes]]
+) -> None:
+    def lived(instance: str) -> None:
+        """A VM that lived, in the store."""
+        stream = host.etc / f"{instance}.stream"
+        flags = ("--duration", "1s", "--instance", instance, "--output", stream)
+        assert run("rondo-vmm", *flags).returncode == 0
+        with stream.open("rb") as standard_input:
+            assert run("rondo-store", host.store, stdin=standard_input).returncode == 0
+
+    def delivered(instance: str) -> bool:
+        return bool(prometheus.samples(f'vmm_uptime_seconds{{instance="{instance}",host="this-host"}}'))
+
+    (host.etc / "push.env").write_text(f"RONDO_REMOTE_WRITE={prometheus.write_url}\n")
+    lived("vm-1")
+    daemon = subprocess.Popen(host.command("rondo-push.service"), stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + HANG_S
+        while not delivered("vm-1") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert delivered("vm-1")
+        lived("vm-2")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.communicate(timeout=HANG_S)[1].startswith("rondo-push: ")  # its numbers
+        assert daemon.returncode == 0
+    finally:
+        daemon.kill()
+        daemon.communicate()
+    assert delivered("vm-2")
+
+
+def test_a_service_is_given_the_time_that_it_takes_to_stop(host: Host) -> None:
+    """Its own bounds, of docs/remote-write.md and rondo-vmm --help, are below systemd's patience."""
+
+    def seconds(name: str) -> float:
+        return float(host.unit(name).one("Service", "TimeoutStopSec"))
+
+    request_s = inspect.signature(push).parameters["timeout"].default
+    linger_s = inspect.signature(rondo_vmm).parameters["linger"].default / 1000
+    assert seconds("rondo-push.service") > STOP_WITHIN_S + request_s
+    assert seconds("rondo-push-once.service") > STOP_WITHIN_S + request_s
+    assert seconds("rondo-vmm@.service") > linger_s
+
+
+def test_every_service_is_hardened_alike(installed: Path) -> None:
+    """What each must have; what one has beyond it stands in its file with the reason."""
+    common = (SOURCE / "rondo-push.service").read_text()
+    settings = re.findall(
+        r"^((?:No|Protect|Restrict|Lock|Memory\w+Execute|System|Remove|Cap|Private)\w*=.*)$", common, re.M
+    )
+    assert len(settings) >= 20
+    for name in SERVICES:
+        text = (SOURCE / name).read_text()
+        for setting in settings:
+            if setting == "PrivateDevices=yes" and "DeviceAllow=/dev/kvm rw" in text:
+                assert "DevicePolicy=closed" in text
+            elif not setting.startswith("RestrictAddressFamilies="):
+                assert f"\n{setting}\n" in text, f"{name}: {setting}"
+
+
+def test_the_examples_in_the_configuration_are_right(
+    run: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:
+    """Lines that are to be uncommented name flags that there are, with values that are taken."""
+    commands = {"store.env": "rondo-store", "push.env": "rondo-push", "vmm/demo.conf": "rondo-vmm"}
+    for name, command in commands.items():
+        lines = (SOURCE / "rondo" / name).read_text().splitlines()
+        found = [line.lstrip("#") for line in lines if re.match(r"#?RONDO_\w+_OPTIONS=", line)]
+        assert found, name
+        for line in found:
+            words = shlex.split(line.partition("=")[2])
+            answer = run(command, *words, "--help")
+            assert answer.returncode == 0, (line, answer.stderr)
+    assert environment(SOURCE / "rondo" / "push.env")["RONDO_REMOTE_WRITE"].startswith("http://")
