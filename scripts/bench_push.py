@@ -30,7 +30,7 @@ from fetch import fetch
 from prometheus import Prometheus
 
 from rondo_tools.catalog import COUNTER, SERIES
-from rondo_tools.push.batch import Batch, Block
+from rondo_tools.push.batch import Batch, Block, Roster
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encode import STALE_NAN, compress, decode, encode
 from rondo_tools.push.labels import sent_labels
@@ -61,7 +61,7 @@ def blocks(sessions: int, rows: int) -> list[Block]:
                 values[:, at] = random.normal(5000, 300, rows).round(3)
         values[random.random(rows) < 0.2, 5] = np.nan
         t_ms = header.start_ms + 1000 * np.arange(1, rows + 1)
-        made.append(Block(SERIES, sent_labels(header, "rondo-vmm", {}), t_ms, values))
+        made.append(Block(Roster(SERIES, sent_labels(header, "rondo-vmm", {})), t_ms, values))
     return made
 
 
@@ -75,7 +75,7 @@ def plain(batch: list[Block]) -> bytes:
     """The same request the plain way: protobuf's own `add`, sample by sample."""
     request = WriteRequest()
     for block in batch:
-        for labels, column in zip(block.labels, block.values.T.tolist(), strict=True):
+        for labels, column in zip(block.roster.labels, block.values.T.tolist(), strict=True):
             series = request.timeseries.add()
             for name, value in labels:
                 series.labels.add(name=name, value=value)

@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rondo_tools.catalog import Series
-from rondo_tools.push.batch import Labels
+from rondo_tools.push.batch import Roster
 from rondo_tools.push.cursor import Mark
 from rondo_tools.store.reader import Rows, Session, Tier
 
@@ -40,19 +39,26 @@ class Piece(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """One session's: its pieces in time order, the series to send, and the time of its end, or NO_END."""
+    """One session's: its pieces in time order, the series to send, and the time of its end, or NO_END.
+
+    `seen` is what of it was read already, if that was kept.
+    """
 
     session: Session
     mark: Mark
     pieces: tuple[Piece, ...]
     end_ms: int
     end_is_sent: bool
-    series: tuple[Series, ...]
-    labels: tuple[Labels, ...]
+    roster: Roster
     numbers: tuple[int, ...]  # of the series, in the header
+    seen: Rows | None = None
 
     def read(self, begin_ms: int, until_ms: int, finest: int) -> Rows:
-        """Rows with begin_ms <= t_ms < until_ms, the columns those of `series`. Raises StoreError."""
+        """Rows with begin_ms <= t_ms < until_ms, the columns those of `roster`. Raises StoreError."""
+        if self.seen is not None and {piece.tier for piece in self.pieces} == {finest}:
+            begin_ms = max(begin_ms, self.pieces[0].begin_ms)
+            until_ms = min(until_ms, self.pieces[-1].until_ms)
+            return self._chosen(self.seen.between(begin_ms - 1, until_ms), finest)
         parts = [
             self._read_piece(piece, max(begin_ms, piece.begin_ms), min(until_ms, piece.until_ms), finest)
             for piece in self.pieces
@@ -74,10 +80,15 @@ class Backlog(NamedTuple):
             while not is_whole and not piece.is_rest and tier + 1 < len(self.session.tiers):
                 tier += 1
                 rows, is_whole = self.session.stored(tier, begin_ms - 1, until_ms)
+        return self._chosen(rows, tier)
+
+    def _chosen(self, rows: Rows, tier: int) -> Rows:
+        """The columns that are sent, of a tier's rows."""
+        layout = self.session.columns(tier)
+        if tier == 0 and len(self.numbers) == len(layout):
+            return rows
         of_series = {
-            column.series: at
-            for at, column in enumerate(self.session.columns(tier))
-            if column.aggregate in ("last", "avg")
+            column.series: at for at, column in enumerate(layout) if column.aggregate in ("last", "avg")
         }
         columns = [of_series[number] for number in self.numbers]
         return Rows(rows.t_ms, rows.values[:, columns], rows.skipped)

@@ -7,6 +7,7 @@ of it into the samples of one series without looking at each.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,15 +20,26 @@ Labels = tuple[tuple[str, str], ...]
 """Label names and values of one series as they are sent: ``__name__`` included, sorted by name."""
 
 
-class Block(NamedTuple):
-    """Rows of one session: `labels[i]` are those of `series[i]`, whose values are `values[:, i]`.
+@dataclass(frozen=True, eq=False)
+class Roster:
+    """The series of a session as they are sent: `labels[i]` are those of `series[i]`.
 
-    `t_ms` is int64 (n,), ascending strictly; `values` float64 (n, len(series)); NaN is "no value".
-    `start_ms` is when the session's counters were 0; 0 if that is not known.
+    There is one for each session, equal only to itself; so what is worked out of its labels is
+    worked out once, and found again without a look at them.
     """
 
     series: tuple[Series, ...]
     labels: tuple[Labels, ...]
+
+
+class Block(NamedTuple):
+    """Rows of one session: the values of series i of `roster` are `values[:, i]`.
+
+    `t_ms` is int64 (n,), ascending strictly; `values` float64 (n, len(roster.series)); NaN is "no
+    value". `start_ms` is when the session's counters were 0; 0 if that is not known.
+    """
+
+    roster: Roster
     t_ms: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
     start_ms: int = 0

@@ -1,13 +1,15 @@
 """A slice of time, of all sessions, cut into batches.
 
-Strategy: rows are indices until the last moment. All rows of a slice are put in one order, by
-instance and then by time, and cut where a request is full; only then are the values of each run of
-one session taken together.
+Strategy: rows are indices until the last moment, and all sessions are one array. All rows of a
+slice are put in one order, by instance and then by time; what its instance has gone past is marked;
+the order is cut where a request is full. Only then are the values of each run of one session taken
+together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +24,11 @@ Times = npt.NDArray[np.int64]
 
 
 class New(NamedTuple):
-    """What a session has in a slice. `t_ms` and `row` (an index, -1 for the end) go together."""
+    """What a session has in a slice; with `has_end`, its end as well."""
 
     backlog: Backlog
     rows: Rows
-    t_ms: Times
-    row: Times
-    keep: npt.NDArray[np.bool_]  # send it; else it is passed over
+    has_end: bool
 
     @property
     def instance(self) -> str:
@@ -40,68 +40,96 @@ def instance_of(key: str) -> str:
     return key.partition("/")[0]
 
 
-def pass_over(new: list[New], delivered_ms: int) -> list[New]:
-    """Mark what its instance has gone past, and all but the first of several rows of one time."""
-    if not new:
-        return []
-    sizes = [len(item.t_ms) for item in new]
-    t_ms = np.concatenate([item.t_ms for item in new])
-    keep = np.concatenate([item.keep for item in new])
-    keep &= t_ms > delivered_ms
-    if len(new) > 1:
-        candidates = np.flatnonzero(keep)
-        by_time = candidates[np.argsort(t_ms[candidates], kind="stable")]
-        keep[by_time[1:][np.diff(t_ms[by_time]) == 0]] = False
-    cuts = np.cumsum(sizes)[:-1]
-    return [item._replace(keep=part) for item, part in zip(new, np.split(keep, cuts), strict=True)]
+class _Order(NamedTuple):
+    """Rows of several sessions in the order of sending, as parallel arrays.
+
+    `owner` is an index into the slice's sessions, `row` one into the owner's rows, or -1 for its
+    end. What is not to `keep` is passed over.
+    """
+
+    owner: Times
+    t_ms: Times
+    row: Times
+    keep: npt.NDArray[np.bool_]
+
+    def part(self, which: slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> _Order:
+        return _Order(self.owner[which], self.t_ms[which], self.row[which], self.keep[which])
 
 
-def cut(new: list[New], max_samples: int) -> Iterator[Batch]:
-    """Merge by instance and time (ties: by start) and cut into batches."""
+def cut(
+    new: Sequence[New], delivered_ms: Mapping[str, int], oldest_ms: int, max_samples: int
+) -> Iterator[Batch]:
+    """Merge by instance and time and cut into batches. Sessions of one instance stand together.
+
+    Passed over is what is not later than `delivered_ms` of its instance (0 where there is none),
+    what is older than `oldest_ms`, and of several rows of one instance and time all but the first.
+    """
     if not new:
         return
-    owner = np.repeat(np.arange(len(new)), [len(item.t_ms) for item in new])
-    t_ms = np.concatenate([item.t_ms for item in new])
-    row = np.concatenate([item.row for item in new])
-    keep = np.concatenate([item.keep for item in new])
-    _, instance = np.unique([item.instance for item in new], return_inverse=True)
-    order = np.lexsort((owner, t_ms, instance[owner]))
-    owner, t_ms, row, keep = owner[order], t_ms[order], row[order], keep[order]
+    order = _ordered(new, delivered_ms, oldest_ms)
     width = np.array([len(item.backlog.numbers) for item in new])
-    total = np.cumsum(np.where(keep, width[owner], 0))
+    total = np.cumsum(np.where(order.keep, width[order.owner], 0))
     start = 0
-    while start < len(t_ms):
+    while start < len(total):
         before = int(total[start - 1]) if start else 0
         stop = int(np.searchsorted(total, before + max_samples, side="right"))
         part = slice(start, max(stop, start + 1))
-        yield _batch(new, owner[part], t_ms[part], row[part], keep[part])
+        yield _batch(new, order.part(part))
         start = part.stop
 
 
-def _batch(new: list[New], owner: Times, t_ms: Times, row: Times, keep: npt.NDArray[np.bool_]) -> Batch:
-    """Rows by instance and time, of which each run of one session becomes a block."""
+def _ordered(new: Sequence[New], delivered_ms: Mapping[str, int], oldest_ms: int) -> _Order:
+    sizes = [item.rows.t_ms.size for item in new]
+    ends = [at for at, item in enumerate(new) if item.has_end]
+    end_ms = [new[at].backlog.end_ms for at in ends]
+    owner = np.concatenate((np.repeat(np.arange(len(new)), sizes), np.array(ends, np.int64)))
+    t_ms = np.concatenate((*(item.rows.t_ms for item in new), np.array(end_ms, np.int64)))
+    row = np.concatenate((*map(np.arange, sizes), np.full(len(ends), -1)))
+    instances = [item.instance for item in new]
+    passed_ms = np.array([max(delivered_ms.get(instance, 0), oldest_ms - 1) for instance in instances])
+    end_is_sent = np.array([item.backlog.end_is_sent for item in new])
+    keep = (t_ms > passed_ms[owner]) & ((row >= 0) | end_is_sent[owner])
+    of_instance = np.cumsum([0, *(a != b for a, b in pairwise(instances))])[owner]
+    in_order = np.lexsort((owner, t_ms, of_instance))
+    kept = in_order[keep[in_order]]
+    again = (np.diff(t_ms[kept]) == 0) & (np.diff(of_instance[kept]) == 0)
+    keep[kept[1:][again]] = False
+    return _Order(owner, t_ms, row, keep).part(in_order)
+
+
+def _batch(new: Sequence[New], rows: _Order) -> Batch:
+    by_owner = rows.part(np.argsort(rows.owner, kind="stable"))
+    firsts = np.flatnonzero(np.diff(by_owner.owner, prepend=-1))
+    is_end = by_owner.row < 0
+    # An end that is not sent takes no time: the last tick, 1 ms before, is as far as it goes.
+    through_ms = np.maximum.reduceat(by_owner.t_ms - (is_end & ~by_owner.keep), firsts)
+    ended = np.logical_or.reduceat(is_end, firsts)
+    passed_over = np.add.reduceat(~is_end & ~by_owner.keep, firsts, dtype=np.int64)
     marks: dict[str, Mark] = {}
-    passed_over = 0
-    for at in np.unique(owner).tolist():
-        mine = owner == at
+    samples_passed_over = 0
+    columns = (by_owner.owner[firsts], through_ms, ended, passed_over)
+    for at, through, has_ended, count in zip(*(column.tolist() for column in columns), strict=True):
         backlog = new[at].backlog
-        # An end that is not sent takes no time: the last tick, 1 ms before, is as far as it goes.
-        silent_end = ~keep & (row < 0)
-        through_ms = max(backlog.mark.delivered_ms, int((t_ms - silent_end)[mine].max()))
-        marks[backlog.session.key] = Mark(through_ms, bool((row[mine] < 0).any()))
-        passed_over += int((mine & ~keep & (row >= 0)).sum()) * len(backlog.numbers)
-    owner, t_ms, row = owner[keep], t_ms[keep], row[keep]
-    runs = np.flatnonzero(np.diff(owner)) + 1
-    blocks = [
-        _block(new[int(owner[run[0]])], t_ms[run], row[run])
-        for run in np.split(np.arange(len(owner)), runs)
-        if run.size and new[int(owner[run[0]])].backlog.numbers
-    ]
-    return Batch(tuple(blocks), marks, passed_over)
+        marks[backlog.session.key] = Mark(max(backlog.mark.delivered_ms, through), has_ended)
+        samples_passed_over += count * len(backlog.numbers)
+    return Batch(tuple(_blocks(new, rows.part(rows.keep))), marks, samples_passed_over)
 
 
-def _block(item: New, t_ms: Times, row: Times) -> Block:
+def _blocks(new: Sequence[New], rows: _Order) -> Iterator[Block]:
+    """A block for each run of one session."""
+    edges = [*np.flatnonzero(np.diff(rows.owner, prepend=-1)).tolist(), len(rows.owner)]
+    for start, stop in pairwise(edges):
+        item = new[int(rows.owner[start])]
+        if item.backlog.numbers:
+            t_ms, row = rows.t_ms[start:stop], rows.row[start:stop]
+            yield Block(item.backlog.roster, t_ms, _values(item, row), item.backlog.session.start_ms)
+
+
+def _values(item: New, row: Times) -> npt.NDArray[np.float64]:
+    """The values of some rows, which ascend; of the end there are none."""
+    first, last = int(row[0]), int(row[-1])
+    if last - first == len(row) - 1 and first >= 0:
+        return item.rows.values[first : last + 1]
     values = np.full((len(row), len(item.backlog.numbers)), np.nan)
-    ticks = row >= 0
-    values[ticks] = item.rows.values[row[ticks]]
-    return Block(item.backlog.series, item.backlog.labels, t_ms, values, item.backlog.session.start_ms)
+    values[row >= 0] = item.rows.values[row[row >= 0]]
+    return values

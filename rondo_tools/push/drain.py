@@ -18,18 +18,16 @@ its own, all NaN, one millisecond after its last.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
-
-import numpy as np
 
 from rondo_tools import selector
 from rondo_tools.errors import EX_DATAERR, StoreError
-from rondo_tools.push.backlog import NO_END, Backlog, Piece, pieces, slices
-from rondo_tools.push.batch import Batch, Labels
+from rondo_tools.push.backlog import NO_END, SLICE_SAMPLES, Backlog, Piece, pieces, slices
+from rondo_tools.push.batch import Batch, Labels, Roster
 from rondo_tools.push.cursor import Mark
-from rondo_tools.push.cut import New, Times, cut, instance_of, pass_over
-from rondo_tools.store.reader import Session, Store
+from rondo_tools.push.cut import New, cut, instance_of
+from rondo_tools.store.reader import Rows, Session, Store
 from rondo_tools.stream import Header
 from rondo_tools.units import format_duration
 
@@ -62,7 +60,7 @@ class Drain:
         self._finest = finest
         self._wanted = wanted
         self._max_age_ms = max_age_ms
-        self._sent: dict[str, tuple[tuple[int, ...], tuple[Labels, ...]]] = {}  # of each session
+        self._sent: dict[str, tuple[tuple[int, ...], Roster]] = {}  # of each session
         self._told: set[str] = set()  # sessions whose trouble was spoken of
 
     def begin_ms(self, now_ms: int) -> int:
@@ -106,24 +104,27 @@ class Drain:
         for key, mark in marks.items():
             delivered[instance_of(key)] = max(delivered.get(instance_of(key), 0), mark.delivered_ms)
         backlogs: list[Backlog] = []
+        kept = 0  # samples that were seen
         sent, self._sent = self._sent, {}
         for _, group in groupby(self._store.sessions(), key=lambda s: instance_of(s.key)):
             sessions = list(group)
             for session in sessions:
                 self._sent[session.key] = sent.get(session.key) or self._series(session)
-            backlogs += self._instance(sessions, marks, now_ms, closed or {}, begun_ms)
+            for backlog in self._instance(sessions, marks, now_ms, closed or {}, begun_ms):
+                kept += len(backlog.seen.values) * len(backlog.numbers) if backlog.seen else 0
+                # A backlog of any length must not be in memory at once: then it is read again, by slices.
+                backlogs.append(backlog if kept <= SLICE_SAMPLES else backlog._replace(seen=None))
         blocked: set[str] = set()  # instances of which nothing more can be sent
         oldest_ms = now_ms - self._max_age_ms if self._max_age_ms else 0
         for begin_ms, until_ms in slices(backlogs, self._store.tiers):
             new: list[New] = []
             for instance, mine in groupby(backlogs, key=lambda b: instance_of(b.session.key)):
                 if instance not in blocked:
-                    found = self._read(list(mine), begin_ms, until_ms, blocked)
-                    new += pass_over(found, max(delivered.get(instance, 0), oldest_ms - 1))
-            yield from cut([item for item in new if item.t_ms.size], self._max_samples)
+                    new += self._read(mine, begin_ms, until_ms, blocked)
+            yield from cut(new, delivered, oldest_ms, self._max_samples)
 
-    def _series(self, session: Session) -> tuple[tuple[int, ...], tuple[Labels, ...]]:
-        """Numbers of the session's series that are wanted, and their labels."""
+    def _series(self, session: Session) -> tuple[tuple[int, ...], Roster]:
+        """Numbers of the session's series that are wanted, and what they are sent as."""
         header = session.header
         numbers = tuple(
             number
@@ -131,7 +132,9 @@ class Drain:
             if self._wanted is None or self._wanted.matches(selector.labels_of(header, series))
         )
         labels = self._labels(header)
-        return numbers, tuple(labels[number] for number in numbers)
+        return numbers, Roster(
+            tuple(header.series[number] for number in numbers), tuple(labels[number] for number in numbers)
+        )
 
     def _instance(
         self,
@@ -142,60 +145,71 @@ class Drain:
         begun_ms: int,
     ) -> list[Backlog]:
         """The backlogs of an instance's sessions, in order of their start."""
-        found: list[tuple[Session, Mark, Times]] = []
+        found: list[tuple[Session, Mark, Rows]] = []
         horizon_ms = now_ms + AHEAD_MS + 1
         for session in sessions:
             mark = marks.get(session.key, Mark())
             if mark.ended:
                 continue
             try:
-                t_ms = session.rows(self._finest, mark.delivered_ms).t_ms
+                rows = self._look(session, mark, now_ms)
             except StoreError as exc:
                 if self._is_lost(session, exc):
                     continue
                 return []  # what can be read later must not be overtaken
-            count = self._closed(session, t_ms, now_ms, closed.get(session.key, 0))
-            if count < len(t_ms):
-                horizon_ms = min(horizon_ms, int(t_ms[count]))
-            found.append((session, mark, t_ms))
+            if not self._is_closed(session, rows, now_ms, closed.get(session.key, 0)):
+                horizon_ms = min(horizon_ms, int(rows.t_ms[-1]))
+            found.append((session, mark, rows))
         return [
-            self._backlog(session, sessions, mark, t_ms, now_ms, horizon_ms, begun_ms)
-            for session, mark, t_ms in found
+            self._backlog(session, sessions, mark, rows, now_ms, horizon_ms, begun_ms)
+            for session, mark, rows in found
         ]
+
+    def _look(self, session: Session, mark: Mark, now_ms: int) -> Rows:
+        """All rows later than the mark. Raises StoreError.
+
+        Of a session that goes on, a look at the slots since the mark is enough. Where it finds
+        nothing, or the ring has come round, all of the ring is looked at.
+        """
+        if mark.delivered_ms and session.end is None and self._finest == 0:
+            rows, is_whole = session.stored(0, mark.delivered_ms, now_ms + AHEAD_MS + 1)
+            if is_whole and rows.t_ms.size:
+                return rows
+        return session.rows(self._finest, mark.delivered_ms)
 
     def _backlog(
         self,
         session: Session,
         sessions: list[Session],
         mark: Mark,
-        t_ms: Times,
+        rows: Rows,
         now_ms: int,
         horizon_ms: int,
         begun_ms: int,
     ) -> Backlog:
-        last_ms = int(t_ms[-1]) if t_ms.size else mark.delivered_ms
+        last_ms = int(rows.t_ms[-1]) if rows.t_ms.size else mark.delivered_ms
         end_ms = last_ms + 1 if session.end is not None else NO_END
-        if t_ms.size and last_ms > now_ms + AHEAD_MS:
+        if rows.t_ms.size and last_ms > now_ms + AHEAD_MS:
             ahead = format_duration(last_ms - now_ms)
             self._say(session, f"ticks up to {ahead} ahead of the clock here are held back")
-        numbers, labels = self._sent[session.key]
+        numbers, roster = self._sent[session.key]
         return Backlog(
             session,
             mark,
-            self._pieces(session, mark, t_ms, min(horizon_ms, last_ms + 1), begun_ms),
+            self._pieces(session, mark, rows, min(horizon_ms, last_ms + 1), begun_ms),
             end_ms if end_ms < horizon_ms else NO_END,
             last_ms > 0 and not _goes_on(session, sessions, last_ms),
-            tuple(session.header.series[number] for number in numbers),
-            labels,
+            roster,
             numbers,
+            rows,
         )
 
     def _pieces(
-        self, session: Session, mark: Mark, t_ms: Times, until_ms: int, begun_ms: int
+        self, session: Session, mark: Mark, rows: Rows, until_ms: int, begun_ms: int
     ) -> tuple[Piece, ...]:
-        if not t_ms.size:
+        if not rows.t_ms.size:
             return ()
-        tiers, first_ms, last_ms = self._store.tiers, int(t_ms[0]), int(t_ms[-1])
+        tiers, first_ms, last_ms = self._store.tiers, int(rows.t_ms[0]), int(rows.t_ms[-1])
         if mark.delivered_ms:
             from_ms = mark.delivered_ms + 1
             return pieces(tiers, self._finest, last_ms, from_ms, until_ms, from_ms)
@@ -204,18 +218,17 @@ class Drain:
         from_ms = max(begun_ms, min(start_ms, first_ms))
         return pieces(tiers, self._finest, last_ms, from_ms, until_ms, min(first_ms, from_ms))
 
-    def _closed(self, session: Session, t_ms: Times, now_ms: int, closed_through_ms: int) -> int:
-        """How many of the rows, from the first, are closed."""
-        interval_ms = self._store.tiers[self._finest].interval_ms
-        if not t_ms.size or session.end is not None:
-            return len(t_ms)
-        slot = t_ms // interval_ms
-        later_row = slot < slot[-1]
-        long_past = (slot + 1) * interval_ms + SILENT_MS <= now_ms
-        said = (t_ms <= closed_through_ms) & (self._finest == 0)
-        return int(np.count_nonzero(later_row | long_past | said))
+    def _is_closed(self, session: Session, rows: Rows, now_ms: int, closed_through_ms: int) -> bool:
+        """Whether the last row is closed; those before it are, for there is a later one."""
+        if not rows.t_ms.size or session.end is not None:
+            return True
+        last_ms, interval_ms = int(rows.t_ms[-1]), self._store.tiers[self._finest].interval_ms
+        is_long_past = (last_ms // interval_ms + 1) * interval_ms + SILENT_MS <= now_ms
+        return is_long_past or (last_ms <= closed_through_ms and self._finest == 0)
 
-    def _read(self, backlogs: list[Backlog], begin_ms: int, until_ms: int, blocked: set[str]) -> list[New]:
+    def _read(
+        self, backlogs: Iterable[Backlog], begin_ms: int, until_ms: int, blocked: set[str]
+    ) -> list[New]:
         """What an instance's sessions have in a slice."""
         new = []
         for backlog in backlogs:
@@ -226,12 +239,9 @@ class Drain:
                     continue
                 blocked.add(instance_of(backlog.session.key))
                 return []
-            t_ms, row = rows.t_ms, np.arange(len(rows.t_ms))
-            keep = np.ones(len(t_ms), np.bool_)
-            if begin_ms <= backlog.end_ms < until_ms:
-                t_ms, row = np.append(t_ms, backlog.end_ms), np.append(row, -1)
-                keep = np.append(keep, backlog.end_is_sent)
-            new.append(New(backlog, rows, t_ms, row, keep))
+            has_end = begin_ms <= backlog.end_ms < until_ms
+            if rows.t_ms.size or has_end:
+                new.append(New(backlog, rows, has_end))
         return new
 
     def _is_lost(self, session: Session, exc: StoreError) -> bool:

@@ -1,8 +1,11 @@
 """Remote-write 1.0: a batch as the exact bytes of a request's body, and back.
 
-Strategy: a codec that does no I/O. WriteRequest as protobuf, compressed as one snappy block; all of it
-is protobuf's own code but the samples, which numpy lays out, for they are many and all alike. NaN
-becomes Prometheus' stale marker, whose bits are set as an integer: arithmetic would change them.
+Strategy: a codec that does no I/O. WriteRequest as protobuf, compressed as one snappy block. Samples
+are many and all alike, so numpy lays them out, all blocks of one shape at once. The labels of a
+session's series are written once and come again with every batch. What is left for Python is to put
+length, labels and samples of each series one after another. NaN becomes Prometheus' stale marker,
+whose bits are set as an integer: arithmetic would change them.
+
 The receiver answers 204 to a request in which a series' samples do not ascend, and drops some of
 them; so what must hold within a request is asserted here, for every request.
 """
@@ -10,16 +13,18 @@ them; so what must hold within a request is asserted here, for every request.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from operator import lt
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.push.batch import Block, Labels
-from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, TimeSeries, WriteRequest
+from rondo_tools.push.batch import Block, Labels, Roster
+from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, WriteRequest
 
 STALE_NAN = 0x7FF0000000000002
 """The bits of the value that says "this series ends here" (Prometheus' value.StaleNaN)."""
@@ -34,6 +39,20 @@ HEADERS = {
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Run(NamedTuple, Generic[Name]):
+    """Rows of some series; `names` tells the series apart, one name for each column of `values`.
+
+    `more` are fields that each sample has besides value and time.
+    """
+
+    names: Sequence[Name]
+    t_ms: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    more: bytes = b""
+
 
 def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
     """A request's body. Blocks of the same labels must come in time order.
@@ -41,78 +60,102 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
     Raises AssertionError for blocks that break remote-write's rules: that is a fault of rondo's.
     """
     parts: list[bytes] = []
-    for labels, samples in samples_by_series(blocks, samples_of_block).items():
-        head = _labels(labels)
+    runs = (Run(_heads(block.roster), block.t_ms, block.values) for block in blocks)
+    for head, samples in samples_by_series(runs).items():
         # WriteRequest.timeseries
         parts += (b"\x0a", varint(len(head) + len(samples)), head, samples)
     parts.append(_metadata(metadata))
     return bytes(snappy.compress(b"".join(parts)))
 
 
-def samples_by_series(
-    blocks: Iterable[Block], samples_of: Callable[[Block], Iterable[bytes]]
-) -> dict[Labels, bytes]:
-    """Each series' samples of all blocks, as `samples_of` gives them for each series of a block.
+def samples_by_series(runs: Iterable[Run[Name]]) -> dict[Name, bytes]:
+    """All samples of each series, as TimeSeries has them on the wire in 1.0 and 2.0.
 
     Raises AssertionError for samples that do not ascend in time.
     """
-    found: dict[Labels, tuple[int, bytes]] = {}  # of each series, the last time and all samples
-    for block in blocks:
-        if not block.t_ms.size:
-            continue
-        assert np.all(block.t_ms[1:] > block.t_ms[:-1]), "rows do not ascend in time"
-        first_ms, last_ms = int(block.t_ms[0]), int(block.t_ms[-1])
-        for labels, samples in zip(block.labels, samples_of(block), strict=True):
-            before_ms, before = found.get(labels, (-1, b""))
-            assert before_ms < first_ms, "blocks do not ascend in time"
-            found[labels] = last_ms, before + samples
-    return {labels: samples for labels, (_, samples) in found.items()}
+    whole = [part for run in runs if run.t_ms.size for part in _of_one_length(run)]
+    alike: dict[tuple[int, ...], list[int]] = {}  # where in `whole` runs of the same shape are
+    for at, run in enumerate(whole):
+        shape = (_varint_length(int(run.t_ms[0])), *run.values.shape, len(run.more))
+        alike.setdefault(shape, []).append(at)
+    laid_out: list[list[bytes]] = [[]] * len(whole)
+    for (length, *_), places in alike.items():
+        for at, samples in zip(places, _lay_out([whole[at] for at in places], length), strict=True):
+            laid_out[at] = samples
+    found: dict[Name, tuple[int, bytes]] = {}  # of each series, the last time and all samples
+    for run, samples_of_run in zip(whole, laid_out, strict=True):
+        first_ms, last_ms = int(run.t_ms[0]), int(run.t_ms[-1])
+        for name, more in zip(run.names, samples_of_run, strict=True):
+            if name in found:
+                before_ms, before = found[name]
+                assert before_ms < first_ms, "blocks do not ascend in time"
+                found[name] = last_ms, before + more
+            else:
+                found[name] = last_ms, more
+    return {name: samples for name, (_, samples) in found.items()}
 
 
-def samples_of_block(block: Block) -> list[bytes]:
-    return lay_out(block.t_ms, block.values)
+def _of_one_length(run: Run[Name]) -> Iterator[Run[Name]]:
+    """The run in parts, in each of which all times have varints as long as each other.
 
-
-def lay_out(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64], more: bytes = b"") -> list[bytes]:
-    """For each column of `values` all its samples, as TimeSeries has them on the wire in 1.0 and 2.0.
-
-    `more` are fields that each sample has besides. Times whose varints are as long as each other
-    (six bytes from 1971 to 2109) make samples as long as each other: records, of which numpy lays
-    out all of a block at once.
+    Six bytes do from 1971 to 2109: one part, but for times that lie.
     """
-    size = len(varint(int(t_ms[0])))
-    if len(varint(int(t_ms[-1]))) != size:
-        at = int(np.searchsorted(t_ms, 1 << 7 * size))
-        shorter, longer = lay_out(t_ms[:at], values[:at], more), lay_out(t_ms[at:], values[at:], more)
-        return [before + after for before, after in zip(shorter, longer, strict=True)]
-    rows, series = values.shape
-    records = np.empty(
-        (series, rows),
+    length = _varint_length(int(run.t_ms[0]))
+    if _varint_length(int(run.t_ms[-1])) == length:
+        yield run
+        return
+    at = int(np.searchsorted(run.t_ms, 1 << 7 * length))
+    yield run._replace(t_ms=run.t_ms[:at], values=run.values[:at])
+    yield from _of_one_length(run._replace(t_ms=run.t_ms[at:], values=run.values[at:]))
+
+
+def _lay_out(runs: Sequence[Run[Name]], length: int) -> list[list[bytes]]:
+    """For each of some runs of one shape, its series' samples; `length` is that of a time's varint.
+
+    Such samples are records, all of the same size.
+    """
+    rows, series = runs[0].values.shape
+    t_ms = np.concatenate([run.t_ms for run in runs]).reshape(len(runs), rows)
+    values = np.concatenate([run.values for run in runs]).reshape(len(runs), rows, series)
+    assert np.all(t_ms[:, 1:] > t_ms[:, :-1]), "rows do not ascend in time"
+    more = np.array([list(run.more) for run in runs], np.uint8)
+    record = np.dtype(
         [
             ("head", "u1", 3),
             ("value", "<u8"),
             ("key", "u1"),
-            ("t_ms", "u1", (size,)),
-            ("more", "u1", (len(more),)),
-        ],
+            ("t_ms", "u1", (length,)),
+            ("more", "u1", more.shape[1:]),
+        ]
     )
-    records["head"] = (0x12, 10 + size + len(more), 0x09)  # TimeSeries.samples, its length, Sample.value
-    bits = np.ascontiguousarray(values).view(np.uint64)
-    records["value"] = np.where(np.isnan(values), np.uint64(STALE_NAN), bits).T
-    records["key"] = 0x10  # Sample.timestamp
-    goes_on = [0x80] * (size - 1) + [0]
-    records["t_ms"] = t_ms[:, np.newaxis] >> (7 * np.arange(size)) & 0x7F | goes_on
-    records["more"] = list(more)
-    data, length = records.tobytes(), rows * records.itemsize
-    return [data[at : at + length] for at in range(0, len(data), length)]
+    # All but the value is the same for all series.
+    moments = np.zeros((len(runs), 1, rows), record)
+    moments["head"] = (0x12, record.itemsize - 2, 0x09)  # TimeSeries.samples, its length, Sample.value
+    moments["key"] = 0x10  # Sample.timestamp
+    goes_on = [0x80] * (length - 1) + [0]
+    moments["t_ms"] = (t_ms[:, np.newaxis, :, np.newaxis] >> 7 * np.arange(length)) & 0x7F | goes_on
+    moments["more"] = more[:, np.newaxis, np.newaxis]
+    records = np.repeat(moments, series, axis=1)
+    bits = np.where(np.isnan(values), np.uint64(STALE_NAN), values.view(np.uint64))
+    records["value"] = bits.transpose(0, 2, 1)
+    data, size = records.tobytes(), rows * record.itemsize
+    samples = [data[at : at + size] for at in range(0, len(data), size)]
+    return [samples[at : at + series] for at in range(0, len(samples), series)]
 
 
-@lru_cache(maxsize=1 << 16)
-def _labels(labels: Labels) -> bytes:
-    """The labels of a series on the wire; those of a session come again with every batch."""
-    series = TimeSeries()
-    _set_labels(series, labels)
-    return series.SerializeToString()
+@lru_cache(maxsize=1 << 12)
+def _heads(roster: Roster) -> tuple[bytes, ...]:
+    """TimeSeries.labels of each of a session's series, on the wire."""
+    for labels in roster.labels:
+        check_labels(labels)
+    return tuple(b"".join(map(_label, labels)) for labels in roster.labels)
+
+
+@lru_cache(maxsize=1 << 12)
+def _label(label: tuple[str, str]) -> bytes:
+    name, value = (text.encode() for text in label)
+    pair = b"\x0a" + varint(len(name)) + name + b"\x12" + varint(len(value)) + value
+    return b"\x0a" + varint(len(pair)) + pair
 
 
 def _metadata(metadata: Iterable[Series]) -> bytes:
@@ -127,6 +170,7 @@ def _metadata(metadata: Iterable[Series]) -> bytes:
     return request.SerializeToString()
 
 
+@lru_cache(maxsize=1 << 12)
 def varint(number: int) -> bytes:
     """A number from 0 on as protobuf writes it."""
     data = bytearray()
@@ -135,6 +179,10 @@ def varint(number: int) -> bytes:
         number >>= 7
     data.append(number)
     return bytes(data)
+
+
+def _varint_length(number: int) -> int:
+    return max(1, -(-number.bit_length() // 7))
 
 
 def compress(request: WriteRequest) -> bytes:
@@ -150,18 +198,18 @@ def decode(body: bytes) -> WriteRequest:
         raise ValueError(f"not a remote-write body: {exc}") from exc
 
 
-def _set_labels(series: TimeSeries, labels: Labels) -> None:
-    check_labels(labels)
-    for name, value in labels:
-        series.labels.add(name=name, value=value)
-
-
 def check_labels(labels: Labels) -> None:
     """Raises AssertionError for labels that break remote-write's rules."""
     names = [name for name, _ in labels]
-    assert names == sorted(set(names)), f"labels are not sorted and unique: {names}"
-    for name, value in labels:
-        assert value, f"the label {name} is empty"
-        assert _LABEL_NAME.fullmatch(name), f"{name!r} is not a label name"
-        assert name != "__name__" or _METRIC_NAME.fullmatch(value), f"{value!r} is not a metric name"
+    assert all(map(lt, names, names[1:])), f"labels are not sorted and unique: {names}"
     assert "__name__" in names, "a series without a name"
+    for label in labels:
+        _check_label(label)
+
+
+@lru_cache(maxsize=1 << 12)
+def _check_label(label: tuple[str, str]) -> None:
+    name, value = label
+    assert value, f"the label {name} is empty"
+    assert _LABEL_NAME.fullmatch(name), f"{name!r} is not a label name"
+    assert name != "__name__" or _METRIC_NAME.fullmatch(value), f"{value!r} is not a metric name"

@@ -10,14 +10,12 @@ that 1.0 does not know is lost on the way.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 
-import numpy as np
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.push.batch import Block, Labels
-from rondo_tools.push.encode import check_labels, lay_out, samples_by_series, varint
+from rondo_tools.push.encode import Run, check_labels, samples_by_series, varint
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.proto.remote_write_v2_pb2 import Metadata, Request, TimeSeries
 
@@ -28,8 +26,6 @@ HEADERS = {
     "X-Prometheus-Remote-Write-Version": "2.0.0",
 }
 
-_checked = lru_cache(maxsize=1 << 16)(check_labels)
-
 
 def encode(blocks: Iterable[Block]) -> bytes:
     """A request's body. Blocks of the same labels must come in time order.
@@ -38,12 +34,14 @@ def encode(blocks: Iterable[Block]) -> bytes:
     """
     blocks = list(blocks)
     described = {
-        labels: one for block in blocks for labels, one in zip(block.labels, block.series, strict=True)
+        labels: one
+        for block in blocks
+        for labels, one in zip(block.roster.labels, block.roster.series, strict=True)
     }
     numbers: dict[str, int] = {"": 0}  # of each symbol
     series: list[bytes] = []
-    for labels, samples in samples_by_series(blocks, _samples).items():
-        _checked(labels)
+    for labels, samples in samples_by_series(run for block in blocks for run in _runs(block)).items():
+        check_labels(labels)
         around = TimeSeries(
             labels_refs=[_number(numbers, text) for pair in labels for text in pair],
             metadata=_metadata(numbers, described[labels]),
@@ -54,15 +52,22 @@ def encode(blocks: Iterable[Block]) -> bytes:
     return bytes(snappy.compress(symbols + b"".join(series)))
 
 
-def _samples(block: Block) -> list[bytes]:
-    """The samples of each series of a block; those of counters say when the counter began."""
-    if not 0 < block.start_ms <= int(block.t_ms[0]):
-        return lay_out(block.t_ms, block.values)  # a clock was set: then it is not known
-    is_counter = np.array([series.kind == COUNTER for series in block.series], np.bool_)
-    started = b"\x18" + varint(block.start_ms)  # Sample.start_timestamp
-    counters = iter(lay_out(block.t_ms, block.values[:, is_counter], started))
-    gauges = iter(lay_out(block.t_ms, block.values[:, ~is_counter]))
-    return [next(counters if counts else gauges) for counts in is_counter]
+def _runs(block: Block) -> tuple[Run[Labels], ...]:
+    """A block's counters, whose samples say when the counter began, and its gauges."""
+    roster, t_ms, values, start_ms = block
+    if not t_ms.size or not 0 < start_ms <= int(t_ms[0]):
+        return (Run(roster.labels, t_ms, values),)  # a clock was set: then it is not known
+    counters = [at for at, series in enumerate(roster.series) if series.kind == COUNTER]
+    gauges = [at for at, series in enumerate(roster.series) if series.kind != COUNTER]
+    return (
+        Run(
+            [roster.labels[at] for at in counters],
+            t_ms,
+            values[:, counters],
+            b"\x18" + varint(start_ms),  # Sample.start_timestamp
+        ),
+        Run([roster.labels[at] for at in gauges], t_ms, values[:, gauges]),
+    )
 
 
 def _metadata(numbers: dict[str, int], series: Series) -> Metadata:

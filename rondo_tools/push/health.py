@@ -17,7 +17,7 @@ import numpy as np
 
 from rondo_tools import selector
 from rondo_tools.catalog import COUNTER, GAUGE, Series
-from rondo_tools.push.batch import Block
+from rondo_tools.push.batch import Block, Roster
 from rondo_tools.push.labels import sent_labels
 from rondo_tools.stream import Header
 
@@ -113,8 +113,10 @@ class Health:
             if wanted is None or wanted.matches(selector.labels_of(header, series))
         ]
         labels = sent_labels(header, job, external)
-        self._series = tuple(SERIES[number] for number in self._chosen)
-        self._labels = tuple(labels[number] for number in self._chosen)
+        self._roster = Roster(
+            tuple(SERIES[number] for number in self._chosen),
+            tuple(labels[number] for number in self._chosen),
+        )
         self._behind_ms: dict[Path, int] = {}  # of each store's last push
         self._told_ms = 0
 
@@ -136,4 +138,4 @@ class Health:
             np.float64,
         )
         times = np.array([newest_ms], np.int64)
-        return Block(self._series, self._labels, times, values[np.newaxis, self._chosen])
+        return Block(self._roster, times, values[np.newaxis, self._chosen])

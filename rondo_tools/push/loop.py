@@ -156,7 +156,9 @@ class Pusher:
         block = health.block(self._cursor.path.parent, newest_ms, behind_ms)
         if block is None or self._give_up():
             return
-        families = {series.name: series for series in block.series if series.name not in self._described}
+        families = {
+            series.name: series for series in block.roster.series if series.name not in self._described
+        }
         body = encode(self._sender.protocol, [block], families.values())
         answer = self._sender.send(body)
         if answer.outcome is Outcome.ACCEPTED and body.protocol == V1:
@@ -210,7 +212,7 @@ class Pusher:
         """Metric families in the batch that were not described yet, each as it is first met."""
         families: dict[str, Series] = {}
         for block in batch.blocks:
-            for series in block.series:
+            for series in block.roster.series:
                 if series.name not in self._described:
                     families.setdefault(series.name, series)
         return families

@@ -29,7 +29,7 @@ def dry_run(drain: Drain, cursor: Cursor, now_ms: int, *, backfill: bool) -> Ite
     begun_ms = drain.begin_ms(now_ms) if cursor.begun_ms is None else cursor.begun_ms
     for batch in drain.batches(cursor.marks(), now_ms, begun_ms=0 if backfill else begun_ms):
         for block in batch.blocks:
-            names = [_spelled(labels) for labels in block.labels]
+            names = [_spelled(labels) for labels in block.roster.labels]
             for t_ms, values in zip(block.t_ms.tolist(), block.values.tolist(), strict=True):
                 for name, value in zip(names, values, strict=True):
                     yield f"{t_ms}\t{name}\t{_number(value)}"

@@ -59,6 +59,8 @@ class Session:
         self.path = path
         self.key = f"{path.parent.name}/{path.name}"
         self.tiers = tiers
+        self._slabs = tuple(path / f"tier_{tier}.slab" for tier in range(len(tiers)))
+        self._columns: dict[int, tuple[Column, ...]] = {}
 
     @property
     def instance(self) -> str:
@@ -70,7 +72,9 @@ class Session:
 
     def columns(self, tier: int) -> tuple[Column, ...]:
         """What the columns of `rows(tier).values` hold."""
-        return rollup.columns(self.header.series, tier)
+        if tier not in self._columns:
+            self._columns[tier] = rollup.columns(self.header.series, tier)
+        return self._columns[tier]
 
     def rows(self, tier: int = 0, after_ms: int = 0) -> Rows:
         """The rows of a tier with t_ms > after_ms, in time order, read now.
@@ -96,7 +100,7 @@ class Session:
             values = np.concatenate((stored.values, values[fresh]))
             order = np.argsort(t_ms, kind="stable")
             rows = Rows(t_ms[order], values[order], stored.skipped)
-        return rows.between(after_ms, stream.MAX_T_MS + 1)
+        return rows.between(after_ms, stream.MAX_T_MS + 1) if after_ms else rows
 
     def stored(self, tier: int, after_ms: int, before_ms: int) -> tuple[Rows, bool]:
         """The rows of a tier with after_ms < t_ms < before_ms as they stand in its slab, and whether
@@ -105,22 +109,9 @@ class Session:
         For times at which everything is written and rolled up: what the writer is at now may be
         missing. Raises StoreError as `rows` does.
         """
-        interval_ms, slots = self.tiers[tier]
-        first = (after_ms + 1) // interval_ms
-        count = min(slots, max(0, -(-before_ms // interval_ms) - first))
         with self._open(tier) as slab:
-            head = slab.read_slots(first % slots, min(count, slots - first % slots))
-            tail = slab.read_slots(0, max(0, count - (slots - first % slots)))
-        t_ms = np.concatenate((head.t_ms, tail.t_ms))
-        values = np.concatenate((head.values, tail.values))
-        values[np.isnan(values)] = np.nan
-        order = np.argsort(t_ms, kind="stable")
-        rows = Rows(t_ms[order], values[order], head.skipped + tail.skipped)
-        # A later lap's row stands where one of these may have been.
-        is_whole = bool(
-            before_ms - after_ms - 1 <= slots * interval_ms and np.all(t_ms < (first + count) * interval_ms)
-        )
-        return rows.between(after_ms, before_ms), is_whole
+            rows, is_whole = slab.read_between(after_ms, before_ms)
+        return _of_one_nan(rows), is_whole
 
     def findings(self) -> list[Finding]:
         """All that is wrong with the session's slabs: headers, rows, tiers that do not agree."""
@@ -132,7 +123,7 @@ class Session:
 
     @contextmanager
     def _open(self, tier: int) -> Iterator[Slab]:
-        path = self.path / f"tier_{tier}.slab"
+        path = self._slabs[tier]
         try:
             with Slab.open(path) as slab:
                 expected = (*self.tiers[tier], len(self.columns(tier)))
@@ -144,9 +135,7 @@ class Session:
 
     def _read(self, tier: int) -> Rows:
         with self._open(tier) as slab:
-            rows = slab.read()
-        rows.values[np.isnan(rows.values)] = np.nan  # a tick may carry any payload; readers see one
-        return rows
+            return _of_one_nan(slab.read())
 
 
 class Store:
@@ -182,6 +171,12 @@ class Store:
             (session for _, session in self._known.values()),
             key=lambda session: (session.instance, session.start_ms, session.key),
         )
+
+
+def _of_one_nan(rows: Rows) -> Rows:
+    """A tick may carry any payload; readers see one."""
+    np.copyto(rows.values, np.nan, where=np.isnan(rows.values))
+    return rows
 
 
 def read_store_json(path: Path) -> tuple[Tier, ...]:

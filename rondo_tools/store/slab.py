@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -52,9 +54,9 @@ class Rows(NamedTuple):
     skipped: int
 
     def between(self, after_ms: int, before_ms: int) -> Rows:
-        """The rows with after_ms < t_ms < before_ms."""
-        first, last = np.searchsorted(self.t_ms, (after_ms + 1, before_ms))
-        return Rows(self.t_ms[first:last], self.values[first:last], self.skipped)
+        """The rows with after_ms < t_ms < before_ms: copies, that keep no others in memory."""
+        first, last = self.t_ms.searchsorted(after_ms, "right"), self.t_ms.searchsorted(before_ms)
+        return Rows(self.t_ms[first:last].copy(), self.values[first:last].copy(), self.skipped)
 
 
 def pack_row(t_ms: int, values: bytes) -> bytes:
@@ -138,21 +140,46 @@ class Slab:
         _pwrite(self._fd, rows, HEADER_SIZE + slot * self.row_size)
 
     def read(self) -> Rows:
-        """All rows, in time order; none that was written is missing before one that is there.
+        """All rows, in time order; none that was written is missing before one that is there."""
+        rows, sure_ms = self._read_twice(0, self.slots)
+        return rows if sure_ms is None else rows.between(0, sure_ms + 1)
+
+    def read_between(self, after_ms: int, before_ms: int) -> tuple[Rows, bool]:
+        """The rows with after_ms < t_ms < before_ms, as `read` gives them, and whether no later lap
+        has taken the place of any; only the slots in which they can be are read.
+        """
+        first = (after_ms + 1) // self.interval_ms
+        count = min(self.slots, max(0, -(-before_ms // self.interval_ms) - first))
+        rows, sure_ms = self._read_twice(first % self.slots, count)
+        is_whole = before_ms - after_ms - 1 <= self.slots * self.interval_ms and not np.any(
+            rows.t_ms >= (first + count) * self.interval_ms
+        )
+        if sure_ms is not None:
+            before_ms = min(before_ms, sure_ms + 1)
+        return rows.between(after_ms, before_ms), is_whole
+
+    def read_slots(self, first: int, count: int) -> Rows:
+        """The rows in `count` slots from `first` on, and around the end, in time order."""
+        return self._rows(self._pread(first, count), first)
+
+    def _read_twice(self, first: int, count: int) -> tuple[Rows, int | None]:
+        """The rows in some slots, and up to which time nothing is missing, if that is in doubt.
 
         While a read goes up the file, the writer may put a row behind it and the next one before
         it. So there are two: of what the first has seen the last of, the second has seen all.
         """
-        before, data = self._pread(0, self.slots), self._pread(0, self.slots)
-        rows = self._rows(data, 0)
-        if data != before:
-            seen = self._rows(before, 0).t_ms
-            rows = rows.between(0, int(seen[-1]) + 1 if seen.size else 0)
-        return rows
-
-    def read_slots(self, first: int, count: int) -> Rows:
-        """The rows in slots [first, first + count), in time order, not wrapping around the end."""
-        return self._rows(self._pread(first, count), first)
+        data = self._pread(first, count)
+        for _ in range(_LOOKS):
+            before, data = data, self._pread(first, count)
+            rows = self._rows(data, first)
+            if data == before:
+                return rows, None
+            seen = self._rows(before, first).t_ms
+            sure_ms = int(seen[-1]) if seen.size else 0
+            if not rows.t_ms.size or rows.t_ms[0] <= sure_ms:
+                break
+            # All was written between the two: the ring has come round, or there was nothing before.
+        return rows, sure_ms
 
     def _rows(self, data: bytes, first: int) -> Rows:
         block = np.frombuffer(data, self._dtype)
@@ -162,8 +189,9 @@ class Slab:
                 break
             # Take another look at the rows that may have been caught in the middle of a write.
             block = block.copy() if not block.flags.writeable else block
-            for slot in torn:
-                block[slot] = np.frombuffer(self._pread(first + int(slot), 1), self._dtype)[0]
+            for at in torn.tolist():
+                again = self._pread((first + at) % self.slots, 1)
+                block[at] = np.frombuffer(again, self._dtype)[0]
             whole, torn = self._verify(block, first)
         t_ms = block["t_ms"][whole].astype(np.int64)
         if np.any(t_ms[1:] < t_ms[:-1]):
@@ -182,9 +210,11 @@ class Slab:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pread(self, slot: int, count: int) -> bytes:
-        size = count * self.row_size
-        data = os.pread(self._fd, size, HEADER_SIZE + slot * self.row_size)
+    def _pread(self, first: int, count: int) -> bytes:
+        size, room = count * self.row_size, (self.slots - first) * self.row_size
+        data = os.pread(self._fd, min(size, room), HEADER_SIZE + first * self.row_size)
+        if size > room:
+            data = data.ljust(room, b"\0") + os.pread(self._fd, size - room, HEADER_SIZE)
         return data.ljust(size, b"\0")  # a file cut short behind our back has no rows there
 
     def _verify(
@@ -192,24 +222,23 @@ class Slab:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Indices into `block` of the whole rows, and of the slots with something else in them."""
         used = np.flatnonzero(block["t_ms"] | block["crc"])
-        if not used.size:
-            return used, used
-        data = memoryview(block).cast("B")  # type: ignore[arg-type]  # numpy arrays are buffers
-        size = self.row_size
-        good = np.zeros(len(block), np.bool_)
-        breaks = np.flatnonzero(used[1:] - used[:-1] > 1)
-        starts = used[np.concatenate(([0], breaks + 1))].tolist()
-        stops = (used[np.concatenate((breaks, [-1]))] + 1).tolist()
-        for start, stop in zip(starts, stops, strict=True):
-            if crc32(data[start * size : stop * size]) == _crc_of_rows(size, stop - start):
-                good[start:stop] = True
-            else:
-                for row in range(start, stop):
-                    good[row] = crc32(data[row * size : (row + 1) * size]) == _crc_of_rows(size, 1)
         # A row in another's slot is a stray write or a copied file: no data either.
-        slots = (block["t_ms"] // np.uint64(self.interval_ms)) % np.uint64(self.slots)
-        good &= slots == np.arange(first, first + len(block), dtype=np.uint64)
-        return np.flatnonzero(good), used[~good[used]]
+        numbers = block["t_ms"][used].astype(np.int64) // self.interval_ms
+        good = (numbers - used - first) % self.slots == 0
+        data, size = memoryview(block).cast("B"), self.row_size  # type: ignore[arg-type]  # it is a buffer
+        for start, stop in _runs(used):
+            at, end = int(used[start]) * size, int(used[stop - 1] + 1) * size
+            if crc32(data[at:end]) != _crc_of_rows(size, stop - start):
+                one = _crc_of_rows(size, 1)
+                good[start:stop] &= [crc32(data[row : row + size]) == one for row in range(at, end, size)]
+        return (used, used[:0]) if good.all() else (used[good], used[~good])
+
+
+def _runs(numbers: npt.NDArray[np.int64]) -> Iterable[tuple[int, int]]:
+    """Where each run of consecutive numbers, which ascend, begins and ends."""
+    if not numbers.size or numbers[-1] - numbers[0] == numbers.size - 1:
+        return [(0, numbers.size)] if numbers.size else []
+    return pairwise([0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), numbers.size])
 
 
 @lru_cache(maxsize=256)

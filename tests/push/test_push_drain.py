@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from rondo_tools.push.batch import Batch
 from rondo_tools.push.cursor import Mark
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encode import decode, encode
-from rondo_tools.store.reader import Rows, Session, Store
+from rondo_tools.store.reader import Store
+from rondo_tools.store.slab import HEADER_SIZE
 
 FAR = T0 + 3_600_000  # a clock by which all is long past
 
@@ -73,22 +75,29 @@ def test_only_closed_slots_are_sent(tmp_path: Path, now_ms: int, closed_ms: int,
     assert times(list(found)) == sent
 
 
+@pytest.mark.parametrize("delivered_ms", [0, T0 + 1000], ids=["the whole ring", "what is new"])
 def test_rows_that_are_written_while_we_read_leave_no_hole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivered_ms: int
 ) -> None:
-    """A reader may see the later of two new rows but not the earlier."""
+    """While a read goes up the slab, the writer puts one row behind it and the next one before it."""
     fill(tmp_path, header(), seconds(5))
-    whole, looks = Session.rows, []
+    (session,) = Store(tmp_path).sessions()
+    pread = os.pread
+    behind = HEADER_SIZE + ((T0 + 6000) // 1000 % 600) * (16 + 8 * len(TWO_SERIES))
 
-    def racing(self: Session, tier: int = 0, after_ms: int = 0) -> Rows:
-        looks.append(after_ms)
-        rows = whole(self, tier, after_ms)
-        if len(looks) == 1:  # the writer has come to the third row, and we have missed the second
-            return Rows(rows.t_ms[[0, 2]], rows.values[[0, 2]], 0)
-        return rows
+    def torn_read(fd: int, size: int, at: int) -> bytes:
+        if not at < behind < at + size:
+            return pread(fd, size, at)
+        monkeypatch.setattr(os, "pread", pread)
+        low = pread(fd, behind - at, at)
+        fill(tmp_path, header(), seconds(2, T0 + 5000))
+        return low + pread(fd, size - len(low), behind)
 
-    monkeypatch.setattr(Session, "rows", racing)
-    assert times(batches(tmp_path)) == [0, 1000, 2000]
+    monkeypatch.setattr(os, "pread", torn_read)
+    marks = {session.key: Mark(delivered_ms)} if delivered_ms else {}
+    found = times(batches(tmp_path, marks, T0 + 20_000))
+    assert os.pread is pread
+    assert found == list(range(2000 if delivered_ms else 0, 7000, 1000))
 
 
 def test_rows_that_belong_together_travel_together(tmp_path: Path) -> None:

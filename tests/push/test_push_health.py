@@ -134,7 +134,7 @@ def test_a_selector_chooses_of_it_too() -> None:
 
     def chosen(text: str) -> list[str] | None:
         block = Health(tally, "lab", "j", {"host": "h"}, parse_selector(text)).block(Path("x"), T0, 2500)
-        return block and [str(series) for series in block.series]
+        return block and [str(series) for series in block.roster.series]
 
     assert chosen('push_samples_total{result="sent"}') == ['push_samples_total{result="sent"}']
     assert chosen('push_behind_seconds{instance="rondo-push"}') == ["push_behind_seconds"]
@@ -148,7 +148,7 @@ def test_of_several_stores_the_slowest_counts_and_time_ascends() -> None:
     assert first is not None
     assert second is not None
     assert (first.values.tolist(), second.values.tolist()) == ([[9.0]], [[9.0]])
-    assert dict(first.labels[0]).items() >= {("cursor", "lab"), ("host", "h"), ("job", "j"), OWN}
+    assert dict(first.roster.labels[0]).items() >= {("cursor", "lab"), ("host", "h"), ("job", "j"), OWN}
     assert health.block(Path("one"), T0 + 1, 0) is None
 
 

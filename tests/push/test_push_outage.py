@@ -32,6 +32,7 @@ from receivers import (
     ticks,
 )
 
+from rondo_tools.push import backlog, drain
 from rondo_tools.push.cursor import Mark
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encode import STALE_NAN
@@ -109,14 +110,14 @@ def test_oldest_first_over_all_sessions(tmp_path: Path) -> None:
 def test_delivery_begins_with_tier_0_and_backfill_takes_all(tmp_path: Path) -> None:
     rows = gauge_and_counter(300, T0)
     fill(tmp_path, header(), ticks(*rows), tiers=SMALL)
-    drain = Drain(Store(tmp_path), labels_of)
+    one = Drain(Store(tmp_path), labels_of)
     now_ms = rows[-1][0] + 10_000
 
     def times(begun_ms: int) -> list[int]:
-        found = drain.batches({}, now_ms, begun_ms=begun_ms)
+        found = one.batches({}, now_ms, begun_ms=begun_ms)
         return [t for batch in found for block in batch.blocks for t in block.t_ms.tolist()]
 
-    assert times(drain.begin_ms(now_ms)) == [t_ms for t_ms, _ in rows[-40:]]
+    assert times(one.begin_ms(now_ms)) == [t_ms for t_ms, _ in rows[-40:]]
     assert times(0) == [t_ms for t_ms, _ in thinned(rows, parse_tiers(SMALL), T0 - 1)]
 
 
@@ -138,6 +139,7 @@ def test_a_writer_that_overtakes_the_push_costs_resolution_not_data(
 ) -> None:
     rows = gauge_and_counter(120, T0)
     fill(tmp_path, header(), ticks(*rows[:40]), tiers=SMALL)
+    monkeypatch.setattr(drain, "SLICE_SAMPLES", 0)  # a backlog too long to be kept when it is looked at
     read, overtaken = Session.stored, []
 
     def racing(self: Session, tier: int, after_ms: int, before_ms: int) -> tuple[Rows, bool]:
@@ -171,7 +173,9 @@ def test_roll_ups_only(tmp_path: Path) -> None:
     assert push(rows[-1][0] + 10_000) == ends
 
 
-def test_memory_does_not_grow_with_the_backlog(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (drain, backlog):
+        monkeypatch.setattr(module, "SLICE_SAMPLES", 50_000)
     for at in range(10):
         fill(tmp_path, header(f"vm-{at}"), seconds(20_000, T0), tiers="1s:6h,10s:7d")
 

@@ -10,7 +10,7 @@ import pytest
 from receivers import T0, TWO_SERIES, Reply, header, http_server
 from strict_v2 import WRITTEN, StrictReceiver
 
-from rondo_tools.push.batch import Block
+from rondo_tools.push.batch import Block, Roster
 from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.protocol import HEADERS, V1, V2, Body, encode
 from rondo_tools.push.settle import EVERY_SERIES, Settlement
@@ -18,7 +18,9 @@ from rondo_tools.push.speak import Speaker
 from rondo_tools.push.transport import Answer, Outcome, Transport
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
-BLOCKS = [Block(TWO_SERIES, LABELS, np.array([T0, T0 + 1000]), np.array([[1.0, 2.0], [3.0, 4.0]]), T0 - 500)]
+BLOCKS = [
+    Block(Roster(TWO_SERIES, LABELS), np.array([T0, T0 + 1000]), np.array([[1.0, 2.0], [3.0, 4.0]]), T0 - 500)
+]
 BODY = encode(V2, BLOCKS, ())
 
 

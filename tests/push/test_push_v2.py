@@ -22,7 +22,7 @@ from strict_v2 import StrictReceiver, forbidden
 from rondo_tools.catalog import Series
 from rondo_tools.push import encode as v1
 from rondo_tools.push import encode_v2 as v2
-from rondo_tools.push.batch import Block, Labels
+from rondo_tools.push.batch import Block, Labels, Roster
 from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.proto.remote_write_v2_pb2 import Metadata, Request
@@ -37,7 +37,7 @@ START = T0 - 500
 def block(
     t_ms: list[int], rows: list[list[float]], labels: tuple[Labels, ...] = LABELS, start_ms: int = START
 ) -> Block:
-    return Block(TWO_SERIES, labels, np.array(t_ms, np.int64), np.array(rows, np.float64), start_ms)
+    return Block(Roster(TWO_SERIES, labels), np.array(t_ms, np.int64), np.array(rows, np.float64), start_ms)
 
 
 def test_a_small_request() -> None:
@@ -107,7 +107,7 @@ def test_samples_that_do_not_ascend_are_never_sent(times: tuple[list[int], ...])
 def test_labels_that_break_the_rules_are_never_sent(labels: Labels) -> None:
     one = Series("a", (), "gauge", "", "")
     with pytest.raises(AssertionError):
-        v2.encode([Block((one,), (labels,), np.array([1]), np.array([[1.0]]))])
+        v2.encode([Block(Roster((one,), (labels,)), np.array([1]), np.array([[1.0]]))])
 
 
 @given(st.binary(max_size=200))

@@ -268,6 +268,41 @@ def test_rows_behind_a_read_that_is_under_way(path: Path, monkeypatch: pytest.Mo
         assert numbers(made.read()) == list(range(-5, 10))
 
 
+def test_a_ring_that_comes_round_while_it_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pread = os.pread
+    with filled(path, range(SLOTS)) as made:
+
+        def overtaken(fd: int, size: int, at: int) -> bytes:
+            monkeypatch.setattr(os, "pread", pread)
+            data = pread(fd, size, at)
+            for number in range(SLOTS, 2 * SLOTS):
+                made.write(number % SLOTS, pack_row(BEGIN + number * INTERVAL, values(number)))
+            return data
+
+        monkeypatch.setattr(os, "pread", overtaken)
+        assert numbers(made.read()) == list(range(SLOTS, 2 * SLOTS))
+
+
+def test_a_stretch_and_whether_it_is_whole(path: Path) -> None:
+    def times(first: int, stop: int) -> tuple[int, int]:
+        """What holds the rows of these numbers, and no others."""
+        return BEGIN + first * INTERVAL - 1, BEGIN + stop * INTERVAL
+
+    with filled(path, range(15, 30)) as made:  # slots 15 to 19, then 0 to 9
+        for first, stop, found, is_whole in (
+            (16, 29, range(16, 29), True),  # around the end
+            (16, 35, range(16, 30), True),  # its last slots hold nothing new
+            (5, 12, [], False),  # in its slots are later rows
+            (9, 12, [], False),
+            (10, 12, [], True),
+            (15, 35, range(15, 30), True),  # all of the ring
+            (14, 35, range(15, 30), False),  # more than it holds
+            (20, 20, [], True),
+        ):
+            rows, whole = made.read_between(*times(first, stop))
+            assert (numbers(rows), whole) == (list(found), is_whole), (first, stop)
+
+
 WRITER = """
 import sys, struct, pathlib
 from rondo_tools.store.slab import Slab, pack_row
