@@ -176,13 +176,15 @@ def look(session: Session, closed_ms: int, counts: Counts) -> None:
         # And as a push reads it: a stretch of what is closed, all of it or the word that it is not.
         tier = counts.passes % len(session.tiers)
         window_ms = session.tiers[tier].interval_ms
-        until_ms = closed_ms // session.tiers[-1].interval_ms * session.tiers[-1].interval_ms
+        coarsest_ms = session.tiers[-1].interval_ms
+        # The newest window that has closed may be rolled up only a moment later.
+        until_ms = closed_ms // coarsest_ms * coarsest_ms - (coarsest_ms if tier else 0)
         after_ms = max(BEGIN_MS, until_ms - session.tiers[tier].span_ms // 4) // window_ms * window_ms - 1
         rows, is_whole = session.stored(tier, after_ms, until_ms)
         counts.wrong += _wrong(session, tier, rows)
         counts.served += rows.t_ms.size
         if is_whole:
-            counts.missed += (until_ms - after_ms) // window_ms - rows.t_ms.size
+            counts.missed += max(0, (until_ms - after_ms) // window_ms) - rows.t_ms.size
 
 
 def _missed(tier: Tier, rows: Rows, closed_ms: int, newest_ms: int) -> int:

@@ -117,8 +117,10 @@ def _differences(
         return []
     window_ms = tiers[number].interval_ms
     last_ms = int(finest.t_ms[-1])
-    # The writer rolls up when a window of the coarsest tier has closed, and at the end.
+    # The writer rolls up when a window of the coarsest tier has closed, or the session ended; the
+    # newest it may owe until the next one closes.
     until_ms = last_ms + 1 if ended else last_ms // tiers[-1].interval_ms * tiers[-1].interval_ms
+    owed_ms = until_ms if ended else until_ms - tiers[-1].interval_ms
     newest_ms = max(last_ms, int(coarse.t_ms[-1:].max(initial=0)))  # tier 0 may have lost its newest rows
     since_ms = tiers[0].whole_since(newest_ms, tiers[-1].interval_ms)
     rows = finest.between(since_ms - 1, until_ms)
@@ -132,7 +134,8 @@ def _differences(
         if window in passed_over or newest_ms // window_ms - window >= tiers[number].slots:
             continue  # the writer may have gone round the ring since tier 0 was read
         if here is None:
-            wrong.append(f"no row for the window at {window * window_ms}, which has closed")
+            if t < owed_ms:
+                wrong.append(f"no row for the window at {window * window_ms}, which has closed")
         elif coarse.t_ms[here] != t or (coarse.values[here].view(np.uint64) != row).any():
             wrong.append(f"the row at {coarse.t_ms[here]} is not the roll-up of tier 0")
     return wrong

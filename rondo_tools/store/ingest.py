@@ -7,6 +7,7 @@ disk) waits here, bounded by the piece, until `store` is called again.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -110,6 +111,10 @@ class Ingest:
             self._decoded.popleft()
         if self._error is not None:
             raise self._error
+
+    def catch_up(self) -> None:
+        """Roll up what is owed: for a stream that is alone."""
+        self._store.catch_up(math.inf)
 
     def end_of_input(self) -> None:
         """No more will come: what is stored is closed. Raises StreamError inside a message."""

@@ -47,6 +47,7 @@ def read_to_end(fd: int, ingest: Ingest, lines: Lines, signals: Signals) -> None
             _wait_for_room(ingest, signals, exc)
         lines.update(ingest.closed)
         ingest.closed.clear()
+        ingest.catch_up()
         if stopping and (left := left - len(data)) <= 0:
             return None  # else a producer as fast as we are would never let us go
 

@@ -1,10 +1,11 @@
 """The writer's end of one session: ticks go into tier 0, closed windows into the coarser tiers.
 
 Strategy: a live tick is one write; of a backlog, the rows of consecutive slots are written at once.
-When a tick opens a new window of the coarsest tier, the
-window before it is rolled up from the rows of tier 0, in all coarser tiers, before anything of the
-new window is written. Nothing is kept in memory that the slabs do not say: after a crash the rows
-of tier 0 tell where the session stands, and a window rolled up again gives the same bytes.
+When a tick opens a new window of the coarsest tier, the window before it is owed to the coarser
+tiers: it is rolled up from the rows of tier 0 when there is time, and at the latest when the next
+window closes; until then all of its rows are there. Nothing is kept in memory that the slabs do not
+say: after a crash the rows of tier 0 tell where the session stands, and a window rolled up again
+gives the same bytes.
 
 Only tier 0 stays open, one descriptor a session; the coarser slabs are opened for each roll-up.
 """
@@ -34,8 +35,8 @@ class Ring:
     """
 
     __slots__ = (
-        "_coarse", "_dsync", "_interval_ms", "_path", "_roll_up", "_slab", "_slots", "_tier", "_window_ms",
-        "closed_through_ms", "last_ms",
+        "_coarse", "_dsync", "_interval_ms", "_owed_ms", "_path", "_roll_up", "_slab", "_slots", "_tier",
+        "_window_ms", "closed_through_ms", "last_ms",
     )  # fmt: skip
 
     def __init__(self, path: Path, tiers: tuple[Tier, ...], header: Header, *, dsync: bool = False) -> None:
@@ -46,6 +47,7 @@ class Ring:
         Raises StoreError for a slab that is damaged, OSError if one cannot be made or opened.
         """
         self.last_ms = self.closed_through_ms = 0
+        self._owed_ms = 0
         self._tier = tiers[0]
         self._interval_ms, self._slots = tiers[0]
         # With one tier there is nothing to roll up: any window will do.
@@ -64,7 +66,23 @@ class Ring:
             raise
 
     def close(self) -> None:
-        self._slab.close()
+        try:
+            self.catch_up()
+        except OSError:
+            pass  # who opens it next makes up for it
+        finally:
+            self._slab.close()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a window has closed that is not rolled up yet."""
+        return self._owed_ms > 0
+
+    def catch_up(self) -> None:
+        """Roll up the window that has closed, if it is not yet: at the latest when the next one does."""
+        if self._owed_ms:
+            self._roll_up_window(self._owed_ms)
+            self._owed_ms = 0
 
     def append(self, ticks: Iterable[Tick]) -> int:
         """Store ticks, one by one; the last one of a slot wins.
@@ -80,7 +98,7 @@ class Ring:
                 continue
             slot, last_slot = t_ms // self._interval_ms, last_ms // self._interval_ms
             if last_ms and t_ms // self._window_ms != last_ms // self._window_ms:
-                self._roll_up_window(last_ms)
+                self._leave_window(t_ms)
             self._slab.write(slot % self._slots, pack_row(t_ms, values))
             if slot != last_slot:
                 self.closed_through_ms = last_ms
@@ -104,6 +122,7 @@ class Ring:
 
     def finish(self) -> None:
         """Roll up the window in which the session ended: no tick will come to close it."""
+        self.catch_up()
         if self.last_ms:
             self._roll_up_window(self.last_ms)
             self.closed_through_ms = self.last_ms
@@ -113,13 +132,20 @@ class Ring:
         if not slots.size:
             return
         if self.last_ms and t_ms[0] // self._window_ms != self.last_ms // self._window_ms:
-            self._roll_up_window(self.last_ms)
+            self._leave_window(int(t_ms[0]))
         self._slab.write(int(slots[0]) % self._slots, pack_rows(t_ms, values))
         if slots.size > 1:
             self.closed_through_ms = int(t_ms[-2])
         elif slots[0] != self.last_ms // self._interval_ms:
             self.closed_through_ms = self.last_ms
         self.last_ms = int(t_ms[-1])
+
+    def _leave_window(self, t_ms: int) -> None:
+        """The window of the last tick is over, as there is one at `t_ms`."""
+        self.catch_up()
+        self._owed_ms = self.last_ms
+        if t_ms // self._window_ms != self.last_ms // self._window_ms + 1:
+            self.catch_up()  # behind a gap, nobody could tell that it was whole
 
     def _roll_up_window(self, t_ms: int) -> None:
         """Roll up the window of the coarsest tier that `t_ms` is in."""

@@ -118,6 +118,7 @@ class StoreWriter:
         self._sync = sync
         self._syncer: Syncer | None = None
         self._open: WeakValueDictionary[Path, SessionWriter] = WeakValueDictionary()
+        self._behind: dict[SessionWriter, None] = {}  # a set that keeps its order
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path / "lock")
@@ -185,9 +186,25 @@ class StoreWriter:
         return {path for path, session in self._open.items() if not session.is_closed}
 
     def wrote(self, session: SessionWriter) -> None:
-        """Ticks were added to a session: to be synced in time."""
+        """Ticks were added to a session: to be synced in time, and rolled up."""
         if self._syncer is not None:
             self._syncer.mark(session.path)
+        if session.ring.is_behind:
+            self._behind[session] = None
+
+    def catch_up(self, seconds: float) -> bool:
+        """Roll up what is owed, for about so long. Whether there is more to do."""
+        until = time.monotonic() + seconds
+        while self._behind and time.monotonic() < until:
+            session = next(iter(self._behind))
+            del self._behind[session]
+            try:
+                if not session.is_closed:
+                    session.ring.catch_up()
+            except (OSError, StoreError) as exc:
+                # It stays owed; when the next window closes, it is its producer's trouble.
+                log.debug("%s: not rolled up yet: %s", session.path, exc)
+        return bool(self._behind)
 
     def close(self) -> None:
         if self._syncer is not None:

@@ -46,6 +46,7 @@ def check(
     store: StoreWriter, session: stream.Header, all_ticks: Iterable[Tick], *, finished: bool = False
 ) -> None:
     folder = store.path / "instances" / session.instance / str(session.start_ms)
+    assert not store.catch_up(60)
     found = [(folder / f"tier_{number}.slab").read_bytes() for number in range(len(TIERS))]
     assert found == slabs(session.series, TIERS, all_ticks, finished=finished)
 
