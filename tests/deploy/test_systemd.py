@@ -1,6 +1,7 @@
 """The units of deploy/systemd: judged by systemd's own programs, and their lines run with real VMs.
 
-They say what is wrong with a unit, not what hardening a program does not bear: that takes a systemd that runs.
+They say what is wrong with a unit, not what hardening a program does not bear: that takes a systemd that runs,
+and is in tests/linux/test_systemd_boot.py.
 """
 
 from __future__ import annotations
