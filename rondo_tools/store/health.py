@@ -98,5 +98,7 @@ class Health:
 
     def _count_bytes(self) -> None:
         self._used_bytes = retention.used_bytes(self._server.store.path)
-        instances = self._server.store.path / "instances"
-        self._instances = sum(1 for _ in instances.iterdir()) if instances.is_dir() else 0
+        try:
+            self._instances = len(list((self._server.store.path / "instances").iterdir()))
+        except OSError as exc:  # not there yet; or no descriptor to look with
+            log.debug("the instances are not counted: %s", exc)

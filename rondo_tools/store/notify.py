@@ -35,8 +35,8 @@ class Notifier:
     def _send(self, message: bytes) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.sendto(message, socket.MSG_DONTWAIT, self._address)
-            except OSError:
-                pass  # nobody listens, or not now: it decides what to make of our silence
+        except OSError:
+            pass  # nobody listens, or not now: it decides what to make of our silence

@@ -137,10 +137,11 @@ def _ended_after(session: Session, horizon_ms: int, now_ms: int) -> bool:
 
 
 def _last_ms(session: Session) -> int:
+    """When it was last heard of; of one that cannot be read now, when it was last written to."""
     try:
         t_ms = session.rows().t_ms
     except StoreError:
-        return session.start_ms
+        return max(session.start_ms, _written_ms(session))
     return int(t_ms[-1]) if t_ms.size else session.start_ms
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from rondo_tools.errors import RondoError, StreamError
+from rondo_tools.errors import RondoError, StoreError, StreamError
 from rondo_tools.signals import Signals
 from rondo_tools.store.client import Client
 from rondo_tools.store.endpoint import Listener
@@ -97,8 +97,8 @@ class Server:
         self._accept_again()
         self.timers.every(1.0, self._try_held)
         self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
-        self.timers.every(60.0, self.store.make_room)
-        self.timers.every(3600.0, self.store.expire)
+        self.timers.every(60.0, partial(self._tidy, self.store.make_room))
+        self.timers.every(3600.0, partial(self._tidy, self.store.expire))
         for listener in self._listeners:
             log.info("listening on %s", listener.name)
 
@@ -240,6 +240,13 @@ class Server:
                 self._cut_off(client, "replaced", _ELSEWHERE)
             elif 0 < client.waiting_since < past and client not in self._held:
                 self._cut_off(client, "stalled", f"nothing whole has come for {PATIENCE_S:.0f} s")
+
+    def _tidy(self, look: Callable[[], None]) -> None:
+        """Look for what may go; what stands in the way now is gone at the next look, or said again."""
+        try:
+            look()
+        except (OSError, StoreError) as exc:
+            log.warning("no room is made, and nothing expires, for now: %s", exc)
 
     def _is_idle(self) -> bool:
         if self._idle_exit_s is None or self._clients:

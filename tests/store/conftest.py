@@ -9,6 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from store_host import Clock
+
+from rondo_tools.signals import Signals
+from rondo_tools.store.endpoint import listen
+from rondo_tools.store.lines import Lines
+from rondo_tools.store.server import Server
+from rondo_tools.store.writer import StoreWriter
 
 CLONE_NEWNS, MS_PRIVATE_EVERYWHERE = 0x20000, 0x44000
 
@@ -37,3 +44,30 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         libc.setns(mine, CLONE_NEWNS)
         os.chdir(here)  # setns(2) goes to the root
         os.close(mine)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return str(tmp_path / "sock")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def serving(path: Path, address: str, clock: Clock) -> Iterator[Server]:
+    """A server whose turns the test makes, at `address`."""
+    with Signals() as signals, StoreWriter(path) as store:
+        listener = listen(f"unix:{address}")
+        server = Server(store, [listener], Lines(-1), signals, clock=clock)
+        server.open()
+        yield server
+        server.close()
+        listener.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from ring_model import header, ticks
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.store.server import Server
 from rondo_tools.stream import End
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-store")]
@@ -62,3 +64,41 @@ def fill(place: Path, left: int) -> Path:
     ballast = place / "ballast"
     ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - left))
     return ballast
+
+
+def connected(address: str) -> socket.socket:
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(30)
+    peer.connect(address)
+    return peer
+
+
+def acknowledged(peer: socket.socket) -> bool:
+    """End, and wait for the word that all is stored."""
+    peer.shutdown(socket.SHUT_WR)
+    try:
+        return peer.recv(1) == b""
+    except ConnectionResetError:
+        return False
+
+
+def deliver(address: str, message: bytes) -> bool:
+    with connected(address) as peer:
+        peer.sendall(message)
+        return acknowledged(peer)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def turns(server: Server) -> None:
+    """Let a server do all that there is to do."""
+    while server.turn(0):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import random
 import re
@@ -11,12 +12,13 @@ import socket
 import stat
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from needs import must_have
 from ring_model import slabs, ticks
-from store_host import PROGRAM, data, fill, said, started
+from store_host import PROGRAM, Clock, acknowledged, connected, data, deliver, fill, said, started, turns
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
@@ -34,51 +36,6 @@ from rondo_tools.store.timers import Timers
 from rondo_tools.store.writer import StoreWriter
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> str:
-    return str(tmp_path / "sock")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def connected(address: str) -> socket.socket:
-    peer = socket.socket(socket.AF_UNIX)
-    peer.settimeout(30)
-    peer.connect(address)
-    return peer
-
-
-def acknowledged(peer: socket.socket) -> bool:
-    """End, and wait for the word that all is stored."""
-    peer.shutdown(socket.SHUT_WR)
-    try:
-        return peer.recv(1) == b""
-    except ConnectionResetError:
-        return False
-
-
-def deliver(address: str, message: bytes) -> bool:
-    with connected(address) as peer:
-        peer.sendall(message)
-        return acknowledged(peer)
 
 
 def check(path: Path, instance: str, begin_ms: int, count: int, *, finished: bool = True) -> None:
@@ -329,6 +286,20 @@ def test_the_group_of_a_socket(address: str) -> None:
     assert not Path(address).exists()
 
 
+def test_the_socket_belongs_to_the_group_that_is_named(path: Path, address: str, begin_ms: int) -> None:
+    """One that this user may give it to, and not the one that it has anyway."""
+    mine = [one.gr_gid for one in grp.getgrall()] if os.geteuid() == 0 else os.getgroups()
+    group = next((gid for gid in mine if gid != os.getegid()), None)
+    if group is None:
+        must_have("no second group to give a socket to")
+    name = grp.getgrgid(group).gr_name
+    with started(path, "--no-health", "--listen", f"unix:{address}", "--socket-group", name) as process:
+        said(process, "listening")
+        status = Path(address).stat()
+        assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (group, 0o660)
+        assert deliver(address, data(begin_ms, 3))
+
+
 @pytest.mark.parametrize("flags", [("--idle-exit", "1s"), ("--socket-group", "root")])
 def test_flags_of_a_server_without_one(path: Path, run: Run, flags: tuple[str, str]) -> None:
     done = run("rondo-store", path, *flags)
@@ -449,23 +420,6 @@ def test_the_docs_list_its_series() -> None:
 
 
 # --- in process: time that is passed --------------------------------------------------------------
-
-
-@pytest.fixture
-def serving(path: Path, address: str, clock: Clock) -> Iterator[Server]:
-    """A server whose turns the test makes."""
-    with Signals() as signals, StoreWriter(path) as store:
-        listener = listen(f"unix:{address}")
-        server = Server(store, [listener], Lines(-1), signals, clock=clock)
-        server.open()
-        yield server
-        server.close()
-        listener.close()
-
-
-def turns(server: Server) -> None:
-    while server.turn(0):
-        pass
 
 
 def test_who_says_nothing_or_stalls_is_cut_off_and_who_is_quiet_is_not(
