@@ -263,24 +263,21 @@ class Decoder:
     def feed(self, data: bytes) -> Iterator[Event]:
         """Yield the events that `data` completes, then raise StreamError if what follows is wrong."""
         for at in range(0, len(data), _PIECE):
-            piece = data[at : at + _PIECE]
-            self._fed += len(piece)
-            yield from self._piece(self._rest + piece)
-
-    def _piece(self, piece: bytes) -> Iterator[Event]:
-        self._rest = b""
-        while piece:
-            if self._unpacker is None:
-                if (shape := self._shape) is not None:
-                    yield from self._ticks(piece, shape)
-                    piece = self._left(piece)
-                    if len(piece) < shape.layout.size and piece[:2] == TICK_HEAD[: len(piece)]:
-                        self._rest = piece
-                        return
-                self._unpacker, self._begin = _unpacker(), self._offset
-            self._unpacker.feed(piece)
-            yield from self._events(self._unpacker)
-            piece = self._left(piece) if self._unpacker is None else b""
+            fresh = data[at : at + _PIECE]
+            self._fed += len(fresh)
+            piece, self._rest = self._rest + fresh, b""
+            while piece:
+                if self._unpacker is None:
+                    if (shape := self._shape) is not None:
+                        yield from self._ticks(piece, shape)
+                        piece = self._left(piece)
+                        if len(piece) < shape.layout.size and piece[:2] == TICK_HEAD[: len(piece)]:
+                            self._rest = piece
+                            break
+                    self._unpacker, self._begin = _unpacker(), self._offset
+                self._unpacker.feed(piece)
+                yield from self._events(self._unpacker)
+                piece = self._left(piece) if self._unpacker is None else b""
 
     def _left(self, piece: bytes) -> bytes:
         """What of a piece has not been decoded."""
@@ -294,15 +291,17 @@ class Decoder:
                 offset=self._offset,
             )
 
-    def _ticks(self, piece: bytes, shape: TickShape) -> Iterator[Tick]:
+    def _ticks(self, piece: bytes, shape: TickShape) -> Sequence[Tick]:
         """The ticks of the usual shape that `piece` begins with."""
         size = shape.layout.size
-        whole = memoryview(piece)[: len(piece) // size * size]
-        for head, t_ms, bin_head, values in shape.layout.iter_unpack(whole):
+        ticks = []
+        for at in range(0, len(piece) - size + 1, size):
+            head, t_ms, bin_head, values = shape.layout.unpack_from(piece, at)
             if head != TICK_HEAD or bin_head != shape.bin_head or not 0 < t_ms <= MAX_T_MS:
-                return
-            self._offset += size
-            yield Tick(t_ms, values)
+                break
+            ticks.append(Tick(t_ms, values))
+        self._offset += size * len(ticks)
+        return ticks
 
     def _events(self, unpacker: msgpack.Unpacker) -> Iterator[Event]:
         unpack, tell, begin = unpacker.unpack, unpacker.tell, self._begin

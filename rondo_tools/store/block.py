@@ -7,7 +7,7 @@ a live session, and those of any other shape, come one by one from the decoder b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,11 +44,10 @@ class BlockDecoder(Decoder):
 
     __slots__ = ()
 
-    def _ticks(self, piece: bytes, shape: TickShape) -> Iterator[Any]:
+    def _ticks(self, piece: bytes, shape: TickShape) -> Sequence[Any]:
         count = len(piece) // shape.layout.size
         if count < _FEW:
-            yield from super()._ticks(piece, shape)
-            return
+            return super()._ticks(piece, shape)
         messages = np.frombuffer(piece, _message_dtype(shape), count)
         t_ms = messages["t_ms"]
         usual = (messages["head"] == TICK_HEAD) & (messages["bin_head"] == shape.bin_head)
@@ -56,9 +55,9 @@ class BlockDecoder(Decoder):
         if not usual.all():
             messages = messages[: int(usual.argmin())]
             if not messages.size:
-                return
+                return ()
         self._offset += len(messages) * shape.layout.size
-        yield Block(messages["t_ms"].astype(np.int64), messages["values"])
+        return (Block(messages["t_ms"].astype(np.int64), messages["values"]),)
 
 
 @cache

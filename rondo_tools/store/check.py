@@ -93,7 +93,7 @@ def _torn(slab: Slab) -> list[int]:
 
 
 def _what_is_in(slab: Slab, slot: int) -> str:
-    with slab.path.open("rb") as file:
+    with Path(slab.path).open("rb") as file:
         file.seek(HEADER_SIZE + slot * slab.row_size)
         row = file.read(slab.row_size)
     if crc32(row) != _ROW_CRC:

@@ -20,21 +20,22 @@ READ = 1 << 16  # bytes at once, so that nobody holds up the others
 class Client:
     """A connection and its stream. `waiting_since` is when it began to owe us something, else 0."""
 
-    __slots__ = ("_looked_at", "_name", "_socket", "ingest", "waiting_since")
+    __slots__ = ("_looked_at", "_number", "_socket", "ingest", "waiting_since")
 
-    def __init__(self, connection: socket.socket, name: str, ingest: Ingest, now: float) -> None:
+    def __init__(self, connection: socket.socket, number: int, ingest: Ingest, now: float) -> None:
         connection.setblocking(False)
         self.ingest = ingest
         self.waiting_since = now
         self._socket = connection
-        self._name = name
+        self._number = number
         self._looked_at = 0
 
     @property
     def name(self) -> str:
         """For people: which connection, and of which instance as far as we know."""
         session = self.ingest.session
-        return self._name if session is None else f"{self._name} ({session.header.instance})"
+        of = "" if session is None else f" ({session.header.instance})"
+        return f"connection {self._number}{of}"
 
     @property
     def is_replaced(self) -> bool:

@@ -82,7 +82,7 @@ class Health:
             return
         self._server.store.wrote(self._session)
         if self._session.ring.closed_through_ms:
-            self._server.tell(self._session.path, self._session.ring.closed_through_ms)
+            self._server.tell(self._session.folder, self._session.ring.closed_through_ms)
 
     def close(self) -> None:
         self.tick()  # the last counts; of a server that lived for a moment, the only ones
@@ -90,7 +90,7 @@ class Health:
             return
         try:
             self._session.finish(End("signal", self._now_ms()))
-            self._server.tell(self._session.path, self._session.ring.last_ms)
+            self._server.tell(self._session.folder, self._session.ring.last_ms)
         except OSError as exc:
             log.debug("no end of our own: %s", exc)
         finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,7 +62,7 @@ class Ingest:
         self._store = store
         self._now_ms = now_ms
         self._decoder = BlockDecoder()
-        self._decoded: deque[Event | Block] = deque()
+        self._decoded: list[Event | Block] = []
         self._error: StreamError | None = None
         self._session: SessionWriter | None = None
         self._said_ahead = False
@@ -108,7 +107,7 @@ class Ingest:
                     assert self._session is not None  # the decoder lets no end through without a header
                     self._session.finish(end)
                     self._close_slots()
-            self._decoded.popleft()
+            del self._decoded[0]
         if self._error is not None:
             raise self._error
 
@@ -129,7 +128,7 @@ class Ingest:
     def _close_slots(self) -> None:
         """No more will come for the session: its last slot is closed too."""
         if self._session is not None and self._session.ring.last_ms:
-            self.closed[str(self._session.path)] = self._session.ring.last_ms
+            self.closed[self._session.folder] = self._session.ring.last_ms
 
     def _store_tick(self, tick: Tick) -> None:
         session = self._session
@@ -165,7 +164,7 @@ class Ingest:
         self.counts.ahead += count
         if not self._said_ahead and self._session is not None:
             self._said_ahead = True
-            log.warning("%s: a tick over 10 min ahead of this clock, refused", self._session.path)
+            log.warning("%s: a tick over 10 min ahead of this clock, refused", self._session.folder)
 
     def _count(self, session: SessionWriter, stored: int, late: int) -> None:
         self.counts.stored += stored
@@ -173,4 +172,4 @@ class Ingest:
         self.counts.late += late
         self._store.wrote(session)
         if session.ring.closed_through_ms:
-            self.closed[str(session.path)] = session.ring.closed_through_ms
+            self.closed[session.folder] = session.ring.closed_through_ms

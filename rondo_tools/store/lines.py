@@ -24,6 +24,9 @@ class Lines:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._poll = select.poll()  # select() has no room for a descriptor over 1023
+        if fd >= 0:
+            self._poll.register(fd, select.POLLOUT)
         self._waiting: dict[str, int] = {}
         self._begun = b""  # what is left of lines that were partly written
         self._told: dict[str, int] = {}
@@ -45,7 +48,7 @@ class Lines:
 
     def _write_some(self, timeout: float) -> None:
         while self._begun or self._waiting:
-            if not select.select([], [self._fd], [], timeout)[1]:
+            if not self._poll.poll(timeout * 1000):
                 return
             while self._waiting and len(self._begun) < _AT_ONCE:
                 path, closed_through_ms = self._waiting.popitem()

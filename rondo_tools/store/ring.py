@@ -35,12 +35,14 @@ class Ring:
     """
 
     __slots__ = (
-        "_coarse", "_dsync", "_interval_ms", "_owed_ms", "_path", "_roll_up", "_slab", "_slots", "_tier",
+        "_coarse", "_dsync", "_folder", "_interval_ms", "_owed_ms", "_roll_up", "_slab", "_slots", "_tier",
         "_window_ms", "closed_through_ms", "last_ms",
     )  # fmt: skip
 
-    def __init__(self, path: Path, tiers: tuple[Tier, ...], header: Header, *, dsync: bool = False) -> None:
-        """Open the slabs in `path`, making those that are not there.
+    def __init__(
+        self, folder: str | Path, tiers: tuple[Tier, ...], header: Header, *, dsync: bool = False
+    ) -> None:
+        """Open the slabs in `folder`, making those that are not there.
 
         With `dsync`, each write is on the disk when it returns.
 
@@ -53,12 +55,12 @@ class Ring:
         # With one tier there is nothing to roll up: any window will do.
         self._window_ms = tiers[-1].interval_ms if len(tiers) > 1 else tiers[0].span_ms
         self._roll_up = roll_up_of(header.series, self._interval_ms)
-        self._path = path
+        self._folder = str(folder)
         self._dsync = dsync
         self._coarse = range(1, len(tiers))
         for number, tier in enumerate(tiers):
-            _make(_file(path, number), tier, len(columns(header.series, number)))
-        self._slab = Slab.open(_file(path, 0), writable=True, dsync=dsync)
+            _make(_file(self._folder, number), tier, len(columns(header.series, number)))
+        self._slab = Slab.open(_file(self._folder, 0), writable=True, dsync=dsync)
         try:
             self._resume()
         except BaseException:
@@ -152,7 +154,7 @@ class Ring:
         begin_ms = t_ms // self._window_ms * self._window_ms
         rows = self._read_window(begin_ms)
         for number in self._coarse:
-            with Slab.open(_file(self._path, number), writable=True, dsync=self._dsync) as slab:
+            with Slab.open(_file(self._folder, number), writable=True, dsync=self._dsync) as slab:
                 _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
 
     def _read_window(self, begin_ms: int) -> Rows:
@@ -180,22 +182,22 @@ class Ring:
         begin_ms = self._tier.whole_since(self.last_ms, self._window_ms)
         rows = rows.between(begin_ms - 1, self.last_ms // self._window_ms * self._window_ms)
         for number in self._coarse:
-            with Slab.open(_file(self._path, number), writable=True, dsync=self._dsync) as slab:
+            with Slab.open(_file(self._folder, number), writable=True, dsync=self._dsync) as slab:
                 t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
                 missing = ~np.isin(t_ms // slab.interval_ms, slab.read().t_ms // slab.interval_ms)
                 _write_rows(slab, t_ms[missing], coarse[missing])
 
 
-def _file(path: Path, number: int) -> Path:
-    return path / f"tier_{number}.slab"
+def _file(folder: str, number: int) -> str:
+    return f"{folder}/tier_{number}.slab"
 
 
-def _make(path: Path, tier: Tier, width: int) -> None:
+def _make(path: str, tier: Tier, width: int) -> None:
     """Make a slab, or see that the one that is there fits."""
     try:
         slab = Slab.open(path)
     except FileNotFoundError:
-        slab = Slab.create(path, *tier, width)
+        slab = Slab.create(Path(path), *tier, width)
     with slab:
         if (slab.interval_ms, slab.slots, slab.columns) != (*tier, width):
             raise StoreError(f"{path}: the slab does not fit the store's tiers and the session's series")

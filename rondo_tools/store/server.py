@@ -17,7 +17,6 @@ import selectors
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from rondo_tools.errors import RondoError, StoreError, StreamError
 from rondo_tools.signals import Signals
@@ -36,6 +35,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 _OWN_FDS = 64  # descriptors that are not a connection's
 _FDS_EACH = 2  # a connection's socket, and the first slab of its session
 _ELSEWHERE = "its session goes on on another connection"
+# Who speaks up within so long is heard in one turn: to be woken costs more than to store a tick.
+_GATHER_S = 0.01
 _LAST_TURNS = 16  # for what has arrived when we are told to stop
 _CATCH_UP_S = 0.002  # of a turn, for roll-ups: windows close for all sessions at the same moment
 
@@ -104,7 +105,10 @@ class Server:
 
     def turn(self, timeout: float | None) -> bool:
         """Wait, and give everybody who has something to say one read. False if nobody had."""
-        ready = self._selector.select(0 if self._is_behind else timeout)
+        ready = self._selector.select(0)
+        if not ready and timeout != 0 and not self._is_behind and self._selector.select(timeout):
+            time.sleep(_GATHER_S)
+            ready = self._selector.select(0)
         begin_ns = time.monotonic_ns()
         for key, _ in ready:
             if isinstance(key.fileobj, Client):
@@ -127,9 +131,9 @@ class Server:
         lag_ns, self._lag_ns = self._lag_ns, 0
         return lag_ns
 
-    def tell(self, session: Path, closed_through_ms: int) -> None:
+    def tell(self, folder: str, closed_through_ms: int) -> None:
         """Tell the reader of the lines, too, of a session that is not a client's."""
-        self._closed[str(session)] = closed_through_ms
+        self._closed[folder] = closed_through_ms
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class Server:
             return
         self._accepted += 1
         ingest = Ingest(self.store, counts=self.counts, closed=self._closed)
-        client = Client(connection, f"connection {self._accepted}", ingest, self._clock())
+        client = Client(connection, self._accepted, ingest, self._clock())
         self._clients.add(client)
         self._selector.register(client, selectors.EVENT_READ)
 

@@ -79,7 +79,7 @@ class Slab:
 
     __slots__ = ("_dtype", "_fd", "columns", "interval_ms", "path", "row_size", "slots")
 
-    def __init__(self, path: Path, fd: int, interval_ms: int, slots: int, columns: int) -> None:
+    def __init__(self, path: Path | str, fd: int, interval_ms: int, slots: int, columns: int) -> None:
         self.path = path
         self.interval_ms = interval_ms
         self.slots = slots
@@ -107,7 +107,7 @@ class Slab:
         return slab
 
     @classmethod
-    def open(cls, path: Path, *, writable: bool = False, dsync: bool = False) -> Slab:
+    def open(cls, path: Path | str, *, writable: bool = False, dsync: bool = False) -> Slab:
         """Open and check a slab; with `dsync`, a write returns when it is on the disk.
 
         Raises StoreError if it is not a slab, OSError if it cannot be opened.

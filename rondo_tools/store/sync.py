@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from rondo_tools.errors import UsageError
@@ -54,14 +53,14 @@ class Syncer:
 
     def __init__(self, every_ms: int) -> None:
         self._every_s = every_ms / 1000
-        self._marked: set[Path] = set()
+        self._marked: set[str] = set()
         self._is_over = threading.Event()
         self._complained = False
         self._began = 0.0  # when the last round did
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
         self._thread.start()
 
-    def mark(self, folder: Path) -> None:
+    def mark(self, folder: str) -> None:
         self._marked.add(folder)
 
     def close(self) -> None:
@@ -81,7 +80,7 @@ class Syncer:
             folder = self._marked.pop()
             try:
                 for number in range(MAX_TIERS):
-                    _sync_file(folder / f"tier_{number}.slab", since)
+                    _sync_file(f"{folder}/tier_{number}.slab", since)
             except FileNotFoundError:
                 continue  # there are no more tiers, or the session expired
             except OSError as exc:
@@ -90,9 +89,9 @@ class Syncer:
                 self._complained = True
 
 
-def _sync_file(file: Path, since: float) -> None:
+def _sync_file(file: str, since: float) -> None:
     """Sync a file unless it was last written before `since`: coarse slabs mostly were."""
-    if file.stat().st_mtime < since:
+    if os.stat(file).st_mtime < since:  # noqa: PTH116  # a Path for each costs more than all the rest
         return
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -36,18 +36,18 @@ log = logging.getLogger(__name__)
 
 
 class SessionWriter:
-    """An open session. `path` is its folder; `ring` takes its ticks.
+    """An open session. `folder` is where it is; `ring` takes its ticks.
 
     `is_replaced` says that it was opened once more: it is closed then, and goes on elsewhere.
     """
 
-    __slots__ = ("__weakref__", "end", "header", "is_closed", "is_replaced", "path", "ring")
+    __slots__ = ("__weakref__", "end", "folder", "header", "is_closed", "is_replaced", "ring")
 
     def __init__(
         self, path: Path, tiers: tuple[Tier, ...], header: stream.Header, *, dsync: bool = False
     ) -> None:
         """Make the session, or take it up again. Raises StoreError if it has other series."""
-        self.path = path
+        self.folder = str(path)  # a Path takes ten times the room, and there may be thousands
         self.header = header
         self.end: stream.End | None = None
         self.is_closed = self.is_replaced = False
@@ -64,14 +64,18 @@ class SessionWriter:
                     "with another header; give each VM a name of its own (--instance)"
                 )
             self.end = known.end
-            self.ring = Ring(path, tiers, header, dsync=dsync)
+            self.ring = Ring(self.folder, tiers, header, dsync=dsync)
         else:
-            self.ring = Ring(path, tiers, header, dsync=dsync)
+            self.ring = Ring(self.folder, tiers, header, dsync=dsync)
             try:
                 self._save(None)
             except BaseException:
                 self.ring.close()
                 raise
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder)
 
     def finish(self, end: stream.End) -> None:
         """Note that the VM ended. A second end is the first one sent again, and changes nothing."""
@@ -117,7 +121,7 @@ class StoreWriter:
         self.used_bytes = 0
         self._sync = sync
         self._syncer: Syncer | None = None
-        self._open: WeakValueDictionary[Path, SessionWriter] = WeakValueDictionary()
+        self._open: WeakValueDictionary[str, SessionWriter] = WeakValueDictionary()
         self._behind: dict[SessionWriter, None] = {}  # a set that keeps its order
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -150,13 +154,13 @@ class StoreWriter:
         path = self.path / "instances" / folder_name(header.instance) / str(header.start_ms)
         if self.max_bytes is not None and not (path / "session.json").exists():
             self._make_room_for(header)
-        before = self._open.get(path)
+        before = self._open.get(str(path))
         header = header._replace(series=_shared(header.series))
         session = SessionWriter(path, self.tiers, header, dsync=self._sync.always)
         if before is not None:
             before.close()
             before.is_replaced = True
-        self._open[path] = session
+        self._open[session.folder] = session
         return session
 
     def _make_room_for(self, header: stream.Header) -> None:
@@ -183,12 +187,12 @@ class StoreWriter:
             )
 
     def _open_paths(self) -> set[Path]:
-        return {path for path, session in self._open.items() if not session.is_closed}
+        return {session.path for session in self._open.values() if not session.is_closed}
 
     def wrote(self, session: SessionWriter) -> None:
         """Ticks were added to a session: to be synced in time, and rolled up."""
         if self._syncer is not None:
-            self._syncer.mark(session.path)
+            self._syncer.mark(session.folder)
         if session.ring.is_behind:
             self._behind[session] = None
 
