@@ -33,6 +33,7 @@ from rondo_tools.units import format_duration
 
 SILENT_MS = 5_000  # a slot this long past is closed, by our clock
 AHEAD_MS = 60_000  # rows further ahead of our clock are held back
+SOON_MS = 5_000  # a session with no row that far ahead is not looked at further
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +107,13 @@ class Drain:
         backlogs: list[Backlog] = []
         kept = 0  # samples that were seen
         sent, self._sent = self._sent, {}
-        for _, group in groupby(self._store.sessions(), key=lambda s: instance_of(s.key)):
+        all_sessions = self._store.sessions()
+        new_rows = self._new_rows(all_sessions, marks, now_ms)
+        for _, group in groupby(all_sessions, key=lambda s: instance_of(s.key)):
             sessions = list(group)
             for session in sessions:
                 self._sent[session.key] = sent.get(session.key) or self._series(session)
-            for backlog in self._instance(sessions, marks, now_ms, closed or {}, begun_ms):
+            for backlog in self._instance(sessions, marks, new_rows, now_ms, closed or {}, begun_ms):
                 kept += len(backlog.seen.values) * len(backlog.numbers) if backlog.seen else 0
                 # A backlog of any length must not be in memory at once: then it is read again, by slices.
                 backlogs.append(backlog if kept <= SLICE_SAMPLES else backlog._replace(seen=None))
@@ -136,10 +139,24 @@ class Drain:
             tuple(header.series[number] for number in numbers), tuple(labels[number] for number in numbers)
         )
 
+    def _new_rows(
+        self, sessions: Iterable[Session], marks: Mapping[str, Mark], now_ms: int
+    ) -> Mapping[Session, Rows]:
+        """What sessions that go on have new up to SOON_MS ahead, as far as that is quickly said.
+
+        Not of one that has ended: there the very last row matters, wherever it is.
+        """
+        if self._finest > 0:
+            return {}
+        going_on = (session for session in sessions if session.end is None and session.key in marks)
+        after_ms = {session: marks[session.key].delivered_ms for session in going_on}
+        return self._store.new_rows(after_ms, now_ms + SOON_MS)
+
     def _instance(
         self,
         sessions: list[Session],
         marks: Mapping[str, Mark],
+        new_rows: Mapping[Session, Rows],
         now_ms: int,
         closed: Mapping[str, int],
         begun_ms: int,
@@ -152,11 +169,13 @@ class Drain:
             if mark.ended:
                 continue
             try:
-                rows = self._look(session, mark, now_ms)
+                rows = new_rows.get(session) or session.rows(self._finest, mark.delivered_ms)
             except StoreError as exc:
                 if self._is_lost(session, exc):
                     continue
                 return []  # what can be read later must not be overtaken
+            if session in new_rows:
+                horizon_ms = min(horizon_ms, now_ms + SOON_MS)
             if not self._is_closed(session, rows, now_ms, closed.get(session.key, 0)):
                 horizon_ms = min(horizon_ms, int(rows.t_ms[-1]))
             found.append((session, mark, rows))
@@ -164,18 +183,6 @@ class Drain:
             self._backlog(session, sessions, mark, rows, now_ms, horizon_ms, begun_ms)
             for session, mark, rows in found
         ]
-
-    def _look(self, session: Session, mark: Mark, now_ms: int) -> Rows:
-        """All rows later than the mark. Raises StoreError.
-
-        Of a session that goes on, a look at the slots since the mark is enough. Where it finds
-        nothing, or the ring has come round, all of the ring is looked at.
-        """
-        if mark.delivered_ms and session.end is None and self._finest == 0:
-            rows, is_whole = session.stored(0, mark.delivered_ms, now_ms + AHEAD_MS + 1)
-            if is_whole and rows.t_ms.size:
-                return rows
-        return session.rows(self._finest, mark.delivered_ms)
 
     def _backlog(
         self,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from glob import iglob
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from rondo_tools import stream
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError, UsageError
-from rondo_tools.store import check, rollup
+from rondo_tools.store import check, rollup, together
 from rondo_tools.store.check import Finding
 from rondo_tools.store.rollup import Column
 from rondo_tools.store.slab import Rows, Slab
@@ -29,6 +29,8 @@ from rondo_tools.store.tiers import Tier, parse_tiers
 __all__ = ["Column", "Finding", "Rows", "Session", "Store", "Tier"]
 
 FORMAT_VERSION = 1
+_FEW = 4  # of a ring's slots, the part that is read together with those of other sessions
+_TOGETHER = 256  # sessions
 _MAX_NAME = 200  # bytes of a folder's name; the file system's limit is 255
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Session:
         self.tiers = tiers
         self._slabs = tuple(path / f"tier_{tier}.slab" for tier in range(len(tiers)))
         self._columns: dict[int, tuple[Column, ...]] = {}
+        self._checked: set[int] = set()  # tiers whose slab is what it should be: its header never changes
 
     @property
     def instance(self) -> str:
@@ -113,6 +116,19 @@ class Session:
             rows, is_whole = slab.read_between(after_ms, before_ms)
         return _of_one_nan(rows), is_whole
 
+    def stretch(self, after_ms: int, before_ms: int) -> together.Stretch | None:
+        """Tier 0's slots in which rows with after_ms < t_ms < before_ms are; None if these are not few,
+        or while the writer is at them. Raises StoreError as `rows` does.
+        """
+        interval_ms, slots = self.tiers[0]
+        first = (after_ms + 1) // interval_ms
+        count = -(-before_ms // interval_ms) - first
+        if not 0 < count <= slots // _FEW:
+            return None
+        with self._open(0) as slab:
+            data = slab.read_still(first % slots, count)
+        return None if data is None else together.Stretch(after_ms, first, data)
+
     def findings(self) -> list[Finding]:
         """All that is wrong with the session's slabs: headers, rows, tiers that do not agree."""
         return check.findings(self.path, self.tiers, self.header.series, ended=self.end is not None)
@@ -123,12 +139,12 @@ class Session:
 
     @contextmanager
     def _open(self, tier: int) -> Iterator[Slab]:
-        path = self._slabs[tier]
+        path, expected = self._slabs[tier], (*self.tiers[tier], len(self.columns(tier)))
         try:
-            with Slab.open(path) as slab:
-                expected = (*self.tiers[tier], len(self.columns(tier)))
+            with Slab.open(path, known_as=expected if tier in self._checked else None) as slab:
                 if (slab.interval_ms, slab.slots, slab.columns) != expected:
                     raise StoreError(f"{path}: the slab does not fit the store's tiers and series")
+                self._checked.add(tier)
                 yield slab
         except OSError as exc:
             raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
@@ -144,7 +160,7 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.tiers = read_store_json(self.path)
-        self._known: dict[Path, tuple[tuple[int, int], Session]] = {}
+        self._known: dict[str, tuple[tuple[int, int], Session]] = {}
 
     def sessions(self) -> list[Session]:
         """All sessions there are now, by instance and start.
@@ -152,25 +168,64 @@ class Store:
         A session whose session.json cannot be read is logged and left out.
         """
         known, self._known = self._known, {}
-        # Path.glob fails, in Python 3.11, on a folder that goes while it looks.
-        for name in iglob("instances/*/*/session.json", root_dir=self.path):  # noqa: PTH207
-            path = self.path / name
+        for folder in _folders_of_sessions(f"{self.path}/instances"):
+            file = f"{folder}/session.json"
             try:
-                status = path.stat()
+                status = os.stat(file)  # noqa: PTH116  (a thousand of them at every push)
                 # Each version is a new file, so its inode and time tell whether it was read before.
                 version = (status.st_ino, status.st_mtime_ns)
-                if path in known and known[path][0] == version:
-                    self._known[path] = known[path]
+                if folder in known and known[folder][0] == version:
+                    self._known[folder] = known[folder]
                 else:
-                    self._known[path] = (version, Session(path.parent, self.tiers))
-            except FileNotFoundError:
-                continue  # it expired while we looked
+                    self._known[folder] = (version, Session(Path(folder), self.tiers))
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it expired while we looked, or never was one
             except (OSError, ValueError) as exc:
-                log.warning("%s: left out, it cannot be read: %s", path, exc)
+                log.warning("%s: left out, it cannot be read: %s", file, exc)
         return sorted(
             (session for _, session in self._known.values()),
             key=lambda session: (session.instance, session.start_ms, session.key),
         )
+
+    def new_rows(self, after_ms: Mapping[Session, int], before_ms: int) -> dict[Session, Rows]:
+        """Tier 0's rows before `before_ms` of sessions, for each those later than its time in `after_ms`.
+
+        Many are read together. A session that is missing here has to be asked itself: it has nothing
+        new, or much, or something about it is out of the ordinary.
+        """
+        alike: dict[int, list[tuple[Session, together.Stretch]]] = {}  # by the number of their columns
+        for session, time_ms in after_ms.items():
+            try:
+                stretch = session.stretch(time_ms, before_ms)
+            except StoreError:
+                continue
+            if stretch is not None:
+                alike.setdefault(len(session.header.series), []).append((session, stretch))
+        found: dict[Session, Rows] = {}
+        for columns, pairs in alike.items():
+            for at in range(0, len(pairs), _TOGETHER):
+                sessions, stretches = zip(*pairs[at : at + _TOGETHER], strict=True)
+                rows_of_each = together.rows_of(stretches, self.tiers[0], columns)
+                pairs_found = zip(sessions, rows_of_each, strict=True)
+                found.update({one: rows for one, rows in pairs_found if rows is not None and rows.t_ms.size})
+        return found
+
+
+def _folders_of_sessions(instances: str) -> Iterator[str]:
+    for name in _names(instances):
+        for start in _names(f"{instances}/{name}"):
+            yield f"{instances}/{name}/{start}"
+
+
+def _names(folder: str) -> list[str]:
+    """What is in a folder; it may go while we look, or be none."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as exc:
+        log.warning("%s: left out, it cannot be read: %s", folder, exc)
+        return []
 
 
 def _of_one_nan(rows: Rows) -> Rows:

@@ -54,8 +54,10 @@ class Rows(NamedTuple):
     skipped: int
 
     def between(self, after_ms: int, before_ms: int) -> Rows:
-        """The rows with after_ms < t_ms < before_ms: copies, that keep no others in memory."""
+        """The rows with after_ms < t_ms < before_ms; copies, that keep no others in memory."""
         first, last = self.t_ms.searchsorted(after_ms, "right"), self.t_ms.searchsorted(before_ms)
+        if last - first == self.t_ms.size:
+            return self
         return Rows(self.t_ms[first:last].copy(), self.values[first:last].copy(), self.skipped)
 
 
@@ -67,7 +69,7 @@ def pack_row(t_ms: int, values: bytes) -> bytes:
 
 def pack_rows(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> bytes:
     """Many of them, one after another: `t_ms` (n,), `values` (n, columns)."""
-    rows = np.zeros(t_ms.size, _row_dtype(values.shape[1]))
+    rows = np.zeros(t_ms.size, row_dtype(values.shape[1]))
     rows["t_ms"], rows["values"] = t_ms, values
     bodies = rows.view(_body_dtype(rows.itemsize))["body"]
     rows["crc"] = [*map(crc32, bodies.tolist())]
@@ -86,7 +88,7 @@ class Slab:
         self.columns = columns
         self.row_size = 16 + 8 * columns
         self._fd = fd
-        self._dtype = _row_dtype(columns)
+        self._dtype = row_dtype(columns)
 
     @classmethod
     def create(cls, path: Path, interval_ms: int, slots: int, columns: int) -> Slab:
@@ -107,13 +109,24 @@ class Slab:
         return slab
 
     @classmethod
-    def open(cls, path: Path | str, *, writable: bool = False, dsync: bool = False) -> Slab:
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        writable: bool = False,
+        dsync: bool = False,
+        known_as: tuple[int, int, int] | None = None,
+    ) -> Slab:
         """Open and check a slab; with `dsync`, a write returns when it is on the disk.
 
+        One whose header was read before, and will not change, may be `known_as` (interval_ms, slots,
+        columns), and is not checked again.
         Raises StoreError if it is not a slab, OSError if it cannot be opened.
         """
         mode = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_DSYNC if dsync else 0)
         fd = os.open(path, mode | os.O_CLOEXEC)
+        if known_as is not None:
+            return cls(path, fd, *known_as)
         try:
             header = os.pread(fd, HEADER_SIZE, 0)
             if len(header) < HEADER_SIZE or header[:4] != MAGIC:
@@ -157,6 +170,11 @@ class Slab:
         if sure_ms is not None:
             before_ms = min(before_ms, sure_ms + 1)
         return rows.between(after_ms, before_ms), is_whole
+
+    def read_still(self, first: int, count: int) -> bytes | None:
+        """What stands in some slots, as `read_slots` has them; None if it changes while one looks."""
+        data = self._pread(first, count)
+        return data if data == self._pread(first, count) else None
 
     def read_slots(self, first: int, count: int) -> Rows:
         """The rows in `count` slots from `first` on, and around the end, in time order."""
@@ -228,8 +246,8 @@ class Slab:
         data, size = memoryview(block).cast("B"), self.row_size  # type: ignore[arg-type]  # it is a buffer
         for start, stop in _runs(used):
             at, end = int(used[start]) * size, int(used[stop - 1] + 1) * size
-            if crc32(data[at:end]) != _crc_of_rows(size, stop - start):
-                one = _crc_of_rows(size, 1)
+            if crc32(data[at:end]) != crc_of_rows(size, stop - start):
+                one = crc_of_rows(size, 1)
                 good[start:stop] &= [crc32(data[row : row + size]) == one for row in range(at, end, size)]
         return (used, used[:0]) if good.all() else (used[good], used[~good])
 
@@ -242,7 +260,7 @@ def _runs(numbers: npt.NDArray[np.int64]) -> Iterable[tuple[int, int]]:
 
 
 @lru_cache(maxsize=256)
-def _row_dtype(columns: int) -> np.dtype[np.void]:
+def row_dtype(columns: int) -> np.dtype[np.void]:
     return np.dtype([("t_ms", "<u8"), ("values", "<f8", (columns,)), ("flags", "<u4"), ("crc", "<u4")])
 
 
@@ -257,14 +275,18 @@ def _row_body(width: int) -> struct.Struct:
     return struct.Struct(f"<Q{width}s4x")
 
 
-@cache
-def _crc_of_rows(row_size: int, count: int) -> int:
+def crc_of_rows(row_size: int, count: int) -> int:
     """CRC-32 over `count` whole rows in sequence: the same for any rows of this size."""
-    row = pack_row(0, bytes(row_size - 16))
-    crc = 0
-    for _ in range(count):
-        crc = crc32(row, crc)
-    return crc
+    row, chain = _chain(row_size)
+    while len(chain) <= count:
+        chain.append(crc32(row, chain[-1]))
+    return chain[count]
+
+
+@cache
+def _chain(row_size: int) -> tuple[bytes, list[int]]:
+    """A whole row, and the CRCs over 0, 1, 2, ... of it as far as they were needed yet."""
+    return pack_row(0, bytes(row_size - 16)), [0]
 
 
 def _pwrite(fd: int, data: bytes, offset: int) -> None:

@@ -350,4 +350,4 @@ def test_one_check_for_many_rows_is_worth_it() -> None:
     for columns, count in itertools.product((1, 16, 31), (1, 2, 7)):
         size = 16 + 8 * columns
         rows = b"".join(pack_row(rng.randrange(1, 2**53), rng.randbytes(8 * columns)) for _ in range(count))
-        assert zlib.crc32(rows) == slab._crc_of_rows(size, count)
+        assert zlib.crc32(rows) == slab.crc_of_rows(size, count)

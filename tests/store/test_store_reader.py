@@ -194,14 +194,14 @@ def test_a_folder_that_goes_while_the_sessions_are_listed(
 ) -> None:
     for instance in ("vm-1", "vm-2", "vm-3"):
         write(path, [], instance=instance)
-    scandir = os.scandir
+    listdir = os.listdir
 
-    def scandir_of_what_goes(folder: os.PathLike[str] | str) -> object:
+    def listdir_of_what_goes(folder: str) -> list[str]:
         if str(folder).endswith("vm-2"):
             shutil.rmtree(folder)
-        return scandir(folder)
+        return listdir(folder)
 
-    monkeypatch.setattr(os, "scandir", scandir_of_what_goes)
+    monkeypatch.setattr(os, "listdir", listdir_of_what_goes)
     assert [one.instance for one in Store(path).sessions()] == ["vm-1", "vm-3"]
 
 
