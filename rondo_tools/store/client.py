@@ -52,6 +52,9 @@ class Client:
         Raises RondoError for a stream that cannot be stored. Raises OSError if the connection is
         broken, ConnectionError then, or if there is no room: then `store` tries again.
         """
+        if self.ingest.is_pending:
+            self.store(now)
+            return True
         try:
             data = self._socket.recv(READ, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -61,19 +64,21 @@ class Client:
             return False
         self._looked_at = len(data)
         self.ingest.feed(data)
-        self._taken(now)
+        self._take(now)
         return True
 
     def store(self, now: float) -> None:
-        """After an OSError: try again to store what was looked at."""
+        """Store more of what was looked at; after an OSError, too."""
         self.ingest.store()
-        self._taken(now)
+        self._take(now)
 
     def close(self) -> None:
         self.ingest.close()
         self._socket.close()
 
-    def _taken(self, now: float) -> None:
+    def _take(self, now: float) -> None:
+        if self.ingest.is_pending:
+            return
         self._socket.recv(self._looked_at)
         self._looked_at = 0
         if not self.ingest.is_waiting:

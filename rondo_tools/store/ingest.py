@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # A tick further ahead of the store's clock than this is a clock gone wrong: stored, it would make
 # every true tick after it look late.
 MAX_AHEAD_MS = 600_000
+_WINDOWS_IN_TURN = 8  # that are closed, and so rolled up, before others have their turn
 
 
 def _now_ms() -> int:
@@ -43,11 +44,13 @@ class Ingest:
     """Feeds one stream into a store.
 
     `closed` maps the folder of each session to the time up to which it is closed, for those that
-    moved; whoever tells the world empties it. Streams may share it, and the counts.
+    moved; whoever tells the world empties it. Streams may share it, and the counts. With
+    `in_turns`, each call does a bounded amount of work, and `is_pending` says that there is more.
     """
 
     __slots__ = (
-        "_decoded", "_decoder", "_error", "_now_ms", "_said_ahead", "_session", "_store", "closed", "counts",
+        "_decoded", "_decoder", "_error", "_in_turns", "_now_ms", "_said_ahead", "_session", "_store",
+        "closed", "counts",
     )  # fmt: skip
 
     def __init__(
@@ -56,10 +59,12 @@ class Ingest:
         now_ms: Callable[[], int] = _now_ms,
         counts: Counts | None = None,
         closed: dict[str, int] | None = None,
+        in_turns: bool = False,
     ) -> None:
         self.closed = {} if closed is None else closed
         self.counts = Counts() if counts is None else counts
         self._store = store
+        self._in_turns = in_turns
         self._now_ms = now_ms
         self._decoder = BlockDecoder()
         self._decoded: list[Event | Block] = []
@@ -90,15 +95,28 @@ class Ingest:
             self._error = exc
         self.store()
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is more to `store`."""
+        return bool(self._decoded)
+
     def store(self) -> None:
-        """Store what has been decoded. Not for a session that is replaced."""
+        """Store what has been decoded. Not for a session that is replaced.
+
+        In turns, it leaves to the next call what would cost as much as thousands of ticks.
+        """
+        has_opened = False
         while self._decoded:
             match self._decoded[0]:
                 case Tick() as tick:
                     self._store_tick(tick)
                 case Block() as block:
-                    self._store_block(block)
+                    if not self._store_block(block):
+                        return
                 case Header() as header:
+                    if has_opened and self._in_turns:
+                        return
+                    has_opened = True
                     self._close_slots()
                     self.close()
                     self._session = self._store.open(header)
@@ -141,24 +159,24 @@ class Ingest:
             late = session.ring.append((tick,))
             self._count(session, 1 - late, late)
 
-    def _store_block(self, block: Block) -> None:
+    def _store_block(self, block: Block) -> bool:
+        """Whether all of it is stored."""
         session = self._session
         assert session is not None
         if session.end is not None:
             self.counts.late += len(block)
-            return
+            return True
         wanted = block.only(block.t_ms <= self._now_ms() + MAX_AHEAD_MS)
         if len(wanted) < len(block):
             self._refuse(len(block) - len(wanted))
         fresh = wanted.past(session.ring.last_ms)
         late = len(wanted) - len(fresh)
         try:
-            session.ring.extend(fresh)
-        except OSError:
+            session.ring.extend(fresh, _WINDOWS_IN_TURN if self._in_turns else None)
+        finally:
             self._decoded[0] = rest = fresh.past(session.ring.last_ms)
             self._count(session, len(fresh) - len(rest), late)
-            raise
-        self._count(session, len(fresh), late)
+        return not len(rest)
 
     def _refuse(self, count: int) -> None:
         self.counts.ahead += count

@@ -107,8 +107,11 @@ class Ring:
             self.last_ms = t_ms
         return dropped
 
-    def extend(self, block: Block) -> int:
-        """The same for many ticks at once."""
+    def extend(self, block: Block, most_windows: int | None = None) -> int:
+        """The same for many ticks at once.
+
+        With `most_windows`, it stops when so many windows are closed: `last_ms` says how far it came.
+        """
         fresh = block.past(self.last_ms)
         slots = fresh.t_ms // self._interval_ms
         # The last one of each slot; a run of them ends where a slot is left out, where the ring
@@ -118,7 +121,13 @@ class Ring:
         is_first = (np.diff(slots) != 1) | (slots[1:] % self._slots == 0)
         is_first |= np.diff(t_ms // self._window_ms) != 0
         edges = [0, *(np.flatnonzero(is_first) + 1).tolist(), slots.size]
-        for start, stop in pairwise(edges):
+        windows = 0
+        for start, stop in pairwise(edges) if slots.size else ():
+            if self.last_ms and t_ms[start] // self._window_ms != self.last_ms // self._window_ms:
+                if windows == most_windows:
+                    break
+                windows += 1
+                self._leave_window(int(t_ms[start]))
             self._write_run(slots[start:stop], t_ms[start:stop], values[start:stop])
         return len(block) - len(fresh)
 
@@ -131,10 +140,6 @@ class Ring:
 
     def _write_run(self, slots: npt.NDArray[np.int64], t_ms: npt.NDArray[np.int64], values: Floats) -> None:
         """Write ticks of consecutive slots, in one window."""
-        if not slots.size:
-            return
-        if self.last_ms and t_ms[0] // self._window_ms != self.last_ms // self._window_ms:
-            self._leave_window(int(t_ms[0]))
         self._slab.write(int(slots[0]) % self._slots, pack_rows(t_ms, values))
         if slots.size > 1:
             self.closed_through_ms = int(t_ms[-2])

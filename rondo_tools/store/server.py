@@ -151,7 +151,7 @@ class Server:
             self._stop_accepting(f"{listener.name}: {exc.strerror}")
             return
         self._accepted += 1
-        ingest = Ingest(self.store, counts=self.counts, closed=self._closed)
+        ingest = Ingest(self.store, counts=self.counts, closed=self._closed, in_turns=True)
         client = Client(connection, self._accepted, ingest, self._clock())
         self._clients.add(client)
         self._selector.register(client, selectors.EVENT_READ)
