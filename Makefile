@@ -9,7 +9,7 @@ BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 
-.PHONY: help setup demo test test-linux check format bench dashboards guest vmm-guest vmm-demo \
+.PHONY: help setup demo test test-linux check format bench dashboards dashboard-picture guest vmm-guest vmm-demo \
 	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto \
 	install-systemd uninstall-systemd clean
 
@@ -42,6 +42,9 @@ bench: setup ## measure; prints every figure that the docs quote
 
 dashboards: setup ## make deploy/k8s/ of the dashboards and rules
 	python scripts/dashboards.py
+
+dashboard-picture: setup ## draw the dashboards of a real run into docs/; takes three minutes
+	python scripts/dashboard_picture.py
 
 guest: setup ## assemble the built-in guest (needs binutils)
 	python scripts/build_guest.py
