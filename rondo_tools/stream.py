@@ -39,7 +39,7 @@ MAX_T_MS = 2**53 - 1  # exact in a float64, and far beyond any clock
 
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")  # Prometheus keeps "__" for itself
-_PIECE = 1 << 16  # bytes given to msgpack at once
+_PIECE = 1 << 18  # bytes given to msgpack at once
 TICK_HEAD = b"\x92\xcf"  # an array of two; a uint64, as every time after 1970-02-19 is written
 
 

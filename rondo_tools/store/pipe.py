@@ -15,7 +15,7 @@ from rondo_tools.store.lines import Lines
 
 log = logging.getLogger(__name__)
 
-_READ = 1 << 16  # bytes at once; also what a full disk may hold back
+_READ = 1 << 18  # bytes at once; also what a full disk may hold back
 _PIPE = 1 << 20  # bytes that may be under way when we are told to stop (pipe(7), pipe-max-size)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rondo_tools.errors import StoreError
 from rondo_tools.store.block import Block
 from rondo_tools.store.rollup import Floats, columns, roll_up_of
-from rondo_tools.store.slab import Rows, Slab, pack_row, pack_rows
+from rondo_tools.store.slab import Slab, pack_row, pack_rows
 from rondo_tools.store.tiers import Tier
 from rondo_tools.stream import Header, Tick
 
@@ -83,7 +83,7 @@ class Ring:
     def catch_up(self) -> None:
         """Roll up the window that has closed, if it is not yet: at the latest when the next one does."""
         if self._owed_ms:
-            self._roll_up_window(self._owed_ms)
+            self._roll_up_windows(self._owed_ms, self._owed_ms)
             self._owed_ms = 0
 
     def append(self, ticks: Iterable[Tick]) -> int:
@@ -133,9 +133,9 @@ class Ring:
 
     def finish(self) -> None:
         """Roll up the window in which the session ended: no tick will come to close it."""
-        self.catch_up()
         if self.last_ms:
-            self._roll_up_window(self.last_ms)
+            self._roll_up_windows(self._owed_ms or self.last_ms, self.last_ms)
+            self._owed_ms = 0
             self.closed_through_ms = self.last_ms
 
     def _write_run(self, slots: npt.NDArray[np.int64], t_ms: npt.NDArray[np.int64], values: Floats) -> None:
@@ -149,29 +149,26 @@ class Ring:
 
     def _leave_window(self, t_ms: int) -> None:
         """The window of the last tick is over, as there is one at `t_ms`."""
-        self.catch_up()
-        self._owed_ms = self.last_ms
-        if t_ms // self._window_ms != self.last_ms // self._window_ms + 1:
-            self.catch_up()  # behind a gap, nobody could tell that it was whole
+        if self._owed_ms:
+            self._roll_up_windows(self._owed_ms, self.last_ms)
+            self._owed_ms = 0
+        elif t_ms // self._window_ms == self.last_ms // self._window_ms + 1:
+            self._owed_ms = self.last_ms
+        else:
+            self._roll_up_windows(self.last_ms, self.last_ms)  # behind a gap, nobody could tell it was whole
 
-    def _roll_up_window(self, t_ms: int) -> None:
-        """Roll up the window of the coarsest tier that `t_ms` is in."""
-        begin_ms = t_ms // self._window_ms * self._window_ms
-        rows = self._read_window(begin_ms)
+    def _roll_up_windows(self, first_ms: int, last_ms: int) -> None:
+        """Roll up the windows of the coarsest tier from the one of `first_ms` to the one of `last_ms`."""
+        if not self._coarse:
+            return
+        begin_ms = first_ms // self._window_ms * self._window_ms
+        end_ms = (last_ms // self._window_ms + 1) * self._window_ms
+        first, count = begin_ms // self._interval_ms, (end_ms - begin_ms) // self._interval_ms
+        rows = self._slab.read_slots(first % self._slots, count)
+        rows = rows.between(begin_ms - 1, end_ms)  # the others are an earlier lap's
         for number in self._coarse:
             with Slab.open(_file(self._folder, number), writable=True, dsync=self._dsync) as slab:
                 _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
-
-    def _read_window(self, begin_ms: int) -> Rows:
-        """Tier 0's rows in the window of the coarsest tier that begins at `begin_ms`."""
-        slab = self._slab
-        first, count = begin_ms // self._interval_ms % self._slots, self._window_ms // self._interval_ms
-        head = slab.read_slots(first, min(count, self._slots - first))
-        tail = slab.read_slots(0, max(0, first + count - self._slots))
-        t_ms = np.concatenate((head.t_ms, tail.t_ms))
-        values = np.concatenate((head.values, tail.values))
-        within = (begin_ms <= t_ms) & (t_ms < begin_ms + self._window_ms)  # the rest is an earlier lap's
-        return Rows(t_ms[within], values[within], head.skipped + tail.skipped)
 
     def _resume(self) -> None:
         """Take up where the rows of tier 0 end, and make up for roll-ups that a crash cut short."""
