@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
@@ -103,10 +103,36 @@ def header_from_map(message: Mapping[str, Any]) -> Header:
         start_ms=_time(message, "start_ms"),
         labels=_labels(message),
         interval_ms=_time(message, "interval_ms"),
-        series=tuple(_series(item) for item in items),
+        series=_all_series(items),
     )
     _check_identity(header)
     return header
+
+
+def _all_series(items: Sequence[Any]) -> tuple[Series, ...]:
+    """A thousand VMs have the same series: these are checked, and kept in memory, once."""
+    try:
+        frozen = tuple(
+            (
+                item.get("name"),
+                tuple(item.get("labels", {}).items()),
+                item.get("kind"),
+                item.get("unit", ""),
+                item.get("help", ""),
+            )
+            for item in items
+        )
+        return _known_series(frozen)
+    except (AttributeError, TypeError):  # something in it is no map, or holds one where none may be
+        return tuple(map(_series, items))
+
+
+@lru_cache(maxsize=8)  # few, for a header may be large
+def _known_series(frozen: tuple[tuple[Any, ...], ...]) -> tuple[Series, ...]:
+    return tuple(
+        _series({"name": name, "labels": dict(labels), "kind": kind, "unit": unit, "help": text})
+        for name, labels, kind, unit, text in frozen
+    )
 
 
 def _check_identity(header: Header) -> None:

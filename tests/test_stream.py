@@ -44,6 +44,13 @@ def torn(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
     yield data[at:]
 
 
+def test_what_a_thousand_vms_have_alike_is_kept_once() -> None:
+    maps = [ONE_MAP | {"instance": name} for name in "ab"]
+    one, other = (stream.header_from_map(each) for each in maps)
+    assert one.series == ONE.series
+    assert one.series is other.series
+
+
 # --- bytes ---------------------------------------------------------------------------------------
 
 

@@ -145,7 +145,7 @@ class Cursor:
         temporary = self.path.with_name(f".{self.path.name}.new")
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                json.dump(document, file)
+                file.write(json.dumps(document))  # `dump` goes to and fro for each piece of it
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
@@ -191,7 +191,10 @@ def _unavailable(path: Path, exc: OSError) -> PushError:
 
 
 def _marks_to_json(marks: Mapping[str, Mark]) -> dict[str, dict[str, Any]]:
-    return {session: mark._asdict() for session, mark in marks.items()}
+    return {
+        session: {"delivered_ms": delivered_ms, "ended": ended}
+        for session, (delivered_ms, ended) in marks.items()
+    }
 
 
 def _marks_from_json(value: object) -> dict[str, Mark]:

@@ -146,15 +146,28 @@ def _lay_out(runs: Sequence[Run[Name]], length: int) -> list[list[bytes]]:
 @lru_cache(maxsize=1 << 12)
 def _heads(roster: Roster) -> tuple[bytes, ...]:
     """TimeSeries.labels of each of a session's series, on the wire."""
-    for labels in roster.labels:
-        check_labels(labels)
-    return tuple(b"".join(map(_label, labels)) for labels in roster.labels)
+    return tuple(map(labels_on_the_wire, roster.labels))
+
+
+def labels_on_the_wire(labels: Labels) -> bytes:
+    """TimeSeries.labels. Raises AssertionError for labels that break remote-write's rules."""
+    names = [name for name, _ in labels]
+    assert all(map(lt, names, names[1:])), f"labels are not sorted and unique: {names}"
+    assert "__name__" in names, "a series without a name"
+    return b"".join(map(_label, labels))
 
 
 @lru_cache(maxsize=1 << 12)
 def _label(label: tuple[str, str]) -> bytes:
-    name, value = (text.encode() for text in label)
-    pair = b"\x0a" + varint(len(name)) + name + b"\x12" + varint(len(value)) + value
+    """A label, which comes with many series; checked where it is made."""
+    name, value = label
+    assert value, f"the label {name} is empty"
+    assert _LABEL_NAME.fullmatch(name), f"{name!r} is not a label name"
+    assert name != "__name__" or _METRIC_NAME.fullmatch(value), f"{value!r} is not a metric name"
+    pair = b"".join(
+        key + varint(len(text)) + text
+        for key, text in ((b"\x0a", name.encode()), (b"\x12", value.encode()))  # Label.name, Label.value
+    )
     return b"\x0a" + varint(len(pair)) + pair
 
 
@@ -196,20 +209,3 @@ def decode(body: bytes) -> WriteRequest:
         return WriteRequest.FromString(snappy.decompress(body))
     except Exception as exc:  # snappy's and protobuf's errors have no base class in common
         raise ValueError(f"not a remote-write body: {exc}") from exc
-
-
-def check_labels(labels: Labels) -> None:
-    """Raises AssertionError for labels that break remote-write's rules."""
-    names = [name for name, _ in labels]
-    assert all(map(lt, names, names[1:])), f"labels are not sorted and unique: {names}"
-    assert "__name__" in names, "a series without a name"
-    for label in labels:
-        _check_label(label)
-
-
-@lru_cache(maxsize=1 << 12)
-def _check_label(label: tuple[str, str]) -> None:
-    name, value = label
-    assert value, f"the label {name} is empty"
-    assert _LABEL_NAME.fullmatch(name), f"{name!r} is not a label name"
-    assert name != "__name__" or _METRIC_NAME.fullmatch(value), f"{value!r} is not a metric name"

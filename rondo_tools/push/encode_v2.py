@@ -15,7 +15,7 @@ import snappy
 
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.push.batch import Block, Labels
-from rondo_tools.push.encode import Run, check_labels, samples_by_series, varint
+from rondo_tools.push.encode import Run, labels_on_the_wire, samples_by_series, varint
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.proto.remote_write_v2_pb2 import Metadata, Request, TimeSeries
 
@@ -41,7 +41,7 @@ def encode(blocks: Iterable[Block]) -> bytes:
     numbers: dict[str, int] = {"": 0}  # of each symbol
     series: list[bytes] = []
     for labels, samples in samples_by_series(run for block in blocks for run in _runs(block)).items():
-        check_labels(labels)
+        labels_on_the_wire(labels)  # 2.0 has the same rules, and another way to write them
         around = TimeSeries(
             labels_refs=[_number(numbers, text) for pair in labels for text in pair],
             metadata=_metadata(numbers, described[labels]),

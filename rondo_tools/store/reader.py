@@ -61,8 +61,8 @@ class Session:
         self.path = path
         self.key = f"{path.parent.name}/{path.name}"
         self.tiers = tiers
-        self._slabs = tuple(path / f"tier_{tier}.slab" for tier in range(len(tiers)))
         self._columns: dict[int, tuple[Column, ...]] = {}
+        self._slabs: dict[int, Path] = {}
         self._checked: set[int] = set()  # tiers whose slab is what it should be: its header never changes
 
     @property
@@ -137,9 +137,14 @@ class Session:
         """What the session's files take, holes not counted."""
         return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
 
+    def _slab(self, tier: int) -> Path:
+        if tier not in self._slabs:
+            self._slabs[tier] = self.path / f"tier_{tier}.slab"
+        return self._slabs[tier]
+
     @contextmanager
     def _open(self, tier: int) -> Iterator[Slab]:
-        path, expected = self._slabs[tier], (*self.tiers[tier], len(self.columns(tier)))
+        path, expected = self._slab(tier), (*self.tiers[tier], len(self.columns(tier)))
         try:
             with Slab.open(path, known_as=expected if tier in self._checked else None) as slab:
                 if (slab.interval_ms, slab.slots, slab.columns) != expected:
