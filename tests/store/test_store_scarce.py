@@ -31,7 +31,7 @@ from rondo_tools.store.writer import StoreWriter
 def no_descriptors(pid: int = 0) -> Iterator[None]:
     """While entered, a process gets no new descriptor: those that it has, it keeps."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, before[1]))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, before[1]))  # with 0, poll(2) refuses to work
     try:
         yield
     finally:
