@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import pytest
 from fleet import PATIENCE_S, Host
 from grafana import Range
 from prometheus import Prometheus
+from victoria import victoria
 
 from rondo_tools.store.reader import Store
 
@@ -31,9 +33,13 @@ class Life(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """`shown` ends when one VM was still running; `lives` is what the store says of that time."""
+    """`shown` ends when one VM was still running; `lives` is what the store says of that time.
+
+    `url` is that of the Prometheus; a VictoriaMetrics at `victoria_url` was filled from the same store.
+    """
 
     url: str
+    victoria_url: str
     shown: Range
     lives: list[Life]
 
@@ -62,8 +68,11 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     rules.write_text(RULES.read_text().replace("interval: 15s", "interval: 1s"))
     config = f"global: {{evaluation_interval: 1s}}\nrule_files: ['{rules}']\n"
     began_s = time.time()
+    victoria_folder = tmp_path_factory.mktemp("victoria")
     with (
         Prometheus(program("prometheus"), config=config) as prometheus,
+        # It shows nothing of the last half minute, unless it is told to.
+        victoria(program("victoria-metrics"), victoria_folder, "-search.latencyOffset=0s") as victoria_url,
         Host(folder, prometheus.write_url) as host,
     ):
         long = host.start("vm-1", seconds=12)
@@ -78,16 +87,18 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
             ["--cursor", "b", "--external-label", "host=b"],
             ["--cursor", "rollups", "--tier", "1", "--job", "rollups"],
         ):
-            push = ["--remote-write", prometheus.write_url, *flags]
-            subprocess.run(
-                [sys.executable, ROOT / "bin" / "rondo-push", host.store, *push],
-                check=True,
-                stdin=subprocess.DEVNULL,
-                timeout=60,
-            )
+            push(host.store, prometheus.write_url, *flags)
         shown_s = arrived_s(prometheus, "vm-4", ended_s)
-        lives = lives_of(host.store)
-        yield Filled(prometheus.url, Range(began_s - 10, shown_s), lives)
+        push(host.store, f"{victoria_url}/api/v1/write", "--cursor", "victoria")
+        with urllib.request.urlopen(f"{victoria_url}/internal/force_flush", timeout=PATIENCE_S):
+            pass  # what it has taken is now shown, too
+        yield Filled(prometheus.url, victoria_url, Range(began_s - 10, shown_s), lives_of(host.store))
+
+
+def push(store: Path, url: str, *flags: str) -> None:
+    """Push all that there is."""
+    command = [sys.executable, ROOT / "bin" / "rondo-push", store, "--remote-write", url, *flags]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
 
 
 def arrived_s(prometheus: Prometheus, instance: str, after_s: float) -> float:

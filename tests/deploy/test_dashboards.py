@@ -250,6 +250,25 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
+@every
+def test_victoriametrics_answers_alike(path: Path, filled: Filled) -> None:
+    asked = list(queries(load(path), filled.shown))
+    # Of the one push to it there is one sample of each, which may be later than what is shown.
+    assert empty(lambda query: run(filled.victoria_url, query, filled.shown), iter(asked)) <= DELIVERY
+    for query in asked:
+        if query.panel["title"] in ("VMs Alive", "VMs Born and Ended per Minute"):
+            there = value(filled.url, query.expression.replace('".*"', '"rondo-vmm"'), filled.shown.end_s)
+            here = value(filled.victoria_url, query.expression, filled.shown.end_s)
+            assert here == there / 2, query.target["legendFormat"]  # two hosts there, one here
+
+
+def test_victoriametrics_knows_the_rules_language(filled: Filled) -> None:
+    for rule in rules():
+        found = ask(filled.victoria_url, "query", query=rule["expr"], time=filled.shown.end_s + 30)
+        # Nobody records there, so there is nothing to work out the ends from.
+        assert bool(found) == ("record" in rule and "job:vmm_born:count1m" not in rule["expr"]), rule
+
+
 def test_the_rules_work_on_real_data(filled: Filled) -> None:
     """Expressions that record have something to record; alerts are quiet, as nothing is wrong."""
     for rule in rules():

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faults import FaultProxy
-from prometheus import free_port
 from receivers import Key, expected, fill, header, seconds, ticks
+from victoria import victoria
 
 from rondo_tools.push.encode import STALE_NAN
 
@@ -23,30 +21,6 @@ NOW = int(time.time()) * 1000
 ONCE = "-dedup.minScrapeInterval=1ms"
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
-
-
-@contextmanager
-def victoria(program: Path, folder: Path, *flags: str) -> Iterator[str]:
-    """Runs it, empty, on loopback; yields its address."""
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [program, f"-storageDataPath={folder / 'data'}", f"-httpListenAddr={url[7:]}", *flags]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                with urllib.request.urlopen(f"{url}/health", timeout=5):
-                    break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                said = (folder / "log").read_text(errors="replace")[-2000:]
-                assert process.poll() is None, said
-                assert time.monotonic() < deadline, said
-                time.sleep(0.05)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
 
 
 def held(url: str) -> dict[Key, list[tuple[int, float]]]:
