@@ -286,6 +286,11 @@ class Decoder:
         """Whether a message has begun that is not complete."""
         return self._fed != self._offset
 
+    @property
+    def bytes_inside_message(self) -> int:
+        """How much has come of a message that is not complete."""
+        return self._fed - self._offset
+
     def feed(self, data: bytes) -> Iterator[Event]:
         """Yield the events that `data` completes, then raise StreamError if what follows is wrong."""
         for at in range(0, len(data), _PIECE):

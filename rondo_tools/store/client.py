@@ -43,6 +43,11 @@ class Client:
         session = self.ingest.session
         return session is not None and session.is_replaced
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether it is us who have something to do."""
+        return self.ingest.is_pending
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
@@ -80,8 +85,8 @@ class Client:
         if self.ingest.is_pending:
             return
         self._socket.recv(self._looked_at)
-        self._looked_at = 0
         if not self.ingest.is_waiting:
             self.waiting_since = 0.0
-        elif not self.waiting_since:
+        elif not self.waiting_since or self.ingest.is_moving(self._looked_at):
             self.waiting_since = now
+        self._looked_at = 0

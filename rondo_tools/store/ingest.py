@@ -50,7 +50,7 @@ class Ingest:
 
     __slots__ = (
         "_decoded", "_decoder", "_error", "_in_turns", "_now_ms", "_said_ahead", "_session", "_store",
-        "closed", "counts",
+        "_warn", "closed", "counts",
     )  # fmt: skip
 
     def __init__(
@@ -60,11 +60,13 @@ class Ingest:
         counts: Counts | None = None,
         closed: dict[str, int] | None = None,
         in_turns: bool = False,
+        warn: Callable[[str], None] = log.warning,
     ) -> None:
         self.closed = {} if closed is None else closed
         self.counts = Counts() if counts is None else counts
         self._store = store
         self._in_turns = in_turns
+        self._warn = warn
         self._now_ms = now_ms
         self._decoder = BlockDecoder()
         self._decoded: list[Event | Block] = []
@@ -81,6 +83,10 @@ class Ingest:
     def is_waiting(self) -> bool:
         """Whether the stream owes us something: its first header, or the rest of a message."""
         return self._session is None or self._decoder.is_inside_message
+
+    def is_moving(self, size: int) -> bool:
+        """Whether the last `size` bytes brought something whole, into a session."""
+        return self._session is not None and self._decoder.bytes_inside_message < size
 
     def feed(self, data: bytes) -> None:
         """Decode and store. Raises StreamError only after all that came before the error is stored.
@@ -182,7 +188,7 @@ class Ingest:
         self.counts.ahead += count
         if not self._said_ahead and self._session is not None:
             self._said_ahead = True
-            log.warning("%s: a tick over 10 min ahead of this clock, refused", self._session.folder)
+            self._warn(f"{self._session.folder}: a tick over 10 min ahead of this clock, refused")
 
     def _count(self, session: SessionWriter, stored: int, late: int) -> None:
         self.counts.stored += stored

@@ -20,7 +20,9 @@ from functools import partial
 
 from rondo_tools.errors import RondoError, StoreError, StreamError
 from rondo_tools.signals import Signals
+from rondo_tools.store import complaints
 from rondo_tools.store.client import Client
+from rondo_tools.store.complaints import Complaints
 from rondo_tools.store.endpoint import Listener
 from rondo_tools.store.ingest import Counts, Ingest
 from rondo_tools.store.lines import Lines
@@ -57,6 +59,8 @@ class Server:
         self.counts = Counts()
         self.errors = dict.fromkeys(ERRORS, 0)
         self.timers = Timers(clock)
+        self._complaints = Complaints()
+        self._warn_of_clock = partial(self._complaints.say, "ahead of the clock")
         self.store = store
         self._listeners = listeners
         self._lines = lines
@@ -100,6 +104,7 @@ class Server:
         self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
         self.timers.every(60.0, partial(self._tidy, self.store.make_room))
         self.timers.every(3600.0, partial(self._tidy, self.store.expire))
+        self.timers.every(complaints.EVERY_S, self._complaints.next_minute)
         for listener in self._listeners:
             log.info("listening on %s", listener.name)
 
@@ -151,7 +156,9 @@ class Server:
             self._stop_accepting(f"{listener.name}: {exc.strerror}")
             return
         self._accepted += 1
-        ingest = Ingest(self.store, counts=self.counts, closed=self._closed, in_turns=True)
+        ingest = Ingest(
+            self.store, counts=self.counts, closed=self._closed, in_turns=True, warn=self._warn_of_clock
+        )
         client = Client(connection, self._accepted, ingest, self._clock())
         self._clients.add(client)
         self._selector.register(client, selectors.EVENT_READ)
@@ -197,7 +204,7 @@ class Server:
 
     def _cut_off(self, client: Client, kind: str, why: str) -> None:
         self.errors[kind] += 1
-        log.warning("%s: cut off: %s", client.name, why)
+        self._complaints.say(f"cut off ({kind})", f"{client.name}: cut off: {why}")
         self._drop(client)
 
     def _drop(self, client: Client) -> None:
@@ -242,7 +249,7 @@ class Server:
         for client in list(self._clients):
             if client.is_replaced:
                 self._cut_off(client, "replaced", _ELSEWHERE)
-            elif 0 < client.waiting_since < past and client not in self._held:
+            elif 0 < client.waiting_since < past and client not in self._held and not client.is_behind:
                 self._cut_off(client, "stalled", f"nothing whole has come for {PATIENCE_S:.0f} s")
 
     def _tidy(self, look: Callable[[], None]) -> None:

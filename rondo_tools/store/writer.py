@@ -34,6 +34,9 @@ from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)
 
+_COUNT_EVERY_S = 1.0
+_NEW_SESSION_BYTES = 20_480  # five blocks: three slabs' headers, the description, the folder
+
 
 class SessionWriter:
     """An open session. `folder` is where it is; `ring` takes its ticks.
@@ -119,6 +122,7 @@ class StoreWriter:
         self._now_ms = now_ms
         self.max_bytes = max_bytes
         self.used_bytes = 0
+        self._counted_at: float | None = None
         self._sync = sync
         self._syncer: Syncer | None = None
         self._open: WeakValueDictionary[str, SessionWriter] = WeakValueDictionary()
@@ -164,7 +168,10 @@ class StoreWriter:
         return session
 
     def _make_room_for(self, header: stream.Header) -> None:
-        self.make_room()
+        # To count is to look at every file: a thousand sessions that begin together count on one look.
+        self.used_bytes += _NEW_SESSION_BYTES
+        if self._counted_at is None or time.monotonic() - self._counted_at > _COUNT_EVERY_S:
+            self.make_room()
         if self.max_bytes is not None and self.used_bytes > self.max_bytes:
             raise StoreError(
                 f"{self.path}: {format_size(self.used_bytes)} are more than --max-bytes "
@@ -185,6 +192,7 @@ class StoreWriter:
             self.used_bytes = retention.make_room(
                 self.path, self.max_bytes, self._open_paths(), self._now_ms()
             )
+            self._counted_at = time.monotonic()
 
     def _open_paths(self) -> set[Path]:
         return {session.path for session in self._open.values() if not session.is_closed}

@@ -10,6 +10,7 @@ from ring_model import COUNTS, LEVEL, T0, header, slabs, ticks
 
 from rondo_tools.store.reader import Store
 from rondo_tools.store.ring import Ring
+from rondo_tools.store.slab import Slab
 from rondo_tools.store.tiers import parse_tiers
 from rondo_tools.store.writer import SessionWriter, StoreWriter
 
@@ -24,14 +25,16 @@ def found(folder: Path) -> list[bytes]:
 def test_a_window_is_owed_until_the_next_one_closes_at_the_latest(tmp_path: Path) -> None:
     everything = ticks(70, width=2)
     ring = Ring(tmp_path, TIERS, header(PAIR))
-    behind = []
-    for one in everything:
+    for at, one in enumerate(everything):
         ring.append([one])
-        behind.append(ring.is_behind)
-        if len(behind) == 65:
+        assert ring.is_behind or at < 20 or at >= 40
+        if at >= 40:  # the first window, at least
+            with Slab.open(tmp_path / "tier_2.slab") as slab:
+                assert slab.read().t_ms[0] == everything[19].t_ms
+        if at == 65:
             ring.catch_up()
-            assert found(tmp_path) == slabs(PAIR, TIERS, everything[:65])
-    assert behind == [False] * 20 + [True] * 45 + [False] * 5
+            assert not ring.is_behind
+            assert found(tmp_path) == slabs(PAIR, TIERS, everything[:66])
     ring.close()
     assert found(tmp_path) == slabs(PAIR, TIERS, everything)
 

@@ -286,12 +286,16 @@ def test_a_session_goes_when_its_data_is_older_than_the_last_tier(
         assert list((path / "instances").iterdir()) == []
 
 
-def test_a_damaged_session_goes_by_its_start(path: Path) -> None:
+def test_a_damaged_session_goes_by_when_it_was_written_to(path: Path) -> None:
     with StoreWriter(path, TIERS, now_ms=lambda: T0 + TIERS[-1].span_ms) as store:
         session = store.open(header(PAIR))
         session.ring.append(ticks(30, width=2))
         session.close()
         os.truncate(session.path / "tier_0.slab", 100)
+        os.utime(session.path / "tier_0.slab", ns=(0, (T0 + 1000) * 1_000_000))
+        store.expire()
+        assert len(Store(path).sessions()) == 1
+        os.utime(session.path / "tier_0.slab", ns=(0, (T0 - 1000) * 1_000_000))
         store.expire()
     assert Store(path).sessions() == []
 

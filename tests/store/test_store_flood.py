@@ -1,0 +1,231 @@
+"""Producers that flood, stall, lie and come again, beside twelve that behave: those lose no tick.
+
+The test makes the server's turns and sets its clock. A neighbour's tick must be in the files after
+the turn in which it was heard, whatever the others send.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import select
+import socket
+import struct
+import termios
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ring_model import header, slabs, ticks
+from store_host import Clock, connected, data, turns
+
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.store import complaints
+from rondo_tools.store.server import Server
+from rondo_tools.store.tiers import DEFAULT_TIERS
+from rondo_tools.stream import Tick
+
+NEIGHBOURS, SECONDS = 12, 38
+HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1)  # the head of a bin of 2 GB
+
+
+class Villain:
+    """Connects, and sends what it is made for, as much as is taken; when it is cut off it comes again."""
+
+    def __init__(self, address: str, begins: bytes, goes_on: Callable[[], bytes]) -> None:
+        self.lives = 0
+        self._address, self._begins, self._goes_on = address, begins, goes_on
+        self._peer: socket.socket | None = None
+
+    def send(self) -> None:
+        if self._peer is None:
+            self._peer = connected(self._address)
+            self._peer.setblocking(False)
+            self.lives += 1
+            self._left = self._begins
+        try:
+            if select.select([self._peer], [], [], 0)[0]:
+                return self.close()  # it was cut off, and hears of it
+            while True:
+                self._left = self._left or self._goes_on()
+                if not self._left:
+                    return None
+                self._left = self._left[self._peer.send(self._left) :]
+        except BlockingIOError:
+            return None  # it has sent what is taken
+        except OSError:
+            return self.close()
+
+    def close(self) -> None:
+        if self._peer is not None:
+            self._peer.close()
+        self._peer = None
+
+
+def villains(address: str, begin_ms: int) -> dict[str, Villain]:
+    one = stream.encode(Tick(begin_ms, bytes(8 * len(SERIES))))
+
+    def ticks_every(step_ms: int) -> Callable[[], bytes]:
+        t_ms = begin_ms - 90 * 86_400_000
+
+        def more() -> bytes:
+            nonlocal t_ms
+            made = b"".join(stream.encode(Tick(t_ms + at * step_ms, bytes(128))) for at in range(500))
+            t_ms += 500 * step_ms
+            return made
+
+        return more
+
+    def new_sessions() -> bytes:
+        nonlocal begin_ms
+        made = b""
+        for _ in range(30):
+            begin_ms += 1
+            made += stream.encode(header(SERIES[:1], "sessions", begin_ms))
+        return made
+
+    def silence() -> bytes:
+        return b""
+
+    opened = {name: data(begin_ms, 0, end=False, instance=name) for name in ("flood", "windows", "late")}
+    return {
+        "flood": Villain(address, opened["flood"], ticks_every(1)),
+        "late": Villain(address, opened["late"], lambda: one * 500),
+        "windows": Villain(address, opened["windows"], ticks_every(300_000)),
+        "sessions": Villain(address, b"", new_sessions),
+        "stalled": Villain(address, data(begin_ms, 1, end=False, instance="stalled") + one[:-1], silence),
+        "huge": Villain(address, data(begin_ms, 1, end=False, instance="huge") + HUGE, lambda: bytes(65_536)),
+        "silent": Villain(address, b"", silence),
+        "junk": Villain(address, b"GET / HTTP/1.1\r\n\r\n", silence),
+    }
+
+
+def is_taken(peer: socket.socket) -> bool:
+    left = bytearray(4)
+    fcntl.ioctl(peer, termios.TIOCOUTQ, left)
+    return not any(left)
+
+
+def test_neighbours_of_all_kinds_of_villains_lose_no_tick(
+    serving: Server, clock: Clock, path: Path, address: str, begin_ms: int
+) -> None:
+    everything = ticks(SECONDS, begin_ms)
+    neighbours = [connected(address) for _ in range(NEIGHBOURS)]
+    for number, peer in enumerate(neighbours):
+        peer.sendall(data(begin_ms, 0, end=False, instance=f"vm-{number}"))
+    turns(serving)
+    bad = villains(address, begin_ms)
+    tracemalloc.start()
+    try:
+        for one in everything:
+            for villain in bad.values():
+                villain.send()
+            for peer in neighbours:
+                peer.sendall(stream.encode(one))
+            serving.turn(0)
+            # One turn, and though the others have sent more than it takes.
+            assert all(is_taken(peer) for peer in neighbours)
+            for _ in range(len(bad)):  # one connection is accepted in a turn
+                serving.turn(0)
+            clock.now += 1
+            serving.timers.run()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 16 << 20
+    # Who lies is cut off at once, and who says nothing after a while; to be slow or quick is no crime.
+    assert {name: min(villain.lives, 3) for name, villain in bad.items()} == {
+        "flood": 1, "late": 1, "windows": 1, "sessions": 1, "stalled": 2, "huge": 3, "silent": 2, "junk": 3,
+    }  # fmt: skip
+    for peer in neighbours:
+        peer.shutdown(socket.SHUT_WR)
+    for villain in bad.values():
+        villain.close()
+    turns(serving)
+    for number, peer in enumerate(neighbours):
+        assert peer.recv(1) == b""
+        peer.close()
+        folder = path / "instances" / f"vm-{number}" / str(begin_ms)
+        found = [(folder / f"tier_{tier}.slab").read_bytes() for tier in range(3)]
+        assert found == slabs(SERIES, DEFAULT_TIERS, everything)
+
+
+@pytest.mark.parametrize("name", ["windows", "sessions"])
+def test_what_costs_much_has_its_turn_like_the_others(
+    serving: Server, address: str, begin_ms: int, name: str
+) -> None:
+    """One read may hold hundreds of windows or sessions. In the end all of it is stored."""
+    villain = villains(address, begin_ms)[name]
+    villain.send()
+    before = serving.counts.sessions, serving.counts.stored
+    per_turn = []
+    for _ in range(5):
+        serving.turn(0)
+        now = serving.counts.sessions, serving.counts.stored
+        per_turn.append((now[0] - before[0], now[1] - before[1]))
+        before = now
+    assert max(sessions for sessions, _ in per_turn) == 1
+    assert max(stored for _, stored in per_turn) <= 8 + 1
+    assert sum(sessions + stored for sessions, stored in per_turn) > 3
+    villain.close()
+
+
+def test_a_producer_that_comes_again_and_again_does_not_fill_the_journal(
+    serving: Server, clock: Clock, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def come(times: int) -> None:
+        for _ in range(times):
+            with connected(address) as peer:
+                peer.sendall(b"\xc1")
+                turns(serving)
+
+    come(500)
+    assert caplog.text.count("cut off: stream, byte 0") == complaints.LINES
+    clock.now += complaints.EVERY_S
+    serving.timers.run()
+    assert "cut off (stream): 490 more in the last minute, not shown" in caplog.text
+    caplog.clear()
+    come(3)
+    assert caplog.text.count("cut off: stream, byte 0") == 3
+    clock.now += complaints.EVERY_S
+    serving.timers.run()
+    assert "not shown" not in caplog.text
+    assert serving.errors["stream"] == 503
+
+
+def test_nor_do_ticks_from_the_future(
+    serving: Server, address: str, begin_ms: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    far = stream.encode(Tick(begin_ms + 86_400_000, bytes(8 * len(SERIES))))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(30):
+            with connected(address) as peer:
+                peer.sendall(data(begin_ms, 0, end=False) + far * 20)
+                turns(serving)
+    assert caplog.text.count("over 10 min ahead of this clock") == complaints.LINES
+    assert serving.counts.ahead == 600
+
+
+def test_whose_messages_always_come_in_two_pieces_is_not_stalled(
+    serving: Server, clock: Clock, address: str, begin_ms: int
+) -> None:
+    half = 70
+    with connected(address) as peer:
+        peer.sendall(data(begin_ms, 0, end=False))
+        left = b"".join(map(stream.encode, ticks(20, begin_ms)))
+        peer.sendall(left[:half])
+        left = left[half:]
+        for _ in range(19):
+            turns(serving)
+            clock.now += 20
+            serving.timers.run()
+            peer.sendall(left[:140])
+            left = left[140:]
+        turns(serving)
+        assert serving.connections == 1
+        assert serving.counts.stored == 19
+        clock.now += 31
+        serving.timers.run()
+        assert serving.connections == 0
