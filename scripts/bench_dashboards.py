@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Measure what the dashboards and rules cost a Prometheus that holds the last five minutes of many VMs.
+
+    scripts/bench_dashboards.py [--vms 1000]
+
+CPU time of the Prometheus' process, for one look at each dashboard as it opens (five minutes in steps of
+a second), and for one evaluation of all rules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import yaml
+from bench_push import process_cpu_s
+from fetch import fetch
+from grafana import ALL, DASHBOARDS, Range, ask, load, queries, run
+from prometheus import Prometheus
+
+from rondo_tools.catalog import COUNTER, SERIES
+from rondo_tools.store.writer import StoreWriter
+from rondo_tools.stream import Header, Tick
+
+ROOT = Path(__file__).resolve().parent.parent
+RULES = ROOT / "deploy" / "rules" / "rondo.yml"
+SECONDS = 300
+
+
+def fill(path: Path, vms: int, end_ms: int) -> None:
+    """A store of VMs that have all run for as long as it goes back."""
+    random = np.random.default_rng(1)
+    start_ms = end_ms - 1000 * SECONDS
+    with StoreWriter(path) as store:
+        for number in range(vms):
+            values = random.normal(5000, 300, (SECONDS, len(SERIES)))
+            for at, series in enumerate(SERIES):
+                if series.kind == COUNTER:
+                    values[:, at] = np.cumsum(random.integers(0, 5000, SECONDS))
+                elif series.name == "vmm_uptime_seconds":
+                    values[:, at] = np.arange(1, SECONDS + 1)
+            session = store.open(Header(f"vm-{number}", start_ms, (), 1000, SERIES))
+            rows = enumerate(values.astype("<f8"), start=1)
+            session.ring.append([Tick(start_ms + 1000 * at, row.tobytes()) for at, row in rows])
+            session.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vms", type=int, default=1000)
+    vms = parser.parse_args().vms
+    end_ms = int(time.time()) * 1000
+    shown = Range(end_ms / 1000 - SECONDS, end_ms / 1000)
+    with (
+        tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder,
+        Prometheus(fetch("prometheus")) as prometheus,
+    ):
+        store = Path(folder) / "vmm_metrics"
+        fill(store, vms, end_ms)
+        push = [sys.executable, ROOT / "bin" / "rondo-push", store, "--remote-write", prometheus.write_url]
+        subprocess.run(push, check=True)
+        pid = prometheus.process.pid
+        print(f"{vms} VMs, {SECONDS} s of seconds; CPU time of Prometheus")
+        for path in DASHBOARDS:
+            dashboard = load(path)
+            one = path.stem == "rondo-vmm-dashboard"
+            cost_s: dict[str, float] = defaultdict(float)
+            for query in queries(dashboard, shown, ALL | ({"instance": "vm-0"} if one else {})):
+                before_s = process_cpu_s(pid)
+                run(prometheus.url, query, shown)
+                cost_s[query.panel["title"]] += process_cpu_s(pid) - before_s
+            dearest = max(cost_s, key=lambda title: cost_s[title])
+            print(
+                f"  a look at {dashboard['title']}{', at one VM' * one}: {sum(cost_s.values()):.2f} s;",
+                end=" ",
+            )
+            print(f"the dearest panel, {dearest}: {cost_s[dearest]:.2f} s")
+        before_s = process_cpu_s(pid)
+        for group in yaml.safe_load(RULES.read_text())["groups"]:
+            for rule in group["rules"]:
+                ask(prometheus.url, "query", query=rule["expr"], time=shown.end_s)
+        print(f"  all rules, once: {process_cpu_s(pid) - before_s:.2f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
