@@ -58,6 +58,7 @@ PROGRAMS = {
     "systemd-sysusers": Program("systemd", "bin/systemd-sysusers", Needs.MISSING),
     "systemd-tmpfiles": Program("systemd", "bin/systemd-tmpfiles", Needs.MISSING),
     "victoria-metrics": Program("victoria-metrics", "usr/bin/victoria-metrics", Needs.NOTHING),
+    "vmagent": Program("victoria-metrics", "usr/bin/vmagent", Needs.NOTHING),
 }
 
 
