@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure rondo beside its peers, in one run: every figure that the docs quote comes from here.
 
-scripts/bench.py [vmm] [store] [serve] [race] [push] [dashboards]      all of them by default
+scripts/bench.py [vmm] [store] [serve] [race] [push] [wire] [backlog] [dashboards]      all of them by default
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
-PARTS = ("vmm", "store", "serve", "race", "push", "dashboards")
+PARTS = ("vmm", "store", "serve", "race", "push", "wire", "backlog", "dashboards")
 
 
 def main(parts: list[str]) -> int:
