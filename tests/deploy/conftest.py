@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -23,13 +24,16 @@ RULES = ROOT / "deploy" / "rules" / "rondo.yml"
 
 
 class Life(NamedTuple):
-    """A session in the store: who, and when its first and last tick were, in Unix seconds."""
+    """A session in the store: its first and last tick, and when it is known to be over, in Unix seconds.
+
+    A VM that was killed, so that it could not say its end, is over when the next of its name is there.
+    """
 
     instance: str
     first_s: float
     last_s: float
     uptime_s: float
-    is_over: bool
+    over_s: float = math.inf
 
 
 class Filled(NamedTuple):
@@ -45,14 +49,19 @@ class Filled(NamedTuple):
 
 
 def lives_of(store: Path) -> list[Life]:
-    found = []
-    for session in Store(store).sessions():
+    found: list[Life] = []
+    for session in Store(store).sessions():  # by instance, oldest first
         names = [series.name for series in session.header.series]
         if "vmm_uptime_seconds" in names:
             rows = session.rows()
+            if not len(rows.t_ms):
+                continue
             uptime_s = float(rows.values[-1, names.index("vmm_uptime_seconds")])
             first_s, last_s = (int(rows.t_ms[at]) / 1000 for at in (0, -1))
-            found.append(Life(session.instance, first_s, last_s, uptime_s, session.end is not None))
+            if found and found[-1].instance == session.instance:
+                found[-1] = found[-1]._replace(over_s=min(found[-1].over_s, first_s))
+            over_s = math.inf if session.end is None else last_s
+            found.append(Life(session.instance, first_s, last_s, uptime_s, over_s))
     return found
 
 
@@ -76,12 +85,19 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         Host(folder, prometheus.write_url) as host,
     ):
         long = host.start("vm-1", seconds=12)
+        killed = host.start("vm-5", seconds=300)
         host.wait(host.start("vm-2", seconds=3))
         again = host.start("vm-2", seconds=4)  # the name's second session
+        until(lambda: "vm-5" in {life.instance for life in lives_of(host.store)})
+        killed.kill()
+        killed_s = time.time()
         host.start("vm-4", seconds=300)  # still there at the end
+        host.wait(host.start("vm-5", seconds=2))
         host.wait(host.start("vm-3", seconds=1))
         host.wait(again)
         host.wait(long)
+        # The last second of the VM that was killed counts as whole five seconds later.
+        until(lambda: time.time() > killed_s + 7)
         ended_s = time.time()
         for flags in (
             ["--cursor", "b", "--external-label", "host=b"],
@@ -101,15 +117,20 @@ def push(store: Path, url: str, *flags: str) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
 
 
+def until(is_so: Callable[[], object]) -> None:
+    """Wait for something that will be so."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def arrived_s(prometheus: Prometheus, instance: str, after_s: float) -> float:
     """Wait until samples of a VM have come that are later than a time; how far they reach."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        times = prometheus.query(
-            f'timestamp(vmm_uptime_seconds{{instance="{instance}",job="rondo-vmm",host=""}})'
-        )
-        if times and float(times[0]["value"][1]) > after_s:
-            return float(times[0]["value"][1])
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{instance} does not arrive: {times}")
-        time.sleep(0.2)
+    selector = f'timestamp(vmm_uptime_seconds{{instance="{instance}",job="rondo-vmm",host=""}})'
+
+    def times_s() -> list[float]:
+        return [float(series["value"][1]) for series in prometheus.query(selector)]
+
+    until(lambda: any(time_s > after_s for time_s in times_s()))
+    return max(times_s())

@@ -34,6 +34,7 @@ from rondo_tools import catalog
 from rondo_tools.push import health as push_health
 from rondo_tools.store import health as store_health
 
+VMS = ["vm-1", "vm-2", "vm-3", "vm-4", "vm-5"]
 ROLLUPS = ALL | {"job": "rollups", "resolution": "10s"}
 
 # Of roll-ups there was one push, so there is one sample, or none yet, of what it says of itself.
@@ -203,7 +204,7 @@ def test_variables_offer_what_there_is(path: Path, filled: Filled) -> None:
     }
     assert offered["job"] == ["rollups", "rondo-vmm"]
     # And not rondo-push and rondo-store, which are no VMs.
-    assert offered.get("instance", ["vm-1", "vm-2", "vm-3", "vm-4"]) == ["vm-1", "vm-2", "vm-3", "vm-4"]
+    assert offered.get("instance", VMS) == VMS
     used = {name for text in re.findall(r"\$(\w+)", path.read_text()) for name in [text]}
     names = {variable["name"] for variable in load(path)["templating"]["list"]}
     assert {name for name in used if not name.startswith("__")} == names
@@ -215,28 +216,27 @@ def value(url: str, expression: str, at_s: float) -> float:
 
 
 def test_births_ends_and_lives_are_those_that_the_store_knows(filled: Filled) -> None:
-    """Also of VMs that lived between two seconds, and of a name with two lives. All twice: two hosts."""
+    """Also of VMs that lived between two seconds, of names with two lives, and of one that was killed.
+
+    All of it twice: two hosts.
+    """
     fleet = load(next(path for path in DASHBOARDS if "fleet" in path.stem))
     by_title = {panel["title"]: panel["targets"] for panel in panels(fleet)}
     born, ended = (target["expr"] for target in by_title["VMs Born and Ended per Minute"])
     (alive,) = (target["expr"] for target in by_title["VMs Alive"])
-    assert len(filled.lives) == 5
-    # Host b was pushed when only vm-4 was running, so it ends there with what had arrived by then.
-    for at_s in sorted(
-        {life.first_s + 0.5 for life in filled.lives} | {life.last_s + 0.5 for life in filled.lives}
-    ):
-        if at_s > filled.shown.end_s:
-            continue
+    assert len(filled.lives) == 7
+    events = {at_s for life in filled.lives for at_s in (life.first_s, life.over_s)}
+    for at_s in sorted(event + 0.5 for event in events if event + 0.5 < filled.shown.end_s):
         begun = [life for life in filled.lives if life.first_s <= at_s]
-        over = [life for life in begun if life.is_over and life.last_s < at_s]
-        recent = [life for life in begun if life.first_s > at_s - 60]
-        recently_over = [life for life in over if life.last_s > at_s - 60]
+        over = [life for life in begun if life.over_s < at_s]
         assert value(filled.url, alive, at_s) == 2 * (len(begun) - len(over)), at_s
+        recent = [life for life in begun if life.first_s > at_s - 60]
         assert value(filled.url, born, at_s) == 2 * len(recent), at_s
-        assert value(filled.url, ended, at_s) == 2 * len(recently_over), at_s
+        recent = [life for life in over if life.over_s > at_s - 60]
+        assert value(filled.url, ended, at_s) == 2 * len(recent), at_s
     longest: dict[str, float] = {}
     for life in filled.lives:
-        if life.is_over:
+        if life.over_s < filled.shown.end_s:
             longest[life.instance] = max(life.uptime_s, longest.get(life.instance, 0))
     bounds = [0, 2, 10, 60, 600, 3600, 1e9]
     range_s = round(filled.shown.end_s - filled.shown.start_s)
