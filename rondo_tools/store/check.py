@@ -78,7 +78,7 @@ def _read(
                 return None, []
             rows = slab.read()
             torn = _torn(slab) if rows.skipped else []
-            found += [Finding(file, f"slot {slot}: {_what_is_in(slab, slot)}") for slot in torn]
+            found += [Finding(file, f"slot {slot}: {_what_is_in(file, slab, slot)}") for slot in torn]
     except StoreError as exc:
         found.append(Finding(file, str(exc).removeprefix(f"{file}: ")))
         return None, []
@@ -92,8 +92,8 @@ def _torn(slab: Slab) -> list[int]:
     return [slot for slot in range(slab.slots) if slab.read_slots(slot, 1).skipped]
 
 
-def _what_is_in(slab: Slab, slot: int) -> str:
-    with Path(slab.path).open("rb") as file:
+def _what_is_in(path: Path, slab: Slab, slot: int) -> str:
+    with path.open("rb") as file:
         file.seek(HEADER_SIZE + slot * slab.row_size)
         row = file.read(slab.row_size)
     if crc32(row) != _ROW_CRC:

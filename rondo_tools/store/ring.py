@@ -35,7 +35,7 @@ class Ring:
     """
 
     __slots__ = (
-        "_coarse", "_dsync", "_folder", "_interval_ms", "_owed_ms", "_roll_up", "_slab", "_slots", "_tier",
+        "_dsync", "_folder", "_interval_ms", "_owed_ms", "_roll_up", "_slab", "_slots", "_tier", "_tiers",
         "_window_ms", "closed_through_ms", "last_ms",
     )  # fmt: skip
 
@@ -50,14 +50,13 @@ class Ring:
         """
         self.last_ms = self.closed_through_ms = 0
         self._owed_ms = 0
-        self._tier = tiers[0]
+        self._tier, self._tiers = tiers[0], len(tiers)
         self._interval_ms, self._slots = tiers[0]
         # With one tier there is nothing to roll up: any window will do.
         self._window_ms = tiers[-1].interval_ms if len(tiers) > 1 else tiers[0].span_ms
         self._roll_up = roll_up_of(header.series, self._interval_ms)
         self._folder = str(folder)
         self._dsync = dsync
-        self._coarse = range(1, len(tiers))
         for number, tier in enumerate(tiers):
             _make(_file(self._folder, number), tier, len(columns(header.series, number)))
         self._slab = Slab.open(_file(self._folder, 0), writable=True, dsync=dsync)
@@ -159,14 +158,14 @@ class Ring:
 
     def _roll_up_windows(self, first_ms: int, last_ms: int) -> None:
         """Roll up the windows of the coarsest tier from the one of `first_ms` to the one of `last_ms`."""
-        if not self._coarse:
+        if self._tiers == 1:
             return
         begin_ms = first_ms // self._window_ms * self._window_ms
         end_ms = (last_ms // self._window_ms + 1) * self._window_ms
         first, count = begin_ms // self._interval_ms, (end_ms - begin_ms) // self._interval_ms
         rows = self._slab.read_slots(first % self._slots, count)
         rows = rows.between(begin_ms - 1, end_ms)  # the others are an earlier lap's
-        for number in self._coarse:
+        for number in range(1, self._tiers):
             with Slab.open(_file(self._folder, number), writable=True, dsync=self._dsync) as slab:
                 _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
 
@@ -183,7 +182,7 @@ class Ring:
         # row that was rolled up when all of its window was there is never worse.
         begin_ms = self._tier.whole_since(self.last_ms, self._window_ms)
         rows = rows.between(begin_ms - 1, self.last_ms // self._window_ms * self._window_ms)
-        for number in self._coarse:
+        for number in range(1, self._tiers):
             with Slab.open(_file(self._folder, number), writable=True, dsync=self._dsync) as slab:
                 t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
                 missing = ~np.isin(t_ms // slab.interval_ms, slab.read().t_ms // slab.interval_ms)

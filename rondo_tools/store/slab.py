@@ -79,10 +79,9 @@ def pack_rows(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> b
 class Slab:
     """An open slab. The owner closes it (or uses `with`). OSErrors are the caller's to translate."""
 
-    __slots__ = ("_dtype", "_fd", "columns", "interval_ms", "path", "row_size", "slots")
+    __slots__ = ("_dtype", "_fd", "columns", "interval_ms", "row_size", "slots")
 
-    def __init__(self, path: Path | str, fd: int, interval_ms: int, slots: int, columns: int) -> None:
-        self.path = path
+    def __init__(self, fd: int, interval_ms: int, slots: int, columns: int) -> None:
         self.interval_ms = interval_ms
         self.slots = slots
         self.columns = columns
@@ -96,7 +95,7 @@ class Slab:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            slab = cls(path, fd, interval_ms, slots, columns)
+            slab = cls(fd, interval_ms, slots, columns)
             header = _HEADER.pack(MAGIC, VERSION, 0, interval_ms, slots, columns)
             _pwrite(fd, header + _CRC.pack(crc32(header)), 0)
             os.ftruncate(fd, slab.size)
@@ -126,7 +125,7 @@ class Slab:
         mode = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_DSYNC if dsync else 0)
         fd = os.open(path, mode | os.O_CLOEXEC)
         if known_as is not None:
-            return cls(path, fd, *known_as)
+            return cls(fd, *known_as)
         try:
             header = os.pread(fd, HEADER_SIZE, 0)
             if len(header) < HEADER_SIZE or header[:4] != MAGIC:
@@ -136,7 +135,7 @@ class Slab:
             _, version, _, interval_ms, slots, columns = _HEADER.unpack_from(header)
             if version != VERSION:
                 raise StoreError(f"{path}: slab version {version}; this rondo reads version {VERSION}")
-            slab = cls(path, fd, interval_ms, slots, columns)
+            slab = cls(fd, interval_ms, slots, columns)
             if min(interval_ms, slots, columns) < 1 or os.fstat(fd).st_size != slab.size:
                 raise StoreError(f"{path}: the slab's size is not what its header says")
         except BaseException:

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 from rondo_tools import files, stream
 from rondo_tools.catalog import Series
@@ -44,16 +43,25 @@ class SessionWriter:
     `is_replaced` says that it was opened once more: it is closed then, and goes on elsewhere.
     """
 
-    __slots__ = ("__weakref__", "end", "folder", "header", "is_closed", "is_replaced", "ring")
+    __slots__ = ("_all_open", "end", "folder", "header", "is_replaced", "ring")
 
     def __init__(
-        self, path: Path, tiers: tuple[Tier, ...], header: stream.Header, *, dsync: bool = False
+        self,
+        path: Path,
+        tiers: tuple[Tier, ...],
+        header: stream.Header,
+        all_open: dict[str, SessionWriter],
+        *,
+        dsync: bool = False,
     ) -> None:
-        """Make the session, or take it up again. Raises StoreError if it has other series."""
+        """Make the session, or take it up again. Raises StoreError if it has other series.
+
+        `all_open` are the sessions that are open, by folder: it is among them until it is closed.
+        """
         self.folder = str(path)  # a Path takes ten times the room, and there may be thousands
         self.header = header
         self.end: stream.End | None = None
-        self.is_closed = self.is_replaced = False
+        self.is_replaced = False
         path.mkdir(parents=True, exist_ok=True)
         file = path / "session.json"
         if file.exists():
@@ -75,10 +83,19 @@ class SessionWriter:
             except BaseException:
                 self.ring.close()
                 raise
+        if (before := all_open.get(self.folder)) is not None:
+            before.close()
+            before.is_replaced = True
+        self._all_open = all_open
+        all_open[self.folder] = self
 
     @property
     def path(self) -> Path:
         return Path(self.folder)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._all_open.get(self.folder) is not self
 
     def finish(self, end: stream.End) -> None:
         """Note that the VM ended. A second end is the first one sent again, and changes nothing."""
@@ -88,8 +105,9 @@ class SessionWriter:
             self.end = end
 
     def close(self) -> None:
-        self.is_closed = True
-        self.ring.close()
+        if not self.is_closed:
+            del self._all_open[self.folder]
+            self.ring.close()
 
     def _save(self, end: stream.End | None) -> None:
         document: dict[str, Any] = {
@@ -125,7 +143,7 @@ class StoreWriter:
         self._counted_at: float | None = None
         self._sync = sync
         self._syncer: Syncer | None = None
-        self._open: WeakValueDictionary[str, SessionWriter] = WeakValueDictionary()
+        self._open: dict[str, SessionWriter] = {}
         self._behind: dict[SessionWriter, None] = {}  # a set that keeps its order
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -158,14 +176,8 @@ class StoreWriter:
         path = self.path / "instances" / folder_name(header.instance) / str(header.start_ms)
         if self.max_bytes is not None and not (path / "session.json").exists():
             self._make_room_for(header)
-        before = self._open.get(str(path))
         header = header._replace(series=_shared(header.series))
-        session = SessionWriter(path, self.tiers, header, dsync=self._sync.always)
-        if before is not None:
-            before.close()
-            before.is_replaced = True
-        self._open[session.folder] = session
-        return session
+        return SessionWriter(path, self.tiers, header, self._open, dsync=self._sync.always)
 
     def _make_room_for(self, header: stream.Header) -> None:
         # To count is to look at every file: a thousand sessions that begin together count on one look.
@@ -195,7 +207,7 @@ class StoreWriter:
             self._counted_at = time.monotonic()
 
     def _open_paths(self) -> set[Path]:
-        return {session.path for session in self._open.values() if not session.is_closed}
+        return {Path(folder) for folder in self._open}
 
     def wrote(self, session: SessionWriter) -> None:
         """Ticks were added to a session: to be synced in time, and rolled up."""
