@@ -35,8 +35,8 @@ class Ring:
     """
 
     __slots__ = (
-        "_dsync", "_folder", "_interval_ms", "_owed_ms", "_roll_up", "_slab", "_slots", "_tier", "_tiers",
-        "_window_ms", "closed_through_ms", "last_ms",
+        "_dsync", "_folder", "_owed_ms", "_roll_up", "_slab", "_tiers", "_window_ms", "closed_through_ms",
+        "last_ms",
     )  # fmt: skip
 
     def __init__(
@@ -50,16 +50,15 @@ class Ring:
         """
         self.last_ms = self.closed_through_ms = 0
         self._owed_ms = 0
-        self._tier, self._tiers = tiers[0], len(tiers)
-        self._interval_ms, self._slots = tiers[0]
+        self._tiers = tiers
         # With one tier there is nothing to roll up: any window will do.
         self._window_ms = tiers[-1].interval_ms if len(tiers) > 1 else tiers[0].span_ms
-        self._roll_up = roll_up_of(header.series, self._interval_ms)
+        self._roll_up = roll_up_of(header.series, tiers[0].interval_ms)
         self._folder = str(folder)
         self._dsync = dsync
         for number, tier in enumerate(tiers):
             _make(_file(self._folder, number), tier, len(columns(header.series, number)))
-        self._slab = Slab.open(_file(self._folder, 0), writable=True, dsync=dsync)
+        self._slab = self._open(0, len(header.series))
         try:
             self._resume()
         except BaseException:
@@ -92,15 +91,16 @@ class Ring:
         `last_ms` then says what is stored, and the same ticks may be given again.
         """
         dropped = 0
+        slab = self._slab
         for t_ms, values in ticks:
             last_ms = self.last_ms
             if t_ms <= last_ms:
                 dropped += 1
                 continue
-            slot, last_slot = t_ms // self._interval_ms, last_ms // self._interval_ms
+            slot, last_slot = t_ms // slab.interval_ms, last_ms // slab.interval_ms
             if last_ms and t_ms // self._window_ms != last_ms // self._window_ms:
                 self._leave_window(t_ms)
-            self._slab.write(slot % self._slots, pack_row(t_ms, values))
+            slab.write(slot % slab.slots, pack_row(t_ms, values))
             if slot != last_slot:
                 self.closed_through_ms = last_ms
             self.last_ms = t_ms
@@ -112,12 +112,12 @@ class Ring:
         With `most_windows`, it stops when so many windows are closed: `last_ms` says how far it came.
         """
         fresh = block.past(self.last_ms)
-        slots = fresh.t_ms // self._interval_ms
+        slots = fresh.t_ms // self._slab.interval_ms
         # The last one of each slot; a run of them ends where a slot is left out, where the ring
         # begins again, and with a window.
         kept = np.append(slots[1:] != slots[:-1], True)[: slots.size]
         t_ms, values, slots = fresh.t_ms[kept], fresh.values[kept], slots[kept]
-        is_first = (np.diff(slots) != 1) | (slots[1:] % self._slots == 0)
+        is_first = (np.diff(slots) != 1) | (slots[1:] % self._slab.slots == 0)
         is_first |= np.diff(t_ms // self._window_ms) != 0
         edges = [0, *(np.flatnonzero(is_first) + 1).tolist(), slots.size]
         windows = 0
@@ -139,10 +139,10 @@ class Ring:
 
     def _write_run(self, slots: npt.NDArray[np.int64], t_ms: npt.NDArray[np.int64], values: Floats) -> None:
         """Write ticks of consecutive slots, in one window."""
-        self._slab.write(int(slots[0]) % self._slots, pack_rows(t_ms, values))
+        self._slab.write(int(slots[0]) % self._slab.slots, pack_rows(t_ms, values))
         if slots.size > 1:
             self.closed_through_ms = int(t_ms[-2])
-        elif slots[0] != self.last_ms // self._interval_ms:
+        elif slots[0] != self.last_ms // self._slab.interval_ms:
             self.closed_through_ms = self.last_ms
         self.last_ms = int(t_ms[-1])
 
@@ -158,15 +158,15 @@ class Ring:
 
     def _roll_up_windows(self, first_ms: int, last_ms: int) -> None:
         """Roll up the windows of the coarsest tier from the one of `first_ms` to the one of `last_ms`."""
-        if self._tiers == 1:
+        if len(self._tiers) == 1:
             return
         begin_ms = first_ms // self._window_ms * self._window_ms
         end_ms = (last_ms // self._window_ms + 1) * self._window_ms
-        first, count = begin_ms // self._interval_ms, (end_ms - begin_ms) // self._interval_ms
-        rows = self._slab.read_slots(first % self._slots, count)
+        first, count = begin_ms // self._slab.interval_ms, (end_ms - begin_ms) // self._slab.interval_ms
+        rows = self._slab.read_slots(first % self._slab.slots, count)
         rows = rows.between(begin_ms - 1, end_ms)  # the others are an earlier lap's
-        for number in range(1, self._tiers):
-            with Slab.open(_file(self._folder, number), writable=True, dsync=self._dsync) as slab:
+        for number in range(1, len(self._tiers)):
+            with self._open(number, self._roll_up.width) as slab:
                 _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
 
     def _resume(self) -> None:
@@ -175,18 +175,23 @@ class Ring:
         if not rows.t_ms.size:
             return
         self.last_ms = int(rows.t_ms[-1])
-        open_slot = self.last_ms // self._interval_ms
-        closed = rows.t_ms[rows.t_ms // self._interval_ms < open_slot]
+        open_slot = self.last_ms // self._slab.interval_ms
+        closed = rows.t_ms[rows.t_ms // self._slab.interval_ms < open_slot]
         self.closed_through_ms = int(closed[-1]) if closed.size else 0
         # Only closed windows of which tier 0 has lost nothing, and only where no row stands yet: a
         # row that was rolled up when all of its window was there is never worse.
-        begin_ms = self._tier.whole_since(self.last_ms, self._window_ms)
+        begin_ms = self._tiers[0].whole_since(self.last_ms, self._window_ms)
         rows = rows.between(begin_ms - 1, self.last_ms // self._window_ms * self._window_ms)
-        for number in range(1, self._tiers):
-            with Slab.open(_file(self._folder, number), writable=True, dsync=self._dsync) as slab:
+        for number in range(1, len(self._tiers)):
+            with self._open(number, self._roll_up.width) as slab:
                 t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
                 missing = ~np.isin(t_ms // slab.interval_ms, slab.read().t_ms // slab.interval_ms)
                 _write_rows(slab, t_ms[missing], coarse[missing])
+
+    def _open(self, number: int, width: int) -> Slab:
+        """A slab that was checked when the session was opened."""
+        known_as = (*self._tiers[number], width)
+        return Slab.open(_file(self._folder, number), writable=True, dsync=self._dsync, known_as=known_as)
 
 
 def _file(folder: str, number: int) -> str:

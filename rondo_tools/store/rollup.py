@@ -51,7 +51,7 @@ class RollUp:
         """`interval_ms` is that of tier 0."""
         self._interval_ms = interval_ms
         layout = columns(series, 1)
-        self._width = len(layout)
+        self.width = len(layout)
         self._counters = [number for number, one in enumerate(series) if one.kind == COUNTER]
         self._gauges = [number for number, one in enumerate(series) if one.kind != COUNTER]
         self._columns_of = {
@@ -68,7 +68,7 @@ class RollUp:
         row, (w, columns). NaN is skipped; where all is NaN, so is the result.
         """
         if not t_ms.size:
-            return t_ms, np.empty((0, self._width))
+            return t_ms, np.empty((0, self.width))
         windows = t_ms // window_ms
         begins = np.flatnonzero(np.concatenate(([True], windows[1:] != windows[:-1])))
         ends = np.append(begins[1:], t_ms.size)
@@ -81,7 +81,7 @@ class RollUp:
             cube[np.repeat(np.arange(begins.size), ends - begins), at] = values
         missing = np.isnan(cube)
         counters, gauges = cube[:, :, self._counters], cube[:, :, self._gauges]
-        rows = np.empty((begins.size, self._width))
+        rows = np.empty((begins.size, self.width))
         with np.errstate(all="ignore"):  # infinities and overflow are values like others
             if missing.any():
                 rows[:, self._columns_of[LAST]] = _last(counters, missing[:, :, self._counters])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import resource
-import selectors
+import select
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -62,14 +62,14 @@ class Server:
         self._complaints = Complaints()
         self._warn_of_clock = partial(self._complaints.say, "ahead of the clock")
         self.store = store
-        self._listeners = listeners
+        self._listeners = {listener.fileno(): listener for listener in listeners}
         self._lines = lines
         self._signals = signals
         self._clock = clock
         self._closed: dict[str, int] = {}
         self._lag_ns = 0
         self._is_told_to_stop = False
-        self._clients: set[Client] = set()
+        self._clients: dict[int, Client] = {}  # by descriptor
         self._held: dict[Client, str] = {}  # what it is that there is no room for
         self._accepted = 0
         self._most = max(1, (raise_descriptor_limit() - _OWN_FDS) // _FDS_EACH)
@@ -78,7 +78,7 @@ class Server:
         self._idle_exit_s = idle_exit_s
         self._busy_at = clock()
         self._is_behind = False
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
 
     @property
     def connections(self) -> int:
@@ -98,28 +98,28 @@ class Server:
             self.close()
 
     def open(self) -> None:
-        self._selector.register(self._signals, selectors.EVENT_READ)
+        self._epoll.register(self._signals, select.EPOLLIN)
         self._accept_again()
         self.timers.every(1.0, self._try_held)
         self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
         self.timers.every(60.0, partial(self._tidy, self.store.make_room))
         self.timers.every(3600.0, partial(self._tidy, self.store.expire))
         self.timers.every(complaints.EVERY_S, self._complaints.next_minute)
-        for listener in self._listeners:
+        for listener in self._listeners.values():
             log.info("listening on %s", listener.name)
 
     def turn(self, timeout: float | None) -> bool:
         """Wait, and give everybody who has something to say one read. False if nobody had."""
-        ready = self._selector.select(0)
-        if not ready and timeout != 0 and not self._is_behind and self._selector.select(timeout):
+        ready = self._epoll.poll(0)
+        if not ready and timeout != 0 and not self._is_behind and self._epoll.poll(timeout):
             time.sleep(_GATHER_S)
-            ready = self._selector.select(0)
+            ready = self._epoll.poll(0)
         begin_ns = time.monotonic_ns()
-        for key, _ in ready:
-            if isinstance(key.fileobj, Client):
-                self._read(key.fileobj)
-            elif isinstance(key.fileobj, Listener):
-                self._accept(key.fileobj)
+        for fd, _ in ready:
+            if fd in self._clients:
+                self._read(self._clients[fd])
+            elif fd in self._listeners:
+                self._accept(self._listeners[fd])
             else:
                 self._is_told_to_stop |= bool(self._signals.take())
         self.tell_all()
@@ -160,8 +160,8 @@ class Server:
             self.store, counts=self.counts, closed=self._closed, in_turns=True, warn=self._warn_of_clock
         )
         client = Client(connection, self._accepted, ingest, self._clock())
-        self._clients.add(client)
-        self._selector.register(client, selectors.EVENT_READ)
+        self._clients[client.fileno()] = client
+        self._epoll.register(client, select.EPOLLIN)
 
     def _stop_accepting(self, why: str) -> None:
         """Let new connections wait in the listeners' queues until there is room."""
@@ -169,14 +169,14 @@ class Server:
             log.warning("%s; new ones wait (ulimit -n)", why)
             self._has_told_of_most = True
         self._is_accepting = False
-        for listener in self._listeners:
-            self._selector.unregister(listener)
+        for listener in self._listeners.values():
+            self._epoll.unregister(listener)
 
     def _accept_again(self) -> None:
         if not self._is_accepting:
             self._is_accepting = True
-            for listener in self._listeners:
-                self._selector.register(listener, selectors.EVENT_READ)
+            for listener in self._listeners.values():
+                self._epoll.register(listener, select.EPOLLIN)
 
     def _read(self, client: Client) -> None:
         if client.is_replaced:
@@ -209,9 +209,9 @@ class Server:
 
     def _drop(self, client: Client) -> None:
         if client not in self._held:
-            self._selector.unregister(client)
+            self._epoll.unregister(client)
         self._held.pop(client, None)
-        self._clients.discard(client)
+        del self._clients[client.fileno()]
         client.close()
         self._busy_at = self._clock()
         if len(self._clients) < self._most:
@@ -228,15 +228,15 @@ class Server:
             self.errors["store"] += 1
             log.warning("%s: %s; waiting for room", client.name, why)
         self._held[client] = why
-        self._selector.unregister(client)
+        self._epoll.unregister(client)
 
     def _try_held(self) -> None:
         for client in list(self._held):
             if client.is_replaced:
                 self._cut_off(client, "replaced", _ELSEWHERE)
-            elif self._attempt(client, partial(client.store, self._clock())) and client in self._clients:
+            elif self._attempt(client, partial(client.store, self._clock())) and client in self._held:
                 del self._held[client]
-                self._selector.register(client, selectors.EVENT_READ)
+                self._epoll.register(client, select.EPOLLIN)
                 if not self._held:
                     log.info("there is room again")
         if not self._is_accepting and len(self._clients) < self._most:
@@ -246,7 +246,7 @@ class Server:
 
     def _cut_off_stalled(self) -> None:
         past = self._clock() - PATIENCE_S
-        for client in list(self._clients):
+        for client in list(self._clients.values()):
             if client.is_replaced:
                 self._cut_off(client, "replaced", _ELSEWHERE)
             elif 0 < client.waiting_since < past and client not in self._held and not client.is_behind:
@@ -267,10 +267,10 @@ class Server:
     def close(self) -> None:
         if self._held:
             log.warning("%d connections end unstored; their producers send again", len(self._held))
-        for client in list(self._clients):
+        for client in list(self._clients.values()):
             client.close()
         self._clients.clear()
-        self._selector.close()
+        self._epoll.close()
 
 
 def raise_descriptor_limit() -> int:
