@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import RULES, Filled
 from grafana import (
     ALL,
     DASHBOARDS,
@@ -29,6 +28,7 @@ from grafana import (
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from lives import RULES, Filled
 
 from rondo_tools import catalog
 from rondo_tools.push import health as push_health

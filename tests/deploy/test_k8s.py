@@ -19,10 +19,10 @@ import kubernetes_validate
 import pytest
 import yaml
 from api_server import ApiServer, Kind
-from conftest import RULES
 from dashboards import K8S, main, manifests
 from fleet import PATIENCE_S
 from grafana import DASHBOARDS
+from lives import RULES
 from prometheus import Prometheus
 
 import rondo_tools

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Filled
 from dashboard_picture import NOTE, answers
 from grafana import ALL, DASHBOARDS, Json, load, panels
+from lives import Filled
 from panel_picture import UNITS, Line, alone, broken, draw
 from PIL import Image
 
