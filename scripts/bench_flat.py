@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Is the cost of a tick flat: however old its session is, and however many there are beside it?
+
+    scripts/bench_flat.py                         prints it
+    scripts/bench_flat.py docs/cost-of-a-tick.svg draws it too (needs matplotlib, the extra plot-file)
+
+CPU time, user and system, of a live tick of the catalogue's sixteen series as rondo-store treats it:
+decode, store, roll up, tell; without the system call that reads. Time is simulated. All ages, and all
+numbers of sessions, are measured in turn, five minutes of their time each, and again: the median of
+the rounds. So what else the machine does falls on all alike.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench_race import BEGIN_MS, messages  # noqa: E402
+
+from rondo_tools import stream  # noqa: E402
+from rondo_tools.catalog import SERIES  # noqa: E402
+from rondo_tools.store.ingest import Ingest  # noqa: E402
+from rondo_tools.store.lines import Lines  # noqa: E402
+from rondo_tools.store.writer import StoreWriter  # noqa: E402
+
+HOUR, DAY = 3600, 86_400
+AGES = {
+    "1 h": HOUR,
+    "6 h": 6 * HOUR,
+    "1 d": DAY,
+    "2 d": 2 * DAY,
+    "4 d": 4 * DAY,
+    "7 d": 7 * DAY,
+    "14 d": 14 * DAY,
+}
+AGE_ROUNDS = 100
+SESSIONS = (1, 10, 100, 1000)
+SESSION_ROUNDS = 12
+WINDOW = 300  # ticks: what is measured at once ends with the roll-up of all tiers
+TOGETHER = 9000  # ticks at least, of all of a number of sessions
+BULK = 4000  # ticks at once, up to an age
+TICK = len(messages(0, 1))
+
+Figures = dict[str, float]
+"""Microseconds a tick, by age, or by how many sessions there are."""
+
+
+def main(picture: Path | None) -> int:
+    by_age = aging()
+    print("µs of CPU a tick, one session at the age of")
+    print("  ".join(f"{name}: {cost:.1f}" for name, cost in by_age.items()), flush=True)
+    by_count = side_by_side()
+    print("and with so many sessions at once")
+    print("  ".join(f"{name}: {cost:.1f}" for name, cost in by_count.items()), flush=True)
+    week, thousand = by_age["7 d"] / by_age["1 h"], by_count["1,000"] / by_count["1"]
+    print(f"at 7 days {week:.2f} x the cost at 1 hour; with 1,000 sessions {thousand:.2f} x the cost with 1")
+    if picture is not None:
+        draw(by_age, by_count, picture)
+    return 0
+
+
+def aging() -> Figures:
+    """A session of each age, fed in bulk up to it, and live from there."""
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as store, StoreWriter(store) as writer:
+        sessions = [_begin(writer, name) for name in AGES]
+        for session, age in zip(sessions, AGES.values(), strict=True):
+            for first in range(0, age, BULK):
+                session.feed(messages(first, min(BULK, age - first)))
+                session.catch_up()
+        costs: dict[str, list[float]] = {name: [] for name in AGES}
+        for at in range(0, AGE_ROUNDS * WINDOW, WINDOW):
+            for session, (name, age) in zip(sessions, AGES.items(), strict=True):
+                costs[name].append(_live(writer, [session], age + at, WINDOW))
+        _close(sessions)
+    return {name: statistics.median(some) for name, some in costs.items()}
+
+
+def side_by_side() -> Figures:
+    """So many sessions, a tick of each in turn."""
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as store, StoreWriter(store) as writer:
+        groups = {count: [_begin(writer, f"{count}-{one}") for one in range(count)] for count in SESSIONS}
+        first = dict.fromkeys(groups, 0)
+        costs: dict[int, list[float]] = {count: [] for count in groups}
+        for _ in range(SESSION_ROUNDS):
+            for count, sessions in groups.items():
+                length = max(WINDOW, TOGETHER // count)
+                costs[count].append(_live(writer, sessions, first[count], length))
+                first[count] += length
+        for sessions in groups.values():
+            _close(sessions)
+    # The first laps of the rings are other work: the file system makes room for them.
+    return {f"{count:,}": statistics.median(some[2:]) for count, some in costs.items()}
+
+
+def _close(sessions: list[Ingest]) -> None:
+    for session in sessions:
+        session.close()
+
+
+def _begin(writer: StoreWriter, instance: str) -> Ingest:
+    ingest = Ingest(writer)
+    ingest.feed(stream.encode(stream.Header(instance, BEGIN_MS, (), 1000, SERIES)))
+    return ingest
+
+
+def _live(writer: StoreWriter, ingests: list[Ingest], first: int, count: int) -> float:
+    """µs a tick, of `count` ticks of each."""
+    data = messages(first, count)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    lines = Lines(nowhere)
+    try:
+        begin = time.process_time()
+        for at in range(0, count * TICK, TICK):
+            message = data[at : at + TICK]
+            for ingest in ingests:
+                ingest.feed(message)
+                lines.update(ingest.closed)
+                ingest.closed.clear()
+            writer.catch_up(math.inf)
+        return (time.process_time() - begin) / count / len(ingests) * 1e6
+    finally:
+        os.close(nowhere)
+
+
+def draw(by_age: Figures, by_count: Figures, picture: Path) -> None:
+    """Both curves, in one picture, from zero."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style = {"svg.fonttype": "none", "svg.hashsalt": "rondo", "font.size": 10}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        top = 1.3 * max(*by_age.values(), *by_count.values())
+        for axes, figures, what in zip(
+            figure.subplots(1, 2), (by_age, by_count), ("age of the session", "sessions"), strict=True
+        ):
+            axes.plot(list(figures), list(figures.values()), marker="o", linewidth=1.5)
+            axes.set(xlabel=what, ylabel="µs of CPU a tick", ylim=(0, top))
+            axes.grid(axis="y", linewidth=0.4)
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
