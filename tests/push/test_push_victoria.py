@@ -1,8 +1,12 @@
-"""A real VictoriaMetrics: it keeps what is sent twice twice, unless it is told not to."""
+"""A real VictoriaMetrics: it keeps what is sent twice twice, unless it is told not to; and what it
+refuses, and what it drops without a word."""
 
 from __future__ import annotations
 
 import json
+import random
+import re
+import string
 import subprocess
 import time
 import urllib.parse
@@ -12,22 +16,25 @@ from pathlib import Path
 
 import pytest
 from faults import FaultProxy
-from receivers import Key, expected, fill, header, seconds, ticks
+from receivers import HOUR_MS, Key, expected, fill, header, seconds, ticks
 from victoria import victoria
 
 from rondo_tools.push.encode import STALE_NAN
 
 NOW = int(time.time()) * 1000
+DAY_MS = 24 * HOUR_MS
 ONCE = "-dedup.minScrapeInterval=1ms"
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
-def held(url: str) -> dict[Key, list[tuple[int, float]]]:
+def held(
+    url: str, selector: str = '{job="rondo-vmm",instance!="rondo-push"}'
+) -> dict[Key, list[tuple[int, float]]]:
     """All samples that it shows but for stale markers, in order of time, duplicates too."""
     with urllib.request.urlopen(f"{url}/internal/force_flush", timeout=30):
         pass
-    asked = urllib.parse.urlencode({"match[]": '{job="rondo-vmm",instance!="rondo-push"}'})
+    asked = urllib.parse.urlencode({"match[]": selector})
     found = {}
     with urllib.request.urlopen(f"{url}/api/v1/export?{asked}", timeout=30) as answer:
         for line in answer:
@@ -36,6 +43,20 @@ def held(url: str) -> dict[Key, list[tuple[int, float]]]:
             labels = tuple(sorted(series["metric"].items()))
             found[labels] = sorted((t_ms, value) for t_ms, value in pairs if value is not None)
     return found
+
+
+def count(url: str, metric: str) -> int:
+    """What it has counted of its own doings."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(int(line.split()[-1]) for line in lines if line.startswith(metric))
+
+
+def tally(said: bytes) -> tuple[int, int, int]:
+    """Samples sent, rejected and unclear, of the last line with --verbose."""
+    found = re.search(rb"(\d+) samples sent, (\d+) rejected, (\d+) unclear", said)
+    assert found is not None, said
+    return int(found[1]), int(found[2]), int(found[3])
 
 
 @pytest.mark.parametrize("flags", [(ONCE,), ()], ids=["once", "as it comes"])
@@ -65,3 +86,64 @@ def test_every_sample_is_there_although_an_answer_was_lost(
         pairs for labels, pairs in found.items() if ("instance", "a") in labels and ("core", "0") in labels
     )
     assert heat == [(start_ms + 1000 * i, i / 8) for i in range(30) for _ in range(copies)]
+
+
+def test_victoriametrics_refuses_a_request_that_is_too_big_for_it(
+    run: Run, tmp_path: Path, program: Callable[[str], Path]
+) -> None:
+    """With 400, not 413. Of its parts each is small enough, but for the samples of one VM whose labels
+    alone are too long."""
+    store = tmp_path / "vmm_metrics"
+    for name in ("a", "b", "c"):
+        fill(store, header(name, NOW - 60_000), seconds(20, NOW - 59_000), "poweroff")
+    letters = random.Random(1)
+    labels = [(f"l{at}", "".join(letters.choices(string.ascii_letters, k=1000))) for at in range(3)]
+    long = header("long", NOW - 60_000)._replace(labels=tuple(labels))
+    fill(store, long, seconds(2, NOW - 59_000), "poweroff")
+    limit = "-maxInsertRequestSize=2000"
+    with victoria(program("victoria-metrics"), tmp_path, limit, ONCE) as url:
+        done = run("rondo-push", store, "--remote-write", f"{url}/api/v1/write", "-v")
+        found = held(url)
+    assert done.returncode == 0, done.stderr
+    assert tally(done.stderr) == (3 * 21 * 2, 3 * 2, 0)
+    refusals = [json.loads(line) for line in (store / "rejected_prometheus.jsonl").read_text().splitlines()]
+    assert sum(refusal["samples"] for refusal in refusals) == 3 * 2
+    for refusal in refusals:
+        assert "too big packed request" in refusal["answer"]
+        assert 'instance="long"' in refusal["series"]
+    assert {labels: [t_ms for t_ms, _ in pairs] for labels, pairs in found.items()} == {
+        labels: [t_ms for t_ms, value in sorted(samples.items()) if value != STALE_NAN]
+        for labels, samples in expected(store).items()
+        if ("instance", "long") not in labels
+    }
+
+
+@pytest.mark.parametrize(
+    ("flag", "start_ms", "counter", "shown"),
+    [
+        ("-maxLabelsPerTimeseries=1", NOW - 59_000, "vm_metrics_with_dropped_labels_total", 2),
+        ("-maxLabelValueLen=3", NOW - 59_000, "vm_too_long_label_values_total", 2),
+        ("-retentionPeriod=1d", NOW - 3 * DAY_MS, 'vm_rows_ignored_total{reason="small_timestamp"}', 0),
+        ("-storage.maxDailySeries=1", NOW - 59_000, "vm_daily_series_limit_rows_dropped_total", 1),
+    ],
+    ids=["too many labels", "a long label", "too old", "too many series"],
+)
+def test_what_victoriametrics_drops_it_does_not_say(
+    run: Run,
+    tmp_path: Path,
+    program: Callable[[str], Path],
+    flag: str,
+    start_ms: int,
+    counter: str,
+    shown: int,
+) -> None:
+    """It answers 204 all the same, so it counts as delivered; only its own counters tell."""
+    store = tmp_path / "vmm_metrics"
+    fill(store, header("a", start_ms - 500), seconds(5, start_ms))
+    with victoria(program("victoria-metrics"), tmp_path, flag) as url:
+        done = run("rondo-push", store, "--remote-write", f"{url}/api/v1/write", "-v", "--no-health")
+        assert tally(done.stderr) == (5 * 2, 0, 0)
+        found = held(url, '{__name__!=""}')
+        assert count(url, counter) > 0
+    assert len(found) == shown
+    assert found.keys() != expected(store).keys()

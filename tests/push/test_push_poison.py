@@ -1,0 +1,66 @@
+"""What receivers refuse, as stubs: the limits of those that are not to be had as packages.
+
+Real refusals: of Prometheus in test_push_exactly_once.py (a series that is ahead already) and in
+test_push_outage.py (samples over an hour old), of VictoriaMetrics in test_push_victoria.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from receivers import HOUR_MS, T0, Key, Receiver, Scripted, expected, fill, header, push_once, seconds
+
+from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
+
+
+def long_label(labels: Key, _t_ms: int) -> str | None:
+    """The limit that Mimir and Cortex have, as a stub: neither is a package of Debian's."""
+    return "label value too long" if any(len(value) > 500 for _, value in labels) else None
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Three VMs, of which one has a label that is too long."""
+    for name in ("a", "b", "c"):
+        head = header(name)
+        if name == "b":
+            head = head._replace(labels=(("zone", "z" * 600),))
+        fill(tmp_path, head, seconds(4), "poweroff")
+    return tmp_path
+
+
+def test_a_label_over_the_limit_costs_its_own_series_only(store: Path) -> None:
+    receiver = Receiver(long_label)
+    found = push_once(store, Scripted(receiver), now_ms=T0 + HOUR_MS)
+    assert (found.sent, found.rejected) == (2 * 5 * 2, 5 * 2)
+    assert receiver.samples == {
+        labels: samples for labels, samples in expected(store).items() if not long_label(labels, 0)
+    }
+    lines = (store / "rejected_prometheus.jsonl").read_text().splitlines()
+    assert {json.loads(line)["answer"] for line in lines} == {"label value too long"}
+
+
+class TakesWhatIsGood(Receiver):
+    """Commits what it takes of a request and answers 400 for the rest, as Mimir's distributor does."""
+
+    def take_request(self, request: WriteRequest) -> str | None:
+        words = None
+        for series in request.timeseries:
+            for sample in series.samples:
+                one = WriteRequest()
+                one.timeseries.add(labels=series.labels, samples=[sample])
+                words = super().take_request(one) or words
+        return words
+
+
+def test_a_receiver_that_commits_a_part_and_refuses_the_rest_gets_all_of_the_good(store: Path) -> None:
+    """And each once; but what it had taken at first and refuses the second time is counted as refused."""
+    receiver = TakesWhatIsGood(long_label)
+    found = push_once(store, Scripted(receiver), now_ms=T0 + HOUR_MS)
+    assert receiver.samples == {
+        labels: samples for labels, samples in expected(store).items() if not long_label(labels, 0)
+    }
+    assert found.sent + found.rejected == 3 * 5 * 2
+    assert found.rejected > 5 * 2
