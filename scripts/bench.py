@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure rondo beside its peers, in one run: every figure that the docs quote comes from here.
 
-scripts/bench.py [vmm] [store] [serve] [stall] [flat] [race] [push] [wire] [backlog] [dashboards]      all of them by default
+scripts/bench.py [PART ...]      all of them by default: vmm store serve stall flat race push wire
+                                 backlog dashboards
 """
 
 from __future__ import annotations
