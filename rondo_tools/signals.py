@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Collection
 from types import FrameType
+from typing import Self
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """The interpreter has written the number to the wake-up descriptor; nothing is left to do."""
 
 
 class Signals:
-    """While entered, SIGINT and SIGTERM arrive through `fileno()`. For the main thread only."""
+    """While entered, signals arrive through `fileno()`. For the main thread only.
 
-    def __init__(self) -> None:
+    `handler` is called for each of them besides, as the signal module calls it.
+    """
+
+    def __init__(
+        self,
+        numbers: Collection[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+        handler: Callable[[int, FrameType | None], object] = _ignore,
+    ) -> None:
+        self._numbers = numbers
+        self._handler = handler
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
@@ -25,9 +40,9 @@ class Signals:
         except BlockingIOError:
             return []
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._handler) for number in self._numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,7 +51,3 @@ class Signals:
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._read)
         os.close(self._write)
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """The interpreter has written the number to the wake-up descriptor; nothing is left to do."""

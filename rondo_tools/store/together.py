@@ -39,7 +39,7 @@ def rows_of(stretches: Sequence[Stretch], tier: Tier, columns: int) -> list[Rows
     block = np.frombuffer(b"".join(stretch.data for stretch in stretches), dtype)
     counts = [len(stretch.data) // dtype.itemsize for stretch in stretches]
     written = np.flatnonzero(block["t_ms"] | block["crc"])
-    rows = block[written]
+    rows = block if written.size == block.size else block[written]
     owner = np.repeat(np.arange(len(stretches)), counts)[written]
     # The slot's number at each row, counted without going round.
     offset = np.array([stretch.first for stretch in stretches]) - np.cumsum([0, *counts[:-1]])
