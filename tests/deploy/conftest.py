@@ -58,4 +58,5 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         push(host.store, f"{victoria_url}/api/v1/write", "--cursor", "victoria")
         with urllib.request.urlopen(f"{victoria_url}/internal/force_flush", timeout=PATIENCE_S):
             pass  # what it has taken is now shown, too
-        yield Filled(prometheus.url, victoria_url, Range(began_s - 10, shown_s), lives_of(host.store))
+        shown = Range(began_s - 10, shown_s)
+        yield Filled(prometheus.url, victoria_url, shown, lives_of(host.store))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import struct
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,11 +31,14 @@ from grafana import (
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from lives import RULES, Filled
+from lives import RULES, Filled, push
+from prometheus import Prometheus
 
 from rondo_tools import catalog
 from rondo_tools.push import health as push_health
 from rondo_tools.store import health as store_health
+from rondo_tools.store.writer import StoreWriter
+from rondo_tools.stream import End, Header, Tick
 
 VMS = ["vm-1", "vm-2", "vm-3", "vm-4", "vm-5"]
 ROLLUPS = ALL | {"job": "rollups", "resolution": "10s"}
@@ -135,7 +141,10 @@ def test_panels_are_what_they_should_be(path: Path) -> None:
     assert [panel["title"] for panel in panels(dashboard)] == list(titles)
     for panel in panels(dashboard):
         for target in panel["targets"]:
-            assert set(METRIC.findall(target["expr"])) == {titles[panel["title"]]}
+            # A VM's uptime says whether it is alive, whatever is shown of it.
+            assert set(METRIC.findall(target["expr"])) - {"vmm_uptime_seconds"} == {
+                titles[panel["title"]]
+            } - {"vmm_uptime_seconds"}
             assert panel["type"] != "timeseries" or target["interval"] in ("$resolution", "10s")
         assert len(panel["description"]) > 20
         assert panel["fieldConfig"]["defaults"]["unit"]
@@ -248,6 +257,42 @@ def test_births_ends_and_lives_are_those_that_the_store_knows(filled: Filled) ->
 
 def rules() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def test_a_mean_is_shown_in_the_seconds_in_which_there_is_one(prometheus: Prometheus, tmp_path: Path) -> None:
+    """It ends where there is nothing to average; that of a short life is seen all the same."""
+    now_s = int(time.time()) - 60
+    none = math.nan
+    means = [5.0, none, 7.0, 8.0, none, none, 3.0, none]
+    with StoreWriter(tmp_path / "vmm_metrics") as store:
+        for instance, rows in {
+            "runs": [(now_s + at, mean) for at, mean in enumerate(means)],
+            "lived": [(now_s + 2.4, 9.0)],
+        }.items():
+            # All series have the mean's value, and the uptime, which is the last, has its own.
+            width = len(catalog.SERIES) - 1
+            ticks = [
+                Tick(round(at_s * 1000), struct.pack(f"<{width + 1}d", *[mean] * width, 0.3 + at_s - now_s))
+                for at_s, mean in rows
+            ]
+            start_ms = ticks[0].t_ms - 300
+            session = store.open(Header(instance, start_ms, (), 1000, catalog.SERIES))
+            session.ring.append(ticks)
+            if instance == "lived":
+                session.finish(End("poweroff", ticks[-1].t_ms))
+            session.close()
+    push(tmp_path / "vmm_metrics", prometheus.write_url)
+    shown = Range(now_s - 5, now_s + 20)
+    vmm = load(next(path for path in DASHBOARDS if "vmm" in path.stem))
+    titles = ("vCPU Exit Duration", "vCPU Run Duration", "Block Request Duration")
+    asked = [query for query in queries(vmm, shown) if query.panel["title"] in titles]
+    assert len(asked) == 3
+    for query in asked:
+        found = {
+            series["metric"]["instance"]: {at_s - now_s: float(value) for at_s, value in series["values"]}
+            for series in run(prometheus.url, query, shown)
+        }
+        assert found == {"runs": {0: 5.0, 2: 7.0, 3: 8.0, 6: 3.0}, "lived": {3: 9.0}}
 
 
 @every
