@@ -156,6 +156,18 @@ def test_panels_are_what_they_should_be(path: Path) -> None:
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
+def test_the_guide_has_the_panels_in_their_order() -> None:
+    guide = (DASHBOARDS[0].parent.parent / "README.md").read_text()
+    section = guide.partition("\n## The panels\n")[2].partition("\n## ")[0]
+    listed = re.findall(
+        r"^\| (?!panel|---)(.+?) \| (.+?) \|$", section.replace("|---|---|", ""), re.MULTILINE
+    )
+    described = {panel["title"]: panel["description"] for path in DASHBOARDS for panel in panels(load(path))}
+    assert [title for title, _ in listed] == [title for titles in TITLES.values() for title in titles]
+    for title, text in listed:
+        assert described[title].startswith(text), title
+
+
 @every
 def test_panels_tile_the_page(path: Path) -> None:
     taken: set[tuple[int, int]] = set()
