@@ -103,8 +103,8 @@ def rondo_store(
                 "or --listen"
             )
         store = opened.enter_context(StoreWriter(directory, tiers, max_bytes=max_bytes, sync=sync))
-        store.expire()
-        store.make_room()
+        store.room.expire()
+        store.room.make_room()
         lines = Lines(-1 if sys.stdout is None else sys.stdout.fileno())
         if serves:
             listeners = handed_over + [endpoint.listen(address, socket_group) for address in listen or ()]

@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.errors import StoreError
-from rondo_tools.store import retention
 from rondo_tools.store.server import ERRORS, Server
 from rondo_tools.store.writer import SessionWriter
 from rondo_tools.stream import End, Header, Tick
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 
 INSTANCE = "rondo-store"
 INTERVAL_MS = 1000
-COUNT_BYTES_EVERY_S = 60.0
 
 
 def _counter(name: str, unit: str, text: str, *labels: tuple[str, str]) -> Series:
@@ -59,19 +57,16 @@ class Health:
         self._now_ms = now_ms
         self._header = Header(INSTANCE, now_ms(), (), INTERVAL_MS, SERIES)
         self._session: SessionWriter | None = None
-        self._used_bytes = self._instances = 0
-        self._count_bytes()
         # In the middle of a second, where a clock that is set right by a bit changes no slot.
         server.timers.every(1.0, self.tick, first_s=(1500 - now_ms() % 1000) % 1000 / 1000)
-        server.timers.every(COUNT_BYTES_EVERY_S, self._count_bytes)
 
     def tick(self) -> None:
         """Store what the server has come to."""
-        counts = self._server.counts
+        counts, room = self._server.counts, self._server.store.room
         values = _PACK(
             counts.stored, counts.late, counts.ahead, counts.samples, counts.sessions,
             *(self._server.errors[kind] for kind in ERRORS),
-            self._server.connections, self._instances, self._used_bytes, self._server.take_lag_ns(),
+            self._server.connections, room.instances, room.used_bytes, self._server.take_lag_ns(),
         )  # fmt: skip
         try:
             if self._session is None:
@@ -95,10 +90,3 @@ class Health:
             log.debug("no end of our own: %s", exc)
         finally:
             self._session.close()
-
-    def _count_bytes(self) -> None:
-        self._used_bytes = retention.used_bytes(self._server.store.path)
-        try:
-            self._instances = len(list((self._server.store.path / "instances").iterdir()))
-        except OSError as exc:  # not there yet; or no descriptor to look with
-            log.debug("the instances are not counted: %s", exc)

@@ -3,8 +3,8 @@ remains of both.
 
 Strategy: a session is removed by its session.json first; without one a folder is no session, so
 nobody sees it half removed. What a kill in between leaves is swept later, if it holds nothing but
-files of our own. A session that is open is never touched; one that may still be heard of (no end,
-and written to in the last ten minutes) is never removed for room.
+files of our own. A session that is open is never touched (`room` sees to that); one that may still
+be heard of (no end, and written to in the last ten minutes) is never removed for room.
 
 To make room, what every cursor has delivered goes first, oldest first; then the rest, with a count.
 """
@@ -16,13 +16,15 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from rondo_tools.errors import StoreError
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.store.tiers import Tier
-from rondo_tools.units import format_duration, format_size
+from rondo_tools.units import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -30,81 +32,67 @@ SILENT_MS = 600_000  # as long as a producer keeps what it has not delivered
 _OUR_FILES = re.compile(r"\.?(session\.json|tier_\d+\.slab)(\.\d+)?")
 
 
-def expire(store: Path, tiers: tuple[Tier, ...], is_open: Collection[Path], now_ms: int) -> None:
+class Candidate(NamedTuple):
+    """A session that may go to make room; they sort in the order in which they do."""
+
+    is_undelivered: bool
+    last_ms: int
+    session: Session
+
+
+def expire(store: Path, tiers: tuple[Tier, ...], now_ms: int, remove: Callable[[Path], bool]) -> None:
     """Remove the sessions whose last tick is older than the last tier remembers."""
     span_ms = tiers[-1].span_ms
     horizon_ms = now_ms - span_ms
     for session in Store(store).sessions():
-        if session.path in is_open or _ended_after(session, horizon_ms, now_ms):
+        if _ended_after(session, horizon_ms, now_ms) or _last_ms(session) >= horizon_ms:
             continue
-        if _last_ms(session) < horizon_ms:
-            log.info(
-                "%s: removed, its data is older than %s", session.path, format_duration(tiers[-1].span_ms)
-            )
-            remove(session.path)
+        if remove(session.path):
+            log.info("%s: removed, its data is older than %s", session.path, format_duration(span_ms))
 
 
-def sweep(store: Path, is_open: Collection[Path]) -> None:
+def sweep(store: Path, remove: Callable[[Path], None]) -> None:
     """Remove what is left of sessions that were being made or removed when we were killed."""
     for instance in _folders(store / "instances"):
         for folder in _folders(instance):
-            if folder.name.isdecimal() and folder not in is_open and _is_left_over(folder):
-                log.debug("%s: left over, removed", folder)
-                _remove_folder(folder)
+            if folder.name.isdecimal() and is_left_over(folder):
+                remove(folder)
 
 
-def used_bytes(store: Path) -> int:
-    """What the store's files take on the disk, holes not counted."""
+def used(store: Path) -> tuple[int, int]:
+    """What the store's files take on the disk, holes not counted, in bytes; and how many instances it has."""
     total = 0
     for folder, _, names in os.walk(store):
         for name in names:
             try:
-                total += (Path(folder) / name).lstat().st_blocks * 512
+                total += os.lstat(f"{folder}/{name}").st_blocks * 512
             except OSError:
                 continue  # it went meanwhile
-    return total
+    return total, sum(1 for _ in _folders(store / "instances"))
 
 
-def make_room(store: Path, max_bytes: int, is_open: Collection[Path], now_ms: int) -> int:
-    """Remove sessions until the store takes at most `max_bytes`, or none is left that may go.
-
-    Returns what it takes then.
-    """
-    used = used_bytes(store)
-    if used <= max_bytes:
-        return used
+def candidates(store: Path, is_open: Container[str], now_ms: int) -> deque[Candidate]:
+    """The sessions that may go to make room, the first to go first."""
     cursors = _cursors(store)
-    candidates = []
+    found = []
     for session in Store(store).sessions():
-        if session.path in is_open or (session.end is None and now_ms - _written_ms(session) < SILENT_MS):
+        if str(session.path) in is_open:
+            continue
+        if session.end is None and now_ms - _written_ms(session) < SILENT_MS:
             continue
         last_ms = _last_ms(session)
-        candidates.append((not _is_delivered(session, last_ms, cursors), last_ms, session))
-    candidates.sort(key=lambda item: item[:2])
-    undelivered = 0
-    for is_undelivered, _, session in candidates:
-        if used <= max_bytes:
-            break
-        used -= session.bytes_on_disk()
-        undelivered += is_undelivered
-        log.info("%s: removed, for the room that --max-bytes gives", session.path)
-        remove(session.path)
-    if undelivered:
-        log.warning(
-            "--max-bytes %s: %d sessions had to go that no push had delivered in full",
-            format_size(max_bytes),
-            undelivered,
-        )
-    return used
+        found.append(Candidate(not _is_delivered(session, last_ms, cursors), last_ms, session))
+    return deque(sorted(found, key=lambda candidate: candidate[:2]))
 
 
 def remove(folder: Path) -> None:
     """Remove a session, and its instance's folder with the last one."""
     (folder / "session.json").unlink()
-    _remove_folder(folder)
+    remove_folder(folder)
 
 
-def _remove_folder(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, and that of its instance with the last one."""
     shutil.rmtree(folder)
     try:
         folder.parent.rmdir()
@@ -121,7 +109,8 @@ def _folders(path: Path) -> Iterator[Path]:
     yield from found
 
 
-def _is_left_over(folder: Path) -> bool:
+def is_left_over(folder: Path) -> bool:
+    """Whether it is no session (any more), and holds nothing but files of ours."""
     with os.scandir(folder) as entries:
         return all(
             entry.name != "session.json"

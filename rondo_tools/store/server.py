@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from rondo_tools.errors import RondoError, StoreError, StreamError
+from rondo_tools.errors import RondoError, StreamError
 from rondo_tools.signals import Signals
 from rondo_tools.store import complaints
+from rondo_tools.store.chores import Chores
 from rondo_tools.store.client import Client
 from rondo_tools.store.complaints import Complaints
 from rondo_tools.store.endpoint import Listener
@@ -59,6 +60,7 @@ class Server:
         self.counts = Counts()
         self.errors = dict.fromkeys(ERRORS, 0)
         self.timers = Timers(clock)
+        self.chores = Chores()
         self._complaints = Complaints()
         self._warn_of_clock = partial(self._complaints.say, "ahead of the clock")
         self.store = store
@@ -102,8 +104,8 @@ class Server:
         self._accept_again()
         self.timers.every(1.0, self._try_held)
         self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
-        self.timers.every(60.0, partial(self._tidy, self.store.make_room))
-        self.timers.every(3600.0, partial(self._tidy, self.store.expire))
+        self.timers.every(60.0, partial(self.chores.add, self.store.room.make_room))
+        self.timers.every(3600.0, partial(self.chores.add, self.store.room.expire))
         self.timers.every(complaints.EVERY_S, self._complaints.next_minute)
         for listener in self._listeners.values():
             log.info("listening on %s", listener.name)
@@ -251,13 +253,6 @@ class Server:
                 self._cut_off(client, "replaced", _ELSEWHERE)
             elif 0 < client.waiting_since < past and client not in self._held and not client.is_behind:
                 self._cut_off(client, "stalled", f"nothing whole has come for {PATIENCE_S:.0f} s")
-
-    def _tidy(self, look: Callable[[], None]) -> None:
-        """Look for what may go; what stands in the way now is gone at the next look, or said again."""
-        try:
-            look()
-        except (OSError, StoreError) as exc:
-            log.warning("no room is made, and nothing expires, for now: %s", exc)
 
     def _is_idle(self) -> bool:
         if self._idle_exit_s is None or self._clients:

@@ -24,17 +24,13 @@ from typing import Any
 from rondo_tools import files, stream
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, StoreError
-from rondo_tools.store import retention
 from rondo_tools.store.reader import FORMAT_VERSION, Session, folder_name, read_store_json
 from rondo_tools.store.ring import Ring
+from rondo_tools.store.room import Room
 from rondo_tools.store.sync import NEVER, Policy, Syncer
 from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, format_tiers
-from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)
-
-_COUNT_EVERY_S = 1.0
-_NEW_SESSION_BYTES = 20_480  # five blocks: three slabs' headers, the description, the folder
 
 
 class SessionWriter:
@@ -131,16 +127,12 @@ class StoreWriter:
     ) -> None:
         """Open the store, making it if there is none, with `tiers` or the default ones.
 
-        `max_bytes` bounds what it takes on the disk; `used_bytes` is that, when it was last counted.
+        `max_bytes` bounds what it takes on the disk.
 
         Raises StoreError if it cannot be written to, if another process writes to it, or if it was
         made with other tiers.
         """
         self.path = Path(path)
-        self._now_ms = now_ms
-        self.max_bytes = max_bytes
-        self.used_bytes = 0
-        self._counted_at: float | None = None
         self._sync = sync
         self._syncer: Syncer | None = None
         self._open: dict[str, SessionWriter] = {}
@@ -162,6 +154,7 @@ class StoreWriter:
                     f"{self.path}: made with --tiers {format_tiers(self.tiers)}, which cannot be changed; "
                     "leave the flag out, or use another folder"
                 )
+            self.room = Room(self.path, self.tiers, max_bytes, self._open, now_ms)
             if sync.every_ms:
                 self._syncer = Syncer(sync.every_ms)
         except BaseException:
@@ -174,40 +167,11 @@ class StoreWriter:
         One that is open already is closed then: of two connections the newer one counts.
         """
         path = self.path / "instances" / folder_name(header.instance) / str(header.start_ms)
-        if self.max_bytes is not None and not (path / "session.json").exists():
-            self._make_room_for(header)
         header = header._replace(series=_shared(header.series))
-        return SessionWriter(path, self.tiers, header, self._open, dsync=self._sync.always)
-
-    def _make_room_for(self, header: stream.Header) -> None:
-        # To count is to look at every file: a thousand sessions that begin together count on one look.
-        self.used_bytes += _NEW_SESSION_BYTES
-        if self._counted_at is None or time.monotonic() - self._counted_at > _COUNT_EVERY_S:
-            self.make_room()
-        if self.max_bytes is not None and self.used_bytes > self.max_bytes:
-            raise StoreError(
-                f"{self.path}: {format_size(self.used_bytes)} are more than --max-bytes "
-                f"{format_size(self.max_bytes)}, and all that is left is live: the new session of "
-                f"{header.instance!r} is refused",
-                exit_code=EX_TEMPFAIL,
-            )
-
-    def expire(self) -> None:
-        """Remove the sessions whose last tick is older than the last tier remembers, and left-overs."""
-        is_open = self._open_paths()
-        retention.expire(self.path, self.tiers, is_open, self._now_ms())
-        retention.sweep(self.path, is_open)
-
-    def make_room(self) -> None:
-        """Remove what ended until the store is within its `max_bytes`, as far as that goes."""
-        if self.max_bytes is not None:
-            self.used_bytes = retention.make_room(
-                self.path, self.max_bytes, self._open_paths(), self._now_ms()
-            )
-            self._counted_at = time.monotonic()
-
-    def _open_paths(self) -> set[Path]:
-        return {Path(folder) for folder in self._open}
+        with self.room.guard:
+            if not (path / "session.json").exists():
+                self.room.admit(header.instance)
+            return SessionWriter(path, self.tiers, header, self._open, dsync=self._sync.always)
 
     def wrote(self, session: SessionWriter) -> None:
         """Ticks were added to a session: to be synced in time, and rolled up."""
@@ -231,6 +195,7 @@ class StoreWriter:
         return bool(self._behind)
 
     def close(self) -> None:
+        self.room.close()
         if self._syncer is not None:
             self._syncer.close()
             self._syncer = None

@@ -75,9 +75,9 @@ def test_what_every_cursor_has_delivered_goes_first_oldest_first(
         order = []
         while names(path):
             before = names(path)
-            store.max_bytes = retention.used_bytes(path) - 1
+            store.room.max_bytes = retention.used(path)[0] - 1
             with caplog.at_level(logging.INFO):
-                store.make_room()
+                store.room.make_room()
             gone = [name for name in before if name not in names(path)]
             assert len(gone) == 1
             order += gone
@@ -91,11 +91,11 @@ def test_a_cursor_that_cannot_be_read_has_delivered_nothing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with StoreWriter(path, now_ms=lambda: NOW, max_bytes=1) as store:
-        store.max_bytes = None
+        store.room.max_bytes = None
         cursor(path, "good", ended(store, "a"))
         (path / "cursor_bad.json").write_text("{}")
-        store.max_bytes = 1
-        store.make_room()
+        store.room.max_bytes = 1
+        store.room.make_room()
     assert names(path) == []
     assert "cursor_bad.json: cannot be read" in caplog.text
     assert "had to go" in caplog.text
@@ -109,7 +109,7 @@ def test_what_is_live_stays_and_new_sessions_are_refused(path: Path) -> None:
         fresh.close()
         for session, written_ms in ((open_one, 0), (silent, NOW - 600_001), (fresh, NOW - 599_999)):
             os.utime(session.path / "tier_0.slab", ns=(0, written_ms * 1_000_000))
-        store.max_bytes = 1
+        store.room.max_bytes = 1
         with pytest.raises(
             StoreError, match=r"all that is left is live: the new session of 'new' is refused"
         ) as e:
@@ -117,7 +117,7 @@ def test_what_is_live_stays_and_new_sessions_are_refused(path: Path) -> None:
         assert e.value.exit_code == 75
         assert names(path) == ["fresh", "open"]
         live(store, "fresh").close()  # which goes on: it is not new
-        store.max_bytes = 1 << 30
+        store.room.max_bytes = 1 << 30
         live(store, "new").close()
         open_one.close()
     assert names(path) == ["fresh", "new", "open"]
@@ -125,7 +125,7 @@ def test_what_is_live_stays_and_new_sessions_are_refused(path: Path) -> None:
 
 def test_a_server_keeps_to_its_size(path: Path, run: Run, begin_ms: int) -> None:
     assert run("rondo-store", path, stdin=None, input=data(begin_ms, 300)).returncode == 0
-    limit = str(retention.used_bytes(path) + one_size(path) // 2)
+    limit = str(retention.used(path)[0] + one_size(path) // 2)
     done = run("rondo-store", path, "--max-bytes", limit, stdin=None, input=data(begin_ms, 300, instance="b"))
     assert done.returncode == 0, done.stderr
     done = run("rondo-store", path, "--max-bytes", limit, stdin=None, input=data(begin_ms, 300, instance="c"))
@@ -141,17 +141,17 @@ def test_an_end_that_lies_about_its_time_does_not_keep_a_session(path: Path) -> 
         session = live(store, "a")
         session.finish(End("poweroff", 2**53 - 1))
         session.close()
-        store.expire()
+        store.room.expire()
     assert names(path) == []
 
 
 def test_what_is_open_never_expires(path: Path) -> None:
     with StoreWriter(path, now_ms=lambda: 2**53) as store:
         session = live(store, "a")
-        store.expire()
+        store.room.expire()
         assert names(path) == ["a"]
         session.close()
-        store.expire()
+        store.room.expire()
     assert names(path) == []
 
 
@@ -167,7 +167,7 @@ def test_left_overs_are_swept_and_nothing_else(path: Path, monkeypatch: pytest.M
         (killed[2].path / "tier_0.slab").symlink_to(killed[1].path / "notes.txt")
         (path / "instances" / "a" / "77").symlink_to(killed[1].path)
         kept = live(store, "d")
-        store.expire()
+        store.room.expire()
         assert not killed[0].path.exists()
         assert (path / "instances" / "a" / "77").is_symlink()
         assert (killed[1].path / "notes.txt").read_text() == "mine"

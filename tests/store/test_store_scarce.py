@@ -18,7 +18,6 @@ from store_host import Clock, acknowledged, connected, data, said, started
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
-from rondo_tools.store import retention
 from rondo_tools.store.health import Health
 from rondo_tools.store.notify import Notifier
 from rondo_tools.store.reader import Store
@@ -90,7 +89,7 @@ def test_who_needs_no_descriptor_goes_on_and_who_does_waits(path: Path, address:
 def test_what_is_done_every_so_often_bears_it(
     serving: Server, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    serving.store.max_bytes = 1
+    serving.store.room.max_bytes = 1
     health = Health(serving)
     notifier = Notifier({"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "1000000"})
     serving.timers.every(0.5, notifier.alive)
@@ -98,10 +97,12 @@ def test_what_is_done_every_so_often_bears_it(
         clock.now += second
         with no_descriptors():
             serving.timers.run()
+            serving.chores.wait()
     assert "no room is made, and nothing expires, for now" in caplog.text
     caplog.clear()
     clock.now += 3601
     serving.timers.run()
+    serving.chores.wait()
     health.close()
     assert "for now" not in caplog.text
 
@@ -111,7 +112,7 @@ def test_a_session_that_cannot_be_read_now_is_not_taken_for_old(
 ) -> None:
     """A VM that lived for months, without an end, and heard of a moment ago."""
     now_ms = time.time_ns() // 1_000_000
-    with StoreWriter(path) as store:
+    with StoreWriter(path, now_ms=lambda: now_ms) as store:
         session = store.open(header(start_ms=now_ms - 100 * 86_400_000))
         session.ring.append(ticks(10, now_ms - 10_000))
         session.close()
@@ -124,7 +125,8 @@ def test_a_session_that_cannot_be_read_now_is_not_taken_for_old(
             return opened(name, *rest, **more)
 
         monkeypatch.setattr(os, "open", failing)
-        retention.expire(path, store.tiers, (), now_ms)
+        store.room.expire()
         assert seen.path.exists()
-        retention.expire(path, store.tiers, (), now_ms + DEFAULT_TIERS[-1].span_ms + 60_000)
+        now_ms += DEFAULT_TIERS[-1].span_ms + 60_000
+        store.room.expire()
         assert not seen.path.exists()

@@ -398,12 +398,12 @@ def test_a_tick_of_its_own_each_second_and_none_where_there_is_no_room(
         listener = listen(f"unix:{address}")
         server = Server(store, [listener], Lines(-1), signals, clock=clock)
         own = health.Health(server, lambda: now_ms)
-        store.max_bytes = 1
+        store.room.max_bytes = 1
         for _ in range(3):
             clock.now += 0.8 if now_ms % 1000 == 700 else 1
             now_ms += 800 if now_ms % 1000 == 700 else 1000
             server.timers.run()
-            store.max_bytes = None
+            store.room.max_bytes = None
         own.close()
         server.close()
         listener.close()

@@ -266,7 +266,7 @@ def test_a_session_goes_when_its_data_is_older_than_the_last_tier(
             session.close()
 
         def left() -> list[str]:
-            store.expire()
+            store.room.expire()
             return [one.key.replace(str(T0 + 40_000), "late") for one in Store(path).sessions()]
 
         everything = [f"a/{T0 - 1}", "a/late", f"b/{T0 - 1}"]
@@ -293,10 +293,10 @@ def test_a_damaged_session_goes_by_when_it_was_written_to(path: Path) -> None:
         session.close()
         os.truncate(session.path / "tier_0.slab", 100)
         os.utime(session.path / "tier_0.slab", ns=(0, (T0 + 1000) * 1_000_000))
-        store.expire()
+        store.room.expire()
         assert len(Store(path).sessions()) == 1
         os.utime(session.path / "tier_0.slab", ns=(0, (T0 - 1000) * 1_000_000))
-        store.expire()
+        store.room.expire()
     assert Store(path).sessions() == []
 
 
@@ -306,5 +306,5 @@ def test_expiry_leaves_alone_what_is_not_its_own(path: Path) -> None:
             (path / name).mkdir(parents=True)
             (path / name / "file").write_text("mine")
         store.open(header(PAIR)).close()
-        store.expire()
+        store.room.expire()
     assert len(list(path.rglob("file"))) == 3
