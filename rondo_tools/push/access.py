@@ -103,7 +103,7 @@ def access(
     basic = Secret(Path(basic_auth_file), "--basic-auth-file") if basic_auth_file else None
     if basic is not None and ":" not in basic.text():
         raise UsageError(f"--basic-auth-file {basic_auth_file}: write USER:PASSWORD in it")
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to try what is given: without the default CAs
     if ca_file:
         try:
             context.load_verify_locations(ca_file)
