@@ -146,6 +146,11 @@ def test_the_users_and_folders(installed: Path, program: Program) -> None:
             line for line in (tree / "etc/passwd").read_text().splitlines() if line.startswith("rondo:")
         ]
         uid = int(line.split(":")[2])
+        # Else rondo could not give its own socket to the VMs' group, as a store without systemd does.
+        groups = (tree / "etc/group").read_text().splitlines()
+        assert "rondo" in next(line for line in groups if line.startswith("rondo-vmm:")).split(":")[3].split(
+            ","
+        )
         for folder, mode in (("run/rondo", 0o755), ("var/lib/rondo", 0o750)):
             status = (tree / folder).stat()
             assert (status.st_uid, status.st_mode & 0o7777) == (uid, mode), folder
