@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 class Backlog(NamedTuple):
     """One session's: its pieces in time order, the series to send, and the time of its end, or NO_END.
 
-    `seen` is what of it was read already, if that was kept.
+    `seen` is all that it has, where that was read already and kept.
     """
 
     session: Session
@@ -53,9 +53,14 @@ class Backlog(NamedTuple):
     numbers: tuple[int, ...]  # of the series, in the header
     seen: Rows | None = None
 
+    @property
+    def from_ms(self) -> int:
+        """A time before which it has nothing."""
+        return int(self.seen.t_ms[0]) if self.seen is not None and self.seen.t_ms.size else 0
+
     def read(self, begin_ms: int, until_ms: int, finest: int) -> Rows:
         """Rows with begin_ms <= t_ms < until_ms, the columns those of `roster`. Raises StoreError."""
-        if self.seen is not None and {piece.tier for piece in self.pieces} == {finest}:
+        if self.seen is not None and self.pieces:
             begin_ms = max(begin_ms, self.pieces[0].begin_ms)
             until_ms = min(until_ms, self.pieces[-1].until_ms)
             return self._chosen(self.seen.between(begin_ms - 1, until_ms), finest)
@@ -122,9 +127,14 @@ def pieces(
 def slices(backlogs: Sequence[Backlog], tiers: Sequence[Tier]) -> Iterator[tuple[int, int]]:
     """Stretches of time, oldest first, that cover all backlogs and hold so many samples at most."""
     stretches = [
-        (piece.begin_ms, piece.until_ms, len(backlog.numbers) / tiers[piece.tier].interval_ms)
+        (
+            max(piece.begin_ms, backlog.from_ms),
+            piece.until_ms,
+            len(backlog.numbers) / tiers[piece.tier].interval_ms,
+        )
         for backlog in backlogs
         for piece in backlog.pieces
+        if piece.until_ms > backlog.from_ms
     ]
     stretches += [
         (backlog.end_ms, backlog.end_ms + 1, len(backlog.numbers))

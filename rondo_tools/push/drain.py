@@ -200,15 +200,16 @@ class Drain:
             ahead = format_duration(last_ms - now_ms)
             self._say(session, f"ticks up to {ahead} ahead of the clock here are held back")
         numbers, roster = self._sent[session.key]
+        pieces_of_it = self._pieces(session, mark, rows, min(horizon_ms, last_ms + 1), begun_ms)
         return Backlog(
             session,
             mark,
-            self._pieces(session, mark, rows, min(horizon_ms, last_ms + 1), begun_ms),
+            pieces_of_it,
             end_ms if end_ms < horizon_ms else NO_END,
             last_ms > 0 and not _goes_on(session, sessions, last_ms),
             roster,
             numbers,
-            rows,
+            rows if all(piece.tier == self._finest for piece in pieces_of_it) else None,
         )
 
     def _pieces(
