@@ -229,3 +229,19 @@ def test_whose_messages_always_come_in_two_pieces_is_not_stalled(
         clock.now += 31
         serving.timers.run()
         assert serving.connections == 0
+
+
+def test_what_is_put_off_to_the_next_turn_does_not_look_stored(
+    serving: Server, address: str, begin_ms: int
+) -> None:
+    """The server goes after the first of twenty sessions: their producer hears no acknowledgement."""
+    with connected(address) as peer:
+        for at in range(20):
+            peer.sendall(stream.encode(header(SERIES[:1], "many", begin_ms + at)))
+        peer.shutdown(socket.SHUT_WR)
+        while serving.counts.sessions == 0:
+            serving.turn(0)
+        assert serving.counts.sessions == 1
+        serving.close()
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
