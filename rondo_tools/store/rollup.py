@@ -85,13 +85,15 @@ class RollUp:
         with np.errstate(all="ignore"):  # infinities and overflow are values like others
             if missing.any():
                 rows[:, self._columns_of[LAST]] = _last(counters, missing[:, :, self._counters])
+                # The minimum of a number and a signalling NaN, such as Prometheus' stale marker, is NaN.
+                gauges[missing[:, :, self._gauges]] = np.nan
                 rows[:, self._columns_of[AVG]] = _average(gauges, missing[:, :, self._gauges])
             else:
                 rows[:, self._columns_of[LAST]] = counters[:, -1]
                 rows[:, self._columns_of[AVG]] = np.add.accumulate(gauges, axis=1)[:, -1] / shape[1]
             rows[:, self._columns_of[MIN]] = np.fmin.reduce(gauges, axis=1)
             rows[:, self._columns_of[MAX]] = np.fmax.reduce(gauges, axis=1)
-        rows += 0.0  # one zero: which of -0.0 and 0.0 a minimum picks is numpy's secret
+            rows += 0.0  # one zero: which of -0.0 and 0.0 a minimum picks is numpy's secret
         rows[np.isnan(rows)] = np.nan  # one NaN: so is its payload
         return t_ms[ends - 1], rows
 
