@@ -122,14 +122,14 @@ def test_any_nan_is_no_value_and_comes_out_as_one(payload: str) -> None:
 
 
 @pytest.mark.parametrize("payload", ["020000000000f07f", "010000000000f8ff", "ffffffffffffffff"])
-@pytest.mark.parametrize("at", [0, 1, 2])
-@pytest.mark.parametrize("width", [1, 3, 9])  # numpy has other code for each
+@pytest.mark.parametrize("at", range(10))
+@pytest.mark.parametrize("width", [1, 3])
 def test_any_nan_is_skipped(payload: str, at: int, width: int) -> None:
     """A signalling one too, such as Prometheus' stale marker: C's fmin makes NaN of it and a number."""
-    values = [6.0, 1.0]
+    values = [3.0, 3.0, 3.0, 1.0, 3.0, 5.0, 3.0, 3.0, 3.0]
     values.insert(at, *struct.unpack("<d", bytes.fromhex(payload)))
     rows = [(T0 + i * 1000, (value,) * width) for i, value in enumerate(values)]
-    assert rolled((LEVEL,) * width, rows, 10_000) == [(T0 + 2000, bits([3.5, 1.0, 6.0] * width))]
+    assert rolled((LEVEL,) * width, rows, 10_000) == [(T0 + 9000, bits([3.0, 1.0, 5.0] * width))]
 
 
 def test_no_rows() -> None:
