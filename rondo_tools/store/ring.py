@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rondo_tools.errors import StoreError
 from rondo_tools.store.block import Block
 from rondo_tools.store.rollup import Floats, columns, roll_up_of
-from rondo_tools.store.slab import Slab, pack_row, pack_rows
+from rondo_tools.store.slab import Rows, Slab, pack_row, pack_rows
 from rondo_tools.store.tiers import Tier
 from rondo_tools.stream import Header, Tick
 
@@ -154,9 +154,11 @@ class Ring:
         elif t_ms // self._window_ms == self.last_ms // self._window_ms + 1:
             self._owed_ms = self.last_ms
         else:
-            self._roll_up_windows(self.last_ms, self.last_ms)  # behind a gap, nobody could tell it was whole
+            # Behind a gap nobody could tell that the window was whole. Where the tick at `t_ms` was
+            # torn, by a full disk or a kill, tier 0 has lost a row of it already: what stands is better.
+            self._roll_up_windows(self.last_ms, self.last_ms, only_missing=True)
 
-    def _roll_up_windows(self, first_ms: int, last_ms: int) -> None:
+    def _roll_up_windows(self, first_ms: int, last_ms: int, *, only_missing: bool = False) -> None:
         """Roll up the windows of the coarsest tier from the one of `first_ms` to the one of `last_ms`."""
         if len(self._tiers) == 1:
             return
@@ -165,9 +167,17 @@ class Ring:
         first, count = begin_ms // self._slab.interval_ms, (end_ms - begin_ms) // self._slab.interval_ms
         rows = self._slab.read_slots(first % self._slab.slots, count)
         rows = rows.between(begin_ms - 1, end_ms)  # the others are an earlier lap's
+        self._write_coarse(rows, only_missing=only_missing)
+
+    def _write_coarse(self, rows: Rows, *, only_missing: bool) -> None:
+        """Write what the rows of closed windows roll up to; or only where no row stands yet."""
         for number in range(1, len(self._tiers)):
             with self._open(number, self._roll_up.width) as slab:
-                _write_rows(slab, *self._roll_up(rows.t_ms, rows.values, slab.interval_ms))
+                t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
+                if only_missing:
+                    missing = ~np.isin(t_ms // slab.interval_ms, _standing(slab, t_ms))
+                    t_ms, coarse = t_ms[missing], coarse[missing]
+                _write_rows(slab, t_ms, coarse)
 
     def _resume(self) -> None:
         """Take up where the rows of tier 0 end, and make up for roll-ups that a crash cut short."""
@@ -182,11 +192,7 @@ class Ring:
         # row that was rolled up when all of its window was there is never worse.
         begin_ms = self._tiers[0].whole_since(self.last_ms, self._window_ms)
         rows = rows.between(begin_ms - 1, self.last_ms // self._window_ms * self._window_ms)
-        for number in range(1, len(self._tiers)):
-            with self._open(number, self._roll_up.width) as slab:
-                t_ms, coarse = self._roll_up(rows.t_ms, rows.values, slab.interval_ms)
-                missing = ~np.isin(t_ms // slab.interval_ms, slab.read().t_ms // slab.interval_ms)
-                _write_rows(slab, t_ms[missing], coarse[missing])
+        self._write_coarse(rows, only_missing=True)
 
     def _open(self, number: int, width: int) -> Slab:
         """A slab that was checked when the session was opened."""
@@ -207,6 +213,14 @@ def _make(path: str, tier: Tier, width: int) -> None:
     with slab:
         if (slab.interval_ms, slab.slots, slab.columns) != (*tier, width):
             raise StoreError(f"{path}: the slab does not fit the store's tiers and the session's series")
+
+
+def _standing(slab: Slab, t_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The numbers of the windows, between the first and the last of these times, that have a row."""
+    if not t_ms.size:
+        return t_ms
+    first, last = int(t_ms[0]) // slab.interval_ms, int(t_ms[-1]) // slab.interval_ms
+    return slab.read_slots(first % slab.slots, last - first + 1).t_ms // slab.interval_ms
 
 
 def _write_rows(slab: Slab, t_ms: npt.NDArray[np.int64], values: Floats) -> None:

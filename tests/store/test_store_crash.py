@@ -107,8 +107,11 @@ class _KilledError(BaseException):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_every_single_write(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if killed before, in the middle of, and after each pwrite in turn; then fed from the start."""
-    everything = [*ticks(65, width=2), *ticks(30, ticks(1)[0].t_ms + 90_000, width=2)]
+    """As if killed before, in the middle of, and after each pwrite in turn; then fed from the start.
+
+    The first tick behind the gap stands where one of the window stood that it closes.
+    """
+    everything = [*ticks(65, width=2), *ticks(30, ticks(1)[0].t_ms + 100_000, width=2)]
     rng, pwrite = random.Random(seed), os.pwrite
     count = writes = 0
 
