@@ -69,13 +69,16 @@ def cut(
     order = _ordered(new, delivered_ms, oldest_ms)
     width = np.array([len(item.backlog.numbers) for item in new])
     total = np.cumsum(np.where(order.keep, width[order.owner], 0))
+    edges = np.flatnonzero(np.diff(order.owner, prepend=-1, append=-1))  # where another session begins
     start = 0
     while start < len(total):
         before = int(total[start - 1]) if start else 0
-        stop = int(np.searchsorted(total, before + max_samples, side="right"))
-        part = slice(start, max(stop, start + 1))
-        yield _batch(new, order.part(part))
-        start = part.stop
+        full = max(int(total.searchsorted(before + max_samples, "right")), start + 1)
+        # To cut a session's rows in two costs more than it saves, where they are few.
+        whole = int(edges[edges.searchsorted(full, "right") - 1])
+        stop = whole if whole - start >= (full - start) * 7 // 8 and whole > start else full
+        yield _batch(new, order.part(slice(start, stop)))
+        start = stop
 
 
 def _ordered(new: Sequence[New], delivered_ms: Mapping[str, int], oldest_ms: int) -> _Order:

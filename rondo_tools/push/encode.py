@@ -13,7 +13,7 @@ them; so what must hold within a request is asserted here, for every request.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 from operator import lt
 from typing import Generic, NamedTuple, TypeVar
@@ -75,15 +75,14 @@ def samples_by_series(runs: Iterable[Run[Name]]) -> dict[Name, bytes]:
     """
     whole = [part for run in runs if run.t_ms.size for part in _of_one_length(run)]
     alike: dict[tuple[int, ...], list[int]] = {}  # where in `whole` runs of the same shape are
-    for at, run in enumerate(whole):
-        shape = (_varint_length(int(run.t_ms[0])), *run.values.shape, len(run.more))
-        alike.setdefault(shape, []).append(at)
+    for at, (length, run) in enumerate(whole):
+        alike.setdefault((length, *run.values.shape, len(run.more)), []).append(at)
     laid_out: list[list[bytes]] = [[]] * len(whole)
     for (length, *_), places in alike.items():
-        for at, samples in zip(places, _lay_out([whole[at] for at in places], length), strict=True):
+        for at, samples in zip(places, _lay_out([whole[at][1] for at in places], length), strict=True):
             laid_out[at] = samples
     found: dict[Name, tuple[int, bytes]] = {}  # of each series, the last time and all samples
-    for run, samples_of_run in zip(whole, laid_out, strict=True):
+    for (_, run), samples_of_run in zip(whole, laid_out, strict=True):
         first_ms, last_ms = int(run.t_ms[0]), int(run.t_ms[-1])
         for name, more in zip(run.names, samples_of_run, strict=True):
             if name in found:
@@ -95,18 +94,17 @@ def samples_by_series(runs: Iterable[Run[Name]]) -> dict[Name, bytes]:
     return {name: samples for name, (_, samples) in found.items()}
 
 
-def _of_one_length(run: Run[Name]) -> Iterator[Run[Name]]:
-    """The run in parts, in each of which all times have varints as long as each other.
+def _of_one_length(run: Run[Name]) -> list[tuple[int, Run[Name]]]:
+    """The run in parts, in each of which all times have varints of the same length, and that length.
 
     Six bytes do from 1971 to 2109: one part, but for times that lie.
     """
     length = _varint_length(int(run.t_ms[0]))
-    if _varint_length(int(run.t_ms[-1])) == length:
-        yield run
-        return
-    at = int(np.searchsorted(run.t_ms, 1 << 7 * length))
-    yield run._replace(t_ms=run.t_ms[:at], values=run.values[:at])
-    yield from _of_one_length(run._replace(t_ms=run.t_ms[at:], values=run.values[at:]))
+    if int(run.t_ms[-1]) < 1 << 7 * length:
+        return [(length, run)]
+    at = int(run.t_ms.searchsorted(1 << 7 * length))
+    rest = run._replace(t_ms=run.t_ms[at:], values=run.values[at:])
+    return [(length, run._replace(t_ms=run.t_ms[:at], values=run.values[:at])), *_of_one_length(rest)]
 
 
 def _lay_out(runs: Sequence[Run[Name]], length: int) -> list[list[bytes]]:
