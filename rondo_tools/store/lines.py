@@ -38,17 +38,16 @@ class Lines:
         for path, closed_through_ms in closed.items():
             if self._told.get(path) != closed_through_ms:
                 self._waiting[path] = closed_through_ms
-        self._write_some(0)
+        self._write_until(0.0)
 
     def drain(self, seconds: float) -> None:
         """Give the reader up to `seconds` to take what is left."""
-        deadline = time.monotonic() + seconds
-        while (self._begun or self._waiting) and (left := deadline - time.monotonic()) > 0:
-            self._write_some(left)
+        self._write_until(time.monotonic() + seconds)
 
-    def _write_some(self, timeout: float) -> None:
+    def _write_until(self, deadline: float) -> None:
+        """Write all, or what the reader has room for until then; after it, nothing is waited for."""
         while self._begun or self._waiting:
-            if not self._poll.poll(timeout * 1000):
+            if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return
             while self._waiting and len(self._begun) < _AT_ONCE:
                 path, closed_through_ms = self._waiting.popitem()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -123,3 +125,25 @@ def test_draining_ends_in_time(pipe: Pipe) -> None:
     lines.update({"x" * 9000: 1})
     lines.drain(0.01)  # would not come back if it waited for the reader
     assert len(read(pipe[0])) == 4096
+
+
+def test_a_reader_that_dawdles_is_not_waited_for_longer(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a page each time, a little before the time is up."""
+    now = 1000.0
+
+    class Dawdling:
+        def register(self, fd: int, events: int) -> None:
+            pass
+
+        def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+            nonlocal now
+            now += timeout_ms * 0.9 / 1000
+            read(pipe[0])
+            return [(pipe[1], select.POLLOUT)] if timeout_ms > 1 else []
+
+    monkeypatch.setattr(select, "poll", Dawdling)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lines = Lines(pipe[1])
+    lines.update({f"{i}" * 100: i for i in range(1000)})
+    lines.drain(5)
+    assert 1004 < now <= 1005
