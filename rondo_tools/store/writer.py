@@ -174,7 +174,7 @@ class StoreWriter:
             return SessionWriter(path, self.tiers, header, self._open, dsync=self._sync.always)
 
     def wrote(self, session: SessionWriter) -> None:
-        """Ticks were added to a session: to be synced in time, and rolled up."""
+        """Something was added to a session: to be synced in time, and rolled up."""
         if self._syncer is not None:
             self._syncer.mark(session.folder)
         if session.ring.is_behind:
@@ -189,6 +189,7 @@ class StoreWriter:
             try:
                 if not session.is_closed:
                     session.ring.catch_up()
+                    self.wrote(session)
             except (OSError, StoreError) as exc:
                 # It stays owed; when the next window closes, it is its producer's trouble.
                 log.debug("%s: not rolled up yet: %s", session.path, exc)

@@ -11,6 +11,7 @@ from ring_model import COUNTS, LEVEL, T0, header, slabs, ticks
 from rondo_tools.store.reader import Store
 from rondo_tools.store.ring import Ring
 from rondo_tools.store.slab import Slab
+from rondo_tools.store.sync import Syncer, parse_policy
 from rondo_tools.store.tiers import parse_tiers
 from rondo_tools.store.writer import SessionWriter, StoreWriter
 
@@ -88,6 +89,18 @@ def test_there_is_a_time_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for session in sessions:
             assert found(session.path) == slabs(PAIR, TIERS, ticks(21, width=2))
             session.close()
+
+
+def test_a_roll_up_is_synced_in_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come after its ticks were synced, and no tick after it."""
+    marked: list[str] = []
+    with StoreWriter(tmp_path, TIERS, sync=parse_policy("1h")) as store:
+        monkeypatch.setattr(Syncer, "mark", lambda _syncer, folder: marked.append(folder))
+        (session,) = many(store, 1)
+        marked.clear()
+        assert not store.catch_up(50)
+        assert marked == [session.folder]
+        session.close()
 
 
 def test_where_there_is_no_room_it_stays_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
