@@ -2,9 +2,9 @@
 """How long a tick waits when a thousand other producers want something of rondo-store at once.
 
 One producer sends a tick, waits for rondo-store's line that tells of it, and sends the next; the
-time between is the tick's. Meanwhile a thousand others connect and begin their sessions; and later
-each sends the tick that closes its five minutes, so that all are rolled up. Each part is watched for
-two seconds more than the others need to be heard, as work may be put off.
+time between is the tick's. Meanwhile a thousand others connect and begin their sessions; then each
+sends the tick that closes its five minutes, so that all are rolled up; then all end. Each part is
+watched for two seconds more than the others need to be heard, as work may be put off.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ def measure(process: subprocess.Popen[bytes], address: str) -> None:
     print(f"{'how long a tick waits':44} {'worst':>9} {'median':>9} {'all heard':>10}")
     one.tick_for(1.0)
     one.report("alone")
-    for what in ("1,000 sessions begin at once", "1,000 sessions are rolled up in one moment"):
+    for what in (
+        "1,000 sessions begin at once",
+        "1,000 sessions are rolled up in one moment",
+        "1,000 sessions end at once",
+    ):
         barrier.wait()
         begin = time.monotonic()
         one.tick_until(lambda: barrier.n_waiting > 0)
@@ -130,6 +134,12 @@ def be_many(address: str, barrier: Barrier) -> None:
     barrier.wait()
     for peer in peers:
         peer.sendall(next_one)
+    wait_for(peers)
+    barrier.wait()
+    end = stream.encode(stream.End("poweroff", BEGIN_MS + WINDOW * 1000 + 1))
+    barrier.wait()
+    for peer in peers:
+        peer.sendall(end)
     wait_for(peers)
     barrier.wait()
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from rondo_tools.errors import StreamError
 from rondo_tools.store.block import Block, BlockDecoder
+from rondo_tools.store.turn import Turn
 from rondo_tools.store.writer import SessionWriter, StoreWriter
 from rondo_tools.stream import End, Event, Header, Tick
 
@@ -45,11 +46,11 @@ class Ingest:
 
     `closed` maps the folder of each session to the time up to which it is closed, for those that
     moved; whoever tells the world empties it. Streams may share it, and the counts. With
-    `in_turns`, each call does a bounded amount of work, and `is_pending` says that there is more.
+    a `turn`, each call does a bounded amount of work, and `is_pending` says that there is more.
     """
 
     __slots__ = (
-        "_decoded", "_decoder", "_error", "_in_turns", "_now_ms", "_said_ahead", "_session", "_store",
+        "_decoded", "_decoder", "_error", "_now_ms", "_said_ahead", "_session", "_store", "_turn",
         "_warn", "closed", "counts",
     )  # fmt: skip
 
@@ -59,13 +60,13 @@ class Ingest:
         now_ms: Callable[[], int] = _now_ms,
         counts: Counts | None = None,
         closed: dict[str, int] | None = None,
-        in_turns: bool = False,
+        turn: Turn | None = None,
         warn: Callable[[str], None] = log.warning,
     ) -> None:
         self.closed = {} if closed is None else closed
         self.counts = Counts() if counts is None else counts
         self._store = store
-        self._in_turns = in_turns
+        self._turn = turn
         self._warn = warn
         self._now_ms = now_ms
         self._decoder = BlockDecoder()
@@ -109,7 +110,7 @@ class Ingest:
     def store(self) -> None:
         """Store what has been decoded. Not for a session that is replaced.
 
-        In turns, it leaves to the next call what would cost as much as thousands of ticks.
+        With a turn, it leaves to the next call what would cost as much as thousands of ticks.
         """
         has_opened = False
         while self._decoded:
@@ -120,7 +121,7 @@ class Ingest:
                     if not self._store_block(block):
                         return
                 case Header() as header:
-                    if has_opened and self._in_turns:
+                    if (has_opened and self._turn is not None) or not self._has_time():
                         return
                     has_opened = True
                     self._close_slots()
@@ -128,12 +129,17 @@ class Ingest:
                     self._session = self._store.open(header)
                     self.counts.sessions += 1
                 case End() as end:
+                    if not self._has_time():
+                        return
                     assert self._session is not None  # the decoder lets no end through without a header
                     self._session.finish(end)
                     self._close_slots()
             del self._decoded[0]
         if self._error is not None:
             raise self._error
+
+    def _has_time(self) -> bool:
+        return self._turn is None or self._turn.has_time()
 
     def catch_up(self) -> None:
         """Roll up what is owed: for a stream that is alone."""
@@ -178,7 +184,7 @@ class Ingest:
         fresh = wanted.past(session.ring.last_ms)
         late = len(wanted) - len(fresh)
         try:
-            session.ring.extend(fresh, _WINDOWS_IN_TURN if self._in_turns else None)
+            session.ring.extend(fresh, _WINDOWS_IN_TURN if self._turn else None)
         finally:
             self._decoded[0] = rest = fresh.past(session.ring.last_ms)
             self._count(session, len(fresh) - len(rest), late)

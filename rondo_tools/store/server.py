@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import resource
 import select
 import time
@@ -28,6 +29,7 @@ from rondo_tools.store.endpoint import Listener
 from rondo_tools.store.ingest import Counts, Ingest
 from rondo_tools.store.lines import Lines
 from rondo_tools.store.timers import Timers
+from rondo_tools.store.turn import Turn
 from rondo_tools.store.writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class Server:
         self._idle_exit_s = idle_exit_s
         self._busy_at = clock()
         self._is_behind = False
+        self._turn = Turn()
+        self._turns = 0
         self._epoll = select.epoll()
 
     @property
@@ -93,6 +97,7 @@ class Server:
             while not self._is_told_to_stop and not self._is_idle():
                 self.turn(self.timers.seconds_left())
                 self.timers.run()
+            self._turn.seconds = math.inf
             for _ in range(_LAST_TURNS):
                 if not self.turn(0):
                     break
@@ -117,7 +122,10 @@ class Server:
             time.sleep(_GATHER_S)
             ready = self._epoll.poll(0)
         begin_ns = time.monotonic_ns()
-        for fd, _ in ready:
+        self._turn.begin()
+        self._turns += 1
+        first = self._turns % len(ready) if ready else 0  # each is first at some time
+        for fd, _ in ready[first:] + ready[:first]:
             if fd in self._clients:
                 self._read(self._clients[fd])
             elif fd in self._listeners:
@@ -159,7 +167,7 @@ class Server:
             return
         self._accepted += 1
         ingest = Ingest(
-            self.store, counts=self.counts, closed=self._closed, in_turns=True, warn=self._warn_of_clock
+            self.store, counts=self.counts, closed=self._closed, turn=self._turn, warn=self._warn_of_clock
         )
         client = Client(connection, self._accepted, ingest, self._clock())
         self._clients[client.fileno()] = client
@@ -234,6 +242,7 @@ class Server:
 
     def _try_held(self) -> None:
         for client in list(self._held):
+            self._turn.begin()
             if client.is_replaced:
                 self._cut_off(client, "replaced", _ELSEWHERE)
             elif self._attempt(client, partial(client.store, self._clock())) and client in self._held:

@@ -23,9 +23,11 @@ from store_host import Clock, connected, data, turns
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.store import complaints
+from rondo_tools.store.reader import Store
 from rondo_tools.store.server import Server
 from rondo_tools.store.tiers import DEFAULT_TIERS
-from rondo_tools.stream import Tick
+from rondo_tools.store.turn import Turn
+from rondo_tools.stream import End, Tick
 
 NEIGHBOURS, SECONDS = 12, 38
 HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1)  # the head of a bin of 2 GB
@@ -245,3 +247,42 @@ def test_what_is_put_off_to_the_next_turn_does_not_look_stored(
         serving.close()
         with pytest.raises(ConnectionResetError):
             peer.recv(1)
+
+
+def test_when_all_end_at_once_nobody_waits_for_all(serving: Server, address: str, begin_ms: int) -> None:
+    """With no time to spare, one session ends in a turn; and the tick of one that goes on is stored."""
+    ending = [connected(address) for _ in range(30)]
+    steady = connected(address)
+    for number, peer in enumerate(ending):
+        peer.sendall(data(begin_ms, 3, end=False, instance=f"vm-{number}"))
+    steady.sendall(data(begin_ms, 0, end=False, instance="steady"))
+    turns(serving)
+    serving._turn.seconds = 0.0
+    for peer in ending:
+        peer.sendall(stream.encode(End("poweroff", begin_ms + 3000)))
+        peer.shutdown(socket.SHUT_WR)
+    everything = ticks(40, begin_ms)
+    ended = []
+    for one in everything:
+        steady.sendall(stream.encode(one))
+        serving.turn(0)
+        assert is_taken(steady)
+        ended.append(sum(session.end is not None for session in Store(serving.store.path).sessions()))
+    assert ended == [min(at, 30) for at in range(1, 41)]
+    for peer in ending:
+        assert peer.recv(1) == b""
+        peer.close()
+    steady.close()
+
+
+def test_a_turn_has_time_for_the_first_and_for_a_while(clock: Clock) -> None:
+    turn = Turn(clock)
+    turn.seconds = 5.0
+    for _ in range(2):
+        turn.begin()
+        clock.now += 100  # with other things
+        answers = []
+        for _ in range(8):
+            answers.append(turn.has_time())
+            clock.now += 1
+        assert answers == [True] * 5 + [False] * 3
