@@ -76,7 +76,7 @@ def cut(
         full = max(int(total.searchsorted(before + max_samples, "right")), start + 1)
         # To cut a session's rows in two costs more than it saves, where they are few.
         whole = int(edges[edges.searchsorted(full, "right") - 1])
-        stop = whole if whole - start >= (full - start) * 7 // 8 and whole > start else full
+        stop = whole if 8 * (whole - start) >= 7 * (full - start) else full
         yield _batch(new, order.part(slice(start, stop)))
         start = stop
 

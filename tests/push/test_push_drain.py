@@ -108,6 +108,25 @@ def test_rows_that_belong_together_travel_together(tmp_path: Path) -> None:
     assert [[len(block.t_ms) for block in batch.blocks] for batch in found] == [[5], [5], [5]]
 
 
+@pytest.mark.parametrize(
+    ("max_samples", "rows"),
+    [
+        (32, [[5, 5, 5], [5, 5]]),
+        (28, [[5, 5, 4], [1, 5, 5]]),
+        (8, [[4], [1, 3], [2, 2], [3, 1], [4], [4], [1]]),
+    ],
+)
+def test_a_session_is_not_cut_where_a_request_is_nearly_full_without_it(
+    tmp_path: Path, max_samples: int, rows: list[list[int]]
+) -> None:
+    for instance in "abcde":
+        fill(tmp_path, header(instance), seconds(4), "poweroff")
+    found = [
+        [len(block.t_ms) for block in batch.blocks] for batch in batches(tmp_path, max_samples=max_samples)
+    ]
+    assert found == rows
+
+
 def test_a_tick_is_never_cut(tmp_path: Path) -> None:
     fill(tmp_path, header(), seconds(3), "poweroff")
     assert [batch.samples for batch in batches(tmp_path, max_samples=1)] == [2, 2, 2, 2]
