@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from receivers import T0, TWO_SERIES, expected, fill, header, labels_of, seconds, ticks
 
-from rondo_tools.push.batch import Batch
+from rondo_tools.push.batch import Batch, Labels
 from rondo_tools.push.cursor import Mark
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encode import decode, encode
 from rondo_tools.store.reader import Store
 from rondo_tools.store.slab import HEADER_SIZE
+from rondo_tools.stream import Header
 
 FAR = T0 + 3_600_000  # a clock by which all is long past
 
@@ -48,6 +49,21 @@ def test_all_rows_of_an_ended_session_and_its_end(tmp_path: Path) -> None:
     assert all(map(math.isnan, batch.blocks[0].values[-1]))
     assert batch.marks == {f"vm-1/{T0 - 500}": Mark(T0 + 2001, True)}
     assert batches(tmp_path, dict(batch.marks)) == []
+
+
+def test_what_was_delivered_to_its_end_is_not_got_ready_again(tmp_path: Path) -> None:
+    """A store remembers VMs for a week: with short lives, tens of thousands that are over."""
+    fill(tmp_path, header(), seconds(3), "poweroff")
+    (batch,) = batches(tmp_path)
+    fill(tmp_path, header(start_ms=T0 + 60_000), seconds(3, T0 + 61_000))
+    labelled: list[int] = []
+
+    def labels(header: Header) -> tuple[Labels, ...]:
+        labelled.append(header.start_ms)
+        return labels_of(header)
+
+    assert times(list(Drain(Store(tmp_path), labels).batches(batch.marks, FAR))) == [61_000, 62_000, 63_000]
+    assert labelled == [T0 + 60_000]
 
 
 def test_an_end_that_comes_later_is_sent_later(tmp_path: Path) -> None:
