@@ -112,7 +112,7 @@ class Drain:
         for _, group in groupby(all_sessions, key=lambda s: instance_of(s.key)):
             sessions = list(group)
             for session in sessions:
-                # Of what was delivered to its end nothing is sent any more; a week's may be a hundred thousand.
+                # Of what was delivered to its end nothing is sent any more; a week's may be 100,000 of them.
                 if session.key not in marks or not marks[session.key].ended:
                     self._sent[session.key] = sent.get(session.key) or self._series(session)
             for backlog in self._instance(sessions, marks, new_rows, now_ms, closed or {}, begun_ms):
