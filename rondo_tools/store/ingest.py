@@ -133,6 +133,7 @@ class Ingest:
                         return
                     assert self._session is not None  # the decoder lets no end through without a header
                     self._session.finish(end)
+                    self._store.wrote(self._session)
                     self._close_slots()
             del self._decoded[0]
         if self._error is not None:

@@ -15,6 +15,7 @@ from rondo_tools import stream
 from rondo_tools.errors import StoreError, StreamError
 from rondo_tools.store.ingest import MAX_AHEAD_MS, Ingest
 from rondo_tools.store.reader import Store
+from rondo_tools.store.sync import Syncer, parse_policy
 from rondo_tools.store.tiers import parse_tiers
 from rondo_tools.store.writer import StoreWriter
 from rondo_tools.stream import End, Event, Tick
@@ -122,6 +123,20 @@ def test_a_stream_that_is_sent_again(store: StoreWriter) -> None:
         ingest.close()
         assert (ingest.counts.stored, ingest.counts.late) == (stored, late)
     check(store, HEADER, everything, finished=True)
+
+
+def test_what_an_end_rolls_up_is_synced_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last tick may have been synced long before."""
+    marked: list[str] = []
+    monkeypatch.setattr(Syncer, "mark", lambda _syncer, folder: marked.append(folder))
+    with StoreWriter(tmp_path, TIERS, sync=parse_policy("1h")) as store:
+        ingest = Ingest(store, now_ms=lambda: NOW)
+        ingest.feed(encoded(HEADER, *ticks(3, width=2)))
+        marked.clear()
+        ingest.feed(encoded(End("poweroff", T0 + 3000)))
+        assert ingest.session is not None
+        assert marked == [ingest.session.folder]
+        ingest.close()
 
 
 def test_after_its_end_a_session_takes_nothing(store: StoreWriter, ingest: Ingest) -> None:
