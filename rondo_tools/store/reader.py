@@ -183,14 +183,25 @@ class Store:
                     self._known[folder] = known[folder]
                 else:
                     self._known[folder] = (version, Session(Path(folder), self.tiers))
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # it expired while we looked, or never was one
             except (OSError, ValueError) as exc:
-                log.warning("%s: left out, it cannot be read: %s", file, exc)
+                _say_why_not(file, exc)
         return sorted(
             (session for _, session in self._known.values()),
             key=lambda session: (session.instance, session.start_ms, session.key),
         )
+
+    def each_session(self) -> Iterator[Session]:
+        """All sessions, in no order, each as it is when its turn comes; none is kept, however many there are.
+
+        A session whose session.json cannot be read is logged and left out.
+        """
+        for folder in _folders_of_sessions(f"{self.path}/instances"):
+            try:
+                session = Session(Path(folder), self.tiers)
+            except (OSError, ValueError) as exc:
+                _say_why_not(f"{folder}/session.json", exc)
+            else:
+                yield session
 
     def new_rows(self, after_ms: Mapping[Session, int], before_ms: int) -> dict[Session, Rows]:
         """Tier 0's rows before `before_ms` of sessions, for each those later than its time in `after_ms`.
@@ -220,6 +231,11 @@ def _folders_of_sessions(instances: str) -> Iterator[str]:
     for name in _names(instances):
         for start in _names(f"{instances}/{name}"):
             yield f"{instances}/{name}/{start}"
+
+
+def _say_why_not(file: str, exc: Exception) -> None:
+    if not isinstance(exc, FileNotFoundError | NotADirectoryError):  # it expired meanwhile, or never was one
+        log.warning("%s: left out, it cannot be read: %s", file, exc)
 
 
 def _names(folder: str) -> list[str]:

@@ -44,7 +44,7 @@ def expire(store: Path, tiers: tuple[Tier, ...], now_ms: int, remove: Callable[[
     """Remove the sessions whose last tick is older than the last tier remembers."""
     span_ms = tiers[-1].span_ms
     horizon_ms = now_ms - span_ms
-    for session in Store(store).sessions():
+    for session in Store(store).each_session():
         if _ended_after(session, horizon_ms, now_ms) or _last_ms(session) >= horizon_ms:
             continue
         if remove(session.path):

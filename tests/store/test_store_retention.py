@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,17 @@ def test_an_end_that_lies_about_its_time_does_not_keep_a_session(path: Path) -> 
         session.close()
         store.room.expire()
     assert names(path) == []
+
+
+def test_a_look_keeps_no_session_however_many_there_are(path: Path) -> None:
+    """A week of short lives is a hundred thousand sessions, and a server looks at all before it serves."""
+    with StoreWriter(path, now_ms=lambda: NOW) as store:
+        for number in range(20):
+            ended(store, f"vm-{number}")
+    seen = [weakref.ref(session) for session in Store(path).each_session()]
+    assert len(seen) == 20
+    assert not any(one() for one in seen[:-1])
+    assert {session.key for session in Store(path).each_session()} == {s.key for s in Store(path).sessions()}
 
 
 def test_what_is_open_never_expires(path: Path) -> None:
