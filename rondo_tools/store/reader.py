@@ -99,6 +99,10 @@ class Session:
             stored = self._read(tier)
             # Where a stored row exists it is the better one: tier 0 may hold a part of its window.
             fresh = ~np.isin(t_ms // window_ms, stored.t_ms // window_ms)
+            if self.end is None:
+                # Where a backlog came in meanwhile, a later lap's may stand in the place of some.
+                newest_ms = int(self._read(0).t_ms.max(initial=0))
+                fresh &= t_ms // window_ms > newest_ms // window_ms - self.tiers[tier].slots
             t_ms = np.concatenate((stored.t_ms, t_ms[fresh]))
             values = np.concatenate((stored.values, values[fresh]))
             order = np.argsort(t_ms, kind="stable")
