@@ -134,7 +134,8 @@ class Ingest:
                     assert self._session is not None  # the decoder lets no end through without a header
                     self._session.finish(end)
                     self._store.wrote(self._session)
-                    self._close_slots()
+                    if self._session.ring.last_ms:
+                        self.closed[self._session.folder] = self._session.ring.last_ms
             del self._decoded[0]
         if self._error is not None:
             raise self._error
@@ -158,8 +159,13 @@ class Ingest:
 
     def _close_slots(self) -> None:
         """No more will come for the session: its last slot is closed too."""
-        if self._session is not None and self._session.ring.last_ms:
+        if self._session is not None and self._session.ring.last_ms > self._session.ring.closed_through_ms:
             self.closed[self._session.folder] = self._session.ring.last_ms
+
+    def _tell(self, session: SessionWriter, before_ms: int) -> None:
+        """Note what is closed, if it was not at `before_ms`."""
+        if session.ring.closed_through_ms != before_ms:
+            self.closed[session.folder] = session.ring.closed_through_ms
 
     def _store_tick(self, tick: Tick) -> None:
         session = self._session
@@ -169,8 +175,10 @@ class Ingest:
         elif tick.t_ms > self._now_ms() + MAX_AHEAD_MS:
             self._refuse(1)
         else:
+            before_ms = session.ring.closed_through_ms
             late = session.ring.append((tick,))
             self._count(session, 1 - late, late)
+            self._tell(session, before_ms)
 
     def _store_block(self, block: Block) -> bool:
         """Whether all of it is stored."""
@@ -184,11 +192,13 @@ class Ingest:
             self._refuse(len(block) - len(wanted))
         fresh = wanted.past(session.ring.last_ms)
         late = len(wanted) - len(fresh)
+        before_ms = session.ring.closed_through_ms
         try:
             session.ring.extend(fresh, _WINDOWS_IN_TURN if self._turn else None)
         finally:
             self._decoded[0] = rest = fresh.past(session.ring.last_ms)
             self._count(session, len(fresh) - len(rest), late)
+            self._tell(session, before_ms)
         return not len(rest)
 
     def _refuse(self, count: int) -> None:
@@ -202,5 +212,3 @@ class Ingest:
         self.counts.samples += stored * len(session.header.series)
         self.counts.late += late
         self._store.wrote(session)
-        if session.ring.closed_through_ms:
-            self.closed[session.folder] = session.ring.closed_through_ms

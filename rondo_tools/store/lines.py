@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 
 # A pipe that select calls writable takes this much without blocking (POSIX, PIPE_BUF on Linux).
 _AT_ONCE = 4096
-_REMEMBERED = 100_000  # sessions; beyond that, a line may come twice
 
 
 class Lines:
@@ -29,15 +28,12 @@ class Lines:
             self._poll.register(fd, select.POLLOUT)
         self._waiting: dict[str, int] = {}
         self._begun = b""  # what is left of lines that were partly written
-        self._told: dict[str, int] = {}
 
     def update(self, closed: Mapping[str, int]) -> None:
         """Take note of what is closed, and write as much as the reader has room for now."""
         if self._fd < 0:
             return
-        for path, closed_through_ms in closed.items():
-            if self._told.get(path) != closed_through_ms:
-                self._waiting[path] = closed_through_ms
+        self._waiting.update(closed)
         self._write_until(0.0)
 
     def drain(self, seconds: float) -> None:
@@ -51,9 +47,6 @@ class Lines:
                 return
             while self._waiting and len(self._begun) < _AT_ONCE:
                 path, closed_through_ms = self._waiting.popitem()
-                if len(self._told) >= _REMEMBERED:
-                    self._told.clear()
-                self._told[path] = closed_through_ms
                 self._begun += f"{path}\t{closed_through_ms}\n".encode("utf-8", "surrogateescape")
             try:
                 written = os.write(self._fd, self._begun[:_AT_ONCE])

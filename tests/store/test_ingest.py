@@ -82,10 +82,11 @@ def test_what_is_closed_is_told(store: StoreWriter, ingest: Ingest) -> None:
         (tick(T0, 1, 2), None),
         (tick(T0 + 500, 1, 2), None),
         (tick(T0 + 1000, 1, 2), 500),
-        (tick(T0 + 1000, 1, 2), 500),
-        (tick(T0 + 9000, 1, 2), 1000),
+        (tick(T0 + 1000, 1, 2), None),  # late
+        (tick(T0 + 1400, 1, 2), None),  # the same slot
+        (tick(T0 + 9000, 1, 2), 1400),
         (End("reset", T0 + 9500), 9000),
-        (HEADER, 9000),
+        (HEADER, None),
     ]:
         ingest.closed.clear()
         ingest.feed(encoded(event))
