@@ -20,22 +20,21 @@ READ = 1 << 16  # bytes at once, so that nobody holds up the others
 class Client:
     """A connection and its stream. `waiting_since` is when it began to owe us something, else 0."""
 
-    __slots__ = ("_looked_at", "_number", "_socket", "ingest", "waiting_since")
+    __slots__ = ("_looked_at", "_socket", "ingest", "waiting_since")
 
-    def __init__(self, connection: socket.socket, number: int, ingest: Ingest, now: float) -> None:
+    def __init__(self, connection: socket.socket, ingest: Ingest, now: float) -> None:
         connection.setblocking(False)
         self.ingest = ingest
         self.waiting_since = now
         self._socket = connection
-        self._number = number
         self._looked_at = 0
 
     @property
     def name(self) -> str:
-        """For people: which connection, and of which instance as far as we know."""
+        """For people: which descriptor of ours, and which instance as far as we know."""
         session = self.ingest.session
         of = "" if session is None else f" ({session.header.instance})"
-        return f"connection {self._number}{of}"
+        return f"connection {self.fileno()}{of}"
 
     @property
     def is_replaced(self) -> bool:

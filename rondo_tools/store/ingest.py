@@ -50,7 +50,7 @@ class Ingest:
     """
 
     __slots__ = (
-        "_decoded", "_decoder", "_error", "_now_ms", "_said_ahead", "_session", "_store", "_turn",
+        "_decoded", "_decoder", "_error", "_now_ms", "_session", "_store", "_turn",
         "_warn", "closed", "counts",
     )  # fmt: skip
 
@@ -67,13 +67,12 @@ class Ingest:
         self.counts = Counts() if counts is None else counts
         self._store = store
         self._turn = turn
-        self._warn = warn
+        self._warn: Callable[[str], None] | None = warn  # until it has been used
         self._now_ms = now_ms
         self._decoder = BlockDecoder()
         self._decoded: list[Event | Block] = []
         self._error: StreamError | None = None
         self._session: SessionWriter | None = None
-        self._said_ahead = False
 
     @property
     def session(self) -> SessionWriter | None:
@@ -203,9 +202,9 @@ class Ingest:
 
     def _refuse(self, count: int) -> None:
         self.counts.ahead += count
-        if not self._said_ahead and self._session is not None:
-            self._said_ahead = True
+        if self._warn is not None and self._session is not None:
             self._warn(f"{self._session.folder}: a tick over 10 min ahead of this clock, refused")
+            self._warn = None
 
     def _count(self, session: SessionWriter, stored: int, late: int) -> None:
         self.counts.stored += stored

@@ -41,7 +41,7 @@ _OWN_FDS = 64  # descriptors that are not a connection's
 _FDS_EACH = 2  # a connection's socket, and the first slab of its session
 _ELSEWHERE = "its session goes on on another connection"
 # Who speaks up within so long is heard in one turn: to be woken costs more than to store a tick.
-_GATHER_S = 0.01
+_GATHER_S = 0.02
 _LAST_TURNS = 16  # for what has arrived when we are told to stop
 _CATCH_UP_S = 0.002  # of a turn, for roll-ups: windows close for all sessions at the same moment
 
@@ -75,7 +75,6 @@ class Server:
         self._is_told_to_stop = False
         self._clients: dict[int, Client] = {}  # by descriptor
         self._held: dict[Client, str] = {}  # what it is that there is no room for
-        self._accepted = 0
         self._most = max(1, (raise_descriptor_limit() - _OWN_FDS) // _FDS_EACH)
         self._is_accepting = False
         self._has_told_of_most = False
@@ -165,11 +164,10 @@ class Server:
         except OSError as exc:
             self._stop_accepting(f"{listener.name}: {exc.strerror}")
             return
-        self._accepted += 1
         ingest = Ingest(
             self.store, counts=self.counts, closed=self._closed, turn=self._turn, warn=self._warn_of_clock
         )
-        client = Client(connection, self._accepted, ingest, self._clock())
+        client = Client(connection, ingest, self._clock())
         self._clients[client.fileno()] = client
         self._epoll.register(client, select.EPOLLIN)
 

@@ -15,7 +15,6 @@ import time
 from typing import NamedTuple
 
 from rondo_tools.errors import UsageError
-from rondo_tools.store.tiers import MAX_TIERS
 from rondo_tools.units import format_duration, parse_duration
 
 log = logging.getLogger(__name__)
@@ -51,8 +50,10 @@ DEFAULT_POLICY = Policy(False, 5_000)
 class Syncer:
     """Syncs the folders that are `mark`ed, every `every_ms`, in a thread. The owner closes it."""
 
-    def __init__(self, every_ms: int) -> None:
+    def __init__(self, every_ms: int, tiers: int) -> None:
+        """`tiers` is how many slabs each folder has."""
         self._every_s = every_ms / 1000
+        self._tiers = tiers
         self._marked: set[str] = set()
         self._is_over = threading.Event()
         self._complained = False
@@ -79,10 +80,10 @@ class Syncer:
             # One at a time: the set is the writer's meanwhile.
             folder = self._marked.pop()
             try:
-                for number in range(MAX_TIERS):
+                for number in range(self._tiers):
                     _sync_file(f"{folder}/tier_{number}.slab", since)
             except FileNotFoundError:
-                continue  # there are no more tiers, or the session expired
+                continue  # the session expired
             except OSError as exc:
                 if not self._complained:
                     log.warning("%s: cannot be synced: %s", folder, exc.strerror)

@@ -156,7 +156,7 @@ class StoreWriter:
                 )
             self.room = Room(self.path, self.tiers, max_bytes, self._open, now_ms)
             if sync.every_ms:
-                self._syncer = Syncer(sync.every_ms)
+                self._syncer = Syncer(sync.every_ms, len(self.tiers))
         except BaseException:
             os.close(self._lock)
             raise

@@ -219,12 +219,12 @@ def test_an_interval_syncs_what_was_written_to(path: Path, monkeypatch: pytest.M
         for session in sessions:
             session.close()
     monkeypatch.setattr(os, "fdatasync", watched)
-    syncer = Syncer(1)
+    syncer = Syncer(1, 3)
     syncer.mark(str(sessions[0].path))
     assert enough.wait(30)
     syncer.close()
     assert synced == {str(sessions[0].path / f"tier_{number}.slab") for number in range(3)}
-    slow = Syncer(3_600_000)
+    slow = Syncer(3_600_000, 3)
     slow.mark(str(sessions[1].path))
     slow.close()  # an end comes before the interval
     assert len(synced) == 6
@@ -260,7 +260,7 @@ def test_a_disk_that_cannot_be_synced_is_said_once(
         session = live(store, "a")
         session.close()
     monkeypatch.setattr(os, "fdatasync", broken)
-    syncer = Syncer(3_600_000)
+    syncer = Syncer(3_600_000, 3)
     syncer.mark(str(session.path))
     syncer.close()
     assert caplog.text.count("cannot be synced: Input/output error") == 1
