@@ -36,11 +36,11 @@ from fetch import fetch
 from prometheus import Prometheus
 
 from rondo_tools.catalog import COUNTER, SERIES
-from rondo_tools.push.batch import Block, Roster
 from rondo_tools.push.cursor import Mark
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encode import STALE_NAN, compress, decode, encode
+from rondo_tools.push.encoding.v1 import STALE_NAN, compress, decode, encode
 from rondo_tools.push.labels import sent_labels
+from rondo_tools.push.model import Block, SeriesSet
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.store.block import Block as Ticks
 from rondo_tools.store.reader import Store
@@ -70,7 +70,7 @@ def blocks(sessions: int, rows: int) -> list[Block]:
                 values[:, at] = random.normal(5000, 300, rows).round(3)
         values[random.random(rows) < 0.2, 5] = np.nan
         t_ms = header.start_ms + 1000 * np.arange(1, rows + 1)
-        made.append(Block(Roster(SERIES, sent_labels(header, "rondo-vmm", {})), t_ms, values))
+        made.append(Block(SeriesSet(SERIES, sent_labels(header, "rondo-vmm", {})), t_ms, values))
     return made
 
 
@@ -84,7 +84,7 @@ def plain(batch: list[Block]) -> bytes:
     """The same request the plain way: protobuf's own `add`, sample by sample."""
     request = WriteRequest()
     for block in batch:
-        for labels, column in zip(block.roster.labels, block.values.T.tolist(), strict=True):
+        for labels, column in zip(block.series_set.labels, block.values.T.tolist(), strict=True):
             series = request.timeseries.add()
             for name, value in labels:
                 series.labels.add(name=name, value=value)

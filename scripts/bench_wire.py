@@ -27,7 +27,7 @@ from fetch import fetch
 from prometheus import free_port
 from sink import Sink
 
-from rondo_tools.push.encode import decode
+from rondo_tools.push.encoding.v1 import decode
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0  # for vmagent to start, and to hand on what it has

@@ -12,7 +12,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
-from rondo_tools.push.encode import decode
+from rondo_tools.push.encoding.v1 import decode
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rondo_tools"
 
-FOUNDATION = {"errors", "catalog", "units", "files", "signals", "stream", "selector", "command"}
+FOUNDATION = {"errors", "catalog", "units", "files", "signals", "stream", "selector", "command", "wakeup"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.endswith("_pb2.py"))
 
 
@@ -98,7 +98,7 @@ def test_no_module_imports_another_in_a_circle() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("push.loop", "from rondo_tools.vmm import bus"),
+        ("push.pusher", "from rondo_tools.vmm import bus"),
         ("push.drain", "from rondo_tools.store.writer import StoreWriter"),
         ("vmm.cli", "import rondo_tools.store.reader"),
         ("vmm.devices.serial", "from rondo_tools.vmm.layout import COM1"),

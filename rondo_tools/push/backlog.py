@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rondo_tools.push.batch import Roster
 from rondo_tools.push.cursor import Mark
+from rondo_tools.push.model import SeriesSet
 from rondo_tools.store.reader import Rows, Session, Tier
 
 NO_END = -1
@@ -49,7 +49,7 @@ class Backlog(NamedTuple):
     pieces: tuple[Piece, ...]
     end_ms: int
     end_is_sent: bool
-    roster: Roster
+    series_set: SeriesSet
     numbers: tuple[int, ...]  # of the series, in the header
     seen: Rows | None = None
 
@@ -59,7 +59,7 @@ class Backlog(NamedTuple):
         return int(self.seen.t_ms[0]) if self.seen is not None and self.seen.t_ms.size else 0
 
     def read(self, begin_ms: int, until_ms: int, finest: int) -> Rows:
-        """Rows with begin_ms <= t_ms < until_ms, the columns those of `roster`. Raises StoreError."""
+        """Rows with begin_ms <= t_ms < until_ms, the columns those of `series_set`. Raises StoreError."""
         if self.seen is not None and self.pieces:
             begin_ms = max(begin_ms, self.pieces[0].begin_ms)
             until_ms = min(until_ms, self.pieces[-1].until_ms)

@@ -15,22 +15,23 @@ import argh
 
 from rondo_tools import command
 from rondo_tools.errors import UsageError
-from rondo_tools.push import preview
-from rondo_tools.push.access import access
 from rondo_tools.push.cursor import Cursor, LockedError, parse_name
 from rondo_tools.push.drain import Drain
+from rondo_tools.push.dry_run import dry_run as preview
+from rondo_tools.push.dry_run import status as delivery_status
+from rondo_tools.push.encoding.body import PROTOCOLS, V1
 from rondo_tools.push.follow import Follower
-from rondo_tools.push.health import Health, Tally
+from rondo_tools.push.http.credentials import parse_credentials
+from rondo_tools.push.http.negotiate import Negotiator
+from rondo_tools.push.http.transport import Transport, parse_url
 from rondo_tools.push.labels import parse_external, parse_job, sent_labels
-from rondo_tools.push.loop import Pusher
-from rondo_tools.push.protocol import PROTOCOLS, V1
+from rondo_tools.push.pusher import Pusher
+from rondo_tools.push.self_metrics import SelfMetrics, Tally
 from rondo_tools.push.service import Service, Stores
-from rondo_tools.push.speak import Speaker
-from rondo_tools.push.transport import Transport, parse_url
-from rondo_tools.push.wake import Wake
 from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.store.reader import Store
 from rondo_tools.units import parse_duration
+from rondo_tools.wakeup import Wakeup
 
 DEFAULT_INTERVAL_S = 10.0
 MAX_TIERS = 8  # of any store
@@ -185,7 +186,7 @@ def push(
         )
     logging.getLogger("urllib3").setLevel(logging.WARNING)  # its debugging shows whole URLs
     external = parse_external(external_label or ())
-    known = access(
+    known = parse_credentials(
         basic_auth_file=basic_auth_file,
         bearer_token_file=bearer_token_file,
         ca_file=ca_file,
@@ -195,7 +196,7 @@ def push(
         proxy=proxy,
     )
     tally = Tally()
-    health = None if no_health else Health(tally, cursor, job, external, match)
+    health = None if no_health else SelfMetrics(tally, cursor, job, external, match)
 
     def open_drain(store: Store) -> Drain:
         if tier >= len(store.tiers):
@@ -214,25 +215,25 @@ def push(
             raise UsageError("--dry-run and --status look at a STORE: name one")
         found, place = Store(store), Cursor(Path(store), cursor, peek=True)
         if status:
-            lines = preview.status(found, place)
+            lines = delivery_status(found, place)
         else:
             now_ms = time.time_ns() // 1_000_000
-            lines = preview.dry_run(open_drain(found), place, now_ms, backfill=backfill)
+            lines = preview(open_drain(found), place, now_ms, backfill=backfill)
         for line in lines:
             print(line)
         return
     if remote_write is None:
         raise UsageError("--remote-write is missing: where to deliver")
 
-    def open_pusher(wake: Wake | None, store: Store, cursor: Cursor) -> Pusher:
+    def open_pusher(wake: Wakeup | None, store: Store, cursor: Cursor) -> Pusher:
         drain = open_drain(store)
         if wake is None:
-            return Pusher(drain, cursor, speaker, tally, backfill=backfill, health=health)
+            return Pusher(drain, cursor, negotiator, tally, backfill=backfill, health=health)
         give_up = partial(wake.stopped_for, STOP_WITHIN_S)
         return Pusher(
             drain,
             cursor,
-            speaker,
+            negotiator,
             tally,
             pause=wake.pause,
             give_up=give_up,
@@ -240,8 +241,8 @@ def push(
             health=health,
         )
 
-    with closing(Transport(remote_write, timeout_s=timeout, access=known)) as transport:
-        speaker = Speaker(transport, protocol)
+    with closing(Transport(remote_write, timeout_s=timeout, credentials=known)) as transport:
+        negotiator = Negotiator(transport, protocol)
         if store is not None and interval is None:
             with Stores(cursor, partial(open_pusher, None), wait=wait) as stores:
                 _push_once(stores, Path(store))
@@ -249,7 +250,7 @@ def push(
             return
         # A Ctrl-C reaches all of a pipeline: a follower works on to the end of its input.
         stop_on = {signal.SIGTERM} if store is None else {signal.SIGTERM, signal.SIGINT}
-        with Wake(stop_on=stop_on, let_pass={signal.SIGINT} - stop_on) as wake:
+        with Wakeup(stop_on=stop_on, let_pass={signal.SIGINT} - stop_on) as wake:
             try:
                 with Stores(cursor, partial(open_pusher, wake), wait=wait) as stores:
                     if store is None:
@@ -267,12 +268,12 @@ def _push_once(stores: Stores, store: Path) -> None:
         log.debug("%s", exc)  # the other one delivers it
 
 
-def _push_on(stores: Stores, wake: Wake, interval_s: float, store: Path) -> None:
+def _push_on(stores: Stores, wake: Wakeup, interval_s: float, store: Path) -> None:
     stores.open(store)  # what is wrong with it is said at once, not at every interval
     Service(stores, wake, interval_s=interval_s, take=lambda: {store: {}}).run()
 
 
-def _follow(stores: Stores, wake: Wake, interval_s: float) -> None:
+def _follow(stores: Stores, wake: Wakeup, interval_s: float) -> None:
     follower = Follower(sys.stdin.fileno(), on_end=wake.wake)
     follower.start()
     service = Service(

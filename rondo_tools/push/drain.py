@@ -24,9 +24,9 @@ from itertools import groupby
 from rondo_tools import selector
 from rondo_tools.errors import EX_DATAERR, StoreError
 from rondo_tools.push.backlog import NO_END, SLICE_SAMPLES, Backlog, Piece, pieces, slices
-from rondo_tools.push.batch import Batch, Labels, Roster
 from rondo_tools.push.cursor import Mark
-from rondo_tools.push.cut import New, cut, instance_of
+from rondo_tools.push.merge import New, cut, instance_of
+from rondo_tools.push.model import Batch, Labels, SeriesSet
 from rondo_tools.store.reader import Rows, Session, Store
 from rondo_tools.stream import Header
 from rondo_tools.units import format_duration
@@ -61,7 +61,7 @@ class Drain:
         self._finest = finest
         self._wanted = wanted
         self._max_age_ms = max_age_ms
-        self._sent: dict[str, tuple[tuple[int, ...], Roster]] = {}  # of each session
+        self._sent: dict[str, tuple[tuple[int, ...], SeriesSet]] = {}  # of each session
         self._told: set[str] = set()  # sessions whose trouble was spoken of
 
     def begin_ms(self, now_ms: int) -> int:
@@ -128,7 +128,7 @@ class Drain:
                     new += self._read(mine, begin_ms, until_ms, blocked)
             yield from cut(new, delivered, oldest_ms, self._max_samples)
 
-    def _series(self, session: Session) -> tuple[tuple[int, ...], Roster]:
+    def _series(self, session: Session) -> tuple[tuple[int, ...], SeriesSet]:
         """Numbers of the session's series that are wanted, and what they are sent as."""
         header = session.header
         numbers = tuple(
@@ -137,7 +137,7 @@ class Drain:
             if self._wanted is None or self._wanted.matches(selector.labels_of(header, series))
         )
         labels = self._labels(header)
-        return numbers, Roster(
+        return numbers, SeriesSet(
             tuple(header.series[number] for number in numbers), tuple(labels[number] for number in numbers)
         )
 
@@ -201,7 +201,7 @@ class Drain:
         if rows.t_ms.size and last_ms > now_ms + AHEAD_MS:
             ahead = format_duration(last_ms - now_ms)
             self._say(session, f"ticks up to {ahead} ahead of the clock here are held back")
-        numbers, roster = self._sent[session.key]
+        numbers, series_set = self._sent[session.key]
         pieces_of_it = self._pieces(session, mark, rows, min(horizon_ms, last_ms + 1), begun_ms)
         return Backlog(
             session,
@@ -209,7 +209,7 @@ class Drain:
             pieces_of_it,
             end_ms if end_ms < horizon_ms else NO_END,
             last_ms > 0 and not _goes_on(session, sessions, last_ms),
-            roster,
+            series_set,
             numbers,
             rows if all(piece.tier == self._finest for piece in pieces_of_it) else None,
         )

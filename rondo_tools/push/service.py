@@ -15,9 +15,9 @@ from pathlib import Path
 from rondo_tools.errors import RondoError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.follow import Closed
-from rondo_tools.push.loop import NotTakenError, Pusher
-from rondo_tools.push.wake import Wake
+from rondo_tools.push.pusher import NotTakenError, Pusher
 from rondo_tools.store.reader import Store
+from rondo_tools.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Service:
     def __init__(
         self,
         stores: Stores,
-        wake: Wake,
+        wake: Wakeup,
         *,
         interval_s: float,
         take: Callable[[], Closed],

@@ -35,7 +35,7 @@ from lives import RULES, Filled, push
 from prometheus import Prometheus
 
 from rondo_tools import catalog
-from rondo_tools.push import health as push_health
+from rondo_tools.push import self_metrics as push_health
 from rondo_tools.store import health as store_health
 from rondo_tools.store.writer import StoreWriter
 from rondo_tools.stream import End, Header, Tick

@@ -17,9 +17,9 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from rondo_tools.push import cli, loop
+from rondo_tools.push import cli, pusher
 from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.transport import Transport
+from rondo_tools.push.http.transport import Transport
 
 MOMENTS = ("before the send", "after the send", "before the save", "during the save", "after the save")
 
@@ -71,7 +71,7 @@ def child(argv: list[str], die: tuple[str, int] | None) -> NoReturn:
 
 def main() -> None:
     # A hundred schedules have no time to wait. No power is cut here: what is written is there.
-    loop.BACKOFF_S = 0.001
+    pusher.BACKOFF_S = 0.001
     os.fsync = lambda fd: None
     for line in sys.stdin:
         order = json.loads(line)

@@ -16,13 +16,13 @@ from typing import Any
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encode import STALE_NAN, decode
-from rondo_tools.push.health import INSTANCE, Health, Tally
+from rondo_tools.push.encoding.body import Body
+from rondo_tools.push.encoding.v1 import STALE_NAN, decode
+from rondo_tools.push.http.transport import Answer, Outcome
 from rondo_tools.push.labels import sent_labels
-from rondo_tools.push.loop import Pusher
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.push.protocol import Body
-from rondo_tools.push.transport import Answer, Outcome
+from rondo_tools.push.pusher import Pusher
+from rondo_tools.push.self_metrics import INSTANCE, SelfMetrics, Tally
 from rondo_tools.store.reader import Store
 from rondo_tools.store.tiers import parse_tiers
 from rondo_tools.store.writer import StoreWriter
@@ -208,7 +208,7 @@ def push_once(
             pause=lambda seconds: True,
             now_ms=lambda: now_ms,
             jitter=random.Random(1).random,
-            health=Health(tally, "prometheus", "rondo-vmm", {}) if with_health else None,
+            health=SelfMetrics(tally, "prometheus", "rondo-vmm", {}) if with_health else None,
         ).push(closed)
     return tally
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from receivers import T0, TWO_SERIES, expected, fill, header, labels_of, seconds, ticks
 
-from rondo_tools.push.batch import Batch, Labels
 from rondo_tools.push.cursor import Mark
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encode import decode, encode
+from rondo_tools.push.encoding.v1 import decode, encode
+from rondo_tools.push.model import Batch, Labels
 from rondo_tools.store.reader import Store
 from rondo_tools.store.slab import HEADER_SIZE
 from rondo_tools.stream import Header

@@ -27,7 +27,7 @@ from push_host import MOMENTS
 from receivers import bits, expected, fill, header, seconds, ticks
 
 from rondo_tools.push import cli
-from rondo_tools.push.encode import STALE_NAN
+from rondo_tools.push.encoding.v1 import STALE_NAN
 from rondo_tools.store.reader import Store
 
 ROOT = Path(__file__).resolve().parents[2]

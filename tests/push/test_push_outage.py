@@ -35,7 +35,7 @@ from receivers import (
 from rondo_tools.push import backlog, drain
 from rondo_tools.push.cursor import Mark
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encode import STALE_NAN
+from rondo_tools.push.encoding.v1 import STALE_NAN
 from rondo_tools.store.reader import Rows, Session, Store
 from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
 

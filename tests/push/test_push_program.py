@@ -19,7 +19,7 @@ import pytest
 from prometheus import Prometheus
 from receivers import Receiver, Reply, expected, fill, header, http_server, seconds, ticks
 
-from rondo_tools.push.encode import STALE_NAN
+from rondo_tools.push.encoding.v1 import STALE_NAN
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000
@@ -279,7 +279,8 @@ def test_a_daemon_that_is_told_to_stop_delivers_what_is_closed_and_exits_0(
 
 KILLED = """
 import os, signal, sys
-from rondo_tools.push import cli, cursor, transport
+from rondo_tools.push import cli, cursor
+from rondo_tools.push.http import transport
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

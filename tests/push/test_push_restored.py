@@ -15,7 +15,7 @@ from prometheus import Prometheus
 from receivers import T0, Receiver, Scripted, bits, expected, fill, header, push_once, seconds
 
 from rondo_tools.catalog import SERIES
-from rondo_tools.push.encode import STALE_NAN
+from rondo_tools.push.encoding.v1 import STALE_NAN
 
 CURSOR = "cursor_prometheus.json"
 NOW = T0 + 1_000_000

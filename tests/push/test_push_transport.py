@@ -13,7 +13,7 @@ import pytest
 from receivers import Reply, http_server
 
 from rondo_tools.errors import UsageError
-from rondo_tools.push.transport import Answer, Outcome, Transport, parse_url
+from rondo_tools.push.http.transport import Answer, Outcome, Transport, parse_url
 
 BODY = b"body" * 100
 

@@ -20,13 +20,12 @@ from receivers import T0, TWO_SERIES, Reply, expected, fill, header, http_server
 from strict_v2 import StrictReceiver, forbidden
 
 from rondo_tools.catalog import Series
-from rondo_tools.push import encode as v1
-from rondo_tools.push import encode_v2 as v2
-from rondo_tools.push.batch import Block, Labels, Roster
+from rondo_tools.push.encoding import v1, v2
+from rondo_tools.push.encoding.body import V2, Body
 from rondo_tools.push.labels import sent_labels
+from rondo_tools.push.model import Block, Labels, SeriesSet
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.proto.remote_write_v2_pb2 import Metadata, Request
-from rondo_tools.push.protocol import V2, Body
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -37,7 +36,9 @@ START = T0 - 500
 def block(
     t_ms: list[int], rows: list[list[float]], labels: tuple[Labels, ...] = LABELS, start_ms: int = START
 ) -> Block:
-    return Block(Roster(TWO_SERIES, labels), np.array(t_ms, np.int64), np.array(rows, np.float64), start_ms)
+    return Block(
+        SeriesSet(TWO_SERIES, labels), np.array(t_ms, np.int64), np.array(rows, np.float64), start_ms
+    )
 
 
 def test_a_small_request() -> None:
@@ -107,7 +108,7 @@ def test_samples_that_do_not_ascend_are_never_sent(times: tuple[list[int], ...])
 def test_labels_that_break_the_rules_are_never_sent(labels: Labels) -> None:
     one = Series("a", (), "gauge", "", "")
     with pytest.raises(AssertionError):
-        v2.encode([Block(Roster((one,), (labels,)), np.array([1]), np.array([[1.0]]))])
+        v2.encode([Block(SeriesSet((one,), (labels,)), np.array([1]), np.array([[1.0]]))])
 
 
 @given(st.binary(max_size=200))

@@ -17,8 +17,8 @@ import numpy as np
 
 from rondo_tools import selector
 from rondo_tools.catalog import COUNTER, GAUGE, Series
-from rondo_tools.push.batch import Block, Roster
 from rondo_tools.push.labels import sent_labels
+from rondo_tools.push.model import Block, SeriesSet
 from rondo_tools.stream import Header
 
 INSTANCE = "rondo-push"
@@ -94,7 +94,7 @@ class Tally:
         )
 
 
-class Health:
+class SelfMetrics:
     """Makes the health of a process, for one cursor's name; `wanted` chooses of its series, too."""
 
     def __init__(
@@ -113,7 +113,7 @@ class Health:
             if wanted is None or wanted.matches(selector.labels_of(header, series))
         ]
         labels = sent_labels(header, job, external)
-        self._roster = Roster(
+        self._series_set = SeriesSet(
             tuple(SERIES[number] for number in self._chosen),
             tuple(labels[number] for number in self._chosen),
         )
@@ -138,4 +138,4 @@ class Health:
             np.float64,
         )
         times = np.array([newest_ms], np.int64)
-        return Block(self._roster, times, values[np.newaxis, self._chosen])
+        return Block(self._series_set, times, values[np.newaxis, self._chosen])

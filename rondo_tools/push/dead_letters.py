@@ -20,7 +20,7 @@ MAX_BYTES = 1 << 20  # of each of the two files
 log = logging.getLogger(__name__)
 
 
-class Rejected:
+class DeadLetters:
     """The file of one cursor."""
 
     def __init__(self, store: Path, cursor: str, max_bytes: int = MAX_BYTES) -> None:

@@ -12,7 +12,7 @@ from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.protocol import Body
+from rondo_tools.push.encoding.body import Body
 from rondo_tools.store.reader import Store
 
 STALE = "stale"
@@ -29,7 +29,7 @@ def dry_run(drain: Drain, cursor: Cursor, now_ms: int, *, backfill: bool) -> Ite
     begun_ms = drain.begin_ms(now_ms) if cursor.begun_ms is None else cursor.begun_ms
     for batch in drain.batches(cursor.marks(), now_ms, begun_ms=0 if backfill else begun_ms):
         for block in batch.blocks:
-            names = [_spelled(labels) for labels in block.roster.labels]
+            names = [_spelled(labels) for labels in block.series_set.labels]
             for t_ms, values in zip(block.t_ms.tolist(), block.values.tolist(), strict=True):
                 for name, value in zip(names, values, strict=True):
                     yield f"{t_ms}\t{name}\t{_number(value)}"

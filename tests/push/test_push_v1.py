@@ -15,22 +15,22 @@ from receivers import T0, TWO_SERIES, header
 
 from rondo_tools.catalog import SERIES, Series
 from rondo_tools.errors import UsageError
-from rondo_tools.push.batch import Block, Labels, Roster
-from rondo_tools.push.encode import STALE_NAN, decode, encode
+from rondo_tools.push.encoding.v1 import STALE_NAN, decode, encode
 from rondo_tools.push.labels import parse_external, parse_job, sent_labels
+from rondo_tools.push.model import Block, Labels, SeriesSet
 from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 
 
 def block(t_ms: list[int], rows: list[list[float]], labels: tuple[Labels, ...] = LABELS) -> Block:
-    return Block(Roster(TWO_SERIES, labels), np.array(t_ms, np.int64), np.array(rows, np.float64))
+    return Block(SeriesSet(TWO_SERIES, labels), np.array(t_ms, np.int64), np.array(rows, np.float64))
 
 
 def test_the_bytes_of_a_small_request() -> None:
     """Written down by hand from the specification's field numbers."""
     labels: tuple[Labels, ...] = ((("__name__", "a"), ("b", "c")),)
-    body = encode([Block(Roster((TWO_SERIES[0],), labels), np.array([5]), np.array([[1.5]]))])
+    body = encode([Block(SeriesSet((TWO_SERIES[0],), labels), np.array([5]), np.array([[1.5]]))])
     sample = b"\x09" + struct.pack("<d", 1.5) + b"\x10\x05"
     name = b"\x0a\x08__name__\x12\x01a"
     label = b"\x0a\x01b\x12\x01c"
@@ -98,7 +98,7 @@ def test_samples_that_do_not_ascend_are_never_sent(times: tuple[list[int], ...])
 )
 def test_labels_that_break_the_rules_are_never_sent(labels: Labels) -> None:
     with pytest.raises(AssertionError):
-        encode([Block(Roster((TWO_SERIES[0],), (labels,)), np.array([1]), np.array([[1.0]]))])
+        encode([Block(SeriesSet((TWO_SERIES[0],), (labels,)), np.array([1]), np.array([[1.0]]))])
 
 
 def test_metadata_has_type_help_and_unit() -> None:

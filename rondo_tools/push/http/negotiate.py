@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from rondo_tools.push.protocol import V1, V2, Body
-from rondo_tools.push.transport import Answer, Outcome
+from rondo_tools.push.encoding.body import V1, V2, Body
+from rondo_tools.push.http.transport import Answer, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Line(Protocol):
     def send(self, data: bytes, protocol: str) -> Answer: ...
 
 
-class Speaker:
+class Negotiator:
     """One endpoint. `protocol` is what bodies for it are best made in."""
 
     def __init__(self, line: Line, protocol: str = V1) -> None:

@@ -15,15 +15,15 @@ from typing import Protocol
 
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError
-from rondo_tools.push.batch import Batch
 from rondo_tools.push.cursor import Cursor, InFlight
+from rondo_tools.push.dead_letters import DeadLetters
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.health import Health, Tally
+from rondo_tools.push.encoding.body import V1, Body, encode
+from rondo_tools.push.http.transport import Answer, Outcome
+from rondo_tools.push.model import Batch
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.push.protocol import V1, Body, encode
-from rondo_tools.push.rejected import Rejected
-from rondo_tools.push.settle import EVERY_SERIES, Refusal, Settlement
-from rondo_tools.push.transport import Answer, Outcome
+from rondo_tools.push.reconcile import EVERY_SERIES, Refusal, Settlement
+from rondo_tools.push.self_metrics import SelfMetrics, Tally
 
 RETRIES = 3
 BACKOFF_S = 0.1  # doubling
@@ -95,7 +95,7 @@ class Pusher:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         jitter: Callable[[], float] = random.random,
         backfill: bool = False,
-        health: Health | None = None,
+        health: SelfMetrics | None = None,
     ) -> None:
         self._drain = drain
         self._cursor = cursor
@@ -107,7 +107,7 @@ class Pusher:
         self._jitter = jitter
         self._backfill = backfill
         self._health = health
-        self._rejected = Rejected(cursor.path.parent, cursor.name)
+        self._rejected = DeadLetters(cursor.path.parent, cursor.name)
         self._too_old_ms = 0  # up to here this push was refused everything, for its age
         self._old_ms = 0
         self._described: set[str] = set()  # metric families whose metadata this process has sent
@@ -151,13 +151,13 @@ class Pusher:
         if self._health is not None and newest_ms > before_ms:
             self._tell(self._health, newest_ms, now_ms - oldest_ms)
 
-    def _tell(self, health: Health, newest_ms: int, behind_ms: int) -> None:
+    def _tell(self, health: SelfMetrics, newest_ms: int, behind_ms: int) -> None:
         """Send our own health, once, whatever comes of it: nothing that matters depends on it."""
         block = health.block(self._cursor.path.parent, newest_ms, behind_ms)
         if block is None or self._give_up():
             return
         families = {
-            series.name: series for series in block.roster.series if series.name not in self._described
+            series.name: series for series in block.series_set.series if series.name not in self._described
         }
         body = encode(self._sender.protocol, [block], families.values())
         answer = self._sender.send(body)
@@ -212,7 +212,7 @@ class Pusher:
         """Metric families in the batch that were not described yet, each as it is first met."""
         families: dict[str, Series] = {}
         for block in batch.blocks:
-            for series in block.roster.series:
+            for series in block.series_set.series:
                 if series.name not in self._described:
                     families.setdefault(series.name, series)
         return families

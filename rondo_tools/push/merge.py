@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.push.backlog import Backlog
-from rondo_tools.push.batch import Batch, Block
 from rondo_tools.push.cursor import Mark
+from rondo_tools.push.model import Batch, Block
 from rondo_tools.store.reader import Rows
 
 Times = npt.NDArray[np.int64]
@@ -125,7 +125,7 @@ def _blocks(new: Sequence[New], rows: _Order) -> Iterator[Block]:
         item = new[int(rows.owner[start])]
         if item.backlog.numbers:
             t_ms, row = rows.t_ms[start:stop], rows.row[start:stop]
-            yield Block(item.backlog.roster, t_ms, _values(item, row), item.backlog.session.start_ms)
+            yield Block(item.backlog.series_set, t_ms, _values(item, row), item.backlog.session.start_ms)
 
 
 def _values(item: New, row: Times) -> npt.NDArray[np.float64]:

@@ -60,7 +60,7 @@ class Secret:
 
 
 @dataclass(frozen=True)
-class Access:
+class Credentials:
     """How to reach the endpoint. Made by `access`."""
 
     basic: Secret | None = None
@@ -85,7 +85,7 @@ class Access:
         return dict(get_environ_proxies(url))
 
 
-def access(
+def parse_credentials(
     *,
     basic_auth_file: str | None = None,
     bearer_token_file: str | None = None,
@@ -94,7 +94,7 @@ def access(
     client_key: str | None = None,
     header: Iterable[str] = (),
     proxy: str | None = None,
-) -> Access:
+) -> Credentials:
     """What the flags of these names say. Raises UsageError for what cannot work."""
     if basic_auth_file and bearer_token_file:
         raise UsageError("--basic-auth-file and --bearer-token-file: give one of them")
@@ -117,7 +117,7 @@ def access(
             context.load_cert_chain(*pair, password=lambda: "")
         except OSError as exc:
             raise UsageError(f"--client-cert {client_cert}, key {pair[1]}: {_why(exc)}") from None
-    return Access(
+    return Credentials(
         basic,
         Secret(Path(bearer_token_file), "--bearer-token-file") if bearer_token_file else None,
         Path(ca_file) if ca_file else None,

@@ -28,7 +28,7 @@ from receivers import (
     seconds,
 )
 
-from rondo_tools.push.health import RESULTS, SERIES, STATUSES, Health, Tally
+from rondo_tools.push.self_metrics import RESULTS, SERIES, STATUSES, SelfMetrics, Tally
 from rondo_tools.selector import parse_selector
 
 NOW = int(time.time()) * 1000
@@ -133,8 +133,8 @@ def test_a_selector_chooses_of_it_too() -> None:
     tally = Tally(sent=7)
 
     def chosen(text: str) -> list[str] | None:
-        block = Health(tally, "lab", "j", {"host": "h"}, parse_selector(text)).block(Path("x"), T0, 2500)
-        return block and [str(series) for series in block.roster.series]
+        block = SelfMetrics(tally, "lab", "j", {"host": "h"}, parse_selector(text)).block(Path("x"), T0, 2500)
+        return block and [str(series) for series in block.series_set.series]
 
     assert chosen('push_samples_total{result="sent"}') == ['push_samples_total{result="sent"}']
     assert chosen('push_behind_seconds{instance="rondo-push"}') == ["push_behind_seconds"]
@@ -142,13 +142,13 @@ def test_a_selector_chooses_of_it_too() -> None:
 
 
 def test_of_several_stores_the_slowest_counts_and_time_ascends() -> None:
-    health = Health(Tally(), "lab", "j", {"host": "h"}, parse_selector("push_behind_seconds"))
+    health = SelfMetrics(Tally(), "lab", "j", {"host": "h"}, parse_selector("push_behind_seconds"))
     first = health.block(Path("one"), T0, 9000)
     second = health.block(Path("two"), T0 + 1, 1500)
     assert first is not None
     assert second is not None
     assert (first.values.tolist(), second.values.tolist()) == ([[9.0]], [[9.0]])
-    assert dict(first.roster.labels[0]).items() >= {("cursor", "lab"), ("host", "h"), ("job", "j"), OWN}
+    assert dict(first.series_set.labels[0]).items() >= {("cursor", "lab"), ("host", "h"), ("job", "j"), OWN}
     assert health.block(Path("one"), T0 + 1, 0) is None
 
 

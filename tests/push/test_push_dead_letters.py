@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rondo_tools.push.rejected import Rejected
+from rondo_tools.push.dead_letters import DeadLetters
 
 
 def test_the_newest_lines_are_kept_and_the_size_is_bounded(tmp_path: Path) -> None:
-    rejected = Rejected(tmp_path, "lab", max_bytes=1000)
+    rejected = DeadLetters(tmp_path, "lab", max_bytes=1000)
     for number in range(500):
         rejected.add([{"series": f"a{number}", "answer": "words \ud800 \u00fc"}])
     files = sorted(tmp_path.iterdir())
@@ -24,5 +24,5 @@ def test_the_newest_lines_are_kept_and_the_size_is_bounded(tmp_path: Path) -> No
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Rejected(tmp_path / "none", "lab").add([{"series": "a"}])
+    DeadLetters(tmp_path / "none", "lab").add([{"series": "a"}])
     assert "rejected_lab.jsonl" in caplog.text

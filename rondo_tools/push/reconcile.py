@@ -38,7 +38,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
-from rondo_tools.push.parts import (
+from rondo_tools.push.http.transport import Answer, Outcome
+from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
+from rondo_tools.push.split import (
     by_instance,
     count,
     finer,
@@ -52,8 +54,6 @@ from rondo_tools.push.parts import (
     smaller,
     witnesses,
 )
-from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
-from rondo_tools.push.transport import Answer, Outcome
 
 MAX_REFUSALS = 1000  # of one batch, before one series speaks for its instance
 EVERY_SERIES = "series of all kinds"

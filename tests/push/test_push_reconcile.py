@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from receivers import HOUR_MS, T0, Key, Receiver, Samples, header, labels_of
 
 from rondo_tools.catalog import Series
-from rondo_tools.push.batch import Block, Roster
-from rondo_tools.push.encode import compress, decode, encode
+from rondo_tools.push.encoding.v1 import compress, decode, encode
+from rondo_tools.push.http.transport import Answer, Outcome
+from rondo_tools.push.model import Block, SeriesSet
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.push.settle import Settlement
-from rondo_tools.push.transport import Answer, Outcome
+from rondo_tools.push.reconcile import Settlement
 
 SERIES = tuple(Series(name, (), "gauge", "", "") for name in "abcd")
 
@@ -26,7 +26,7 @@ def request(instances: int = 2, rows: int = 4, start_ms: int = T0) -> WriteReque
         head = header(f"vm-{at}", series=SERIES)
         t_ms = np.arange(rows) * 1000 + start_ms
         values = np.arange(rows * len(SERIES), dtype=np.float64).reshape(rows, len(SERIES)) + 1000 * at
-        blocks.append(Block(Roster(SERIES, labels_of(head)), t_ms, values))
+        blocks.append(Block(SeriesSet(SERIES, labels_of(head)), t_ms, values))
     return decode(encode(blocks))
 
 

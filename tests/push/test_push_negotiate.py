@@ -10,16 +10,18 @@ import pytest
 from receivers import T0, TWO_SERIES, Reply, header, http_server
 from strict_v2 import WRITTEN, StrictReceiver
 
-from rondo_tools.push.batch import Block, Roster
+from rondo_tools.push.encoding.body import HEADERS, V1, V2, Body, encode
+from rondo_tools.push.http.negotiate import Negotiator
+from rondo_tools.push.http.transport import Answer, Outcome, Transport
 from rondo_tools.push.labels import sent_labels
-from rondo_tools.push.protocol import HEADERS, V1, V2, Body, encode
-from rondo_tools.push.settle import EVERY_SERIES, Settlement
-from rondo_tools.push.speak import Speaker
-from rondo_tools.push.transport import Answer, Outcome, Transport
+from rondo_tools.push.model import Block, SeriesSet
+from rondo_tools.push.reconcile import EVERY_SERIES, Settlement
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 BLOCKS = [
-    Block(Roster(TWO_SERIES, LABELS), np.array([T0, T0 + 1000]), np.array([[1.0, 2.0], [3.0, 4.0]]), T0 - 500)
+    Block(
+        SeriesSet(TWO_SERIES, LABELS), np.array([T0, T0 + 1000]), np.array([[1.0, 2.0], [3.0, 4.0]]), T0 - 500
+    )
 ]
 BODY = encode(V2, BLOCKS, ())
 
@@ -39,13 +41,13 @@ class Line:
 def test_a_strict_receiver_takes_it() -> None:
     receiver = StrictReceiver()
     with http_server(receiver) as url, closing(Transport(url, timeout_s=5)) as transport:
-        speaker = Speaker(transport, V2)
-        answer = speaker.send(BODY)
+        negotiator = Negotiator(transport, V2)
+        answer = negotiator.send(BODY)
         assert (answer.outcome, answer.written) == (Outcome.ACCEPTED, 4)
         assert receiver.forbidden == []
         # And with the headers of 1.0, the same connection's next request is refused.
         assert transport.send(BODY.data, V1).status == 415
-    assert (speaker.protocol, len(receiver.bodies)) == (V2, 1)
+    assert (negotiator.protocol, len(receiver.bodies)) == (V2, 1)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +59,12 @@ def test_a_strict_receiver_takes_it() -> None:
 )
 def test_who_does_not_speak_2_0_gets_1_0_from_then_on(first: Answer, unclear: bool) -> None:
     line = Line(first, *[Answer(Outcome.ACCEPTED, status=204)] * 2)
-    speaker = Speaker(line, V2)
-    answer = speaker.send(BODY)
+    negotiator = Negotiator(line, V2)
+    answer = negotiator.send(BODY)
     assert (answer.outcome, answer.unclear, answer.status) == (Outcome.RETRY, unclear, first.status)
-    assert speaker.protocol == V1
+    assert negotiator.protocol == V1
     for _ in range(2):
-        assert speaker.send(BODY).outcome is Outcome.ACCEPTED
+        assert negotiator.send(BODY).outcome is Outcome.ACCEPTED
     assert [body.protocol for body in line.sent] == [V2, V1, V1]
     assert line.sent[0] == BODY
     assert line.sent[1] == line.sent[2] == BODY.as_v1() == encode(V1, BLOCKS, ())
@@ -80,16 +82,16 @@ def test_who_does_not_speak_2_0_gets_1_0_from_then_on(first: Answer, unclear: bo
     ],
 )
 def test_other_answers_say_nothing_of_the_protocol(answer: Answer) -> None:
-    speaker = Speaker(Line(answer), V2)
-    assert speaker.send(BODY) == answer
-    assert speaker.protocol == V2
+    negotiator = Negotiator(Line(answer), V2)
+    assert negotiator.send(BODY) == answer
+    assert negotiator.protocol == V2
 
 
 def test_1_0_stays_1_0_whatever_is_answered() -> None:
     line = Line(Answer(Outcome.ACCEPTED, status=204), Answer(Outcome.DENIED, status=415))
-    speaker = Speaker(line)
-    assert speaker.send(BODY.as_v1()).outcome is Outcome.ACCEPTED
-    assert speaker.send(BODY.as_v1()).outcome is Outcome.DENIED
+    negotiator = Negotiator(line)
+    assert negotiator.send(BODY.as_v1()).outcome is Outcome.ACCEPTED
+    assert negotiator.send(BODY.as_v1()).outcome is Outcome.DENIED
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from rondo_tools.catalog import Series
-from rondo_tools.push import encode as v1
-from rondo_tools.push import encode_v2 as v2
-from rondo_tools.push.batch import Block
+from rondo_tools.push.encoding import v1, v2
+from rondo_tools.push.model import Block
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 
 V1, V2 = "1.0", "2.0"

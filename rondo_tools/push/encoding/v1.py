@@ -23,7 +23,7 @@ import numpy.typing as npt
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.push.batch import Block, Labels, Roster
+from rondo_tools.push.model import Block, Labels, SeriesSet
 from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, WriteRequest
 
 STALE_NAN = 0x7FF0000000000002
@@ -60,7 +60,7 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
     Raises AssertionError for blocks that break remote-write's rules: that is a fault of rondo's.
     """
     parts: list[bytes] = []
-    runs = (Run(_heads(block.roster), block.t_ms, block.values) for block in blocks)
+    runs = (Run(_heads(block.series_set), block.t_ms, block.values) for block in blocks)
     for head, samples in samples_by_series(runs).items():
         # WriteRequest.timeseries
         parts += (b"\x0a", varint(len(head) + len(samples)), head, samples)
@@ -142,9 +142,9 @@ def _lay_out(runs: Sequence[Run[Name]], length: int) -> list[list[bytes]]:
 
 
 @lru_cache(maxsize=1 << 12)
-def _heads(roster: Roster) -> tuple[bytes, ...]:
+def _heads(series_set: SeriesSet) -> tuple[bytes, ...]:
     """TimeSeries.labels of each of a session's series, on the wire."""
-    return tuple(map(labels_on_the_wire, roster.labels))
+    return tuple(map(labels_on_the_wire, series_set.labels))
 
 
 def labels_on_the_wire(labels: Labels) -> bytes:

@@ -18,7 +18,7 @@ from types import FrameType
 from rondo_tools.signals import Signals
 
 
-class Wake(Signals):
+class Wakeup(Signals):
     """Waits that can be ended. Use with `with`, in the main thread.
 
     The first signal of each kind tells to stop if it is one of `stop_on`, and is let pass if it is

@@ -27,7 +27,7 @@ from receivers import (
 )
 
 from rondo_tools.push import cli
-from rondo_tools.push.preview import STALE
+from rondo_tools.push.dry_run import STALE
 from rondo_tools.selector import parse_selector
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

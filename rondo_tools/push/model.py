@@ -21,7 +21,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Roster:
+class SeriesSet:
     """The series of a session as they are sent: `labels[i]` are those of `series[i]`.
 
     There is one for each session, equal only to itself; so what is worked out of its labels is
@@ -33,13 +33,13 @@ class Roster:
 
 
 class Block(NamedTuple):
-    """Rows of one session: the values of series i of `roster` are `values[:, i]`.
+    """Rows of one session: the values of series i of `series_set` are `values[:, i]`.
 
-    `t_ms` is int64 (n,), ascending strictly; `values` float64 (n, len(roster.series)); NaN is "no
+    `t_ms` is int64 (n,), ascending strictly; `values` float64 (n, len(series_set.series)); NaN is "no
     value". `start_ms` is when the session's counters were 0; 0 if that is not known.
     """
 
-    roster: Roster
+    series_set: SeriesSet
     t_ms: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
     start_ms: int = 0

@@ -30,10 +30,10 @@ from receivers import (
 from rondo_tools.errors import PushError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.health import Tally
-from rondo_tools.push.loop import NotTakenError, Pusher
-from rondo_tools.push.protocol import Body
-from rondo_tools.push.transport import Answer, Outcome
+from rondo_tools.push.encoding.body import Body
+from rondo_tools.push.http.transport import Answer, Outcome
+from rondo_tools.push.pusher import NotTakenError, Pusher
+from rondo_tools.push.self_metrics import Tally
 from rondo_tools.store.reader import Store
 
 

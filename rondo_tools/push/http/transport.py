@@ -23,9 +23,9 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
 from rondo_tools import __version__
 from rondo_tools.errors import PushError, UsageError
-from rondo_tools.push.access import Access
-from rondo_tools.push.protocol import HEADERS, V1
-from rondo_tools.push.wire import Wire
+from rondo_tools.push.encoding.body import HEADERS, V1
+from rondo_tools.push.http.credentials import Credentials
+from rondo_tools.push.http.session import Wire
 
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 MAX_REDIRECTS = 3
@@ -107,22 +107,22 @@ class Transport:
         url: str,
         *,
         timeout_s: float,
-        access: Access | None = None,
+        credentials: Credentials | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.url = url
-        self._access = access or Access()
+        self._credentials = credentials or Credentials()
         self._timeout_s = timeout_s
         self._now = now
         self._wire = Wire()
         self._session = self._wire.session()
         self._session.headers["User-Agent"] = f"rondo-push/{__version__}"
-        self._session.headers.update(self._access.headers)
-        self._session.proxies = self._access.proxies(url)
-        if self._access.ca_file is not None:
-            self._session.verify = str(self._access.ca_file)
-        if self._access.client_cert is not None:
-            cert, key = self._access.client_cert
+        self._session.headers.update(self._credentials.headers)
+        self._session.proxies = self._credentials.proxies(url)
+        if self._credentials.ca_file is not None:
+            self._session.verify = str(self._credentials.ca_file)
+        if self._credentials.client_cert is not None:
+            cert, key = self._credentials.client_cert
             self._session.cert = (str(cert), str(key))
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class Transport:
         """
         url = self.url
         try:
-            authorization = self._access.authorization()
+            authorization = self._credentials.authorization()
         except PushError as exc:
             return Answer(Outcome.RETRY, str(exc))  # it may be on its way from one file to the next
         if authorization is not None:

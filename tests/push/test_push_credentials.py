@@ -19,8 +19,8 @@ from needs import must_have
 from receivers import Receiver, Reply, expected, fill, header, http_server, seconds
 
 from rondo_tools.errors import UsageError
-from rondo_tools.push.access import Access, access
-from rondo_tools.push.transport import Answer, Outcome, Transport
+from rondo_tools.push.http.credentials import Credentials, parse_credentials
+from rondo_tools.push.http.transport import Answer, Outcome, Transport
 
 NOW = int(time.time()) * 1000
 SECRET = "s3cr3t-and-l0ng"
@@ -79,14 +79,14 @@ def accept(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
     return 204, {}, b""
 
 
-def send(url: str, known: Access) -> Answer:
-    with contextlib.closing(Transport(url, timeout_s=5, access=known)) as transport:
+def send(url: str, known: Credentials) -> Answer:
+    with contextlib.closing(Transport(url, timeout_s=5, credentials=known)) as transport:
         return transport.send(b"body")
 
 
 def test_own_ca(keys: Keys) -> None:
     with https_server(accept, keys.server) as url:
-        assert send(url, access(ca_file=str(keys.ca))).outcome is Outcome.ACCEPTED
+        assert send(url, parse_credentials(ca_file=str(keys.ca))).outcome is Outcome.ACCEPTED
 
 
 @pytest.mark.parametrize(("certificate", "ca", "says"), [
@@ -103,7 +103,7 @@ def test_a_server_that_is_not_trusted_gets_nothing(
         asked.append(body)
         return 204, {}, b""
 
-    known = access(ca_file=str(getattr(keys, ca))) if ca else Access()
+    known = parse_credentials(ca_file=str(getattr(keys, ca))) if ca else Credentials()
     with https_server(answer, getattr(keys, certificate)) as url:
         result = send(url, known)
     assert result.outcome is Outcome.DENIED
@@ -114,21 +114,21 @@ def test_a_server_that_is_not_trusted_gets_nothing(
 
 def test_a_name_that_is_not_the_certificates_is_not_trusted(keys: Keys) -> None:
     with https_server(accept, keys.server) as url:
-        result = send(url.replace("127.0.0.1", "127.0.0.2"), access(ca_file=str(keys.ca)))
+        result = send(url.replace("127.0.0.1", "127.0.0.2"), parse_credentials(ca_file=str(keys.ca)))
     assert result.outcome in (Outcome.DENIED, Outcome.RETRY)  # on some systems there is no 127.0.0.2
     assert not result.unclear
 
 
 def test_client_certificate(keys: Keys) -> None:
     with https_server(accept, keys.server, keys.ca) as url:
-        with_it = access(ca_file=str(keys.ca), client_cert=str(keys.client))
+        with_it = parse_credentials(ca_file=str(keys.ca), client_cert=str(keys.client))
         assert send(url, with_it).outcome is Outcome.ACCEPTED
         key = keys.client.with_suffix(".key")
-        apart = access(
+        apart = parse_credentials(
             ca_file=str(keys.ca), client_cert=str(keys.client.with_suffix(".crt")), client_key=str(key)
         )
         assert send(url, apart).outcome is Outcome.ACCEPTED
-        assert send(url, access(ca_file=str(keys.ca))).outcome is not Outcome.ACCEPTED
+        assert send(url, parse_credentials(ca_file=str(keys.ca))).outcome is not Outcome.ACCEPTED
 
 
 @pytest.mark.parametrize(("flag", "scheme"), [("bearer_token_file", "Bearer"), ("basic_auth_file", "Basic")])
@@ -144,7 +144,9 @@ def test_a_secret_is_read_again_when_it_changes(tmp_path: Path, flag: str, schem
     arguments: dict[str, Any] = {flag: str(file)}
     with (
         http_server(answer) as url,
-        contextlib.closing(Transport(url, timeout_s=5, access=access(**arguments))) as transport,
+        contextlib.closing(
+            Transport(url, timeout_s=5, credentials=parse_credentials(**arguments))
+        ) as transport,
     ):
         transport.send(b"")
         (tmp_path / "new").write_text("me:other")
@@ -169,7 +171,10 @@ def test_headers_and_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     (tmp_path / "token").write_text(SECRET)
     with http_server(answer) as url:
-        send(url, access(header=["X-Scope-OrgID: team-a"], bearer_token_file=str(tmp_path / "token")))
+        send(
+            url,
+            parse_credentials(header=["X-Scope-OrgID: team-a"], bearer_token_file=str(tmp_path / "token")),
+        )
     assert seen[0].headers["X-Scope-OrgID"] == "team-a"
     assert seen[0].headers["Authorization"] == f"Bearer {SECRET}"
 
@@ -191,7 +196,7 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch, through: str) -> None:
             monkeypatch.setenv("http_proxy", proxy)
         if through == "neither":
             monkeypatch.setenv("no_proxy", "prometheus.invalid")
-        result = send(target, access(proxy=proxy) if through == "flag" else access())
+        result = send(target, parse_credentials(proxy=proxy) if through == "flag" else parse_credentials())
     assert asked == ([] if through == "neither" else [target])
     assert (result.outcome is Outcome.ACCEPTED) == (through != "neither")
 
@@ -231,7 +236,7 @@ def test_mistakes_are_found_before_a_byte_is_sent_and_show_no_secret(
     monkeypatch.chdir(tmp_path)
     for arguments, says in mistakes(tmp_path):
         with pytest.raises(UsageError) as caught:
-            access(**arguments)
+            parse_credentials(**arguments)
         assert says in str(caught.value)
         assert SECRET not in str(caught.value)
         assert caught.value.__cause__ is None

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.push.batch import Block, Labels
-from rondo_tools.push.encode import Run, labels_on_the_wire, samples_by_series, varint
+from rondo_tools.push.encoding.v1 import Run, labels_on_the_wire, samples_by_series, varint
+from rondo_tools.push.model import Block, Labels
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.proto.remote_write_v2_pb2 import Metadata, Request, TimeSeries
 
@@ -36,7 +36,7 @@ def encode(blocks: Iterable[Block]) -> bytes:
     described = {
         labels: one
         for block in blocks
-        for labels, one in zip(block.roster.labels, block.roster.series, strict=True)
+        for labels, one in zip(block.series_set.labels, block.series_set.series, strict=True)
     }
     numbers: dict[str, int] = {"": 0}  # of each symbol
     series: list[bytes] = []
@@ -54,19 +54,19 @@ def encode(blocks: Iterable[Block]) -> bytes:
 
 def _runs(block: Block) -> tuple[Run[Labels], ...]:
     """A block's counters, whose samples say when the counter began, and its gauges."""
-    roster, t_ms, values, start_ms = block
+    series_set, t_ms, values, start_ms = block
     if not t_ms.size or not 0 < start_ms <= int(t_ms[0]):
-        return (Run(roster.labels, t_ms, values),)  # a clock was set: then it is not known
-    counters = [at for at, series in enumerate(roster.series) if series.kind == COUNTER]
-    gauges = [at for at, series in enumerate(roster.series) if series.kind != COUNTER]
+        return (Run(series_set.labels, t_ms, values),)  # a clock was set: then it is not known
+    counters = [at for at, series in enumerate(series_set.series) if series.kind == COUNTER]
+    gauges = [at for at, series in enumerate(series_set.series) if series.kind != COUNTER]
     return (
         Run(
-            [roster.labels[at] for at in counters],
+            [series_set.labels[at] for at in counters],
             t_ms,
             values[:, counters],
             b"\x18" + varint(start_ms),  # Sample.start_timestamp
         ),
-        Run([roster.labels[at] for at in gauges], t_ms, values[:, gauges]),
+        Run([series_set.labels[at] for at in gauges], t_ms, values[:, gauges]),
     )
 
 

@@ -1,0 +1,1 @@
+"""Delivery over HTTP: one attempt, its connection, its credentials, its protocol version."""
