@@ -1,0 +1,78 @@
+"""The names of a store's files and folders. No other module spells them.
+
+    store.json  state.json  lock  carry_N
+    tier_0/N    journals: every tick, in the order in which they came
+    tier_1/N …  roll-ups, one folder a tier
+    ended/N     descriptions of sessions that are over
+    last_rows/N their last ten minutes of ticks
+    cursor_NAME.json  cursor_NAME.lock  rejected_NAME.jsonl
+
+Files of frames are named by their number, in ten digits, so that `ls` shows them in order.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+JOURNALS = "tier_0"
+ENDED = "ended"
+LAST_ROWS = "last_rows"
+_NUMBER = re.compile(r"[0-9]{10}")
+_CARRY = re.compile(r"carry_([0-9]{10})")
+_CURSOR = re.compile(r"cursor_([A-Za-z0-9][A-Za-z0-9_.-]{0,63})\.json")
+
+
+class Layout:
+    """The paths in one store's folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.store_json = self.path / "store.json"
+        self.state_json = self.path / "state.json"
+        self.lock = self.path / "lock"
+
+    def folder(self, name: str) -> Path:
+        """The folder of JOURNALS, ENDED, LAST_ROWS or `tier_name(n)`."""
+        return self.path / name
+
+    def file(self, name: str, number: int) -> Path:
+        return self.path / name / f"{number:010d}"
+
+    def carry(self, number: int) -> Path:
+        """What roll-up number `number` left open."""
+        return self.path / f"carry_{number:010d}"
+
+    def carries(self) -> list[int]:
+        """The numbers of all carry files there are."""
+        return sorted(int(found[1]) for name in _names(self.path) if (found := _CARRY.fullmatch(name)))
+
+    def numbers(self, name: str) -> list[int]:
+        """The numbers of the files in a folder, ascending; none if there is no such folder."""
+        return sorted(int(found) for found in _names(self.path / name) if _NUMBER.fullmatch(found))
+
+    def cursor(self, name: str) -> Path:
+        return self.path / f"cursor_{name}.json"
+
+    def cursor_lock(self, name: str) -> Path:
+        return self.path / f"cursor_{name}.lock"
+
+    def dead_letters(self, name: str) -> Path:
+        return self.path / f"rejected_{name}.jsonl"
+
+    def cursors(self) -> list[str]:
+        """The names of all cursors there are."""
+        return sorted(found[1] for name in _names(self.path) if (found := _CURSOR.fullmatch(name)))
+
+
+def tier_name(tier: int) -> str:
+    """The folder of a tier; tier 0 holds the journals."""
+    return f"tier_{tier}"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208  (names are enough)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

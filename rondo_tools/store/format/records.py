@@ -1,0 +1,162 @@
+"""What SESSION, END, DESCRIPTIONS and INDEX frames carry.
+
+    SESSION       msgpack arrays, one after another:
+                  [number, instance, start_ms, interval_ms, {label: value}, last_ms, before_ms]
+    END           msgpack arrays: [number, t_ms, reason, last_ms]
+    DESCRIPTIONS  a table of (key u64, last_ms i64, offset u32), packed, sorted as the descriptions are;
+                  then one msgpack array each, at `offset` from the begin of the payload:
+                  [instance, start_ms, interval_ms, {label: value}, reason, end_ms, first_ms, last_ms,
+                   ticks, series, [[file, offset, first row, rows], ...]]
+    INDEX         a table of (kind u32, least session u32, greatest session u32, offset u32), packed
+
+A session is (instance, start_ms); its number means something in its file only. Reasons are those of
+the stream, and `lost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+Labels = tuple[tuple[str, str], ...]
+SessionKey = tuple[str, int]
+"""(instance, start_ms)."""
+
+LOST = "lost"
+"""The end of a session that its producer did not end; undone by any row later than its `last_ms`."""
+
+
+class SessionRecord(NamedTuple):
+    """Declares a session in a file.
+
+    `last_ms` is its newest tick before this file's rows of it, `before_ms` that of any other session
+    of its instance; 0 is none.
+    """
+
+    number: int
+    instance: str
+    start_ms: int
+    interval_ms: int
+    labels: Labels
+    last_ms: int
+    before_ms: int
+
+    @property
+    def key(self) -> SessionKey:
+        return self.instance, self.start_ms
+
+
+class EndRecord(NamedTuple):
+    """A session's end: its time as the producer tells it, and the session's last tick."""
+
+    number: int
+    t_ms: int
+    reason: str
+    last_ms: int
+
+
+class Place(NamedTuple):
+    """Rows in a file of last rows: `rows` from row `first` on, of the frame at `offset`."""
+
+    file: int
+    offset: int
+    first: int
+    rows: int
+
+
+class Description(NamedTuple):
+    """A session that is over: how it was, and where its last ten minutes of ticks are."""
+
+    instance: str
+    start_ms: int
+    interval_ms: int
+    labels: Labels
+    reason: str
+    end_ms: int
+    first_ms: int
+    last_ms: int
+    ticks: int
+    series: int
+    places: tuple[Place, ...]
+
+    @property
+    def key(self) -> SessionKey:
+        return self.instance, self.start_ms
+
+
+TABLE = np.dtype([("key", "<u8"), ("last_ms", "<i8"), ("offset", "<u4")])
+INDEX = np.dtype([("kind", "<u4"), ("least_session", "<u4"), ("greatest_session", "<u4"), ("offset", "<u4")])
+
+
+def instance_hash(instance: str) -> int:
+    """32 bits: the upper half of `key_of`."""
+    return crc32(instance.encode("utf-8", "surrogatepass"))
+
+
+def key_of(instance: str, start_ms: int) -> int:
+    """64 bits by which a session is looked up; an equal key does not prove an equal session."""
+    return instance_hash(instance) << 32 | crc32(start_ms.to_bytes(8, "little"))
+
+
+def pack_sessions(records: Iterable[SessionRecord]) -> bytes:
+    return b"".join(msgpack.packb((*one[:4], dict(one.labels), *one[5:])) for one in records)
+
+
+def sessions_in(payload: bytes | memoryview) -> Iterator[SessionRecord]:
+    for number, instance, start_ms, interval_ms, labels, last_ms, before_ms in _arrays(payload):
+        yield SessionRecord(
+            number, instance, start_ms, interval_ms, tuple(sorted(labels.items())), last_ms, before_ms
+        )
+
+
+def pack_ends(records: Iterable[EndRecord]) -> bytes:
+    return b"".join(map(msgpack.packb, records))
+
+
+def ends_in(payload: bytes | memoryview) -> Iterator[EndRecord]:
+    return (EndRecord(*one) for one in _arrays(payload))
+
+
+def pack_descriptions(descriptions: Sequence[Description]) -> bytes:
+    """The payload of a DESCRIPTIONS frame, in the order given."""
+    packed = [msgpack.packb((*one[:3], dict(one.labels), *one[4:])) for one in descriptions]
+    table = np.zeros(len(packed), TABLE)
+    table["key"] = [key_of(*one.key) for one in descriptions]
+    table["last_ms"] = [one.last_ms for one in descriptions]
+    sizes = np.array([len(one) for one in packed], np.int64)
+    table["offset"] = len(packed) * TABLE.itemsize + np.cumsum(sizes) - sizes
+    return table.tobytes() + b"".join(packed)
+
+
+def description_table(payload: bytes | memoryview, entries: int) -> npt.NDArray[np.void]:
+    """The table that a DESCRIPTIONS frame begins with."""
+    return np.frombuffer(payload, TABLE, entries)
+
+
+def descriptions_in(payload: bytes | memoryview, entries: int) -> Iterator[Description]:
+    return map(_description, _arrays(memoryview(payload)[entries * TABLE.itemsize :]))
+
+
+def description_at(payload: bytes | memoryview, entries: int, place: int) -> Description:
+    """One description of a frame, without decoding the others."""
+    table = description_table(payload, entries)
+    end = int(table["offset"][place + 1]) if place + 1 < entries else len(payload)
+    return _description(msgpack.unpackb(payload[int(table["offset"][place]) : end], use_list=False))
+
+
+def _description(array: tuple[Any, ...]) -> Description:
+    *head, labels, reason, end_ms, first_ms, last_ms, ticks, series, places = array
+    ordered = tuple(sorted(labels.items()))
+    found = tuple(Place(*place) for place in places)
+    return Description._make((*head, ordered, reason, end_ms, first_ms, last_ms, ticks, series, found))
+
+
+def _arrays(payload: bytes | memoryview) -> Iterator[tuple[Any, ...]]:
+    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=len(payload) + 1)
+    unpacker.feed(payload)
+    return iter(unpacker)

@@ -1,0 +1,108 @@
+"""A schema: which series the values of a row belong to, in their order.
+
+Strategy: a thousand VMs have the same series, so a schema is known by the bytes of its packed form
+and made once. Everything that is worked out of the series (which are counters, which columns a
+coarse row has) is worked out here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.catalog import COUNTER, Series
+from rondo_tools.errors import StoreError
+
+LAST, AVG, MIN, MAX = "last", "avg", "min", "max"
+
+
+class Column(NamedTuple):
+    """What a column of a row holds: `aggregate` of the schema's series number `series`."""
+
+    series: int
+    aggregate: str
+
+
+class Schema:
+    """The series of a row; equal schemas are one object. Made by `schema_of` and `unpack_schema`."""
+
+    __slots__ = ("coarse", "coarse_width", "counters", "gauges", "packed", "places", "series", "width")
+
+    def __init__(self, series: tuple[Series, ...], packed: bytes) -> None:
+        self.series = series
+        self.packed = packed
+        self.width = len(series)
+        self.counters = _indices(n for n, one in enumerate(series) if one.kind == COUNTER)
+        self.gauges = _indices(n for n, one in enumerate(series) if one.kind != COUNTER)
+        self.coarse = tuple(
+            Column(number, aggregate)
+            for number, one in enumerate(series)
+            for aggregate in ((LAST,) if one.kind == COUNTER else (AVG, MIN, MAX))
+        )
+        self.coarse_width = len(self.coarse)
+        # Where the columns of each aggregate stand in a coarse row.
+        self.places = {
+            aggregate: _indices(at for at, column in enumerate(self.coarse) if column.aggregate == aggregate)
+            for aggregate in (LAST, AVG, MIN, MAX)
+        }
+
+    def columns(self, tier: int) -> tuple[Column, ...]:
+        """What the columns of a tier's rows hold: in tier 0 the values, above a counter's last value and
+        a gauge's average, minimum and maximum."""
+        return tuple(Column(n, LAST) for n in range(self.width)) if tier == 0 else self.coarse
+
+    def width_in(self, tier: int) -> int:
+        return self.width if tier == 0 else self.coarse_width
+
+
+def _indices(numbers: object) -> npt.NDArray[np.intp]:
+    return np.array(list(numbers), np.intp)  # type: ignore[call-overload]
+
+
+@lru_cache(maxsize=256)
+def schema_of(series: tuple[Series, ...]) -> Schema:
+    """The schema of a header's series."""
+    return unpack_schema(
+        bytes(msgpack.packb([one._asdict() | {"labels": dict(one.labels)} for one in series]))
+    )
+
+
+@lru_cache(maxsize=256)
+def unpack_schema(packed: bytes) -> Schema:
+    """The schema in the payload of a SCHEMA frame. Raises StoreError if it is none."""
+    try:
+        series = tuple(
+            Series(one["name"], tuple(sorted(one["labels"].items())), one["kind"], one["unit"], one["help"])
+            for one in msgpack.unpackb(packed)
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as exc:
+        raise StoreError(f"not a schema: {exc!r}") from exc
+    return Schema(series, packed)
+
+
+def union(schemas: Sequence[Schema]) -> Schema:
+    """The series of all of them: the first one's, then what each of the others adds."""
+    found = {_identity(one): one for schema in reversed(schemas) for one in reversed(schema.series)}
+    series = tuple(reversed(found.values()))
+    return schemas[0] if len(series) == schemas[0].width else schema_of(series)
+
+
+def _identity(series: Series) -> tuple[str, tuple[tuple[str, str], ...], str]:
+    """What makes it the same series; one that turned from a counter to a gauge is another."""
+    return series.name, series.labels, series.kind
+
+
+@lru_cache(maxsize=1024)
+def places_in(part: Schema, whole: Schema, tier: int) -> npt.NDArray[np.intp]:
+    """For each column of `part`'s rows in a tier, its column in those of `whole`, a union with it."""
+    at = {_identity(one): number for number, one in enumerate(whole.series)}
+    columns = {column: number for number, column in enumerate(whole.columns(tier))}
+    return _indices(
+        columns[Column(at[_identity(part.series[column.series])], column.aggregate)]
+        for column in part.columns(tier)
+    )

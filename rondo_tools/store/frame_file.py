@@ -1,0 +1,131 @@
+"""A file of frames, open for reading while somebody may append to it.
+
+Strategy: `pread`, never `mmap`: a mapped file that is truncated kills its reader. Frames are read in
+pieces of a mebibyte; a payload that nobody asks for is stepped over by the length in its header.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Self
+from zlib import crc32
+
+from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.store.format.frames import (
+    FILE_SIZE,
+    HEAD_SIZE,
+    KINDS,
+    ROWS,
+    SCHEMA,
+    Damage,
+    Frame,
+    Rows,
+    parse_file_header,
+    parse_head,
+    rows_of,
+)
+from rondo_tools.store.format.schema import Schema, unpack_schema
+
+_PIECE = 1 << 20
+
+
+class FrameFile:
+    """Raises FileNotFoundError if there is none, StoreError if it is no such file or cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        self.damage = Damage()
+        self.schemas: dict[int, Schema] = {}
+        try:
+            self.header = parse_file_header(self.read(0, FILE_SIZE))
+        except StoreError as exc:
+            self.close()
+            raise StoreError(f"{path}: {exc}", exit_code=exc.exit_code) from exc
+        self.seed = self.header.seed
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file now."""
+        return os.fstat(self._fd).st_size
+
+    def read(self, at: int, size: int) -> bytes:
+        """What stands there; less than `size` bytes only at the end of the file."""
+        try:
+            data = os.pread(self._fd, size, at)
+            while (
+                data and len(data) < size and (more := os.pread(self._fd, size - len(data), at + len(data)))
+            ):
+                data += more
+        except OSError as exc:
+            raise StoreError(f"{self.path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        return data
+
+    def frames(
+        self,
+        at: int = FILE_SIZE,
+        end: int | None = None,
+        kinds: Collection[int] = KINDS,
+        *,
+        verify: bool = True,
+    ) -> Iterator[tuple[int, Frame, memoryview]]:
+        """The right frames that begin in [at, end) and are whole there: (offset, header, payload).
+
+        Of frames of other `kinds` than those wanted the payload is neither read nor verified, and
+        empty. What is not right is stepped over, and counted in `damage`. Schemas that are met are
+        noted in `schemas`.
+        """
+        end = self.size if end is None else end
+        begin, piece = at, memoryview(b"")
+        while at + HEAD_SIZE <= end:
+            if at < begin or at + HEAD_SIZE > begin + len(piece):
+                begin, piece = at, memoryview(self.read(at, min(_PIECE, end - at)))
+                if len(piece) < HEAD_SIZE:
+                    return
+            head = parse_head(piece, at - begin, self.seed)
+            if head is None:
+                self.damage.add(at, 8)
+                at += 8
+                continue
+            if at + HEAD_SIZE + head.length > end:
+                return
+            if head.kind not in kinds:
+                yield at, head, memoryview(b"")
+                at += head.size
+                continue
+            if at + HEAD_SIZE + head.length > begin + len(piece):
+                begin, piece = at, memoryview(self.read(at, min(max(_PIECE, head.size), end - at)))
+            payload = piece[at - begin + HEAD_SIZE : at - begin + HEAD_SIZE + head.length]
+            if not verify or crc32(payload, self.seed) == head.payload_crc:
+                if head.kind == SCHEMA:
+                    self.schemas[head.schema] = unpack_schema(bytes(payload))
+                yield at, head, payload
+            else:
+                self.damage.add(at, head.size)
+            at += head.size
+
+    def rows(self, frame: Frame, payload: memoryview, tier: int = 0) -> Rows | None:
+        """The rows of a ROWS frame; None if its schema was damaged, or they do not fit it."""
+        schema = self.schemas.get(frame.schema)
+        assert frame.kind == ROWS
+        if schema is None or len(payload) % (12 + 8 * schema.width_in(tier)):
+            return None
+        return rows_of(payload, schema.width_in(tier))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,103 @@
+"""A file of frames that this process made, and appends to.
+
+Strategy: frames are gathered and written with one system call, each at a multiple of 8. After a
+write that was short or failed the file is over: what is whole in it counts, the rest goes into
+another file. So nothing is ever truncated, and nobody appends behind half a frame.
+
+Sessions and schemas are declared before the first row that needs them, in the same write.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rondo_tools import files
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.records import SessionKey, SessionRecord, pack_sessions
+from rondo_tools.store.format.schema import Schema
+
+MAX_SCHEMAS = 1 << 16
+MAX_SCHEMA_BYTES = 16 << 20  # of one file, in all
+
+
+class FrameWriter:
+    """Makes file `number` in `folder`, or takes up one of exactly `size` bytes that a process before made.
+
+    `size` is what is written; `is_over` says that no more can be. The owner closes it.
+    """
+
+    def __init__(self, path: Path, header: frames.FileHeader, size: int = 0) -> None:
+        """Raises OSError."""
+        self.path = path
+        self.header = header
+        self.seed = header.seed
+        self.size = size
+        self.is_over = False
+        self._schemas: dict[Schema, int] = {}
+        self._schema_bytes = 0
+        self._sessions: dict[SessionKey, int] = {}
+        self._gathered: list[bytes] = [] if size else [header.pack()]
+        self._gathered_bytes = 0 if size else frames.FILE_SIZE
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(path, flags if size else flags | os.O_CREAT | os.O_EXCL, 0o640)
+        if not size:
+            files.sync_folder(path.parent)
+
+    @property
+    def end(self) -> int:
+        """Where the next frame will stand."""
+        return self.size + self._gathered_bytes
+
+    @property
+    def is_full_of_schemas(self) -> bool:
+        return len(self._schemas) >= MAX_SCHEMAS or self._schema_bytes >= MAX_SCHEMA_BYTES
+
+    def add(self, frame: bytes) -> int:
+        """Gather a frame for the next `write`; gives its offset."""
+        at = self.end
+        self._gathered.append(frame)
+        self._gathered_bytes += len(frame)
+        return at
+
+    def schema(self, schema: Schema) -> int:
+        """The number of a schema in this file; declared if it was not."""
+        number = self._schemas.get(schema)
+        if number is None:
+            number = self._schemas[schema] = len(self._schemas)
+            self._schema_bytes += len(schema.packed)
+            self.add(frames.frame(self.seed, frames.SCHEMA, schema.packed, schema=number))
+        return number
+
+    def session(self, key: SessionKey, describe: Callable[[int], SessionRecord]) -> int:
+        """The number of a session in this file; declared with what `describe(number)` says if it was not."""
+        number = self._sessions.get(key)
+        if number is None:
+            number = self._sessions[key] = len(self._sessions)
+            record = describe(number)
+            self.add(frames.frame(self.seed, frames.SESSION, pack_sessions([record])))
+        return number
+
+    def write(self) -> None:
+        """Append what was gathered. Raises OSError; then, and after a short write, the file is over."""
+        if not self._gathered:
+            return
+        data = b"".join(self._gathered)
+        self._gathered, self._gathered_bytes = [], 0
+        self.is_over = True
+        written = os.write(self._fd, data)
+        self.size += written
+        if written < len(data):
+            # What is missing fails at once, and tells why: a full disk, a limit.
+            self.size += os.write(self._fd, data[written:])
+        self.is_over = False
+
+    def sync(self) -> None:
+        """Force it to the disk. Raises OSError."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
