@@ -4,6 +4,9 @@ Strategy: everything that can happen to an HTTP request becomes one of five answ
 most beside them is whether a request that failed may have been accepted all the same (`unclear`):
 only one that never left us surely was not.
 
+Four statuses speak of the samples. Any other refusal, known or not, speaks of us or the endpoint:
+to split the batch for it would throw away sample after sample for a mistake in the configuration.
+
 An attempt has one bound on its whole time: a peer that sends a byte every few seconds is cut off.
 """
 
@@ -33,9 +36,9 @@ _MAX_ANSWER = 4096  # bytes of an answer's body that are read
 _LONGEST_WAIT_S = 3600.0  # whatever the server asks for
 _MAX_TEXT = 300  # characters of it that are shown
 
-# 4xx that speak of the endpoint or of us, not of the samples: to split the batch would throw away
-# sample after sample for a mistake in the configuration.
-_DENIED = {
+_REFUSED = (400, 409, 422)
+_PASSING = (408, 425, 429)  # 4xx that ask for the same again
+_ADVICE = {
     401: "it wants other credentials",
     402: "it wants to be paid",
     403: "it does not let us write",
@@ -48,8 +51,10 @@ _DENIED = {
     415: "it does not speak remote-write 1.0",
     421: "the URL names a host that it does not serve",
     426: "it wants another protocol",
+    431: "it takes no headers of that size",
     451: "it does not let us write",
 }
+_NO_ADVICE = "which is not about the samples; look at the endpoint, and at what stands before it"
 
 
 class Outcome(enum.Enum):
@@ -177,19 +182,26 @@ class Transport:
 
     def _classify(self, response: requests.Response, words: str) -> Answer:
         status = response.status_code
-        text = f"{_shown(self.url)} answered {status}" + (f": {words}" if words else "")
-        if 200 <= status < 300:
-            return Answer(Outcome.ACCEPTED, text)
-        if status == 413:
-            return Answer(Outcome.TOO_LARGE, text)
-        if status in _DENIED:
-            return Answer(
-                Outcome.DENIED, f"{_shown(self.url)} answered {status}, {_DENIED[status]}. {words}".rstrip()
-            )
-        if 400 <= status < 500 and status not in (408, 429):
-            return Answer(Outcome.REFUSED, text)
+        outcome = _outcome(status)
+        text = f"{_shown(self.url)} answered {status}"
+        if outcome is Outcome.DENIED:
+            text += f", {_ADVICE.get(status, _NO_ADVICE)}"
+        if words:
+            text += f": {words}"
+        if outcome is not Outcome.RETRY:
+            return Answer(outcome, text)
         wait_s = _retry_after(response.headers.get("Retry-After"), self._now())
-        return Answer(Outcome.RETRY, text, unclear=True, retry_after_s=wait_s)
+        return Answer(outcome, text, unclear=True, retry_after_s=wait_s)
+
+
+def _outcome(status: int) -> Outcome:
+    if 200 <= status < 300:
+        return Outcome.ACCEPTED
+    if status == 413:
+        return Outcome.TOO_LARGE
+    if status in _REFUSED:
+        return Outcome.REFUSED
+    return Outcome.DENIED if 300 <= status < 500 and status not in _PASSING else Outcome.RETRY
 
 
 def _read_text(response: requests.Response) -> str:
