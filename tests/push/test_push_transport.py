@@ -7,6 +7,7 @@ import email.utils
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -75,12 +76,27 @@ def test_404_names_the_flag_of_prometheus() -> None:
     assert "--web.enable-remote-write-receiver" in answered(404).text
 
 
+@pytest.fixture
+def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A date without a zone is UTC, whatever the clock here shows."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     ("value", "wait_s"),
     [("3", 3.0), (email.utils.formatdate(1000, usegmt=True), 40.0), (email.utils.formatdate(1), 0.0),
+     ("Thu, 01 Jan 1970 00:16:40 GMT", 40.0), ("Thursday, 01-Jan-70 00:16:40 GMT", 40.0),
+     ("Thu Jan  1 00:16:40 1970", 40.0), ("Thu, 01 Jan 1970 00:16:40", 40.0),
+     ("Thu, 01 Jan 1970 00:16:40 -0000", 40.0), ("Thu, 01 Jan 1970 01:16:40 +0100", 40.0),
      ("soon", None), ("-3", None), ("\xb2", None), ("9" * 400, 3600.0)],
 )  # fmt: skip
-def test_retry_after_in_seconds_and_as_a_date(value: str, wait_s: float | None) -> None:
+def test_retry_after_in_seconds_and_as_a_date(
+    value: str, wait_s: float | None, far_from_greenwich: None
+) -> None:
     with http_server(lambda handler, body: (429, {"Retry-After": value}, b"")) as url:
         assert send(url, now_s=960.0).retry_after_s == wait_s
 

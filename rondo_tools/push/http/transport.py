@@ -18,6 +18,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
@@ -259,7 +260,8 @@ def _retry_after(value: str | None, now_s: float) -> float | None:
         if value.strip().isascii() and value.strip().isdigit():
             wait_s = float(value)
         else:
-            wait_s = parsedate_to_datetime(value).timestamp() - now_s
+            date = parsedate_to_datetime(value)  # in any of the three forms (RFC 9110, 5.6.7)
+            wait_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_s
     except (ValueError, OverflowError):
         return None
     return min(max(0.0, wait_s), _LONGEST_WAIT_S)
