@@ -206,6 +206,20 @@ def test_other_redirects_are_errors_that_name_the_new_url(status: int, target: s
     assert target.rpartition("/")[2] in result.text
 
 
+def test_no_cookie_is_sent_back() -> None:
+    seen: list[str | None] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        seen.append(handler.headers["Cookie"])
+        cookie = {"Set-Cookie": f"a{len(seen)}=b; Path=/; Max-Age=999"}
+        return (307, cookie | {"Location": "/new"}, b"") if handler.path == "/write" else (204, cookie, b"")
+
+    with http_server(answer) as url, contextlib.closing(Transport(url, timeout_s=5)) as transport:
+        for _ in range(3):
+            assert transport.send(BODY).outcome is Outcome.ACCEPTED
+    assert seen == [None] * 6
+
+
 def test_redirects_in_a_circle_end() -> None:
     assert "redirects" in answered(307, {"Location": "/write"}).text
 

@@ -1,8 +1,8 @@
 """`requests` with its conveniences off, and with a hold on the socket in use.
 
-Strategy: left alone, `requests` would replace an Authorization header by what .netrc says, turn a
-redirected POST into a GET, and bound each read by itself but never an answer as a whole. The first
-two are switched off; for the third, a connection says which socket it uses, and a timer cuts that.
+Strategy: left alone, `requests` would replace an Authorization header by what .netrc says, keep cookies,
+turn a redirected POST into a GET, and bound each read by itself but never an answer as a whole. The
+first three are switched off; for the last, a connection says which socket it uses, and a timer cuts that.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -39,6 +40,7 @@ class Wire:
         """A session whose connections go over this wire, without headers of its own."""
         session = _Session()
         session.trust_env = False
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         session.headers.clear()
         for scheme in ("http://", "https://"):
             session.mount(scheme, _Adapter(self))
