@@ -131,6 +131,21 @@ def test_client_certificate(keys: Keys) -> None:
         assert send(url, parse_credentials(ca_file=str(keys.ca))).outcome is not Outcome.ACCEPTED
 
 
+def test_a_redirect_does_not_bring_other_credentials(tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        seen.append(handler.headers["Authorization"])
+        host = handler.headers["Host"]
+        return 307, {"Location": f"http://user:{SECRET}@{host}/there"}, b""
+
+    (tmp_path / "token").write_text("ours")
+    with http_server(answer) as url:
+        result = send(url, parse_credentials(bearer_token_file=str(tmp_path / "token")))
+    assert (result.outcome, SECRET in result.text) == (Outcome.DENIED, False)
+    assert seen == ["Bearer ours"]
+
+
 @pytest.mark.parametrize(("flag", "scheme"), [("bearer_token_file", "Bearer"), ("basic_auth_file", "Basic")])
 def test_a_secret_is_read_again_when_it_changes(tmp_path: Path, flag: str, scheme: str) -> None:
     seen: list[str] = []
@@ -227,6 +242,9 @@ def mistakes(folder: Path) -> list[tuple[dict[str, Any], str]]:
         ({"header": [f"X: {SECRET}\r\nY: z"]}, "NAME: VALUE"),
         ({"proxy": f"http://u:{SECRET}@x"}, "--proxy"),
         ({"proxy": "socks9://x"}, "--proxy"),
+        ({"proxy": "http://x "}, "--proxy"),
+        ({"proxy": "http://x:0"}, "--proxy"),
+        ({"proxy": "http://[fe80::1%25eth0]:3128"}, "zone"),
     ]
 
 

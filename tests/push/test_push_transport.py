@@ -250,9 +250,21 @@ def test_a_connection_is_used_again_and_one_that_was_closed_is_not() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "localhost:9090", "ftp://h/x", "http://", "http:///x", "http://h:0x/", "http://h:99999/",
-     "http://user:secret@h/x", "http://h/x#y", "http://[::1/", "https://-.\udc80/"],
+     "http://user:secret@h/x", "http://h/x#y", "http://[::1/", "https://-.\udc80/", "http://h:0/",
+     "http://@h/", "http://:secret@h/", "http://h/x ", " http://h/x", "http://h /x", "http://h\t/x",
+     "http://h/x\n", "http://h\\@else/x", "http://a..b/", f"http://{'a' * 64}/", "http://[::1]9090/",
+     "http://[fe80::1%25eth0]:9090/x", "http://[fe80::1%eth0]/x"],
 )  # fmt: skip
 def test_urls_that_are_refused(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_url(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h", "http://h:9090/x?y=z", "HTTP://H/x", "http://[::1]:9090/x", "http://127.0.0.1/x", "http://h./x",
+     "http://b\u00fccher.example/x", "http://xn--bcher-kva.example/x", "https://h/%20", "http://h:/x"],
+)  # fmt: skip
+def test_urls_that_are_taken(url: str) -> None:
+    assert parse_url(url) == url

@@ -14,11 +14,11 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from requests.utils import get_environ_proxies
 
 from rondo_tools.errors import PushError, UsageError
+from rondo_tools.push.http import urls
 
 _MAX_SECRET = 64 * 1024  # bytes; no token is longer
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -153,13 +153,8 @@ def _headers(lines: Iterable[str]) -> dict[str, str]:
 
 
 def _proxy(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        raise UsageError("--proxy: not a URL") from None
-    if parts.username is not None or parts.password is not None:
+    if urls.holds_secret(url):
         raise UsageError("--proxy carries a user name or password; others can read it there: use HTTPS_PROXY")
-    if not is_valid:
-        raise UsageError(f"--proxy {url!r}: write http://HOST:PORT")
+    if wrong := urls.fault(url):
+        raise UsageError(f"--proxy {url!r}: {wrong}")
     return url

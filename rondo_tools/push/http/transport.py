@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
@@ -28,6 +28,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 from rondo_tools import __version__
 from rondo_tools.errors import PushError, UsageError
 from rondo_tools.push.encoding.body import HEADERS, V1
+from rondo_tools.push.http import urls
 from rondo_tools.push.http.credentials import Credentials
 from rondo_tools.push.http.session import Wire
 
@@ -87,21 +88,20 @@ class Answer:
 
 def parse_url(text: str) -> str:
     """An http or https URL without secrets. Raises UsageError."""
-    try:
-        parts = urlsplit(text)
-        port_is_valid = parts.port is None or parts.port > 0
-    except ValueError:
-        raise UsageError(f"{text!r} is not a URL") from None
-    if parts.username is not None or parts.password is not None:
+    if urls.holds_secret(text):
         raise UsageError(
             "the URL carries a user name or password; other users of this machine can read it there"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid or parts.fragment:
-        raise UsageError(f"{text!r} is no URL to write to: write http://HOST:PORT/api/v1/write, or https")
-    try:
-        requests.Request("POST", text).prepare()
-    except (requests.RequestException, UnicodeError) as exc:
-        raise UsageError(f"{text!r} is not a URL: {exc}") from None
+    wrong = urls.fault(text)
+    if wrong is None and urlsplit(text).fragment:
+        wrong = "a fragment, from # on, is never sent"
+    if wrong is None:
+        try:
+            requests.Request("POST", text).prepare()
+        except (requests.RequestException, UnicodeError) as exc:
+            wrong = str(exc)
+    if wrong is not None:
+        raise UsageError(f"{text!r} is no URL to write to: {wrong}")
     return text
 
 
@@ -164,8 +164,8 @@ class Transport:
                             status=response.status_code,
                             written=_written(response.headers.get(WRITTEN)),
                         )
-                    target = _joined(url, response.headers.get("Location", ""))
-                    if response.status_code not in (307, 308) or _origin(target) != _origin(url):
+                    target = urls.joined(url, response.headers.get("Location", ""))
+                    if response.status_code not in (307, 308) or urls.origin(target) != urls.origin(url):
                         return Answer(
                             Outcome.DENIED,
                             _redirect(response.status_code, target),
@@ -222,28 +222,7 @@ def _harmless(text: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """A URL without what may be secret in it."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return _harmless(url)
-    return _harmless(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
-
-
-def _joined(url: str, location: str) -> str:
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        return location  # not a URL: another origin for sure
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None] | None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return None
-    return parts.scheme, parts.hostname, port
+    return _harmless(urls.shown(url))
 
 
 def _redirect(status: int, target: str) -> str:

@@ -1,0 +1,57 @@
+"""URLs: what is wrong with one, how it is shown, where it leads."""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin, urlsplit
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a URL carries a user name or password."""
+    try:
+        return "@" in urlsplit(text).netloc
+    except ValueError:
+        return "@" in text
+
+
+def fault(text: str) -> str | None:
+    """What keeps a text from being an http or https URL of a host; None if nothing does."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError:
+        return "not a URL"
+    if not text.isprintable() or " " in text or "\\" in text:
+        return "a space, a backslash or something unprintable is in it"
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        return "write http://HOST:PORT/PATH, or https"
+    if "%" in host:
+        return "an IPv6 zone cannot be used; write an address without one, or a name"
+    return None
+
+
+def shown(url: str) -> str:
+    """A URL without what may be secret in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def joined(url: str, location: str) -> str:
+    """Where an answer's Location leads."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return location  # not a URL: another origin for sure
+
+
+def origin(url: str) -> tuple[str, str | None, int | None] | None:
+    """Scheme, host and port. None for what is no URL or carries credentials: that is nobody's origin."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+    return None if "@" in parts.netloc else (parts.scheme, parts.hostname, port)
