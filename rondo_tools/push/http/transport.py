@@ -2,39 +2,35 @@
 
 Strategy: everything that can happen to an HTTP request becomes one of five answers. What matters
 most beside them is whether a request that failed may have been accepted all the same (`unclear`):
-only one that never left us surely was not.
+only one of which no byte left us surely was not.
 
 Four statuses speak of the samples. Any other refusal, known or not, speaks of us or the endpoint:
 to split the batch for it would throw away sample after sample for a mistake in the configuration.
-
-An attempt has one bound on its whole time: a peer that sends a byte every few seconds is cut off.
 """
 
 from __future__ import annotations
 
 import enum
 import re
-import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
 from rondo_tools import __version__
 from rondo_tools.errors import PushError, UsageError
 from rondo_tools.push.encoding.body import HEADERS, V1
 from rondo_tools.push.http import urls
+from rondo_tools.push.http.causes import config_mistake, reason, tls_mistake
 from rondo_tools.push.http.credentials import Credentials
-from rondo_tools.push.http.session import Wire
+from rondo_tools.push.http.session import Client, NoReplyError, Reply
 
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 MAX_REDIRECTS = 3
-_MAX_ANSWER = 4096  # bytes of an answer's body that are read
 _LONGEST_WAIT_S = 3600.0  # whatever the server asks for
 _MAX_TEXT = 300  # characters of it that are shown
 
@@ -116,83 +112,80 @@ class Transport:
         credentials: Credentials | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
+        known = credentials or Credentials()
         self.url = url
-        self._credentials = credentials or Credentials()
+        self._credentials = known
         self._timeout_s = timeout_s
         self._now = now
-        self._wire = Wire()
-        self._session = self._wire.session()
-        self._session.headers["User-Agent"] = f"rondo-push/{__version__}"
-        self._session.headers.update(self._credentials.headers)
-        self._session.proxies = self._credentials.proxies(url)
-        if self._credentials.ca_file is not None:
-            self._session.verify = str(self._credentials.ca_file)
-        if self._credentials.client_cert is not None:
-            cert, key = self._credentials.client_cert
-            self._session.cert = (str(cert), str(key))
+        self._client = Client(
+            {"User-Agent": f"rondo-push/{__version__}", **known.headers},
+            proxies=known.proxies(url),
+            ca_file=known.ca_file,
+            client_cert=known.client_cert,
+        )
 
     def close(self) -> None:
-        self._session.close()
+        self._client.close()
 
     def send(self, body: bytes, protocol: str = V1) -> Answer:
         """Send the body, of that protocol, once.
 
         Never raises for anything that the network or the peer does.
         """
-        url = self.url
         try:
             authorization = self._credentials.authorization()
         except PushError as exc:
             return Answer(Outcome.RETRY, str(exc))  # it may be on its way from one file to the next
+        headers = dict(HEADERS[protocol])
         if authorization is not None:
-            self._session.headers["Authorization"] = authorization
-        with self._wire.cut_after(self._timeout_s) as is_cut:
-            try:
-                for _ in range(MAX_REDIRECTS + 1):
-                    response = self._session.post(
-                        url,
-                        data=body,
-                        headers=HEADERS[protocol],
-                        timeout=self._timeout_s,
-                        allow_redirects=False,
-                        stream=True,
-                    )
-                    text = _read_text(response)
-                    if not 300 <= response.status_code < 400:
-                        return replace(
-                            self._classify(response, text),
-                            status=response.status_code,
-                            written=_written(response.headers.get(WRITTEN)),
-                        )
-                    target = urls.joined(url, response.headers.get("Location", ""))
-                    if response.status_code not in (307, 308) or urls.origin(target) != urls.origin(url):
-                        return Answer(
-                            Outcome.DENIED,
-                            _redirect(response.status_code, target),
-                            status=response.status_code,
-                        )
-                    url = target
-            except requests.exceptions.SSLError as exc:
-                if not is_cut() and (words := _mistrust(exc)):
-                    return Answer(Outcome.DENIED, f"{_shown(self.url)}: {words}")
-                return Answer(Outcome.RETRY, f"{_shown(self.url)}: {_why(exc)}", unclear=True)
-            except (requests.RequestException, HTTPError, OSError, ValueError) as exc:
-                what = f"no whole answer within {self._timeout_s:g} s" if is_cut() else _why(exc)
-                return Answer(Outcome.RETRY, f"{_shown(self.url)}: {what}", unclear=not _never_sent(exc))
+            headers["Authorization"] = authorization
+        url = self.url
+        with self._client.within(self._timeout_s):
+            for _ in range(MAX_REDIRECTS + 1):
+                try:
+                    reply = self._client.post(url, body, headers)
+                except NoReplyError as exc:
+                    return self._unanswered(exc)
+                if not 300 <= reply.status < 400:
+                    return self._classify(reply)
+                target = urls.joined(url, reply.headers.get("Location", ""))
+                if reply.status not in (307, 308) or urls.origin(target) != urls.origin(url):
+                    return Answer(Outcome.DENIED, _redirect(reply.status, target), status=reply.status)
+                url = target
         return Answer(Outcome.DENIED, f"{_shown(self.url)}: more than {MAX_REDIRECTS} redirects")
 
-    def _classify(self, response: requests.Response, words: str) -> Answer:
-        status = response.status_code
-        outcome = _outcome(status)
-        text = f"{_shown(self.url)} answered {status}"
+    def _classify(self, reply: Reply) -> Answer:
+        outcome = _outcome(reply.status)
+        text = f"{_shown(self.url)} answered {reply.status}"
         if outcome is Outcome.DENIED:
-            text += f", {_ADVICE.get(status, _NO_ADVICE)}"
-        if words:
+            text += f", {_ADVICE.get(reply.status, _NO_ADVICE)}"
+        if words := _harmless(reply.body.decode("utf-8", "replace")):
             text += f": {words}"
-        if outcome is not Outcome.RETRY:
-            return Answer(outcome, text)
-        wait_s = _retry_after(response.headers.get("Retry-After"), self._now())
-        return Answer(outcome, text, unclear=True, retry_after_s=wait_s)
+        is_passing = outcome is Outcome.RETRY
+        return Answer(
+            outcome,
+            text,
+            unclear=is_passing,
+            retry_after_s=_retry_after(reply.headers.get("Retry-After"), self._now()) if is_passing else None,
+            status=reply.status,
+            written=_written(reply.headers.get(WRITTEN)),
+        )
+
+    def _unanswered(self, exc: NoReplyError) -> Answer:
+        outcome, cause = Outcome.RETRY, exc.__cause__
+        if exc.is_late:
+            what = "whole answer" if exc.is_sent else "connection"
+            words = f"no {what} within {self._timeout_s:g} s"
+        elif exc.proxy_status not in (None, 200):
+            words = f"the proxy answered {exc.proxy_status} to CONNECT"
+            if _outcome(exc.proxy_status) is not Outcome.RETRY:
+                outcome = Outcome.DENIED  # whatever the status is: it has not seen a sample
+        elif mistake := tls_mistake(cause) or config_mistake(cause):
+            outcome, words = Outcome.DENIED, mistake
+        else:
+            words = reason(cause)
+        is_unclear = exc.is_sent and outcome is Outcome.RETRY
+        return Answer(outcome, f"{_shown(self.url)}: {_harmless(words)}", unclear=is_unclear)
 
 
 def _outcome(status: int) -> Outcome:
@@ -203,17 +196,6 @@ def _outcome(status: int) -> Outcome:
     if status in _REFUSED:
         return Outcome.REFUSED
     return Outcome.DENIED if 300 <= status < 500 and status not in _PASSING else Outcome.RETRY
-
-
-def _read_text(response: requests.Response) -> str:
-    """The answer's first bytes as one harmless line. Its status stands, whatever happens here."""
-    try:
-        data: bytes = response.raw.read(_MAX_ANSWER)
-    except (HTTPError, OSError, ValueError):
-        data = b""
-    finally:
-        response.close()
-    return _harmless(data.decode("utf-8", "replace"))
 
 
 def _harmless(text: str) -> str:
@@ -248,45 +230,3 @@ def _retry_after(value: str | None, now_s: float) -> float | None:
 
 def _written(value: str | None) -> int | None:
     return int(value) if value is not None and re.fullmatch(r"[0-9]{1,15}", value) else None
-
-
-def _never_sent(exc: BaseException) -> bool:
-    """Whether no connection came about, so that the body surely was not accepted."""
-    if isinstance(exc, requests.exceptions.ConnectTimeout):
-        return True
-    cause = exc.args[0] if exc.args else None
-    return isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError)
-
-
-def _mistrust(exc: BaseException) -> str | None:
-    """What is wrong with a certificate, ours or the server's; None if it is something else."""
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"the server's certificate is not accepted: {_harmless(cause.verify_message)}; "
-                "--ca-file names the CA that signed it"
-            )
-        if isinstance(cause, ssl.SSLError) and "CERTIFICATE" in (cause.reason or "").upper():
-            return f"the server does not accept our certificate ({cause.reason}): --client-cert, --client-key"
-        inner = cause.reason if isinstance(cause, MaxRetryError) else None
-        cause = inner or next((arg for arg in cause.args if isinstance(arg, BaseException)), None)
-    return None
-
-
-def _why(exc: BaseException) -> str:
-    """An exception of requests or urllib3, without the objects that they print."""
-    if isinstance(exc, requests.exceptions.ConnectTimeout):
-        return "no connection within the time-out"
-    if isinstance(exc, requests.exceptions.Timeout):
-        return "no answer within the time-out"
-    deepest: BaseException = exc
-    while True:
-        if isinstance(deepest, OSError) and deepest.strerror:
-            return _harmless(deepest.strerror)
-        inner: BaseException | None = deepest.reason if isinstance(deepest, MaxRetryError) else None
-        inner = inner or next((arg for arg in deepest.args if isinstance(arg, BaseException)), None)
-        inner = inner or deepest.__cause__
-        if inner is None:
-            return _harmless(str(deepest) or type(deepest).__name__)
-        deepest = inner
