@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from needs import must_have
+from raw_server import Peer, RawServer
 from receivers import Receiver, Reply, expected, fill, header, http_server, seconds
 
 from rondo_tools.errors import UsageError
@@ -129,6 +130,72 @@ def test_client_certificate(keys: Keys) -> None:
         )
         assert send(url, apart).outcome is Outcome.ACCEPTED
         assert send(url, parse_credentials(ca_file=str(keys.ca))).outcome is not Outcome.ACCEPTED
+
+
+@pytest.mark.parametrize("size", [100, 4 << 20])  # while the larger one is sent, the server has left
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("certificate", ["client", None])
+def test_a_client_certificate_that_is_not_accepted_is_denied(
+    keys: Keys, certificate: str | None, version: ssl.TLSVersion, size: int
+) -> None:
+    """With TLS 1.3 our side of the handshake is over before the server has seen the certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(keys.server)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(keys.other_ca)
+    context.minimum_version = context.maximum_version = version
+    known = parse_credentials(
+        ca_file=str(keys.ca), client_cert=str(getattr(keys, certificate)) if certificate else None
+    )
+    with RawServer(lambda peer: peer.upgrade(context)) as server:
+        url = server.url.replace("http:", "https:")
+        with contextlib.closing(Transport(url, timeout_s=5, credentials=known)) as transport:
+            answers = {transport.send(bytes(size)) for _ in range(3)}
+    (answer,) = answers  # the same words each time, so a daemon says them once
+    assert (answer.outcome, answer.unclear) == (Outcome.DENIED, False)
+    assert "--client-cert" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("alert", "outcome", "says"),
+    [
+        (40, Outcome.DENIED, "--client-cert"),  # handshake_failure
+        (42, Outcome.DENIED, "--client-cert"),  # bad_certificate
+        (45, Outcome.DENIED, "--client-cert"),  # certificate_expired
+        (48, Outcome.DENIED, "--client-cert"),  # unknown_ca
+        (70, Outcome.DENIED, "TLS version"),  # protocol_version
+        (71, Outcome.DENIED, "TLS version"),  # insufficient_security
+        (112, Outcome.DENIED, "--remote-write"),  # unrecognized_name
+        (20, Outcome.RETRY, ""),  # bad_record_mac
+        (80, Outcome.RETRY, ""),  # internal_error
+    ],
+)
+def test_alerts_in_the_handshake(alert: int, outcome: Outcome, says: str) -> None:
+    def handle(peer: Peer) -> None:
+        peer.sock.recv(1 << 16)
+        peer.send(bytes([21, 3, 3, 0, 2, 2, alert]))
+
+    with RawServer(handle) as server:
+        result = send(server.url.replace("http:", "https:"), Credentials())
+    assert (result.outcome, result.unclear) == (outcome, False)
+    assert says in result.text
+
+
+def test_https_where_http_is_spoken() -> None:
+    with http_server(accept) as url:
+        result = send(url.replace("http:", "https:"), Credentials())
+    assert (result.outcome, "http://" in result.text) == (Outcome.DENIED, True)
+
+
+def test_a_certificate_and_a_key_that_part_under_a_daemon(keys: Keys, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(keys.client.with_suffix(".crt").read_bytes())
+    key.write_bytes(keys.client.with_suffix(".key").read_bytes())
+    known = parse_credentials(ca_file=str(keys.ca), client_cert=str(cert), client_key=str(key))
+    key.write_bytes(keys.server.with_suffix(".key").read_bytes())
+    with https_server(accept, keys.server, keys.ca) as url:
+        result = send(url, known)
+    assert (result.outcome, "--client-key" in result.text) == (Outcome.DENIED, True)
 
 
 def test_a_redirect_does_not_bring_other_credentials(tmp_path: Path) -> None:

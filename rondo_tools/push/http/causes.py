@@ -1,7 +1,8 @@
 """Why a request got no answer: exceptions of `requests`, urllib3 and ssl in words, with what to do.
 
 Strategy: libraries wrap one exception into another; the innermost knows. A mistake that somebody has
-to mend (a certificate, a proxy of a kind unknown here) is told apart from trouble that passes.
+to mend (a certificate, a TLS version, a proxy of a kind unknown here) is told apart from trouble that
+passes. TLS says so by an alert of the peer's, or by a reason of OpenSSL's own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,44 @@ from collections.abc import Iterator
 import requests
 from urllib3.exceptions import MaxRetryError
 
+_CLIENT_CERT = "the server does not accept our certificate, or wants one: --client-cert, --client-key"
+_HANDSHAKE = (
+    "the server refuses the handshake: it wants a certificate of ours (--client-cert), or has no TLS version "
+    "and cipher that we have"
+)
+_VERSION = "the server has no TLS version and cipher that we have; 1.2 and 1.3 are spoken here"
+_KEY = "--client-cert, --client-key: the key is not the certificate's"
+_TOO_WEAK = "a key or signature is too weak for OpenSSL's settings on this machine"
+
+# Reasons as OpenSSL names them, without what says that it was an alert.
+_TLS_MISTAKES = {
+    "UNKNOWN_CA": _CLIENT_CERT,
+    "BAD_CERTIFICATE": _CLIENT_CERT,
+    "NO_CERTIFICATE": _CLIENT_CERT,
+    "CERTIFICATE_EXPIRED": _CLIENT_CERT,
+    "CERTIFICATE_REQUIRED": _CLIENT_CERT,
+    "CERTIFICATE_REVOKED": _CLIENT_CERT,
+    "CERTIFICATE_UNKNOWN": _CLIENT_CERT,
+    "UNSUPPORTED_CERTIFICATE": _CLIENT_CERT,
+    "ACCESS_DENIED": _CLIENT_CERT,
+    "DECRYPT_ERROR": _CLIENT_CERT,
+    "HANDSHAKE_FAILURE": _HANDSHAKE,
+    "PROTOCOL_VERSION": _VERSION,
+    "INSUFFICIENT_SECURITY": _VERSION,
+    "INAPPROPRIATE_FALLBACK": _VERSION,
+    "ILLEGAL_PARAMETER": _VERSION,
+    "MISSING_EXTENSION": _VERSION,
+    "UNSUPPORTED_PROTOCOL": _VERSION,
+    "NO_PROTOCOLS_AVAILABLE": _VERSION,
+    "UNRECOGNIZED_NAME": "the server does not know this name; is the host in --remote-write the right one?",
+    "WRONG_VERSION_NUMBER": "what answers does not speak TLS; is it http:// at this port?",
+    "KEY_VALUES_MISMATCH": _KEY,
+    "KEY_TYPE_MISMATCH": _KEY,
+    "CA_KEY_TOO_SMALL": _TOO_WEAK,
+    "CA_MD_TOO_WEAK": _TOO_WEAK,
+    "DH_KEY_TOO_SMALL": _TOO_WEAK,
+    "EE_KEY_TOO_SMALL": _TOO_WEAK,
+}
 _CONFIG_MISTAKES = (
     requests.exceptions.InvalidProxyURL,
     requests.exceptions.InvalidSchema,
@@ -27,8 +66,10 @@ def tls_mistake(exc: BaseException | None) -> str | None:
                 f"the server's certificate is not accepted: {cause.verify_message}; "
                 "--ca-file names the CA that signed it"
             )
-        if isinstance(cause, ssl.SSLError) and "CERTIFICATE" in (cause.reason or "").upper():
-            return f"the server does not accept our certificate ({cause.reason}): --client-cert, --client-key"
+        if isinstance(cause, ssl.SSLError) and cause.reason:
+            advice = _TLS_MISTAKES.get(cause.reason.rpartition("ALERT_")[2].removeprefix("TLSV1_"))
+            if advice:
+                return f"{advice} ({cause.reason})"
     return None
 
 

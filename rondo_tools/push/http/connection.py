@@ -203,6 +203,12 @@ class _Followed(HTTPConnection):
     def send(self, data: Any) -> None:
         try:
             super().send(data)  # which connects, if need be
+        except ssl.SSLError as exc:
+            if not self.wire.is_open:
+                raise
+            # Why the peer took no more may be there to read: an alert of TLS 1.3, or an early answer.
+            # urllib3 goes on to read it after a broken pipe.
+            raise BrokenPipeError from exc
         finally:
             self.wire.is_sent |= self.wire.is_open
 
