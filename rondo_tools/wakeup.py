@@ -32,6 +32,7 @@ class Wakeup(Signals):
         self._stop_on = stop_on
         self._seen: set[int] = set()
         self._stopped_at: float | None = None  # of time.monotonic
+        self._has_given_up = False
         self._lock = threading.Lock()  # of the pipe, which another thread may use while we close
         self._is_closed = False
 
@@ -45,8 +46,13 @@ class Wakeup(Signals):
         return self._stopped_at is not None
 
     def stopped_for(self, seconds: float) -> bool:
-        """Whether we were told to stop so long ago."""
-        return self._stopped_at is not None and time.monotonic() - self._stopped_at >= seconds
+        """Whether we were told to stop so long ago, or a pause was not made for it.
+
+        Who pauses has failed: with a stop signal it is not to fail again, perhaps for as long.
+        """
+        if self._stopped_at is None:
+            return False
+        return self._has_given_up or time.monotonic() - self._stopped_at >= seconds
 
     def wake(self) -> None:
         """End the wait that is going on, or the next one; from any thread."""
@@ -67,6 +73,7 @@ class Wakeup(Signals):
         until = time.monotonic() + seconds
         while not self.is_stopped and (left := until - time.monotonic()) > 0:
             self.wait(left)
+        self._has_given_up |= self.is_stopped
         return not self.is_stopped
 
     def _note(self, number: int, _: FrameType | None) -> None:

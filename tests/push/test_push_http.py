@@ -340,6 +340,24 @@ def test_an_answer_that_trickles(begun: bytes, outcome: Outcome) -> None:
         assert send(server.url, timeout_s=1).outcome is outcome
 
 
+def test_a_daemon_that_is_told_to_stop_does_not_ask_a_hanging_peer_again(start: Start, store: Path) -> None:
+    requests: list[bytes] = []
+    asked = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        while (body := peer.request()) is not None:
+            requests.append(body)
+            asked.set()
+
+    with RawServer(handle) as server:
+        flags = ["--interval", "1h", "--timeout", "3s"]
+        process = start(store, "--remote-write", server.url, *flags)
+        assert asked.wait(60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert len(requests) == 1
+
+
 def test_a_daemon_whose_resolver_hangs_can_be_stopped(
     start: Start, store: Path, name: Callable[[str], dict[str, str]]
 ) -> None:
