@@ -1,4 +1,9 @@
-"""SIGINT and SIGTERM as something to select on: a handler here only wakes the loop."""
+"""SIGINT, SIGTERM and SIGHUP as something to select on: a handler here only wakes the loop.
+
+Strategy: SIGHUP is SIGTERM, for whoever asks for SIGTERM. Only the first one counts, and none after a
+SIGTERM: a terminal that closes sends several (the kernel one, the shell another), and a second signal
+means "give up", which nobody asked for. A SIGHUP that is ignored at the start (nohup) stays ignored.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,26 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     """The interpreter has written the number to the wake-up descriptor; nothing is left to do."""
 
 
+class _HangUps:
+    """Turns the first SIGHUP into SIGTERM and drops the others; passes every other signal."""
+
+    def __init__(self) -> None:
+        self._is_told_to_end = False
+
+    def translate(self, number: int) -> signal.Signals | None:
+        if number == signal.SIGHUP:
+            if self._is_told_to_end:
+                return None
+            number = signal.SIGTERM
+        self._is_told_to_end |= number == signal.SIGTERM
+        return signal.Signals(number)
+
+
 class Signals:
     """While entered, signals arrive through `fileno()`. For the main thread only.
 
-    `handler` is called for each of them besides, as the signal module calls it.
+    `handler` is called for each of them besides, as the signal module calls it. Neither ever sees a
+    SIGHUP: it comes as SIGTERM.
     """
 
     def __init__(
@@ -24,8 +45,11 @@ class Signals:
         numbers: Collection[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
         handler: Callable[[int, FrameType | None], object] = _ignore,
     ) -> None:
-        self._numbers = numbers
+        self._numbers = set(numbers)
+        if signal.SIGTERM in self._numbers and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._numbers.add(signal.SIGHUP)
         self._handler = handler
+        self._handled, self._taken = _HangUps(), _HangUps()
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
@@ -36,13 +60,20 @@ class Signals:
     def take(self) -> list[signal.Signals]:
         """The signals that have arrived since the last call, in order."""
         try:
-            return [signal.Signals(number) for number in os.read(self._read, 512)]
+            arrived = os.read(self._read, 512)
         except BlockingIOError:
             return []
+        translated = map(self._taken.translate, arrived)
+        return [number for number in translated if number is not None]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        translated = self._handled.translate(number)
+        if translated is not None:
+            self._handler(translated, frame)
 
     def __enter__(self) -> Self:
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, self._handler) for number in self._numbers}
+        self._before = {number: signal.signal(number, self._handle) for number in self._numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,14 +1,17 @@
-"""SIGINT and SIGTERM as something to select on."""
+"""SIGINT, SIGTERM and SIGHUP as something to select on."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
+from collections.abc import Iterator
+
+import pytest
 
 from rondo_tools.signals import Signals
 
-INT, TERM = signal.SIGINT, signal.SIGTERM
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def ready(signals: Signals) -> bool:
@@ -53,3 +56,49 @@ def test_a_flood_is_no_harm() -> None:
         assert 0 < seen < 70_000
         signal.raise_signal(INT)
         assert signals.take() == [INT]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ([HUP], [TERM]),
+        ([HUP, HUP, HUP], [TERM]),  # of a terminal that closes: no second signal
+        ([TERM, HUP], [TERM]),  # systemd's SendSIGHUP=
+        ([INT, HUP], [INT, TERM]),
+        ([HUP, TERM], [TERM, TERM]),
+        ([HUP, INT], [TERM, INT]),
+    ],
+)
+def test_the_first_hang_up_is_a_sigterm(sent: list[signal.Signals], told: list[signal.Signals]) -> None:
+    handled: list[int] = []
+    with Signals(handler=lambda number, _: handled.append(number)) as signals:
+        taken = []
+        for number in sent:
+            os.kill(os.getpid(), number)
+            taken += signals.take()
+    assert taken == told
+    assert handled == told
+
+
+@pytest.fixture
+def ignored_hang_up() -> Iterator[None]:
+    before = signal.signal(HUP, signal.SIG_IGN)
+    yield
+    signal.signal(HUP, before)
+
+
+@pytest.mark.usefixtures("ignored_hang_up")
+def test_an_ignored_hang_up_stays_ignored() -> None:
+    with Signals() as signals:
+        assert signal.getsignal(HUP) == signal.SIG_IGN
+        os.kill(os.getpid(), HUP)
+        os.kill(os.getpid(), TERM)
+        assert signals.take() == [TERM]
+    assert signal.getsignal(HUP) == signal.SIG_IGN
+
+
+def test_who_does_not_ask_for_sigterm_gets_no_hang_up() -> None:
+    before = signal.getsignal(HUP)
+    with Signals([INT]):
+        assert signal.getsignal(HUP) == before
+    assert signal.getsignal(HUP) == before

@@ -41,8 +41,8 @@ again: what is known is passed over. DIR is made when it is not there, with the 
 {format_tiers(DEFAULT_TIERS)}.
 
 The first Ctrl-C lets standard input come to its end, which the Ctrl-C has told to rondo-vmm too; a
-second one, or SIGTERM, stores what has arrived and ends; a server ends at the first signal. A full
-disk holds the input up until there is room."""
+second one, SIGTERM or SIGHUP (but not under nohup) stores what has arrived and ends; a server ends at
+the first signal. A full disk holds the input up until there is room."""
 
 _LAST_LINES_S = 5.0
 

@@ -40,8 +40,9 @@ does not it is ended 2 s later, at the deadline. With --kernel the guest is Linu
 --duration is given it is ended 60 s after it. The guest's console goes to standard error.
 
 The metrics never hold up the VM: a reader that is slow or away costs memory for 600 ticks, then the
-oldest are dropped, and counted. On SIGINT or SIGTERM the guest stops, and the last tick and the end
-are still written; a second signal gives up on what was not delivered."""
+oldest are dropped, and counted. On SIGINT, SIGTERM or SIGHUP the guest stops, and the last tick and
+the end are still written; a second signal gives up on what was not delivered. Under nohup SIGHUP does
+nothing."""
 
 EPILOG = """\
 exit status of this command, beyond those below:

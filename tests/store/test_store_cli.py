@@ -260,7 +260,14 @@ def test_the_first_interrupt_lets_the_input_come_to_its_end(path: Path, begin_ms
 
 
 @pytest.mark.parametrize(
-    "signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]]
+    "signals",
+    [
+        [signal.SIGINT, signal.SIGINT],
+        [signal.SIGTERM],
+        [signal.SIGHUP],
+        [signal.SIGINT, signal.SIGTERM],
+        [signal.SIGINT, signal.SIGHUP],
+    ],
 )
 def test_told_to_stop_it_keeps_all_that_has_arrived(
     path: Path, begin_ms: int, signals: list[signal.Signals]

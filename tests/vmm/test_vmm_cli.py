@@ -108,7 +108,7 @@ def test_a_life_is_told_whole(vmm: Callable[..., subprocess.Popen[bytes]], accel
     assert re.search(rb"lived \d\.\d s, \d+ ticks; exits: io \d+, .*; ended by poweroff", err)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_guest_and_the_stream_is_whole(
     vmm: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
 ) -> None:
