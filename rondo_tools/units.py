@@ -1,4 +1,4 @@
-"""Durations, sizes and times as people write them on a command line."""
+"""Durations, sizes and counts as people write and read them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def parse_size(text: str) -> int:
     if match is None:
         raise UsageError(f"{text!r} is not a size: write 512, 64K, 16M or 1G")
     return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
+
+
+def format_count(count: int, noun: str) -> str:
+    """``1 tick``, ``2 ticks``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def format_size(size: int) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rondo_tools.errors import UsageError
-from rondo_tools.units import format_duration, format_size, parse_duration, parse_size
+from rondo_tools.units import format_count, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -110,3 +110,10 @@ def test_sizes_for_people() -> None:
         "5.0 TiB",
         "5000.0 TiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 ticks"), (1, "1 tick"), (2, "2 ticks"), (101, "101 ticks")]
+)
+def test_one_is_singular(count: int, text: str) -> None:
+    assert format_count(count, "tick") == text

@@ -22,7 +22,7 @@ from rondo_tools.store.server import Server
 from rondo_tools.store.sync import DEFAULT_POLICY, Policy, parse_policy
 from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
 from rondo_tools.store.writer import StoreWriter
-from rondo_tools.units import parse_duration, parse_size
+from rondo_tools.units import format_count, parse_duration, parse_size
 
 log = logging.getLogger(__name__)
 
@@ -144,9 +144,9 @@ def _serve(server: Server, lines: Lines, health: Health | None) -> None:
 
 def _say(counts: Counts) -> None:
     log.info(
-        "%d ticks stored, %d sessions; %d late, %d ahead of the clock",
-        counts.stored,
-        counts.sessions,
+        "%s stored, %s; %d late, %d ahead of the clock",
+        format_count(counts.stored, "tick"),
+        format_count(counts.sessions, "session"),
         counts.late,
         counts.ahead,
     )

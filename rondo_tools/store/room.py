@@ -19,7 +19,7 @@ from rondo_tools.errors import EX_TEMPFAIL, StoreError
 from rondo_tools.store import retention
 from rondo_tools.store.retention import Candidate
 from rondo_tools.store.tiers import Tier
-from rondo_tools.units import format_size
+from rondo_tools.units import format_count, format_size
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +107,9 @@ class Room:
     def _say_what_went(self) -> None:
         if self._undelivered and self.max_bytes is not None:
             log.warning(
-                "--max-bytes %s: %d sessions had to go that no push had delivered in full",
+                "--max-bytes %s: %s had to go that no push had delivered in full",
                 format_size(self.max_bytes),
-                self._undelivered,
+                format_count(self._undelivered, "session"),
             )
         self._undelivered = 0
 

@@ -32,6 +32,7 @@ from rondo_tools.store.timers import Timers
 from rondo_tools.store.turn import Turn
 from rondo_tools.store.writer import StoreWriter
 
+from rondo_tools.units import format_count
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0  # for a first header, and for the rest of a message that has begun
@@ -155,7 +156,8 @@ class Server:
         if not self._is_accepting:
             return
         if len(self._clients) >= self._most:
-            self._stop_accepting(f"{self._most} connections are all that the limit of descriptors allows")
+            count = format_count(self._most, "connection")
+            self._stop_accepting(f"the limit of descriptors allows {count} at a time")
             return
         try:
             connection, _ = listener.socket.accept()
@@ -268,7 +270,8 @@ class Server:
 
     def close(self) -> None:
         if self._held:
-            log.warning("%d connections end unstored; their producers send again", len(self._held))
+            count = format_count(len(self._held), "connection")
+            log.warning("closing %s with data not yet stored; producers will send it again", count)
         for client in list(self._clients.values()):
             client.close()
         self._clients.clear()

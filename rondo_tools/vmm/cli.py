@@ -270,9 +270,9 @@ def _linger(output: Output, waker: Waker, linger_ms: int) -> None:
 def _summarize(account: Account) -> None:
     exits = ", ".join(f"{reason} {count}" for reason, count in account.counters.exits_by_reason().items())
     log.info(
-        "lived %.1f s, %d ticks; exits: %s; ended by %s",
+        "lived %.1f s, %s; exits: %s; ended by %s",
         account.lived_s,
-        account.ticks,
+        units.format_count(account.ticks, "tick"),
         exits,
         account.end.reason,
     )
@@ -282,7 +282,8 @@ def _raise_for(account: Account, output: Output, *, text: bool) -> None:
     """Turn what went wrong into an exit status: the guest's misfortune before the output's."""
     undelivered = ""
     if not output.delivered and not (text and output.gone):
-        what = f"{output.missing} of {account.ticks} ticks were" if output.missing else "the end was"
+        missing = f"{output.missing} of {units.format_count(account.ticks, 'tick')}"
+        what = f"{missing} {'was' if output.missing == 1 else 'were'}" if output.missing else "the end was"
         undelivered = f"{output.name}: {what} not delivered"
     status = {"shutdown": EX_SHUTDOWN, "error": EX_SOFTWARE}.get(account.end.reason)
     if status is None and undelivered:

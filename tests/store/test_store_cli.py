@@ -63,14 +63,14 @@ def send(process: subprocess.Popen[bytes], piece: bytes) -> None:
 def test_a_whole_stream(path: Path, run: Run, begin_ms: int) -> None:
     done = run("rondo-store", path, stdin=None, input=data(begin_ms, 700))
     assert done.returncode == 0
-    assert done.stderr == b"rondo-store: 700 ticks stored, 1 sessions; 0 late, 0 ahead of the clock\n"
+    assert done.stderr == b"rondo-store: 700 ticks stored, 1 session; 0 late, 0 ahead of the clock\n"
     last = done.stdout.decode().splitlines()[-1]
     assert last == f"{only(path).path}\t{begin_ms + 699_000}"
     assert only(path).end == End("poweroff", begin_ms + 700_000)
     check(path, ticks(700, begin_ms), finished=True)
     again = run("rondo-store", path, stdin=None, input=data(begin_ms, 700))
     assert again.returncode == 0
-    assert b"0 ticks stored, 1 sessions; 700 late" in again.stderr
+    assert b"0 ticks stored, 1 session; 700 late" in again.stderr
     check(path, ticks(700, begin_ms), finished=True)
 
 

@@ -116,7 +116,7 @@ def test_a_copy_with_cp_of_a_store_that_is_served(tmp_path: Path, run: Run, begi
         checked = run("rondo-query", copy, "check")
         assert (checked.returncode, checked.stdout) == (0, b"")
         done = run("rondo-store", copy, stdin=None, input=data(begin_ms, 900))
-        assert b"200 ticks stored, 1 sessions; 700 late" in done.stderr
+        assert b"200 ticks stored, 1 session; 700 late" in done.stderr
     (session,) = Store(copy).sessions()
     found = [(session.path / f"tier_{number}.slab").read_bytes() for number in range(3)]
     assert found == slabs(SERIES, DEFAULT_TIERS, ticks(900, begin_ms), finished=True)

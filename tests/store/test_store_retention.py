@@ -85,7 +85,7 @@ def test_what_every_cursor_has_delivered_goes_first_oldest_first(
             if gone[0] in "ce":
                 assert "had to go" not in caplog.text
     assert order == ["c", "e", "a", "b", "d"]
-    assert caplog.text.count("1 sessions had to go that no push had delivered") == 3
+    assert caplog.text.count("1 session had to go that no push had delivered") == 3
 
 
 def test_a_cursor_that_cannot_be_read_has_delivered_nothing(
@@ -130,7 +130,7 @@ def test_a_server_keeps_to_its_size(path: Path, run: Run, begin_ms: int) -> None
     done = run("rondo-store", path, "--max-bytes", limit, stdin=None, input=data(begin_ms, 300, instance="b"))
     assert done.returncode == 0, done.stderr
     done = run("rondo-store", path, "--max-bytes", limit, stdin=None, input=data(begin_ms, 300, instance="c"))
-    assert b"1 sessions had to go" in done.stderr
+    assert b"1 session had to go" in done.stderr
     assert names(path) == ["c", "vm-1"]
     none = run("rondo-store", path, "--max-bytes", "1", stdin=None, input=data(begin_ms, 3, instance="d"))
     assert none.returncode == 75
