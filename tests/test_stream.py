@@ -122,7 +122,10 @@ def sessions(draw: st.DrawFn) -> list[Event]:
     )
     events: list[Event] = [header, *draw(st.lists(st.builds(Tick, times, values), max_size=5))]
     if draw(st.booleans()):
-        events.append(End(draw(st.sampled_from(stream.END_REASONS)), draw(times)))
+        reasons = st.one_of(
+            st.sampled_from(stream.END_REASONS), st.from_regex(r"[a-z]{1,32}", fullmatch=True)
+        )
+        events.append(End(draw(reasons), draw(times)))
     return events
 
 
@@ -277,7 +280,12 @@ WRONG_IN_SESSION = {
     "a value too many": (msgpack.packb([2000, VALUE * 2]), "have 16 bytes; the header's series need 8"),
     "a value too few": (msgpack.packb([2000, b""]), "have 0 bytes"),
     "half a value": (msgpack.packb([2000, VALUE[:4]]), "have 4 bytes"),
-    "a reason unheard of": (msgpack.packb({"end": "boredom", "t_ms": 1}), "the end's reason is 'boredom'"),
+    "no reason": (msgpack.packb({"end": None, "t_ms": 1}), "the end's reason is None, not 1 to 32"),
+    "an empty reason": (msgpack.packb({"end": "", "t_ms": 1}), "the end's reason is '', not 1 to 32"),
+    "a long reason": (msgpack.packb({"end": "x" * 33, "t_ms": 1}), "the end's reason is 'x"),
+    "a reason in two words": (msgpack.packb({"end": "power off", "t_ms": 1}), "the end's reason is 'power o"),
+    "a loud reason": (msgpack.packb({"end": "RESET", "t_ms": 1}), "the end's reason is 'RESET', not 1 to 32"),
+    "a reason and a newline": (msgpack.packb({"end": "reset\n", "t_ms": 1}), "the end's reason is 'reset"),
     "a reason that is a list": (msgpack.packb({"end": [], "t_ms": 1}), "the end's reason is tuple"),
     "an end without a time": (msgpack.packb({"end": "reset"}), "'t_ms' is None"),
 }
@@ -351,7 +359,7 @@ def test_the_limit_of_a_message_does_not_depend_on_how_it_is_torn(piece: int) ->
     [
         Tick(0, VALUE),
         Tick(2**53, VALUE),
-        End("boredom", 1),
+        End("Boredom", 1),
         End("reset", 0),
         ONE._replace(instance=""),
         ONE._replace(instance="\ud800"),

@@ -333,7 +333,9 @@ def test_a_session_that_cannot_be_read_is_left_out(
     assert f"{damaged}: left out" in caplog.text
 
 
-@pytest.mark.parametrize(("key", "value"), [("end", {"end": "boredom", "t_ms": 1}), ("header", {"rondo": 2})])
+@pytest.mark.parametrize(
+    ("key", "value"), [("end", {"end": "Boredom!", "t_ms": 1}), ("header", {"rondo": 2})]
+)
 def test_nor_is_one_whose_fields_are_wrong(path: Path, key: str, value: object) -> None:
     file = write(path, []).path / "session.json"
     file.write_text(json.dumps(json.loads(file.read_bytes()) | {key: value}))
