@@ -10,7 +10,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rondo_tools"
 
-FOUNDATION = {"errors", "catalog", "units", "files", "signals", "stream", "selector", "command", "wakeup"}
+FOUNDATION = {
+    "errors",
+    "catalog",
+    "clock",
+    "units",
+    "files",
+    "signals",
+    "wakeup",
+    "stream",
+    "selector",
+    "command",
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.endswith("_pb2.py"))
 
 

@@ -175,6 +175,12 @@ def rondo_vmm(
         console=console,
     )
     choice = choose(wanted)
+
+    def begin_anew(end: stream.End, header: Header) -> None:
+        back_s = (end.t_ms - header.start_ms) / 1000
+        log.warning("the clock was set back by %.1f s; the ticks go on in a new session", back_s)
+        target.begin_anew(encode(end), encode(header))
+
     with Waker() as waker:
         if printer is not None:
             printer.start(b"")
@@ -187,6 +193,7 @@ def rondo_vmm(
                 machine,
                 header,
                 lambda tick: target.put(encode(tick)),
+                begin_anew,
                 waker,
                 deadline_ms=choice.deadline_ms,
                 is_over=lambda: text and target.gone,

@@ -1,5 +1,7 @@
 """One life of a VM, as its stream tells it: header, a tick at each interval, the last tick, the end.
 
+A wall clock that is set back far ends the session, and the same life goes on in another one.
+
 Strategy: one loop in the main thread sleeps until the next tick, the deadline or a wake-up, whichever
 is first. Whatever is to end the VM only asks the machine to stop; the loop goes on ticking until the
 guest has really ended, and then the final values are final.
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rondo_tools import stream
 from rondo_tools.stream import Header, Tick
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.meter import Snapshot
@@ -23,7 +26,10 @@ _STOP_AGAIN_S = 0.05  # a stop that was lost on its way into the guest is repeat
 
 
 class Account(NamedTuple):
-    """What there is to say of a life that is over. `t_ms` is the time of the last tick and the end."""
+    """What there is to say of a life that is over; of all its sessions, if there were several.
+
+    `t_ms` is the time of the last tick and the end.
+    """
 
     end: End
     t_ms: int
@@ -36,6 +42,7 @@ def live(
     machine: Machine,
     header: Header,
     emit: Callable[[Tick], None],
+    begin_anew: Callable[[stream.End, Header], None],
     waker: Waker,
     *,
     deadline_ms: int | None,
@@ -44,10 +51,11 @@ def live(
     """Start `machine`, give its ticks to `emit`, and return when its guest has ended.
 
     It ends by itself, at the deadline if there is one, by a signal, or when `is_over` says, after a
-    wake-up, that nobody wants it any more.
+    wake-up, that nobody wants it any more. When the wall clock is set back, `begin_anew` gets the end
+    of the session so far and the header of the one in which the ticks go on.
     """
     pace, sampler = Pace(header.interval_ms, header.start_ms), Sampler()
-    began = now = time.monotonic()
+    began = now = ticked = time.monotonic()
     deadline = math.inf if deadline_ms is None else began + deadline_ms / 1000
     due = began + pace.wait_ms(_wall_ms()) / 1000
     ticks = 0
@@ -65,15 +73,26 @@ def live(
         elif machine.end is not None:
             machine.stop(machine.end.reason)
         if now >= due:
-            counters = machine.meter.snapshot()
-            emit(Tick(pace.next(_wall_ms()), sampler.values(counters, now - began)))
-            ticks += 1
+            wall_ms = _wall_ms()
+            if pace.is_set_back(wall_ms):
+                # The last tick's time is what the clock would show: nothing between the two is lost.
+                end_ms = pace.final(pace.last_ms + 1000 * (now - ticked))
+                emit(Tick(end_ms, sampler.values(machine.meter.snapshot(), now - began)))
+                ticks += 1
+                header = header._replace(start_ms=int(wall_ms))
+                begin_anew(stream.End("clock", end_ms), header)
+                sampler.begin_anew()
+                pace, ticked = Pace(header.interval_ms, header.start_ms), now
+            elif (t_ms := pace.next(wall_ms)) is not None:
+                emit(Tick(t_ms, sampler.values(machine.meter.snapshot(), now - began)))
+                ticks += 1
+                ticked = now
             due = now + pace.wait_ms(_wall_ms()) / 1000
     lived_s = time.monotonic() - began
-    counters, t_ms = machine.meter.snapshot(), pace.final(_wall_ms())
-    emit(Tick(t_ms, sampler.values(counters, lived_s)))
+    counters, end_ms = machine.meter.snapshot(), pace.final(_wall_ms())
+    emit(Tick(end_ms, sampler.values(counters, lived_s)))
     assert machine.end is not None
-    return Account(machine.end, t_ms, lived_s, ticks + 1, counters)
+    return Account(machine.end, end_ms, lived_s, ticks + 1, counters)
 
 
 def _wall_ms() -> float:

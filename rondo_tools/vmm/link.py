@@ -60,13 +60,11 @@ class SocketOutput(Output):
     def _attempt(self) -> None:
         """One connection, from the oldest tick kept to the acknowledgement. Raises OSError."""
         with self._connect() as peer:
-            peer.sendall(self._header)
-            for items in self.backlog.follow():
-                peer.sendall(b"".join(items))
+            for before, items in self.backlog.follow():
+                peer.sendall(before + b"".join(items))
                 if self._trouble:
                     self._trouble = False
                     _log.info("%s: connected", self.name)
-            peer.sendall(self.backlog.end)
             _check_open(peer)
             peer.shutdown(socket.SHUT_WR)
             while peer.recv(4096):

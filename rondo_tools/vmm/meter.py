@@ -8,6 +8,7 @@ All counters only grow: who wants a mean over a tick takes the difference of two
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -27,6 +28,18 @@ class Snapshot(NamedTuple):
     block_bytes: tuple[int, ...] = (0,) * len(BLOCK_OPS)
     block_ns: int = 0
     kernel_halts: int = 0  # of vCPUs whose HLT never exits; not in `exits`, and no time in `exit_ns`
+
+    def since(self, before: Snapshot) -> Snapshot:
+        """What was counted after `before`."""
+        return Snapshot(
+            exits=_differences(self.exits, before.exits),
+            exit_ns=self.exit_ns - before.exit_ns,
+            run_ns=self.run_ns - before.run_ns,
+            block_requests=_differences(self.block_requests, before.block_requests),
+            block_bytes=_differences(self.block_bytes, before.block_bytes),
+            block_ns=self.block_ns - before.block_ns,
+            kernel_halts=self.kernel_halts - before.kernel_halts,
+        )
 
     def exits_by_reason(self) -> dict[str, int]:
         """All exits, those that the kernel handled included."""
@@ -117,6 +130,10 @@ class Meters:
             block_ns=sum(one.block_ns for one in each),
             kernel_halts=self._kernel_halts() or 0,
         )
+
+
+def _differences(now: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(operator.sub, now, before))
 
 
 def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:

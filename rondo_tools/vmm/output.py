@@ -5,6 +5,9 @@ the writing and all the waiting. The backlog keeps the newest 600 items, sent or
 deliver is to `follow` it, from the oldest kept to the end: a pipe does so once, a socket (see
 `link`) once for each connection. What a full backlog pushes out unsent is lost, and counted.
 
+A VM whose clock was set back goes on in another session: an item knows its session, so a follower
+can put the right header before it, wherever it begins.
+
 Nothing here knows what the items mean.
 """
 
@@ -24,23 +27,43 @@ _log = logging.getLogger(__name__)
 KEPT = 600  # ticks: ten minutes of them, the span of the store's first tier
 
 
+class _Session:
+    """What stands before and behind the items of a session."""
+
+    def __init__(self, header: bytes) -> None:
+        self.header = header
+        self.end = b""
+
+
 class Backlog:
-    """The newest `limit` items and an end, for one follower. Its lock is held for moments only."""
+    """The newest `limit` items, each in its session, for one follower. Its lock is held for moments only."""
 
     def __init__(self, limit: int = KEPT) -> None:
         self._limit = limit
         self._changed = threading.Condition()
-        self._kept: deque[bytes] = deque()
+        self._kept: deque[tuple[_Session, bytes]] = deque()
+        self._session = _Session(b"")  # of the items to come
         self._finished = False
-        self.end = b""
         self._taken = 0  # how many were handed to a follower, the first time
         self.count = 0  # how many there were ever
         self.dropped = 0  # how many of them went before they were taken
 
+    def begin(self, header: bytes) -> None:
+        """The items to come follow this header; to be called before there is a follower."""
+        with self._changed:
+            self._session = _Session(header)
+
+    def begin_anew(self, end: bytes, header: bytes) -> None:
+        """`end` closes the session of the items so far, `header` opens that of the items to come."""
+        with self._changed:
+            self._session.end = end
+            self._session = _Session(header)
+            self._changed.notify_all()
+
     def put(self, item: bytes) -> bool:
         """Add an item; True if that was the first time that one was lost for want of room."""
         with self._changed:
-            self._kept.append(item)
+            self._kept.append((self._session, item))
             self.count += 1
             if len(self._kept) > self._limit:
                 self._kept.popleft()
@@ -54,25 +77,35 @@ class Backlog:
     def finish(self, end: bytes) -> None:
         """No item comes after this; `end` is what follows the last one."""
         with self._changed:
-            self.end = end
+            self._session.end = end
             self._finished = True
             self._changed.notify_all()
 
-    def follow(self) -> Iterator[list[bytes]]:
-        """Yield all that is kept, then items as they come; return when they have come to the end."""
-        position = 0
+    def follow(self) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Yield all that is kept, then items as they come; return behind the end of the last session.
+
+        Before items of one session comes what has to stand between them and what was yielded
+        before: nothing, the header, or the end of the session before it and the header.
+        """
+        position, told = 0, None
         while True:
             with self._changed:
-                while position == self.count and not self._finished:
+                while told is self._session and position == self.count and not self._finished:
                     self._changed.wait()
                 position = max(position, self.count - len(self._kept))
-                skip = len(self._kept) - (self.count - position)
-                items = list(self._kept)[skip:]
-                position = self._taken = self.count
-                finished = self._finished
-            if items:
-                yield items
-            if finished:
+                ahead = list(self._kept)[len(self._kept) - (self.count - position) :]
+                session = ahead[0][0] if ahead else self._session
+                items = [item for of, item in ahead if of is session]
+                position += len(items)
+                self._taken = max(self._taken, position)
+                is_last = self._finished and session is self._session
+            before = b""
+            if session is not told:
+                before = session.header if told is None else told.end + session.header
+                told = session
+            yield before, items
+            if is_last:
+                yield session.end, []
                 return
 
     def wait_for_end(self, timeout_s: float) -> bool:
@@ -95,7 +128,6 @@ class Output(ABC):
         self.delivered = False
         self.gone = False
         self.backlog = Backlog(limit)
-        self._header = b""
         self._done = threading.Event()
         self._on_done: Callable[[], None] = _nothing
 
@@ -109,13 +141,17 @@ class Output(ABC):
         """How many items are not known to have arrived."""
 
     def start(self, header: bytes, on_done: Callable[[], None] | None = None) -> None:
-        self._header = header
+        self.backlog.begin(header)
         self._on_done = on_done or _nothing
         threading.Thread(target=self._run, name=f"output {self.name}", daemon=True).start()
 
     def put(self, item: bytes) -> None:
         if self.backlog.put(item) and not self.gone:
             _log.warning("%s does not keep up: its oldest %s are being dropped", self.name, self.items)
+
+    def begin_anew(self, end: bytes, header: bytes) -> None:
+        """End the session, and begin another."""
+        self.backlog.begin_anew(end, header)
 
     def finish(self, end: bytes = b"") -> None:
         self.backlog.finish(end)
@@ -133,7 +169,7 @@ class Output(ABC):
 
     @abstractmethod
     def _deliver(self) -> None:
-        """Write the header, then what the backlog has, to its end; in the output's thread."""
+        """Write what the backlog has, to its end; in the output's thread."""
 
 
 class FileOutput(Output):
@@ -159,12 +195,11 @@ class FileOutput(Output):
         try:
             if self._fifo:
                 self._fd = os.open(self._fifo, os.O_WRONLY | os.O_CLOEXEC)
-            self._write(self._header)
-            for items in self.backlog.follow():
+            for before, items in self.backlog.follow():
+                self._write(before)
                 for item in items:
                     self._write(item)
                     self._written += 1
-            self._write(self.backlog.end)
             self.delivered = not self.backlog.dropped
         except OSError as exc:
             self.gone = True

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterable
 
+from rondo_tools import clock
 from rondo_tools.catalog import BLOCK_OPS, DIRECTIONS, EXIT_REASONS, SERIES
 from rondo_tools.vmm.meter import Snapshot
 
@@ -19,43 +20,55 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Pace:
-    """When ticks fall due: on whole multiples of the interval, each slot once, never backwards.
+    """When ticks of a session fall due: on whole multiples of the interval of the wall clock, each once.
 
-    All times are Unix milliseconds. A wall clock that is set back does not hold ticks up: they go
-    on from the last one, an interval each, until the clock has caught up. One that jumps ahead, or
-    a VMM that wakes late, skips to the slot that it is.
+    All times are Unix milliseconds. A wall clock that jumps ahead, or a VMM that wakes late, skips to
+    the slot that it is. One that is set back gives no tick until its last one is past again; set back
+    by more than a few seconds, the session is over (`is_set_back`).
     """
 
     def __init__(self, interval_ms: int, start_ms: int) -> None:
         self.interval_ms = interval_ms
         self._slot = start_ms - start_ms % interval_ms  # the start's own slot gets no tick
-        self._last = start_ms  # the newest time given out, or the start
+        self.last_ms = start_ms  # the newest time given out, or the start
 
     def wait_ms(self, now_ms: float) -> float:
         """How long to sleep until the next tick falls due: at most one interval, whatever the clock says."""
         return min(max(self._slot + self.interval_ms - now_ms, 0.0), float(self.interval_ms))
 
-    def next(self, now_ms: float) -> int:
-        """The time of the tick that fell due at the end of that wait; `now_ms` may be somewhat off."""
-        boundary = int(now_ms // self.interval_ms) * self.interval_ms
-        self._slot = self._last = max(boundary, self._slot + self.interval_ms)
-        return self._last
+    def is_set_back(self, now_ms: float) -> bool:
+        """Whether the wall clock was set back so far that no tick of this session can follow."""
+        return clock.is_set_back(now_ms, self.last_ms, self.interval_ms)
+
+    def next(self, now_ms: float) -> int | None:
+        """The time of the tick that is due; None if none is yet."""
+        slot = int(now_ms // self.interval_ms) * self.interval_ms
+        if slot <= self._slot:
+            return None
+        self._slot = self.last_ms = slot
+        return slot
 
     def final(self, now_ms: float) -> int:
         """The time of the last tick of all, after every other."""
-        return max(int(now_ms), self._last + 1)
+        return max(int(now_ms), self.last_ms + 1)
 
 
 class Sampler:
     """Turns snapshots into ticks: `values` in the catalogue's order, little-endian float64.
 
-    `proc` is where the kernel describes this process; what it does not tell is NaN.
+    `proc` is where the kernel describes this process; what it does not tell is NaN. Counters are since
+    the start of the session.
     """
 
     def __init__(self, proc: str = "/proc/self") -> None:
         self._proc = proc
         self._page_size = os.sysconf("SC_PAGE_SIZE")
-        self._before = Snapshot()
+        self._before = Snapshot()  # of the last tick
+        self._base = Snapshot()  # of the last tick of the session before
+
+    def begin_anew(self) -> None:
+        """Another session begins, where the last tick was."""
+        self._base = self._before
 
     def values(self, now: Snapshot, uptime_s: float) -> bytes:
         """The values of a tick; means are over the time since the call before this one."""
@@ -64,15 +77,15 @@ class Sampler:
         return struct.pack(f"<{len(SERIES)}d", *(measured[series.name, series.labels] for series in SERIES))
 
     def _measure(self, now: Snapshot, uptime_s: float) -> dict[_Key, float]:
-        before = self._before
+        before, total = self._before, now.since(self._base)
         exits = sum(now.exits) - sum(before.exits)
         requests = sum(now.block_requests) - sum(before.block_requests)
-        moved = dict(zip(BLOCK_OPS, now.block_bytes, strict=True))
+        moved = dict(zip(BLOCK_OPS, total.block_bytes, strict=True))
         return {
-            **_each("vcpu_exits_total", "reason", EXIT_REASONS, now.exits_by_reason().values()),
+            **_each("vcpu_exits_total", "reason", EXIT_REASONS, total.exits_by_reason().values()),
             ("vcpu_exit_duration_ns", ()): _mean(now.exit_ns - before.exit_ns, exits),
             ("vcpu_run_duration_ns", ()): _mean(now.run_ns - before.run_ns, exits),
-            **_each("blk_requests_total", "op", BLOCK_OPS, now.block_requests),
+            **_each("blk_requests_total", "op", BLOCK_OPS, total.block_requests),
             **_each("blk_bytes_total", "direction", DIRECTIONS, [moved[op] for op in DIRECTIONS]),
             ("blk_request_duration_ns", ()): _mean(now.block_ns - before.block_ns, requests),
             ("vmm_rss_bytes", ()): self._rss_bytes(),

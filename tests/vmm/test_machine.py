@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rondo_tools.catalog import SERIES
-from rondo_tools.stream import Header, Tick
+from rondo_tools.stream import End, Header, Tick
 from rondo_tools.vmm.boot.builtin import Entry
 from rondo_tools.vmm.builtin import Builtin
 from rondo_tools.vmm.devices.virtio.disk import temporary_disk
@@ -58,11 +58,14 @@ class Life:
             if during is not None and len(self.ticks) == 2:
                 during()
 
+        def no_step(end: End, header: Header) -> None:
+            raise AssertionError("the wall clock was set back")
+
         console: list[bytes] = []
         header = Header("vm", time.time_ns() // 1_000_000, (), 20, SERIES)
         config = Builtin(accelerator, 1 << 20, 60_000, boot)
         with Waker() as waker, Machine(config, [temporary_disk(1 << 20)], say, waker.wake) as machine:
-            account = live(machine, header, emit, waker, deadline_ms=deadline_ms)
+            account = live(machine, header, emit, no_step, waker, deadline_ms=deadline_ms)
         self.console = b"".join(console)
         return account
 

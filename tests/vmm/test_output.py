@@ -31,7 +31,7 @@ def ticks(first: int, last: int) -> bytes:
 
 
 def taken(backlog: Backlog) -> list[bytes]:
-    return [item for items in backlog.follow() for item in items]
+    return [item for _, items in backlog.follow() for item in items]
 
 
 @given(st.integers(1, 20), st.integers(0, 60))
@@ -40,9 +40,8 @@ def test_a_backlog_keeps_the_newest_and_counts_the_rest(limit: int, count: int) 
     for number in range(count):
         backlog.put(tick(number))
     backlog.finish(b"end")
-    assert b"".join(taken(backlog)) == ticks(max(count - limit, 0), count)
+    assert all_of(backlog) == ticks(max(count - limit, 0), count) + b"end"
     assert backlog.dropped == max(count - limit, 0)
-    assert backlog.end == b"end"
 
 
 @given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 8))
@@ -56,9 +55,9 @@ def test_what_was_taken_is_not_lost_when_it_makes_room(bursts: list[int], limit:
             backlog.put(tick(number))
             number += 1
         if burst:
-            got += next(follower)
+            got += next(follower)[1]
     backlog.finish(b"")
-    got += [item for items in follower for item in items]
+    got += [item for _, items in follower for item in items]
     assert len(got) + backlog.dropped == number
     assert got == sorted(got)
 
@@ -69,6 +68,53 @@ def test_a_second_follower_gets_all_that_is_kept_again() -> None:
         backlog.put(tick(number))
     backlog.finish(b"")
     assert taken(backlog) == taken(backlog) == [tick(2), tick(3), tick(4)]
+
+
+def all_of(backlog: Backlog) -> bytes:
+    return b"".join(before + b"".join(items) for before, items in backlog.follow())
+
+
+@given(st.lists(st.sampled_from(["put", "put", "put", "anew", "look"]), max_size=40), st.integers(1, 6))
+def test_every_item_follows_the_header_of_its_session(steps: list[str], limit: int) -> None:
+    """Whatever a full backlog lost, and wherever a follower begins."""
+    backlog = Backlog(limit)
+    backlog.begin(b"head 0;")
+    follower = backlog.follow()
+    told, _ = next(follower)
+    session = number = 0
+    is_news = False
+    for step in steps:
+        if step == "look":
+            if is_news:
+                before, items = next(follower)
+                told += before + b"".join(items)
+            is_news = False
+            continue
+        backlog.put(b"item %d of %d;" % (number, session))
+        number += 1
+        if step == "anew":  # as a VM does it: no session is without a tick
+            backlog.begin_anew(b"end %d;" % session, b"head %d;" % (session + 1))
+            session += 1
+        is_news = True
+    backlog.finish(b"end %d;" % session)
+    told += b"".join(before + b"".join(items) for before, items in follower)
+    for stream in (told, all_of(backlog)):
+        opened, newest = -1, -1
+        is_open = False
+        for what, *numbers in (message.split() for message in stream.decode().split(";")[:-1]):
+            if what == "head":
+                assert not is_open
+                assert int(numbers[0]) > opened
+                opened, is_open = int(numbers[0]), True
+            elif what == "item":
+                assert int(numbers[2]) == opened
+                assert int(numbers[0]) > newest
+                newest = int(numbers[0])
+            else:
+                assert int(numbers[0]) == opened
+                is_open = False
+            assert is_open or what == "end"
+        assert (opened, is_open, newest) == (session, False, number - 1)
 
 
 def test_the_first_loss_is_told_and_no_other() -> None:

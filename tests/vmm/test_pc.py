@@ -78,7 +78,9 @@ class Run:
         ):
             if keyboard is not None:
                 keyboard.type(typed)
-            account = live(machine, header, self.ticks.append, waker, deadline_ms=deadline_ms)
+            account = live(
+                machine, header, self.ticks.append, lambda *_: None, waker, deadline_ms=deadline_ms
+            )
         self.console = b"".join(said)
         return account
 

@@ -236,7 +236,7 @@ def test_random_code_on_kvm(tmp_path: Path) -> None:
             Waker() as waker,
             Machine(pc.Pc(guest, SIZE), [temporary_disk(1 << 16)], lambda out: None, waker.wake) as machine,
         ):
-            end = live(machine, header, lambda tick: None, waker, deadline_ms=60).end
+            end = live(machine, header, lambda _: None, lambda *_: None, waker, deadline_ms=60).end
         assert "VMM failed" not in end.detail, end
         reasons.add(end.reason)
     assert reasons <= {"shutdown", "error", "deadline", "reset", "poweroff"}

@@ -92,6 +92,33 @@ def test_halts_in_the_kernel_count_but_dilute_no_mean(proc: str) -> None:
     assert (values["vcpu_exit_duration_ns"], values["vcpu_run_duration_ns"]) == (100, 10_000)
 
 
+def test_counters_of_another_session_begin_where_the_last_tick_of_the_first_was(proc: str) -> None:
+    sampler = Sampler(proc)
+    sample(sampler, BUSY)
+    sampler.begin_anew()
+    later = BUSY._replace(
+        exits=(14, 20, 31, 1, 2), exit_ns=6500, run_ns=630_005, block_requests=(3, 9, 1),
+        block_bytes=(1536, 2560, 0), block_ns=8500, kernel_halts=7,
+    )  # fmt: skip
+    for _ in range(2):
+        values = sample(sampler, later, uptime_s=3.5)
+        counters = {
+            str(one): values[str(one)] for one in SERIES if one.kind == "counter" and values[str(one)]
+        }
+        assert counters == {
+            'vcpu_exits_total{reason="io"}': 4,
+            'vcpu_exits_total{reason="hlt"}': 8,
+            'blk_requests_total{op="write"}': 5,
+            'blk_bytes_total{direction="write"}': 512,
+        }
+        assert values["vmm_uptime_seconds"] == 3.5  # of the VMM
+    sampler = Sampler(proc)
+    sample(sampler, BUSY)
+    sampler.begin_anew()
+    values = sample(sampler, later)
+    assert (values["vcpu_exit_duration_ns"], values["blk_request_duration_ns"]) == (40, 100)
+
+
 def test_nothing_to_average_is_no_value(proc: str) -> None:
     sampler = Sampler(proc)
     sample(sampler, BUSY)
@@ -121,11 +148,12 @@ def test_three_seconds_from_a_fraction_on_are_three_ticks_and_a_last_one() -> No
     assert pace.final(13_400) == 13_400
 
 
-def test_a_wake_up_a_little_early_is_the_slot_it_was_for() -> None:
+def test_a_wake_up_a_little_early_waits_for_its_slot() -> None:
     pace = Pace(1000, 10_400)
-    assert pace.next(10_999.9) == 11_000
-    assert pace.wait_ms(10_999.95) == 1000  # and not at once for the same slot
-    assert pace.next(11_999.95) == 12_000
+    assert pace.next(10_999.75) is None
+    assert pace.wait_ms(10_999.75) == 0.25
+    assert pace.next(11_000) == 11_000
+    assert pace.next(11_000.5) is None
 
 
 def test_a_late_wake_up_skips_to_the_slot_that_it_is() -> None:
@@ -134,13 +162,24 @@ def test_a_late_wake_up_skips_to_the_slot_that_it_is() -> None:
     assert pace.wait_ms(15_300) == 700
 
 
-def test_a_clock_set_back_does_not_stop_the_ticks() -> None:
+def test_a_clock_set_back_by_a_few_seconds_skips_ticks() -> None:
     pace = Pace(1000, 10_400)
-    assert pace.next(11_000) == 11_000
-    assert pace.wait_ms(5_000) == 1000
-    assert pace.next(6_000) == 12_000
-    assert pace.next(7_000) == 13_000
-    assert pace.final(7_100) == 13_001
+    assert pace.next(17_000) == 17_000
+    assert not pace.is_set_back(12_000)
+    assert pace.wait_ms(12_000) == 1000
+    assert [pace.next(now) for now in (13_000, 16_000, 17_000, 17_999)] == [None] * 4
+    assert pace.next(18_000) == 18_000
+    assert pace.final(17_100) == 18_001
+
+
+@pytest.mark.parametrize(("interval", "skipped"), [(10, 5_000), (1000, 5_000), (60_000, 60_000)])
+def test_a_clock_set_back_further_ends_the_session(interval: int, skipped: int) -> None:
+    pace = Pace(interval, 600_000)
+    assert not pace.is_set_back(600_000 - skipped)
+    assert pace.is_set_back(600_000 - skipped - 1)
+    assert pace.next(900_000) == 900_000
+    assert not pace.is_set_back(900_000 - skipped)
+    assert pace.is_set_back(900_000 - skipped - 1)
 
 
 def test_the_last_tick_comes_after_one_at_the_same_time() -> None:
@@ -164,7 +203,9 @@ def test_ticks_ascend_on_the_interval_whatever_the_clock_does(
         wait = pace.wait_ms(now)
         assert 0 <= wait <= interval
         now = max(now + wait + step, 0)
-        times.append(pace.next(now))
+        if (t_ms := pace.next(now)) is not None:
+            assert now - interval < t_ms <= now, "a tick's time is the clock's"
+            times.append(t_ms)
     assert all(t % interval == 0 for t in times)
     assert all(earlier < later for earlier, later in zip([start, *times], times, strict=False))
     assert pace.final(now) > (times[-1] if times else start)
