@@ -8,6 +8,10 @@ Strategy: every message is one msgpack object, told apart by its type alone.
     tick     array  [t_ms: int, values: bin]       one little-endian float64 for each series
     end      map    {"end": reason: str, "t_ms": int}
 
+Where a store answers, one more comes back over the connection, before the close that acknowledges:
+
+    refused  map    {"refused": {reason: str, how many ticks: int}}
+
 A header opens a session (instance + start_ms) and fixes the order of the values; ticks and at most
 one end follow; then another header may. Times are Unix milliseconds. NaN is "no value". Unknown
 keys are ignored. Anything else is a StreamError that names the byte offset of its message.
@@ -39,11 +43,11 @@ MAX_TEXT = 1024  # bytes of a name, label value, unit or help
 MAX_T_MS = 2**53 - 1  # exact in a float64, and far beyond any clock
 
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_REASON = re.compile(r"[a-z]{1,32}")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")  # Prometheus keeps "__" for itself
 _PIECE = 1 << 18  # bytes given to msgpack at once
 TICK_HEAD = b"\x92\xcf"  # an array of two; a uint64, as every time after 1970-02-19 is written
 
-_REASON = re.compile(r"[a-z]{1,32}")
 
 class Header(NamedTuple):
     """Opens a session. `labels` are (name, value) pairs sorted by name, beyond instance and job."""
@@ -234,6 +238,21 @@ def encode(event: Event) -> bytes:
     if len(packed) > MAX_MESSAGE:
         raise ValueError(f"a message of {len(packed)} bytes is over the limit of {MAX_MESSAGE}")
     return packed
+
+
+def encode_refused(refused: Mapping[str, int]) -> bytes:
+    """What a store says before it acknowledges: how many ticks it refused, by reason."""
+    return bytes(msgpack.packb({"refused": dict(refused)}))
+
+
+def decode_refused(data: bytes) -> dict[str, int]:
+    """How many ticks a store refused, by reason; none if it said nothing, or nothing like it."""
+    try:
+        message = msgpack.unpackb(data)
+        items = message["refused"].items()
+        return {reason: n for reason, n in items if _REASON.fullmatch(reason) and type(n) is int and n > 0}
+    except Exception:  # msgpack raises half a dozen types; and it may be anything that was said
+        return {}
 
 
 class TickShape(NamedTuple):

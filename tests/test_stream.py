@@ -499,3 +499,29 @@ def test_a_million_tiny_messages_at_once() -> None:
     decoder = Decoder()
     assert sum(1 for _ in decoder.feed(data)) == 1_000_001
     decoder.close()
+
+
+@pytest.mark.parametrize("refused", [{}, {"ahead": 1}, {"ahead": 3, "expired": 2**40}, {"boredom": 1}])
+def test_what_was_refused_comes_back(refused: dict[str, int]) -> None:
+    assert stream.decode_refused(stream.encode_refused(refused)) == refused
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        (b"", {}),
+        (b"hello?" * 100, {}),
+        (b"\xc1", {}),
+        (msgpack.packb({"refused": {"ahead": 3}})[:-1], {}),
+        (msgpack.packb({"refused": {"ahead": 3}}) + b"x", {}),
+        (msgpack.packb({"accepted": {"ahead": 3}}), {}),
+        (msgpack.packb({"refused": 3}), {}),
+        (msgpack.packb([{"ahead": 3}]), {}),
+        (msgpack.packb({"refused": {"ahead": 3, "late": 0, "x": "1", "y": -1, "z": 1.5, "T": 1, "t": True}}),
+         {"ahead": 3}),
+        (msgpack.packb({"refused": {1: 3}}), {}),
+        (msgpack.packb({"refused": {"ahead": 3}, "more": 1}), {"ahead": 3}),
+    ],
+)  # fmt: skip
+def test_what_a_store_says_otherwise_refuses_nothing(said: bytes, refused: dict[str, int]) -> None:
+    assert stream.decode_refused(said) == refused

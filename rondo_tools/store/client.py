@@ -1,9 +1,10 @@
 """One producer's connection.
 
 Strategy: look, store, take. What the socket holds is first looked at (MSG_PEEK), stored, and only
-then taken from it. A producer that has ended takes our close for the word that all is stored; and a
-socket that is closed with something left in it, by us or by the kernel that cleans up after a
-kill -9, breaks the connection instead. So there is no moment in which dying looks like that word.
+then taken from it. A producer that has ended takes our close for the acknowledgement that all is
+stored, but for ticks that we refused: those we name before it. A socket that is closed with something
+left in it, by us or by the kernel that cleans up after a kill -9, breaks the connection instead. So a
+crash can never be mistaken for an acknowledgement.
 
 A full disk needs no buffer beyond one such look: the rest waits in the socket, and the producer.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import socket
 
+from rondo_tools import stream
 from rondo_tools.store.ingest import Ingest
 
 READ = 1 << 16  # bytes at once, so that nobody holds up the others
@@ -65,6 +67,7 @@ class Client:
             return True
         if not data:
             self.ingest.end_of_input()
+            self._tell_refused()
             return False
         self._looked_at = len(data)
         self.ingest.feed(data)
@@ -79,6 +82,14 @@ class Client:
     def close(self) -> None:
         self.ingest.close()
         self._socket.close()
+
+    def _tell_refused(self) -> None:
+        if refused := self.ingest.refused:
+            try:
+                # Nothing was sent before it, so there is room. A producer that is gone needs no answer.
+                self._socket.send(stream.encode_refused(refused))
+            except OSError:
+                pass
 
     def _take(self, now: float) -> None:
         if self.ingest.is_pending:

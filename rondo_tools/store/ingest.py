@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rondo_tools.clock import LatestTime
 from rondo_tools.errors import StreamError
 from rondo_tools.store.block import Block, BlockDecoder
 from rondo_tools.store.turn import Turn
@@ -20,14 +20,10 @@ from rondo_tools.stream import End, Event, Header, Tick
 
 log = logging.getLogger(__name__)
 
-# A tick further ahead of the store's clock than this is a clock gone wrong: stored, it would make
+# A tick further ahead of the latest that the time may be is a clock gone wrong: stored, it would make
 # every true tick after it look late.
 MAX_AHEAD_MS = 600_000
 _WINDOWS_IN_TURN = 8  # that are closed, and so rolled up, before others have their turn
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)
@@ -38,26 +34,27 @@ class Counts:
     stored: int = 0  # ticks, as the three below
     samples: int = 0  # the values in them
     late: int = 0  # not past the last one of their session: passed over
-    ahead: int = 0  # too far ahead of our clock: refused
+    ahead: int = 0  # too far ahead of our clock: refused, and the producer is told
 
 
 class Ingest:
     """Feeds one stream into a store.
 
     `closed` maps the folder of each session to the time up to which it is closed, for those that
-    moved; whoever tells the world empties it. Streams may share it, and the counts. With
-    a `turn`, each call does a bounded amount of work, and `is_pending` says that there is more.
+    moved; whoever tells the world empties it. Streams may share it, the counts, and the clock
+    `now_ms`. With a `turn`, each call does a bounded amount of work, and `is_pending` says that there
+    is more.
     """
 
     __slots__ = (
-        "_decoded", "_decoder", "_error", "_now_ms", "_session", "_store", "_turn",
+        "_ahead", "_decoded", "_decoder", "_error", "_limit_ms", "_now_ms", "_session", "_store", "_turn",
         "_warn", "closed", "counts",
     )  # fmt: skip
 
     def __init__(
         self,
         store: StoreWriter,
-        now_ms: Callable[[], int] = _now_ms,
+        now_ms: Callable[[], int] | None = None,
         counts: Counts | None = None,
         closed: dict[str, int] | None = None,
         turn: Turn | None = None,
@@ -68,7 +65,9 @@ class Ingest:
         self._store = store
         self._turn = turn
         self._warn: Callable[[str], None] | None = warn  # until it has been used
-        self._now_ms = now_ms
+        self._now_ms = now_ms or LatestTime()
+        self._limit_ms = 0  # a tick up to here is not ahead; looked up again for one that is past it
+        self._ahead = 0
         self._decoder = BlockDecoder()
         self._decoded: list[Event | Block] = []
         self._error: StreamError | None = None
@@ -83,6 +82,11 @@ class Ingest:
     def is_waiting(self) -> bool:
         """Whether the stream owes us something: its first header, or the rest of a message."""
         return self._session is None or self._decoder.is_inside_message
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """How many ticks of this stream were refused, by reason: to be given up by the producer."""
+        return {"ahead": self._ahead} if self._ahead else {}
 
     def is_moving(self, size: int) -> bool:
         """Whether the last `size` bytes brought something whole, into a session."""
@@ -169,10 +173,10 @@ class Ingest:
     def _store_tick(self, tick: Tick) -> None:
         session = self._session
         assert session is not None  # nor a tick
-        if session.end is not None:  # a stream that is sent again
-            self.counts.late += 1
-        elif tick.t_ms > self._now_ms() + MAX_AHEAD_MS:
+        if self._is_ahead(tick.t_ms) and tick.t_ms > session.ring.last_ms:
             self._refuse(1)
+        elif session.end is not None:  # a stream that is sent again
+            self.counts.late += 1
         else:
             before_ms = session.ring.closed_through_ms
             late = session.ring.append((tick,))
@@ -183,12 +187,14 @@ class Ingest:
         """Whether all of it is stored."""
         session = self._session
         assert session is not None
-        if session.end is not None:
-            self.counts.late += len(block)
-            return True
-        wanted = block.only(block.t_ms <= self._now_ms() + MAX_AHEAD_MS)
-        if len(wanted) < len(block):
+        # What is not past the last one is stored already, whatever the clock says now.
+        wanted = block
+        if self._is_ahead(int(block.t_ms.max(initial=0))):
+            wanted = block.only(block.t_ms <= max(session.ring.last_ms, self._limit_ms))
             self._refuse(len(block) - len(wanted))
+        if session.end is not None:
+            self.counts.late += len(wanted)
+            return True
         fresh = wanted.past(session.ring.last_ms)
         late = len(wanted) - len(fresh)
         before_ms = session.ring.closed_through_ms
@@ -200,8 +206,16 @@ class Ingest:
             self._tell(session, before_ms)
         return not len(rest)
 
+    def _is_ahead(self, t_ms: int) -> bool:
+        if t_ms > self._limit_ms:
+            self._limit_ms = self._now_ms() + MAX_AHEAD_MS
+        return t_ms > self._limit_ms
+
     def _refuse(self, count: int) -> None:
+        if not count:
+            return
         self.counts.ahead += count
+        self._ahead += count
         if self._warn is not None and self._session is not None:
             self._warn(f"{self._session.folder}: a tick over 10 min ahead of this clock, refused")
             self._warn = None

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from rondo_tools.clock import LatestTime
 from rondo_tools.errors import RondoError, StreamError
 from rondo_tools.signals import Signals
 from rondo_tools.store import complaints
@@ -31,8 +32,8 @@ from rondo_tools.store.lines import Lines
 from rondo_tools.store.timers import Timers
 from rondo_tools.store.turn import Turn
 from rondo_tools.store.writer import StoreWriter
-
 from rondo_tools.units import format_count
+
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0  # for a first header, and for the rest of a message that has begun
@@ -59,12 +60,14 @@ class Server:
         *,
         idle_exit_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] | None = None,
     ) -> None:
         self.counts = Counts()
         self.errors = dict.fromkeys(ERRORS, 0)
         self.timers = Timers(clock)
         self.chores = Chores()
         self._complaints = Complaints()
+        self._now_ms = now_ms or LatestTime()  # one for all: who connects after a step needs it too
         self._warn_of_clock = partial(self._complaints.say, "ahead of the clock")
         self.store = store
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -167,7 +170,12 @@ class Server:
             self._stop_accepting(f"{listener.name}: {exc.strerror}")
             return
         ingest = Ingest(
-            self.store, counts=self.counts, closed=self._closed, turn=self._turn, warn=self._warn_of_clock
+            self.store,
+            self._now_ms,
+            counts=self.counts,
+            closed=self._closed,
+            turn=self._turn,
+            warn=self._warn_of_clock,
         )
         client = Client(connection, ingest, self._clock())
         self._clients[client.fileno()] = client

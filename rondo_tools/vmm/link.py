@@ -2,8 +2,9 @@
 
 Strategy: the stream carries no acknowledgements, so every connection starts from nothing: the
 header, then all that the backlog keeps, sent before or not (the store drops what it has). After the
-end we shut down our side; a peer that then closes has everything. Whatever else happens is an
-attempt that failed, and the next one follows after a pause, as long as the process lives.
+end we shut down our side; a peer that then closes has everything, but for the ticks that it says
+it refused: to send those again would be no use. Whatever else happens is an attempt that failed, and
+the next one follows after a pause, as long as the process lives.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import select
 import socket
 import time
 
+from rondo_tools import stream
+from rondo_tools.units import format_count
 from rondo_tools.vmm.output import KEPT, Output
 
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts
 _LAST_PAUSE_S = 0.5  # the same, once the VM has ended
+_LONGEST_ANSWER = 4096  # bytes; what a store has to say takes fifty
 _STALL_S = 10.0  # how long a peer may neither take nor say anything before we connect anew
 
 
@@ -34,11 +38,14 @@ class SocketOutput(Output):
         super().__init__(name, limit=limit)
         self._address = address
         self._acknowledged = False
+        self.refused: dict[str, int] = {}
         self._trouble = False  # it was said that there is no connection
 
     @property
     def missing(self) -> int:
-        return self.backlog.dropped if self._acknowledged else self.backlog.count
+        if not self._acknowledged:
+            return self.backlog.count
+        return self.backlog.dropped + sum(self.refused.values())
 
     def _deliver(self) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -55,7 +62,11 @@ class SocketOutput(Output):
                 if self.backlog.wait_for_end(pause_s * random.uniform(0.5, 1)):  # noqa: S311 - jitter
                     time.sleep(_LAST_PAUSE_S)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        self.delivered = not self.backlog.dropped
+        self.delivered = not self.missing
+        if self.refused:
+            ticks = format_count(sum(self.refused.values()), "tick")
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.refused.items())
+            _log.warning("%s: the store refused %s, now given up: %s", self.name, ticks, reasons)
 
     def _attempt(self) -> None:
         """One connection, from the oldest tick kept to the acknowledgement. Raises OSError."""
@@ -67,8 +78,10 @@ class SocketOutput(Output):
                     _log.info("%s: connected", self.name)
             _check_open(peer)
             peer.shutdown(socket.SHUT_WR)
-            while peer.recv(4096):
-                pass
+            answer = b""
+            while piece := peer.recv(4096):
+                answer = (answer + piece)[:_LONGEST_ANSWER]
+            self.refused = stream.decode_refused(answer)
             self._acknowledged = True
 
     def _connect(self) -> socket.socket:
