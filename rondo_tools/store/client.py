@@ -65,6 +65,8 @@ class Client:
             data = self._socket.recv(READ, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return True
+        except OSError as exc:  # ETIMEDOUT, EHOSTUNREACH: a peer that has vanished is no error of the store
+            raise ConnectionError(exc.errno, exc.strerror) from exc
         if not data:
             self.ingest.end_of_input()
             self._tell_refused()

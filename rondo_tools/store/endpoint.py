@@ -2,7 +2,8 @@
 
 Strategy: a Unix socket is guarded by the mode of its file, 0660 from the first moment on. A socket
 file that nobody answers on is left over and replaced; one that somebody answers on is refused. TCP
-has no guard at all: loopback, unless a host is named, and then a warning.
+has no guard at all: loopback, unless a host is named, and then a warning. A TCP peer may vanish without
+a word, so the kernel asks whether it is still there: without an answer it is gone within two minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _MAX_UNIX_PATH = 107  # bytes, unix(7)
+# A connection on which nothing has come for a minute is probed every 10 s; dead after 5 probes, at 110 s.
+KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 5}
 _FIRST_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 
 
@@ -37,6 +40,19 @@ class Listener:
 
     def fileno(self) -> int:
         return self.socket.fileno()
+
+    def accept(self) -> socket.socket:
+        """A new connection. Raises OSError."""
+        connection, _ = self.socket.accept()
+        try:
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in KEEPALIVE.items():
+                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def close(self) -> None:
         self.socket.close()

@@ -163,7 +163,7 @@ class Server:
             self._stop_accepting(f"the limit of descriptors allows {count} at a time")
             return
         try:
-            connection, _ = listener.socket.accept()
+            connection = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
             return
         except OSError as exc:

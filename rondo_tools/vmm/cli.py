@@ -160,7 +160,7 @@ def rondo_vmm(
 ) -> None:
     header = _header(instance, label or [], interval)
     encode = TextEncoder().encode if text else stream.encode
-    target = _output(output, text=text)
+    target = _output(output, interval, text=text)
     printer = open_console(serial)
     wanted = Wanted(
         accelerator=accel,
@@ -239,7 +239,7 @@ def _check(flag: str, header: Header) -> None:
         raise UsageError(f"{flag}: {exc}") from exc
 
 
-def _output(spec: str, *, text: bool) -> Output:
+def _output(spec: str, interval_ms: int, *, text: bool) -> Output:
     if spec == "-" and not text and os.isatty(1):
         raise UsageError(
             "standard output is a terminal, and the stream is binary: pipe it, as in "
@@ -247,7 +247,7 @@ def _output(spec: str, *, text: bool) -> Output:
         )
     if text and spec.startswith(("unix:", "tcp:")):
         raise UsageError(f"--text is for people; --output {spec} wants the stream")
-    return open_output(spec)
+    return open_output(spec, interval_ms)
 
 
 @contextmanager

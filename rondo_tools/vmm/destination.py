@@ -12,27 +12,29 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _MAX_UNIX_PATH = 107  # bytes, unix(7)
 
 
-def open_output(spec: str) -> Output:
-    """The destination that ``--output`` names. Raises UsageError for one that cannot be."""
+def open_output(spec: str, interval_ms: int = 1000) -> Output:
+    """The destination that ``--output`` names, for a tick in each interval. Raises UsageError for one
+    that cannot be.
+    """
     kind, colon, address = spec.partition(":")
     if spec == "-":
         return FileOutput(_standard(1, "output"), "standard output")
     if colon and kind == "unix":
         if not 0 < len(os.fsencode(address)) <= _MAX_UNIX_PATH:
             raise UsageError(f"--output {spec}: a socket's path has 1 to {_MAX_UNIX_PATH} bytes")
-        return _socket(address, spec)
+        return _socket(address, spec, interval_ms)
     if colon and kind == "tcp":
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise UsageError(f"--output {spec}: write tcp:HOST:PORT, such as tcp:127.0.0.1:9400")
-        return _socket((host.strip("[]"), int(port)), spec)
+        return _socket((host.strip("[]"), int(port)), spec, interval_ms)
     return _open_file("--output", spec)
 
 
-def _socket(address: str | tuple[str, int], name: str) -> Output:
+def _socket(address: str | tuple[str, int], name: str, interval_ms: int) -> Output:
     from rondo_tools.vmm.link import SocketOutput  # 8 ms, which a VM with a pipe need not wait for
 
-    return SocketOutput(address, name)
+    return SocketOutput(address, name, interval_ms=interval_ms)
 
 
 def open_console(spec: str) -> Output | None:

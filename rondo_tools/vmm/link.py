@@ -4,7 +4,8 @@ Strategy: the stream carries no acknowledgements, so every connection starts fro
 header, then all that the backlog keeps, sent before or not (the store drops what it has). After the
 end we shut down our side; a peer that then closes has everything, but for the ticks that it says
 it refused: to send those again would be no use. Whatever else happens is an attempt that failed, and
-the next one follows after a pause, as long as the process lives.
+the next one follows after a pause, as long as the process lives. A TCP peer that vanishes is found out
+while the backlog still keeps what it has not got.
 """
 
 from __future__ import annotations
@@ -25,18 +26,23 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts
 _LAST_PAUSE_S = 0.5  # the same, once the VM has ended
 _LONGEST_ANSWER = 4096  # bytes; what a store has to say takes fifty
 _STALL_S = 10.0  # how long a peer may neither take nor say anything before we connect anew
+# How long what we sent may go without an answer, over TCP: the kernel would wait for 15 min.
+_UNANSWERED_MS = 30_000
 
 
 class SocketOutput(Output):
     """A Unix or TCP socket: connected again whenever it breaks, all that is kept sent again.
 
-    `address` is a path, or (host, port). Before our end a peer that closes has gone away; after it,
-    the close is its acknowledgement.
+    `address` is a path, or (host, port); `interval_ms` is how often a tick comes. Before our end a peer
+    that closes has gone away; after it, the close is its acknowledgement.
     """
 
-    def __init__(self, address: str | tuple[str, int], name: str, *, limit: int = KEPT) -> None:
+    def __init__(
+        self, address: str | tuple[str, int], name: str, *, limit: int = KEPT, interval_ms: int = 1000
+    ) -> None:
         super().__init__(name, limit=limit)
         self._address = address
+        self._unanswered_ms = min(_UNANSWERED_MS, limit * interval_ms // 4)  # to connect takes time too
         self._acknowledged = False
         self.refused: dict[str, int] = {}
         self._trouble = False  # it was said that there is no connection
@@ -86,7 +92,10 @@ class SocketOutput(Output):
 
     def _connect(self) -> socket.socket:
         if isinstance(self._address, tuple):
-            return socket.create_connection(self._address, timeout=_STALL_S)
+            peer = socket.create_connection(self._address, timeout=_STALL_S)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._unanswered_ms)
+            return peer
         peer = socket.socket(socket.AF_UNIX)
         try:
             peer.settimeout(_STALL_S)
