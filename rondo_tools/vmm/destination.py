@@ -8,7 +8,7 @@ import stat
 from rondo_tools.errors import UsageError
 from rondo_tools.vmm.output import FileOutput, Output
 
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
 _MAX_UNIX_PATH = 107  # bytes, unix(7)
 
 
@@ -56,8 +56,15 @@ def _standard(fd: int, name: str) -> int:
 
 def _open_file(flag: str, path: str, *, items: str = "ticks") -> Output:
     try:
-        if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+        mode = os.stat(path).st_mode if os.path.exists(path) else 0
+        if stat.S_ISFIFO(mode):
             return FileOutput(-1, path, fifo=path, items=items)
-        return FileOutput(os.open(path, _NEW_FILE, 0o666), path, items=items)
+        if stat.S_ISSOCK(mode):
+            raise UsageError(
+                f"{flag} {path}: this is a socket; a stream goes to it with --output unix:{path}"
+            )
+        fd = os.open(path, _NEW_FILE, 0o666)
+        os.set_blocking(fd, True)  # only to open it was not to be waited for: a serial line without a carrier
+        return FileOutput(fd, path, items=items)
     except OSError as exc:
         raise UsageError(f"{flag} {path}: {exc.strerror}") from exc

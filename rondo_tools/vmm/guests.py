@@ -95,7 +95,8 @@ def _linux(wanted: Wanted, kernel: str) -> Choice:
     if len(wanted.disks) > DISKS_MAX:
         raise UsageError(f"--disk: a guest has {DISKS_MAX} at most")
     memory = _memory(wanted.memory, _LINUX_MEMORY, layout.PC_MEMORY_MIN)
-    guest = linux.read(kernel, wanted.initramfs, _command_line(wanted, linux.DEFAULT_COMMAND_LINE))
+    command_line = _command_line(wanted, linux.DEFAULT_COMMAND_LINE)
+    guest = linux.read(kernel, wanted.initramfs, command_line, memory)
     keyboard = Keyboard() if wanted.console else None
     disks = _open_disks(wanted.disks)
     deadline_ms = None if wanted.duration_ms is None else wanted.duration_ms + LINUX_MARGIN_MS

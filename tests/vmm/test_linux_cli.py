@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import socket
 import subprocess
 import sys
 import termios
@@ -15,7 +16,7 @@ import pytest
 from kernels import ECHO, POWER_OFF, SPIN, bzimage, vmlinux
 from needs import must_have
 
-from rondo_tools.errors import UsageError
+from rondo_tools.errors import UsageError, VmError
 from rondo_tools.vmm import guests
 from rondo_tools.vmm.guests import LINUX_MARGIN_MS, Wanted, choose
 
@@ -124,6 +125,71 @@ def test_what_cannot_be_booted_is_told_in_a_line(
     assert done.stderr.startswith(b"rondo-vmm: ")
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
+
+
+def no_file(folder: Path, what: str) -> str:
+    """Something that is there and is no regular file."""
+    path = folder / "other"
+    if what == "a FIFO":
+        os.mkfifo(path)
+    elif what == "a directory":
+        path.mkdir()
+    elif what == "a socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+    else:
+        return "/dev/zero"
+    return str(path)
+
+
+@pytest.mark.parametrize("what", ["a FIFO", "a directory", "a socket", "a character device"])
+@pytest.mark.parametrize("flag", ["--kernel", "--initramfs", "--disk", "--disk of the built-in guest"])
+def test_what_is_no_file_is_refused_unread(
+    kernel: Callable[[bytes], Path], run: Run, tmp_path: Path, flag: str, what: str
+) -> None:
+    linux = ["--kernel", str(kernel(bzimage(POWER_OFF)))] if flag in ("--initramfs", "--disk") else []
+    path = no_file(tmp_path, what)
+    done = run("rondo-vmm", *linux, flag.split()[0], path, "--output", os.devnull)
+    assert done.returncode == 64
+    assert done.stderr.startswith(f"rondo-vmm: {flag.split()[0]} {path}: this is {what}; name a reg".encode())
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "begins", "status", "message"),
+    [
+        ("--kernel", b"text", 65, "neither a bzImage nor an x86-64 ELF"),
+        ("--kernel", b"\x1f\x8b", 65, "packed with gzip"),
+        ("--kernel", b"\x7fELF", 64, "4.0 TiB do not fit: a kernel's file has at most 1.0 GiB"),
+        ("--kernel", bytes(0x202) + b"HdrS", 64, "4.0 TiB do not fit: a kernel's file has at most 1.0 GiB"),
+        ("--initramfs", b"text", 65, "not a cpio archive"),
+        ("--initramfs", b"070701", 64, "4.0 TiB do not fit: --memory is 256M"),
+    ],
+)
+def test_a_file_of_any_size_is_told_by_its_first_bytes(
+    kernel: Callable[[bytes], Path], run: Run, flag: str, begins: bytes, status: int, message: str
+) -> None:
+    good = kernel(bzimage(POWER_OFF))
+    huge = good.with_name("huge")
+    huge.write_bytes(begins)
+    os.truncate(huge, 1 << 42)
+    arguments = {"--kernel": good} | {flag: huge}
+    words = [str(word) for pair in arguments.items() for word in pair]
+    done = run("rondo-vmm", *words, "--output", os.devnull)
+    assert done.returncode == status
+    assert f"rondo-vmm: {flag} {huge}: {message}" in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_file_that_goes_on_for_ever_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """One in /proc may say that it has no bytes, and one on a disk may grow."""
+    from rondo_tools.vmm.boot import linux
+
+    path = tmp_path / "initramfs"
+    path.write_bytes(b"070701" + bytes(10_000))
+    (tmp_path / "kernel").write_bytes(bzimage("f4"))
+    with pytest.raises(VmError, match=r"9\.8 KiB do not fit: --memory is 1M"):
+        linux.read(str(tmp_path / "kernel"), str(path), "", 8192)
 
 
 def command_line(path: Path, **flags: Any) -> str:

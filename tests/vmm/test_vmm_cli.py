@@ -340,6 +340,33 @@ def test_a_flag_that_cannot_be_meant_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_outputs_that_nobody_reads_hold_up_nothing(
+    vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    for name in ("stream", "console"):
+        os.mkfifo(tmp_path / name)
+    process = vmm(
+        "--duration", "300ms", "--linger", "10ms",
+        "--output", tmp_path / "stream", "--serial", tmp_path / "console",
+    )  # fmt: skip
+    _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 75
+    assert b"ended by poweroff" in err
+
+
+@pytest.mark.parametrize("flag", ["--output", "--serial"])
+def test_a_socket_is_no_file(run: Callable[..., Any], tmp_path: Path, flag: str) -> None:
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+    done = run("rondo-vmm", "--duration", "1s", flag, path)
+    assert done.returncode == 64
+    assert (
+        f"{flag} {path}: this is a socket; a stream goes to it with --output unix:{path}"
+        in done.stderr.decode()
+    )
+
+
 def test_a_terminal_gets_no_binary(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

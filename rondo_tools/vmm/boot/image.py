@@ -15,6 +15,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
+HEAD = 1024  # bytes: what kind of file it is stands in these
 HEADER_AT = 0x1F1  # of the setup header, in a bzImage as in the zero page
 _MAGIC = b"HdrS"
 _HEADER = Struct("<B2xI")  # at 0x1F1: setup_sects, syssize
@@ -26,6 +27,7 @@ _ENTRY_64 = 0x200
 _XLF_KERNEL_64 = 1
 _VERSION_64 = 0x020C  # the first with xloadflags
 
+_ELF_MAGIC = b"\x7fELF"
 _ELF = Struct("<4xBB12xH4xQQ14xHH")  # class, order; machine; entry, phoff; phentsize, phnum
 _PROGRAM = Struct("<I4xQ8xQQQ8x")  # type; offset; physical address, size in the file, in memory
 _LOAD = 1
@@ -64,10 +66,14 @@ class Image(NamedTuple):
 
 def parse(data: bytes, load_at: int) -> Image:
     """Take a kernel apart; a bzImage is to be loaded at `load_at`. Raises ImageError."""
-    if data[:4] == b"\x7fELF":
-        return _parse_elf(data)
-    if data[0x202:0x206] == _MAGIC:
-        return _parse_bzimage(data, load_at)
+    check_kind(data)
+    return _parse_elf(data) if data.startswith(_ELF_MAGIC) else _parse_bzimage(data, load_at)
+
+
+def check_kind(data: bytes | bytearray) -> None:
+    """Raise ImageError for a file that begins as no kernel does. `HEAD` bytes are enough to tell."""
+    if data.startswith(_ELF_MAGIC) or data[0x202:0x206] == _MAGIC:
+        return
     for magic, name in _PACKED.items():
         if data.startswith(magic):
             raise ImageError(f"packed with {name}: unpack it, or use the bzImage, /boot/vmlinuz-VERSION")

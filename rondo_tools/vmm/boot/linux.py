@@ -17,14 +17,16 @@ Source: Documentation/arch/x86/boot.rst and zero-page.rst of Linux.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Callable
 from struct import Struct
 from typing import NamedTuple
 
 from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, EX_USAGE, VmError
+from rondo_tools.units import format_size
 from rondo_tools.vmm import layout
 from rondo_tools.vmm.boot import image
 from rondo_tools.vmm.memory import GuestMemory, MemoryFault
+from rondo_tools.vmm.regular import open_regular
 
 # Quiet, because each letter on the console is an exit. Neither PCI nor more serial ports are looked
 # for, which are not there, and the self-tests of ciphers are left out, which take the most of a boot.
@@ -60,6 +62,8 @@ _GDT = (0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF)
 
 _RESET_CODE = bytes.fromhex("b0fe e664 f4 ebfd")  # mov al, 0xfe; out 0x64, al; hlt; jmp to the hlt
 
+_PIECE = 1 << 24  # bytes read at once
+_KERNEL_MAX = 1 << 30  # bytes, of the file; a vmlinux with all of its debugging symbols has half of that
 _INITRAMFS_MAGIC = (
     *(b"070701", b"070702", b"\x1f\x8b", b"\xfd7zXZ", b"(\xb5/\xfd", b"BZh"),
     *(b"\x02!L\x18", b"\x04\x22M\x18", b"\x5d\x00\x00", b"\x89LZO"),
@@ -89,9 +93,16 @@ class Guest(NamedTuple):
     command_line: bytes
 
 
-def read(kernel_path: str, initramfs_path: str | None, command_line: str) -> Guest:
-    """Read the files. VmError for what cannot be read (69), or is not what it should be (65, 64)."""
-    data = _read_file("--kernel", kernel_path)
+def read(
+    kernel_path: str, initramfs_path: str | None, command_line: str, memory: int = layout.MEMORY_MAX
+) -> Guest:
+    """Read the files, for a guest with `memory` bytes.
+
+    VmError for what cannot be read (69), or is not what it should be (65); UsageError for what is no
+    file, VmError (64) for what does not fit.
+    """
+    limit = f"a kernel's file has at most {format_size(_KERNEL_MAX)}"
+    data = _read_file("--kernel", kernel_path, _check_kernel, _KERNEL_MAX, limit)
     try:
         kernel = image.parse(data, layout.PC_HIGH)
     except image.ImageError as exc:
@@ -99,13 +110,10 @@ def read(kernel_path: str, initramfs_path: str | None, command_line: str) -> Gue
     if min(address for address, _ in kernel.segments) < layout.PC_HIGH:
         message = f"--kernel {kernel_path}: wants to be loaded below 1 MiB, where no kernel does"
         raise VmError(message, exit_code=EX_DATAERR)
-    initramfs = b"" if initramfs_path is None else _read_file("--initramfs", initramfs_path)
-    if initramfs_path is not None and not initramfs.startswith(_INITRAMFS_MAGIC):
-        message = (
-            f"--initramfs {initramfs_path}: not a cpio archive (newc), nor one that is packed; "
-            "`find . | cpio -o -H newc | gzip` makes one"
-        )
-        raise VmError(message, exit_code=EX_DATAERR)
+    initramfs = b""
+    if initramfs_path is not None:
+        limit = f"--memory is {_mib(memory)}M, and it unpacks into more"
+        initramfs = _read_file("--initramfs", initramfs_path, _check_initramfs, memory, limit)
     return Guest(kernel, kernel_path, initramfs, initramfs_path or "", _check(command_line, kernel))
 
 
@@ -121,11 +129,42 @@ def _check(command_line: str, kernel: image.Image) -> bytes:
     return words
 
 
-def _read_file(flag: str, path: str) -> bytes:
+def _check_kernel(path: str, head: bytes | bytearray) -> None:
     try:
-        return Path(path).read_bytes()
+        image.check_kind(head)
+    except image.ImageError as exc:
+        raise VmError(f"--kernel {path}: {exc}", exit_code=EX_DATAERR) from exc
+
+
+def _check_initramfs(path: str, head: bytes | bytearray) -> None:
+    if not head.startswith(_INITRAMFS_MAGIC):
+        message = (
+            f"--initramfs {path}: not a cpio archive (newc), nor one that is packed; "
+            "`find . | cpio -o -H newc | gzip` makes one"
+        )
+        raise VmError(message, exit_code=EX_DATAERR)
+
+
+def _read_file(
+    flag: str, path: str, check: Callable[[str, bytes | bytearray], None], most: int, limit: str
+) -> bytes:
+    """The file, if `check` finds its first KiB right, and it has `most` bytes: `limit` says why."""
+    try:
+        fd = open_regular(flag, path, os.O_RDONLY)
+        try:
+            data = bytearray(os.read(fd, image.HEAD))
+            check(path, data)
+            size = os.fstat(fd).st_size
+            while size <= most and (piece := os.read(fd, _PIECE)):
+                data += piece
+                size = max(size, len(data))  # it may grow, and files in /proc have none
+        finally:
+            os.close(fd)
     except OSError as exc:
         raise VmError(f"{flag} {path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+    if size > most:
+        raise VmError(f"{flag} {path}: {format_size(size)} do not fit: {limit}", exit_code=EX_USAGE)
+    return bytes(data)
 
 
 def load(memory: GuestMemory, guest: Guest, tables: bytes) -> Entry:

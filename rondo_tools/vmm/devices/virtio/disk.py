@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from types import TracebackType
 
 from rondo_tools.errors import EX_UNAVAILABLE, UsageError, VmError
+from rondo_tools.vmm.regular import open_regular
 
 SECTOR = 512  # bytes; the unit of the protocol, whatever the disk's own
 
@@ -68,7 +68,7 @@ def open_disk(path: str, *, read_only: bool = False) -> Disk:
     Raises UsageError for what cannot be a disk, VmError for one that cannot be had.
     """
     try:
-        fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = open_regular("--disk", path, os.O_RDONLY if read_only else os.O_RDWR, or_block_device=True)
         try:
             sectors = _sectors(fd, path)
             fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -84,10 +84,7 @@ def open_disk(path: str, *, read_only: bool = False) -> Disk:
 
 
 def _sectors(fd: int, path: str) -> int:
-    """The size of a file or block device; UsageError if it is neither, or not whole sectors."""
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        raise UsageError(f"--disk {path}: neither a file nor a block device")
+    """The size of a file or block device; UsageError if it is not whole sectors."""
     size = os.lseek(fd, 0, os.SEEK_END)
     if not size or size % SECTOR:
         raise UsageError(
