@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import argh
 
@@ -47,7 +48,16 @@ the first signal. A full disk holds the input up until there is room."""
 _LAST_LINES_S = 5.0
 
 
-@argh.arg("directory", metavar="DIR", help="the store's folder")
+def _folder(text: str) -> str:
+    """A name for a store, which may have to be made: not what somebody typed who meant something else."""
+    if not text:
+        raise UsageError("the name is empty; name the store's folder, such as vmm_metrics")
+    if text == "help" and not Path(text).exists():
+        raise UsageError("there is no store 'help': see --help, or write ./help to make it")
+    return text
+
+
+@argh.arg("directory", type=command.typed(_folder), metavar="DIR", help="the store's folder")
 @argh.arg(
     "--tiers",
     type=command.typed(parse_tiers),

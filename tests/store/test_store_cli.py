@@ -159,6 +159,29 @@ def test_flags(path: Path, run: Run) -> None:
     assert "rondo-vmm --duration 45 | rondo-store vmm_metrics" in help_text
 
 
+@pytest.mark.parametrize("listen", [[], ["--listen", "unix:sock"]])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "argument DIR: the name is empty; name the store's folder, such as vmm_metrics"),
+        ("help", "argument DIR: there is no store 'help': see --help, or write ./help to make it"),
+    ],
+)
+def test_what_is_no_name_makes_no_store(
+    tmp_path: Path, run: Run, name: str, message: str, listen: list[str]
+) -> None:
+    done = run("rondo-store", name, *listen, cwd=tmp_path)
+    assert done.returncode == 64
+    assert done.stderr.startswith(f"rondo-store: {message}\n".encode())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_may_be_named_help(tmp_path: Path, run: Run) -> None:
+    assert run("rondo-store", "./help", cwd=tmp_path).returncode == 0
+    assert run("rondo-store", "help", cwd=tmp_path).returncode == 0  # now it is one
+    assert [folder.name for folder in tmp_path.iterdir()] == ["help"]
+
+
 def test_a_file_in_the_place_of_the_folder(path: Path, run: Run) -> None:
     path.write_text("mine")
     done = run("rondo-store", path)
