@@ -30,6 +30,7 @@ import msgpack
 
 from rondo_tools.catalog import KINDS, Series
 from rondo_tools.errors import StreamError
+from rondo_tools.units import format_count
 
 VERSION = 1
 # Those that rondo's own tools give; a reader takes any other lower-case word as it is.
@@ -338,10 +339,8 @@ class Decoder:
     def close(self) -> None:
         """Raise StreamError if the input ended inside a message."""
         if self.is_inside_message:
-            raise StreamError(
-                f"the input ends inside a message, {self._fed - self._offset} bytes after it began",
-                offset=self._offset,
-            )
+            size = format_count(self.bytes_inside_message, "byte")
+            raise StreamError(f"the input ends inside a message, {size} after it began", offset=self._offset)
 
     def _ticks(self, piece: bytes, shape: TickShape) -> Sequence[Tick]:
         """The ticks of the usual shape that `piece` begins with."""
@@ -419,7 +418,8 @@ class Decoder:
             return f"a tick's time is {_shown(t_ms)}, not milliseconds between 1 and 2^53-1"
         if type(values) is not bytes:
             return f"a tick's values are {_shown(values)}, not bin"
-        return f"a tick's values have {len(values)} bytes; the header's series need {self._width}"
+        size = format_count(len(values), "byte")
+        return f"a tick's values have {size}; the header's series need {self._width}"
 
     def _error(self, what: str) -> StreamError:
         return StreamError(what, offset=self._offset)

@@ -335,7 +335,8 @@ def test_an_input_that_stops_inside_a_message(left: int) -> None:
     assert events == [ONE]
     assert error is not None
     assert error.offset == len(good)
-    assert f"ends inside a message, {left} bytes after it began" in str(error)
+    size = "1 byte" if left == 1 else f"{left} bytes"
+    assert f"ends inside a message, {size} after it began" in str(error)
 
 
 def padded(size: int) -> bytes:
