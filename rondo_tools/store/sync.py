@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rondo_tools.errors import UsageError
@@ -50,14 +51,15 @@ DEFAULT_POLICY = Policy(False, 5_000)
 class Syncer:
     """Syncs the folders that are `mark`ed, every `every_ms`, in a thread. The owner closes it."""
 
-    def __init__(self, every_ms: int, tiers: int) -> None:
-        """`tiers` is how many slabs each folder has."""
+    def __init__(self, every_ms: int, tiers: int, wall_s: Callable[[], float] = time.time) -> None:
+        """`tiers` is how many slabs each folder has; `wall_s` is the clock of their times."""
         self._every_s = every_ms / 1000
         self._tiers = tiers
         self._marked: set[str] = set()
         self._is_over = threading.Event()
         self._complained = False
-        self._began = 0.0  # when the last round did
+        self._wall_s = wall_s
+        self._began = (0.0, 0.0)  # when the last round did, by the wall clock and by the monotonic one
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
         self._thread.start()
 
@@ -75,7 +77,12 @@ class Syncer:
         self._sync()
 
     def _sync(self) -> None:
-        since, self._began = self._began, time.time() - _SLACK_S
+        wall_s, monotonic_s = self._wall_s(), time.monotonic()
+        before_s, passed_s = self._began[0], monotonic_s - self._began[1]
+        # If the clock was set back since the last round, files have older times than that round.
+        was_set_back = wall_s < before_s + passed_s - _SLACK_S / 2
+        since = 0.0 if was_set_back else before_s - _SLACK_S
+        self._began = (wall_s, monotonic_s)
         for _ in range(len(self._marked)):
             # One at a time: the set is the writer's meanwhile.
             folder = self._marked.pop()

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -228,6 +229,39 @@ def test_an_interval_syncs_what_was_written_to(path: Path, monkeypatch: pytest.M
     slow.mark(str(sessions[1].path))
     slow.close()  # an end comes before the interval
     assert len(synced) == 6
+
+
+def test_what_is_written_after_the_clock_was_set_back_is_synced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files written then have older times than the round before."""
+    with StoreWriter(path, sync=parse_policy("never")) as store:
+        before, after = live(store, "a"), live(store, "b")
+        for session in (before, after):
+            session.close()
+    wall_s = time.time()
+    synced: set[Path] = set()
+    enough = threading.Event()
+
+    def watched(fd: int) -> None:
+        nonlocal wall_s
+        if not synced:  # in the middle of a round
+            wall_s -= 3600
+            for file in after.path.iterdir():
+                os.utime(file, (wall_s, wall_s))
+            syncer.mark(str(after.path))
+        synced.add(Path(f"/proc/self/fd/{fd}").readlink().parent)
+        if len(synced) == 2:
+            enough.set()
+
+    monkeypatch.setattr(os, "fdatasync", watched)
+    syncer = Syncer(1, 3, lambda: wall_s)
+    try:
+        syncer.mark(str(before.path))
+        assert enough.wait(30)
+    finally:
+        syncer.close()
+    assert synced == {before.path, after.path}
 
 
 def test_always_is_on_the_disk_when_written(path: Path, begin_ms: int) -> None:
