@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import argh
 
-from rondo_tools import command, stream, units
+from rondo_tools import clock, command, stream, units
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, UsageError, VmError
 from rondo_tools.stream import Header
@@ -40,9 +40,8 @@ does not it is ended 2 s later, at the deadline. With --kernel the guest is Linu
 --duration is given it is ended 60 s after it. The guest's console goes to standard error.
 
 The metrics never hold up the VM: a reader that is slow or away costs memory for 600 ticks, then the
-oldest are dropped, and counted. On SIGINT, SIGTERM or SIGHUP the guest stops, and the last tick and
-the end are still written; a second signal gives up on what was not delivered. Under nohup SIGHUP does
-nothing."""
+oldest are dropped, and counted. On SIGINT, SIGTERM or SIGHUP (not under nohup) the guest stops; the
+last tick and the end are still written. A second signal gives up on what was not delivered."""
 
 EPILOG = """\
 exit status of this command, beyond those below:
@@ -187,7 +186,7 @@ def rondo_vmm(
         say = _nowhere if printer is None else printer.put
         with Machine(choice.plan, choice.disks, say, waker.wake) as machine, _typing(choice, machine):
             # Making the VM may have taken a while; its life, of which no second is to be missing, begins now.
-            header = header._replace(start_ms=_now_ms())
+            header = header._replace(start_ms=clock.now_ms())
             target.start(encode(header), waker.wake)
             account = live(
                 machine,
@@ -217,7 +216,7 @@ def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: in
     """The session's header, checked as a reader of the stream will check it."""
     if instance is None:
         instance = f"{os.uname().nodename}-{os.getpid()}"
-    bare = Header(instance, _now_ms(), (), interval_ms, SERIES)
+    bare = Header(instance, clock.now_ms(), (), interval_ms, SERIES)
     _check("--instance", bare)
     names = [name for name, _ in labels]
     for name in names:
@@ -226,10 +225,6 @@ def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: in
     header = bare._replace(labels=tuple(sorted(labels)))
     _check("--label", header)
     return header
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _check(flag: str, header: Header) -> None:
