@@ -2,23 +2,26 @@
 
 A command is a function whose parameters are declared with ``@arg`` (types given there: argh reads
 no annotations once ``@arg`` is used). Standard output is data; everything said to people goes to
-standard error as ``rondo-store: message``.
+standard error as ``rondo-store: message``, whatever the locale, and with nothing in it that could
+mislead a terminal.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import argh
 from argh.assembling import NameMappingPolicy
 
-from rondo_tools import __version__
+from rondo_tools import __version__, printable
 from rondo_tools.errors import EX_OK, EX_TEMPFAIL, EX_USAGE, RondoError, UsageError
 
 T = TypeVar("T")
@@ -68,6 +71,7 @@ class Parser(argh.ArghParser):
         self.add_argument("--version", action="version", version=f"{self.prog} {__version__}")
 
     def error(self, message: str) -> NoReturn:
+        message = printable.message(message)
         self.exit(EX_USAGE, f"{self.prog}: {message}\n{self.format_usage()}try: {self.prog} --help\n")
 
 
@@ -83,6 +87,13 @@ def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
     return convert
 
 
+class _Formatter(logging.Formatter):
+    """One line a message, whatever names are in it; a traceback below it stays as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        return printable.printable(super().formatMessage(record))
+
+
 def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     """Call the command that `argv` names and return the exit status.
 
@@ -91,29 +102,59 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     that is gone ends us as quietly as SIGPIPE would.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=_level(arguments),
-        format=f"{parser.prog}: %(message)s",
-        force=True,  # main() may be called more than once in a process, by tests
-    )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=printable.ERRORS)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(f"{parser.prog}: %(message)s"))
+    # By force: main() may be called more than once in a process, by tests.
+    logging.basicConfig(handlers=[handler], level=_level(arguments), force=True)
     try:
-        parser.dispatch(argv=arguments, completion=False)
-        if sys.stdout is not None:  # it was closed before we began: ">&-"
-            sys.stdout.flush()
+        with _flushed(sys.stdout):
+            parser.dispatch(argv=arguments, completion=False)
     except RondoError as exc:
-        print(f"{parser.prog}: {exc}", file=sys.stderr)
+        _complain(parser.prog, exc)
         return exc.exit_code
     except BrokenPipeError:
-        # What is still buffered would fail again when the interpreter flushes it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as exc:
-        print(f"{parser.prog}: {exc}", file=sys.stderr)
+        _complain(parser.prog, exc)
         return EX_TEMPFAIL
+    finally:
+        _settle(sys.stderr)
     return EX_OK
+
+
+@contextmanager
+def _flushed(stream: TextIO | None) -> Iterator[None]:
+    """Write at the end what is buffered, before anything is said on standard error. Raises OSError."""
+    try:
+        yield
+    finally:
+        _settle(stream, is_data=True)
+
+
+def _settle(stream: TextIO | None, *, is_data: bool = False) -> None:
+    """Flush; what cannot be written is dropped, else the interpreter would complain of it at its exit."""
+    try:
+        if stream is not None:  # it was closed before we began: ">&-"
+            stream.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[union-attr]  # only a flush raises
+        os.close(null)
+        if is_data:
+            raise
+
+
+def _complain(prog: str, exc: Exception) -> None:
+    if sys.stderr is not None:  # print() would take standard output instead
+        try:
+            print(f"{prog}: {printable.message(str(exc))}", file=sys.stderr)
+        except OSError:
+            pass  # nobody is there to hear it; the status says it too
 
 
 def _level(arguments: Sequence[str]) -> int:

@@ -147,7 +147,9 @@ class _Scanner:
             if char == "\\" and quote != "`":
                 pieces += self._escape(quote)
             else:
-                pieces += char.encode(errors="surrogatepass")
+                # A byte that the locale has no character for, of an argument, is a byte of UTF-8.
+                is_byte = "\udc80" <= char <= "\udcff"
+                pieces += char.encode(errors="surrogateescape" if is_byte else "surrogatepass")
                 self._at += 1
         self._at += 1
         try:

@@ -21,6 +21,7 @@ FOUNDATION = {
     "stream",
     "selector",
     "command",
+    "printable",
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.endswith("_pb2.py"))
 

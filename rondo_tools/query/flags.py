@@ -74,7 +74,8 @@ def label(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise UsageError(f"{text!r} is not a label: write NAME=VALUE")
-    return name, value
+    # In a locale without such characters they arrive as the bytes of UTF-8.
+    return name, value.encode(errors="surrogateescape").decode(errors="surrogateescape")
 
 
 def tied(argv: Sequence[str]) -> list[str]:

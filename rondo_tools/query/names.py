@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rondo_tools.catalog import Series
+from rondo_tools.printable import printable
 from rondo_tools.selector import NAME, labels_of
 from rondo_tools.stream import Header
 
@@ -20,12 +21,4 @@ def word(text: str) -> str:
     Names and labels are whatever a VM was given: in a table they must not mislead awk, and nowhere
     the terminal.
     """
-    if text.isprintable() and " " not in text:
-        return text
-    return "".join(char if char.isprintable() and char != " " else _escape(ord(char)) for char in text)
-
-
-def _escape(point: int) -> str:
-    if point < 0x80:
-        return f"\\x{point:02x}"
-    return f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"
+    return printable(text).replace(" ", "\\x20")

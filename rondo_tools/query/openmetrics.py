@@ -25,7 +25,7 @@ import numpy as np
 from rondo_tools.catalog import COUNTER, Series, escape
 from rondo_tools.query.curve import Curve, CurveReader, Match
 from rondo_tools.query.names import full_name
-from rondo_tools.query.output import format_number
+from rondo_tools.query.output import format_number, make_utf8
 
 _TOTAL = "_total"
 
@@ -65,6 +65,7 @@ def family(series: Sequence[Series], names: set[str]) -> Family:
 
 def write(out: TextIO, matches: Sequence[Match], reader: CurveReader) -> int:
     """Write all that `matches` mean. Returns how many samples there were: if none, nothing is written."""
+    make_utf8(out)
     by_name: dict[str, dict[str, list[Match]]] = {}
     series: dict[str, list[Series]] = {}
     for session, numbers in matches:

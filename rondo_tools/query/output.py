@@ -3,18 +3,21 @@
 Strategy: a curve is written line by line, so what is printed is never held as a whole. A number is
 printed so that it reads back to the very same float64, an integer without ".0". "No value" is `NaN`
 in a table (no field is empty there), empty in CSV, null in JSON. In a table every field is one word,
-which a selector's string reads back.
+which a selector's string reads back, also where the output's encoding lacks some of its characters.
+What is for programs is UTF-8, whatever the locale.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rondo_tools.catalog import Series, escape
+from rondo_tools.printable import ERRORS, encodable
 from rondo_tools.query.curve import Curve, Match
 from rondo_tools.query.names import full_name, word
 from rondo_tools.query.tail import Line
@@ -33,6 +36,12 @@ def format_number(value: float, no_value: str = "NaN") -> str:
     return _SPECIAL.get(text, text) if text != "nan" else no_value
 
 
+def make_utf8(out: TextIO) -> None:
+    """From here on `out` is UTF-8: what is written is for programs, on whatever machine."""
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(encoding="utf-8", errors=ERRORS)
+
+
 class SampleWriter:
     """Writes curves to `out`, as table, csv or json; times as ISO 8601, or in Unix milliseconds if `unix`.
 
@@ -47,10 +56,12 @@ class SampleWriter:
         self._series_width = 0
         if format == "table":
             self._series_width = max(
-                len(word(full_name(match.session.header, match.session.header.series[number])))
+                len(self._word(full_name(match.session.header, match.session.header.series[number])))
                 for match in matches
                 for number in match.series
             )
+        else:
+            make_utf8(out)
         self._time_width = 13 if unix else 24
         self.samples = 0
 
@@ -71,11 +82,14 @@ class SampleWriter:
     def _table(self, curve: Curve, times: list[str], session: str) -> None:
         if not self.samples:
             self._out.write(self._line(*SAMPLE))
-        name = word(curve.name)
+        name = self._word(curve.name)
         self._out.writelines(
             self._line(time, session, name, format_number(value))
             for time, value in zip(times, curve.values.tolist(), strict=True)
         )
+
+    def _word(self, name: str) -> str:
+        return encodable(word(name), self._out.encoding)
 
     def _line(self, time: str, session: str, name: str, value: str) -> str:
         width = self._time_width
@@ -115,6 +129,8 @@ class LineWriter:
         self._unix = unix
         self._above: tuple[Series, ...] = ()
         self._widths: list[int] = []
+        if format == "json":
+            make_utf8(out)
 
     def write(self, line: Line) -> None:
         times = [line.t_ms, line.session.start_ms]
@@ -131,10 +147,10 @@ class LineWriter:
             )
             self._out.write(f'{json.dumps(record)[:-1]}, "values": {{{values}}}}}\n')
             return
-        instance = word(escape(line.session.instance))
+        instance = encodable(word(escape(line.session.instance)), self._out.encoding)
         if line.series != self._above:
             self._above = line.series
-            names = [word(str(series)) for series in line.series]
+            names = [encodable(word(str(series)), self._out.encoding) for series in line.series]
             self._widths = [13 if self._unix else 24, len(instance), *(max(len(name), 8) for name in names)]
             self._row("time", "instance", *names)
         self._row(str(time), instance, *map(format_number, line.values))
@@ -154,6 +170,8 @@ def write_records(
 ) -> None:
     """Write a few records, all with the fields `names`, None for what there is not."""
     names = tuple(names)
+    if format != "table":
+        make_utf8(out)
     if format == "json":
         out.writelines(json.dumps(record) + "\n" for record in records)
     elif format == "csv":
@@ -161,12 +179,14 @@ def write_records(
         writer.writeheader()
         writer.writerows(records)
     else:
-        lines = [names, *([_field(record[name]) for name in names] for record in records)]
+        lines = [names, *([_field(record[name], out.encoding) for name in names] for record in records)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             padded = (field.ljust(width) for field, width in zip(line, widths, strict=True))
             out.write("  ".join(padded).rstrip() + "\n")
 
 
-def _field(value: object) -> str:
-    return "-" if value is None else word(escape(value)) if isinstance(value, str) else str(value)
+def _field(value: object, encoding: str | None) -> str:
+    if isinstance(value, str):
+        return encodable(word(escape(value)), encoding)
+    return "-" if value is None else str(value)

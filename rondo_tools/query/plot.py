@@ -2,7 +2,8 @@
 
 Strategy: plotext draws the canvas; ticks on round times and round values, and the legend below, are
 ours, because its legend covers the curves. In colour all curves are fine lines; without, each is
-drawn with a letter of its own. A line breaks where values are missing.
+drawn with a letter of its own. A line breaks where values are missing. Where the output's encoding
+has no such lines, all of it is ASCII: the letters, and a frame of ``-``, ``|`` and ``+``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from rondo_tools.errors import EX_UNAVAILABLE, RondoError, UsageError
+from rondo_tools.printable import encodable
 from rondo_tools.query.curve import Curve, Times, Values
 from rondo_tools.query.names import word
 from rondo_tools.query.times import format_time
@@ -23,6 +25,9 @@ from rondo_tools.query.times import format_time
 MAX_CURVES = len(string.ascii_letters)
 MIN_WIDTH, MIN_HEIGHT = 40, 10
 
+_LINES = "─│┌┐└┘├┤┬┴┼"
+_ASCII = str.maketrans(_LINES, "-|+++++++++")
+_FINE = "⣿━"  # what curves, and the legend, are drawn with in colour
 _COLORS = ("blue+", "orange", "green+", "red+", "magenta+", "cyan+", "gold", "white", "gray+")
 _SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
 _STEPS = (
@@ -47,7 +52,8 @@ def draw(
         raise UsageError(f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters")
     plotext = _plotext()
     lines = [line(curve) for curve in curves]
-    letters = not color or len(curves) > len(_COLORS)
+    has_lines = encodable(_LINES + _FINE, out.encoding) == _LINES + _FINE
+    letters = not (color and has_lines) or len(curves) > len(_COLORS)
     legend = []
     plotext.clear_figure()
     plotext.limit_size(False, False)  # to its own idea of the terminal
@@ -63,8 +69,10 @@ def draw(
     plotext.xticks(*_time_ticks(int(low), int(high), width // 12))
     plotext.xlabel(_time_label(int(low), int(high)))
     plotext.yticks(*_value_ticks(*_extent([values for _, values in lines])))
-    plotext.ylabel(unit(curves, rate=rate))
+    plotext.ylabel(encodable(unit(curves, rate=rate), out.encoding))
     picture = plotext.build()
+    if not has_lines:
+        picture = picture.translate(_ASCII)
     out.write(picture if color else plotext.uncolorize(picture))
     out.writelines(legend)
 

@@ -1,11 +1,28 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+
+Query = Callable[..., CompletedProcess[bytes]]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Where `made_store.add_session` makes a store for one test."""
     return tmp_path / "store"
+
+
+@pytest.fixture
+def query(run: Query) -> Query:
+    """Run bin/rondo-query to its end: ``query(store, "list", env={"LC_ALL": "C"})``; env is added."""
+
+    def start(
+        *argv: str | Path, env: dict[str, str] | None = None, **options: object
+    ) -> CompletedProcess[bytes]:
+        return run("rondo-query", *argv, env={**os.environ, **(env or {})}, **options)
+
+    return start
