@@ -2,7 +2,8 @@
 
 Strategy: a session whose end was recorded ended so. One without is running while its ticks keep
 coming, and silent once three of them and five seconds more have passed: its producer, or the way to
-the store, died.
+the store, died. So it is where its last tick is as far ahead of our clock, which was set back since:
+nothing shows that it is alive.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _life(session: Session, store: Store, now_ms: int, *, unix: bool) -> dict[st
     tiers = [session.rows(number).t_ms for number in range(len(store.tiers))]
     last_ms = int(tiers[0][-1]) if tiers[0].size else None
     first_ms = min((int(t_ms[0]) for t_ms in tiers if t_ms.size), default=None)
-    age_ms = max(now_ms - (last_ms or session.start_ms), 0)
+    age_ms = now_ms - (last_ms or session.start_ms)
 
     def time(t_ms: int | None) -> str | int | None:
         return t_ms if t_ms is None or unix else format_time(t_ms)
@@ -77,7 +78,7 @@ def _life(session: Session, store: Store, now_ms: int, *, unix: bool) -> dict[st
         time(first_ms),
         time(last_ms),
         state(session, age_ms),
-        age_ms // 1000,
+        int(age_ms / 1000),  # half a second ahead is no second
         len(session.header.series),
         *(int(t_ms.size) for t_ms in tiers),
         session.bytes_on_disk(),
@@ -86,7 +87,10 @@ def _life(session: Session, store: Store, now_ms: int, *, unix: bool) -> dict[st
 
 
 def state(session: Session, age_ms: int) -> str:
-    """How the session ended, or `running` or `silent`; `age_ms` is the time since its last tick."""
+    """How the session ended, or `running` or `silent`.
+
+    `age_ms` is the time since its last tick, negative where that is ahead of the clock.
+    """
     if session.end is not None:
         return session.end.reason
-    return RUNNING if age_ms <= 3 * session.header.interval_ms + 5_000 else SILENT
+    return RUNNING if abs(age_ms) <= 3 * session.header.interval_ms + 5_000 else SILENT

@@ -66,6 +66,18 @@ def test_it_is_over_when_all_have_ended(store: Path, caplog: pytest.LogCaptureFi
     assert tail.is_over
 
 
+def test_it_is_over_when_the_clock_is_set_back(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    add_session(store, ticks(1, 2))
+    tail = follow(store)
+    assert len(tail.look(T0 + 2000)) == 2
+    tail.look(T0 + 2000 - 8000)  # a little is no matter
+    assert not tail.is_over
+    tail.look(T0 + 2000 - 3_600_000)
+    assert "vm-1: silent since 2026-11-23T00:50:02.000Z" in caplog.text
+    assert tail.is_over
+
+
 def test_one_that_expires_is_over(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     add_session(store, ticks(1, 2))
