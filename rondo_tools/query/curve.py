@@ -228,13 +228,21 @@ def _cut(match: Match, question: Question, tier: int, shape: Tier, rows: Rows) -
             yield curve
 
 
+def rates(t_ms: Times, values: Values) -> Values:
+    """A counter's increase per second between each value and the next; one less than there are values.
+
+    As in PromQL a counter that falls has begun anew at 0, so what it shows then is its increase.
+    """
+    with np.errstate(all="ignore"):  # an infinite counter has no rate: NaN says so
+        increases = np.where(values[1:] < values[:-1], values[1:], np.diff(values))
+        return np.asarray(increases * 1000 / np.diff(t_ms))
+
+
 def _rate(curve: Curve) -> Curve:
-    """Increase per second between one value and the next, at the time of the later one."""
+    """The rates of a counter, each at the time of the later value."""
     there = ~np.isnan(curve.values)
     t_ms, values = curve.t_ms[there], curve.values[there]
-    with np.errstate(all="ignore"):  # an infinite counter has no rate: NaN says so
-        rates = np.diff(values) * 1000 / np.diff(t_ms)
-    return curve._replace(t_ms=t_ms[1:], values=rates)
+    return curve._replace(t_ms=t_ms[1:], values=rates(t_ms, values))
 
 
 def nothing(matches: Sequence[Match], question: Question) -> RondoError:

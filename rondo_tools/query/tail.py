@@ -12,9 +12,11 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
-from rondo_tools.query.curve import Values, matching
+from rondo_tools.query.curve import Times, Values, matching, rates
 from rondo_tools.query.life import RUNNING, SILENT, state
 from rondo_tools.query.names import word
 from rondo_tools.query.times import format_time
@@ -42,28 +44,31 @@ class _Followed:
         self.told_ms = 0
         self.is_silent = False
         self._series = tuple(session.header.series[number] for number in numbers)
-        self._before: dict[int, tuple[int, float]] = {}  # for a rate: the value before, by column
+        # For a rate: the value before, of each column, and its time; none yet.
+        self._before = np.full(len(numbers), np.nan)
+        self._before_ms = np.zeros(len(numbers), np.int64)
 
     def lines(self, rows: Rows, *, rate: bool, last: int | None = None) -> list[Line]:
         """A line for each row, or for the `last` ones; the earlier ones give rates their start."""
+        values = rows.values[:, self.numbers]
+        if rate:
+            values = self._rates(rows.t_ms, values)
         lines = []
-        for t_ms, values in zip(rows.t_ms.tolist(), rows.values[:, self.numbers], strict=True):
-            told = self._rates(t_ms, values) if rate else values.tolist()
+        for t_ms, told in zip(rows.t_ms.tolist(), values.tolist(), strict=True):
             lines.append(Line(self.session, t_ms, self._series, told))
             self.told_ms = t_ms
         return lines if last is None else lines[max(len(lines) - last, 0) :]
 
-    def _rates(self, t_ms: int, values: Values) -> list[float]:
-        rates = []
-        for column, value in enumerate(values.tolist()):
-            rate = float("nan")
-            if value == value:
-                if column in self._before:
-                    before_ms, before = self._before[column]
-                    rate = (value - before) * 1000 / (t_ms - before_ms)
-                self._before[column] = (t_ms, value)
-            rates.append(rate)
-        return rates
+    def _rates(self, t_ms: Times, values: Values) -> Values:
+        """The rate at each row since the value before it, NaN where there is no value, or none before."""
+        told = np.full(values.shape, np.nan)
+        for column in range(values.shape[1]):
+            there = ~np.isnan(values[:, column])
+            times = np.concatenate((self._before_ms[column : column + 1], t_ms[there]))
+            counts = np.concatenate((self._before[column : column + 1], values[there, column]))
+            told[there, column] = rates(times, counts)
+            self._before_ms[column], self._before[column] = times[-1], counts[-1]
+        return told
 
 
 class Tail:

@@ -31,9 +31,10 @@ def add_session(
     start_ms: int = T0,
     end: str | None = None,
     labels: tuple[tuple[str, str], ...] = (),
+    interval_ms: int = 1000,
 ) -> None:
     """Write `rows`, (t_ms, values) each, as one session of the store at `path`."""
-    header = Header(instance, start_ms, labels, 1000, SERIES)
+    header = Header(instance, start_ms, labels, interval_ms, SERIES)
     with StoreWriter(path, TIERS) as writer:
         session = writer.open(header)
         session.ring.append(Tick(t_ms, np.asarray(values, "<f8").tobytes()) for t_ms, values in rows)

@@ -114,7 +114,10 @@ def test_tier_0_against_a_model(
         points = [(t_ms, values[number]) for t_ms, values in kept]
         if rate:
             points = [point for point in points if not math.isnan(point[1])]
-            points = [(t1, (v1 - v0) * 1000 / (t1 - t0)) for (t0, v0), (t1, v1) in pairwise(points)]
+            points = [
+                (t1, (v1 if v1 < v0 else v1 - v0) * 1000 / (t1 - t0))
+                for (t0, v0), (t1, v1) in pairwise(points)
+            ]
         expected += [(t_ms, name, value) for t_ms, value in points]
     got = as_json(out) if format == "json" else as_rows(out, format)
     assert [each[:2] for each in got] == [each[:2] for each in expected]
