@@ -2,13 +2,16 @@
 
 Strategy: a figure of its own, without pyplot and its global state. What the curves are called, where
 their lines break and what the axes say is decided as for the terminal. The same curves make the same
-file: no date is in it.
+file, whoever draws it: no date is in it, and no settings of matplotlib's are read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,8 @@ def draw(curves: Sequence[Curve], path: Path, *, width: int, height: int, rate: 
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on characters that no font has
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
         axes = figure.add_subplot()
         for number, (curve, label) in enumerate(zip(curves, plot.labels(curves), strict=True)):
@@ -81,12 +85,35 @@ def _marker(values: Values) -> dict[str, Any]:
 
 
 def _matplotlib() -> Any:
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it talks of its fonts
+    for name in ("matplotlib", "PIL"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # they talk of fonts, caches and chunks
     try:
-        import matplotlib
+        with _without_settings():
+            import matplotlib.figure
     except ImportError:
         raise RondoError(
             "--output needs matplotlib, which is not installed: pip install 'rondo-tools[plot-file]'",
             exit_code=EX_UNAVAILABLE,
         ) from None
+    except (OSError, RuntimeError, ValueError) as exc:  # such as no folder at all for its fonts' cache
+        raise RondoError(f"--output: matplotlib does not start: {exc}", exit_code=EX_UNAVAILABLE) from exc
     return matplotlib
+
+
+@contextmanager
+def _without_settings() -> Iterator[None]:
+    """A place in which matplotlib, while it is imported, finds no matplotlibrc and no backend.
+
+    It looks into the working folder before all others.
+    """
+    settings = {name: os.environ.pop(name, None) for name in ("MATPLOTLIBRC", "MPLBACKEND")}
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    os.environ["MATPLOTLIBRC"] = os.devnull
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
+        del os.environ["MATPLOTLIBRC"]
+        os.environ.update({name: value for name, value in settings.items() if value is not None})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from made_store import T0, Row, add_session
 from rondo_tools.query import picture
 from rondo_tools.query.cli import main
 
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -94,6 +98,94 @@ def test_what_is_wrong_is_said(
     add_session(store, rows())
     assert main([str(store), "plot", "{}", *flags]) == status
     assert says in capsys.readouterr().err
+
+
+SETTINGS = """
+backend: nonsense
+figure.facecolor: red
+axes.prop_cycle: cycler('color', ['k'])
+savefig.bbox: tight
+savefig.dpi: 7
+svg.fonttype: path
+text.usetex: True
+timezone: Asia/Tokyo
+lines.linewidth: 20
+no.such.key: 1
+"""
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A home of its own, as the environment names it, with a cache of fonts from one run to the next."""
+    home, cache = tmp_path_factory.mktemp("home"), tmp_path_factory.getbasetemp() / "matplotlib-cache"
+    return {"HOME": home, "XDG_CONFIG_HOME": home / ".config", "XDG_CACHE_HOME": cache}
+
+
+def drawn(run: Run, store: Path, env: dict[str, Path | str], cwd: Path, suffix: str = "svg") -> bytes:
+    """What is drawn in that environment; and nothing is said."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "MATPLOTLIB"))}
+    argv = ["plot", "rss_bytes", f"--output=picture.{suffix}", "--width=400", "--height=200"]
+    done = run("rondo-query", store, *argv, cwd=cwd, env=clean | {name: str(env[name]) for name in env})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    data = (cwd / f"picture.{suffix}").read_bytes()
+    (cwd / f"picture.{suffix}").unlink()
+    return data
+
+
+@pytest.mark.parametrize("settings", [SETTINGS.encode(), b"\xff\xfe", b"backend: module://nowhere"])
+def test_no_settings_are_read(
+    store: Path, run: Run, tmp_path: Path, home: dict[str, Path | str], settings: bytes
+) -> None:
+    add_session(store, rows())
+    work, other = tmp_path / "work", tmp_path / "other"
+    work.mkdir()
+    other.mkdir()
+    expected = drawn(run, store, home, work)
+    assert drawn(run, store, home | {"MPLBACKEND": "nonsense"}, work) == expected
+    (other / "matplotlibrc").write_bytes(settings)
+    assert drawn(run, store, home, other) == expected
+    assert drawn(run, store, home | {"MATPLOTLIBRC": other / "matplotlibrc"}, work) == expected
+    assert drawn(run, store, home | {"MATPLOTLIBRC": other}, work) == expected
+    assert drawn(run, store, home | {"MPLCONFIGDIR": other}, work) == expected
+    config = Path(home["XDG_CONFIG_HOME"]) / "matplotlib"
+    config.mkdir(parents=True)
+    (config / "matplotlibrc").write_bytes(settings)
+    assert drawn(run, store, home, work) == expected
+    (config / "stylelib").mkdir()
+    (config / "stylelib" / "classic.mplstyle").write_bytes(settings)
+    assert drawn(run, store, home, work) == expected
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_a_home_that_cannot_be_written(store: Path, run: Run, tmp_path: Path, suffix: str) -> None:
+    """The cache of fonts has no place there; nothing is said of it, and nothing is left elsewhere."""
+    add_session(store, rows(), instance="vm-\u65e5\u672c")  # and no font has its name
+    work, temporary, file = tmp_path / "work", tmp_path / "tmp", tmp_path / "file"
+    work.mkdir()
+    temporary.mkdir()
+    file.touch()
+    pictures = {
+        drawn(run, store, {"HOME": home, "TMPDIR": temporary, "MPLCONFIGDIR": config}, work, suffix)
+        for home, config in (("/proc/none", ""), (file, ""), (tmp_path, file))
+    }
+    assert len(pictures) == 1
+    assert not list(temporary.iterdir())
+
+
+def test_no_place_at_all_for_its_cache(store: Path, run: Run, tmp_path: Path) -> None:
+    add_session(store, rows())
+    (tmp_path / "loop").symlink_to("loop")
+    done = run(
+        "rondo-query",
+        store,
+        "plot",
+        "rss_bytes",
+        "--output=a.svg",
+        cwd=tmp_path,
+        env={**os.environ, "MPLCONFIGDIR": str(tmp_path / "loop" / "x")},
+    )
+    assert b"Traceback" not in done.stderr
+    assert (done.returncode, done.stderr.count(b"\n")) in ((69, 1), (0, 0))  # by the version of Python
 
 
 def test_too_many_curves_are_refused(store: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
