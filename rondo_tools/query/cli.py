@@ -43,6 +43,7 @@ _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most 
 def list_sessions(**flags: Any) -> None:
     from rondo_tools.errors import StoreError
     from rondo_tools.query import curve, life, output
+    from rondo_tools.query.names import counted
     from rondo_tools.store.reader import Store
 
     wanted = None if flags["match"] is None else parse_selector(flags["match"])
@@ -54,7 +55,7 @@ def list_sessions(**flags: Any) -> None:
     records, unread = life.lives(store, sessions, _now_ms(), unix=flags["unix"])
     output.write_records(sys.stdout, flags["format"], order.sorted(records), life.fields(store))
     if unread:
-        raise StoreError(f"{unread} sessions could not be read")
+        raise StoreError(f"{counted(unread, 'session')} could not be read")
 
 
 @share.together(share.question, share.rate, share.format)
@@ -190,14 +191,15 @@ def tail(selector: str, **flags: Any) -> None:
 def check(**flags: Any) -> None:
     from rondo_tools.errors import StoreError
     from rondo_tools.query.check import Checker
+    from rondo_tools.query.names import counted
     from rondo_tools.store.reader import Store
 
     checker = Checker(Store(flags["store"]))
     for line in checker.lines():
         print(line)
     if checker.findings:
-        raise StoreError(f"{checker.findings} findings in {checker.sessions} sessions")
-    log.info("%d sessions, nothing wrong", checker.sessions)
+        raise StoreError(f"{counted(checker.findings, 'finding')} in {counted(checker.sessions, 'session')}")
+    log.info("%s, nothing wrong", counted(checker.sessions, "session"))
 
 
 @argh.arg(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.errors import RondoError, StoreError, UsageError
-from rondo_tools.query.names import full_name, word
+from rondo_tools.query.names import counted, full_name, word
 from rondo_tools.query.times import Span, format_time
 from rondo_tools.selector import Selector, labels_of
 from rondo_tools.store.reader import Rows, Session, Tier
@@ -134,9 +134,8 @@ class CurveReader:
                 self._say(logging.WARNING, "%s", exc, about=session.key)
             return
         if rows.skipped:
-            self._say(
-                logging.WARNING, "%s: %d torn row(s) left out", session.key, rows.skipped, about=session.key
-            )
+            torn = counted(rows.skipped, "torn row")
+            self._say(logging.WARNING, "%s: %s left out", session.key, torn, about=session.key)
         if tier and question.tier is None and rows.t_ms.size:
             # Values of a coarse tier should not be taken for ticks.
             self._say(
@@ -152,7 +151,7 @@ class CurveReader:
     def finish(self) -> None:
         """Raises StoreError if a session could not be read."""
         if self._unread:
-            raise StoreError(f"{len(self._unread)} session(s) could not be read")
+            raise StoreError(f"{counted(len(self._unread), 'session')} could not be read")
 
     def _say(self, level: int, what: str, *values: object, about: object) -> None:
         if about not in self._said:

@@ -1,4 +1,4 @@
-"""Names on a screen: a series with all its labels, and any text as one harmless word."""
+"""Words on a screen: a series with all its labels, any text as one harmless word, a number of things."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def full_name(header: Header, series: Series) -> str:
     labels = labels_of(header, series)
     del labels[NAME]
     return str(series._replace(labels=tuple(sorted(labels.items()))))
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 session``, ``2 sessions``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def word(text: str) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 
 from rondo_tools.catalog import COUNTER, Series, escape
 from rondo_tools.query.curve import Curve, CurveReader, Match
-from rondo_tools.query.names import full_name
+from rondo_tools.query.names import counted, full_name
 from rondo_tools.query.output import format_number, make_utf8
 
 _TOTAL = "_total"
@@ -93,7 +93,8 @@ def write(out: TextIO, matches: Sequence[Match], reader: CurveReader) -> int:
         out.write("# EOF\n")
     if passed_over:
         log.warning(
-            "%d samples left out: not past those of an earlier session (a clock set back)", passed_over
+            "%s left out: not past those of an earlier session (a clock set back)",
+            counted(passed_over, "sample"),
         )
     return samples
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from rondo_tools.errors import StoreError
+from rondo_tools.query.names import counted
 from rondo_tools.store.reader import Session
 from rondo_tools.stream import Tick, encode
 
@@ -28,7 +29,7 @@ def messages(sessions: Sequence[Session]) -> Iterator[bytes]:
                 log.warning("%s", exc)
             continue
         if rows.skipped:
-            log.warning("%s: %d torn row(s) left out", session.key, rows.skipped)
+            log.warning("%s: %s left out", session.key, counted(rows.skipped, "torn row"))
         ticks = zip(rows.t_ms.tolist(), rows.values.astype("<f8", copy=False), strict=True)
         yield b"".join(
             [
@@ -38,4 +39,4 @@ def messages(sessions: Sequence[Session]) -> Iterator[bytes]:
             ]
         )
     if unread:
-        raise StoreError(f"{unread} session(s) could not be read")
+        raise StoreError(f"{counted(unread, 'session')} could not be read")

@@ -158,7 +158,8 @@ def test_each_damage_is_found(
     out, err = capsys.readouterr()
     lines = [line.split("/", 3)[3] for line in out.splitlines()]
     assert [line[: len(want)] for line, want in zip(lines, expected, strict=True)] == expected
-    assert f"{len(expected)} findings in 1 sessions" in err
+    findings = "1 finding" if len(expected) == 1 else f"{len(expected)} findings"
+    assert f"rondo-query: {findings} in 1 session\n" in err
 
 
 def test_a_store_that_is_written_has_no_finding(store: Path) -> None:
