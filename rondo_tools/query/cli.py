@@ -21,11 +21,11 @@ from rondo_tools import __version__, command
 from rondo_tools.errors import EX_USAGE, RondoError, UsageError
 from rondo_tools.query import flags as share
 from rondo_tools.query import manual
-from rondo_tools.selector import parse_selector
+from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.signals import Signals
 
 if TYPE_CHECKING:
-    from rondo_tools.query.curve import Match, Question
+    from rondo_tools.query.curve import CurveReader, Match
     from rondo_tools.store.reader import Store
 
 log = logging.getLogger(__name__)
@@ -41,33 +41,29 @@ _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most 
 @argh.arg("--reverse", action="store_true", default=False, help="from the largest down")
 @share.format
 def list_sessions(**flags: Any) -> None:
-    from rondo_tools.errors import StoreError
-    from rondo_tools.query import curve, life, output
-    from rondo_tools.query.names import counted
+    from rondo_tools.query import life, output
+    from rondo_tools.query.damage import Damage
     from rondo_tools.store.reader import Store
 
     wanted = None if flags["match"] is None else parse_selector(flags["match"])
     store = Store(flags["store"])
     order = life.Order(flags["sort"], life.fields(store), reverse=flags["reverse"])
-    sessions = store.sessions()
-    if wanted is not None:
-        sessions = [match.session for match in curve.find(sessions, wanted)]
-    records, unread = life.lives(store, sessions, _now_ms(), unix=flags["unix"])
+    sessions = store.sessions() if wanted is None else [match.session for match in _find(store, wanted)]
+    damage = Damage(store)
+    records = life.lives(store, sessions, damage, _now_ms(), unix=flags["unix"])
     output.write_records(sys.stdout, flags["format"], order.sorted(records), life.fields(store))
-    if unread:
-        raise StoreError(f"{counted(unread, 'session')} could not be read")
+    damage.finish()
 
 
 @share.together(share.question, share.rate, share.format)
 def read(selector: str, **flags: Any) -> None:
-    from rondo_tools.query import curve, output
+    from rondo_tools.query import output
 
-    store, matches, question = _ask(selector, flags)
+    matches, reader = _ask(selector, flags)
     writer = output.SampleWriter(sys.stdout, flags["format"], unix=flags["unix"], matches=matches)
-    for each in curve.curves(matches, question, store.tiers):
+    for each in reader.curves(matches):
         writer.write(each)
-    if not writer.samples:
-        raise curve.nothing(matches, question)
+    reader.finish(matches, found=writer.samples > 0)
 
 
 @share.question
@@ -89,21 +85,17 @@ def read(selector: str, **flags: Any) -> None:
 def export(selector: str, **flags: Any) -> None:
     from rondo_tools.query import curve, openmetrics, output
 
-    store, matches, question = _ask(selector, {**flags, "rate": False})
+    matches, reader = _ask(selector, {**flags, "rate": False})
     matches = curve.with_labels(matches, flags["label"])
-    reader = curve.CurveReader(question, store.tiers)
     if flags["format"] == "openmetrics":
         samples = openmetrics.write(sys.stdout, matches, reader)
     else:
         format = {"jsonl": "json"}.get(flags["format"], flags["format"])
         writer = output.SampleWriter(sys.stdout, format, unix=flags["unix"], matches=matches)
-        for match in matches:
-            for each in reader.read(match):
-                writer.write(each)
+        for each in reader.curves(matches):
+            writer.write(each)
         samples = writer.samples
-    reader.finish()
-    if not samples:
-        raise curve.nothing(matches, question)
+    reader.finish(matches, found=samples > 0)
 
 
 @share.together(share.question, share.rate)
@@ -121,7 +113,7 @@ def export(selector: str, **flags: Any) -> None:
     help="lines, with the legend (default: the terminal's, else 24); with --output pixels (default: 600)",
 )
 def plot(selector: str, **flags: Any) -> None:
-    from rondo_tools.query import curve, picture
+    from rondo_tools.query import picture
     from rondo_tools.query import plot as canvas
 
     width, height = flags["width"], flags["height"]
@@ -134,15 +126,15 @@ def plot(selector: str, **flags: Any) -> None:
         width = picture.WIDTH if width is None else width
         height = picture.HEIGHT if height is None else height
         picture.check(path, width, height)
-    store, matches, question = _ask(selector, flags)
-    curves = [each for each in curve.curves(matches, question, store.tiers) if canvas.has_values(each)]
-    if not curves:
-        raise curve.nothing(matches, question)
-    if path is None:
+    matches, reader = _ask(selector, flags)
+    rate = reader.question.rate
+    curves = [each for each in reader.curves(matches) if canvas.has_values(each)]
+    if curves and path is None:
         color = canvas.wants_color(sys.stdout)
-        canvas.draw(curves, sys.stdout, width=width, height=height, color=color, rate=question.rate)
-    else:
-        picture.draw(curves, path, width=width, height=height, rate=question.rate)
+        canvas.draw(curves, sys.stdout, width=width, height=height, color=color, rate=rate)
+    elif curves and path is not None:
+        picture.draw(curves, path, width=width, height=height, rate=rate)
+    reader.finish(matches, found=bool(curves))
 
 
 @share.selector
@@ -166,13 +158,14 @@ def tail(selector: str, **flags: Any) -> None:
     wanted = parse_selector(selector)
     store = Store(flags["store"])
     if flags["rate"] or not flags["new"]:
-        curve.check(curve.Question(rate=flags["rate"]), curve.find(store.sessions(), wanted), store.tiers)
+        curve.check(curve.Question(rate=flags["rate"]), _find(store, wanted), store.tiers)
     following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"])
     writer = LineWriter(sys.stdout, flags["format"], unix=flags["unix"])
     with Signals() as signals:
         lines = following.look(_now_ms())
         took_s = 0.0
         if following.is_over and not lines:
+            following.damage.finish()
             raise RondoError(
                 f"nothing that matches {wanted} is running (--new waits for what begins later)",
                 exit_code=curve.EX_NOTHING,
@@ -182,6 +175,7 @@ def tail(selector: str, **flags: Any) -> None:
                 writer.write(line)
             sys.stdout.flush()
             if following.is_over or _is_told_to_end(signals, max(_LOOK_EVERY_S, _REST * took_s)):
+                following.damage.finish()
                 return
             began_s = time.monotonic()
             lines = following.look(_now_ms())
@@ -210,16 +204,20 @@ def check(**flags: Any) -> None:
     help="which sessions: those with a series that it means",
 )
 def stream(selector: str, **flags: Any) -> None:
-    from rondo_tools.query import curve, replay
+    from rondo_tools.query import replay
+    from rondo_tools.query.damage import Damage
     from rondo_tools.store.reader import Store
 
     wanted = parse_selector(selector)
     if sys.stdout.isatty():
         raise UsageError("a stream is no text for a terminal: write it to a file or a pipe")
-    sessions = [match.session for match in curve.find(Store(flags["store"]).sessions(), wanted)]
-    for message in replay.messages(sessions):
+    store = Store(flags["store"])
+    sessions = [match.session for match in _find(store, wanted)]
+    damage = Damage(store)
+    for message in replay.messages(sessions, damage):
         sys.stdout.buffer.write(message)
     sys.stdout.buffer.flush()
+    damage.finish()
 
 
 def _is_told_to_end(signals: Signals, seconds: float) -> bool:
@@ -233,9 +231,25 @@ def _is_told_to_end(signals: Signals, seconds: float) -> bool:
     return signals.fileno() in ready
 
 
-def _ask(selector: str, flags: dict[str, Any]) -> tuple[Store, list[Match], Question]:
+def _find(store: Store, selector: Selector) -> list[Match]:
+    """What a selector means. Raises RondoError if that is nothing, StoreError if not all could be read."""
+    from rondo_tools.query import curve
+    from rondo_tools.query.damage import Damage
+
+    sessions = store.sessions()
+    try:
+        return curve.find(sessions, selector)
+    except RondoError as exc:
+        if store.unread:
+            log.warning("%s", exc)
+            Damage(store).finish()
+        raise
+
+
+def _ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]:
     """Open the store and find what is asked for. Raises RondoError before anything is printed."""
     from rondo_tools.query import curve
+    from rondo_tools.query.damage import Damage
     from rondo_tools.query.times import make_span
     from rondo_tools.store.reader import Store
 
@@ -247,9 +261,9 @@ def _ask(selector: str, flags: dict[str, Any]) -> tuple[Store, list[Match], Ques
     tier = None if tier_text == "auto" else int(tier_text)
     question = curve.Question(span, tier, flags["aggregate"], flags["rate"])
     store = Store(flags["store"])
-    matches = curve.find(store.sessions(), wanted)
+    matches = _find(store, wanted)
     curve.check(question, matches, store.tiers)
-    return store, matches, question
+    return matches, curve.CurveReader(question, store.tiers, Damage(store))
 
 
 def _now_ms() -> int:

@@ -3,7 +3,7 @@
 Strategy: first find the series that match, which reads headers only, so that a question that cannot
 be meant fails before anything is printed; then take the sessions one after another, so that memory
 holds the rows of one, and yield its curves. A session that expires meanwhile is passed over; one
-that is damaged does not keep the others from being read, but fails the command at the end.
+that is damaged does not keep the others from being read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.errors import RondoError, StoreError, UsageError
-from rondo_tools.query.names import counted, full_name, word
+from rondo_tools.query.damage import Damage
+from rondo_tools.query.names import full_name, word
 from rondo_tools.query.times import Span, format_time
 from rondo_tools.selector import Selector, labels_of
 from rondo_tools.store.reader import Rows, Session, Tier
@@ -112,59 +113,39 @@ def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...])
 
 
 class CurveReader:
-    """Reads what `question` asks; says each trouble once, however often a session is read."""
+    """Reads what `question` asks of the sessions of a store, reporting what is damaged to `damage`."""
 
-    def __init__(self, question: Question, tiers: tuple[Tier, ...]) -> None:
-        self._question = question
+    def __init__(self, question: Question, tiers: tuple[Tier, ...], damage: Damage) -> None:
+        self.question = question
         self._tiers = tiers
-        self._unread: set[str] = set()
-        self._said: set[object] = set()
+        self._damage = damage
+        self._coarse: set[int] = set()  # tiers that were said to be read
 
     def read(self, match: Match) -> Iterator[Curve]:
-        """The curves with at least one point in the span, in the header's order.
-
-        Of a session that is damaged there are none, and `finish` fails.
-        """
-        session, question = match.session, self._question
+        """The curves with at least one point in the span, in the header's order; none if it is damaged."""
+        session, question = match.session, self.question
         try:
             tier, rows = _read(session, question, self._tiers)
         except StoreError as exc:
-            if session.path.exists():  # else it has expired
-                self._unread.add(session.key)
-                self._say(logging.WARNING, "%s", exc, about=session.key)
+            self._damage.unread(session, exc)
             return
-        if rows.skipped:
-            torn = counted(rows.skipped, "torn row")
-            self._say(logging.WARNING, "%s: %s left out", session.key, torn, about=session.key)
-        if tier and question.tier is None and rows.t_ms.size:
+        self._damage.torn(session, rows)
+        if tier and question.tier is None and rows.t_ms.size and tier not in self._coarse:
             # Values of a coarse tier should not be taken for ticks.
-            self._say(
-                logging.INFO,
-                "reading tier %d (%s), gauges: %s",
-                tier,
-                self._tiers[tier],
-                question.aggregate,
-                about=tier,
-            )
+            self._coarse.add(tier)
+            log.info("reading tier %d (%s), gauges: %s", tier, self._tiers[tier], question.aggregate)
         yield from _cut(match, question, tier, self._tiers[tier], rows)
 
-    def finish(self) -> None:
-        """Raises StoreError if a session could not be read."""
-        if self._unread:
-            raise StoreError(f"{counted(len(self._unread), 'session')} could not be read")
+    def curves(self, matches: Sequence[Match]) -> Iterator[Curve]:
+        """The curves of all `matches`, by session."""
+        for match in matches:
+            yield from self.read(match)
 
-    def _say(self, level: int, what: str, *values: object, about: object) -> None:
-        if about not in self._said:
-            self._said.add(about)
-            log.log(level, what, *values)
-
-
-def curves(matches: Sequence[Match], question: Question, tiers: tuple[Tier, ...]) -> Iterator[Curve]:
-    """The curves of all `matches`, by session; raises StoreError after the last as `finish` does."""
-    reader = CurveReader(question, tiers)
-    for match in matches:
-        yield from reader.read(match)
-    reader.finish()
+    def finish(self, matches: Sequence[Match], *, found: bool) -> None:
+        """Raises StoreError if something was damaged, else RondoError if there was nothing to show."""
+        self._damage.finish()
+        if not found:
+            raise nothing(matches, self.question)
 
 
 def with_labels(matches: Sequence[Match], labels: Sequence[tuple[str, str]]) -> list[Match]:

@@ -8,18 +8,16 @@ nothing shows that it is alive.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from rondo_tools.errors import StoreError, UsageError
+from rondo_tools.query.damage import Damage
 from rondo_tools.query.times import format_time
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.units import format_duration
 
 RUNNING, SILENT = "running", "silent"
-
-log = logging.getLogger(__name__)
 
 
 def fields(store: Store) -> list[str]:
@@ -45,22 +43,19 @@ class Order:
 
 
 def lives(
-    store: Store, sessions: Sequence[Session], now_ms: int, *, unix: bool = False
-) -> tuple[list[dict[str, Any]], int]:
-    """One record for each of `sessions`, by start, and how many could not be read.
+    store: Store, sessions: Sequence[Session], damage: Damage, now_ms: int, *, unix: bool = False
+) -> list[dict[str, Any]]:
+    """One record for each of `sessions`, by start, but for those that cannot be read.
 
     Times are ISO 8601, or Unix ms if `unix`.
     """
     records = []
-    unread = 0
     for session in sorted(sessions, key=lambda session: session.start_ms):
         try:
             records.append(_life(session, store, now_ms, unix=unix))
         except (StoreError, OSError) as exc:
-            if session.path.exists():  # else it expired while we looked
-                unread += 1
-                log.warning("%s", exc)
-    return records, unread
+            damage.unread(session, exc)
+    return records
 
 
 def _life(session: Session, store: Store, now_ms: int, *, unix: bool) -> dict[str, Any]:

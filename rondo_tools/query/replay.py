@@ -6,30 +6,23 @@ given all of it again. What only the coarser tiers still hold is no tick, and is
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
 from rondo_tools.errors import StoreError
-from rondo_tools.query.names import counted
+from rondo_tools.query.damage import Damage
 from rondo_tools.store.reader import Session
 from rondo_tools.stream import Tick, encode
 
-log = logging.getLogger(__name__)
 
-
-def messages(sessions: Sequence[Session]) -> Iterator[bytes]:
-    """The stream of `sessions`, a piece for each. Raises StoreError at the end if one could not be read."""
-    unread = 0
+def messages(sessions: Sequence[Session], damage: Damage) -> Iterator[bytes]:
+    """The stream of `sessions`, a piece for each that can be read."""
     for session in sessions:
         try:
             rows = session.rows(0)
         except StoreError as exc:
-            if session.path.exists():  # else it has expired
-                unread += 1
-                log.warning("%s", exc)
+            damage.unread(session, exc)
             continue
-        if rows.skipped:
-            log.warning("%s: %s left out", session.key, counted(rows.skipped, "torn row"))
+        damage.torn(session, rows)
         ticks = zip(rows.t_ms.tolist(), rows.values.astype("<f8", copy=False), strict=True)
         yield b"".join(
             [
@@ -38,5 +31,3 @@ def messages(sessions: Sequence[Session]) -> Iterator[bytes]:
                 *([encode(session.end)] if session.end is not None else []),
             ]
         )
-    if unread:
-        raise StoreError(f"{counted(unread, 'session')} could not be read")

@@ -17,6 +17,7 @@ import numpy as np
 from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
 from rondo_tools.query.curve import Times, Values, matching, rates
+from rondo_tools.query.damage import Damage
 from rondo_tools.query.life import RUNNING, SILENT, state
 from rondo_tools.query.names import word
 from rondo_tools.query.times import format_time
@@ -85,6 +86,7 @@ class Tail:
         self._new = new
         self._seen: set[str] = set()
         self._followed: dict[str, _Followed] = {}
+        self.damage = Damage(store)
         self._is_first = True
 
     @property
@@ -114,7 +116,7 @@ class Tail:
         if not numbers or (self._is_first and session.end is not None):
             return
         followed = _Followed(session, numbers)
-        rows = _read(session, 0)
+        rows = self._read(session, 0)
         if rows is None or (self._is_first and state(session, _age_ms(session, rows, now_ms)) != RUNNING):
             return
         self._followed[key] = followed
@@ -124,7 +126,7 @@ class Tail:
 
     def _more(self, key: str, session: Session | None, now_ms: int) -> Iterator[Line]:
         followed = self._followed[key]
-        rows = None if session is None else _read(session, followed.told_ms)
+        rows = None if session is None else self._read(session, followed.told_ms)
         if session is None or rows is None:
             del self._followed[key]
             log.info("%s: gone from the store", _name(followed.session))
@@ -149,15 +151,15 @@ class Tail:
                 del self._followed[key]
         followed.is_silent = now == SILENT
 
-
-def _read(session: Session, after_ms: int) -> Rows | None:
-    """Its ticks after that; None if it cannot be read, which is said unless it has expired."""
-    try:
-        return session.rows(0, after_ms)
-    except StoreError as exc:
-        if session.path.exists():
-            log.warning("%s", exc)
-        return None
+    def _read(self, session: Session, after_ms: int) -> Rows | None:
+        """Its ticks after that; None if it cannot be read."""
+        try:
+            rows = session.rows(0, after_ms)
+        except StoreError as exc:
+            self.damage.unread(session, exc)
+            return None
+        self.damage.torn(session, rows)
+        return rows
 
 
 def _age_ms(session: Session, rows: Rows, now_ms: int) -> int:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -106,7 +106,9 @@ class Session:
             t_ms = np.concatenate((stored.t_ms, t_ms[fresh]))
             values = np.concatenate((stored.values, values[fresh]))
             order = np.argsort(t_ms, kind="stable")
-            rows = Rows(t_ms[order], values[order], stored.skipped)
+            # A torn tick is missing from a window that is rolled up here.
+            skipped = stored.skipped + (rows.skipped if fresh.any() else 0)
+            rows = Rows(t_ms[order], values[order], skipped)
         return rows.between(after_ms, stream.MAX_T_MS + 1) if after_ms else rows
 
     def stored(self, tier: int, after_ms: int, before_ms: int) -> tuple[Rows, bool]:
@@ -137,6 +139,16 @@ class Session:
         """All that is wrong with the session's slabs: headers, rows, tiers that do not agree."""
         return check.findings(self.path, self.tiers, self.header.series, ended=self.end is not None)
 
+    def is_gone(self) -> bool:
+        """Whether the session has been removed since: its session.json goes before all else."""
+        try:
+            (self.path / "session.json").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            pass  # it may be there; what keeps us from looking is another's to tell
+        return False
+
     def bytes_on_disk(self) -> int:
         """What the session's files take, holes not counted."""
         return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
@@ -164,20 +176,31 @@ class Session:
 
 
 class Store:
-    """A store's folder, open for reading. Raises StoreError if there is none, or of another format."""
+    """A store's folder, open for reading. Raises StoreError if there is none, or of another format.
+
+    `unread` are the paths that the last look at its sessions could not read.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.tiers = read_store_json(self.path)
+        self.unread: set[str] = set()
         self._known: dict[str, tuple[tuple[int, int], Session]] = {}
 
     def sessions(self) -> list[Session]:
         """All sessions there are now, by instance and start.
 
-        A session whose session.json cannot be read is logged and left out.
+        A session whose session.json cannot be read is logged, once, and left out.
         """
         known, self._known = self._known, {}
-        for folder in _folders_of_sessions(f"{self.path}/instances"):
+        unread_before, self.unread = self.unread, set()
+
+        def leave_out(file: str, exc: Exception) -> None:
+            self.unread.add(file)
+            if file not in unread_before:
+                _say_why_not(file, exc)
+
+        for folder in folders_of_sessions(self.path, leave_out):
             file = f"{folder}/session.json"
             try:
                 status = os.stat(file)  # noqa: PTH116  (a thousand of them at every push)
@@ -187,8 +210,10 @@ class Store:
                     self._known[folder] = known[folder]
                 else:
                     self._known[folder] = (version, Session(Path(folder), self.tiers))
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it was removed meanwhile, or never was a session
             except (OSError, ValueError) as exc:
-                _say_why_not(file, exc)
+                leave_out(file, exc)
         return sorted(
             (session for _, session in self._known.values()),
             key=lambda session: (session.instance, session.start_ms, session.key),
@@ -199,9 +224,11 @@ class Store:
 
         A session whose session.json cannot be read is logged and left out.
         """
-        for folder in _folders_of_sessions(f"{self.path}/instances"):
+        for folder in folders_of_sessions(self.path, _say_why_not):
             try:
                 session = Session(Path(folder), self.tiers)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
             except (OSError, ValueError) as exc:
                 _say_why_not(f"{folder}/session.json", exc)
             else:
@@ -231,25 +258,26 @@ class Store:
         return found
 
 
-def _folders_of_sessions(instances: str) -> Iterator[str]:
-    for name in _names(instances):
-        for start in _names(f"{instances}/{name}"):
+def folders_of_sessions(store: Path, failed: Callable[[str, OSError], None]) -> Iterator[str]:
+    """The folders of a store in which there may be a session; `failed` hears of those that cannot be read."""
+    instances = f"{store}/instances"
+    for name in _names(instances, failed):
+        for start in _names(f"{instances}/{name}", failed):
             yield f"{instances}/{name}/{start}"
 
 
 def _say_why_not(file: str, exc: Exception) -> None:
-    if not isinstance(exc, FileNotFoundError | NotADirectoryError):  # it expired meanwhile, or never was one
-        log.warning("%s: left out, it cannot be read: %s", file, exc)
+    log.warning("%s: left out, it cannot be read: %s", file, exc)
 
 
-def _names(folder: str) -> list[str]:
+def _names(folder: str, failed: Callable[[str, OSError], None]) -> list[str]:
     """What is in a folder; it may go while we look, or be none."""
     try:
         return os.listdir(folder)  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as exc:
-        log.warning("%s: left out, it cannot be read: %s", folder, exc)
+        failed(folder, exc)
         return []
 
 

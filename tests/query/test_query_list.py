@@ -16,6 +16,7 @@ import pytest
 from made_store import SERIES, T0, add_session
 
 from rondo_tools.query.cli import main
+from rondo_tools.query.damage import Damage
 from rondo_tools.query.life import fields, lives
 from rondo_tools.store.reader import Store
 
@@ -26,8 +27,12 @@ def steady(seconds: int, begin: int) -> list[tuple[int, tuple[float, ...]]]:
     return [(begin + 1000 * i, (1.0, 2.0, 3.0)) for i in range(1, seconds + 1)]
 
 
-def listed(store: Store, now_ms: int, *, unix: bool = False) -> tuple[list[dict[str, Any]], int]:
-    return lives(store, store.sessions(), now_ms, unix=unix)
+def listed(store: Store, now_ms: int, *, unix: bool = False) -> list[dict[str, Any]]:
+    """The records; nothing is damaged."""
+    damage = Damage(store)
+    records = lives(store, store.sessions(), damage, now_ms, unix=unix)
+    damage.finish()
+    return records
 
 
 def test_each_state(store: Path) -> None:
@@ -35,8 +40,7 @@ def test_each_state(store: Path) -> None:
     add_session(store, steady(3, T0 + 90_000), instance="alive", start_ms=T0 + 90_000)
     add_session(store, steady(3, T0 + 60_000), instance="dead", start_ms=T0 + 60_000)
     add_session(store, [], instance="no ticks", start_ms=T0 + 30_000)
-    records, unread = listed(Store(store), T0 + 93_000 + 8_000, unix=True)
-    assert unread == 0
+    records = listed(Store(store), T0 + 93_000 + 8_000, unix=True)
     assert [
         {key: record[key] for key in ("instance", "first", "last", "state", "age_s")} for record in records
     ] == [
@@ -45,7 +49,7 @@ def test_each_state(store: Path) -> None:
         {"instance": "dead", "first": T0 + 61_000, "last": T0 + 63_000, "state": "silent", "age_s": 38},
         {"instance": "alive", "first": T0 + 91_000, "last": T0 + 93_000, "state": "running", "age_s": 8},
     ]
-    records, _ = listed(Store(store), T0 + 93_000 + 8_001)
+    records = listed(Store(store), T0 + 93_000 + 8_001)
     assert records[3]["state"] == "silent"  # three intervals and five seconds
     assert records[0]["session"] == "2026-11-23T00:50:00.000Z"
 
@@ -86,13 +90,13 @@ def test_a_last_tick_ahead_of_the_clock(store: Path, query: Query) -> None:
 def test_a_producer_whose_clock_is_a_little_ahead_is_running(store: Path) -> None:
     add_session(store, steady(3, T0))
     for ahead_ms, state, age_s in ((500, "running", 0), (8000, "running", -8), (8001, "silent", -8)):
-        ((record,), _) = listed(Store(store), T0 + 3000 - ahead_ms)
+        (record,) = listed(Store(store), T0 + 3000 - ahead_ms)
         assert (record["state"], record["age_s"]) == (state, age_s)
 
 
 def test_rows_series_and_bytes(store: Path) -> None:
     add_session(store, steady(90, T0), end="deadline")
-    ((record,), _) = listed(Store(store), T0)
+    (record,) = listed(Store(store), T0)
     assert (record["series"], record["rows_1s"], record["rows_5s"], record["rows_20s"]) == (
         len(SERIES),
         40,
@@ -133,8 +137,7 @@ def test_a_session_that_expires_meanwhile_is_passed_over(store: Path) -> None:
             shutil.rmtree(sessions[0].path)
             return sessions
 
-    records, unread = listed(Expiring(store), T0)
-    assert ([record["instance"] for record in records], unread) == (["here"], 0)
+    assert [record["instance"] for record in listed(Expiring(store), T0)] == ["here"]
 
 
 def names(capsys: pytest.CaptureFixture[str], store: Path, *argv: str) -> list[str]:

@@ -11,7 +11,8 @@ import pytest
 from made_store import SERIES, T0, add_session
 
 from rondo_tools.query.cli import main
-from rondo_tools.query.curve import Question, curves, find
+from rondo_tools.query.curve import CurveReader, Question, find
+from rondo_tools.query.damage import Damage
 from rondo_tools.query.plot import MAX_CURVES, draw
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.reader import Store
@@ -137,7 +138,8 @@ def test_what_cannot_be_told_apart_is_refused(store: Path, capsys: pytest.Captur
     assert main([str(store), "plot", "{}", "--height=3"]) == 64
     assert "--height" in capsys.readouterr().err
     matches = find(Store(store).sessions(), parse_selector("{}"))
-    many = [*curves(matches, Question(), Store(store).tiers)] * MAX_CURVES
+    reader = CurveReader(Question(), Store(store).tiers, Damage(Store(store)))
+    many = [*reader.curves(matches)] * MAX_CURVES
     assert len(many) == len(SERIES) * MAX_CURVES
     with pytest.raises(Exception, match="narrow the selector"):
         draw(many, io.StringIO(), width=80, height=24, color=False)
