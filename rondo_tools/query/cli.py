@@ -185,15 +185,14 @@ def tail(selector: str, **flags: Any) -> None:
 def check(**flags: Any) -> None:
     from rondo_tools.errors import StoreError
     from rondo_tools.query.check import Checker
-    from rondo_tools.query.names import counted
     from rondo_tools.store.reader import Store
 
     checker = Checker(Store(flags["store"]))
     for line in checker.lines():
         print(line)
-    if checker.findings:
-        raise StoreError(f"{counted(checker.findings, 'finding')} in {counted(checker.sessions, 'session')}")
-    log.info("%s, nothing wrong", counted(checker.sessions, "session"))
+    if not checker.is_good:
+        raise StoreError(str(checker))
+    log.info("%s", checker)
 
 
 @argh.arg(

@@ -92,7 +92,8 @@ coarse rows are the roll-up of tier 0, where it still holds their window.
   rondo-query vmm_metrics check && tar czf vmm_metrics.tgz vmm_metrics
   rondo-query vmm_metrics check | cut -d: -f1 | sort | uniq -c
 
-The exit status is 0 when there is nothing wrong, 65 when there is. A row that is not whole is served
+The exit status is 0 when there is nothing wrong, 65 when there is, or when something could not be looked
+at, for want of permission perhaps. A row that is not whole is served
 to nobody: damage costs what it hit.
 """
 

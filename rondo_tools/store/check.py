@@ -25,10 +25,18 @@ _ROW_CRC = 0x2144DF1C  # CRC-32 over a whole row, whatever it says
 
 
 class Finding(NamedTuple):
-    """What is wrong in a file."""
+    """What is wrong in a file; or, if `is_unread`, why it could not be looked at."""
 
     path: Path
     what: str
+    is_unread: bool = False
+
+
+def finding_of(path: Path, exc: OSError) -> Finding:
+    """A file that is not there is missing; of any other it is not known what is in it."""
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        return Finding(path, str(exc.strerror))
+    return Finding(path, f"cannot be read: {exc.strerror}", is_unread=True)
 
 
 def findings(
@@ -83,7 +91,7 @@ def _read(
         found.append(Finding(file, str(exc).removeprefix(f"{file}: ")))
         return None, []
     except OSError as exc:
-        found.append(Finding(file, str(exc.strerror)))
+        found.append(finding_of(file, exc))
         return None, []
     return rows, torn
 

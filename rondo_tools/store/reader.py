@@ -21,12 +21,12 @@ import numpy as np
 from rondo_tools import stream
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError, UsageError
 from rondo_tools.store import check, rollup, together
-from rondo_tools.store.check import Finding
+from rondo_tools.store.check import Finding, finding_of
 from rondo_tools.store.rollup import Column
 from rondo_tools.store.slab import Rows, Slab
 from rondo_tools.store.tiers import Tier, parse_tiers
 
-__all__ = ["Column", "Finding", "Rows", "Session", "Store", "Tier"]
+__all__ = ["Column", "Finding", "Rows", "Session", "Store", "Tier", "finding_of"]
 
 FORMAT_VERSION = 1
 _FEW = 4  # of a ring's slots, the part that is read together with those of other sessions

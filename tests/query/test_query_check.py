@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import struct
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,8 @@ from rondo_tools.query.cli import main
 from rondo_tools.store.reader import Store
 from rondo_tools.store.writer import StoreWriter
 from rondo_tools.stream import Header, Tick
+
+Query = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def ticks(first: int, last: int) -> list[Row]:
@@ -160,6 +164,89 @@ def test_each_damage_is_found(
     assert [line[: len(want)] for line, want in zip(lines, expected, strict=True)] == expected
     findings = "1 finding" if len(expected) == 1 else f"{len(expected)} findings"
     assert f"rondo-query: {findings} in 1 session\n" in err
+
+
+def as_anybody() -> None:
+    """From the next exec on, no more right than others to read what nobody may: for a root that tests."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.prctl(24, capability)  # PR_CAPBSET_DROP; of others than root there is nothing to take
+
+
+@pytest.mark.parametrize(
+    ("path", "looked_at"),
+    [
+        ("vm-2/{start}/tier_0.slab", 3),
+        ("vm-2/{start}/tier_2.slab", 3),
+        ("vm-2/{start}/session.json", 3),
+        ("vm-2/{start}", 3),
+        ("vm-2", 2),
+        (".", 0),
+    ],
+)
+def test_what_it_may_not_read_is_not_good(store: Path, query: Query, path: str, looked_at: int) -> None:
+    for number in range(1, 4):
+        add_session(store, ticks(1, 90), instance=f"vm-{number}", end="poweroff")
+    closed = store / "instances" / path.format(start=T0)
+    mode = closed.stat().st_mode
+    closed.chmod(0)
+    try:
+        done = query(store, "check", preexec_fn=as_anybody)
+    finally:
+        closed.chmod(mode)
+    (line,) = done.stdout.decode().splitlines()
+    found = Path("instances") / path.format(start=T0)
+    if path == "vm-2/{start}":
+        found = found / "session.json"
+    assert line == f"{found}: cannot be read: Permission denied"
+    sessions = f"{looked_at} session{'' if looked_at == 1 else 's'}"
+    assert done.stderr.decode() == f"rondo-query: 0 findings in {sessions}, 1 path that cannot be read\n"
+    assert done.returncode == 65
+    assert query(store, "check").returncode == 0
+
+
+def test_a_bad_row_beside_what_cannot_be_read(store: Path, query: Query) -> None:
+    add_session(store, ticks(1, 90), end="poweroff")
+    flip_a_bit(store)
+    coarse = slab(store, 2)
+    coarse.unlink()
+    coarse.symlink_to(coarse.name)  # what root cannot open either
+    (store / "instances" / "loop").symlink_to("loop")
+    done = query(store, "check")
+    where = f"instances/vm-1/{T0}"
+    assert done.stdout.decode().splitlines() == [
+        "instances/loop: cannot be read: Too many levels of symbolic links",
+        f"{where}/tier_0.slab: slot 5: its CRC is wrong: torn or damaged",
+        f"{where}/tier_2.slab: cannot be read: Too many levels of symbolic links",
+    ]
+    assert done.stderr == b"rondo-query: 1 finding in 1 session, 2 paths that cannot be read\n"
+    assert done.returncode == 65
+
+
+def test_what_is_removed_while_it_looks_is_no_finding(store: Path) -> None:
+    """Sessions go one after the other, between any two looks of a checker at them."""
+    for number in range(8):
+        add_session(store, ticks(1, 9), instance=f"vm-{number}", end="poweroff")
+    is_going = threading.Event()
+
+    def remove() -> None:
+        is_going.wait()
+        for session in sorted(store.glob("instances/*/*")):
+            for name in ("session.json", "tier_0.slab", "tier_2.slab", "tier_1.slab"):
+                (session / name).unlink()
+            session.rmdir()
+            session.parent.rmdir()
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        while thread.is_alive():
+            is_going.set()
+            assert found(store) == []
+    finally:
+        is_going.set()
+        thread.join()
+    assert found(store) == []
 
 
 def test_a_store_that_is_written_has_no_finding(store: Path) -> None:
