@@ -72,7 +72,7 @@ class Parser(argh.ArghParser):
 
     def error(self, message: str) -> NoReturn:
         message = printable.message(message)
-        self.exit(EX_USAGE, f"{self.prog}: {message}\n{self.format_usage()}try: {self.prog} --help\n")
+        self.exit(EX_USAGE, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
 
 
 def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -109,6 +109,9 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(_Formatter(f"{parser.prog}: %(message)s"))
     # By force: main() may be called more than once in a process, by tests.
     logging.basicConfig(handlers=[handler], level=_level(arguments), force=True)
+    for word in arguments:
+        if word.startswith("--") and word.endswith("=--"):  # argparse makes an empty list of it
+            parser.error(f"argument {word[:-3]}: -- is no value")
     try:
         with _flushed(sys.stdout):
             parser.dispatch(argv=arguments, completion=False)

@@ -28,6 +28,8 @@ from rondo_tools.stream import Header
 
 NAME = "__name__"
 
+_SHOWN = 60  # characters of a long selector, before and after the column of an error
+
 _SPACE = re.compile(r"[ \t\r\n]*")
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -132,7 +134,7 @@ class _Scanner:
             with warnings.catch_warnings():  # on spellings that a later Python may read otherwise
                 warnings.simplefilter("ignore")
                 return Matcher(label, operator, value, re.compile(value, re.DOTALL | re.ASCII))
-        except (re.error, OverflowError, RecursionError) as exc:
+        except (re.error, ValueError, OverflowError, RecursionError) as exc:
             self._fail(f"not a regular expression: {exc}", at)
 
     def _string(self) -> str:
@@ -200,5 +202,7 @@ class _Scanner:
     def _fail(self, what: str, at: int | None = None) -> NoReturn:
         at = self._at if at is None else at
         # One line for the eye: whatever is not printable takes one column all the same.
-        shown = "".join(char if char.isprintable() else " " for char in self._text)
-        raise UsageError(f"selector, column {at + 1}: {what}\n  {shown}\n  {' ' * at}^")
+        first = max(at - _SHOWN, 0) if len(self._text) > 2 * _SHOWN else 0
+        text = self._text[first : first + 2 * _SHOWN]
+        shown = "".join(char if char.isprintable() else " " for char in text)
+        raise UsageError(f"selector, column {at + 1}: {what}\n  {shown}\n  {' ' * (at - first)}^")

@@ -120,8 +120,10 @@ def plot(selector: str, **flags: Any) -> None:
     path = None if flags["output"] is None else Path(flags["output"])
     if path is None:
         terminal = shutil.get_terminal_size()  # honours COLUMNS and LINES; 80 x 24 where there is none
-        width = max(terminal.columns, canvas.MIN_WIDTH) if width is None else width
-        height = max(terminal.lines, canvas.MIN_HEIGHT) if height is None else height
+        if width is None:
+            width = min(max(terminal.columns, canvas.MIN_WIDTH), canvas.MAX_SIZE)
+        if height is None:
+            height = min(max(terminal.lines, canvas.MIN_HEIGHT), canvas.MAX_SIZE)
     else:
         width = picture.WIDTH if width is None else width
         height = picture.HEIGHT if height is None else height

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rondo_tools.errors import EX_UNAVAILABLE, RondoError, UsageError
+from rondo_tools.errors import EX_UNAVAILABLE, RondoError, StoreError, UsageError
 from rondo_tools.query import plot
 from rondo_tools.query.curve import Curve, Values
 
@@ -74,7 +74,9 @@ def draw(curves: Sequence[Curve], path: Path, *, width: int, height: int, rate: 
         try:
             figure.savefig(path, metadata=_METADATA[path.suffix.lower()])
         except OSError as exc:
-            raise RondoError(f"--output {path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+            raise RondoError(f"--output {path}: {exc.strerror or exc}", exit_code=EX_UNAVAILABLE) from exc
+        except (ValueError, OverflowError) as exc:  # such as a year that its calendar does not have
+            raise StoreError(f"--output {path}: these times or values cannot be drawn: {exc}") from exc
 
 
 def _marker(values: Values) -> dict[str, Any]:

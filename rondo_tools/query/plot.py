@@ -24,6 +24,7 @@ from rondo_tools.query.times import format_time
 
 MAX_CURVES = len(string.ascii_letters)
 MIN_WIDTH, MIN_HEIGHT = 40, 10
+MAX_SIZE = 2000
 
 _LINES = "─│┌┐└┘├┤┬┴┼"
 _ASCII = str.maketrans(_LINES, "-|+++++++++")
@@ -48,12 +49,17 @@ def draw(
     """
     if len(curves) > MAX_CURVES:
         raise UsageError(f"{len(curves)} curves match; a plot tells {MAX_CURVES} apart: narrow the selector")
-    if width < MIN_WIDTH or height < MIN_HEIGHT:
-        raise UsageError(f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters")
+    if not (MIN_WIDTH <= width <= MAX_SIZE and MIN_HEIGHT <= height <= MAX_SIZE):
+        raise UsageError(
+            f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters, "
+            f"and has {MAX_SIZE} at most each way"
+        )
     plotext = _plotext()
     lines = [line(curve) for curve in curves]
     has_lines = encodable(_LINES + _FINE, out.encoding) == _LINES + _FINE
     letters = not (color and has_lines) or len(curves) > len(_COLORS)
+    bottom, top = _extent([values for _, values in lines])
+    scale = _scale(bottom, top)
     legend = []
     plotext.clear_figure()
     plotext.limit_size(False, False)  # to its own idea of the terminal
@@ -62,13 +68,14 @@ def draw(
     for number, ((t_ms, values), label) in enumerate(zip(lines, labels(curves), strict=True)):
         marker = string.ascii_letters[number] if letters else "braille"
         hue = _COLORS[number % len(_COLORS)] if color else None
-        plotext.plot(t_ms.tolist(), values.tolist(), marker=marker, color=hue)
+        plotext.plot(t_ms.tolist(), (values * scale).tolist(), marker=marker, color=hue)
         sign = (marker if letters else "━") * 2
         legend.append(f"{plotext.colorize(sign, hue) if color else sign} {label}\n")
     low, high = _extent([t_ms for t_ms, _ in lines])
     plotext.xticks(*_time_ticks(int(low), int(high), width // 12))
     plotext.xlabel(_time_label(int(low), int(high)))
-    plotext.yticks(*_value_ticks(*_extent([values for _, values in lines])))
+    ticks, tick_labels = _value_ticks(bottom * scale, top * scale, scale)
+    plotext.yticks(ticks, tick_labels)
     plotext.ylabel(encodable(unit(curves, rate=rate), out.encoding))
     picture = plotext.build()
     if not has_lines:
@@ -121,7 +128,8 @@ def _extent(arrays: Sequence[Times] | Sequence[Values]) -> tuple[float, float]:
 
 def _time_ticks(low: int, high: int, most: int) -> tuple[list[int], list[str]]:
     """At most `most` moments on round UTC times between `low` and `high` (ms); `low` if there are none."""
-    step = next((step for step in _STEPS if (high - low) // step < most), _STEPS[-1])
+    coarsest = -(-(high - low + 1) // (most * _STEPS[-1])) * _STEPS[-1]
+    step = next((step for step in _STEPS if (high - low) // step < most), coarsest)
     ticks = list(range(-(-low // step) * step, high + 1, step)) or [low]
     cut = slice(5, 10) if step >= _DAY else slice(11, 16) if step >= _MINUTE else slice(11, 19)
     return ticks, [format_time(tick)[cut] for tick in ticks]
@@ -132,16 +140,25 @@ def _time_label(low: int, high: int) -> str:
     return f"{first} UTC" if first == last else f"{first} to {last} UTC"
 
 
-def _value_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """About five round values between `low` and `high`, in thousands, millions ... where they are large."""
+def _scale(low: float, high: float) -> float:
+    """What to multiply by, so that sums and differences of the values do not overflow, or vanish."""
+    largest = max(abs(low), abs(high))
+    return 1e-100 if largest > 1e300 else 1e100 if 0 < largest < 1e-290 else 1.0
+
+
+def _value_ticks(low: float, high: float, scale: float) -> tuple[list[float], list[str]]:
+    """About five round values between `low` and `high`, in thousands, millions ... where they are large.
+
+    What they are called is without `scale`.
+    """
     if low == high:
-        return [low], [_short(low)]
+        return [low], [_short(low / scale)]
     rough = (high - low) / 5
     power = 10.0 ** np.floor(np.log10(rough))
     step = next(each * power for each in (1, 2, 5, 10) if each * power >= rough * 0.999)
     first, last = int(np.ceil(low / step)), int(np.floor(high / step))
     ticks = [float(number * step) for number in range(first, last + 1)]
-    return ticks, [_short(tick) for tick in ticks]
+    return ticks, [_short(tick / scale) for tick in ticks]
 
 
 def _short(value: float) -> str:

@@ -43,10 +43,10 @@ def parse_time(text: str, now_ms: int) -> int:
         return now_ms - parse_duration(text[1:])
     if _NUMBER.fullmatch(text):
         seconds = float(text)
-        t_ms = round(seconds if seconds >= _MILLISECONDS_FROM else seconds * 1000)
+        t_ms = seconds if seconds >= _MILLISECONDS_FROM else seconds * 1000
         if t_ms > MAX_T_MS:
             raise UsageError(f"{text} is beyond any clock: Unix seconds, or milliseconds, are meant")
-        return t_ms
+        return round(t_ms)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -94,7 +94,10 @@ def test_a_line_breaks_where_values_are_missing(store: Path, capsys: pytest.Capt
     assert len(drawn.split()) == 3
 
 
-@pytest.mark.parametrize("values", [(5.0,), (5.0, 5.0), (1e-9, 2e-9), (-1e18, 1e18), (math.inf, 1.0)])
+@pytest.mark.parametrize(
+    "values",
+    [(5.0,), (5.0, 5.0), (1e-9, 2e-9), (-1e18, 1e18), (math.inf, 1.0), (-1.7e308, 1.7e308), (5e-324, 3e-323)],
+)
 def test_odd_ranges_are_drawn(
     store: Path, capsys: pytest.CaptureFixture[str], values: tuple[float, ...]
 ) -> None:
