@@ -16,7 +16,7 @@ import snappy
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus import Prometheus
-from receivers import T0, TWO_SERIES, Reply, expected, fill, header, http_server, seconds
+from receivers import T0, TWO_SERIES, Receiver, Reply, expected, fill, header, http_server, seconds
 from strict_v2 import StrictReceiver, forbidden
 
 from rondo_tools.catalog import Series
@@ -80,6 +80,39 @@ def test_a_session_that_began_after_its_ticks_has_no_start() -> None:
     """A clock was set back; a start after its sample would be a lie."""
     request = v2.decode(v2.encode([block([T0], [[1, 2]], start_ms=T0 + 1)]))
     assert {s.start_timestamp for series in request.timeseries for s in series.samples} == {0}
+
+
+ONE_KIND = {
+    "counters only": ((TWO_SERIES[0],), []),
+    "gauges only": ((TWO_SERIES[1],), []),
+    "one metric of two": (TWO_SERIES, ["--match", "heat"]),
+}
+
+
+@pytest.mark.parametrize("name", ONE_KIND)
+@pytest.mark.parametrize("protocol", ["1.0", "2.0"])
+def test_series_of_one_kind_only(run: Run, tmp_path: Path, name: str, protocol: str) -> None:
+    """A session with counters only or gauges only; a neighbour has both."""
+    series, flags = ONE_KIND[name]
+    fill(tmp_path, header("a", series=series), seconds(5, width=len(series)), "poweroff")
+    fill(tmp_path, header("b"), seconds(5), "poweroff")
+    strict, plain = StrictReceiver(), Receiver()
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        if protocol == "2.0":
+            return strict(handler, body)
+        return (204, {}, b"") if plain.take(body) is None else (400, {}, b"")
+
+    with http_server(answer) as url:
+        done = run("rondo-push", tmp_path, "--remote-write", url, "--protocol", protocol, *flags)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert strict.forbidden == []
+    got = strict.store.samples if protocol == "2.0" else plain.samples
+    assert got == {
+        labels: mine
+        for labels, mine in expected(tmp_path).items()
+        if not flags or ("__name__", "heat") in labels
+    }
 
 
 def test_two_lives_have_their_own_starts() -> None:

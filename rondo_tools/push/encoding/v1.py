@@ -71,9 +71,10 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
 def samples_by_series(runs: Iterable[Run[Name]]) -> dict[Name, bytes]:
     """All samples of each series, as TimeSeries has them on the wire in 1.0 and 2.0.
 
-    Raises AssertionError for samples that do not ascend in time.
+    A run without rows or without series is left out. Raises AssertionError for samples that do not
+    ascend in time.
     """
-    whole = [part for run in runs if run.t_ms.size for part in _of_one_length(run)]
+    whole = [part for run in runs if run.values.size for part in _of_one_length(run)]
     alike: dict[tuple[int, ...], list[int]] = {}  # where in `whole` runs of the same shape are
     for at, (length, run) in enumerate(whole):
         alike.setdefault((length, *run.values.shape, len(run.more)), []).append(at)
