@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rondo_tools.errors import RondoError
+from rondo_tools.errors import EX_SOFTWARE, PushError, RondoError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.follow import Closed
 from rondo_tools.push.pusher import NotTakenError, Pusher
@@ -22,6 +22,12 @@ from rondo_tools.wakeup import Wakeup
 log = logging.getLogger(__name__)
 
 OpenPusher = Callable[[Store, Cursor], Pusher]
+
+
+class UnexpectedError(PushError):
+    """A push ended by an exception that nobody foresaw: a fault of rondo-push's own."""
+
+    exit_code = EX_SOFTWARE
 
 
 class Stores:
@@ -43,8 +49,24 @@ class Stores:
         return self._open[path][1]
 
     def push(self, path: Path, closed: Mapping[str, int] | None = None) -> None:
-        """Push one store. Raises what `open` and `Pusher.push` raise."""
-        self.open(path).push(closed)
+        """Push one store. Raises RondoError: what `open` and `Pusher.push` raise, or UnexpectedError.
+
+        After an UnexpectedError the next push begins with what the cursor's file says.
+        """
+        try:
+            self.open(path).push(closed)
+        except RondoError:
+            raise
+        except OSError as exc:
+            raise PushError(str(exc)) from exc
+        except Exception as exc:
+            log.debug("%s: unexpected error", path, exc_info=True)
+            if path in self._open:
+                self._open.pop(path)[0].close()
+            raise UnexpectedError(
+                f"internal error, {type(exc).__name__}: {_one_line(exc)}; please report it with "
+                "what --verbose says. Nothing counts as delivered that was not"
+            ) from exc
 
     def close(self) -> None:
         for cursor, _ in self._open.values():
@@ -114,3 +136,8 @@ class Service:
             self._closed[store] = {}
             if self._failing.pop(store, None) is not None:
                 log.warning("%s: delivering again", store)
+
+
+def _one_line(exc: Exception) -> str:
+    text = " ".join(str(exc).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -315,6 +315,66 @@ sys.exit(cli.main(arguments))
 """
 
 
+UNFORESEEN = """
+import sys
+from rondo_tools.push import cli, drain
+
+name, *arguments = sys.argv[1:]
+batches = drain.Drain.batches
+
+def failing(self, *more):
+    if self._store.path.name == name:
+        raise LookupError("a fault that nobody foresaw")
+    yield from batches(self, *more)
+
+drain.Drain.batches = failing
+sys.exit(cli.main(arguments))
+"""
+
+
+def test_an_unforeseen_error_is_one_line_and_status_70(
+    start: Callable[..., subprocess.Popen[bytes]], store: Path
+) -> None:
+    for flags, has_traceback in (["-q"], False), (["--verbose"], True):
+        flags = ["--remote-write", "http://127.0.0.1:1/", *flags]
+        process = start(store.name, store, *flags, code=UNFORESEEN)
+        said = process.communicate(timeout=30)[1]
+        assert (process.returncode, b"Traceback" in said) == (70, has_traceback)
+        assert b"LookupError: a fault that nobody foresaw" in said
+        assert has_traceback or said.count(b"\n") == 1
+
+
+def test_an_unforeseen_error_of_one_store_does_not_stop_the_others(
+    start: Callable[..., subprocess.Popen[bytes]], store: Path, tmp_path: Path
+) -> None:
+    broken, receiver, asked = tmp_path / "broken", Receiver(), threading.Event()
+    recent(broken)
+    take = receiving(receiver)
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        reply = take(handler, body)
+        asked.set()
+        return reply
+
+    with http_server(answer) as url:
+        flags = ["--remote-write", url, "--interval", "50ms", "--no-health"]
+        process = start("broken", *flags, code=UNFORESEEN, stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(lines(broken) + lines(store))
+        process.stdin.flush()
+        assert asked.wait(30)
+        fill(store, header("late", NOW - 9000), seconds(2, NOW - 9000), "poweroff", tiers="1s:10m,10s:6h")
+        asked.clear()
+        process.stdin.write(lines(store))
+        process.stdin.flush()
+        assert asked.wait(30)  # it goes on
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 70  # how it stands at the end of the input
+    assert said.count(b"a fault that nobody foresaw") == 2  # when it begins, and at the end
+    assert b"Traceback" not in said
+    assert receiver.samples == expected(store)
+
+
 @pytest.mark.parametrize("moment", ["before the send", "after the send", "during the save", "after the save"])
 def test_kill_9_and_a_real_prometheus(
     start: Callable[..., subprocess.Popen[bytes]],
