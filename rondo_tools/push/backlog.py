@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rondo_tools.push.cursor import Mark
-from rondo_tools.push.model import SeriesSet
+from rondo_tools.push.model import Mark, SeriesSet
 from rondo_tools.store.reader import Rows, Session, Tier
 
 NO_END = -1

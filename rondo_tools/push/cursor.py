@@ -4,16 +4,19 @@
      "begun_ms": 1732299700000,
      "sessions": {"vm-1/1732300000123": {"delivered_ms": 1732300044000, "ended": false}, ...},
      "in_flight": null | {"sessions": {... as they will be after success},
-                          "body": "the request's exact bytes, base64", "split": false,
-                          "protocol": "1.0"}}
+                          "protocol": "1.0",
+                          "pieces": [{"body": "the request's exact bytes, base64", "state": "maybe",
+                                      "unclear": true}, ...]}}
 
 Strategy: write what is about to be sent before it is sent, and what was delivered after it was
 accepted. Whatever kills the process in between, the next one finds either the batch in flight,
-byte for byte, and settles it, or a batch that is done. The body itself is kept, so that settling
-needs neither the rows (overwritten by then) nor the labels (changed by then) again. `split` says
-that the batch has been sent in pieces, so that it may have landed in part; `protocol`, which
-remote-write the body is of (1.0, where it is missing). `begun_ms` is when
-delivery began: of sessions without a mark, what is later is owed, from a coarser tier if need be.
+byte for byte, and settles it, or a batch that is done. The bodies themselves are kept, so that settling
+needs neither the rows (overwritten by then) nor the labels (changed by then) again.
+
+A batch in flight is a list of pieces, at first one. While it is settled, the file is replaced before
+each request: it says what is left, and that the first piece is under way. What a piece's state means
+is in `reconcile`. `begun_ms` is when delivery began: of sessions without a mark, what is later is
+owed, from a coarser tier if need be.
 
 The file is replaced whole: temporary file, fsync, rename, fsync of the folder. A file that is not
 understood is an error, never a fresh start: that would send everything again.
@@ -32,25 +35,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError, UsageError
+from rondo_tools.push.encoding.body import PROTOCOLS, Body
+from rondo_tools.push.model import Mark
+from rondo_tools.push.reconcile import Piece, State
 
 VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-
-
-class Mark(NamedTuple):
-    """A session's place: rows up to `delivered_ms` are dealt with; `ended`, so is its end."""
-
-    delivered_ms: int = 0
-    ended: bool = False
+# Fields of a piece that are in the file if they are not false or 0.
+_FLAGS = ("unclear", "is_fresh", "singly")
+_NUMBERS = ("witness", "asked", "bound_ms")
 
 
 class InFlight(NamedTuple):
-    """A batch whose outcome is not known; `marks` hold once it is."""
+    """A batch that is not settled; `marks` hold once it is. There is at least one piece."""
 
     marks: Mapping[str, Mark]
-    body: bytes
-    split: bool = False
-    protocol: str = "1.0"
+    pieces: tuple[Piece, ...]
 
 
 class LockedError(PushError):
@@ -77,6 +77,7 @@ class Cursor:
         self.path = store / f"cursor_{name}.json"
         self.in_flight: InFlight | None = None
         self.begun_ms: int | None = None  # not begun
+        self.is_saved = True  # whether the last `save` succeeded
         self._marks: dict[str, Mark] = {}
         self._lock_fd = -1
         if peek:
@@ -95,6 +96,13 @@ class Cursor:
             raise LockedError(
                 f"another rondo-push is delivering with this cursor ({lock} is locked)"
             ) from None
+        except OSError as exc:
+            self.close()
+            raise PushError(
+                f"{lock} cannot be locked: {exc.strerror}. The store has to be on a file system with "
+                "flock(2); on NFS, lockd has to run on both sides",
+                exit_code=EX_UNAVAILABLE,
+            ) from exc
         except BaseException:
             self.close()
             raise
@@ -134,14 +142,9 @@ class Cursor:
             "version": VERSION,
             "begun_ms": self.begun_ms,
             "sessions": _marks_to_json(self._marks),
-            "in_flight": self.in_flight
-            and {
-                "sessions": _marks_to_json(self.in_flight.marks),
-                "body": base64.b64encode(self.in_flight.body).decode(),
-                "split": self.in_flight.split,
-                "protocol": self.in_flight.protocol,
-            },
+            "in_flight": self.in_flight and _in_flight_to_json(self.in_flight),
         }
+        self.is_saved = False
         temporary = self.path.with_name(f".{self.path.name}.new")
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -156,6 +159,7 @@ class Cursor:
                 os.close(folder)
         except OSError as exc:
             raise _unavailable(self.path, exc) from exc
+        self.is_saved = True
 
     def _load(self) -> None:
         try:
@@ -208,16 +212,50 @@ def _marks_from_json(value: object) -> dict[str, Mark]:
     return marks
 
 
+def _in_flight_to_json(in_flight: InFlight) -> dict[str, Any]:
+    return {
+        "sessions": _marks_to_json(in_flight.marks),
+        "protocol": in_flight.pieces[0].body.protocol,
+        "pieces": [_piece_to_json(piece) for piece in in_flight.pieces],
+    }
+
+
 def _in_flight_from_json(value: object) -> InFlight:
     item = _a_map(value, "'in_flight'")
-    body, split, protocol = item["body"], item["split"], item.get("protocol", "1.0")
-    if type(body) is not str or type(split) is not bool or protocol not in ("1.0", "2.0"):
-        raise ValueError("'in_flight' has no valid 'body', 'split' and 'protocol'")
-    marks = _marks_from_json(item["sessions"])
+    protocol, pieces = item["protocol"], item["pieces"]
+    if protocol not in PROTOCOLS or type(pieces) is not list or not pieces:
+        raise ValueError("'in_flight' has no valid 'protocol' and 'pieces'")
+    return InFlight(
+        _marks_from_json(item["sessions"]), tuple(_piece_from_json(piece, protocol) for piece in pieces)
+    )
+
+
+def _piece_to_json(piece: Piece) -> dict[str, Any]:
+    body = base64.b64encode(piece.body.data).decode()
+    shown: dict[str, Any] = {"body": body, "state": piece.state.value}
+    rest = {name: getattr(piece, name) for name in (*_FLAGS, *_NUMBERS)}
+    return shown | {name: value for name, value in rest.items() if value}
+
+
+def _piece_from_json(value: object, protocol: str) -> Piece:
+    item = _a_map(value, "a piece in flight")
+    body, state = item["body"], item["state"]
+    flags = {name: item.get(name, False) for name in _FLAGS}
+    numbers = {name: item.get(name, 0) for name in _NUMBERS}
+    if (
+        type(body) is not str
+        or state not in [one.value for one in State]
+        or any(type(flag) is not bool for flag in flags.values())
+        or any(type(number) is not int or not 0 <= number < 2**63 for number in numbers.values())
+    ):
+        raise ValueError("a piece in flight has no valid 'body', 'state' and what goes with it")
     try:
-        return InFlight(marks, base64.b64decode(body, validate=True), split, protocol)
+        data = base64.b64decode(body, validate=True)
     except binascii.Error as exc:
-        raise ValueError(f"the body in flight is not base64: {exc}") from exc
+        raise ValueError(f"a body in flight is not base64: {exc}") from exc
+    piece = Piece(Body(data, protocol), State(state), **flags, **numbers)
+    piece.check()
+    return piece
 
 
 def _a_map(value: object, what: str) -> dict[str, Any]:

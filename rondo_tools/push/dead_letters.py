@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rondo_tools.push.reconcile import Refusal, Result
+
+SHOWN = 5  # refusals of one batch in the log
 MAX_BYTES = 1 << 20  # of each of the two files
 
 log = logging.getLogger(__name__)
@@ -39,3 +43,62 @@ class DeadLetters:
                     file.write(data)
         except OSError as exc:
             log.warning("%s: %s", self.path, exc.strerror)
+
+
+class Report:
+    """What became of one batch: a line in the file for each series, the first few in the log.
+
+    A series is refused sample by sample; it is reported when the next one is, or at the end.
+    """
+
+    def __init__(self, letters: DeadLetters, now_ms: Callable[[], int]) -> None:
+        self._letters = letters
+        self._now_ms = now_ms
+        self._pending: Refusal | None = None
+        self._reported = 0
+
+    def add(self, refusal: Refusal) -> None:
+        last = self._pending
+        if last is not None and (last.series, last.result) == (refusal.series, refusal.result):
+            self._pending = replace(
+                last,
+                from_ms=min(last.from_ms, refusal.from_ms),
+                through_ms=max(last.through_ms, refusal.through_ms),
+                samples=last.samples + refusal.samples,
+            )
+            return
+        self._report()
+        self._pending = refusal
+
+    def end(self) -> None:
+        """Report what was added last."""
+        self._report()
+        if self._reported > SHOWN:
+            log.warning("... and %d refusals more; %s has them", self._reported - SHOWN, self._letters.path)
+
+    def _report(self) -> None:
+        refusal, self._pending = self._pending, None
+        if refusal is None:
+            return
+        self._letters.add(
+            [
+                {
+                    "at_ms": self._now_ms(),
+                    "series": refusal.series,
+                    "from_ms": refusal.from_ms,
+                    "through_ms": refusal.through_ms,
+                    "samples": refusal.samples,
+                    "unclear": refusal.result is Result.UNCLEAR,
+                    "answer": refusal.words,
+                }
+            ]
+        )
+        self._reported += 1
+        if self._reported <= SHOWN:
+            log.warning(
+                "passed over %d samples of %s from %d ms on: %s",
+                refusal.samples,
+                refusal.series,
+                refusal.from_ms,
+                refusal.words,
+            )

@@ -24,9 +24,8 @@ from itertools import groupby
 from rondo_tools import selector
 from rondo_tools.errors import EX_DATAERR, StoreError
 from rondo_tools.push.backlog import NO_END, SLICE_SAMPLES, Backlog, Piece, pieces, slices
-from rondo_tools.push.cursor import Mark
 from rondo_tools.push.merge import New, cut, instance_of
-from rondo_tools.push.model import Batch, Labels, SeriesSet
+from rondo_tools.push.model import Batch, Labels, Mark, SeriesSet
 from rondo_tools.store.reader import Rows, Session, Store
 from rondo_tools.stream import Header
 from rondo_tools.units import format_duration

@@ -12,7 +12,6 @@ from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encoding.body import Body
 from rondo_tools.store.reader import Store
 
 STALE = "stale"
@@ -21,7 +20,7 @@ STALE = "stale"
 def dry_run(drain: Drain, cursor: Cursor, now_ms: int, *, backfill: bool) -> Iterator[str]:
     """``t_ms<TAB>series<TAB>value`` for each sample, in the order of sending; NaN is ``stale``."""
     if cursor.in_flight is not None:
-        for series in Body(cursor.in_flight.body, cursor.in_flight.protocol).request().timeseries:
+        for series in (one for piece in cursor.in_flight.pieces for one in piece.request.timeseries):
             name = _spelled(tuple((label.name, label.value) for label in series.labels))
             for sample in series.samples:
                 yield f"{sample.timestamp}\t{name}\t{_number(sample.value)}"

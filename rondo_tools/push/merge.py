@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.push.backlog import Backlog
-from rondo_tools.push.cursor import Mark
-from rondo_tools.push.model import Batch, Block
+from rondo_tools.push.model import Batch, Block, Mark
 from rondo_tools.store.reader import Rows
 
 Times = npt.NDArray[np.int64]

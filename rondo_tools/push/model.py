@@ -14,10 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.catalog import Series
-from rondo_tools.push.cursor import Mark
 
 Labels = tuple[tuple[str, str], ...]
 """Label names and values of one series as they are sent: ``__name__`` included, sorted by name."""
+
+
+class Mark(NamedTuple):
+    """A session's place: rows up to `delivered_ms` are dealt with; `ended`, so is its end."""
+
+    delivered_ms: int = 0
+    ended: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,13 @@
 """One push of one store: what is in flight first, then batch after batch. All policy is here.
 
-Strategy: cursor, send, cursor. Before a batch is sent the cursor says what is in flight; after it
-is settled, what was delivered. What fails for now is tried again three times, then left in flight
-for the next push, or the next process. Only after a batch is settled does the next one go.
+Strategy: cursor, send, cursor. Before each request the cursor says what is in flight; after a batch
+is settled, what was delivered. What cannot be announced there is not sent. What fails for now is tried
+again three times, then left in flight for the next push, or the next process, which goes on from
+there. Only after a batch is settled does the next one go.
+
+While a series is refused sample by sample, thousands of times perhaps, the file is replaced every 100 ms
+only. That is right as well: whoever goes on from an earlier sample of that series is refused the
+same samples again, and comes to the same end.
 """
 
 from __future__ import annotations
@@ -10,30 +15,31 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from rondo_tools.catalog import Series
-from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError
+from rondo_tools.errors import EX_UNAVAILABLE, PushError
 from rondo_tools.push.cursor import Cursor, InFlight
-from rondo_tools.push.dead_letters import DeadLetters
+from rondo_tools.push.dead_letters import DeadLetters, Report
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.body import V1, Body, encode
 from rondo_tools.push.http.transport import Answer, Outcome
-from rondo_tools.push.model import Batch
-from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.push.reconcile import EVERY_SERIES, Refusal, Settlement
+from rondo_tools.push.model import Batch, Mark
+from rondo_tools.push.reconcile import Piece, Reconciliation
 from rondo_tools.push.self_metrics import SelfMetrics, Tally
+from rondo_tools.push.split import count
 
 RETRIES = 3
 BACKOFF_S = 0.1  # doubling
+STEP_S = 0.1  # how old the cursor may be while a series goes sample by sample
 MAX_RETRY_AFTER_S = 60.0  # a longer pause than this is left to the next push
 
 HOUR_MS = 3_600_000  # what Prometheus bears, by default, behind its newest sample
 # Of a session that is gone: a store put back from a backup gets its last 600 ticks again, ten seconds
 # apart perhaps, from a producer that is still there.
 REMEMBERED_MS = 2 * HOUR_MS
-_SHOWN_REFUSALS = 5  # of one batch, in the log
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +67,6 @@ class NotTakenError(PushError):
         self.retry_after_s = retry_after_s
 
 
-def _count(request: WriteRequest) -> int:
-    return sum(len(series.samples) for series in request.timeseries)
-
-
-def _body(in_flight: InFlight) -> Body:
-    return Body(in_flight.body, in_flight.protocol)
-
-
 def _sleep(seconds: float) -> bool:
     time.sleep(seconds)
     return True
@@ -94,6 +92,7 @@ class Pusher:
         give_up: Callable[[], bool] = lambda: False,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
         backfill: bool = False,
         health: SelfMetrics | None = None,
     ) -> None:
@@ -105,25 +104,31 @@ class Pusher:
         self._give_up = give_up
         self._now_ms = now_ms
         self._jitter = jitter
+        self._clock = clock
+        self._next_step_s = 0.0
         self._backfill = backfill
         self._health = health
-        self._rejected = DeadLetters(cursor.path.parent, cursor.name)
+        self._dead_letters = DeadLetters(cursor.path.parent, cursor.name)
         self._too_old_ms = 0  # up to here this push was refused everything, for its age
         self._old_ms = 0
+        self._has_said_too_old = False  # in this push
         self._described: set[str] = set()  # metric families whose metadata this process has sent
 
-    def push(self, closed: Mapping[str, int] | None = None) -> None:
-        """Deliver all that is new and closed (`closed` as in `Drain.batches`).
+    def push(self, closed: Mapping[str, int] | None = None) -> bool:
+        """Deliver all that is new and closed (`closed` as in `Drain.batches`); say if there was anything.
 
         Raises NotTakenError (exit status 75, or 69 where trying again will not help) if the
         endpoint does not take it: then nothing of the batch counts as delivered, and it stays in
         flight if it may have landed all the same.
         """
-        changed = False
+        changed, sent = False, self._tally.sent
         now_ms = self._now_ms()
-        self._too_old_ms, self._old_ms = 0, now_ms - HOUR_MS
+        self._too_old_ms, self._old_ms, self._has_said_too_old = 0, now_ms - HOUR_MS, False
+        if not self._cursor.is_saved:
+            self._cursor.save()
         if self._cursor.in_flight is not None:
-            self._settle_what_was_left(self._cursor.in_flight)
+            log.debug("a batch was left in flight: it is settled first")
+            self._deliver(self._cursor.in_flight.marks, self._cursor.in_flight.pieces)
         if self._backfill:
             self._cursor.begun_ms = 0
         elif self._cursor.begun_ms is None:
@@ -131,10 +136,7 @@ class Pusher:
         oldest_ms, newest_ms = now_ms, 0  # of what is sent
         before_ms = max((mark.delivered_ms for mark in self._cursor.marks().values()), default=0)
         for batch in self._drain.batches(self._cursor.marks(), now_ms, closed, self._cursor.begun_ms):
-            if batch.blocks and max(int(block.t_ms[-1]) for block in batch.blocks) <= self._too_old_ms:
-                self._leave_out(batch)
-                changed = True
-            elif batch.blocks:
+            if batch.blocks:
                 self._send(batch)
                 oldest_ms = min(oldest_ms, *(int(block.t_ms[0]) for block in batch.blocks))
                 newest_ms = max(newest_ms, *(int(block.t_ms[-1]) for block in batch.blocks))
@@ -150,6 +152,7 @@ class Pusher:
             self._cursor.save()
         if self._health is not None and newest_ms > before_ms:
             self._tell(self._health, newest_ms, now_ms - oldest_ms)
+        return self._tally.sent > sent
 
     def _tell(self, health: SelfMetrics, newest_ms: int, behind_ms: int) -> None:
         """Send our own health, once, whatever comes of it: nothing that matters depends on it."""
@@ -169,44 +172,9 @@ class Pusher:
     def _send(self, batch: Batch) -> None:
         families = self._families(batch)
         body = encode(self._sender.protocol, batch.blocks, families.values())
-        self._cursor.in_flight = InFlight(batch.marks, body.data, protocol=body.protocol)
-        self._cursor.save()
-        try:
-            answer, unclear = self._attempts(body, batch.samples)
-        except NotTakenError as exc:
-            if not exc.unclear:
-                # It never got there: the next push may make the batch anew, with other labels too.
-                self._cursor.in_flight = None
-                self._cursor.save()
-            raise
-        self._conclude(self._cursor.in_flight, answer, unclear, batch.samples)
+        self._deliver(batch.marks, [Piece(body, is_fresh=True)], batch.samples)
         if body.protocol == V1:
             self._described.update(families)
-
-    def _leave_out(self, batch: Batch) -> None:
-        """Pass over a batch of which all is as old as what this push was refused for its age."""
-        self._tally.rejected += batch.samples
-        self._cursor.advance(batch.marks)
-        times = [int(t) for block in batch.blocks for t in (block.t_ms[0], block.t_ms[-1])]
-        refusal = Refusal(
-            "not sent: too old, as others of that time were", min(times), max(times), batch.samples
-        )
-        self._note({EVERY_SERIES: refusal}, unclear=False)
-
-    def _note(self, refusals: Mapping[str, Refusal], *, unclear: bool) -> None:
-        at_ms = self._now_ms()
-        self._rejected.add(
-            {
-                "at_ms": at_ms,
-                "series": series,
-                "from_ms": refusal.t_ms,
-                "through_ms": refusal.through_ms,
-                "samples": refusal.samples,
-                "unclear": unclear,
-                "answer": refusal.words,
-            }
-            for series, refusal in refusals.items()
-        )
 
     def _families(self, batch: Batch) -> dict[str, Series]:
         """Metric families in the batch that were not described yet, each as it is first met."""
@@ -217,64 +185,71 @@ class Pusher:
                     families.setdefault(series.name, series)
         return families
 
-    def _settle_what_was_left(self, in_flight: InFlight) -> None:
-        body = _body(in_flight)
+    def _deliver(self, marks: Mapping[str, Mark], pieces: Sequence[Piece], samples: int = 0) -> None:
+        """Settle a batch, or what is left of one; `samples` are in its first request, if that is known."""
+        work = Reconciliation(pieces, old_ms=self._old_ms, too_old_ms=self._too_old_ms)
+        report = Report(self._dead_letters, self._now_ms)
+        unsent = self._cursor.in_flight  # what the cursor is to say as long as no request got there
         try:
-            request = body.request()
-        except ValueError as exc:
-            raise PushError(
-                f"{self._cursor.path}: the batch in flight is damaged: {exc}", exit_code=EX_DATAERR
-            ) from exc
-        samples = _count(request)
-        log.debug("a batch of %d samples was left in flight: it is sent again first", samples)
-        answer, _ = self._attempts(body, samples)
-        self._conclude(in_flight, answer, True, samples)
-
-    def _conclude(self, in_flight: InFlight, answer: Answer, unclear: bool, samples: int) -> None:
-        """Settle the batch as far as it takes, then say in the cursor that it is delivered."""
-        if answer.outcome is Outcome.ACCEPTED:
-            self._tally.sent += samples
-        else:
-            # From here on it may land in part: who settles it again has to know.
-            self._cursor.in_flight = in_flight._replace(split=True)
-            self._cursor.save()
-            self._carry_out(Settlement(unclear, self._old_ms), in_flight, answer)
-        self._cursor.advance(in_flight.marks)
+            while (body := work.next()) is not None:
+                self._announce(InFlight(marks, work.in_flight()), unsent, is_step=work.is_step)
+                try:
+                    self._ask(body, samples or count(body.request()), work)
+                except NotTakenError as exc:
+                    if not exc.unclear:
+                        self._cursor.in_flight, self._cursor.is_saved = unsent, False
+                    if not self._cursor.is_saved:
+                        with suppress(PushError):
+                            self._cursor.save()
+                    raise
+                self._account(work, report)
+                unsent, samples = InFlight(marks, tuple(work.pieces)), 0
+        finally:
+            report.end()
+        self._cursor.advance(marks)
         self._cursor.in_flight = None
         self._cursor.save()
 
-    def _carry_out(self, settlement: Settlement, in_flight: InFlight, answer: Answer) -> None:
-        whole = _body(in_flight)
-        plan = settlement.plan(whole.request(), answer, split=in_flight.split)
+    def _announce(self, in_flight: InFlight, unsent: InFlight | None, *, is_step: bool) -> None:
+        self._cursor.in_flight = in_flight
+        if is_step:
+            if self._clock() < self._next_step_s:
+                self._cursor.is_saved = False
+                return
+            self._next_step_s = self._clock() + STEP_S
         try:
-            piece = next(plan)
-            while True:
-                answer, unclear = self._attempts(whole.select(piece), _count(piece))
-                settlement.unclear |= unclear
-                piece = plan.send(answer)
-        except StopIteration:
-            pass
-        self._tally.sent += settlement.sent
-        self._tally.rejected += settlement.rejected
-        self._tally.unclear += settlement.not_known
-        self._note(settlement.refusals, unclear=settlement.unclear)
-        if settlement.too_old_ms and not self._too_old_ms:
+            self._cursor.save()
+        except PushError:
+            self._cursor.in_flight = unsent
+            raise
+
+    def _ask(self, body: Body, samples: int, work: Reconciliation) -> None:
+        """Send a request, and have the answer settled."""
+        answer, unclear = self._attempts(body, samples)
+        if unclear:
+            work.lost()
+        if answer.outcome is Outcome.ACCEPTED:
+            work.accepted(samples, answer.written)
+        elif answer.outcome is Outcome.TOO_LARGE:
+            work.too_large(answer.text)
+        else:
+            work.refused(answer.text, answer.written)
+
+    def _account(self, work: Reconciliation, report: Report) -> None:
+        """Count and report what the last answer settled."""
+        self._tally.sent += work.sent
+        work.sent = 0
+        for refusal in work.refusals:
+            self._tally.count_refused(refusal.result.value, refusal.samples)
+            report.add(refusal)
+        work.refusals.clear()
+        self._too_old_ms = work.too_old_ms
+        if work.is_too_old and not self._has_said_too_old:
+            self._has_said_too_old = True
             log.warning(
                 "the endpoint refuses samples over an hour old; Prometheus takes them with "
                 "storage.tsdb.out_of_order_time_window in its configuration"
             )
-        self._too_old_ms = max(self._too_old_ms, settlement.too_old_ms)
-        shown = list(settlement.refusals.items())[:_SHOWN_REFUSALS]
-        for series, refusal in shown:
-            log.warning(
-                "passed over %d samples of %s from %d ms on: %s",
-                refusal.samples,
-                series,
-                refusal.t_ms,
-                refusal.words,
-            )
-        if len(settlement.refusals) > len(shown):
-            log.warning("... and samples of %d series more", len(settlement.refusals) - len(shown))
 
     def _attempts(self, body: Body, samples: int) -> tuple[Answer, bool]:
         """Send the body until the answer is final; say also whether an earlier try may have landed."""

@@ -1,302 +1,463 @@
-"""What to send when a batch was not accepted: the plan, without any sending.
+"""What to send when a batch was not accepted: a state machine over its pieces, without any I/O.
 
-Strategy: a plan is a generator. It yields a request to send, is given the answer, and counts what
-came of it. The facts it stands on: a receiver commits a request whole or not at all; of a series
-it takes samples in time order only, and an exact duplicate only of the newest.
+Strategy: a batch is an ordered list of pieces, at first one. `next` gives the request to send, which
+is of the first piece; each answer removes pieces or splits the first. So progress is kept: what is
+left to do after an answer is the list, and the cursor holds it. A process that goes on from there
+needs nothing else.
 
-A CLEAR refusal (nothing of the batch was ever committed) is cut finer until what is refused stands
-alone: by instance, then by series, then sample by sample, oldest first. Pieces of one series are
-never sent out of order, so no good sample is overtaken by a newer one.
+What it relies on: a receiver of 1.0 commits a request whole or not at all; of a series it takes
+samples in time order only, and an exact duplicate only of the newest. Pieces of one series are in
+time order and are settled in that order, so no good sample is overtaken by a newer one. No sample is
+passed over that was not in a refused request. The words of a refusal decide nothing.
 
-After an UNCLEAR outcome the refusal may only say that the batch is there already. Each instance
-shows by itself which of the two it is: if any of its oldest samples is accepted, while there are
-newer ones of that series, nothing of it was committed. If none is, one series goes out sample by
-sample, as the witness: all refused but the newest, and the newest taken, is what a committed batch
-looks like, for all series of the instance. Anything else is not, and nothing was lost by trying:
-every sample of the witness was tried in its turn, and no other series has moved. (A series of
-which every sample but the newest is bad in its own right would mislead. Receivers refuse for age,
-which is alike for all series, or for order, or a series altogether.)
+| state | the request | accepted | refused |
+|---|---|---|---|
+| CLEAR: nothing of it was committed | all of it | done | halves, down to one sample, which is passed over |
+| MAYBE: it may have been committed, whole | all of it | done | by instance; then a TRIAL of each |
+| SINGLES: a series, older samples were refused | its oldest sample | the rest is CLEAR | it is passed over |
+| TRIAL: was this instance committed? | a sample of a witness | see below | see below |
+| AGE: is it refused for its age? | samples of a witness | see below | see below |
+| TOO_OLD: it seems so | all of it | done | passed over |
 
-Old samples (`old_ms`) may be refused for their age, thousands of them, which would cost a request
-each. The receiver's bound is one for all series, so one series finds it, sample by sample; two more
-confirm it with a sample at each end; then all that is not newer is passed over at once.
+TRIAL: a series goes out sample by sample, oldest first. If one is accepted that is not the newest of
+its series, the piece was not committed, and is CLEAR. If all were refused and the newest accepted,
+that is what a committed request looks like; a second series, of another metric, has to agree. Then
+all counts as delivered, and the newest sample of each series goes out once more. A series whose newest
+sample is refused too is passed over, as each of its samples was tried, and tells nothing.
 
-A receiver of 2.0 may write all that it takes of a request and refuse the rest: then it says how
-many samples it wrote, and there is nothing left to find out.
+AGE: samples over an hour old (`old_ms`) may be refused by the thousand, and for every series alike. A
+first series finds the bound, sample by sample; two more, of other instances and metrics where there
+are some, confirm it, each with its oldest sample and then with all others up to the bound. Any
+acceptance up to the bound ends the inquiry. What seems too old goes out once more.
 
-After a thousand refusals (a cursor put back from a backup makes as many) one series of an instance
-tells up to when all was delivered: of the others that begin with a refusal, what is not newer is
-passed over unasked. What is of one moment is not cut any more then.
-
-A batch that was already sent in pieces (`split`) may have landed in part. Then nothing is inferred
-from one series to another: it is cut as after a clear refusal. That is right whatever was
-committed, and costs the most requests; after a thousand refusals what is refused is passed over.
+A receiver of 2.0 may write a part of a request; it says how many samples it wrote, and there is
+nothing left to find out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
-from rondo_tools.push.http.transport import Answer, Outcome
+from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
 from rondo_tools.push.split import (
+    after,
     by_instance,
     count,
-    finer,
+    halves,
     instance_of,
-    is_of_one_time,
-    joined,
     metric_of,
     name_of,
+    newest,
     only,
-    select,
-    smaller,
+    up_to,
+    without,
     witnesses,
 )
 
-MAX_REFUSALS = 1000  # of one batch, before one series speaks for its instance
 EVERY_SERIES = "series of all kinds"
 
-Plan = Generator[WriteRequest, Answer, None]
-"""Yields requests; wants an answer to each: ACCEPTED, REFUSED or TOO_LARGE."""
+
+class State(enum.Enum):
+    """What is known of a piece; the values stand in the cursor."""
+
+    CLEAR = "clear"
+    MAYBE = "maybe"
+    SINGLES = "singles"
+    TRIAL = "trial"
+    AGE = "age"
+    TOO_OLD = "too old"
 
 
-@dataclass
+class Result(enum.Enum):
+    """What samples that the receiver does not have are counted as."""
+
+    REJECTED = "rejected"
+    UNCLEAR = "unclear"
+    PASSED_OVER = "passed_over"  # of a request that was accepted, the receiver did not write them
+
+
+@dataclass(frozen=True)
 class Refusal:
-    """A series of which samples stay refused: how many, from when to when, the server's first words."""
+    """Samples that were passed over: of which series, from when to when, the server's words."""
 
+    series: str
+    from_ms: int
+    through_ms: int
+    samples: int
     words: str
-    t_ms: int
-    through_ms: int = 0
-    samples: int = 0
+    result: Result
 
 
-@dataclass
-class Settlement:
-    """The plans for one batch, and what came of it, in samples.
+@dataclass(frozen=True)
+class Piece:
+    """Samples that are still to be settled, and what is known of them.
 
-    `unclear` means that some of it may have been committed before: what stays refused is then
-    counted as unclear, else as rejected. It may become true while a plan is carried out.
+    `unclear`: what stays refused may be there all the same, and is counted so. `is_fresh`: nobody
+    has asked yet whether it is too old. The others are how far a TRIAL or AGE has come: which
+    witness, how many of its samples were refused, up to when all is refused, and whether they go
+    `singly` because an answer to several was lost. With TOO_OLD, `bound_ms` is set if that holds for
+    other pieces, too.
     """
 
-    unclear: bool
-    old_ms: int = 0  # what is older may be refused for that
-    too_old_ms: int = 0  # up to here everything was
-    sent: int = 0
-    rejected: int = 0
-    not_known: int = 0
-    refusals: dict[str, Refusal] = field(default_factory=dict)
-    _refused: int = 0  # requests
-    _split: bool = False
-    _bounds_ms: dict[str, int] = field(default_factory=dict)  # of instances: all up to it is refused
-    _stuck: dict[str, set[str]] = field(default_factory=dict)  # and their metrics refused altogether
+    body: Body
+    state: State = State.CLEAR
+    unclear: bool = False
+    is_fresh: bool = False
+    witness: int = 0
+    asked: int = 0
+    bound_ms: int = 0
+    singly: bool = False
 
-    def plan(self, request: WriteRequest, answer: Answer, *, split: bool) -> Plan:
-        """Settle a batch to which `answer` was given as a whole."""
-        self._split = split
-        if answer.written:
-            yield from self._cut_finer(request, answer)
-            return
-        if self.unclear and not split and answer.outcome is Outcome.REFUSED:
-            for piece in by_instance(request):
-                yield from self._was_it_committed(piece)
-            return
-        old = select(request, lambda sample: sample.timestamp < self.old_ms)
-        if not old.timeseries or self.unclear or split or answer.outcome is not Outcome.REFUSED:
-            yield from self._cut_finer(request, answer)
-            return
-        yield from self._deliver_old(old)
-        yield from self._deliver(select(request, lambda sample: sample.timestamp >= self.old_ms))
+    @cached_property
+    def request(self) -> WriteRequest:
+        """Its samples, as 1.0 has them. Raises ValueError for a body that is none."""
+        return self.body.request()
 
-    def _deliver(self, request: WriteRequest) -> Plan:
-        """Deliver all of a request that is accepted, in an order that is right in any case."""
+    @property
+    def newest_ms(self) -> int:
+        return max(series.samples[-1].timestamp for series in self.request.timeseries)
+
+    def part(self, request: WriteRequest, **changes: Any) -> list[Piece]:
+        """A piece for some of its samples; none without any."""
         if not request.timeseries:
-            return
-        answer = yield request
-        if answer.outcome is Outcome.ACCEPTED:
-            self.sent += count(request)
-        else:
-            yield from self._cut_finer(request, answer)
+            return []
+        return [replace(self, body=self.body.select(request), **changes)]
 
-    def _cut_finer(self, request: WriteRequest, answer: Answer) -> Plan:
-        if answer.written:
-            self._taken_in_part(request, answer.written, answer.text)
-            return
-        if answer.outcome is Outcome.TOO_LARGE:
-            parts, is_too_much = smaller(request), False
-        else:
-            self._refused += 1
-            parts, is_too_much = finer(request), self._refused > MAX_REFUSALS
-        if count(request) == 1 or (is_too_much and (self._split or is_of_one_time(request))):
-            for series in request.timeseries:
-                self._refuse(series, series.samples, answer.text)
-        elif is_too_much or (len(parts) == 1 and answer.outcome is not Outcome.TOO_LARGE):
-            for series in request.timeseries:
-                yield from self._deliver_in_turn(series, asks_others=is_too_much)
-        else:
-            for part in parts:
-                yield from self._deliver(part)
-
-    def _deliver_in_turn(self, series: TimeSeries, *, asks_others: bool) -> Plan:
-        """Deliver a series sample by sample, and all that follows the first one that is accepted.
-
-        `asks_others`: once its oldest is refused, so is what was of the others of its instance.
-        """
-        known_ms = self._bounds_ms.get(instance_of(series), 0) if asks_others else 0
-        bound_ms, is_accepted, left = 0, False, list(series.samples)
-        while left and not is_accepted:
-            sample = left.pop(0)
-            answer = yield only(series, [sample])
-            is_accepted = answer.outcome is Outcome.ACCEPTED or bool(answer.written)
-            if is_accepted:
-                self.sent += 1
-                continue
-            self._refused += 1
-            bound_ms = max(sample.timestamp, known_ms)
-            self._refuse(series, [sample, *(one for one in left if one.timestamp <= bound_ms)], answer.text)
-            left = [one for one in left if one.timestamp > bound_ms]
-        if bound_ms > known_ms:
-            self._learn(series, bound_ms, to_its_end=not is_accepted)
-        yield from self._deliver(only(series, left))
-
-    def _learn(self, series: TimeSeries, bound_ms: int, *, to_its_end: bool) -> None:
-        """One series was refused up to there: so are, it seems, all of its instance.
-
-        One that was refused to its end may be bad in itself. Three metrics would be too many.
-        """
-        instance = instance_of(series)
-        if to_its_end:
-            stuck = self._stuck.setdefault(instance, set())
-            stuck.add(metric_of(series))
-            if instance in self._bounds_ms or len(stuck) < 3:
-                return
-        self._bounds_ms[instance] = bound_ms
-
-    def _deliver_old(self, request: WriteRequest) -> Plan:
-        """Deliver samples that may be too old, without asking for each."""
-        witness, *others = witnesses(request)
-        settled: set[tuple[str, int]] = set()
-        boundary_ms = 0
-        words = ""
-        for sample in witness.samples:
-            answer = yield only(witness, [sample])
-            settled.add((name_of(witness), sample.timestamp))
-            if answer.outcome is Outcome.ACCEPTED:
-                self.sent += 1
-                break
-            self._refuse(witness, [sample], answer.text)
-            boundary_ms, words = sample.timestamp, answer.text
-        confirmed = 0
-        for series in others:
-            mine = [sample for sample in series.samples if sample.timestamp <= boundary_ms]
-            for sample in {one.timestamp: one for one in (*mine[:1], *mine[-1:])}.values():
-                answer = yield only(series, [sample])
-                settled.add((name_of(series), sample.timestamp))
-                if answer.outcome is Outcome.ACCEPTED:
-                    self.sent += 1
-                    boundary_ms = 0  # it was not for age
-                    break
-                self._refuse(series, [sample], answer.text)
-                confirmed += 1
-        left = joined(
-            only(series, [one for one in series.samples if (name_of(series), one.timestamp) not in settled])
-            for series in request.timeseries
+    def becomes(self, state: State, *, unclear: bool) -> Piece:
+        return replace(
+            self,
+            state=state,
+            unclear=unclear,
+            is_fresh=False,
+            witness=0,
+            asked=0,
+            bound_ms=0,
+            singly=False,
         )
-        if confirmed and boundary_ms:
-            self.too_old_ms = boundary_ms
-            for series in select(left, lambda sample: sample.timestamp <= boundary_ms).timeseries:
-                self._refuse(series, series.samples, words, EVERY_SERIES)
-            left = select(left, lambda sample: sample.timestamp > boundary_ms)
-        yield from self._deliver(left)
 
-    def _was_it_committed(self, request: WriteRequest) -> Plan:
-        """Settle one instance's part after an unclear outcome: was it committed, or is it bad?"""
-        oldest_ms = min(series.samples[0].timestamp for series in request.timeseries)
-        oldest = select(request, lambda sample: sample.timestamp == oldest_ms)
-        answer = yield oldest
-        if answer.outcome is Outcome.ACCEPTED:
-            self.sent += count(oldest)
-            yield from self._deliver(select(request, lambda sample: sample.timestamp != oldest_ms))
-            return
-        stuck: dict[str, TimeSeries] = {}  # series whose oldest sample was refused alone
-        words: dict[str, str] = {}
-        untouched = {name_of(series): series for series in request.timeseries}
-        for name, series in list(untouched.items()):
-            del untouched[name]
-            answer = yield only(series, series.samples[:1])
-            if answer.outcome is not Outcome.ACCEPTED:
-                stuck[name], words[name] = series, answer.text
-                continue
-            self.sent += 1
-            # A series without a newer sample takes its duplicate, and tells nothing.
-            if len(series.samples) > 1:
-                self._refuse_oldest(stuck, words)
-                rest = [only(series, series.samples[1:]) for series in (*stuck.values(), series)]
-                yield from self._deliver(joined([*rest, *(only(s, s.samples) for s in untouched.values())]))
-                return
-        yield from self._ask_witness(stuck, words)
+    def if_lost(self) -> Piece:
+        """What is known of it when it was sent and the answer is not known."""
+        if self.state is State.CLEAR:
+            return replace(self, state=State.MAYBE, unclear=True)
+        if self.state is State.TOO_OLD:
+            return replace(self, unclear=True)
+        # A single sample that landed is accepted again, so nothing changes where one was asked for.
+        question = self.question()
+        return replace(self, singly=True) if question is not None and len(question[1]) > 1 else self
 
-    def _ask_witness(self, stuck: dict[str, TimeSeries], words: dict[str, str]) -> Plan:
-        """Each series' oldest sample was refused: is that because it is there already?"""
-        while stuck:
-            witness = stuck.pop(max(stuck, key=lambda name: len(stuck[name].samples)))
-            refused = [(witness.samples[0], words[name_of(witness)])]
-            taken = 0  # which of its samples was accepted: 0 for none, else 2 for the second ...
-            for place, sample in enumerate(witness.samples[1:], start=2):
-                answer = yield only(witness, [sample])
-                if answer.outcome is Outcome.ACCEPTED:
-                    taken = place
-                    break
-                refused.append((sample, answer.text))
-            if taken and taken == len(witness.samples):
-                # What a committed batch looks like. The others' newest samples are there too, or
-                # are accepted now.
-                self.sent += len(witness.samples) + sum(len(s.samples) - 1 for s in stuck.values())
-                yield from self._deliver(joined([only(s, s.samples[-1:]) for s in stuck.values()]))
-                return
-            for sample, text in refused:
-                self._refuse(witness, [sample], text)
-            if taken:
-                self.sent += 1
-                self._refuse_oldest(stuck, words)
-                rest = [only(series, series.samples[1:]) for series in stuck.values()]
-                yield from self._deliver(joined([only(witness, witness.samples[taken:]), *rest]))
-                return
-            # Not even its newest: this one tells nothing. The next has not moved yet.
+    def check(self) -> None:
+        """Raise ValueError for a piece that cannot be."""
+        for series in self.request.timeseries:
+            times = [sample.timestamp for sample in series.samples]
+            if not times or any(a >= b for a, b in pairwise(times)):
+                raise ValueError("a piece in flight has a series whose samples do not ascend")
+        if not self.request.timeseries:
+            raise ValueError("a piece in flight has no samples")
+        self.question()
 
-    def _refuse_oldest(self, stuck: dict[str, TimeSeries], words: dict[str, str]) -> None:
-        for name, series in stuck.items():
-            self._refuse(series, series.samples[:1], words[name])
+    def question(self) -> tuple[TimeSeries, list[Sample]] | None:
+        """The samples of one series that go out; None if the whole piece does.
 
-    def _taken_in_part(self, request: WriteRequest, written: int, words: str) -> None:
-        """Pass over what a receiver of 2.0 did not write of a request of which it wrote the rest."""
-        left = max(0, count(request) - written)
-        self.sent += count(request) - left
-        if not left:
-            return
-        times = [sample.timestamp for series in request.timeseries for sample in series.samples]
-        refusal = self.refusals.setdefault(EVERY_SERIES, Refusal(words, min(times)))
-        refusal.t_ms = min(refusal.t_ms, *times)
-        refusal.through_ms = max(refusal.through_ms, *times)
-        refusal.samples += left
-        if self.unclear:
-            self.not_known += left
+        Raises ValueError if there are none.
+        """
+        if self.state in (State.CLEAR, State.MAYBE, State.TOO_OLD):
+            return None
+        series = self._witness()
+        if series is None or self.asked >= len(series.samples):
+            raise ValueError(f"a piece in flight cannot be {self.state.value!r}")
+        is_rest = self.state is State.AGE and self.witness > 0 and self.asked == 1 and not self.singly
+        return series, list(series.samples[self.asked :] if is_rest else series.samples[self.asked :][:1])
+
+    def _witness(self) -> TimeSeries | None:
+        if self.state is State.SINGLES:
+            return self.request.timeseries[0] if len(self.request.timeseries) == 1 else None
+        found = self.in_trial() if self.state is State.TRIAL else self.of_age()
+        return found[self.witness] if self.witness < len(found) else None
+
+    def in_trial(self) -> list[TimeSeries]:
+        """The witnesses of a trial: the longest series, and the longest one of another metric."""
+        long = [series for series in self.request.timeseries if len(series.samples) > 1]
+        first = max(long, key=lambda series: len(series.samples), default=None)
+        if first is None:
+            return []
+        others = [series for series in long if metric_of(series) != metric_of(first)]
+        return [first, *sorted(others, key=lambda series: -len(series.samples))[:1]]
+
+    def of_age(self) -> list[TimeSeries]:
+        """The witnesses of age, with samples up to the bound, where that is known."""
+        return witnesses(up_to(self.request, self.bound_ms) if self.bound_ms else self.request)
+
+
+class Reconciliation:
+    """Settles a batch. `pieces` is what is left; `sent` and `refusals` what came of the rest.
+
+    What is older than `old_ms` may be refused for its age. Up to `too_old_ms` all is, as far as
+    other batches have shown.
+    """
+
+    def __init__(self, pieces: Iterable[Piece], *, old_ms: int = 0, too_old_ms: int = 0) -> None:
+        self.pieces = list(pieces)
+        self.sent = 0
+        self.refusals: list[Refusal] = []
+        self.is_too_old = False  # something was passed over for its age
+        self.is_step = False  # the last answer: a sample was refused, and another single one comes next
+        self.too_old_ms = too_old_ms
+        self._old_ms = old_ms
+        # Of the last series that was refused, the oldest sample was: the next one begins with it.
+        self._begins_with_oldest = False
+        self._streak = 0  # samples of one series refused one after the other
+        self._other_half: Piece | None = None  # of what was refused and split last
+
+    def next(self) -> Body | None:
+        """The request to send; None if all is settled."""
+        if not self.pieces:
+            return None
+        first = self.pieces[0]
+        question = first.question()
+        return first.body if question is None else first.body.select(only(*question))
+
+    def in_flight(self) -> tuple[Piece, ...]:
+        """What is left if the process dies while the next request is under way."""
+        return (*(piece.if_lost() for piece in self.pieces[:1]), *self.pieces[1:])
+
+    def lost(self) -> None:
+        """The request was sent, and its answer is not known."""
+        self.pieces[:1] = [piece.if_lost() for piece in self.pieces[:1]]
+
+    def accepted(self, samples: int, written: int | None = None) -> None:
+        """The request, of so many samples, was accepted; `written` as a receiver of 2.0 says it."""
+        self.is_step = False
+        first = self.pieces[0]
+        question = first.question()
+        if question is None:
+            if written is None or written >= samples:
+                self.sent += samples
+            else:
+                self._written(first.request, written, "", Result.PASSED_OVER)
+            self._put([])
+            if self.pieces and self.pieces[0] is self._other_half and count(self.pieces[0].request) > 1:
+                self._halve(self.pieces[0], State.CLEAR)  # what was refused is in there
+        elif first.state is State.SINGLES:
+            self._put(self._delivered(first, *question, written))
+            self._begins_with_oldest, self._streak = self._streak > 0, 0
+        elif first.state is State.TRIAL:
+            self._accepted_in_trial(first, *question, written)
         else:
-            self.rejected += left
+            self._accepted_for_age(first, *question, written)
 
-    def _refuse(
-        self, series: TimeSeries, samples: Sequence[Sample], words: str, name: str | None = None
+    def refused(self, words: str, written: int | None = None) -> None:
+        """The request was refused; a receiver of 2.0 may have written a part of it."""
+        first = self.pieces[0]
+        question = first.question()
+        if question is not None:
+            series, samples = question
+            if written:
+                self.accepted(len(samples), written)
+            elif first.state is State.SINGLES:
+                self._pass_over(first, only(series, samples), words)
+                self._put(first.part(without(first.request, series, samples)))
+                self._streak += 1
+                self._next_goes_singly(series)
+            elif first.state is State.TRIAL:
+                self._refused_in_trial(first, series, words)
+            else:
+                self._refused_for_age(first, series, len(samples))
+            following = self.pieces[0].question() if self.pieces and not written else None
+            self.is_step = following is not None and len(following[1]) == 1
+            return
+        self.is_step = False
+        whole = count(first.request)
+        if written:
+            self._written(first.request, written, words, _result(first))
+            self._put([])
+        elif whole == 1 or first.state is State.TOO_OLD or first.newest_ms <= self.too_old_ms:
+            self._pass_over(first, first.request, words)
+            self._put([])
+            if first.state is State.TOO_OLD:
+                self.too_old_ms = max(self.too_old_ms, first.bound_ms)
+            if whole > 1:
+                self.is_too_old = True
+            else:
+                self._begins_with_oldest = True
+                self._streak += 1
+                self._next_goes_singly(first.request.timeseries[0])
+        elif first.state is State.MAYBE:
+            self._refused_maybe(first)
+        else:
+            self._refused_clear(first)
+
+    def too_large(self, words: str) -> None:
+        """The request was refused for its size, which says nothing of its samples."""
+        first = self.pieces[0]
+        question = first.question()
+        if question is not None and len(question[1]) > 1:
+            self._put([replace(first, singly=True)])
+        elif question is not None or count(first.request) == 1:
+            self.refused(words)
+        else:
+            self._put([piece for half in halves(first.request) for piece in first.part(half)])
+
+    # --- whole pieces ----------------------------------------------------------------------------
+
+    def _refused_clear(self, first: Piece) -> None:
+        if first.is_fresh:
+            known = up_to(first.request, self.too_old_ms)
+            if known.timeseries:
+                rest = after(first.request, self.too_old_ms)
+                self._put([*first.part(known, state=State.TOO_OLD), *first.part(rest)])
+                return
+            old = up_to(first.request, self._old_ms - 1)
+            if len(old.timeseries) > 1:
+                rest = after(first.request, self._old_ms - 1)
+                self._put(
+                    [
+                        *first.part(old, state=State.AGE, is_fresh=False),
+                        *first.part(rest, is_fresh=False),
+                    ]
+                )
+                return
+        if len(first.request.timeseries) == 1 and self._begins_with_oldest:
+            self._put([first.becomes(State.SINGLES, unclear=first.unclear)])
+            return
+        self._halve(first, State.CLEAR)
+
+    def _refused_maybe(self, first: Piece) -> None:
+        if first.is_fresh and len(first.request.timeseries) > 1 and first.newest_ms < self._old_ms:
+            self._put([replace(first, state=State.AGE, is_fresh=False)])
+        elif len(by_instance(first.request)) > 1:
+            self._halve(first, State.MAYBE)
+        elif first.in_trial():
+            self._put([first.becomes(State.TRIAL, unclear=True)])
+        else:
+            self._halve(first, State.CLEAR)
+
+    def _halve(self, first: Piece, state: State) -> None:
+        parts = [piece for half in halves(first.request) for piece in first.part(half)]
+        self._put([piece.becomes(state, unclear=piece.unclear) for piece in parts])
+        self._other_half = self.pieces[1] if state is State.CLEAR else None
+
+    def _next_goes_singly(self, series: TimeSeries) -> None:
+        """If the next piece is of that series as well, its oldest sample is likely to be refused, too."""
+        if self.pieces and self.pieces[0].state is State.CLEAR:
+            mine = self.pieces[0].request.timeseries
+            if len(mine) == 1 and mine[0].labels == series.labels:
+                self.pieces[0] = self.pieces[0].becomes(State.SINGLES, unclear=self.pieces[0].unclear)
+                return
+        self._streak = 0
+
+    # --- was it committed? -----------------------------------------------------------------------
+
+    def _accepted_in_trial(
+        self, first: Piece, series: TimeSeries, asked: list[Sample], written: int | None
     ) -> None:
-        """Pass over samples of a series; its name, or another, is said."""
-        if not samples:
-            return
-        first_ms = samples[0].timestamp
-        refusal = self.refusals.setdefault(name or name_of(series), Refusal(words, first_ms))
-        refusal.t_ms = min(refusal.t_ms, first_ms)
-        refusal.through_ms = max(refusal.through_ms, samples[-1].timestamp)
-        refusal.samples += len(samples)
-        if self.unclear:
-            self.not_known += len(samples)
+        if asked[-1].timestamp != series.samples[-1].timestamp:
+            self._put(self._delivered(first, series, asked, written))  # so it was not
+        elif first.witness + 1 < len(first.in_trial()):
+            self._put([replace(first, witness=first.witness + 1, asked=0)])
         else:
-            self.rejected += len(samples)
+            self._was_committed(first)
+
+    def _refused_in_trial(self, first: Piece, series: TimeSeries, words: str) -> None:
+        if first.asked + 1 < len(series.samples):
+            self._put([replace(first, asked=first.asked + 1)])
+            return
+        self._pass_over(first, only(series, series.samples), words)
+        rest = first.part(without(first.request, series), asked=0)
+        self._put(rest)
+        if rest and len(rest[0].in_trial()) <= first.witness:
+            if first.witness:
+                self._was_committed(rest[0])
+            else:
+                self._put([rest[0].becomes(State.CLEAR, unclear=True)])
+
+    def _was_committed(self, first: Piece) -> None:
+        last = newest(first.request)
+        self.sent += count(first.request) - count(last)
+        self._put([piece.becomes(State.CLEAR, unclear=True) for piece in first.part(last)])
+
+    # --- is it too old? --------------------------------------------------------------------------
+
+    def _accepted_for_age(
+        self, first: Piece, series: TimeSeries, asked: list[Sample], written: int | None
+    ) -> None:
+        whole = next(one for one in first.request.timeseries if one.labels == series.labels)
+        if first.unclear and len(asked) == 1 and asked[0].timestamp == whole.samples[-1].timestamp:
+            self._put([first.becomes(State.MAYBE, unclear=True)])  # a committed request looks like this
+            return
+        rest = self._delivered(first, series, asked, written)
+        self._put(rest)
+        if rest and first.witness == 0 and first.asked > 0:
+            bound_ms = series.samples[first.asked - 1].timestamp
+            self._is_bound(replace(rest[0], state=State.AGE, bound_ms=bound_ms))
+
+    def _refused_for_age(self, first: Piece, series: TimeSeries, asked: int) -> None:
+        if first.asked + asked < len(series.samples):
+            self._put([replace(first, asked=first.asked + asked)])
+        else:
+            self._is_bound(replace(first, bound_ms=first.bound_ms or series.samples[-1].timestamp))
+
+    def _is_bound(self, first: Piece) -> None:
+        """One witness more was refused all that it has up to the bound."""
+        found = first.of_age()
+        if len(found) < 2:
+            state = State.MAYBE if first.unclear else State.CLEAR
+            self._put([first.becomes(state, unclear=first.unclear)])
+        elif first.witness + 1 < len(found):
+            self._put([replace(first, witness=first.witness + 1, asked=0, singly=False)])
+        else:
+            is_known = len({instance_of(series) for series in found}) > 1
+            old, rest = up_to(first.request, first.bound_ms), after(first.request, first.bound_ms)
+            settled = first.becomes(State.CLEAR, unclear=first.unclear)
+            bound_ms = first.bound_ms if is_known else 0
+            self._put([*settled.part(old, state=State.TOO_OLD, bound_ms=bound_ms), *settled.part(rest)])
+
+    # --- what came of it -------------------------------------------------------------------------
+
+    def _put(self, pieces: list[Piece]) -> None:
+        """Put pieces in the place of the first."""
+        self.pieces[:1] = pieces
+
+    def _delivered(
+        self, first: Piece, series: TimeSeries, asked: list[Sample], written: int | None
+    ) -> list[Piece]:
+        """What is left of a piece of which samples were accepted that had not been before."""
+        self._written(only(series, asked), len(asked) if written is None else written, "", Result.PASSED_OVER)
+        unclear = first.unclear and first.state is State.SINGLES
+        return [
+            piece.becomes(State.CLEAR, unclear=unclear)
+            for piece in first.part(without(first.request, series, asked))
+        ]
+
+    def _written(self, request: WriteRequest, written: int, words: str, result: Result) -> None:
+        """Count a request that is done, of which a receiver wrote so many samples."""
+        samples = count(request)
+        self.sent += min(written, samples)
+        if written < samples:
+            words = words or f"it was accepted, but {written} of {samples} samples were written"
+            self._note(request, samples - written, words, result)
+
+    def _pass_over(self, first: Piece, request: WriteRequest, words: str) -> None:
+        self._note(request, count(request), words, _result(first))
+
+    def _note(self, request: WriteRequest, samples: int, words: str, result: Result) -> None:
+        is_one = len(request.timeseries) == 1
+        self.refusals.append(
+            Refusal(
+                name_of(request.timeseries[0]) if is_one else EVERY_SERIES,
+                min(series.samples[0].timestamp for series in request.timeseries),
+                max(series.samples[-1].timestamp for series in request.timeseries),
+                samples,
+                words,
+                result,
+            )
+        )
+
+
+def _result(piece: Piece) -> Result:
+    return Result.UNCLEAR if piece.unclear else Result.REJECTED

@@ -87,6 +87,10 @@ class Tally:
         self.bytes += size
         self.statuses[f"{status // 100}xx" if 200 <= status < 600 else "none"] += 1
 
+    def count_refused(self, result: str, samples: int) -> None:
+        """Count samples that were passed over: "rejected", "unclear" or "passed_over"."""
+        setattr(self, result, getattr(self, result) + samples)
+
     def __str__(self) -> str:
         return (
             f"{self.sent} samples sent, {self.rejected} rejected, {self.unclear} unclear, "

@@ -48,13 +48,14 @@ class Stores:
             self._open[path] = (cursor, self._pusher(store, cursor))
         return self._open[path][1]
 
-    def push(self, path: Path, closed: Mapping[str, int] | None = None) -> None:
-        """Push one store. Raises RondoError: what `open` and `Pusher.push` raise, or UnexpectedError.
+    def push(self, path: Path, closed: Mapping[str, int] | None = None) -> bool:
+        """Push one store; say if anything was delivered.
 
-        After an UnexpectedError the next push begins with what the cursor's file says.
+        Raises RondoError: what `open` and `Pusher.push` raise, or UnexpectedError. After that the
+        next push begins with what the cursor's file says.
         """
         try:
-            self.open(path).push(closed)
+            return self.open(path).push(closed)
         except RondoError:
             raise
         except OSError as exc:
@@ -99,7 +100,8 @@ class Service:
         self._has_ended = has_ended
         self._clock = clock
         self._closed: Closed = {}  # what is still to be used
-        self._failing: dict[Path, RondoError] = {}
+        self._failing: dict[Path, RondoError] = {}  # as the last push ended
+        self._said: dict[Path, str] = {}  # until something is delivered again
         self._not_before = 0.0
 
     def run(self) -> None:
@@ -125,16 +127,17 @@ class Service:
 
     def _push(self, store: Path) -> None:
         try:
-            self._stores.push(store, self._closed[store])
+            has_delivered = self._stores.push(store, self._closed[store])
         except RondoError as exc:
             if isinstance(exc, NotTakenError):
                 self._not_before = self._clock() + exc.retry_after_s
-            if str(exc) != str(self._failing.get(store)):
+            if str(exc) != self._said.get(store):
                 log.warning("%s: not delivered for now: %s", store, exc)
-            self._failing[store] = exc
+            self._failing[store], self._said[store] = exc, str(exc)
         else:
             self._closed[store] = {}
-            if self._failing.pop(store, None) is not None:
+            self._failing.pop(store, None)
+            if has_delivered and self._said.pop(store, None) is not None:
                 log.warning("%s: delivering again", store)
 
 

@@ -1,7 +1,6 @@
-"""A request cut into parts: by instance, by series, by time.
+"""A request in parts: by instance, by series, by time.
 
-Strategy: a part is a request again, so that it can be sent, or cut once more; the samples are the
-same objects.
+Strategy: a part is a request again, so that it can be sent, or be split once more.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ def name_of(series: TimeSeries) -> str:
     return str(Series(name, tuple(labels.items()), "", "", ""))
 
 
-def witnesses(request: WriteRequest) -> list[TimeSeries]:
-    """Three series, of different instances if there are so many, to speak for all."""
-    found = [part.timeseries[0] for part in by_instance(request)[:3]]
-    names = {name_of(series) for series in found}
-    for series in request.timeseries:
-        if len(found) >= 3:
-            break
-        if name_of(series) not in names:
-            found.append(series)
-    return found
+def instance_of(series: TimeSeries) -> str:
+    return _label(series, "instance")
+
+
+def metric_of(series: TimeSeries) -> str:
+    return _label(series, "__name__")
+
+
+def _label(series: TimeSeries, name: str) -> str:
+    return next((label.value for label in series.labels if label.name == name), "")
 
 
 def count(request: WriteRequest) -> int:
+    """Samples in it."""
     return sum(len(series.samples) for series in request.timeseries)
 
 
@@ -52,16 +52,30 @@ def select(request: WriteRequest, wanted: Callable[[Sample], bool]) -> WriteRequ
     return joined(only(series, filter(wanted, series.samples)) for series in request.timeseries)
 
 
-def instance_of(series: TimeSeries) -> str:
-    return _label(series, "instance")
+def up_to(request: WriteRequest, t_ms: int) -> WriteRequest:
+    return select(request, lambda sample: sample.timestamp <= t_ms)
 
 
-def metric_of(series: TimeSeries) -> str:
-    return _label(series, "__name__")
+def after(request: WriteRequest, t_ms: int) -> WriteRequest:
+    return select(request, lambda sample: sample.timestamp > t_ms)
 
 
-def _label(series: TimeSeries, name: str) -> str:
-    return next((label.value for label in series.labels if label.name == name), "")
+def without(
+    request: WriteRequest, series: TimeSeries, samples: Iterable[Sample] | None = None
+) -> WriteRequest:
+    """The request without some samples of one of its series, or without all of that series."""
+    times = {sample.timestamp for sample in (series.samples if samples is None else samples)}
+    return joined(
+        only(one, (sample for sample in one.samples if sample.timestamp not in times))
+        if one.labels == series.labels
+        else WriteRequest(timeseries=[one])
+        for one in request.timeseries
+    )
+
+
+def newest(request: WriteRequest) -> WriteRequest:
+    """The last sample of each series."""
+    return joined(only(series, series.samples[-1:]) for series in request.timeseries)
 
 
 def by_instance(request: WriteRequest) -> list[WriteRequest]:
@@ -71,28 +85,33 @@ def by_instance(request: WriteRequest) -> list[WriteRequest]:
     return list(parts.values())
 
 
-def by_series(request: WriteRequest) -> list[WriteRequest]:
-    return [only(series, series.samples) for series in request.timeseries]
-
-
-def finer(request: WriteRequest) -> list[WriteRequest]:
-    """A refused request in parts: by instance, by series; itself if it holds one."""
+def halves(request: WriteRequest) -> list[WriteRequest]:
+    """A request of several samples in two: by instance, else by series, else older and newer."""
     parts = by_instance(request)
-    return parts if len(parts) > 1 else by_series(request)
+    if len(parts) > 1:
+        middle = len(parts) // 2
+        return [joined(parts[:middle]), joined(parts[middle:])]
+    middle = len(request.timeseries) // 2
+    if middle:
+        both = request.timeseries[:middle], request.timeseries[middle:]
+        return [WriteRequest(timeseries=half) for half in both]
+    (series,) = request.timeseries
+    middle = len(series.samples) // 2
+    return [only(series, series.samples[:middle]), only(series, series.samples[middle:])]
 
 
-def smaller(request: WriteRequest) -> list[WriteRequest]:
-    """A request that is too large in parts: older and newer half, by instance, by series."""
-    times = sorted({sample.timestamp for series in request.timeseries for sample in series.samples})
-    if len(times) > 1:
-        middle_ms = times[len(times) // 2]
-        return [
-            select(request, lambda sample: sample.timestamp < middle_ms),
-            select(request, lambda sample: sample.timestamp >= middle_ms),
-        ]
-    parts = by_instance(request)
-    return parts if len(parts) > 1 else by_series(request)
-
-
-def is_of_one_time(request: WriteRequest) -> bool:
-    return len({sample.timestamp for series in request.timeseries for sample in series.samples}) == 1
+def witnesses(request: WriteRequest) -> list[TimeSeries]:
+    """At most three series, the first among them: of different instances and metrics, as far as there are."""
+    found = [request.timeseries[0]]
+    left = list(request.timeseries[1:])
+    while left and len(found) < 3:
+        instances = {instance_of(series) for series in found}
+        metrics = {metric_of(series) for series in found}
+        best = max(
+            range(len(left)),
+            key=lambda at: (
+                2 * (instance_of(left[at]) not in instances) + (metric_of(left[at]) not in metrics)
+            ),
+        )
+        found.append(left.pop(best))
+    return found

@@ -195,9 +195,10 @@ def push_once(
     max_samples: int = 10_000,
     closed: Mapping[str, int] | None = None,
     with_health: bool = False,
+    tally: Tally | None = None,
 ) -> Tally:
     """What one run of rondo-push does, with waits left out."""
-    tally = Tally()
+    tally = tally or Tally()
     with Cursor(path, "prometheus") as cursor:
         drain = Drain(Store(path), lambda head: sent_labels(head, "rondo-vmm", {}), max_samples)
         Pusher(

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import fcntl
 import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rondo_tools.catalog import Series
 from rondo_tools.errors import PushError, UsageError
-from rondo_tools.push.cursor import Cursor, InFlight, LockedError, Mark, parse_name
+from rondo_tools.push.cursor import Cursor, InFlight, LockedError, parse_name
+from rondo_tools.push.encoding.body import PROTOCOLS, encode
+from rondo_tools.push.encoding.v1 import compress, decode
+from rondo_tools.push.model import Block, Mark, SeriesSet
+from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.push.reconcile import Piece, State
 
 MARKS = st.dictionaries(
     st.text(st.characters(codec="utf-8"), max_size=20),
     st.builds(Mark, st.integers(0, 2**53), st.booleans()),
     max_size=5,
 )
+ONE = SeriesSet((Series("a", (), "gauge", "", ""),), ((("__name__", "a"), ("instance", "vm")),))
+ROWS = [Block(ONE, np.array([1000, 2000, 3000]), np.array([[1.0], [2.0], [3.0]]))]
+STATES = [
+    {"state": State.CLEAR},
+    {"state": State.MAYBE, "unclear": True, "is_fresh": True},
+    {"state": State.SINGLES},
+    {"state": State.TRIAL, "unclear": True, "asked": 2},
+    {"state": State.AGE, "asked": 1, "bound_ms": 2000},
+    {"state": State.TOO_OLD, "bound_ms": 2**62},
+]
+
+
+def in_flight(marks: dict[str, Mark], protocol: str, states: list[dict[str, Any]]) -> InFlight:
+    return InFlight(marks, tuple(Piece(encode(protocol, ROWS, ()), **state) for state in states))
+
+
 IN_FLIGHT = st.none() | st.builds(
-    InFlight, MARKS, st.binary(max_size=100), st.booleans(), st.sampled_from(["1.0", "2.0"])
+    in_flight, MARKS, st.sampled_from(PROTOCOLS), st.lists(st.sampled_from(STATES), min_size=1, max_size=3)
 )
 SAME_FOLDER = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
@@ -40,6 +67,21 @@ def test_what_is_saved_comes_back(tmp_path: Path, marks: dict[str, Mark], in_fli
         assert again.in_flight == in_flight
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_lock_that_cannot_be_had_names_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As on NFS without lockd."""
+
+    def fails(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with pytest.raises(PushError, match=r"cursor_a\.lock.*flock") as caught:
+        Cursor(tmp_path, "a")
+    assert (caught.value.exit_code, os.strerror(number) in str(caught.value)) == (69, True)
+
+
 def test_without_a_file_nothing_is_delivered(tmp_path: Path) -> None:
     with Cursor(tmp_path, "a") as cursor:
         assert cursor.marks() == {}
@@ -55,17 +97,45 @@ def test_a_cursor_is_held_by_one(tmp_path: Path) -> None:
     Cursor(tmp_path, "a").close()
 
 
-GOOD = {
+PIECE = {
+    "body": base64.b64encode(encode("1.0", ROWS, ()).data).decode(),
+    "state": "trial",
+    "unclear": True,
+    "asked": 1,
+}
+GOOD: dict[str, Any] = {
     "version": 1,
     "sessions": {"vm/1": {"delivered_ms": 5, "ended": False}},
-    "in_flight": {"sessions": {"vm/1": {"delivered_ms": 6, "ended": True}}, "body": "AAAA", "split": False},
+    "in_flight": {
+        "sessions": {"vm/1": {"delivered_ms": 6, "ended": True}},
+        "protocol": "1.0",
+        "pieces": [PIECE],
+    },
 }
+
+
+def twice() -> str:
+    """A body with two samples of the same time."""
+    request = decode(encode("1.0", ROWS, ()).data)
+    request.timeseries[0].samples[1].timestamp = 1000
+    return base64.b64encode(compress(request)).decode()
 
 
 def broken() -> list[object]:
     """The good document with one thing wrong in each."""
     variants: list[object] = [[], None, 1, "x", {}]
     paths = [(), ("sessions", "vm/1"), ("in_flight",), ("in_flight", "sessions", "vm/1")]
+    for wrong_piece in (
+        {"state": "trial"}, {"body": PIECE["body"]}, {**PIECE, "body": "AAAA"}, {**PIECE, "body": "=="},
+        {**PIECE, "body": base64.b64encode(compress(WriteRequest())).decode()},
+        {**PIECE, "body": base64.b64encode(encode("2.0", ROWS, ()).data).decode()},
+        {**PIECE, "body": twice()}, {**PIECE, "state": "clean"}, {**PIECE, "unclear": 1},
+        {**PIECE, "asked": 3}, {**PIECE, "asked": -1}, {**PIECE, "asked": 1.0}, {**PIECE, "witness": 1},
+        {**PIECE, "state": "age", "witness": 1}, {**PIECE, "state": "singles", "asked": 3}, [], "x",
+    ):  # fmt: skip
+        document = json.loads(json.dumps(GOOD))
+        document["in_flight"]["pieces"].append(wrong_piece)
+        variants.append(document)
     for path in paths:
         keys = GOOD
         for step in path:
@@ -94,15 +164,6 @@ def test_what_is_not_understood_is_an_error_and_stays(tmp_path: Path, document: 
     assert json.loads(file.read_text()) == document
     file.write_text(json.dumps(GOOD))
     Cursor(tmp_path, "a").close()  # the lock was given back
-
-
-@pytest.mark.parametrize("protocol", ["3.0", 1.0, None])
-def test_a_body_of_an_unknown_protocol_is_not_sent(tmp_path: Path, protocol: object) -> None:
-    document = json.loads(json.dumps(GOOD))
-    document["in_flight"]["protocol"] = protocol
-    (tmp_path / "cursor_a.json").write_text(json.dumps(document))
-    with pytest.raises(PushError, match="protocol"):
-        Cursor(tmp_path, "a")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"version": 1, "sess'])

@@ -15,7 +15,6 @@ from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.transport import Answer, Outcome, Transport
 from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.model import Block, SeriesSet
-from rondo_tools.push.reconcile import EVERY_SERIES, Settlement
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 BLOCKS = [
@@ -104,12 +103,3 @@ def test_what_was_written_is_a_number_or_not_said(value: str, written: int | Non
 
     with http_server(answer) as url, closing(Transport(url, timeout_s=5)) as transport:
         assert transport.send(*BODY).written == written
-
-
-@pytest.mark.parametrize("unclear", [False, True])
-def test_what_was_taken_in_part_is_not_asked_for_again(unclear: bool) -> None:
-    settlement = Settlement(unclear)
-    refusal = Answer(Outcome.REFUSED, "answered 400: one is bad", status=400, written=3)
-    assert list(settlement.plan(BODY.request(), refusal, split=False)) == []
-    assert (settlement.sent, settlement.rejected, settlement.not_known) == (3, not unclear, unclear)
-    assert settlement.refusals[EVERY_SERIES].words == "answered 400: one is bad"

@@ -42,6 +42,12 @@ def cursor(path: Path) -> dict[str, object]:
     return document
 
 
+@pytest.fixture(autouse=True)
+def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cursor is written thousands of times here, and processes are killed, but the machine is not."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     fill(
@@ -158,13 +164,41 @@ def test_an_answer_that_was_lost_is_no_refusal(store: Path) -> None:
     assert receiver.samples == expected(store)
 
 
-def test_what_a_batch_in_pieces_left_behind_is_counted_as_unclear(store: Path) -> None:
+def test_settling_goes_on_where_a_kill_left_it(store: Path) -> None:
+    """What was settled before is not asked again, and counted once, by the process that did it."""
     receiver = Receiver(lambda labels, t_ms: "no" if dict(labels)["__name__"] == "heat" else None)
+    first = Scripted(receiver, ["ok"] * 6 + ["crash-after"])
     with pytest.raises(Crash):
-        push_once(store, Scripted(receiver, ["ok", "ok", "ok", "crash-after"]))
-    assert cursor(store)["in_flight"]["split"] is True  # type: ignore[index]
+        push_once(store, first)
+    pieces = cursor(store)["in_flight"]["pieces"]  # type: ignore[index]
+    assert len(pieces) > 1
     tally = push_once(store, Scripted(receiver))
-    assert (tally.rejected, tally.sent + tally.unclear) == (0, 34)
+    assert 0 < tally.sent + tally.rejected + tally.unclear < 34
+    assert receiver.samples == {
+        labels: samples for labels, samples in expected(store).items() if ("__name__", "heat") not in labels
+    }
+    noted = [json.loads(line) for line in (store / "rejected_prometheus.jsonl").read_text().splitlines()]
+    assert sum(one["samples"] for one in noted) == 17
+
+
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_settling_ends_behind_a_rate_limit(store: Path, k: int) -> None:
+    """429 after each k requests, longer than a push tries: each push goes on from where the last one came."""
+    receiver = Receiver(lambda labels, t_ms: "no" if dict(labels)["__name__"] == "heat" else None)
+    requests, sent, rejected = 0, 0, 0
+    for _ in range(100):
+        sender = Scripted(receiver, ["ok"] * k + ["lost"] * 4)
+        tally = Tally()
+        try:
+            push_once(store, sender, tally=tally)
+        except NotTakenError:
+            pass
+        requests += sender.attempts
+        sent, rejected = sent + tally.sent, rejected + tally.rejected + tally.unclear
+        if cursor(store)["in_flight"] is None:
+            break
+    assert (sent, rejected, cursor(store)["in_flight"]) == (17, 17, None)
+    assert requests < 400
     assert receiver.samples == {
         labels: samples for labels, samples in expected(store).items() if ("__name__", "heat") not in labels
     }
@@ -185,7 +219,7 @@ def test_a_damaged_body_in_flight_is_an_error_and_not_sent(store: Path) -> None:
     with pytest.raises(Crash):
         push_once(store, Scripted(Receiver(), ["crash"]))
     document = cursor(store)
-    document["in_flight"]["body"] = "AAAA"  # type: ignore[index]
+    document["in_flight"]["pieces"][0]["body"] = "AAAA"  # type: ignore[index]
     (store / "cursor_prometheus.json").write_text(json.dumps(document))
     sender = Scripted(Receiver())
     with pytest.raises(PushError, match="cursor_prometheus") as caught:
