@@ -6,6 +6,7 @@ import fcntl
 import http.server
 import json
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -313,6 +314,48 @@ def saving(self):
 transport.Transport.send, cursor.Cursor.save, os.fsync = sending, saving, syncing
 sys.exit(cli.main(arguments))
 """
+
+
+def no_room(process: subprocess.Popen[bytes], *, on: bool) -> None:
+    """As on a full disk, the process cannot write a file of any use; but no other one is hurt."""
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16 if on else -1, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("ends", ["there is room again", "kill -9"])
+def test_what_cannot_be_announced_on_a_full_disk_is_not_sent(
+    start: Callable[..., subprocess.Popen[bytes]], run: Run, store: Path, ends: str
+) -> None:
+    receiver, asked = Receiver(), threading.Event()
+    take = receiving(receiver)
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        reply = take(handler, body)
+        asked.set()
+        return reply
+
+    with http_server(answer) as url:
+        flags = [store, "--remote-write", url, "--no-health"]
+        process = start(*flags, "--interval", "50ms", "-q")
+        assert process.stderr is not None
+        assert asked.wait(30)
+        while in_flight(store) is not None:
+            time.sleep(0.01)
+        no_room(process, on=True)
+        asked.clear()
+        fill(store, header("late", NOW - 9000), seconds(2, NOW - 9000), "poweroff", tiers="1s:10m,10s:6h")
+        assert b"cursor_prometheus.json: File too large" in process.stderr.readline()
+        assert not asked.wait(1)  # nor at the next intervals
+        if ends == "kill -9":
+            process.kill()
+            assert run("rondo-push", *flags).returncode == 0
+        else:
+            no_room(process, on=False)
+            assert b"delivering again" in process.stderr.readline()
+            process.terminate()
+            assert process.wait(30) == 0
+            assert process.stderr.read() == b""
+    assert receiver.samples == expected(store)
+    assert receiver.twice == 0
 
 
 UNFORESEEN = """
