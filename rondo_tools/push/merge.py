@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.push.backlog import Backlog
-from rondo_tools.push.model import Batch, Block, Mark
+from rondo_tools.push.model import MAX_BYTES, Batch, Block, Mark
 from rondo_tools.store.reader import Rows
 
 Times = npt.NDArray[np.int64]
+
+SAMPLE_BYTES = 20  # on the wire, about
 
 
 class New(NamedTuple):
@@ -56,9 +58,15 @@ class _Order(NamedTuple):
 
 
 def cut(
-    new: Sequence[New], delivered_ms: Mapping[str, int], oldest_ms: int, max_samples: int
+    new: Sequence[New],
+    delivered_ms: Mapping[str, int],
+    oldest_ms: int,
+    max_samples: int,
+    max_bytes: int = MAX_BYTES,
 ) -> Iterator[Batch]:
     """Merge by instance and time and cut into batches. Sessions of one instance stand together.
+
+    A batch has at most `max_samples` and about `max_bytes` before compression, or is one row.
 
     Passed over is what is not later than `delivered_ms` of its instance (0 where there is none),
     what is older than `oldest_ms`, and of several rows of one instance and time all but the first.
@@ -69,10 +77,18 @@ def cut(
     width = np.array([len(item.backlog.numbers) for item in new])
     total = np.cumsum(np.where(order.keep, width[order.owner], 0))
     edges = np.flatnonzero(np.diff(order.owner, prepend=-1, append=-1))  # where another session begins
+    # Labels are in a request once for each run of a session's rows.
+    labels = np.array([item.backlog.series_set.label_bytes for item in new])
+    runs = np.diff(order.owner, prepend=-1) != 0
+    size = SAMPLE_BYTES * total + np.cumsum(np.where(runs, labels[order.owner], 0))
     start = 0
     while start < len(total):
         before = int(total[start - 1]) if start else 0
-        full = max(int(total.searchsorted(before + max_samples, "right")), start + 1)
+        full = int(total.searchsorted(before + max_samples, "right"))
+        before = int(size[start - 1]) if start else 0
+        again = 0 if runs[start] else int(labels[order.owner[start]])
+        full = min(full, int(size.searchsorted(before + max_bytes - again, "right")))
+        full = max(full, start + 1)
         # To cut a session's rows in two costs more than it saves, where they are few.
         whole = int(edges[edges.searchsorted(full, "right") - 1])
         stop = whole if 8 * (whole - start) >= 7 * (full - start) else full

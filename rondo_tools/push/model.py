@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.catalog import Series
+
+MAX_BYTES = 4 << 20
+"""Of a request, before compression, about. Receivers take 32 MiB."""
 
 Labels = tuple[tuple[str, str], ...]
 """Label names and values of one series as they are sent: ``__name__`` included, sorted by name."""
@@ -36,6 +40,11 @@ class SeriesSet:
 
     series: tuple[Series, ...]
     labels: tuple[Labels, ...]
+
+    @cached_property
+    def label_bytes(self) -> int:
+        """What the labels of all series take in a request of 1.0, about."""
+        return sum(len(name) + len(value) + 8 for labels in self.labels for name, value in labels)
 
 
 class Block(NamedTuple):

@@ -24,7 +24,7 @@ from rondo_tools.errors import EX_UNAVAILABLE, PushError
 from rondo_tools.push.cursor import Cursor, InFlight
 from rondo_tools.push.dead_letters import DeadLetters, Report
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encoding.body import V1, Body, encode
+from rondo_tools.push.encoding.body import V1, Body, encode, encode_bounded
 from rondo_tools.push.http.transport import Answer, Outcome
 from rondo_tools.push.model import Batch, Mark
 from rondo_tools.push.reconcile import Piece, Reconciliation
@@ -171,9 +171,10 @@ class Pusher:
 
     def _send(self, batch: Batch) -> None:
         families = self._families(batch)
-        body = encode(self._sender.protocol, batch.blocks, families.values())
-        self._deliver(batch.marks, [Piece(body, is_fresh=True)], batch.samples)
-        if body.protocol == V1:
+        bodies = encode_bounded(self._sender.protocol, batch.blocks, families.values())
+        pieces = [Piece(body, is_fresh=True) for body in bodies]
+        self._deliver(batch.marks, pieces, batch.samples if len(bodies) == 1 else 0)
+        if bodies[0].protocol == V1:
             self._described.update(families)
 
     def _families(self, batch: Batch) -> dict[str, Series]:

@@ -153,13 +153,14 @@ class Piece:
 
     def check(self) -> None:
         """Raise ValueError for a piece that cannot be."""
-        for series in self.request.timeseries:
+        request = self.body.request()  # not kept: there may be many
+        for series in request.timeseries:
             times = [sample.timestamp for sample in series.samples]
             if not times or any(a >= b for a, b in pairwise(times)):
                 raise ValueError("a piece in flight has a series whose samples do not ascend")
-        if not self.request.timeseries:
+        if not request.timeseries:
             raise ValueError("a piece in flight has no samples")
-        self.question()
+        replace(self).question()
 
     def question(self) -> tuple[TimeSeries, list[Sample]] | None:
         """The samples of one series that go out; None if the whole piece does.

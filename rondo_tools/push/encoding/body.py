@@ -45,3 +45,10 @@ def encode(protocol: str, blocks: Iterable[Block], metadata: Iterable[Series]) -
     if protocol == V2:
         return Body(v2.encode(blocks), V2)
     return Body(v1.encode(blocks, metadata))
+
+
+def encode_bounded(protocol: str, blocks: Iterable[Block], metadata: Iterable[Series]) -> list[Body]:
+    """A batch as bodies of bounded size, each of other series: in 1.0 each series repeats its labels."""
+    if protocol == V2:
+        return [Body(v2.encode(blocks), V2)]
+    return [Body(data) for data in v1.bodies(blocks, metadata)]

@@ -13,7 +13,8 @@ them; so what must hold within a request is asserted here, for every request.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+import sys
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from operator import lt
 from typing import Generic, NamedTuple, TypeVar
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.push.model import Block, Labels, SeriesSet
+from rondo_tools.push.model import MAX_BYTES, Block, Labels, SeriesSet
 from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, WriteRequest
 
 STALE_NAN = 0x7FF0000000000002
@@ -39,7 +40,11 @@ HEADERS = {
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
+_LONG_HEAD = 1024  # bytes
+
 Name = TypeVar("Name", bound=Hashable)
+Head = bytes | tuple[bytes, ...]
+"""A series' labels; if they are long, as parts, which the series of a session share."""
 
 
 class Run(NamedTuple, Generic[Name]):
@@ -59,13 +64,26 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
 
     Raises AssertionError for blocks that break remote-write's rules: that is a fault of rondo's.
     """
-    parts: list[bytes] = []
+    (body,) = bodies(blocks, metadata, max_bytes=sys.maxsize)
+    return body
+
+
+def bodies(
+    blocks: Iterable[Block], metadata: Iterable[Series] = (), *, max_bytes: int = MAX_BYTES
+) -> Iterator[bytes]:
+    """The same as several bodies of about `max_bytes` before compression; a series is never cut."""
+    described = _metadata(metadata)
+    parts, size = [described], len(described)
     runs = (Run(_heads(block.series_set), block.t_ms, block.values) for block in blocks)
     for head, samples in samples_by_series(runs).items():
-        # WriteRequest.timeseries
-        parts += (b"\x0a", varint(len(head) + len(samples)), head, samples)
-    parts.append(_metadata(metadata))
-    return bytes(snappy.compress(b"".join(parts)))
+        labels = (head,) if isinstance(head, bytes) else head
+        length = sum(map(len, labels)) + len(samples)
+        if size + length > max_bytes and len(parts) > 1:
+            yield bytes(snappy.compress(b"".join(parts)))
+            parts, size = [], 0
+        parts += (b"\x0a", varint(length), *labels, samples)  # WriteRequest.timeseries
+        size += length
+    yield bytes(snappy.compress(b"".join(parts)))
 
 
 def samples_by_series(runs: Iterable[Run[Name]]) -> dict[Name, bytes]:
@@ -143,17 +161,22 @@ def _lay_out(runs: Sequence[Run[Name]], length: int) -> list[list[bytes]]:
 
 
 @lru_cache(maxsize=1 << 12)
-def _heads(series_set: SeriesSet) -> tuple[bytes, ...]:
+def _heads(series_set: SeriesSet) -> tuple[Head, ...]:
     """TimeSeries.labels of each of a session's series, on the wire."""
-    return tuple(map(labels_on_the_wire, series_set.labels))
+    return tuple(map(_head, series_set.labels))
 
 
-def labels_on_the_wire(labels: Labels) -> bytes:
-    """TimeSeries.labels. Raises AssertionError for labels that break remote-write's rules."""
+def _head(labels: Labels) -> Head:
+    parts = labels_on_the_wire(labels)
+    return b"".join(parts) if sum(map(len, parts)) <= _LONG_HEAD else parts
+
+
+def labels_on_the_wire(labels: Labels) -> tuple[bytes, ...]:
+    """TimeSeries.labels, each. Raises AssertionError for labels that break remote-write's rules."""
     names = [name for name, _ in labels]
     assert all(map(lt, names, names[1:])), f"labels are not sorted and unique: {names}"
     assert "__name__" in names, "a series without a name"
-    return b"".join(map(_label, labels))
+    return tuple(map(_label, labels))
 
 
 @lru_cache(maxsize=1 << 12)
