@@ -7,9 +7,11 @@ VENV = .venv/bin
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
+# A file's tests stay in one process, for they may share what is costly to make.
+PYTEST = pytest --numprocesses auto --dist loadfile --durations 15
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 
-.PHONY: help setup demo test test-linux check format bench dashboards dashboard-picture guest vmm-guest vmm-demo \
+.PHONY: help setup demo test-quick test test-long test-linux check format bench dashboards dashboard-picture guest vmm-guest vmm-demo \
 	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto \
 	install-systemd uninstall-systemd clean
 
@@ -22,11 +24,17 @@ setup: ## make .venv with all that is needed (the others do it by themselves)
 demo: setup ## a 15 s VM, the store, the push and a real Prometheus, end to end
 	@python scripts/demo.py
 
-test: setup ## all tests
-	pytest
+test-quick: setup ## tests that start nothing: half a minute (docs/testing.md)
+	$(PYTEST) -m quick
 
-test-linux: setup ## Linux guests on an emulated machine (docs/lab.md); takes minutes
-	pytest tests/linux
+test: setup ## all tests but the long ones: some minutes
+	$(PYTEST) -m "not long"
+
+test-long: setup ## the long tests: soaks, schedules of faults, the laboratory
+	$(PYTEST) -m long
+
+test-linux: setup ## of these, Linux guests on an emulated machine (docs/lab.md)
+	$(PYTEST) tests/linux
 
 check: setup ## formatting, lint, types
 	ruff format --check .

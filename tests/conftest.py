@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,14 +13,58 @@ from pathlib import Path
 import pytest
 from fetch import PROGRAMS, fetch
 from hypothesis import HealthCheck, settings
-from needs import must_have
+from needs import PATIENCE_S, must_have
 from prometheus import Prometheus
+from quick import Guard, is_quick
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # A property holds or does not; how fast the machine is that looks is no part of it.
 settings.register_profile("rondo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("rondo")
+settings.register_profile("quick", settings.get_profile("rondo"), max_examples=20)
+
+GUARD = Guard()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("quick" if config.option.markexpr == "quick" else "rondo")
+    # A job in the background of a shell ignores SIGINT, and so would all processes that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_quick(item):
+            item.add_marker(pytest.mark.quick)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """The guard watches a quick test and its fixtures, from before the first to after the last."""
+    GUARD.seen.clear()
+    GUARD.watching = item.get_closest_marker("quick") is not None
+    try:
+        return (yield)
+    finally:
+        GUARD.watching = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    GUARD.check()
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging for all of it: take that back."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler:  # and none of pytest's
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +98,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """Run one of the four commands to its end: ``run("rondo-query", "--help")``."""
 
     def start(*command: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
-        options = {"capture_output": True, "timeout": 60, "stdin": subprocess.DEVNULL} | options
+        options = {"capture_output": True, "timeout": PATIENCE_S, "stdin": subprocess.DEVNULL} | options
         return subprocess.run([sys.executable, ROOT / "bin" / command[0], *command[1:]], **options)  # type: ignore[call-overload]
 
     return start

@@ -7,6 +7,12 @@ from typing import NoReturn
 
 import pytest
 
+PATIENCE_S = 300
+"""How long a test waits for something that must happen. It bounds a hang; a pass never depends on it.
+
+A busy machine is slow, so no bound in a test is shorter, unless the test wants it to pass.
+"""
+
 
 def must_have(what: str) -> NoReturn:
     """Skip the test for want of `what`, loudly; in CI, where all must be there, fail."""

@@ -397,6 +397,7 @@ def test_random_bytes(data: bytes, cuts: list[int]) -> None:
     check_against_itself(stream.encode(ONE) + data, cuts)
 
 
+@pytest.mark.heavy
 @given(
     streams,
     st.lists(
@@ -472,6 +473,7 @@ def peak(pieces: Iterable[bytes]) -> int:
 EMPTY_MAPS = b"\xdc\x0f\xff" + b"\x80" * 4095
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("message", "limit"),
     [
@@ -489,6 +491,7 @@ def test_memory_is_bounded_whatever_is_sent(message: bytes, limit: int) -> None:
         assert peak(way) < limit
 
 
+@pytest.mark.heavy
 def test_memory_does_not_grow_with_the_number_of_messages() -> None:
     ticks = b"".join(stream.encode(Tick(1000 + i, VALUE)) for i in range(20_000))
     few, many = [stream.encode(ONE), ticks], [stream.encode(ONE), *[ticks] * 10]

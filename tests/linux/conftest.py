@@ -1,9 +1,8 @@
-"""Linux guests in the laboratory (docs/lab.md). `make test-linux` runs these; plain pytest passes them by."""
+"""Linux guests in the laboratory (docs/lab.md): all of these tests are long."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import lab
@@ -16,6 +15,12 @@ from needs import must_have
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 Run = Callable[..., lab.Result]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")
@@ -38,18 +43,3 @@ def guest() -> Path:
     except LookupError as exc:
         must_have(f"no Linux guest: {exc}")
     return ROOT / "build" / "guest"
-
-
-@pytest.fixture(scope="session")
-def stuck(in_lab: Run, guest: Path) -> Iterator[Future[lab.Result]]:
-    """A guest that never ends by itself, in a laboratory of its own.
-
-    It is left its minute until the deadline: ask for it early, and for its result late.
-    """
-    # A shell whose keyboard nobody touches.
-    command = (
-        "rondo-vmm --kernel build/guest/vmlinuz --initramfs build/guest/initramfs --duration 1s --text"
-        " --cmdline rdinit=/bin/sh"
-    )
-    with ThreadPoolExecutor(1) as beside:
-        yield beside.submit(in_lab, command, timeout_s=110)

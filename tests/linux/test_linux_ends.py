@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable
-from concurrent.futures import Future
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import lab
 import pytest
 from build_linux_guest import build, packaged
 from cpio import Archive
-from needs import must_have
+from needs import PATIENCE_S, must_have
 
 Run = Callable[..., lab.Result]
 
@@ -94,10 +95,22 @@ def overlay(workload: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
+def stuck(in_lab: Run, guest: Path) -> Iterator[Future[lab.Result]]:
+    """A guest that never ends by itself, in a laboratory of its own, until its deadline a minute later."""
+    # A shell whose keyboard nobody touches.
+    command = (
+        "rondo-vmm --kernel build/guest/vmlinuz --initramfs build/guest/initramfs --duration 1s --text"
+        " --cmdline rdinit=/bin/sh"
+    )
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(in_lab, command, timeout_s=PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
 def ends(
     in_lab: Run, guest: Path, stuck: Future[lab.Result], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
-    del stuck  # asked for so that it begins now; test_stuck.py looks at it
+    del stuck  # runs meanwhile
     generic = tmp_path_factory.mktemp("generic")
     try:
         build(*packaged(GENERIC), generic)
@@ -105,7 +118,7 @@ def ends(
         must_have(f"no generic kernel: {exc}")
     files = {name: overlay(case.workload) for name, case in CASES.items()}
     files |= {f"generic/{name}": data for name, data in lab.folder_of(generic).items()}
-    return in_lab(command(), files, timeout_s=110).out
+    return in_lab(command(), files, timeout_s=PATIENCE_S).out
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -126,3 +139,14 @@ def test_an_end(name: str, ends: dict[str, bytes]) -> None:
 
 def test_a_read_only_disk_stays_as_it_was(ends: dict[str, bytes]) -> None:
     assert "blank" in ends
+
+
+def test_a_stuck_guest_ends_at_its_deadline(stuck: Future[lab.Result]) -> None:
+    """--duration and a minute to boot."""
+    result = stuck.result()
+    said = result.stderr.decode()
+    assert result.status == 0, said
+    assert b"\n# end deadline " in result.stdout, said
+    lived = re.search(r"lived ([\d.]+) s, .* ended by deadline", said)
+    assert lived, said
+    assert float(lived[1]) >= 61

@@ -273,6 +273,7 @@ LIVES = st.lists(
 )
 
 
+@pytest.mark.heavy
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(lives=LIVES, max_samples=st.integers(1, 40), clocks=st.lists(st.integers(0, 40_000), max_size=3))
 def test_whatever_lives_there_are_the_order_holds(

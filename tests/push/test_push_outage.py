@@ -173,6 +173,7 @@ def test_roll_ups_only(tmp_path: Path) -> None:
     assert push(rows[-1][0] + 10_000) == ends
 
 
+@pytest.mark.heavy
 def test_memory_does_not_grow_with_the_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (drain, backlog):
         monkeypatch.setattr(module, "SLICE_SAMPLES", 50_000)

@@ -258,6 +258,7 @@ def test_a_stop_between_requests_loses_nothing(store: Path) -> None:
 FAULTS = st.sampled_from(["ok", "ok", "refused", "lost", "unanswered", "crash", "crash-after"])
 
 
+@pytest.mark.heavy
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     max_examples=100,

@@ -39,6 +39,7 @@ def put_back(backup: Path, path: Path) -> None:
 # --- the cursor is the older one -----------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("between", [1, 7, 300])
 @pytest.mark.parametrize("new", [0, 1, 200])
 @pytest.mark.parametrize("max_samples", [64, 10_000])
@@ -64,6 +65,7 @@ def test_a_cursor_older_than_its_store(tmp_path: Path, between: int, new: int, m
     assert push_once(tmp_path, Scripted(receiver), now_ms=NOW).requests == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("rows", [2, 6])
 def test_a_cursor_older_than_a_store_of_many(tmp_path: Path, rows: int) -> None:
     """One request holds old and new of thirty sessions."""

@@ -33,6 +33,7 @@ def found(store: Path) -> list[str]:
     return list(Checker(Store(store)).lines())
 
 
+@pytest.mark.heavy
 @settings(
     deadline=None,
     max_examples=60,

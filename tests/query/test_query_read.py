@@ -85,6 +85,7 @@ def as_rows(text: str, format: str) -> list[tuple[int, str, float]]:
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.heavy
 @given(
     rows=lives(),
     start=st.none() | st.integers(T0 - 1000, T0 + 101_000),
@@ -127,6 +128,7 @@ def test_tier_0_against_a_model(
 
 
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.heavy
 @given(rows=lives(), tier=st.sampled_from((1, 2)), aggregate=st.sampled_from(("avg", "min", "max")))
 def test_coarse_tiers_against_a_model(
     capsys: pytest.CaptureFixture[str],

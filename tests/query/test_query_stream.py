@@ -80,6 +80,7 @@ def test_a_store_of_its_stream_is_the_same(store: Path, tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.heavy
 @given(
     slots=st.lists(st.integers(0, 39), unique=True).map(sorted),
     value=st.floats() | st.just(math.nan),

@@ -72,6 +72,7 @@ TIERS = [
 ]
 
 
+@pytest.mark.heavy
 @given(
     times,
     st.sampled_from(TIERS),

@@ -59,6 +59,7 @@ def series_and_rows(draw: st.DrawFn) -> tuple[tuple[Series, ...], Rows]:
     return series, [(T0 + slot * 1000 + draw(st.integers(0, 999)), draw(values)) for slot in slots]
 
 
+@pytest.mark.heavy
 @given(series_and_rows(), st.sampled_from([1000, 2000, 10_000, 60_000, 300_000]))
 @settings(max_examples=300, deadline=None)
 def test_equals_the_plain_way(case: tuple[tuple[Series, ...], Rows], window_ms: int) -> None:
@@ -78,6 +79,7 @@ def test_many_windows_at_once_equal_one_at_a_time(case: tuple[tuple[Series, ...]
     assert rolled(series, rows, 10_000) == one_at_a_time
 
 
+@pytest.mark.heavy
 def test_many_values_are_summed_in_time_order() -> None:
     """Where numpy would sum in pairs, and Python from 3.12 on with a correction."""
     rng = np.random.default_rng(1)

@@ -143,6 +143,7 @@ def test_every_torn_row(path: Path, tail: str) -> None:
             assert rows.skipped == int(not served and any(row[:8] + row[-4:])), length
 
 
+@pytest.mark.heavy
 @given(st.lists(st.tuples(st.integers(0, SLOTS * SIZE - 1), st.binary(min_size=1, max_size=60)), max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_the_check_of_a_block_is_that_of_its_rows(

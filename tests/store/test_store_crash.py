@@ -106,6 +106,7 @@ class _KilledError(BaseException):
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.heavy
 def test_killed_at_every_single_write(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if killed before, in the middle of, and after each pwrite in turn; then fed from the start.
 
@@ -163,6 +164,7 @@ damages = st.lists(
 
 
 @given(st.integers(1, 150), damages)
+@pytest.mark.heavy
 @settings(max_examples=150, deadline=None)
 def test_damage_is_never_served(
     tmp_path_factory: pytest.TempPathFactory, count: int, damage: list[tuple[int, int, str, bytes]]

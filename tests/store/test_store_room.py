@@ -31,6 +31,7 @@ def names(path: Path) -> list[str]:
 
 
 def test_at_the_limit_a_new_session_does_not_cost_a_look(
+@pytest.mark.heavy
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """VMs that live for a moment, in a store that is full of such."""

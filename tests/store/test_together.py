@@ -38,6 +38,7 @@ def listed(rows: object) -> list[tuple[int, bytes]]:
     return list(zip(t_ms.tolist(), (row.tobytes() for row in values), strict=True))
 
 
+@pytest.mark.heavy
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(data=st.data())
 def test_what_it_says_is_what_each_session_says(

@@ -116,6 +116,7 @@ def run(kvm: FakeKvm) -> str:
 GOOD_ENDS = ("poweroff: ", "reset: ", "error: the accelerator stopped without saying why")
 
 
+@pytest.mark.heavy
 @given(exits)
 @settings(max_examples=150, deadline=None)
 def test_random_accesses(script: list[Exit]) -> None:

@@ -210,6 +210,7 @@ headers = st.builds(
 heads = st.lists(small, min_size=1, max_size=8)
 
 
+@pytest.mark.heavy
 @given(
     st.lists(st.tuples(tables, headers, heads, small), min_size=1, max_size=4), st.sampled_from([1, 8, 128])
 )
@@ -271,6 +272,7 @@ operations = st.one_of(
 )
 
 
+@pytest.mark.heavy
 @given(st.lists(operations, max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_random_operations(steps: list[tuple[Any, ...]]) -> None:
