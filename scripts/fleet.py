@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 60.0  # bounds a hang; nothing here takes so long
+PATIENCE_S = 300.0  # bounds a hang; nothing here takes so long
 
 
 class Host:

@@ -112,7 +112,7 @@ def ask(url: str, path: str, **parameters: str | float) -> list[Json]:
 
 def _get(url: str, body: bytes | None = None) -> Any:
     try:
-        with urllib.request.urlopen(url, body, timeout=60) as answer:
+        with urllib.request.urlopen(url, body, timeout=300) as answer:
             return json.load(answer)["data"]
     except urllib.error.HTTPError as exc:
         with exc:

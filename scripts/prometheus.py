@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ Labels = tuple[tuple[str, str], ...]
 class Prometheus:
     """Runs `program`. `url` is its address, `write_url` its remote-write receiver."""
 
-    def __init__(self, program: Path, *flags: str, config: str = "", start_seconds: float = 30.0) -> None:
+    def __init__(self, program: Path, *flags: str, config: str = "", start_seconds: float = 300.0) -> None:
         self._program = program
         self._flags = flags
         self._config = config
@@ -34,16 +35,28 @@ class Prometheus:
     def __enter__(self) -> Prometheus:
         self._folder = tempfile.TemporaryDirectory(prefix="rondo-prometheus-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.write_url = f"{self.url}/api/v1/write"
         (self.folder / "prometheus.yml").write_text(self._config)
         try:
-            self.start()
+            while not self._starts_at(free_port()):
+                pass
         except BaseException:
             self._folder.cleanup()
             raise
         return self
+
+    def _starts_at(self, port: int) -> bool:
+        """Start it, unless another was quicker to listen on that port."""
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.write_url = f"{self.url}/api/v1/write"
+        try:
+            self.start()
+        except RuntimeError:
+            if PORT_TAKEN not in self.log():
+                raise
+            (self.folder / "log").unlink()
+            return False
+        return True
 
     def __exit__(
         self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
@@ -88,7 +101,7 @@ class Prometheus:
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
             try:
-                self.process.wait(20)
+                self.process.wait(300)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -100,7 +113,7 @@ class Prometheus:
         """The `result` of an instant query."""
         parameters = {"query": expression} | ({"time": f"{at_s:.3f}"} if at_s is not None else {})
         data = urllib.parse.urlencode(parameters).encode()
-        with urllib.request.urlopen(f"{self.url}/api/v1/query", data, timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v1/query", data, timeout=300) as answer:
             result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return result
 
@@ -118,9 +131,23 @@ class Prometheus:
         }
 
 
+PORT_TAKEN = "address already in use"
+"""What a server in Go says when another was quicker to listen on a port that was free."""
+
+
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A loopback port that nobody listens on now.
+
+    It is below those that the system gives to outgoing connections, so none of these takes it meanwhile,
+    and chosen at random, so that another process that chooses one hardly takes the same.
+    """
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first_outgoing = int(limits.read_text().split()[0]) if limits.exists() else 32_768
+    while True:
+        port = random.randrange(10_000, max(first_outgoing, 20_000))
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
         return port

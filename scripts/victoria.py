@@ -13,28 +13,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus import free_port
+from prometheus import PORT_TAKEN, free_port
+
+START_S = 300.0  # bounds a hang; it takes a second
 
 
 @contextmanager
 def victoria(program: Path, folder: Path, *flags: str) -> Iterator[str]:
     """Runs it, empty, on loopback; yields its address."""
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [program, f"-storageDataPath={folder / 'data'}", f"-httpListenAddr={url[7:]}", *flags]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                with urllib.request.urlopen(f"{url}/health", timeout=5):
-                    break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                said = (folder / "log").read_text(errors="replace")[-2000:]
-                assert process.poll() is None, said
-                assert time.monotonic() < deadline, said
-                time.sleep(0.05)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
+    log = folder / "log"
+    while True:
+        url = f"http://127.0.0.1:{free_port()}"
+        command = [program, f"-storageDataPath={folder / 'data'}", f"-httpListenAddr={url[7:]}", *flags]
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        try:
+            if _answers(process, f"{url}/health"):
+                yield url
+                return
+            said = log.read_text(errors="replace")[-2000:]
+            if PORT_TAKEN not in said:
+                raise RuntimeError(f"VictoriaMetrics does not get ready: {said}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait until it answers, or has ended."""
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return True
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.05)
+    return False
