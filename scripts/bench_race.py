@@ -11,6 +11,7 @@ may be missing, unless the ring has gone round since.
 from __future__ import annotations
 
 import random
+import select
 import socket
 import subprocess
 import sys
@@ -52,7 +53,7 @@ class Counts:
     skipped: int = 0  # rows that a reader was told are not whole
     wrong: int = 0
     missed: int = 0
-    ticks: int = 0  # that were written meanwhile
+    ticks: int = 0  # that were written meanwhile, of all producers
 
 
 def main() -> int:
@@ -67,13 +68,15 @@ def main() -> int:
     return 0 if held else 1
 
 
-def race(folder: Path, seconds: int) -> Counts:
-    """Run it in `folder`."""
+def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> Counts:
+    """Run it in `folder` for so long, and on until so much is written and the store was read so often."""
     counts, told = Counts(), dict[str, int]()
     address, path = f"{folder}/sock", folder / "store"
     with (
         serving(path, address, told),
-        subprocess.Popen([sys.executable, __file__, address, str(seconds)]) as feeder,
+        subprocess.Popen(
+            [sys.executable, __file__, address, str(seconds), str(ticks_each)], stdin=subprocess.PIPE
+        ) as feeder,
     ):
         try:
             while feeder.poll() is None:
@@ -81,6 +84,9 @@ def race(folder: Path, seconds: int) -> Counts:
                 for session in sessions:
                     look(session, told.get(str(session.path), 0), counts)
                 counts.passes += len(sessions) == PRODUCERS
+                if counts.passes > passes and feeder.stdin is not None:
+                    feeder.stdin.close()  # it may end now
+                    feeder.stdin = None
         finally:
             feeder.terminate()
         assert feeder.returncode == 0, "the producers were not heard to their end"
@@ -124,8 +130,11 @@ def serving(path: Path, address: str, told: dict[str, int]) -> Iterator[None]:
 # --- the producers, a process of their own ---------------------------------------------------------
 
 
-def produce(address: str, seconds: int) -> None:
-    """Send all that is taken for so long, in messages of any size; return when all is acknowledged."""
+def produce(address: str, seconds: float, ticks_each: int) -> None:
+    """Send all that is taken, in messages of any size; return when all is acknowledged.
+
+    Ends after so long, when so much is sent and standard input is closed, whatever comes last.
+    """
     chance = random.Random(1)
     peers = []
     for number in range(PRODUCERS):
@@ -135,7 +144,7 @@ def produce(address: str, seconds: int) -> None:
         peers.append(peer)
     sent = [0] * PRODUCERS
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while time.monotonic() < until or min(sent) < ticks_each or not select.select([0], [], [], 0)[0]:
         for number, peer in enumerate(peers):
             count = chance.choice((1, 2, chance.randint(1, MAX_AT_ONCE)))
             peer.sendall(messages(sent[number], count))
@@ -213,7 +222,7 @@ def _wrong(session: Session, tier: int, rows: Rows) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        produce(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) == 4:
+        produce(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
     else:
         sys.exit(main())
