@@ -85,7 +85,7 @@ class Server:
         self._idle_exit_s = idle_exit_s
         self._busy_at = clock()
         self._is_behind = False
-        self._turn = Turn()
+        self._turn = Turn(clock)
         self._turns = 0
         self._epoll = select.epoll()
 

@@ -6,10 +6,11 @@ import ctypes
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from store_host import Clock
+from store_host import CONNECTIONS, Clock
 
 from rondo_tools.signals import Signals
 from rondo_tools.store.endpoint import listen
@@ -18,6 +19,13 @@ from rondo_tools.store.server import Server
 from rondo_tools.store.writer import StoreWriter
 
 CLONE_NEWNS, MS_PRIVATE_EVERYWHERE = 0x20000, 0x44000
+
+
+@pytest.fixture(autouse=True)
+def no_connection_outlives_its_test() -> Iterator[None]:
+    yield
+    while CONNECTIONS:
+        CONNECTIONS.pop().close()
 
 
 @pytest.fixture
@@ -64,10 +72,11 @@ def clock() -> Clock:
 @pytest.fixture
 def serving(path: Path, address: str, clock: Clock) -> Iterator[Server]:
     """A server whose turns the test makes, at `address`."""
-    with Signals() as signals, StoreWriter(path) as store:
-        listener = listen(f"unix:{address}")
-        server = Server(store, [listener], Lines(-1), signals, clock=clock)
+    with (
+        Signals() as signals,
+        StoreWriter(path) as store,
+        closing(listen(f"unix:{address}")) as listener,
+        closing(Server(store, [listener], Lines(-1), signals, clock=clock)) as server,
+    ):
         server.open()
         yield server
-        server.close()
-        listener.close()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from needs import PATIENCE_S
 from ring_model import header, ticks
 
 from rondo_tools import stream
@@ -66,9 +67,14 @@ def fill(place: Path, left: int) -> Path:
     return ballast
 
 
+CONNECTIONS: list[socket.socket] = []
+"""All that `connected` made; a fixture closes them when the test is over, also when it failed."""
+
+
 def connected(address: str) -> socket.socket:
     peer = socket.socket(socket.AF_UNIX)
-    peer.settimeout(30)
+    CONNECTIONS.append(peer)
+    peer.settimeout(PATIENCE_S)
     peer.connect(address)
     return peer
 

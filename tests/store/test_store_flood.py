@@ -148,7 +148,6 @@ def test_neighbours_of_all_kinds_of_villains_lose_no_tick(
     turns(serving)
     for number, peer in enumerate(neighbours):
         assert peer.recv(1) == b""
-        peer.close()
         folder = path / "instances" / f"vm-{number}" / str(begin_ms)
         found = [(folder / f"tier_{tier}.slab").read_bytes() for tier in range(3)]
         assert found == slabs(SERIES, DEFAULT_TIERS, everything)
@@ -171,7 +170,6 @@ def test_what_costs_much_has_its_turn_like_the_others(
     assert max(sessions for sessions, _ in per_turn) == 1
     assert max(stored for _, stored in per_turn) <= 8 + 1
     assert sum(sessions + stored for sessions, stored in per_turn) > 3
-    villain.close()
 
 
 def test_a_producer_that_comes_again_and_again_does_not_fill_the_journal(
@@ -269,10 +267,7 @@ def test_when_all_end_at_once_nobody_waits_for_all(serving: Server, address: str
         assert is_taken(steady)
         ended.append(sum(session.end is not None for session in Store(serving.store.path).sessions()))
     assert ended == [min(at, 30) for at in range(1, 41)]
-    for peer in ending:
-        assert peer.recv(1) == b""
-        peer.close()
-    steady.close()
+    assert all(peer.recv(1) == b"" for peer in ending)
 
 
 def test_a_turn_has_time_for_the_first_and_for_a_while(clock: Clock) -> None:

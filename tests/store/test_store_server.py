@@ -13,10 +13,11 @@ import stat
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from needs import must_have
+from needs import PATIENCE_S, must_have
 from ring_model import slabs, ticks
 from store_host import PROGRAM, Clock, acknowledged, connected, data, deliver, fill, said, started, turns
 
@@ -61,8 +62,6 @@ def test_twenty_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms
     for number in range(20):
         check(path, f"vm-{number}", begin_ms, 310)
     assert [session.end is not None for session in Store(path).sessions()] == [True] * 20
-    for peer in peers:
-        peer.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -72,12 +71,15 @@ def test_lines_and_a_clean_end(path: Path, address: str, begin_ms: int, number: 
     ) as process:
         port = said(process, "listening on tcp:").strip().rpartition(":")[2]
         assert stat.S_IMODE(Path(address).stat().st_mode) == 0o660
-        with connected(address) as peer, socket.create_connection(("127.0.0.1", int(port)), 30) as other:
+        with (
+            connected(address) as peer,
+            socket.create_connection(("127.0.0.1", int(port)), PATIENCE_S) as other,
+        ):
             peer.sendall(data(begin_ms, 10, end=False))
             other.sendall(data(begin_ms, 20, instance="vm-2"))
             assert acknowledged(other)
             process.send_signal(number)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert b"30 ticks stored, 2 sessions" in err
     assert not Path(address).exists()
@@ -190,7 +192,7 @@ def test_a_full_disk_is_waited_for_and_said_once(small_disk: Path, tmp_path: Pat
             assert acknowledged(one)
             assert acknowledged(two)
         process.send_signal(signal.SIGTERM)
-        text = process.communicate(timeout=30)[1].decode()
+        text = process.communicate(timeout=PATIENCE_S)[1].decode()
     assert text.count("waiting for room") == 0
     assert text.count("there is room again") == 1
     check(path, "vm-1", begin_ms, 50)
@@ -211,7 +213,7 @@ def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: i
         assert "allows 8 connections at a time" in said(process, "new ones wait")
         for peer in peers:
             assert acknowledged(peer)
-            peer.close()
+            peer.close()  # makes room for the next one
     for number in range(40):
         check(path, f"vm-{number}", begin_ms, 10)
 
@@ -220,7 +222,7 @@ def test_idle_exit(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}", "--idle-exit", "1s") as process:
         said(process, "listening")
         assert deliver(address, data(begin_ms, 3))
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
     check(path, "vm-1", begin_ms, 3)
 
 
@@ -228,14 +230,12 @@ def test_idle_exit(path: Path, address: str, begin_ms: int) -> None:
 
 
 def test_a_socket_file_left_behind_is_replaced_and_a_live_one_refused(tmp_path: Path, address: str) -> None:
-    left = socket.socket(socket.AF_UNIX)
-    left.bind(address)
-    left.close()
-    first = listen(f"unix:{address}")
-    with pytest.raises(StoreError, match="another process listens there") as caught:
-        listen(f"unix:{address}")
-    assert caught.value.exit_code == 75
-    first.close()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(address)
+    with closing(listen(f"unix:{address}")):
+        with pytest.raises(StoreError, match="another process listens there") as caught:
+            listen(f"unix:{address}")
+        assert caught.value.exit_code == 75
     assert not Path(address).exists()
     Path(address).write_text("mine")
     with pytest.raises(UsageError, match="not a socket"):
@@ -244,12 +244,12 @@ def test_a_socket_file_left_behind_is_replaced_and_a_live_one_refused(tmp_path: 
 
 
 def test_a_socket_file_that_is_anothers_by_now_stays(address: str) -> None:
-    first = listen(f"unix:{address}")
-    Path(address).rename(f"{address}.old")
-    second = listen(f"unix:{address}")
-    first.close()
-    assert Path(address).exists()
-    second.close()
+    with ExitStack() as opened:
+        first = opened.enter_context(closing(listen(f"unix:{address}")))
+        Path(address).rename(f"{address}.old")
+        opened.enter_context(closing(listen(f"unix:{address}")))
+        first.close()
+        assert Path(address).exists()
 
 
 @pytest.mark.parametrize(
@@ -271,12 +271,10 @@ def test_addresses_that_cannot_be(spec: str, why: str) -> None:
 
 
 def test_tcp_is_loopback_unless_told_otherwise(caplog: pytest.LogCaptureFixture) -> None:
-    local = listen("tcp::0")
-    assert local.socket.getsockname()[0] == "127.0.0.1"
-    assert caplog.text == ""
-    local.close()
-    everywhere = listen("tcp:0.0.0.0:0")
-    everywhere.close()
+    with closing(listen("tcp::0")) as local:
+        assert local.socket.getsockname()[0] == "127.0.0.1"
+        assert caplog.text == ""
+    listen("tcp:0.0.0.0:0").close()
     assert "asks for no password" in caplog.text
 
 
@@ -321,7 +319,7 @@ def test_sockets_notification_and_watchdog(
         listening.bind(address)
         listening.listen()
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(30)
+        manager.settimeout(PATIENCE_S)
         with connected(address) as early:
             early.sendall(data(begin_ms, 30))
             monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
@@ -348,7 +346,7 @@ def test_sockets_notification_and_watchdog(
                 while (message := manager.recv(100)) == b"WATCHDOG=1":
                     pass
                 assert message == b"STOPPING=1"
-                assert process.wait(30) == 0
+                assert process.wait(PATIENCE_S) == 0
             finally:
                 process.kill()
                 process.wait()
@@ -373,7 +371,7 @@ def test_its_own_health_is_an_instance(path: Path, address: str, begin_ms: int) 
         assert deliver(address, data(begin_ms, 30) + data(begin_ms, 30))
         assert not deliver(address, b"junk")
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_S)
     assert b"30 ticks stored, 2 sessions; 30 late" in err  # its own are not counted
     (own,) = [one for one in Store(path).sessions() if one.instance == "rondo-store"]
     assert own.header.series == health.SERIES
@@ -394,9 +392,9 @@ def test_a_tick_of_its_own_each_second_and_none_where_there_is_no_room(
     path: Path, address: str, clock: Clock
 ) -> None:
     now_ms = 1_732_300_200_700
-    with Signals() as signals, StoreWriter(path) as store:
-        listener = listen(f"unix:{address}")
-        server = Server(store, [listener], Lines(-1), signals, clock=clock)
+    with Signals() as signals, StoreWriter(path) as store, ExitStack() as opened:
+        listener = opened.enter_context(closing(listen(f"unix:{address}")))
+        server = opened.enter_context(closing(Server(store, [listener], Lines(-1), signals, clock=clock)))
         own = health.Health(server, lambda: now_ms)
         store.room.max_bytes = 1
         for _ in range(3):
@@ -405,8 +403,6 @@ def test_a_tick_of_its_own_each_second_and_none_where_there_is_no_room(
             server.timers.run()
             store.room.max_bytes = None
         own.close()
-        server.close()
-        listener.close()
     (session,) = Store(path).sessions()
     assert session.rows().t_ms.tolist() == [1_732_300_202_500, 1_732_300_203_500]
     assert session.end is not None
@@ -425,7 +421,7 @@ def test_the_docs_list_its_series() -> None:
 def test_who_says_nothing_or_stalls_is_cut_off_and_who_is_quiet_is_not(
     serving: Server, clock: Clock, address: str, begin_ms: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    silent, stalled, quiet = (connected(address) for _ in range(3))
+    _silent, stalled, quiet = (connected(address) for _ in range(3))
     turns(serving)
     stalled.sendall(data(begin_ms, 3, end=False, instance="stalled") + b"\x92\xcf\x00")
     quiet.sendall(data(begin_ms, 3, end=False))
@@ -442,8 +438,6 @@ def test_who_says_nothing_or_stalls_is_cut_off_and_who_is_quiet_is_not(
     quiet.sendall(stream.encode(ticks(4, begin_ms)[3]))
     turns(serving)
     assert serving.counts.stored == 7
-    for peer in (silent, stalled, quiet):
-        peer.close()
 
 
 def test_a_flood_is_read_in_turn_with_the_others(serving: Server, address: str, begin_ms: int) -> None:
@@ -459,8 +453,6 @@ def test_a_flood_is_read_in_turn_with_the_others(serving: Server, address: str, 
     assert session.rows().t_ms.size == 5
     assert sent > 64 * 1024
     assert serving.counts.stored < 5 + 64 * 1024 // 140 + 1
-    flood.close()
-    other.close()
 
 
 def test_timers(clock: Clock) -> None:
@@ -507,5 +499,4 @@ def test_memory_of_a_quiet_producer(path: Path, address: str, begin_ms: int) -> 
         before = resident()
         peers += more(100, 200)
         assert (resident() - before) / 200 < 8192
-        for peer in peers:
-            peer.close()
+        assert len(peers) == 300
