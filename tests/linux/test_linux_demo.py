@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lab
 from guest_disk import check_disk
+from needs import PATIENCE_S
 
 Run = Callable[..., lab.Result]
 
@@ -24,7 +25,11 @@ cp build/vmm-demo-linux.img /out; exit $status
 
 def test_auto_is_linux_where_kvm_boots_it(in_lab: Run, guest: Path, tmp_path: Path) -> None:
     scripts = {f"scripts/{path.name}": path.read_bytes() for path in (ROOT / "scripts").glob("*.py")}
-    result = in_lab(COMMAND, scripts, timeout_s=SECONDS + 90)
+    # The demo probes for as long as a user waits; here, where all is emulated, the machine may be busy too.
+    hasty = scripts["scripts/demo_guest.py"]
+    scripts["scripts/demo_guest.py"] = hasty.replace(b"\nPROBE_S = 15.0", b"\nPROBE_S = 250.0")
+    assert scripts["scripts/demo_guest.py"] != hasty
+    result = in_lab(COMMAND, scripts, timeout_s=PATIENCE_S)
     said = result.stdout.decode() + result.stderr.decode(errors="replace")
     assert result.status == 0, said
     assert "Guest: linux, because this machine's KVM boots it" in said

@@ -17,7 +17,7 @@ from pathlib import Path
 import lab
 import pytest
 from fetch import Needs, folder
-from needs import must_have
+from needs import PATIENCE_S, must_have
 from prometheus import Prometheus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,7 +83,7 @@ def files(tmp_path: Path) -> dict[str, bytes]:
     except LookupError as exc:
         must_have(f"no systemd: {exc}")
     command = ["make", "install-systemd", f"DESTDIR={tmp_path}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE_S)
     return {
         "boot": (Path(__file__).parent / "boot_systemd.sh").read_bytes(),
         "systemd.tar": packed(systemd, without="usr/share"),
@@ -92,13 +92,12 @@ def files(tmp_path: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.timeout(300)
 def test_the_units_bear_their_hardening_and_nothing_is_lost(
     in_lab: Run, files: dict[str, bytes], prometheus: Prometheus
 ) -> None:
     url = prometheus.write_url.replace("127.0.0.1", "10.0.2.2")
     inside = INSIDE.replace("{url}", url).encode()
-    result = in_lab("sh /in/boot", files | {"inside": inside}, timeout_s=280)
+    result = in_lab("sh /in/boot", files | {"inside": inside}, timeout_s=PATIENCE_S)
     said, journal = result.out["said"].decode(), result.out["journal"].decode()
     assert result.status == 0, (result.stderr, said)
     assert "inside.service: Failed" not in journal, said

@@ -43,7 +43,7 @@ class Life:
         accelerator: str,
         code: str,
         *,
-        deadline_ms: int = 20_000,
+        deadline_ms: int = 600_000,
         during: Callable[[], None] | None = None,
     ) -> Account:
         def boot(memory: GuestMemory) -> Entry:
@@ -99,7 +99,7 @@ def test_a_guest_ends_itself(life: Life, accelerator: str, code: str, reason: st
 def test_the_deadline_ends_any_guest(life: Life, accelerator: str, code: str) -> None:
     account = life.live(accelerator, code, deadline_ms=150)
     assert account.end.reason == "deadline"
-    assert len(life.ticks) >= 5
+    assert life.ticks[-1].t_ms == account.t_ms
     assert account.ticks == len(life.ticks)
 
 
