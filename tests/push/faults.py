@@ -43,6 +43,11 @@ class FaultProxy:
             self._script = list(script)
             self.done = []
 
+    def will_be_silent(self) -> bool:
+        """Whether a request that the script still has makes the sender wait for its time-out."""
+        with self._lock:
+            return any(word.startswith("silence") for word in self._script)
+
     def __enter__(self) -> FaultProxy:
         proxy = self
 
@@ -118,7 +123,7 @@ class FaultProxy:
             _answer(request, status, {}, content)
 
     def _forward(self, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self._target.netloc, timeout=30)
+        connection = http.client.HTTPConnection(self._target.netloc, timeout=300)
         try:
             connection.request("POST", self._target.path, body, dict(headers))
             answer = connection.getresponse()

@@ -23,9 +23,10 @@ from rondo_tools.errors import UsageError
 from rondo_tools.push.http.credentials import Credentials, parse_credentials
 from rondo_tools.push.http.transport import Answer, Outcome, Transport
 
-NOW = int(time.time()) * 1000
+NOW = int(time.time()) * 1000  # anew for each test
 SECRET = "s3cr3t-and-l0ng"
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+pytestmark = pytest.mark.usefixtures("now")
 
 
 class Keys(NamedTuple):
@@ -81,7 +82,7 @@ def accept(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
 
 
 def send(url: str, known: Credentials) -> Answer:
-    with contextlib.closing(Transport(url, timeout_s=5, credentials=known)) as transport:
+    with contextlib.closing(Transport(url, timeout_s=300, credentials=known)) as transport:
         return transport.send(b"body")
 
 
@@ -227,7 +228,7 @@ def test_a_secret_is_read_again_when_it_changes(tmp_path: Path, flag: str, schem
     with (
         http_server(answer) as url,
         contextlib.closing(
-            Transport(url, timeout_s=5, credentials=parse_credentials(**arguments))
+            Transport(url, timeout_s=300, credentials=parse_credentials(**arguments))
         ) as transport,
     ):
         transport.send(b"")

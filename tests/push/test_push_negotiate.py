@@ -39,7 +39,7 @@ class Line:
 
 def test_a_strict_receiver_takes_it() -> None:
     receiver = StrictReceiver()
-    with http_server(receiver) as url, closing(Transport(url, timeout_s=5)) as transport:
+    with http_server(receiver) as url, closing(Transport(url, timeout_s=300)) as transport:
         negotiator = Negotiator(transport, V2)
         answer = negotiator.send(BODY)
         assert (answer.outcome, answer.written) == (Outcome.ACCEPTED, 4)
@@ -101,5 +101,5 @@ def test_what_was_written_is_a_number_or_not_said(value: str, written: int | Non
         assert {name: handler.headers[name] for name in HEADERS[V2]} == HEADERS[V2]
         return 200, {WRITTEN: value}, b""
 
-    with http_server(answer) as url, closing(Transport(url, timeout_s=5)) as transport:
+    with http_server(answer) as url, closing(Transport(url, timeout_s=300)) as transport:
         assert transport.send(*BODY).written == written

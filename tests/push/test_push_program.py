@@ -23,8 +23,9 @@ from receivers import Receiver, Reply, expected, fill, header, http_server, seco
 from rondo_tools.push.encoding.v1 import STALE_NAN
 
 ROOT = Path(__file__).resolve().parents[2]
-NOW = int(time.time()) * 1000
+NOW = int(time.time()) * 1000  # anew for each test
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+pytestmark = pytest.mark.usefixtures("now")
 
 
 def recent(path: Path, count: int = 30) -> None:
@@ -153,7 +154,7 @@ def test_no_store_and_a_terminal_is_a_mistake() -> None:
             [sys.executable, ROOT / "bin/rondo-push", "--remote-write", "http://127.0.0.1:1/"],
             stdin=follower,
             capture_output=True,
-            timeout=30,
+            timeout=300,
         )
     finally:
         os.close(leader)
@@ -206,7 +207,7 @@ def test_a_follower_reads_on_while_the_endpoint_hangs(
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
         asked.set()
-        released.wait(30)
+        released.wait(300)
         return take(handler, body)
 
     with http_server(answer) as url:
@@ -214,12 +215,12 @@ def test_a_follower_reads_on_while_the_endpoint_hangs(
         assert process.stdin is not None
         process.stdin.write(lines(store))
         process.stdin.flush()
-        assert asked.wait(30)
+        assert asked.wait(300)
         for _ in range(40):
             process.stdin.write(lines(store) * 200)  # in all 1 MB, blocking if nobody reads
         process.stdin.close()
         released.set()
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
         process.stdin = None
     assert receiver.samples == expected(store)
 
@@ -242,16 +243,16 @@ def test_the_first_interrupt_is_the_pipelines_and_the_second_is_ours(
         assert process.stdin is not None
         process.stdin.write(lines(store))
         process.stdin.flush()
-        assert asked.wait(30)
+        assert asked.wait(300)
         process.send_signal(signal.SIGINT)
         later = store.parent / "later"
         fill(later, header("d", NOW - 20_000), seconds(3, NOW - 20_000), "poweroff")
         asked.clear()
         process.stdin.write(lines(later))
         process.stdin.flush()
-        assert asked.wait(30)  # it works on
+        assert asked.wait(300)  # it works on
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(300) == 130
     assert receiver.samples == expected(store) | expected(later)
 
 
@@ -264,16 +265,16 @@ def test_a_daemon_that_is_told_to_stop_delivers_what_is_closed_and_exits_0(
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
         asked.set()
-        go_on.wait(30)
+        go_on.wait(300)
         return take(handler, body)
 
     with http_server(answer) as url:
         process = start(store, "--remote-write", url, "--interval", "1h", "--max-samples-per-send", "20")
-        assert asked.wait(30)
+        assert asked.wait(300)
         process.send_signal(number)
         fill(store, header("late", NOW - 9000), seconds(2, NOW - 9000), "poweroff", tiers="1s:10m,10s:6h")
         go_on.set()
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
     assert receiver.samples == expected(store)
     assert in_flight(store) is None
 
@@ -430,7 +431,7 @@ def test_kill_9_and_a_real_prometheus(
     every sample is there once, bit for bit, none twice and none refused."""
     flags = [store, "--remote-write", prometheus.write_url, "--max-samples-per-send", "30"]
     killed = start(moment, *flags, code=KILLED)
-    assert killed.wait(30) == -signal.SIGKILL
+    assert killed.wait(300) == -signal.SIGKILL
     assert (in_flight(store) is None) == (moment == "after the save")
     done = run("rondo-push", *flags, "-v")
     assert (done.returncode, b"0 rejected, 0 unclear, 0 passed over" in done.stderr) == (0, True), done.stderr

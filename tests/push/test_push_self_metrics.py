@@ -31,8 +31,9 @@ from receivers import (
 from rondo_tools.push.self_metrics import RESULTS, SERIES, STATUSES, SelfMetrics, Tally
 from rondo_tools.selector import parse_selector
 
-NOW = int(time.time()) * 1000
+NOW = int(time.time()) * 1000  # anew for each test
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+pytestmark = pytest.mark.usefixtures("now")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from rondo_tools.push.http.transport import Answer, Outcome, Transport, parse_ur
 BODY = b"body" * 100
 
 
-def send(url: str, timeout_s: float = 5.0, now_s: float = 0.0) -> Answer:
+def send(url: str, timeout_s: float = 300.0, now_s: float = 0.0) -> Answer:
     with contextlib.closing(Transport(url, timeout_s=timeout_s, now=lambda: now_s)) as transport:
         return transport.send(BODY)
 
@@ -112,7 +112,7 @@ def test_an_answer_without_end_is_not_read_to_its_end() -> None:
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
         handler.wfile.write(b"HTTP/1.1 400 Bad\r\nContent-Length: 999999999\r\n\r\n" + b"no " * 3000)
         handler.wfile.flush()
-        gone.wait(10)
+        gone.wait(300)
 
     gone = threading.Event()
     with http_server(answer) as url:
@@ -122,13 +122,16 @@ def test_an_answer_without_end_is_not_read_to_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("begun", "then", "outcome"),
+    ("begun", "then", "outcome", "timeout_s"),
     [
-        (b"", b"X", Outcome.RETRY),
-        (b"HTTP/1.1 204 No Content\r\n", b"X-A: b\r\n", Outcome.ACCEPTED),  # it has said it
+        (b"", b"X", Outcome.RETRY, 0.4),
+        # It has said it. Enough time for a busy machine to read one line.
+        (b"HTTP/1.1 204 No Content\r\n", b"X-A: b\r\n", Outcome.ACCEPTED, 5.0),
     ],
 )
-def test_a_peer_that_trickles_is_cut_off(begun: bytes, then: bytes, outcome: Outcome) -> None:
+def test_a_peer_that_trickles_is_cut_off(
+    begun: bytes, then: bytes, outcome: Outcome, timeout_s: float
+) -> None:
     gone = threading.Event()
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
@@ -138,7 +141,7 @@ def test_a_peer_that_trickles_is_cut_off(begun: bytes, then: bytes, outcome: Out
             handler.wfile.flush()
 
     with http_server(answer) as url:
-        result = send(url, timeout_s=0.4)  # without the cut it would go on until the test's time-out
+        result = send(url, timeout_s=timeout_s)  # without the cut it would go on until the test's time-out
         gone.set()
     assert result.outcome is outcome
     if outcome is Outcome.RETRY:
@@ -148,7 +151,7 @@ def test_a_peer_that_trickles_is_cut_off(begun: bytes, then: bytes, outcome: Out
 
 def test_silence_is_a_time_out_and_unclear() -> None:
     gone = threading.Event()
-    with http_server(lambda handler, body: gone.wait(10) and None) as url:
+    with http_server(lambda handler, body: gone.wait(300) and None) as url:
         result = send(url, timeout_s=0.3)
         gone.set()
     assert (result.outcome, result.unclear) == (Outcome.RETRY, True)
@@ -242,7 +245,7 @@ def test_a_connection_is_used_again_and_one_that_was_closed_is_not() -> None:
         handler.close_connection = len(ports) == 2
         return 204, {}, b""
 
-    with http_server(answer) as url, contextlib.closing(Transport(url, timeout_s=5)) as transport:
+    with http_server(answer) as url, contextlib.closing(Transport(url, timeout_s=300)) as transport:
         assert [transport.send(BODY).outcome for _ in range(3)] == [Outcome.ACCEPTED] * 3
     assert ports[0] == ports[1] != ports[2]
 

@@ -21,9 +21,10 @@ from victoria import victoria
 
 from rondo_tools.push.encoding.v1 import STALE_NAN
 
-NOW = int(time.time()) * 1000
+NOW = int(time.time()) * 1000  # anew for each test
 DAY_MS = 24 * HOUR_MS
 ONCE = "-dedup.minScrapeInterval=1ms"
+pytestmark = pytest.mark.usefixtures("now")
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -32,11 +33,11 @@ def held(
     url: str, selector: str = '{job="rondo-vmm",instance!="rondo-push"}'
 ) -> dict[Key, list[tuple[int, float]]]:
     """All samples that it shows but for stale markers, in order of time, duplicates too."""
-    with urllib.request.urlopen(f"{url}/internal/force_flush", timeout=30):
+    with urllib.request.urlopen(f"{url}/internal/force_flush", timeout=300):
         pass
     asked = urllib.parse.urlencode({"match[]": selector})
     found = {}
-    with urllib.request.urlopen(f"{url}/api/v1/export?{asked}", timeout=30) as answer:
+    with urllib.request.urlopen(f"{url}/api/v1/export?{asked}", timeout=300) as answer:
         for line in answer:
             series = json.loads(line)
             pairs = zip(series["timestamps"], series["values"], strict=True)
@@ -47,7 +48,7 @@ def held(
 
 def count(url: str, metric: str) -> int:
     """What it has counted of its own doings."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=300) as answer:
         lines = answer.read().decode().splitlines()
     return sum(int(line.split()[-1]) for line in lines if line.startswith(metric))
 
@@ -119,12 +120,12 @@ def test_victoriametrics_refuses_a_request_that_is_too_big_for_it(
 
 
 @pytest.mark.parametrize(
-    ("flag", "start_ms", "counter", "shown"),
+    ("flag", "age_ms", "counter", "shown"),
     [
-        ("-maxLabelsPerTimeseries=1", NOW - 59_000, "vm_metrics_with_dropped_labels_total", 2),
-        ("-maxLabelValueLen=3", NOW - 59_000, "vm_too_long_label_values_total", 2),
-        ("-retentionPeriod=1d", NOW - 3 * DAY_MS, 'vm_rows_ignored_total{reason="small_timestamp"}', 0),
-        ("-storage.maxDailySeries=1", NOW - 59_000, "vm_daily_series_limit_rows_dropped_total", 1),
+        ("-maxLabelsPerTimeseries=1", 59_000, "vm_metrics_with_dropped_labels_total", 2),
+        ("-maxLabelValueLen=3", 59_000, "vm_too_long_label_values_total", 2),
+        ("-retentionPeriod=1d", 3 * DAY_MS, 'vm_rows_ignored_total{reason="small_timestamp"}', 0),
+        ("-storage.maxDailySeries=1", 59_000, "vm_daily_series_limit_rows_dropped_total", 1),
     ],
     ids=["too many labels", "a long label", "too old", "too many series"],
 )
@@ -133,12 +134,12 @@ def test_what_victoriametrics_drops_it_does_not_say(
     tmp_path: Path,
     program: Callable[[str], Path],
     flag: str,
-    start_ms: int,
+    age_ms: int,
     counter: str,
     shown: int,
 ) -> None:
     """It answers 204 all the same, so it counts as delivered; only its own counters tell."""
-    store = tmp_path / "vmm_metrics"
+    store, start_ms = tmp_path / "vmm_metrics", NOW - age_ms
     fill(store, header("a", start_ms - 500), seconds(5, start_ms))
     with victoria(program("victoria-metrics"), tmp_path, flag) as url:
         done = run("rondo-push", store, "--remote-write", f"{url}/api/v1/write", "-v", "--no-health")
