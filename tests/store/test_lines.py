@@ -58,20 +58,18 @@ def test_a_reader_that_does_not_read_holds_nothing_up_and_gets_the_newest_in_the
         lines.update({f"session/{t_ms % 7}": t_ms, "same": t_ms})
     first = read(pipe[0])
     assert len(first) <= 4096
+    newest = {b"same": 19_999} | {f"session/{t % 7}".encode(): t for t in range(19_993, 20_000)}
     rest = b""
-    while True:
+    while not all(b"%b\t%d\n" % one in first + rest for one in newest.items()):
         lines.drain(0.05)
-        got = read(pipe[0])
-        if not got:
-            break
-        rest += got
+        rest += read(pipe[0])
     assert len(rest) < 5000
     told: dict[bytes, int] = {}
     for line in (first + rest).splitlines():  # which are whole
         path, t_ms_text = line.split(b"\t")
         assert int(t_ms_text) > told.get(path, -1)  # a session's lines ascend
         told[path] = int(t_ms_text)
-    assert told == {b"same": 19_999} | {f"session/{t % 7}".encode(): t for t in range(19_993, 20_000)}
+    assert told == newest
 
 
 def test_lines_longer_than_a_pipe_takes_at_once(pipe: Pipe) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
 from ring_model import COUNTS, LEVEL, T0, header, slabs, ticks
 from store_host import data, started
 from truth import Truth
@@ -112,7 +113,7 @@ def test_a_copy_with_cp_of_a_store_that_is_served(tmp_path: Path, run: Run, begi
         process.stdin.flush()
         while not process.stdout.readline().endswith(f"\t{begin_ms + 698_000}\n".encode()):
             pass
-        subprocess.run(["cp", "-a", "--sparse=always", path, copy], check=True, timeout=30)
+        subprocess.run(["cp", "-a", "--sparse=always", path, copy], check=True, timeout=PATIENCE_S)
         checked = run("rondo-query", copy, "check")
         assert (checked.returncode, checked.stdout) == (0, b"")
         done = run("rondo-store", copy, stdin=None, input=data(begin_ms, 900))

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import PATIENCE_S
 from ring_model import COUNTS, LEVEL, header, slab_bytes, slabs, ticks
 from truth import Truth
 
@@ -67,7 +68,7 @@ def nursery(store: Path, stream_file: Path) -> Iterator[Nursery]:
         finally:
             assert host.stdin is not None
             host.stdin.close()
-            host.wait(60)
+            host.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("seed", [int(os.environ.get("RONDO_TEST_SEED", "1"))])
@@ -105,8 +106,8 @@ class _KilledError(BaseException):
     pass
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.heavy
+@pytest.mark.parametrize("seed", range(3))
 def test_killed_at_every_single_write(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if killed before, in the middle of, and after each pwrite in turn; then fed from the start.
 
@@ -163,8 +164,8 @@ damages = st.lists(
 )
 
 
-@given(st.integers(1, 150), damages)
 @pytest.mark.heavy
+@given(st.integers(1, 150), damages)
 @settings(max_examples=150, deadline=None)
 def test_damage_is_never_served(
     tmp_path_factory: pytest.TempPathFactory, count: int, damage: list[tuple[int, int, str, bytes]]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
 from ring_model import T0, header, ticks
 from store_host import data, started
 
@@ -222,7 +223,7 @@ def test_an_interval_syncs_what_was_written_to(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "fdatasync", watched)
     syncer = Syncer(1, 3)
     syncer.mark(str(sessions[0].path))
-    assert enough.wait(30)
+    assert enough.wait(PATIENCE_S)
     syncer.close()
     assert synced == {str(sessions[0].path / f"tier_{number}.slab") for number in range(3)}
     slow = Syncer(3_600_000, 3)
@@ -280,7 +281,7 @@ def test_always_is_on_the_disk_when_written(path: Path, begin_ms: int) -> None:
             flags = int(text.split("flags:")[1].split()[0], 8)
             assert flags & os.O_DSYNC == expected
             process.stdin.close()
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_S) == 0
         begin_ms += 10_000
 
 

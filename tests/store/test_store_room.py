@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
 from ring_model import T0, header, ticks
 
 from rondo_tools.errors import StoreError
@@ -30,8 +31,8 @@ def names(path: Path) -> list[str]:
     return [session.instance for session in Store(path).sessions()]
 
 
-def test_at_the_limit_a_new_session_does_not_cost_a_look(
 @pytest.mark.heavy
+def test_at_the_limit_a_new_session_does_not_cost_a_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """VMs that live for a moment, in a store that is full of such."""
@@ -118,7 +119,7 @@ def test_chores_are_done_one_by_one_and_once(caplog: pytest.LogCaptureFixture) -
     chores, done, may_go = Chores(), [], threading.Event()
 
     def slow() -> None:
-        may_go.wait(30)
+        may_go.wait(PATIENCE_S)
         done.append("slow")
 
     def failing() -> None:

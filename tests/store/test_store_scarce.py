@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
 from ring_model import header, slabs, ticks
 from store_host import Clock, acknowledged, connected, data, said, started
 
@@ -73,7 +74,7 @@ def test_who_needs_no_descriptor_goes_on_and_who_does_waits(path: Path, address:
                     told(process, "steady", begin_ms + (at - 1) * 1000)
             assert all(acknowledged(peer) for peer in (late, later, beginner, steady))
         process.terminate()
-        text = process.communicate(timeout=30)[1].decode()
+        text = process.communicate(timeout=PATIENCE_S)[1].decode()
     assert text.count("Too many open files") == 0  # each was said once
     for instance, count, finished in (
         ("steady", 310, False),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from needs import must_have
+from needs import PATIENCE_S, must_have
 
 from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Accelerator, Exit
 from rondo_tools.vmm.accel.choose import open_accelerator
@@ -149,12 +149,10 @@ def test_a_stop_from_another_thread_ends_the_run(bench: Bench, code: str) -> Non
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert entered.wait(10)
-    for _ in range(1000):
+    assert entered.wait(PATIENCE_S)
+    while not ended.wait(0.01):
         bench.vcpu.stop()
-        if ended.wait(0.01):
-            break
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
 

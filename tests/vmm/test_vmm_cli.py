@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from needs import PATIENCE_S
 
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Decoder, End, Header, Tick
@@ -26,7 +28,6 @@ from rondo_tools.vmm.memory import GuestMemory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VMM = [sys.executable, str(ROOT / "bin" / "rondo-vmm")]
-WAIT_S = 30
 
 
 class Stream(NamedTuple):
@@ -80,7 +81,7 @@ def test_a_life_is_told_whole(vmm: Callable[..., subprocess.Popen[bytes]], accel
     if accelerator == "soft":
         pytest.importorskip("unicorn")
     process = vmm("--accel", accelerator, "--duration", "4s", "--instance", "vm-1")
-    out, err = process.communicate(timeout=WAIT_S)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     stream = decode(out)
     assert stream.header.instance == "vm-1"
@@ -115,7 +116,7 @@ def test_a_signal_ends_the_guest_and_the_stream_is_whole(
     process = vmm("--duration", "1h")
     until_it_runs(process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=WAIT_S)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     stream = decode(out)
     assert stream.end.reason == "signal"
@@ -125,7 +126,7 @@ def test_a_signal_ends_the_guest_and_the_stream_is_whole(
 
 def test_text_is_a_line_a_tick_with_every_series(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
     process = vmm("--duration", "300ms", "--text", "--label", "rack=a 1", "--serial", "none")
-    out, _ = process.communicate(timeout=WAIT_S)
+    out, _ = process.communicate(timeout=PATIENCE_S)
     head, *ticks, end = out.decode().splitlines()
     assert head.startswith("# rondo instance=")
     assert head.endswith(" interval=1s rack=a 1")
@@ -142,7 +143,7 @@ def test_text_ends_with_its_reader(vmm: Callable[..., subprocess.Popen[bytes]]) 
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(WAIT_S) == 0
+    assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_reader_that_is_gone_harms_no_vm_but_is_told(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
@@ -150,7 +151,7 @@ def test_a_reader_that_is_gone_harms_no_vm_but_is_told(vmm: Callable[..., subpro
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate(timeout=WAIT_S)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
     assert b"ended by poweroff" in err
     assert err.count(b"the reader of standard output is gone") == 1
@@ -172,19 +173,19 @@ def test_a_reader_that_stalls_harms_no_vm_and_its_ticks_are_kept(
         err += line
         if line == b"power off\n":
             break
-    out, _ = process.communicate(timeout=WAIT_S)
+    out, _ = process.communicate(timeout=PATIENCE_S)
     stream = decode(out)
     assert stream.end.reason == "poweroff"
-    assert len(stream.ticks) > 100
+    assert len(out) > 4096
     assert process.returncode == 0
 
 
 def test_what_cannot_be_delivered_is_counted(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
     process = vmm("--duration", "300ms", "--output", "/dev/full", "--linger", "200ms")
-    _, err = process.communicate(timeout=WAIT_S)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
     assert b"/dev/full: No space left on device; trying again" in err
-    assert re.search(rb"/dev/full: (\d) of \1 ticks? (was|were) not delivered", err)
+    assert re.search(rb"/dev/full: (\d+) of \1 ticks? (was|were) not delivered", err)
 
 
 def test_a_second_signal_ends_the_lingering(
@@ -205,39 +206,39 @@ def test_a_second_signal_ends_the_lingering(
     assert re.search(rb"ticks? (was|were) not delivered", process.stderr.read())
 
 
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        yield listener
+    path.unlink()
+
+
 def test_a_store_that_is_restarted_in_mid_run_misses_nothing(
     vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     path = tmp_path / "socket"
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen()
-    process = vmm("--duration", "1.5s", "--interval", "20ms", "--output", f"unix:{path}")
-    first, _ = listener.accept()
-    first.settimeout(WAIT_S)
-    head = first.recv(4096)
-    while len(head) < 6000:
-        head += first.recv(4096)
-    first.close()
-    listener.close()
-    path.unlink()  # killed and gone, for a while
+    with listening(path) as listener:
+        process = vmm("--duration", "1h", "--interval", "20ms", "--output", f"unix:{path}")
+        with listener.accept()[0] as first:
+            head = first.recv(4096)
+            while len(head) < 6000:
+                head += first.recv(4096)
+    # It is killed, and gone for a while.
     assert process.stderr is not None
     assert any(b"trying again" in line for line in process.stderr)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen()
-    listener.settimeout(WAIT_S)
-    second, _ = listener.accept()
-    with listener, second, second.makefile("rb") as file:
+    with listening(path) as listener, listener.accept()[0] as second, second.makefile("rb") as file:
+        process.send_signal(signal.SIGTERM)
         stream = decode(file.read())
-    _, err = process.communicate(timeout=WAIT_S)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     assert f"s, {len(stream.ticks)} ticks;".encode() in err
     decoder = Decoder()
     header, *before = decoder.feed(head)
     assert header == stream.header
     assert stream.ticks[: len(before)] == before
-    assert stream.end.reason == "poweroff"
+    assert stream.end.reason == "signal"
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_a_terminal_gets_no_binary(
 
 def test_a_closed_standard_output_is_said_to_be_closed(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
     process = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *VMM, "--duration", "1s"], capture_output=True, timeout=WAIT_S
+        ["sh", "-c", 'exec "$@" >&-', "sh", *VMM, "--duration", "1s"], capture_output=True, timeout=PATIENCE_S
     )
     assert process.returncode == 64
     assert b"standard output is closed" in process.stderr
@@ -404,7 +405,7 @@ def test_it_imports_nothing_that_it_does_not_need() -> None:
         "import sys; from rondo_tools.vmm.cli import main;"
         "main(['--duration', '50ms', '--output', '/dev/null']); print(*sorted(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, timeout=WAIT_S)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, timeout=PATIENCE_S)
     loaded = {name.partition(".")[0] for name in done.stdout.decode().split()}
     assert "rondo_tools" in loaded
     assert "rondo_tools.vmm.pc" not in done.stdout.decode().split()  # nor is what Linux needs
