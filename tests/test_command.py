@@ -8,6 +8,7 @@ import sys
 
 import argh
 import pytest
+from needs import PATIENCE_S
 
 from rondo_tools import __version__, command
 from rondo_tools.errors import PushError, RondoError, StoreError, StreamError, UsageError, VmError
@@ -142,4 +143,4 @@ sys.exit(command.run(parser, []))
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(30) == 128 + 13
+        assert process.wait(PATIENCE_S) == 128 + 13

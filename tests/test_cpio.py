@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cpio import Archive
+from needs import PATIENCE_S
 
 
 def packed(root: Path) -> bytes:
@@ -36,7 +37,7 @@ def test_busybox_unpacks_what_was_packed(program: Callable[[str], Path], tmp_pat
     back.mkdir()
     busybox = program("busybox")
     subprocess.run(
-        [busybox, "cpio", "-id"], input=data, cwd=back, check=True, capture_output=True, timeout=30
+        [busybox, "cpio", "-id"], input=data, cwd=back, check=True, capture_output=True, timeout=PATIENCE_S
     )
     found = {str(path.relative_to(back)): path for path in back.rglob("*")}
     assert found.keys() == {"a", "bin", "bin/odd name", "bin/run", "empty", "sh"}
@@ -76,6 +77,6 @@ def test_archives_may_stand_one_behind_another(program: Callable[[str], Path]) -
     half = out.getvalue()[len(out.getvalue()) // 2 :]
     assert half.startswith(b"070701")
     listed = subprocess.run(
-        [program("busybox"), "cpio", "-t"], input=half, check=True, capture_output=True, timeout=30
+        [program("busybox"), "cpio", "-t"], input=half, check=True, capture_output=True, timeout=PATIENCE_S
     )
     assert listed.stdout == b"second\n"

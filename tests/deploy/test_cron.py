@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
 from prometheus import Prometheus, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def by_cron(store: Path, url: str, home: Path) -> subprocess.CompletedProcess[st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 

@@ -32,6 +32,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from lives import RULES, Filled, push
+from needs import PATIENCE_S
 from prometheus import Prometheus
 
 from rondo_tools import catalog
@@ -339,7 +340,7 @@ def test_the_rules_work_on_real_data(filled: Filled) -> None:
 
 
 def test_prometheus_evaluates_the_rules(filled: Filled) -> None:
-    with urllib.request.urlopen(f"{filled.url}/api/v1/rules", timeout=60) as answer:
+    with urllib.request.urlopen(f"{filled.url}/api/v1/rules", timeout=PATIENCE_S) as answer:
         groups = json.load(answer)["data"]["groups"]
     judged = {rule["name"]: rule for group in groups for rule in group["rules"]}
     assert set(judged) == {rule.get("alert", rule.get("record")) for rule in rules()}

@@ -146,7 +146,7 @@ def test_kubectl_applies_the_folder_and_not_the_one_in_it(tmp_path: Path) -> Non
             env=os.environ | {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "none")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     made = {f"{one['kind']}/{one['metadata']['name']}": one for one in server.created}

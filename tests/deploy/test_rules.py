@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RULES = ROOT / "deploy" / "rules" / "rondo.yml"
@@ -25,7 +26,7 @@ ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
 
 
 def promtool(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_promtool_finds_no_fault(program: Callable[[str], Path]) -> None:

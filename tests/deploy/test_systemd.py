@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from fetch import root_of
+from needs import PATIENCE_S
 from prometheus import Prometheus
 from unit_file import Unit, environment
 
@@ -34,14 +35,13 @@ BIN = Path(sys.executable).parent
 SERVICES = ("rondo-store.service", "rondo-push.service", "rondo-push-once.service", "rondo-vmm@.service")
 UNITS = (*SERVICES, "rondo-store.socket", "rondo-push-once.timer")
 COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
-HANG_S = 60  # a bound on what must not hang, nothing else
 
 Program = Callable[[str], Path]
 
 
 def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--no-print-directory", target, *variables]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def said(command: list[str | Path], **variables: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=HANG_S,
+        timeout=PATIENCE_S,
     )
     assert process.returncode == 0, process.stdout
     return process.stdout
@@ -189,7 +189,7 @@ class Host:
         activate: list[str | Path] = [program("systemd-socket-activate"), "-l", listening]
         told = str(self.etc / "notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            manager.settimeout(HANG_S)
+            manager.settimeout(PATIENCE_S)
             manager.bind(told)
             process = subprocess.Popen(
                 [*activate, "-E", f"NOTIFY_SOCKET={told}", "--", *self.command("rondo-store.service")],
@@ -202,7 +202,7 @@ class Host:
                 assert b"Listening on" in process.stderr.readline()
                 yield manager
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(HANG_S) == 0, process.stderr.read()
+                assert process.wait(PATIENCE_S) == 0, process.stderr.read()
             finally:
                 process.kill()
                 process.wait()
@@ -259,13 +259,13 @@ def test_the_push_as_a_daemon_delivers_and_at_sigterm_what_is_left(
     lived("vm-1")
     daemon = subprocess.Popen(host.command("rondo-push.service"), stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + HANG_S
+        deadline = time.monotonic() + PATIENCE_S
         while not delivered("vm-1") and time.monotonic() < deadline:
             time.sleep(0.1)
         assert delivered("vm-1")
         lived("vm-2")
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.communicate(timeout=HANG_S)[1].startswith("rondo-push: ")  # its numbers
+        assert daemon.communicate(timeout=PATIENCE_S)[1].startswith("rondo-push: ")  # its numbers
         assert daemon.returncode == 0
     finally:
         daemon.kill()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_store import T0, TIERS, Row, add_session
+from needs import PATIENCE_S
 
 from rondo_tools.catalog import COUNTER, GAUGE, SERIES, Series
 from rondo_tools.query.cli import main
@@ -44,12 +45,12 @@ def from_blocks(promtool: Path, text: str, folder: Path) -> Samples:
         [promtool, "tsdb", "create-blocks-from", "openmetrics", source, blocks],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert made.returncode == 0, made.stderr
     (blocks / "wal").mkdir(exist_ok=True)  # dump takes the folder for a database's
     dumped = subprocess.run(
-        [promtool, "tsdb", "dump", blocks], capture_output=True, text=True, timeout=60, check=True
+        [promtool, "tsdb", "dump", blocks], capture_output=True, text=True, timeout=PATIENCE_S, check=True
     ).stdout
     found: Samples = {}
     for line in dumped.splitlines():

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_store import SERIES, T0, TIERS, Row, add_session
+from needs import PATIENCE_S
 
 from rondo_tools.query.cli import COMMANDS, main
 from rondo_tools.query.curve import CurveReader, Question, find
@@ -84,8 +85,8 @@ def as_rows(text: str, format: str) -> list[tuple[int, str, float]]:
     ]  # and no line has more fields, or fewer
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.heavy
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=lives(),
     start=st.none() | st.integers(T0 - 1000, T0 + 101_000),
@@ -127,8 +128,8 @@ def test_tier_0_against_a_model(
     assert (status, "no " in err) == ((0, False) if expected else (1, True))
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.heavy
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=lives(), tier=st.sampled_from((1, 2)), aggregate=st.sampled_from(("avg", "min", "max")))
 def test_coarse_tiers_against_a_model(
     capsys: pytest.CaptureFixture[str],
@@ -349,7 +350,9 @@ def test_a_reader_that_leaves_early_is_no_error(store: Path) -> None:
 def test_a_closed_standard_output_is_said(store: Path) -> None:
     add_session(store, steady(5))
     code = "import sys; sys.stdout = None; from rondo_tools.query.cli import main; sys.exit(main())"
-    closed = subprocess.run([sys.executable, "-c", code, store, "list"], capture_output=True, timeout=60)
+    closed = subprocess.run(
+        [sys.executable, "-c", code, store, "list"], capture_output=True, timeout=PATIENCE_S
+    )
     assert (closed.returncode, closed.stdout) == (64, b"")
     assert closed.stderr.startswith(b"rondo-query: standard output is closed")
 

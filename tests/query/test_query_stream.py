@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_store import SERIES, T0, TIERS, Row, add_session
+from needs import PATIENCE_S
 
 from rondo_tools.query.damage import Damage
 from rondo_tools.query.replay import messages
@@ -65,7 +66,7 @@ def test_a_store_of_its_stream_is_the_same(store: Path, tmp_path: Path) -> None:
                 command("rondo-store", other, "--tiers", format_tiers(TIERS)),
                 stdin=query.stdout,
                 capture_output=True,
-                timeout=60,
+                timeout=PATIENCE_S,
             )
         finally:
             query.kill()
@@ -79,8 +80,8 @@ def test_a_store_of_its_stream_is_the_same(store: Path, tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (0, b"".join(streamed(store)))
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.heavy
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     slots=st.lists(st.integers(0, 39), unique=True).map(sorted),
     value=st.floats() | st.just(math.nan),
@@ -108,13 +109,15 @@ def test_a_selector_chooses_whole_sessions(store: Path) -> None:
     for instance in ("vm-1", "vm-2"):
         add_session(store, ticks(1, 3), instance=instance)
     out = subprocess.run(
-        command("rondo-query", store, "stream", 'rss_bytes{instance="vm-2"}'), capture_output=True, timeout=60
+        command("rondo-query", store, "stream", 'rss_bytes{instance="vm-2"}'),
+        capture_output=True,
+        timeout=PATIENCE_S,
     ).stdout
     header, *rest = Decoder().feed(out)
     assert isinstance(header, Header)
     assert (header.instance, header.series, len(rest)) == ("vm-2", SERIES, 3)
     nothing = subprocess.run(
-        command("rondo-query", store, "stream", '{instance="x"}'), capture_output=True, timeout=60
+        command("rondo-query", store, "stream", '{instance="x"}'), capture_output=True, timeout=PATIENCE_S
     )
     assert (nothing.returncode, nothing.stdout) == (1, b"")
 
@@ -124,7 +127,7 @@ def test_a_terminal_is_refused(store: Path) -> None:
     master, slave = pty.openpty()
     try:
         refused = subprocess.run(
-            command("rondo-query", store, "stream"), stdout=slave, stderr=subprocess.PIPE, timeout=60
+            command("rondo-query", store, "stream"), stdout=slave, stderr=subprocess.PIPE, timeout=PATIENCE_S
         )
     finally:
         os.close(slave)
@@ -138,7 +141,7 @@ def test_a_damaged_session_does_not_hide_the_others(store: Path) -> None:
     add_session(store, ticks(1, 3), instance="good")
     (slab,) = store.glob("instances/bad/*/tier_0.slab")
     slab.write_bytes(b"nonsense" * 100)
-    got = subprocess.run(command("rondo-query", store, "stream"), capture_output=True, timeout=60)
+    got = subprocess.run(command("rondo-query", store, "stream"), capture_output=True, timeout=PATIENCE_S)
     assert got.returncode == 65
     assert str(slab).encode() in got.stderr
     assert [event.instance for event in Decoder().feed(got.stdout) if isinstance(event, Header)] == ["good"]

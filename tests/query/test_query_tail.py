@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from made_store import T0, Row, add_session
+from needs import PATIENCE_S
 
 from rondo_tools.query.cli import main
 from rondo_tools.query.tail import Line, Tail
@@ -151,7 +152,7 @@ def lines_of(process: subprocess.Popen[bytes], count: int) -> list[str]:
     assert process.stdout is not None
     data = b""
     while data.count(b"\n") < count:
-        assert select.select([process.stdout], [], [], 30)[0], data
+        assert select.select([process.stdout], [], [], PATIENCE_S)[0], data
         piece = os.read(process.stdout.fileno(), 1 << 16)
         assert piece, data
         data += piece
@@ -179,7 +180,7 @@ def test_a_process_follows_to_the_end(store: Path) -> None:
             "values": {"rss_bytes": 3},
         }
         add_session(store, rows[:5], start_ms=begin, end="poweroff")
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_S)
     assert json.loads(out)["values"] == {"rss_bytes": 4}
     assert (process.returncode, b"vm-1: poweroff" in err) == (0, True)
 
@@ -197,7 +198,7 @@ def test_a_signal_ends_it_well(store: Path, number: signal.Signals) -> None:
             "rss_bytes",
         ]
         process.send_signal(number)
-        assert process.communicate(timeout=30) == (b"", b"")
+        assert process.communicate(timeout=PATIENCE_S) == (b"", b"")
     assert process.returncode == 0
 
 
@@ -209,7 +210,7 @@ def test_it_ends_when_its_reader_leaves_though_no_tick_comes(store: Path) -> Non
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.wait(30) == 141
+        assert process.wait(PATIENCE_S) == 141
         assert process.stderr.read() == b""
         process.stdout = None
 

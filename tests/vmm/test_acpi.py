@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
 
 from rondo_tools.vmm import layout
 from rondo_tools.vmm.boot import acpi, aml
@@ -78,13 +79,15 @@ def test_the_reference_compiler_reads_what_was_meant(program: Callable[[str], Pa
     text = {}
     for name, table in tables().items():
         (tmp_path / f"{name}.dat").write_bytes(table)
-        ran = subprocess.run([iasl, "-d", f"{name}.dat"], cwd=tmp_path, capture_output=True, timeout=60)
+        ran = subprocess.run(
+            [iasl, "-d", f"{name}.dat"], cwd=tmp_path, capture_output=True, timeout=PATIENCE_S
+        )
         said = (ran.stdout + ran.stderr).decode()
         assert ran.returncode == 0, said
         assert not re.search(r"error|warning|invalid|incorrect", said, re.IGNORECASE), said
         text[name] = (tmp_path / f"{name}.dsl").read_text()
     again = subprocess.run(
-        [iasl, "-oa", "-p", "again", "DSDT.dsl"], cwd=tmp_path, capture_output=True, timeout=60
+        [iasl, "-oa", "-p", "again", "DSDT.dsl"], cwd=tmp_path, capture_output=True, timeout=PATIENCE_S
     )
     assert b"0 Errors, 0 Warnings" in again.stdout
     assert (tmp_path / "again.aml").read_bytes()[36:] == tables()["DSDT"][36:]

@@ -6,6 +6,7 @@ import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import PATIENCE_S
 
 from rondo_tools.vmm.bus import Locked
 from rondo_tools.vmm.devices.serial import Serial
@@ -84,6 +85,6 @@ def test_nobody_waits_once_the_vm_has_ended() -> None:
     typist = threading.Thread(target=guest.keyboard.wait_for_room)
     typist.start()
     guest.keyboard.close()
-    typist.join(10)
+    typist.join(PATIENCE_S)
     assert not typist.is_alive()
     guest.keyboard.type(b"more")

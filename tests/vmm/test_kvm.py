@@ -13,6 +13,7 @@ from ctypes import sizeof
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
 
 from rondo_tools.errors import VmError
 from rondo_tools.vmm.accel import kvm, kvm_abi
@@ -137,7 +138,7 @@ def test_an_interrupted_run_is_no_exit_and_goes_on(memory: GuestMemory) -> None:
     # In a thread: should it hang, all signals are blocked there, the test's time-out among them.
     thread = threading.Thread(target=machine.vcpu.run, args=(handle,), daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
     machine.close()
     assert seen == [(IO, 0x80), (IO, 0x81), (IO, 0x82), (HLT, 0)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from kernels import ECHO, POWER_OFF, SPIN, bzimage, vmlinux
-from needs import must_have
+from needs import PATIENCE_S, must_have
 
 from rondo_tools.errors import UsageError, VmError
 from rondo_tools.vmm import guests
@@ -22,7 +22,6 @@ from rondo_tools.vmm.guests import LINUX_MARGIN_MS, Wanted, choose
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VMM = [sys.executable, str(ROOT / "bin" / "rondo-vmm")]
-WAIT_S = 30
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -79,7 +78,7 @@ def test_ctrl_a_x_ends_any_guest_and_gives_the_terminal_back(
     process = subprocess.Popen(command, stdin=its, stderr=subprocess.PIPE)
     try:
         os.write(ours, b"x" * 100 + b"\x01x")
-        _, err = process.communicate(timeout=WAIT_S)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, err
         assert b"ended by signal" in err
         assert termios.tcgetattr(its) == before

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import PATIENCE_S
 
 from rondo_tools.errors import UsageError
 from rondo_tools.vmm.destination import open_console, open_output
 from rondo_tools.vmm.link import SocketOutput
 from rondo_tools.vmm.output import Backlog, FileOutput, Output
-
-WAIT_S = 20  # for what takes milliseconds
 
 
 def tick(number: int) -> bytes:
@@ -143,7 +142,7 @@ def test_a_pipe_gets_header_ticks_and_end_in_order(pipe: tuple[int, int]) -> Non
         output.put(tick(number))
     output.finish(b"end")
     assert read_all(pipe[0]) == b"header;" + ticks(0, 50) + b"end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert output.delivered
     assert output.missing == 0
 
@@ -154,7 +153,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None
     output.start(b"h" * 200_000)  # more than a pipe holds
     output.finish(b"end")
     assert read_all(pipe[0]) == b"h" * 200_000 + b"end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
 
 
 def test_a_reader_that_stalls_costs_the_oldest_and_holds_nobody_up(
@@ -169,7 +168,7 @@ def test_a_reader_that_stalls_costs_the_oldest_and_holds_nobody_up(
     assert output.missing == 100
     assert caplog.text.count("does not keep up") == 1
     assert read_all(pipe[0]) == b"h" * 100_000 + ticks(90, 100) + b"end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert not output.delivered
     assert output.missing == 90
 
@@ -181,7 +180,7 @@ def test_a_reader_that_is_gone_is_told_once_and_ends_the_output(
     woken = threading.Event()
     output = FileOutput(pipe[1], "pipe")
     output.start(b"header", woken.set)
-    assert woken.wait(WAIT_S)
+    assert woken.wait(PATIENCE_S)
     assert output.gone
     for number in range(3):
         output.put(tick(number))
@@ -197,7 +196,7 @@ def test_a_file_is_written_anew(tmp_path: Path) -> None:
     output.start(b"header;")
     output.put(tick(1))
     output.finish(b"end")
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert path.read_bytes() == b"header;tick 001;end"
     assert output.delivered
 
@@ -210,7 +209,7 @@ def test_a_named_pipe_waits_for_its_reader_without_holding_up(tmp_path: Path) ->
     output.put(tick(1))
     output.finish(b"end")
     assert path.read_bytes() == b"header;tick 001;end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
 
 
 def test_a_full_disk_is_tried_again_from_where_it_was_left(
@@ -230,7 +229,7 @@ def test_a_full_disk_is_tried_again_from_where_it_was_left(
     output.start(b"header;")
     output.put(tick(1))
     output.finish(b"end")
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert (tmp_path / "stream").read_bytes() == b"header;tick 001;end"
     assert caplog.text.count("No space left on device; trying again") == 1
 
@@ -266,7 +265,7 @@ def test_the_console_may_be_nowhere_or_a_file(tmp_path: Path) -> None:
     console.start(b"")
     console.put(b"phase: cpu\n")
     console.finish()
-    assert console.wait(WAIT_S)
+    assert console.wait(PATIENCE_S)
     assert (tmp_path / "console").read_bytes() == b"phase: cpu\n"
     with pytest.raises(UsageError, match="--serial /nowhere/console"):
         open_console("/nowhere/console")
@@ -280,12 +279,12 @@ class Peer:
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.listener.bind(address)  # type: ignore[arg-type]
         self.listener.listen()
-        self.listener.settimeout(WAIT_S)
+        self.listener.settimeout(PATIENCE_S)
         self.address = self.listener.getsockname()
 
     def accept(self) -> socket.socket:
         connection, _ = self.listener.accept()
-        connection.settimeout(WAIT_S)
+        connection.settimeout(PATIENCE_S)
         return connection
 
     def close(self) -> None:
@@ -327,7 +326,7 @@ def test_a_close_after_the_end_is_the_acknowledgement(peer: Peer) -> None:
         assert receive_all(connection) == b"header;" + ticks(0, 2) + b"end"
         assert not output.wait(0.05)  # not before the peer closes
         assert output.missing == 2
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert output.delivered
     assert output.missing == 0
 
@@ -344,7 +343,7 @@ def test_a_close_before_the_end_is_none_and_everything_comes_again(
     output.finish(b"end")
     with peer.accept() as connection:
         assert receive_all(connection) == b"header;" + ticks(0, 3) + b"end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert output.delivered
     assert caplog.text.count("trying again") == 1
     assert "peer: connected" in caplog.text
@@ -358,7 +357,7 @@ def test_a_close_that_the_end_finds_is_none(peer: Peer) -> None:
     output.finish(b"")  # nothing is sent any more that could fail
     with peer.accept() as connection:
         assert receive_all(connection) == b"header;" + ticks(0, 1)
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert output.delivered
 
 
@@ -370,7 +369,7 @@ def test_a_peer_that_breaks_instead_of_closing_has_acknowledged_nothing(peer: Pe
         receive(connection, 7)  # what is left unread makes a reset of the close
     with peer.accept() as connection:
         assert receive_all(connection) == b"header;" + ticks(0, 1) + b"end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert output.delivered
 
 
@@ -383,7 +382,7 @@ def test_nobody_listening_at_first_costs_nothing(tmp_path: Path) -> None:
         assert receive(connection, 34) == b"header;" + ticks(0, 3)
         output.finish(b"end")
         assert receive_all(connection) == b"end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     late.close()
 
 
@@ -395,7 +394,7 @@ def test_beyond_what_is_kept_the_oldest_are_lost_and_counted(tmp_path: Path) -> 
     output.finish(b"end")
     with late.accept() as connection:
         assert receive_all(connection) == b"header;" + ticks(15, 25) + b"end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert not output.delivered
     assert output.missing == 15
     late.close()
@@ -409,5 +408,5 @@ def test_what_a_peer_says_is_ignored(peer: Peer) -> None:
         output.put(tick(1))
         output.finish(b"end")
         assert receive_all(connection) == b"header;" + ticks(0, 2) + b"end"
-    assert output.wait(WAIT_S)
+    assert output.wait(PATIENCE_S)
     assert output.delivered

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import bzimage, vmlinux
-from needs import must_have
+from needs import PATIENCE_S, must_have
 from virtio_driver import AVAILABLE, DATA, MEMORY, NEXT, TABLE, USED, WRITE, Descriptor, quiet
 
 from rondo_tools.catalog import SERIES
@@ -108,7 +108,7 @@ def run(kvm: FakeKvm) -> str:
         with Machine(plan, disks, lambda out: None, over.set) as machine:
             keyboard.type(b"hello" * 100)
             machine.start()
-            assert over.wait(60)
+            assert over.wait(PATIENCE_S)
             assert machine.end is not None
             return f"{machine.end.reason}: {machine.end.detail}"
 

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import PATIENCE_S
 
 from rondo_tools.vmm.terminal import Escapes, Terminal
-
-WAIT_S = 10
 
 
 class Typed:
@@ -32,7 +31,7 @@ class Typed:
 
     def wait_for(self, data: bytes) -> None:
         with self.arrived:
-            assert self.arrived.wait_for(lambda: self.data == data, WAIT_S), self.data
+            assert self.arrived.wait_for(lambda: self.data == data, PATIENCE_S), self.data
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_ctrl_a_x_quits(terminal: tuple[int, int]) -> None:
     typed = Typed()
     with Terminal(its, typed.type, typed.quit.set):
         os.write(ours, b"ab\x01x")
-        assert typed.quit.wait(WAIT_S)
+        assert typed.quit.wait(PATIENCE_S)
     assert typed.data == b"ab"
 
 

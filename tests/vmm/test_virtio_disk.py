@@ -59,7 +59,6 @@ def test_neither_a_device_nor_a_folder_is_a_disk(path: str) -> None:
         open_disk(path)
 
 
-@pytest.mark.timeout(10)
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_pipe_is_no_disk_and_is_not_waited_for(tmp_path: Path, read_only: bool) -> None:
     os.mkfifo(tmp_path / "pipe")
