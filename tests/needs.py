@@ -13,6 +13,9 @@ PATIENCE_S = 300
 A busy machine is slow, so no bound in a test is shorter, unless the test wants it to pass.
 """
 
+LAB_S = 1800
+"""The same for a laboratory: a minute of emulation is ten on a busy machine."""
+
 
 def must_have(what: str) -> NoReturn:
     """Skip the test for want of `what`, loudly; in CI, where all must be there, fail."""

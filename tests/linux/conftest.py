@@ -10,7 +10,7 @@ import pytest
 from build_linux_guest import PACKAGE, build, packaged
 from fetch import fetch
 from lab_root import base_archive
-from needs import must_have
+from needs import LAB_S, must_have
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -21,6 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.long)
+            item.add_marker(pytest.mark.timeout(2 * LAB_S))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lab
 import pytest
-from needs import PATIENCE_S
+from needs import LAB_S
 
 Run = Callable[..., lab.Result]
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -21,20 +21,20 @@ def test_a_command_is_run_and_its_results_come_back(in_lab: Run) -> None:
         cat /in/words/one; echo to the other >&2; printf '\\0\\r\\n\\377'
         cp -r /in/words /out/; python3 -c 'import numpy, snappy, rondo_tools.push.encode' && exit 7
     """
-    result = in_lab(command, {"words/one": b"one\n"}, stdout=seen.append, timeout_s=PATIENCE_S)
+    result = in_lab(command, {"words/one": b"one\n"}, stdout=seen.append, timeout_s=LAB_S)
     assert result == (7, b"one\n\0\r\n\xff", b"to the other\n", {"words/one": b"one\n"})
     assert b"".join(seen) == result.stdout
 
 
 def test_the_built_in_guest_runs_on_its_kvm(in_lab: Run) -> None:
-    result = in_lab("rondo-vmm --accel kvm --duration 1s --text", timeout_s=PATIENCE_S)
+    result = in_lab("rondo-vmm --accel kvm --duration 1s --text", timeout_s=LAB_S)
     assert result.status == 0, result.stderr
     assert b"# end poweroff" in result.stdout
 
 
 def test_a_laboratory_that_dies_or_hangs_is_told(in_lab: Run) -> None:
     with pytest.raises(lab.LabError, match=r"(?s)died.*sysrq: Trigger a crash"):
-        in_lab("echo c >/proc/sysrq-trigger", timeout_s=PATIENCE_S)
+        in_lab("echo c >/proc/sysrq-trigger", timeout_s=LAB_S)
     with pytest.raises(lab.LabError, match="did not end within 2 s"):
         in_lab("sleep 1000", timeout_s=2)
 
@@ -42,9 +42,18 @@ def test_a_laboratory_that_dies_or_hangs_is_told(in_lab: Run) -> None:
 def test_the_command_line_hands_through(in_lab: Run, tmp_path: Path) -> None:
     command = "echo out; echo err >&2; echo file >/out/file; exit 5"
     ran = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "lab.py", "run", "--out", tmp_path / "found", command],
+        [
+            sys.executable,
+            ROOT / "scripts" / "lab.py",
+            "run",
+            "--timeout",
+            str(LAB_S),
+            "--out",
+            tmp_path / "found",
+            command,
+        ],
         capture_output=True,
-        timeout=PATIENCE_S,
+        timeout=LAB_S,
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (5, b"out\n", b"err\n")
     assert (tmp_path / "found" / "file").read_bytes() == b"file\n"

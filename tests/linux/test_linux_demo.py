@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lab
 from guest_disk import check_disk
-from needs import PATIENCE_S
+from needs import LAB_S
 
 Run = Callable[..., lab.Result]
 
@@ -29,7 +29,7 @@ def test_auto_is_linux_where_kvm_boots_it(in_lab: Run, guest: Path, tmp_path: Pa
     hasty = scripts["scripts/demo_guest.py"]
     scripts["scripts/demo_guest.py"] = hasty.replace(b"\nPROBE_S = 15.0", b"\nPROBE_S = 250.0")
     assert scripts["scripts/demo_guest.py"] != hasty
-    result = in_lab(COMMAND, scripts, timeout_s=PATIENCE_S)
+    result = in_lab(COMMAND, scripts, timeout_s=LAB_S)
     said = result.stdout.decode() + result.stderr.decode(errors="replace")
     assert result.status == 0, said
     assert "Guest: linux, because this machine's KVM boots it" in said

@@ -17,7 +17,7 @@ import lab
 import pytest
 from build_linux_guest import build, packaged
 from cpio import Archive
-from needs import PATIENCE_S, must_have
+from needs import LAB_S, must_have
 
 Run = Callable[..., lab.Result]
 
@@ -103,7 +103,7 @@ def stuck(in_lab: Run, guest: Path) -> Iterator[Future[lab.Result]]:
         " --cmdline rdinit=/bin/sh"
     )
     with ThreadPoolExecutor(1) as beside:
-        yield beside.submit(in_lab, command, timeout_s=PATIENCE_S)
+        yield beside.submit(in_lab, command, timeout_s=LAB_S)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def ends(
         must_have(f"no generic kernel: {exc}")
     files = {name: overlay(case.workload) for name, case in CASES.items()}
     files |= {f"generic/{name}": data for name, data in lab.folder_of(generic).items()}
-    return in_lab(command(), files, timeout_s=PATIENCE_S).out
+    return in_lab(command(), files, timeout_s=LAB_S).out
 
 
 @pytest.mark.parametrize("name", CASES)

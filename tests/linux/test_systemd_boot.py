@@ -17,7 +17,7 @@ from pathlib import Path
 import lab
 import pytest
 from fetch import Needs, folder
-from needs import PATIENCE_S, must_have
+from needs import LAB_S, PATIENCE_S, must_have
 from prometheus import Prometheus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_the_units_bear_their_hardening_and_nothing_is_lost(
 ) -> None:
     url = prometheus.write_url.replace("127.0.0.1", "10.0.2.2")
     inside = INSIDE.replace("{url}", url).encode()
-    result = in_lab("sh /in/boot", files | {"inside": inside}, timeout_s=PATIENCE_S)
+    result = in_lab("sh /in/boot", files | {"inside": inside}, timeout_s=LAB_S)
     said, journal = result.out["said"].decode(), result.out["journal"].decode()
     assert result.status == 0, (result.stderr, said)
     assert "inside.service: Failed" not in journal, said

@@ -86,6 +86,8 @@ def test_not_one_second_is_lost(tmp_path: Path, kills: int) -> None:
         for number in range(VMS)
     ]
     try:
+        for vm in vms:
+            said(vm, "rondo guest")  # from now on a signal ends it well
         producers = [Producer(number, address) for number in range(PRODUCERS)]
         while not killed.is_set():
             for producer in producers:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,20 +188,30 @@ def test_what_cannot_be_delivered_is_counted(vmm: Callable[..., subprocess.Popen
     assert re.search(rb"/dev/full: (\d+) of \1 ticks? (was|were) not delivered", err)
 
 
+def opened_by(process: subprocess.Popen[bytes]) -> list[Path]:
+    """The files that a process has open."""
+    links = Path(f"/proc/{process.pid}/fd").iterdir()
+    found = []
+    for link in links:
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(link.readlink())
+    return found
+
+
 def test_a_second_signal_ends_the_lingering(
     vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    process = vmm("--duration", "1h", "--linger", "1h", "--output", f"unix:{tmp_path}/nobody")
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    process = vmm(
+        "--duration", "1h", "--disk", disk, "--linger", "1h", "--output", f"unix:{tmp_path}/nobody"
+    )  # fmt: skip
     until_it_runs(process)
     process.send_signal(signal.SIGTERM)
-    assert process.stderr is not None
-    # Which of the two a signal is depends on whether the guest has ended: send until it is over.
-    while process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            continue
+    while disk in opened_by(process):  # the guest has not ended
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
     assert re.search(rb"ticks? (was|were) not delivered", process.stderr.read())
 
