@@ -16,6 +16,14 @@ A busy machine is slow, so no bound in a test is shorter, unless the test wants 
 LAB_S = 1800
 """The same for a laboratory: a minute of emulation is ten on a busy machine."""
 
+PATIENT_VMM = """
+vmm() {
+    python3 -c 'import sys; from rondo_tools.vmm import cli, guests; guests.LINUX_MARGIN_MS = 1_500_000
+sys.exit(cli.main())' "$@"
+}
+"""
+"""rondo-vmm as a function of a laboratory's shell, that gives a Linux more than a minute to boot."""
+
 
 def must_have(what: str) -> NoReturn:
     """Skip the test for want of `what`, loudly; in CI, where all must be there, fail."""

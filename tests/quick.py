@@ -82,7 +82,13 @@ def starts_something(begin: Name) -> bool:
 def _names(path: Path) -> dict[str, set[tuple[str, str]]]:
     """What each name at the top of a file refers to: (module, name), with no module for this file's own."""
     found: dict[str, set[tuple[str, str]]] = {}
-    for statement in _statements(ast.parse(path.read_bytes()).body):
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):  # what stands in annotations is never evaluated
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    for statement in _statements(tree.body):
         refers = {pair for node in ast.walk(statement) for _, pair in _imported(node)}
         refers |= {("", node.id) for node in ast.walk(statement) if isinstance(node, ast.Name)}
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):

@@ -17,7 +17,7 @@ import lab
 import pytest
 from build_linux_guest import build, packaged
 from cpio import Archive
-from needs import LAB_S, must_have
+from needs import LAB_S, PATIENT_VMM, must_have
 
 Run = Callable[..., lab.Result]
 
@@ -68,6 +68,7 @@ CASES = {
 def command() -> str:
     """Each case leaves NAME.status, NAME.stdout and NAME.stderr in /out."""
     lines = [
+        PATIENT_VMM,
         "truncate -s 8M /tmp/blank /tmp/disk",
         "head -c 1000000 build/guest/vmlinuz >/tmp/half",
         "cp build/guest/initramfs /tmp/large && truncate -s 200M /tmp/large",
@@ -77,7 +78,7 @@ def command() -> str:
         flags = f"--kernel build/guest/vmlinuz --initramfs /tmp/{name} --text --duration 20s {case.flags}"
         lines += [
             f"cat build/guest/initramfs /in/{name} >/tmp/{name}",
-            f"rondo-vmm {flags} >/out/{name}.stdout 2>/out/{name}.stderr; echo $? >/out/{name}.status",
+            f"vmm {flags} >/out/{name}.stdout 2>/out/{name}.stderr; echo $? >/out/{name}.status",
         ]
     lines.append("cmp -n 8388608 /tmp/blank /dev/zero && touch /out/blank")
     return "\n".join(lines)
