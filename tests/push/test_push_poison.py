@@ -7,17 +7,26 @@ test_push_outage.py (samples over an hour old), of VictoriaMetrics in test_push_
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from receivers import HOUR_MS, T0, Key, Receiver, Scripted, expected, fill, header, push_once, seconds
 
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.store.tiers import parse_tiers
+from rondo_tools.store.writer import StoreWriter
 
 
 def long_label(labels: Key, _t_ms: int) -> str | None:
     """The limit that Mimir and Cortex have, as a stub: neither is a package of Debian's."""
     return "label value too long" if any(len(value) > 500 for _, value in labels) else None
+
+
+@pytest.fixture(autouse=True)
+def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cursor is written thousands of times here, and processes are killed, but the machine is not."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 @pytest.fixture
@@ -40,6 +49,21 @@ def test_a_label_over_the_limit_costs_its_own_series_only(store: Path) -> None:
     }
     lines = (store / "rejected_prometheus.jsonl").read_text().splitlines()
     assert {json.loads(line)["answer"] for line in lines} == {"label value too long"}
+
+
+def test_one_metric_refused_of_many_vms(tmp_path: Path) -> None:
+    """625 VMs, a tick each: no number of refusals gives up what is good."""
+    receiver = Receiver(lambda labels, t_ms: "no heat" if ("__name__", "heat") in labels else None)
+    with StoreWriter(tmp_path, parse_tiers("1s:10m"), now_ms=lambda: T0 + HOUR_MS) as writer:
+        for number in range(625):
+            session = writer.open(header(f"vm-{number}"))
+            session.ring.append(seconds(1))
+            session.close()
+    sender = Scripted(receiver)
+    found = push_once(tmp_path, sender, now_ms=T0 + 60_000)
+    assert (found.sent, found.rejected, found.unclear) == (625, 625, 0)
+    assert sender.attempts < 5 * 625
+    assert len(receiver.samples) == 625
 
 
 class TakesWhatIsGood(Receiver):

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from prometheus import Prometheus
-from receivers import T0, Receiver, Scripted, bits, expected, fill, header, push_once, seconds
+from receivers import T0, Crash, Receiver, Scripted, bits, expected, fill, header, push_once, seconds
 
 from rondo_tools.catalog import SERIES
 from rondo_tools.push.encoding.v1 import STALE_NAN
+from rondo_tools.push.pusher import NotTakenError
 
 CURSOR = "cursor_prometheus.json"
 NOW = T0 + 1_000_000
@@ -86,6 +87,36 @@ def test_a_cursor_older_than_a_store_of_many(tmp_path: Path, rows: int) -> None:
     grow(slice(rows, None))
     push_once(tmp_path, Scripted(receiver), now_ms=NOW, max_samples=100_000)
     assert receiver.samples == expected(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["four times 503", "kill -9"])
+def test_a_bad_moment_while_a_cursor_that_was_put_back_is_settled(tmp_path: Path, fault: str) -> None:
+    """The next push goes on from there, and what is new arrives."""
+    receiver, width = Receiver(), len(SERIES)
+    names = [f"vm-{number}" for number in range(12)]
+    ticks = seconds(15, width=width)
+
+    def grow(some: slice) -> None:
+        for name in names:
+            fill(tmp_path, header(name, series=SERIES), ticks[some])
+
+    grow(slice(3))
+    push_once(tmp_path, Scripted(receiver), now_ms=NOW)
+    backup = (tmp_path / CURSOR).read_bytes()
+    grow(slice(3, 12))
+    push_once(tmp_path, Scripted(receiver), now_ms=NOW)
+    (tmp_path / CURSOR).write_bytes(backup)
+    grow(slice(12, None))
+    words = ["lost"] * 4 if fault == "four times 503" else ["crash-after"]
+    interrupted = Scripted(receiver, ["ok"] * 700 + words)
+    with pytest.raises((NotTakenError, Crash)):
+        push_once(tmp_path, interrupted, now_ms=NOW)
+    after = Scripted(receiver)
+    push_once(tmp_path, after, now_ms=NOW)
+    assert receiver.samples == expected(tmp_path)
+    if fault != "kill -9":  # up to 100 ms of single samples are asked again after that
+        whole = 12 * width * 9
+        assert interrupted.attempts + after.attempts < 2 * whole
 
 
 def test_a_series_that_is_refused_for_good_beside_what_is_there_already(tmp_path: Path) -> None:
