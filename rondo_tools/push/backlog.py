@@ -25,7 +25,7 @@ SLICE_MS = 1_800_000  # half of what Prometheus bears
 SLICE_SAMPLES = 1_000_000  # in memory at a time, about
 
 
-class Piece(NamedTuple):
+class Stretch(NamedTuple):
     """A stretch of time, begin_ms <= t < until_ms, and the tier it is read from.
 
     `is_rest`: of times before delivery began, of which tier 0 alone gives what it happens to hold.
@@ -38,14 +38,14 @@ class Piece(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """One session's: its pieces in time order, the series to send, and the time of its end, or NO_END.
+    """One session's: its stretches in time order, the series to send, and the time of its end, or NO_END.
 
     `seen` is all that it has, where that was read already and kept.
     """
 
     session: Session
     mark: Mark
-    pieces: tuple[Piece, ...]
+    stretches: tuple[Stretch, ...]
     end_ms: int
     end_is_sent: bool
     series_set: SeriesSet
@@ -59,14 +59,16 @@ class Backlog(NamedTuple):
 
     def read(self, begin_ms: int, until_ms: int, finest: int) -> Rows:
         """Rows with begin_ms <= t_ms < until_ms, the columns those of `series_set`. Raises StoreError."""
-        if self.seen is not None and self.pieces:
-            begin_ms = max(begin_ms, self.pieces[0].begin_ms)
-            until_ms = min(until_ms, self.pieces[-1].until_ms)
+        if self.seen is not None and self.stretches:
+            begin_ms = max(begin_ms, self.stretches[0].begin_ms)
+            until_ms = min(until_ms, self.stretches[-1].until_ms)
             return self._chosen(self.seen.between(begin_ms - 1, until_ms), finest)
         parts = [
-            self._read_piece(piece, max(begin_ms, piece.begin_ms), min(until_ms, piece.until_ms), finest)
-            for piece in self.pieces
-            if piece.begin_ms < until_ms and begin_ms < piece.until_ms
+            self._read_stretch(
+                stretch, max(begin_ms, stretch.begin_ms), min(until_ms, stretch.until_ms), finest
+            )
+            for stretch in self.stretches
+            if stretch.begin_ms < until_ms and begin_ms < stretch.until_ms
         ]
         return Rows(
             np.concatenate([np.empty(0, np.int64), *(part.t_ms for part in parts)]),
@@ -74,14 +76,14 @@ class Backlog(NamedTuple):
             sum(part.skipped for part in parts),
         )
 
-    def _read_piece(self, piece: Piece, begin_ms: int, until_ms: int, finest: int) -> Rows:
-        tier = piece.tier
+    def _read_stretch(self, stretch: Stretch, begin_ms: int, until_ms: int, finest: int) -> Rows:
+        tier = stretch.tier
         if tier == finest > 0:
             # The newest windows are perhaps not rolled up yet; the reader does it.
             rows = self.session.rows(tier, begin_ms - 1).between(begin_ms - 1, until_ms)
         else:
             rows, is_whole = self.session.stored(tier, begin_ms - 1, until_ms)
-            while not is_whole and not piece.is_rest and tier + 1 < len(self.session.tiers):
+            while not is_whole and not stretch.is_rest and tier + 1 < len(self.session.tiers):
                 tier += 1
                 rows, is_whole = self.session.stored(tier, begin_ms - 1, until_ms)
         return self._chosen(rows, tier)
@@ -98,15 +100,15 @@ class Backlog(NamedTuple):
         return Rows(rows.t_ms, rows.values[:, columns], rows.skipped)
 
 
-def pieces(
+def stretches(
     tiers: Sequence[Tier], finest: int, last_ms: int, from_ms: int, until_ms: int, rest_ms: int
-) -> tuple[Piece, ...]:
+) -> tuple[Stretch, ...]:
     """What covers [from_ms, until_ms) for a session whose newest tick is at `last_ms`.
 
     Before that, the rest from `rest_ms` on that tier `finest` holds; rest_ms = from_ms for none.
     """
     window_ms = tiers[-1].interval_ms
-    found: list[Piece] = []
+    found: list[Stretch] = []
     rest_until_ms = min(from_ms, until_ms)
     for tier in range(finest, len(tiers)):
         if from_ms >= until_ms:
@@ -116,33 +118,33 @@ def pieces(
         if whole_ms > from_ms and tier + 1 < len(tiers):
             begin_ms = max(from_ms, tiers[tier].whole_since(last_ms, window_ms))
         if begin_ms < until_ms:
-            found.append(Piece(tier, begin_ms, until_ms))
+            found.append(Stretch(tier, begin_ms, until_ms))
             until_ms = begin_ms
     if rest_ms < rest_until_ms:
-        found.append(Piece(finest, rest_ms, rest_until_ms, is_rest=True))
+        found.append(Stretch(finest, rest_ms, rest_until_ms, is_rest=True))
     return tuple(reversed(found))
 
 
 def slices(backlogs: Sequence[Backlog], tiers: Sequence[Tier]) -> Iterator[tuple[int, int]]:
     """Stretches of time, oldest first, that cover all backlogs and hold so many samples at most."""
-    stretches = [
+    found = [
         (
-            max(piece.begin_ms, backlog.from_ms),
-            piece.until_ms,
-            len(backlog.numbers) / tiers[piece.tier].interval_ms,
+            max(stretch.begin_ms, backlog.from_ms),
+            stretch.until_ms,
+            len(backlog.numbers) / tiers[stretch.tier].interval_ms,
         )
         for backlog in backlogs
-        for piece in backlog.pieces
-        if piece.until_ms > backlog.from_ms
+        for stretch in backlog.stretches
+        if stretch.until_ms > backlog.from_ms
     ]
-    stretches += [
+    found += [
         (backlog.end_ms, backlog.end_ms + 1, len(backlog.numbers))
         for backlog in backlogs
         if backlog.end_ms != NO_END
     ]
-    if not stretches:
+    if not found:
         return
-    begins, untils, weights = map(np.array, zip(*stretches, strict=True))
+    begins, untils, weights = map(np.array, zip(*found, strict=True))
 
     def samples(begin_ms: int, until_ms: int) -> float:
         lengths = np.minimum(untils, until_ms) - np.maximum(begins, begin_ms)

@@ -15,7 +15,7 @@ needs neither the rows (overwritten by then) nor the labels (changed by then) ag
 
 A batch in flight is a list of pieces, at first one. While it is settled, the file is replaced before
 each request: it says what is left, and that the first piece is under way. What a piece's state means
-is in `reconcile`. `begun_ms` is when delivery began: of sessions without a mark, what is later is
+is in `piece` and `reconcile`. `begun_ms` is when delivery began: of sessions without a mark, what is later is
 owed, from a coarser tier if need be.
 
 The file is replaced whole: temporary file, fsync, rename, fsync of the folder. A file that is not
@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError, UsageError
 from rondo_tools.push.encoding.body import PROTOCOLS, Body
 from rondo_tools.push.model import Mark
-from rondo_tools.push.reconcile import Piece, State
+from rondo_tools.push.piece import Piece, State
 
 VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

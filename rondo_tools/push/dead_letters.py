@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rondo_tools.push.reconcile import Refusal, Result
+from rondo_tools.push.piece import Refusal, Result
 
 SHOWN = 5  # refusals of one batch in the log
 MAX_BYTES = 1 << 20  # of each of the two files

@@ -23,7 +23,7 @@ from itertools import groupby
 
 from rondo_tools import selector
 from rondo_tools.errors import EX_DATAERR, StoreError
-from rondo_tools.push.backlog import NO_END, SLICE_SAMPLES, Backlog, Piece, pieces, slices
+from rondo_tools.push.backlog import NO_END, SLICE_SAMPLES, Backlog, Stretch, slices, stretches
 from rondo_tools.push.merge import New, cut, instance_of
 from rondo_tools.push.model import Batch, Labels, Mark, SeriesSet
 from rondo_tools.store.reader import Rows, Session, Store
@@ -201,31 +201,31 @@ class Drain:
             ahead = format_duration(last_ms - now_ms)
             self._say(session, f"ticks up to {ahead} ahead of the clock here are held back")
         numbers, series_set = self._sent[session.key]
-        pieces_of_it = self._pieces(session, mark, rows, min(horizon_ms, last_ms + 1), begun_ms)
+        stretches_of_it = self._stretches(session, mark, rows, min(horizon_ms, last_ms + 1), begun_ms)
         return Backlog(
             session,
             mark,
-            pieces_of_it,
+            stretches_of_it,
             end_ms if end_ms < horizon_ms else NO_END,
             last_ms > 0 and not _goes_on(session, sessions, last_ms),
             series_set,
             numbers,
-            rows if all(piece.tier == self._finest for piece in pieces_of_it) else None,
+            rows if all(stretch.tier == self._finest for stretch in stretches_of_it) else None,
         )
 
-    def _pieces(
+    def _stretches(
         self, session: Session, mark: Mark, rows: Rows, until_ms: int, begun_ms: int
-    ) -> tuple[Piece, ...]:
+    ) -> tuple[Stretch, ...]:
         if not rows.t_ms.size:
             return ()
         tiers, first_ms, last_ms = self._store.tiers, int(rows.t_ms[0]), int(rows.t_ms[-1])
         if mark.delivered_ms:
             from_ms = mark.delivered_ms + 1
-            return pieces(tiers, self._finest, last_ms, from_ms, until_ms, from_ms)
+            return stretches(tiers, self._finest, last_ms, from_ms, until_ms, from_ms)
         # It cannot have begun before its start, but for a clock that lies; then tier 0 tells.
         start_ms = session.start_ms // tiers[-1].interval_ms * tiers[-1].interval_ms
         from_ms = max(begun_ms, min(start_ms, first_ms))
-        return pieces(tiers, self._finest, last_ms, from_ms, until_ms, min(first_ms, from_ms))
+        return stretches(tiers, self._finest, last_ms, from_ms, until_ms, min(first_ms, from_ms))
 
     def _is_closed(self, session: Session, rows: Rows, now_ms: int, closed_through_ms: int) -> bool:
         """Whether the last row is closed; those before it are, for there is a later one."""

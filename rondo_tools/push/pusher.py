@@ -27,7 +27,8 @@ from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.body import V1, Body, encode, encode_bounded
 from rondo_tools.push.http.transport import Answer, Outcome
 from rondo_tools.push.model import Batch, Mark
-from rondo_tools.push.reconcile import Piece, Reconciliation
+from rondo_tools.push.piece import Piece
+from rondo_tools.push.reconcile import Reconciliation
 from rondo_tools.push.self_metrics import SelfMetrics, Tally
 from rondo_tools.push.split import count
 

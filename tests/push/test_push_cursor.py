@@ -22,8 +22,8 @@ from rondo_tools.push.cursor import Cursor, InFlight, LockedError, parse_name
 from rondo_tools.push.encoding.body import PROTOCOLS, encode
 from rondo_tools.push.encoding.v1 import compress, decode
 from rondo_tools.push.model import Block, Mark, SeriesSet
+from rondo_tools.push.piece import Piece, State
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.push.reconcile import Piece, State
 
 MARKS = st.dictionaries(
     st.text(st.characters(codec="utf-8"), max_size=20),

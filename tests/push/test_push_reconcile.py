@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -16,8 +18,9 @@ from rondo_tools.catalog import Series
 from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.encoding.v1 import compress, decode, encode
 from rondo_tools.push.model import Block, SeriesSet
+from rondo_tools.push.piece import Piece, Refusal, Result, State
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.push.reconcile import Piece, Reconciliation, Refusal, Result, State
+from rondo_tools.push.reconcile import Reconciliation
 
 SERIES = tuple(Series(name, (), "gauge", "", "") for name in "abcd")
 LATER = T0 + 2 * HOUR_MS
@@ -443,3 +446,9 @@ def test_one_request_at_a_time_is_enough() -> None:
     done = Settled(receiver, batch, faults=["ok", "killed"] * 1000)
     assert done.counts == (590, 0, 10) or done.counts == (590, 10, 0)
     assert done.requests < 60
+
+
+def test_the_state_machine_loads_nothing_that_does_io() -> None:
+    code = "import sys, rondo_tools.push.reconcile; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"requests", "urllib3", "ssl", "fcntl"} & set(loaded.split())

@@ -239,6 +239,19 @@ def test_one_refused_series_costs_only_itself(run: Run, tmp_path: Path) -> None:
     assert receiver.store.samples == wanted
 
 
+def test_an_accepted_request_that_was_not_all_written_is_said_and_counted(run: Run, tmp_path: Path) -> None:
+    fill(tmp_path, header("a"), seconds(20), "poweroff")
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
+        return 204, {"X-Prometheus-Remote-Write-Samples-Written": "39"}, b""
+
+    with http_server(answer) as url:
+        done = run("rondo-push", tmp_path, "--remote-write", url, "--protocol", "2.0", "-v", "--no-health")
+    assert done.returncode == 0
+    assert b"39 of 42 samples were written" in done.stderr
+    assert b"39 samples sent, 0 rejected, 0 unclear, 3 passed over, 1 requests" in done.stderr
+
+
 def test_an_old_prometheus_gets_1_0_and_all_of_it(run: Run, tmp_path: Path, prometheus: Prometheus) -> None:
     """It answers 204 to a request of 2.0, and has taken nothing."""
     now_ms = time.time_ns() // 1_000_000
