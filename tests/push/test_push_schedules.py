@@ -238,6 +238,7 @@ class History:
                         assert not quiet
                     if not quiet and chance.random() < 0.3:
                         self.grow()
+                self.is_plain &= cursor.is_saved  # else the next process settles the same again
         except Crash:
             self.is_plain = False
         finally:
