@@ -16,12 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.push.backlog import Backlog
-from rondo_tools.push.model import MAX_BYTES, Batch, Block, Mark
+from rondo_tools.push.model import MAX_BYTES, SAMPLE_BYTES, Batch, Block, Mark
 from rondo_tools.store.reader import Rows
 
 Times = npt.NDArray[np.int64]
-
-SAMPLE_BYTES = 20  # on the wire, about
 
 
 class New(NamedTuple):

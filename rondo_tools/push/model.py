@@ -19,6 +19,9 @@ from rondo_tools.catalog import Series
 MAX_BYTES = 4 << 20
 """Of a request, before compression, about. Receivers take 32 MiB."""
 
+SAMPLE_BYTES = 20
+"""What a sample takes in a request of 1.0, about."""
+
 Labels = tuple[tuple[str, str], ...]
 """Label names and values of one series as they are sent: ``__name__`` included, sorted by name."""
 

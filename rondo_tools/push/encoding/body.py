@@ -6,7 +6,7 @@ go out again with the headers that belong to them. Settling and looking see 1.0 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rondo_tools.catalog import Series
@@ -47,7 +47,7 @@ def encode(protocol: str, blocks: Iterable[Block], metadata: Iterable[Series]) -
     return Body(v1.encode(blocks, metadata))
 
 
-def encode_bounded(protocol: str, blocks: Iterable[Block], metadata: Iterable[Series]) -> list[Body]:
+def encode_bounded(protocol: str, blocks: Sequence[Block], metadata: Iterable[Series]) -> list[Body]:
     """A batch as bodies of bounded size, each of other series: in 1.0 each series repeats its labels."""
     if protocol == V2:
         return [Body(v2.encode(blocks), V2)]

@@ -13,7 +13,6 @@ them; so what must hold within a request is asserted here, for every request.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from operator import lt
@@ -24,7 +23,7 @@ import numpy.typing as npt
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.push.model import MAX_BYTES, Block, Labels, SeriesSet
+from rondo_tools.push.model import MAX_BYTES, SAMPLE_BYTES, Block, Labels, SeriesSet
 from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, WriteRequest
 
 STALE_NAN = 0x7FF0000000000002
@@ -64,26 +63,40 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
 
     Raises AssertionError for blocks that break remote-write's rules: that is a fault of rondo's.
     """
-    (body,) = bodies(blocks, metadata, max_bytes=sys.maxsize)
-    return body
+    parts: list[bytes] = []
+    for head, samples in _series(blocks):
+        whole = head if isinstance(head, bytes) else b"".join(head)
+        # WriteRequest.timeseries
+        parts += (b"\x0a", varint(len(whole) + len(samples)), whole, samples)
+    parts.append(_metadata(metadata))
+    return bytes(snappy.compress(b"".join(parts)))
 
 
 def bodies(
-    blocks: Iterable[Block], metadata: Iterable[Series] = (), *, max_bytes: int = MAX_BYTES
+    blocks: Sequence[Block], metadata: Iterable[Series] = (), *, max_bytes: int = MAX_BYTES
 ) -> Iterator[bytes]:
     """The same as several bodies of about `max_bytes` before compression; a series is never cut."""
-    described = _metadata(metadata)
-    parts, size = [described], len(described)
-    runs = (Run(_heads(block.series_set), block.t_ms, block.values) for block in blocks)
-    for head, samples in samples_by_series(runs).items():
-        labels = (head,) if isinstance(head, bytes) else head
-        length = sum(map(len, labels)) + len(samples)
+    labels = sum(series_set.label_bytes for series_set in {block.series_set for block in blocks})
+    if labels + SAMPLE_BYTES * sum(block.values.size for block in blocks) <= max_bytes:
+        yield encode(blocks, metadata)
+        return
+    parts = [_metadata(metadata)]
+    size = len(parts[0])
+    for head, samples in _series(blocks):
+        whole = head if isinstance(head, tuple) else (head,)
+        length = sum(map(len, whole)) + len(samples)
         if size + length > max_bytes and len(parts) > 1:
             yield bytes(snappy.compress(b"".join(parts)))
             parts, size = [], 0
-        parts += (b"\x0a", varint(length), *labels, samples)  # WriteRequest.timeseries
+        parts += (b"\x0a", varint(length), *whole, samples)
         size += length
     yield bytes(snappy.compress(b"".join(parts)))
+
+
+def _series(blocks: Iterable[Block]) -> Iterable[tuple[Head, bytes]]:
+    """Labels and samples of each series, on the wire."""
+    runs = (Run(_heads(block.series_set), block.t_ms, block.values) for block in blocks)
+    return samples_by_series(runs).items()
 
 
 def samples_by_series(runs: Iterable[Run[Name]]) -> dict[Name, bytes]:
