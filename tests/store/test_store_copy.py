@@ -68,8 +68,8 @@ def test_a_copy_of_many_moments_holds_nothing_wrong(tmp_path: Path, seed: int) -
     truth = Truth(PAIR, TIERS, everything)
     (copied,) = Store(tmp_path / "copy").sessions()
     left = truth.check(copied)
-    for _, what in copied.findings():
-        assert MAY_BE_FOUND.match(what)
+    for finding in copied.findings():
+        assert MAY_BE_FOUND.match(finding.what)
     # A rondo-store goes on with it: with the producer's stream, from as far back as it remembers.
     with StoreWriter(tmp_path / "copy", TIERS) as store:
         ingest = Ingest(store)
