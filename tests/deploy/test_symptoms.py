@@ -25,7 +25,7 @@ Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 def likened(line: str) -> str:
     """A line less what differs from case to case: addresses, paths, numbers, the words of an endpoint."""
     line = re.sub(r"https?://[\w.:/-]*\w", "URL", line)
-    line = re.sub(r"(answered 400): .*|(receiver\)\.) .*", r"\1\2", line)
+    line = re.sub(r"(answered 400): .*|(receiver\)): .*", r"\1\2", line)
     line = re.sub(r"\S*/\S+", "PATH", line)
     return re.sub(r"\d+", "N", line)
 
