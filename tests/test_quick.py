@@ -25,6 +25,7 @@ TESTS = Path(__file__).parent
         ("store/test_store_crash.py", "test_killed_a_hundred_times_the_slabs_come_out_the_same", True),
         ("push/receivers.py", "fill", False),
         ("push/receivers.py", "http_server", True),
+        ("push/test_push_http.py", "test_a_name_that_is_not_known_is_clear", True),  # by a Transport
         ("conftest.py", "prometheus", True),  # through the class, in a file of scripts/
     ],
 )
