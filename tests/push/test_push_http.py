@@ -408,6 +408,19 @@ def test_a_name_that_is_not_known_is_clear(url: str) -> None:
     assert (answer.outcome, answer.unclear) == (Outcome.RETRY, False)
 
 
+def test_the_thread_that_resolves_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14 gives a thread's name to the system, and starts no thread whose name is no text."""
+    names = []
+
+    def getaddrinfo(*_: object, **__: object) -> None:
+        names.append(threading.current_thread().name)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    send("http://endpoint.example/write")
+    assert names == ["resolver"]
+
+
 # A name that moves
 
 

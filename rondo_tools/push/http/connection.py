@@ -124,13 +124,14 @@ class _Lookup(threading.Thread):
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(name="resolver", daemon=True)
-        self._name = host.strip("[]"), port
+        self._host = host.strip("[]")
+        self._port = port
         self.addresses: list[Any] = []
         self.error: OSError | ValueError | None = None
 
     def run(self) -> None:
         try:
-            self.addresses = socket.getaddrinfo(*self._name, type=socket.SOCK_STREAM)
+            self.addresses = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, ValueError) as exc:  # UnicodeError, for what is no name, is a ValueError
             self.error = exc
 
