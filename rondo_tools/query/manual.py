@@ -27,9 +27,11 @@ One line for each session, which is one life of an instance, by start:
   instance  session  first  last  state  age_s  series  rows_1s  rows_10s  rows_5m  bytes
 
 session is the time it began, first and last the oldest and the newest tick held, age_s the
-seconds since the last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error), or
-running, or silent: no end, and no tick for three intervals and five seconds, or the last one as far
-ahead of the clock (age_s is negative). The rows that each tier holds are counted, and the bytes on disk.
+seconds since the last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error; clock:
+the clock was set back, and the VM runs on in another session; gone: nobody knows how; lost: the store
+gave it up), or running, or silent: no end, and no tick for three intervals and five seconds, or the last
+one as far ahead of the clock (age_s is negative). The rows that each tier holds are counted, and the
+bytes on disk.
 
   rondo-query vmm_metrics list | awk '$5 == "silent" {print $1, $6}'
   rondo-query vmm_metrics list --match '{instance=~"vm-.*"}' --sort bytes --reverse | head
