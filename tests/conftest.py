@@ -31,6 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A job in the background of a shell ignores SIGINT, and so would all processes that the tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # nohup ignores SIGHUP. Processes get it as it is by default where it is handled here, and we live on.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
