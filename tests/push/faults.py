@@ -1,11 +1,12 @@
 """A proxy before a remote-write endpoint that fails as it is told, one word of a script a request.
 
-ok; slow (the answer comes in bits); lost answer (the request arrives, the answer does not); cut
-request (the connection is reset while it is sent); silence (it never arrives, until the sender
-loses patience); silence after (it arrives, and then so); 429, 429 seconds, 429 date (with
-Retry-After), 500, 502, 503 (it does not arrive); 500 after (it arrives all the same); redirect (to
-itself, another path); restart (of the endpoint, killed before the request arrives). When the
-script is at its end all is ok.
+ok; slow (the answer comes in bits); interim (behind two others, 102 and 103); cut body (what follows
+the answer's head is not all that it says); cut answer (it ends within its status); lost answer (the
+request arrives, the answer does not); cut request (the connection is reset while it is sent); silence
+(it never arrives, until the sender loses patience); silence after (it arrives, and then so); 429, 429
+seconds, 429 date (with Retry-After), 500, 502, 503 (it does not arrive); 500 after (it arrives all the
+same); redirect (to itself, another path); restart (of the endpoint, killed before the request arrives).
+When the script is at its end all is ok.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from urllib.parse import urlsplit
 
 ABORT = b"\1\0\0\0\0\0\0\0"  # SO_LINGER of no time: close resets
 FAULTS = (
-    "slow", "lost answer", "cut request", "silence", "silence after", "429", "429 seconds", "429 date",
+    "slow", "interim", "cut body", "cut answer", "lost answer", "cut request", "silence", "silence after",
+    "429", "429 seconds", "429 date",
     "500", "502", "503", "500 after", "redirect",
 )  # fmt: skip
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
 class FaultProxy:
@@ -119,6 +122,15 @@ class FaultProxy:
             for byte in f"HTTP/1.1 {status} Late\r\nContent-Length: {len(content)}\r\n\r\n".encode():
                 request.wfile.write(bytes([byte]))
             request.wfile.write(content)
+        elif word == "interim":
+            request.wfile.write(INTERIM)
+            _answer(request, status, {}, content)
+        elif word == "cut body":
+            request.close_connection = True
+            request.wfile.write(b"HTTP/1.1 %d Cut\r\nContent-Length: 100000\r\n\r\n" % status + content)
+        elif word == "cut answer":
+            request.close_connection = True
+            request.wfile.write(INTERIM + b"HTTP/1.1 %d" % (status // 10))
         else:
             _answer(request, status, {}, content)
 
