@@ -1,16 +1,18 @@
 """Two hundred histories of faults, all at once: each good sample is at the receiver exactly once.
 
-Lost answers, before and after the commit; answers cut short; rate limits; 503; a kill between any two
-steps; a full disk under the cursor; a cursor put back from a copy; series, metrics, instances and
-single samples that are refused for good; samples too old for the receiver; 1.0 and 2.0, and receivers
-of 2.0 that write what is good of a request.
+Lost answers, before and after the commit; interim answers (1xx); answers and bodies cut short at any
+byte; rate limits; 503; a kill between any two steps; a full disk under the cursor; a cursor put back
+from a copy; series, metrics, instances and single samples that are refused for good; samples too old
+for the receiver; 1.0 and 2.0, and receivers of 2.0 that write what is good of a request. All requests
+go over loopback, by rondo's own transport, but for those that find no connection.
 
-RONDO_SCHEDULES is how many are played (10 by default; 200 in the long run), RONDO_TEST_SEED the first
-one's seed: ``RONDO_TEST_SEED=17 RONDO_SCHEDULES=1`` plays number 17 again.
+RONDO_TEST_SEED is the first history's seed: ``RONDO_TEST_SEED=17`` and ``-k 'once[17]'`` play number 17
+again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -24,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
+from raw_server import Peer, RawServer
 from receivers import (
     HOUR_MS,
     T0,
@@ -44,8 +48,9 @@ from rondo_tools.catalog import Series
 from rondo_tools.errors import PushError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encoding.body import V1, V2, Body
-from rondo_tools.push.http.transport import Answer, Outcome
+from rondo_tools.push.encoding.body import HEADERS, V1, V2, Body
+from rondo_tools.push.http.negotiate import Negotiator
+from rondo_tools.push.http.transport import WRITTEN, Answer, Outcome, Transport
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import Tally
@@ -53,8 +58,7 @@ from rondo_tools.store.reader import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
-SCHEDULES = int(os.environ.get("RONDO_SCHEDULES", "10"))
-SEEDS = range(FIRST, FIRST + SCHEDULES)
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 CURSOR = "cursor_prometheus.json"
 OTHER: Key = (("job", "other"),)  # a sender of somebody else's
 SERIES = (
@@ -99,11 +103,10 @@ class Rules:
 
 
 class Network:
-    """A transport whose every attempt may fail, to a receiver in the same process."""
+    """A transport whose every attempt may fail, and the endpoint behind it."""
 
-    def __init__(self, receiver: Receiver, chance: random.Random, protocol: str, *, in_part: bool) -> None:
+    def __init__(self, receiver: Receiver, chance: random.Random, *, in_part: bool) -> None:
         self.receiver = receiver
-        self.protocol = protocol
         self.chance = chance
         self.in_part = in_part  # the receiver writes what is good of a request
         self.trouble = 0.0  # how likely it is that an attempt fails
@@ -111,27 +114,51 @@ class Network:
         self.limit = 10**9  # requests, before it answers 429
         self.attempts = 0
         self.tried: set[tuple[Key, int]] = set()  # samples that were in a refused request
+        self.transport: Transport | None = None  # of the process that runs
+        self._word = "ok"
+        self._cut = 0.0  # how much of the answer arrives, if it is cut short
 
-    def send(self, body: Body) -> Answer:
+    def send(self, data: bytes, protocol: str) -> Answer:
+        assert self.transport is not None
         self.attempts += 1
         self.limit -= 1
-        if self.limit < 0:
-            return Answer(Outcome.RETRY, "429: too fast", unclear=True, status=429)
-        words = ["connection refused", "503", "lost", "unanswered", "cut short"]
+        words = ["connection refused", "503", "lost", "unanswered", "interim", "cut short", "cut short"]
         words += ["kill", "kill after"] if self.kills else []
-        word = self.chance.choice(words) if self.chance.random() < self.trouble else "ok"
-        if word == "kill":
+        self._word = self.chance.choice(words) if self.chance.random() < self.trouble else "ok"
+        self._cut = self.chance.random()
+        if self.limit < 0:
+            self._word = "429"
+        if self._word == "kill":
             raise Crash
-        if word == "connection refused":
-            return Answer(Outcome.RETRY, word)
-        if word in ("503", "lost"):
-            return Answer(Outcome.RETRY, word, unclear=True, status=503 if word == "503" else 0)
-        answer = self._take(body)
-        if word == "kill after":
+        if self._word == "connection refused":
+            return Answer(Outcome.RETRY, self._word)
+        answer = self.transport.send(data, protocol)
+        if self._word == "kill after":
             raise Crash
-        return Answer(Outcome.RETRY, word, unclear=True) if word in ("unanswered", "cut short") else answer
+        return answer
 
-    def _take(self, body: Body) -> Answer:
+    def handle(self, peer: Peer) -> None:
+        """The endpoint's side of a connection."""
+        while (head := peer.head()) is not None:
+            kind = head[1]["content-type"]
+            (protocol,) = (one for one, headers in HEADERS.items() if headers["Content-Type"] == kind)
+            body = Body(peer.body(head[1]), protocol)
+            if self._word == "lost":
+                return
+            if self._word in ("429", "503"):
+                answer = f"HTTP/1.1 {self._word} Busy\r\nContent-Length: 0\r\n\r\n".encode()
+            else:
+                answer = self._take(body)
+            if self._word == "unanswered":
+                return
+            if self._word == "interim" or (self._word == "cut short" and self._cut * 100 % 2 < 1):
+                answer = INTERIM + answer
+            if self._word == "cut short":
+                peer.send(answer[: int(self._cut * len(answer))])
+                return
+            peer.send(answer)
+
+    def _take(self, body: Body) -> bytes:
         request = body.request()
         samples = [(series, sample) for series in request.timeseries for sample in series.samples]
         if self.in_part:
@@ -144,10 +171,11 @@ class Network:
         else:
             words = self._commit(request)
             written = 0 if words else len(samples)
-        said = written if self.protocol == V2 else None
-        if words is None:
-            return Answer(Outcome.ACCEPTED, status=204, written=said)
-        return Answer(Outcome.REFUSED, words, status=400, written=said)
+        text = (words or "thank you").encode()
+        head = f"HTTP/1.1 {400 if words else 200} So\r\nContent-Length: {len(text)}\r\n"
+        if body.protocol == V2:
+            head += f"{WRITTEN}: {written}\r\n"
+        return f"{head}\r\n".encode() + text
 
     def _commit(self, request: WriteRequest) -> str | None:
         words = self.receiver.take_request(request)
@@ -164,6 +192,7 @@ class History:
 
     def __init__(self, path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
+        self.url = ""  # of the endpoint, while it listens
         self.chance = chance = random.Random(seed)
         self.names = [f"vm-{at}" for at in range(chance.randint(1, 4))]
         self.rules = Rules(chance, self.names)
@@ -173,9 +202,9 @@ class History:
         self.receiver = Receiver(self.rules)
         if self.is_old:  # another sender is up to date
             self.receiver.everything[OTHER] = {self.now_ms: 0}
-        protocol = chance.choice([V1, V1, V2])
-        in_part = protocol == V2 and chance.random() < 0.5
-        self.network = Network(self.receiver, chance, protocol, in_part=in_part)
+        self.protocol = chance.choice([V1, V1, V2])
+        in_part = self.protocol == V2 and chance.random() < 0.5
+        self.network = Network(self.receiver, chance, in_part=in_part)
         self.max_samples = chance.choice([8, 30, 10_000])
         self.second = dict.fromkeys(self.names, 0)
         self.copies: list[bytes] = []
@@ -216,11 +245,14 @@ class History:
         before, tally = network.attempts, Tally()
         self.tallies.append(tally)
         try:
-            with Cursor(self.path, "prometheus") as cursor:
+            with (
+                contextlib.closing(Transport(self.url, timeout_s=PATIENCE_S)) as network.transport,
+                Cursor(self.path, "prometheus") as cursor,
+            ):
                 pusher = Pusher(
                     Drain(Store(self.path), labels_of, self.max_samples),
                     cursor,
-                    network,
+                    Negotiator(network, self.protocol),
                     tally,
                     pause=lambda seconds: True,
                     now_ms=lambda: self.now_ms,
@@ -257,6 +289,11 @@ class History:
             self.copies.append(file.read_bytes())
 
     def play(self) -> None:
+        with RawServer(self.network.handle) as server:
+            self.url = server.url
+            self._play()
+
+    def _play(self) -> None:
         for _ in range(self.chance.randint(3, 8)):
             self.grow()
             for _ in range(self.chance.randint(1, 3)):
@@ -294,7 +331,13 @@ class History:
         return self.rules(labels, t_ms) is None and t_ms >= self.oldest_ms
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+def seeds(count: int, long: int) -> list[object]:
+    """So many for `make test`; and how many those are together with what `make test-long` adds."""
+    marks = [[] if number < count else [pytest.mark.long] for number in range(long)]
+    return [pytest.param(FIRST + number, marks=mark) for number, mark in enumerate(marks)]
+
+
+@pytest.mark.parametrize("seed", seeds(10, long=200))
 def test_each_good_sample_arrives_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     history = History(tmp_path, seed, monkeypatch)
     history.grow()
@@ -315,7 +358,7 @@ def running() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-@pytest.mark.parametrize("seed", list(SEEDS)[: max(3, SCHEDULES // 20)])
+@pytest.mark.parametrize("seed", seeds(3, long=20))
 def test_kill_9_in_the_middle_of_settling(
     tmp_path: Path, running: list[subprocess.Popen[bytes]], seed: int
 ) -> None:
@@ -352,7 +395,7 @@ def test_kill_9_in_the_middle_of_settling(
         for lives in range(len(kill_at) + 1):
             life, seen = lives, 0
             running.append(subprocess.Popen([sys.executable, *argv], stdin=subprocess.DEVNULL))
-            if running[-1].wait(60) == 0:
+            if running[-1].wait(PATIENCE_S) == 0:
                 break
             assert running[-1].returncode == -signal.SIGKILL
     assert running[-1].returncode == 0
