@@ -10,6 +10,8 @@ LIBDIR ?= $(PREFIX)/lib
 # A file's tests stay in one process, for they may share what is costly to make.
 PYTEST = pytest --numprocesses auto --dist loadfile --durations 15
 export PATH := $(CURDIR)/$(VENV):$(PATH)
+# pytest rewrites each test file, for seconds: that it keeps the result is worth a folder.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test-quick test test-long test-linux check format bench dashboards dashboard-picture guest vmm-guest vmm-demo \
 	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto \
