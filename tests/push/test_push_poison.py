@@ -51,6 +51,7 @@ def test_a_label_over_the_limit_costs_its_own_series_only(store: Path) -> None:
     assert {json.loads(line)["answer"] for line in lines} == {"label value too long"}
 
 
+@pytest.mark.heavy
 def test_one_metric_refused_of_many_vms(tmp_path: Path) -> None:
     """625 VMs, a tick each: no number of refusals gives up what is good."""
     receiver = Receiver(lambda labels, t_ms: "no heat" if ("__name__", "heat") in labels else None)

@@ -195,6 +195,7 @@ def test_a_committed_batch_of_one_row_is_accepted_again() -> None:
     assert (done.counts, done.requests) == ((24, 0, 0), 1)
 
 
+@pytest.mark.heavy
 def test_one_metric_refused_of_many_instances() -> None:
     """The number of refusals decides nothing: every good sample arrives."""
     receiver = Receiver(lambda labels, t_ms: "no a" if dict(labels)["__name__"] == "a" else None)
@@ -359,6 +360,7 @@ def misleading(everything: Samples, good: Samples) -> bool:
 FAULTS = st.sampled_from(["ok"] * 6 + ["lost", "unanswered", "killed", "killed after"])
 
 
+@pytest.mark.heavy
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_no_good_sample_is_ever_lost(data: st.DataObject) -> None:
@@ -406,6 +408,7 @@ def test_no_good_sample_is_ever_lost(data: st.DataObject) -> None:
     assert {one for one in ids(batch) if one[1] not in receiver.samples.get(one[0], {})} <= done.tried
 
 
+@pytest.mark.heavy
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_what_was_delivered_before_does_not_hide_what_is_new(data: st.DataObject) -> None:

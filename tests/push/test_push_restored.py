@@ -89,6 +89,7 @@ def test_a_cursor_older_than_a_store_of_many(tmp_path: Path, rows: int) -> None:
     assert receiver.samples == expected(tmp_path)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("fault", ["four times 503", "kill -9"])
 def test_a_bad_moment_while_a_cursor_that_was_put_back_is_settled(tmp_path: Path, fault: str) -> None:
     """The next push goes on from there, and what is new arrives."""
@@ -119,6 +120,7 @@ def test_a_bad_moment_while_a_cursor_that_was_put_back_is_settled(tmp_path: Path
         assert interrupted.attempts + after.attempts < 2 * whole
 
 
+@pytest.mark.heavy
 def test_a_series_that_is_refused_for_good_beside_what_is_there_already(tmp_path: Path) -> None:
     """With a thousand refusals behind it, settling still tells the two apart."""
     bad = "blk_requests_total"

@@ -67,6 +67,7 @@ def test_equals_the_plain_way(case: tuple[tuple[Series, ...], Rows], window_ms: 
     assert rolled(series, rows, window_ms) == expected(series, rows, window_ms)
 
 
+@pytest.mark.heavy
 @given(series_and_rows())
 @settings(max_examples=50, deadline=None)
 def test_many_windows_at_once_equal_one_at_a_time(case: tuple[tuple[Series, ...], Rows]) -> None:

@@ -49,7 +49,9 @@ def slow_copy(source: Path, target: Path, chance: random.Random) -> Iterator[Non
                 yield
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize(
+    "seed", [*range(15), *(pytest.param(n, marks=pytest.mark.heavy) for n in range(15, 60))]
+)
 def test_a_copy_of_many_moments_holds_nothing_wrong(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     everything = ticks(chance.randint(100, 900), width=2)

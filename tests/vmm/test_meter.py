@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def test_nothing_counted_is_the_empty_snapshot() -> None:
     assert Meter().snapshot() == Snapshot()
 
 
+@pytest.mark.heavy
 def test_snapshots_taken_while_counting_are_consistent() -> None:
     meter = Meter()
     enough = threading.Event()

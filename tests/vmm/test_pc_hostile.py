@@ -191,6 +191,7 @@ descriptors = st.builds(Descriptor, addresses, lengths, flags, st.integers(0, 9)
 @given(
     st.lists(descriptors, max_size=8), st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(0, 9)
 )
+@pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
 def test_random_rings_of_the_source_of_randomness(
     table: list[Descriptor], heads: list[int], count: int

@@ -202,6 +202,7 @@ class CountingDisk(Disk):
         self.flushes += 1
 
 
+@pytest.mark.heavy
 def test_the_indexes_wrap_around() -> None:
     with machine() as plain, CountingDisk(os.dup(plain.disk._fd), SECTORS) as disk:
         driver = Driver(plain.memory, disk).set_up()
