@@ -107,7 +107,7 @@ def main() -> int:
         out, err = process.communicate()
         wall = time.monotonic() - before
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        said = re.search(rb"(\d+) samples sent, 0 rejected, 0 unclear", err)
+        said = re.search(rb"(\d+) samples? sent, 0 rejected, 0 unclear", err)
         if process.returncode or said is None or int(said[1]) != samples:
             print(f"not all of {samples} samples were delivered: {err.decode()}", file=sys.stderr)
             return 1

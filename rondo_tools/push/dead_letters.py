@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rondo_tools.push.piece import Refusal, Result
+from rondo_tools.units import format_count
 
 SHOWN = 5  # refusals of one batch in the log
 MAX_BYTES = 1 << 20  # of each of the two files
@@ -74,7 +75,8 @@ class Report:
         """Report what was added last."""
         self._report()
         if self._reported > SHOWN:
-            log.warning("... and %d refusals more; %s has them", self._reported - SHOWN, self._letters.path)
+            more = format_count(self._reported - SHOWN, "refusal")
+            log.warning("... and %s more; %s has them", more, self._letters.path)
 
     def _report(self) -> None:
         refusal, self._pending = self._pending, None
@@ -96,8 +98,8 @@ class Report:
         self._reported += 1
         if self._reported <= SHOWN:
             log.warning(
-                "passed over %d samples of %s from %d ms on: %s",
-                refusal.samples,
+                "passed over %s of %s from %d ms on: %s",
+                format_count(refusal.samples, "sample"),
                 refusal.series,
                 refusal.from_ms,
                 refusal.words,

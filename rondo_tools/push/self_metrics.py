@@ -20,6 +20,7 @@ from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.model import Block, SeriesSet
 from rondo_tools.stream import Header
+from rondo_tools.units import format_count
 
 INSTANCE = "rondo-push"
 
@@ -93,8 +94,8 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"{self.sent} samples sent, {self.rejected} rejected, {self.unclear} unclear, "
-            f"{self.passed_over} passed over, {self.requests} requests"
+            f"{format_count(self.sent, 'sample')} sent, {self.rejected} rejected, {self.unclear} unclear, "
+            f"{self.passed_over} passed over, {format_count(self.requests, 'request')}"
         )
 
 

@@ -237,7 +237,7 @@ def test_with_a_live_writer_beside_what_is_over_an_hour_old_is_refused_and_it_is
             assert run("rondo-push", live, *write).returncode == 0
             done = run("rondo-push", store, *write, "--backfill")
             assert done.returncode == 0
-            refused = re.search(rb"(\d+) samples sent, (\d+) rejected, 0 unclear, .* (\d+) req", done.stderr)
+            refused = re.search(rb"(\d+) samples? sent, (\d+) rejected, 0 unclear, .* (\d+) req", done.stderr)
             assert refused is not None
             sent, rejected, requests = map(int, refused.groups())
             got = prometheus.samples('{job="rondo-vmm",instance=~"[abc]"}')

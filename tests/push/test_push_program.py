@@ -98,6 +98,26 @@ def test_once_then_quiet(run: Run, store: Path) -> None:
         assert len(receiver.requests) == count
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_one_sample_is_a_sample(run: Run, tmp_path: Path, number: int) -> None:
+    """Five refusals are named, so of these one more, or two; of the others as many samples are sent."""
+    plural = "s" if number > 1 else ""
+    for at in range(5 + number):
+        fill(tmp_path, header(f"vm-{at}"), seconds(number, NOW - 60_000))
+    receiver = Receiver(lambda labels, t_ms: "no" if ("__name__", "heat") in labels else None)
+    flags = ("--no-health", "-v", "--match")
+    with http_server(receiving(receiver)) as url:
+        refused = run("rondo-push", tmp_path, "--remote-write", url, *flags, "heat").stderr.decode()
+        flags = ("--cursor", "second", *flags)
+        sent = run(
+            "rondo-push", tmp_path, "--remote-write", url, *flags, '{__name__!="heat",instance="vm-0"}'
+        )
+    assert f"passed over {number} sample{plural} of heat" in refused
+    assert f"... and {number} refusal{plural} more; " in refused
+    assert f"{number} sample{plural} sent, 0 rejected" in sent.stderr.decode()
+    assert sent.stderr.endswith(b", 1 request\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

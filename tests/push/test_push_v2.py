@@ -249,7 +249,7 @@ def test_an_accepted_request_that_was_not_all_written_is_said_and_counted(run: R
         done = run("rondo-push", tmp_path, "--remote-write", url, "--protocol", "2.0", "-v", "--no-health")
     assert done.returncode == 0
     assert b"39 of 42 samples were written" in done.stderr
-    assert b"39 samples sent, 0 rejected, 0 unclear, 3 passed over, 1 requests" in done.stderr
+    assert b"39 samples sent, 0 rejected, 0 unclear, 3 passed over, 1 request" in done.stderr
 
 
 def test_an_old_prometheus_gets_1_0_and_all_of_it(run: Run, tmp_path: Path, prometheus: Prometheus) -> None:

@@ -55,7 +55,7 @@ def count(url: str, metric: str) -> int:
 
 def tally(said: bytes) -> tuple[int, int, int]:
     """Samples sent, rejected and unclear, of the last line with --verbose."""
-    found = re.search(rb"(\d+) samples sent, (\d+) rejected, (\d+) unclear", said)
+    found = re.search(rb"(\d+) samples? sent, (\d+) rejected, (\d+) unclear", said)
     assert found is not None, said
     return int(found[1]), int(found[2]), int(found[3])
 
