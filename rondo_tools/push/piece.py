@@ -53,9 +53,9 @@ class Piece:
 
     `unclear`: what stays refused may be there all the same, and is counted so. `is_fresh`: nobody
     has asked yet whether it is too old. The others are how far a TRIAL or AGE has come: which
-    witness, how many of its samples were refused, up to when all is refused, and whether they go
-    `singly` because an answer to several was lost. With TOO_OLD, `bound_ms` is set if that holds for
-    other pieces, too.
+    witness, how many of its samples were refused, up to when all is refused (0: not known), and
+    whether they go `singly` because an answer to several was lost. With TOO_OLD, `bound_ms` is set
+    if that holds for other pieces, too, and its series go `singly` where no acceptance told the bound.
     """
 
     body: Body
@@ -125,7 +125,7 @@ class Piece:
         series = self._witness()
         if series is None or self.asked >= len(series.samples):
             raise ValueError(f"a piece in flight cannot be {self.state.value!r}")
-        is_rest = self.state is State.AGE and self.witness > 0 and self.asked == 1 and not self.singly
+        is_rest = self.state is State.AGE and self.bound_ms > 0 and self.asked == 1 and not self.singly
         return series, list(series.samples[self.asked :] if is_rest else series.samples[self.asked :][:1])
 
     def _witness(self) -> TimeSeries | None:

@@ -26,9 +26,12 @@ all counts as delivered, and the newest sample of each series goes out once more
 sample is refused too is passed over, as each of its samples was tried, and tells nothing.
 
 AGE: samples over an hour old (`old_ms`) may be refused by the thousand, and for every series alike. A
-first series finds the bound, sample by sample; two more, of other instances and metrics where there
-are some, confirm it, each with its oldest sample and then with all others up to the bound. Any
-acceptance up to the bound ends the inquiry. What seems too old goes out once more.
+series finds the bound, sample by sample: after some refusals one is accepted. Two more, of other
+instances and metrics where there are some, confirm it, each with its oldest sample and then with all
+others up to the bound. Any acceptance up to the bound ends the inquiry. A series that is refused whole
+may be bad in its own right, and tells no bound; the next one goes sample by sample, too. Three such
+series mean that all may be too old up to where they end. What seems too old goes out once more; where
+no series told the bound, it is halved down to one series, and an acceptance ends the inquiry.
 
 A receiver of 2.0 may write a part of a request; it says how many samples it wrote, and there is
 nothing left to find out.
@@ -105,6 +108,8 @@ class Reconciliation:
             else:
                 self._written(first.request, written, "", Result.PASSED_OVER)
             self._put([])
+            if first.state is State.TOO_OLD and first.singly:
+                self._is_not_too_old()
             if self.pieces and self.pieces[0] is self._other_half and count(self.pieces[0].request) > 1:
                 self._halve(self.pieces[0], State.CLEAR)  # what was refused is in there
         elif first.state is State.SINGLES:
@@ -140,6 +145,9 @@ class Reconciliation:
         if written:
             self._written(first.request, written, words, _result(first))
             self._put([])
+        elif first.state is State.TOO_OLD and first.singly and len(first.request.timeseries) > 1:
+            earlier, later = (first.part(half) for half in halves(first.request))
+            self._put([*(replace(piece, bound_ms=0) for piece in earlier), *later])
         elif whole == 1 or first.state is State.TOO_OLD or first.newest_ms <= self.too_old_ms:
             self._pass_over(first, first.request, words)
             self._put([])
@@ -256,7 +264,7 @@ class Reconciliation:
             return
         rest = self._delivered(first, series, asked, written)
         self._put(rest)
-        if rest and first.witness == 0 and first.asked > 0:
+        if rest and first.bound_ms == 0 and first.asked > 0:
             bound_ms = series.samples[first.asked - 1].timestamp
             self._is_bound(replace(rest[0], state=State.AGE, bound_ms=bound_ms))
 
@@ -264,10 +272,10 @@ class Reconciliation:
         if first.asked + asked < len(series.samples):
             self._put([replace(first, asked=first.asked + asked)])
         else:
-            self._is_bound(replace(first, bound_ms=first.bound_ms or series.samples[-1].timestamp))
+            self._is_bound(first)
 
     def _is_bound(self, first: Piece) -> None:
-        """One witness more was refused all that it has up to the bound."""
+        """One witness more was refused all that it has up to the bound, if one is known."""
         found = first.of_age()
         if len(found) < 2:
             state = State.MAYBE if first.unclear else State.CLEAR
@@ -276,10 +284,20 @@ class Reconciliation:
             self._put([replace(first, witness=first.witness + 1, asked=0, singly=False)])
         else:
             is_known = len({instance_of(series) for series in found}) > 1
-            old, rest = up_to(first.request, first.bound_ms), after(first.request, first.bound_ms)
+            bound_ms = first.bound_ms or min(series.samples[-1].timestamp for series in found)
+            old, rest = up_to(first.request, bound_ms), after(first.request, bound_ms)
             settled = first.becomes(State.CLEAR, unclear=first.unclear)
-            bound_ms = first.bound_ms if is_known else 0
-            self._put([*settled.part(old, state=State.TOO_OLD, bound_ms=bound_ms), *settled.part(rest)])
+            is_told = first.bound_ms > 0
+            changes = {"bound_ms": bound_ms if is_known else 0, "singly": not is_told}
+            too_old = settled.part(old, state=State.TOO_OLD, **changes)
+            self._put([*too_old, *settled.part(rest, is_fresh=not is_told)])
+
+    def _is_not_too_old(self) -> None:
+        """One series was accepted, so that the refusals of others may have been their own."""
+        for at, piece in enumerate(self.pieces):
+            if piece.state is not State.TOO_OLD:
+                break
+            self.pieces[at] = piece.becomes(State.CLEAR, unclear=piece.unclear)
 
     # --- what came of it -------------------------------------------------------------------------
 

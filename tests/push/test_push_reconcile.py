@@ -286,8 +286,9 @@ def test_what_is_refused_for_its_age_does_not_cost_a_request_each(boundary: int,
     assert sum(done.counts) == 400
     if state is State.CLEAR or boundary < 19:
         assert done.counts[0] == 20 * (20 - boundary)
-        # A witness, twice two requests that confirm it; the batch, what is too old once more, and the rest.
-        assert done.requests <= boundary + 1 + 4 + 3
+        # A witness, twice two requests that confirm it, or three witnesses without an end and each of
+        # 20 series; the batch, what is too old once more, and the rest.
+        assert done.requests <= (boundary + 1 + 4 if boundary < 20 else 3 * 20 + 2 * 20) + 3
         assert done.too_old_ms == (too_old_ms - 1000 if boundary else 0)
 
 
@@ -317,6 +318,30 @@ def test_what_is_refused_for_good_is_not_taken_for_age(bad: str, state: State) -
     assert (sum(done.counts), done.too_old_ms) == (120, 0)
 
 
+@pytest.mark.parametrize(
+    ("bad", "boundary"), [(bad, at) for bad in ("a", "ab") for at in (0, 1, 2, 9)] + [("abc", 0)]
+)
+@pytest.mark.parametrize("instances", [1, 3])
+def test_a_series_that_is_bad_in_its_own_right_tells_no_bound(
+    instances: int, boundary: int, bad: str
+) -> None:
+    """It is refused whole; the others only up to the hour, and all that is newer arrives."""
+    too_old_ms = T0 + 1000 * boundary
+    receiver = Receiver(lambda labels, t_ms: "no" if t_ms < too_old_ms or is_bad(labels) else None)
+
+    def is_bad(labels: Key) -> bool:
+        return dict(labels)["__name__"] in bad
+
+    batch = request(instances, rows=10)
+    done = Settled(receiver, batch, old_ms=LATER)
+    assert receiver.samples == {
+        labels: {t_ms: value for t_ms, value in samples.items() if t_ms >= too_old_ms}
+        for labels, samples in wanted(batch).items()
+        if not is_bad(labels)
+    }
+    assert sum(done.counts) == count(batch)
+
+
 # --- 2.0 -----------------------------------------------------------------------------------------
 
 
@@ -341,20 +366,6 @@ def test_an_accepted_request_of_which_a_part_was_written(written: int | None, pa
 
 
 # --- whatever happens ----------------------------------------------------------------------------
-
-
-def misleading(everything: Samples, good: Samples) -> bool:
-    """Whether two metrics of an instance look by themselves as if they were committed, and are not.
-
-    All their samples but the newest are bad in their own right: a receiver that refuses for age does
-    that to every series alike, and one that refuses a series refuses all of it.
-    """
-    looks_committed = [
-        dict(labels)["instance"]
-        for labels, samples in everything.items()
-        if len(samples) > 1 and list(good[labels]) == [max(samples)]
-    ]
-    return len(looks_committed) > len(set(looks_committed))
 
 
 FAULTS = st.sampled_from(["ok"] * 6 + ["lost", "unanswered", "killed", "killed after"])
