@@ -72,7 +72,7 @@ def dump(promtool: Path, folder: Path) -> Pairs:
     return found
 
 
-@pytest.mark.parametrize("seconds", [3, 12])
+@pytest.mark.parametrize("seconds", [3, pytest.param(12, marks=pytest.mark.long)])
 def test_every_second_of_a_vm_reaches_prometheus(
     seconds: int, prometheus: Prometheus, program: Callable[[str], Path], tmp_path: Path
 ) -> None:

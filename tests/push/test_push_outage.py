@@ -197,7 +197,10 @@ def shown(prometheus: Prometheus, labels: Key) -> dict[int, int]:
     return {t_ms: bits(float(value)) for t_ms, value in found.get(labels, [])}
 
 
-@pytest.mark.parametrize(("outage_s", "step_s"), [(20 * 60, 1), (7 * HOUR_S, 2), (8 * DAY_S, 20)])
+@pytest.mark.parametrize(
+    ("outage_s", "step_s"),
+    [(20 * 60, 1), (7 * HOUR_S, 2), pytest.param(8 * DAY_S, 20, marks=pytest.mark.long)],
+)
 def test_a_default_prometheus_takes_it_all(
     run: Callable[..., object], prometheus: Prometheus, tmp_path: Path, outage_s: int, step_s: int
 ) -> None:

@@ -41,7 +41,7 @@ def put_back(backup: Path, path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("between", [1, 7, 300])
+@pytest.mark.parametrize("between", [1, 7, pytest.param(300, marks=pytest.mark.long)])
 @pytest.mark.parametrize("new", [0, 1, 200])
 @pytest.mark.parametrize("max_samples", [64, 10_000])
 def test_a_cursor_older_than_its_store(tmp_path: Path, between: int, new: int, max_samples: int) -> None:
