@@ -1,4 +1,4 @@
-"""Replacing a file: the old one or the new one, whole."""
+"""What must outlive a power cut: files replaced whole, folders and files forced to the disk."""
 
 from __future__ import annotations
 
@@ -61,3 +61,21 @@ def test_data_reaches_the_disk_before_the_name_and_the_folder_after_it(
     monkeypatch.setattr(Path, "replace", note_replace)
     files.replace(tmp_path / "a.json", b"x")
     assert steps == ["file", "rename", "folder"]
+
+
+def test_a_folder_is_made_with_those_above_it_and_each_name_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    for _ in range(2):
+        files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert synced == [tmp_path, tmp_path / "a"]
+
+
+def test_a_file_that_is_not_there_cannot_be_synced(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    files.sync_file(tmp_path / "a")
+    with pytest.raises(FileNotFoundError):
+        files.sync_file(tmp_path / "b")

@@ -1,8 +1,9 @@
 """A file of frames that this process made, and appends to.
 
 Strategy: frames are gathered and written with one system call, each at a multiple of 8. After a
-write that was short or failed the file is over: what is whole in it counts, the rest goes into
-another file. So nothing is ever truncated, and nobody appends behind half a frame.
+short write the file is over: what is whole in it counts, the rest goes into another file. So nothing
+is ever truncated, and nobody appends behind half a frame. A write that failed and left the file as
+long as it was may be tried again.
 
 Sessions and schemas are declared before the first row that needs them, in the same write.
 """
@@ -43,12 +44,37 @@ class FrameWriter:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(path, flags if size else flags | os.O_CREAT | os.O_EXCL, 0o640)
         if not size:
-            files.sync_folder(path.parent)
+            try:
+                files.sync_folder(path.parent)
+            except BaseException:
+                self.close()
+                path.unlink(missing_ok=True)  # nobody has read anything in it
+                raise
 
     @property
     def end(self) -> int:
         """Where the next frame will stand."""
         return self.size + self._gathered_bytes
+
+    @property
+    def schemas(self) -> int:
+        """How many schemas are declared in this file."""
+        return len(self._schemas)
+
+    @property
+    def schema_bytes(self) -> int:
+        """What the schemas declared in this file come to."""
+        return self._schema_bytes
+
+    @property
+    def gathered(self) -> int:
+        """Bytes for the next `write`."""
+        return self._gathered_bytes
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the file still has a name. Raises OSError."""
+        return os.fstat(self._fd).st_nlink > 0
 
     @property
     def is_full_of_schemas(self) -> bool:
@@ -80,18 +106,27 @@ class FrameWriter:
         return number
 
     def write(self) -> None:
-        """Append what was gathered. Raises OSError; then, and after a short write, the file is over."""
+        """Append what was gathered. Raises OSError.
+
+        Then, if nothing was written, it stays gathered and may be tried again; else the file is over.
+        """
         if not self._gathered:
             return
         data = b"".join(self._gathered)
+        try:
+            written = os.write(self._fd, data)
+        except OSError:
+            size = os.fstat(self._fd).st_size
+            self.is_over = size != self.size
+            self.size = size
+            raise
         self._gathered, self._gathered_bytes = [], 0
-        self.is_over = True
-        written = os.write(self._fd, data)
         self.size += written
         if written < len(data):
             # What is missing fails at once, and tells why: a full disk, a limit.
+            self.is_over = True
             self.size += os.write(self._fd, data[written:])
-        self.is_over = False
+            self.is_over = False
 
     def sync(self) -> None:
         """Force it to the disk. Raises OSError."""

@@ -51,6 +51,7 @@ KINDS = range(SCHEMA, VOID + 1)
 
 _FILE = struct.Struct("<8sII8s8sII")
 _FRAME = struct.Struct("<IBBHIIqqIIII")
+_SIGNED = struct.Struct("<IBBHIIqqIII")  # what the header's own CRC is over
 FILE_SIZE = _FILE.size
 HEAD_SIZE = _FRAME.size
 _CRC_AT = HEAD_SIZE - 4
@@ -130,7 +131,7 @@ def parse_file_header(data: bytes) -> FileHeader:
 def frame(
     seed: int,
     kind: int,
-    payload: bytes,
+    payload: bytes | memoryview,
     *,
     schema: int = 0,
     entries: int = 1,
@@ -142,10 +143,10 @@ def frame(
 ) -> bytes:
     """One frame, padded, for a file whose header has this seed."""
     assert len(payload) <= MAX_PAYLOAD, f"a frame of {len(payload)} bytes"
-    head = _FRAME.pack(
+    head = _SIGNED.pack(
         len(payload), kind, 0, schema, entries, crc32(payload, seed), least_ms, greatest_ms,
-        least_session, greatest_session, origin, 0,
-    )[:_CRC_AT]  # fmt: skip
+        least_session, greatest_session, origin,
+    )  # fmt: skip
     return b"".join((head, crc32(head, seed).to_bytes(4, "little"), payload, bytes(-len(payload) % 8)))
 
 
