@@ -47,6 +47,10 @@ _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _REASON = re.compile(r"[a-z]{1,32}")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")  # Prometheus keeps "__" for itself
 _PIECE = 1 << 18  # bytes given to msgpack at once
+_USUAL_HEADER = b"\x86\xa5rondo\x01"  # a map of six, as `encode` writes it: the series are the last
+_USUAL_END = re.compile(rb"\x82\xa3end([\xa1-\xbf])([a-z]+)\xa4t_ms\xcf(.{8})", re.DOTALL)
+_SERIES_KEY = b"\xa6series"
+_MOST_BEFORE_SERIES = 4096  # bytes of a usual header before its series
 TICK_HEAD = b"\x92\xcf"  # an array of two; a uint64, as every time after 1970-02-19 is written
 
 
@@ -105,15 +109,19 @@ def header_from_map(message: Mapping[str, Any]) -> Header:
         raise _InvalidError("the header's series are not a list with at least one entry")
     if len(items) > MAX_SERIES:
         raise _InvalidError(f"the header has {len(items)} series; {MAX_SERIES} is the limit")
-    header = Header(
+    header = _header(message, _all_series(items))
+    _check_identity(header)
+    return header
+
+
+def _header(message: Mapping[str, Any], series: tuple[Series, ...]) -> Header:
+    return Header(
         instance=_text(message, "instance"),
         start_ms=_time(message, "start_ms"),
         labels=_labels(message),
         interval_ms=_time(message, "interval_ms"),
-        series=_all_series(items),
+        series=series,
     )
-    _check_identity(header)
-    return header
 
 
 def _all_series(items: Sequence[Any]) -> tuple[Series, ...]:
@@ -140,6 +148,42 @@ def _known_series(frozen: tuple[tuple[Any, ...], ...]) -> tuple[Series, ...]:
         _series({"name": name, "labels": dict(labels), "kind": kind, "unit": unit, "help": text})
         for name, labels, kind, unit, text in frozen
     )
+
+
+class _Known(NamedTuple):
+    """Series of a header that was decoded, and the bytes by which they are known again."""
+
+    packed: bytes
+    series: tuple[Series, ...]
+    label_names: frozenset[str]  # that the header's own labels cannot have
+
+
+_known: tuple[_Known, ...] = ()  # the newest first
+_MOST_KNOWN = 8
+_MOST_KNOWN_BYTES = 1 << 16  # of one
+
+
+def _known_at(piece: bytes, at: int) -> _Known | None:
+    for known in _known:
+        if piece.startswith(known.packed, at):
+            return known
+    return None
+
+
+def _remember(series: tuple[Series, ...], items: Any) -> None:
+    """A thousand VMs have the same series, and each header is decoded anew: but for those that are known."""
+    global _known
+    packed = bytes(msgpack.packb(items))
+    if len(packed) <= _MOST_KNOWN_BYTES:
+        names = frozenset({"instance"}.union(*(dict(one.labels) for one in series)))
+        others = (known for known in _known if known.packed != packed)
+        _known = (_Known(packed, series, names), *others)[:_MOST_KNOWN]
+
+
+def forget_series() -> None:
+    """Know no series, as a new process does."""
+    global _known
+    _known = ()
 
 
 def _check_identity(header: Header) -> None:
@@ -315,26 +359,58 @@ class Decoder:
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """Yield the events that `data` completes, then raise StreamError if what follows is wrong."""
-        for at in range(0, len(data), _PIECE):
-            fresh = data[at : at + _PIECE]
+        for begin in range(0, len(data), _PIECE):
+            fresh = data[begin : begin + _PIECE]
             self._fed += len(fresh)
             piece, self._rest = self._rest + fresh, b""
-            while piece:
+            while (at := len(piece) - (self._fed - self._offset)) < len(piece):
                 if self._unpacker is None:
-                    if (shape := self._shape) is not None:
-                        yield from self._ticks(piece, shape)
-                        piece = self._left(piece)
-                        if len(piece) < shape.layout.size and piece[:2] == TICK_HEAD[: len(piece)]:
-                            self._rest = piece
+                    if (shape := self._shape) is not None and piece[at] == TICK_HEAD[0]:
+                        yield from self._ticks(piece, at, shape)
+                        at = len(piece) - (self._fed - self._offset)
+                        left = piece[at:] if len(piece) - at < shape.layout.size else b""
+                        if left and left[:2] == TICK_HEAD[: len(left)]:
+                            self._rest = left
                             break
+                        if at == len(piece):
+                            break
+                    if (usual := self._usual(piece, at)) is not None:
+                        event, size = usual
+                        self._offset += size
+                        yield event
+                        continue
                     self._unpacker, self._begin = _unpacker(), self._offset
-                self._unpacker.feed(piece)
+                self._unpacker.feed(piece[max(at, 0) :])  # all of it, if the message began before it
                 yield from self._events(self._unpacker)
-                piece = self._left(piece) if self._unpacker is None else b""
+                if self._unpacker is not None:
+                    break
 
-    def _left(self, piece: bytes) -> bytes:
-        """What of a piece has not been decoded."""
-        return piece[len(piece) - (self._fed - self._offset) :]
+    def _usual(self, piece: bytes, at: int) -> tuple[Event, int] | None:
+        """A header with series that are known, or an end, in the shape that `encode` gives it; its size.
+
+        None for everything else, also for what is wrong with it: the Unpacker says that.
+        """
+        try:
+            if piece.startswith(_USUAL_HEADER, at):
+                begin = piece.find(_SERIES_KEY, at, at + _MOST_BEFORE_SERIES) + len(_SERIES_KEY)
+                if begin < len(_SERIES_KEY) or (known := _known_at(piece, begin)) is None:
+                    return None
+                size = begin + len(known.packed) - at
+                fields = msgpack.unpackb(b"\x85" + piece[at + 1 : begin - len(_SERIES_KEY)])
+                header = _header(fields, known.series)
+                if size > MAX_MESSAGE or not known.label_names.isdisjoint(fields.get("labels", ())):
+                    return None
+                self._begin_session(header)
+                return header, size
+            if self._width is not None and (found := _USUAL_END.match(piece, at)) is not None:
+                head, reason, t_ms = found.groups()
+                if head[0] - 0xA0 == len(reason):
+                    end = end_from_map({"end": reason.decode(), "t_ms": int.from_bytes(t_ms)})
+                    self._width = self._shape = None
+                    return end, found.end() - at
+        except (ValueError, TypeError, msgpack.UnpackException):
+            pass
+        return None
 
     def close(self) -> None:
         """Raise StreamError if the input ended inside a message."""
@@ -342,12 +418,12 @@ class Decoder:
             size = format_count(self.bytes_inside_message, "byte")
             raise StreamError(f"the input ends inside a message, {size} after it began", offset=self._offset)
 
-    def _ticks(self, piece: bytes, shape: TickShape) -> Sequence[Tick]:
-        """The ticks of the usual shape that `piece` begins with."""
+    def _ticks(self, piece: bytes, at: int, shape: TickShape) -> Sequence[Tick]:
+        """The ticks of the usual shape that stand in `piece` from `at` on."""
         size = shape.layout.size
         ticks = []
-        for at in range(0, len(piece) - size + 1, size):
-            head, t_ms, bin_head, values = shape.layout.unpack_from(piece, at)
+        for begin in range(at, len(piece) - size + 1, size):
+            head, t_ms, bin_head, values = shape.layout.unpack_from(piece, begin)
             if head != TICK_HEAD or bin_head != shape.bin_head or not 0 < t_ms <= MAX_T_MS:
                 break
             ticks.append(Tick(t_ms, values))
@@ -403,10 +479,14 @@ class Decoder:
             header = header_from_map(message)
         except _InvalidError as exc:
             raise self._error(str(exc)) from None
+        _remember(header.series, message["series"])
+        self._begin_session(header)
+        return header
+
+    def _begin_session(self, header: Header) -> None:
         self._width = 8 * len(header.series)
         self._shape = _tick_shape(self._width)
         self._unpacker = None  # the ticks that follow need none
-        return header
 
     def _what_is_wrong_with_tick(self, message: tuple[Any, ...]) -> str:
         if self._width is None:

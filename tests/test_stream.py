@@ -51,6 +51,58 @@ def test_what_a_thousand_vms_have_alike_is_kept_once() -> None:
     assert one.series is other.series
 
 
+def life(labels: tuple[tuple[str, str], ...] = (("zone", "a"),)) -> bytes:
+    header = Header("vm-1", 1_732_300_000_000, labels, 1000, catalog.SERIES)
+    tick = Tick(1_732_300_001_000, bytes(8 * len(catalog.SERIES)))
+    return b"".join(map(stream.encode, (header, tick, End("poweroff", 1_732_300_002_000))))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        (),
+        (("series", "series"),),
+        (("a", "\xa6series"), ("series", "x")),
+        (("zone", "x" * 1000),),
+        tuple((f"l{n}", "v" * 300) for n in range(20)),  # the series begin far behind
+    ],
+)
+def test_a_header_with_known_series_is_decoded_as_the_first_one(labels: tuple[tuple[str, str], ...]) -> None:
+    data = life(labels)
+    first, error = decode([data])
+    assert error is None
+    again, error = decode([data + data])
+    assert (again, error) == (first * 2, None)
+    assert again[3].series is first[0].series  # type: ignore[union-attr]
+
+
+@given(
+    st.integers(0, 4000), st.binary(max_size=3), st.integers(0, 3), st.lists(st.integers(0, 4000), max_size=3)
+)
+def test_what_is_known_changes_nothing_in_what_is_wrong(
+    at: int, fresh: bytes, gone: int, cuts: list[int]
+) -> None:
+    data = life()
+    at %= len(data)
+    mutated = data[:at] + fresh + data[at + gone :]
+
+    def shown(known: bool) -> tuple[list[Event], str]:
+        decode([life()]) if known else stream.forget_series()
+        events, error = decode(torn(mutated, cuts))
+        return events, str(error)
+
+    assert shown(True) == shown(False)
+
+
+def test_labels_that_known_series_have_too_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = (Series("m", (("disk", "0"),), "gauge", "", ""),)
+    good = stream.header_to_map(Header("a", 1000, (), 1000, series))
+    assert decode([msgpack.packb(good)])[1] is None
+    for name, message in (("disk", "also one of the header's"), ("instance", "cannot be set beside it")):
+        _, error = decode([msgpack.packb(good | {"labels": {name: "x"}})])
+        assert message in str(error)
+
+
 # --- bytes ---------------------------------------------------------------------------------------
 
 

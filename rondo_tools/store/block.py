@@ -44,11 +44,11 @@ class BlockDecoder(Decoder):
 
     __slots__ = ()
 
-    def _ticks(self, piece: bytes, shape: TickShape) -> Sequence[Any]:
-        count = len(piece) // shape.layout.size
-        if count < _FEW:
-            return super()._ticks(piece, shape)
-        messages = np.frombuffer(piece, _message_dtype(shape), count)
+    def _ticks(self, piece: bytes, at: int, shape: TickShape) -> Sequence[Any]:
+        count = (len(piece) - at) // shape.layout.size
+        if count < _FEW or not piece.startswith(TICK_HEAD, at + (_FEW - 1) * shape.layout.size):
+            return super()._ticks(piece, at, shape)
+        messages = np.frombuffer(piece, _message_dtype(shape), count, at)
         t_ms = messages["t_ms"]
         usual = (messages["head"] == TICK_HEAD) & (messages["bin_head"] == shape.bin_head)
         usual &= (t_ms > 0) & (t_ms <= MAX_T_MS)
