@@ -1,0 +1,169 @@
+"""One stream into the store: bytes in, ticks and ends gathered for the turn's write.
+
+Strategy: decode a piece, then hand over what it held, event by event. Only a session that goes on with
+other series may have to wait for the disk: then the rest of the piece waits here, until `store` is
+called again. What was handed over is stored when the keeper has flushed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rondo_tools.errors import StreamError
+from rondo_tools.store.block import Block, BlockDecoder
+from rondo_tools.store.keeper import MAX_AHEAD_MS, Keeper
+from rondo_tools.store.live import Session
+from rondo_tools.stream import End, Event, Header, Tick
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of what was read, since the start; of several streams together, if they share it."""
+
+    sessions: int = 0  # begun, or continued
+    stored: int = 0  # ticks
+    samples: int = 0  # the values in them
+    late: int = 0  # duplicates: not past the last one of their session, or past its end
+    ahead: int = 0  # refused: too far ahead of the clock
+    expired: int = 0  # refused: older than the last tier remembers
+
+
+class Intake:
+    """Feeds one stream into a keeper. Streams may share the counts.
+
+    `refused_ahead` and `refused_expired` are this stream's own, for its producer to be told.
+    """
+
+    __slots__ = (
+        "_decoded", "_decoder", "_error", "_keeper", "_session", "_warn", "counts", "refused_ahead",
+        "refused_expired",
+    )  # fmt: skip
+
+    def __init__(
+        self, keeper: Keeper, counts: Counts | None = None, warn: Callable[[str], None] = log.warning
+    ) -> None:
+        self.counts = Counts() if counts is None else counts
+        self.refused_ahead = 0
+        self.refused_expired = 0
+        self._keeper = keeper
+        self._warn: Callable[[str], None] | None = warn  # until it has been used
+        self._decoder = BlockDecoder()
+        self._decoded: list[Event | Block] = []
+        self._error: StreamError | None = None
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session | None:
+        """The session that is open now."""
+        return self._session
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the session continues on a newer connection."""
+        return self._session is not None and self._session.owner is not self
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the stream owes us something: its first header, or the rest of a message."""
+        return self._session is None or self._decoder.is_inside_message
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is more to `store`."""
+        return bool(self._decoded)
+
+    def is_moving(self, size: int) -> bool:
+        """Whether the last `size` bytes brought something whole, into a session."""
+        return self._session is not None and self._decoder.bytes_inside_message < size
+
+    def feed(self, data: bytes) -> None:
+        """Decode and hand over. Raises StreamError only after all that came before the error is.
+
+        Raises StoreError for a session that cannot be stored; and OSError, after which `store` may be
+        called to try again.
+        """
+        try:
+            for event in self._decoder.feed(data):
+                self._decoded.append(event)  # what came before an error counts
+        except StreamError as exc:
+            self._error = exc
+        self._keeper.gathered += len(data)
+        self.store()
+
+    def store(self) -> None:
+        """Hand over what has been decoded. Not for a session that is replaced."""
+        keeper, session, done = self._keeper, self._session, 0
+        oldest_ms, newest_ms = keeper.limits()
+        keeper.bound_turn()
+        try:
+            for event in self._decoded:
+                if type(event) is Tick:
+                    assert session is not None  # the decoder lets no tick through without a header
+                    t_ms, values = event
+                    if oldest_ms <= t_ms <= newest_ms or t_ms <= session.last_ms or session.is_ended:
+                        self._count(session, keeper.append(session, t_ms, values), 1)
+                    else:
+                        self._refuse(session, int(t_ms > newest_ms), 1)
+                elif type(event) is Block:
+                    assert session is not None
+                    self._store_block(session, event, oldest_ms, newest_ms)
+                elif type(event) is Header:
+                    session = self._begin(event)
+                elif type(event) is End:
+                    assert session is not None  # nor an end
+                    keeper.end(session, event)
+                done += 1
+        finally:
+            del self._decoded[:done]
+        if self._error is not None:
+            raise self._error
+
+    def end_of_input(self) -> None:
+        """No more will come. Raises StreamError inside a message."""
+        self._decoder.close()
+
+    def close(self, *, give_up: bool = False) -> None:
+        """Let go of the session; `give_up` at once, for a pipe that ended."""
+        session, self._session = self._session, None
+        if session is not None:
+            (self._keeper.give_up if give_up else self._keeper.release)(session, self)
+
+    def _begin(self, header: Header) -> Session:
+        before = self._session
+        session = self._keeper.begin(header, self)
+        if before is not None and before is not session:
+            self._keeper.give_up(before, self)
+        self._session = session
+        self.counts.sessions += 1
+        return session
+
+    def _store_block(self, session: Session, block: Block, oldest_ms: int, newest_ms: int) -> None:
+        t_ms, values = block.t_ms, block.values
+        if (t_ms.min() < oldest_ms or t_ms.max() > newest_ms) and not session.is_ended:
+            is_ahead = t_ms > newest_ms
+            is_refused = is_ahead | (t_ms < oldest_ms) & (t_ms > session.last_ms)
+            self._refuse(session, int(is_ahead.sum()), int(is_refused.sum()))
+            t_ms, values = t_ms[~is_refused], values[~is_refused]
+        if len(t_ms):
+            self._count(session, self._keeper.extend(session, t_ms, values), len(t_ms))
+
+    def _count(self, session: Session, stored: int, of: int) -> None:
+        counts = self.counts
+        counts.stored += stored
+        counts.samples += stored * session.width
+        counts.late += of - stored
+
+    def _refuse(self, session: Session, ahead: int, of: int) -> None:
+        """Ticks ahead of the clock; the others are expired."""
+        self.refused_ahead += ahead
+        self.refused_expired += of - ahead
+        self.counts.ahead += ahead
+        self.counts.expired += of - ahead
+        if ahead and self._warn is not None:
+            minutes = MAX_AHEAD_MS // 60_000
+            self._warn(f"{session.instance}: a tick over {minutes} min ahead of this clock, refused")
+            self._warn = None

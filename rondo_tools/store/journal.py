@@ -1,0 +1,278 @@
+"""Journals: every tick of every session, in the order in which they came.
+
+Strategy: a turn of the loop gathers rows and ends, which are then appended with one write, a ROWS
+frame a schema. A session is declared before its first row in a journal, and a schema before its first
+row; so each journal can be read alone. A journal is made with its first row, under the next number;
+none is continued that another process began.
+
+What a write left out (a full disk, a limit) is gathered still, or again for the next journal if a part
+of it was written: frames that are whole in a file count, and are never written twice.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.records import EndRecord, SessionRecord, pack_ends, pack_sessions
+from rondo_tools.store.format.schema import Schema
+from rondo_tools.store.frame_writer import FrameWriter
+from rondo_tools.store.live import Session
+
+MAX_ROW_BYTES = 64 << 20  # of one journal
+# A journal with 16 MiB of schemas is full, but not before it has as much in rows: else many live sessions
+# with large headers, each declared anew in each journal, would be all that is ever written.
+SCHEMA_BYTES = 16 << 20
+MAX_SCHEMA_BYTES = 256 << 20
+MAX_SCHEMAS = 1 << 14  # far from the format's limit, for a turn may bring thousands
+MAX_WRITE = 8 << 20  # bytes gathered before they are written in the midst of a turn
+_ENDS_A_FRAME = 8192
+_HEAD = struct.Struct("<Iq")  # of a row: session, t_ms
+
+Describe = Callable[[Session, int, object], SessionRecord]
+"""What to declare a session with, under a number, in a turn."""
+
+
+class PendingEnd(NamedTuple):
+    """An END that is not written yet."""
+
+    session: Session
+    t_ms: int
+    reason: str
+    last_ms: int
+
+
+class Rest(NamedTuple):
+    """What a journal could not write: rows, with their schemas and sessions by number, and ends."""
+
+    rows: list[tuple[Schema, frames.Rows]]
+    sessions: list[Session]
+    ends: list[PendingEnd]
+
+
+class Journal:
+    """One journal, from its first row to its last. The owner closes it.
+
+    `turn` marks what is gathered now; `row_bytes` is what its rows come to.
+    """
+
+    def __init__(self, layout: Layout, header: frames.FileHeader, describe: Describe) -> None:
+        self.path = layout.file(JOURNALS, header.number)
+        self.number = header.number
+        self.turn = object()
+        self.row_bytes = 0
+        self._header = header
+        self._describe = describe
+        self._writer: FrameWriter | None = None
+        self._sessions: list[Session] = []
+        self._records: list[SessionRecord] = []
+        self._rows: dict[Schema, list[Any]] = {}
+        self._ends: list[PendingEnd] = []
+        # Frames that the writer has gathered: where each ends, and what it carries.
+        self._framed: list[tuple[int, Schema | None, Any]] = []
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is a file."""
+        return self._writer is not None
+
+    @property
+    def size(self) -> int:
+        return 0 if self._writer is None else self._writer.size
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there is something to `write`."""
+        return bool(self._rows or self._ends or self._framed)
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the file, if there is one, still has a name. Raises OSError."""
+        return self._writer is None or self._writer.is_linked
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a write failed midway."""
+        return self._writer is not None and self._writer.is_over
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next rows belong into another journal."""
+        if self._writer is None:
+            return False
+        schemas, schema_bytes = self._writer.schemas, self._writer.schema_bytes
+        return (
+            self.row_bytes >= MAX_ROW_BYTES
+            or schemas >= MAX_SCHEMAS
+            or schema_bytes >= MAX_SCHEMA_BYTES
+            or SCHEMA_BYTES <= schema_bytes <= self.row_bytes
+        )
+
+    def append(self, session: Session, t_ms: int, values: bytes) -> None:
+        """Gather a tick, later than all that the session had."""
+        if session.journal is not self:
+            self._declare(session)
+        if session.turn is not self.turn:
+            session.turn, session.written_ms = self.turn, session.last_ms
+        session.last_ms = t_ms
+        schema = session.schema
+        assert schema is not None
+        rows = self._rows.get(schema)
+        if rows is None:
+            rows = self._rows[schema] = []
+        rows.append(_HEAD.pack(session.number, t_ms))
+        rows.append(values)
+
+    def extend(self, session: Session, t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
+        """Gather ticks, ascending and later than all that the session had; there is at least one."""
+        if session.journal is not self:
+            self._declare(session)
+        if session.turn is not self.turn:
+            session.turn, session.written_ms = self.turn, session.last_ms
+        session.last_ms = int(t_ms[-1])
+        schema = session.schema
+        assert schema is not None
+        made = np.empty(len(t_ms), frames.row_dtype(schema.width))
+        made["session"], made["t_ms"], made["values"] = session.number, t_ms, values
+        self._rows.setdefault(schema, []).append(made)
+
+    def end(self, session: Session, t_ms: int, reason: str, last_ms: int) -> None:
+        """Gather an end: it stands behind the rows of its turn."""
+        if session.journal is not self:
+            self._declare(session)
+        self._ends.append(PendingEnd(session, t_ms, reason, last_ms))
+
+    def write(self) -> list[PendingEnd]:
+        """Append what was gathered; gives the ends that are written now.
+
+        Raises OSError. Then all is gathered still, unless the journal `is_over`: see `rest`.
+        """
+        if self._writer is None:
+            self._writer = FrameWriter(self.path, self._header)
+        self._frame(self._writer)
+        self._writer.write()
+        return self._wrote()
+
+    def rest(self) -> tuple[list[PendingEnd], Rest]:
+        """Of a journal that is over: the ends that it has after all, and what it has not.
+
+        Of the sessions in the rest, `last_ms` is then what is written.
+        """
+        assert self._writer is not None
+        is_whole = [end <= self._writer.size for end, _, _ in self._framed].count(True)
+        whole, torn = self._framed[:is_whole], self._framed[is_whole:]
+        rows = [
+            (schema, frames.rows_of(body, schema.width)) for _, schema, body in torn if schema is not None
+        ]
+        rows += [
+            (schema, frames.rows_of(b"".join(parts), schema.width)) for schema, parts in self._rows.items()
+        ]
+        ends = [end for _, schema, some in torn if schema is None for end in some] + self._ends
+        sessions = self._sessions
+        for number in _numbers(rows):
+            sessions[number].last_ms = sessions[number].written_ms
+        for _, schema, body in whole:
+            if schema is not None:
+                written = frames.rows_of(body, schema.width)
+                for number, t_ms in zip(written["session"].tolist(), written["t_ms"].tolist(), strict=True):
+                    sessions[number].last_ms = max(sessions[number].last_ms, t_ms)
+        self._framed, self._rows, self._ends, self._records = whole, {}, [], []
+        return self._wrote(), Rest(rows, sessions, ends)
+
+    def take_over(self, rest: Rest) -> None:
+        """Gather what another journal could not write."""
+        numbers = _numbers(rest.rows)
+        ending = {id(end.session) for end in rest.ends}
+        renumbered = np.zeros(len(rest.sessions), np.uint32)
+        # All are declared before any of them has a row: with what is written, in the order of before.
+        for number, session in enumerate(rest.sessions):
+            if number in numbers or id(session) in ending:
+                self._declare(session)
+                session.turn, session.written_ms = self.turn, session.last_ms
+                renumbered[number] = session.number
+        for schema, part in rest.rows:
+            part = part.copy()
+            for number, t_ms in zip(part["session"].tolist(), part["t_ms"].tolist(), strict=True):
+                rest.sessions[number].last_ms = t_ms
+            part["session"] = renumbered[part["session"]]
+            self._rows.setdefault(schema, []).append(part)
+        self._ends += rest.ends
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._sessions = []  # sessions that are silent still name this journal
+
+    def _declare(self, session: Session) -> None:
+        session.journal = self
+        session.number = len(self._sessions)
+        self._sessions.append(session)
+        self._records.append(self._describe(session, session.number, self.turn))
+
+    def _frame(self, writer: FrameWriter) -> None:
+        """Make frames of what was gathered, in the order in which a reader needs them."""
+        while self._records:
+            self._frame_sessions(writer)
+        while self._rows:
+            schema, parts = self._rows.popitem()  # of any session, rows of one schema are gathered
+            self._frame_rows(writer, schema, parts)
+            if writer.gathered > MAX_WRITE:
+                writer.write()
+        while self._ends:
+            some, self._ends = self._ends[:_ENDS_A_FRAME], self._ends[_ENDS_A_FRAME:]
+            payload = pack_ends(EndRecord(one.session.number, *one[1:]) for one in some)
+            at = writer.add(frames.frame(writer.seed, frames.END, payload, entries=len(some)))
+            self._framed.append((at + frames.HEAD_SIZE + len(payload), None, some))
+
+    def _frame_sessions(self, writer: FrameWriter) -> None:
+        payload, count = bytearray(), 0
+        for record in self._records:
+            packed = pack_sessions((record,))
+            if len(payload) + len(packed) > frames.MAX_PAYLOAD:
+                break
+            payload += packed
+            count += 1
+        del self._records[:count]
+        writer.add(frames.frame(writer.seed, frames.SESSION, bytes(payload), entries=count))
+
+    def _frame_rows(self, writer: FrameWriter, schema: Schema, parts: list[Any]) -> None:
+        number = writer.schema(schema)
+        size = _HEAD.size + 8 * schema.width
+        body = b"".join(parts)
+        self.row_bytes += len(body)
+        if len(body) == size:
+            session, t_ms = _HEAD.unpack_from(body)
+            frame = frames.frame(
+                writer.seed, frames.ROWS, body, schema=number, least_ms=t_ms, greatest_ms=t_ms,
+                least_session=session, greatest_session=session,
+            )  # fmt: skip
+            self._framed.append((writer.add(frame) + frames.HEAD_SIZE + size, schema, body))
+            return
+        rows, view = frames.rows_of(body, schema.width), memoryview(body)
+        most = frames.MAX_PAYLOAD // size
+        for at in range(0, len(rows), most):
+            sessions, t_ms = rows["session"][at : at + most], rows["t_ms"][at : at + most]
+            payload = view[at * size : (at + most) * size]
+            frame = frames.frame(
+                writer.seed, frames.ROWS, payload, schema=number, entries=len(t_ms),
+                least_ms=int(t_ms.min()), greatest_ms=int(t_ms.max()),
+                least_session=int(sessions.min()), greatest_session=int(sessions.max()),
+            )  # fmt: skip
+            self._framed.append((writer.add(frame) + frames.HEAD_SIZE + len(payload), schema, payload))
+
+    def _wrote(self) -> list[PendingEnd]:
+        ended = [end for _, schema, ends in self._framed if schema is None for end in ends]
+        self._framed.clear()
+        self.turn = object()
+        return ended
+
+
+def _numbers(rows: list[tuple[Schema, frames.Rows]]) -> set[int]:
+    """The sessions of all these rows, by number."""
+    return {number for _, part in rows for number in part["session"].tolist()}

@@ -1,0 +1,71 @@
+"""What an earlier process left in journals that are not rolled up: which sessions live, and since when.
+
+Strategy: one pass over each journal in order. The newest tick of a session is the greatest time of
+its rows, so that what its producer sends again is known; its end is the last one written, unless a
+row later than a `lost` one undid it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from rondo_tools.errors import StoreError
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.records import LOST, EndRecord, ends_in, sessions_in
+from rondo_tools.store.frame_file import FrameFile
+from rondo_tools.store.live import LeftOpen, Live, Session, SessionEnd
+
+
+def recover(live: Live, layout: Layout, journals: Iterable[int], carried: Iterable[LeftOpen]) -> list[str]:
+    """Put into `live` what is in the carry and in these journals. Gives what was wrong, for people."""
+    for record in carried:
+        live.recover(record)
+    troubles = []
+    for number in journals:
+        try:
+            file = FrameFile(layout.file(JOURNALS, number))
+        except FileNotFoundError:
+            continue
+        except StoreError as exc:
+            if layout.file(JOURNALS, number).stat().st_size:  # else its maker died before the first row
+                troubles.append(str(exc))
+            continue
+        with file:
+            _recover_journal(live, file, number)
+            if file.damage.bytes:
+                troubles.append(
+                    f"{file.path}: {file.damage.bytes} bytes are damaged, from {file.damage.first_at} on"
+                )
+    return troubles
+
+
+def _recover_journal(live: Live, file: FrameFile, journal: int) -> None:
+    sessions: dict[int, Session] = {}
+    ends: dict[int, EndRecord] = {}
+    newest = np.zeros(0, np.int64)
+    for _, head, payload in file.frames(kinds=(frames.SESSION, frames.ROWS, frames.END)):
+        if head.kind == frames.SESSION:
+            for record in sessions_in(payload):
+                sessions[record.number] = live.recover(record)
+        elif head.kind == frames.END:
+            for end in ends_in(payload):
+                ends[end.number] = end
+        elif head.kind == frames.ROWS and head.entries:
+            # A row's size is enough: the schema, which tells its width, may be damaged.
+            rows = frames.rows_of(payload, (head.length // head.entries - 12) // 8)
+            if head.greatest_session >= len(newest):
+                newest = np.concatenate((newest, np.zeros(head.greatest_session + 1, np.int64)))
+            np.maximum.at(newest, rows["session"], rows["t_ms"])
+    for number, session in sessions.items():
+        if number < len(newest) and newest[number] > session.last_ms:
+            session.last_ms = int(newest[number])
+            if session.end is not None:
+                live.resumed(session)
+        if (found := ends.get(number)) is not None and (
+            found.reason != LOST or found.last_ms >= session.last_ms
+        ):
+            session.end = SessionEnd(found.reason, found.t_ms)
+            live.ended(session, journal)

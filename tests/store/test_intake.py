@@ -1,0 +1,155 @@
+"""One stream into the keeper: what is refused, what is counted, and what waits."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rondo_tools import stream
+from rondo_tools.errors import StoreError, StreamError
+from rondo_tools.store.intake import Counts, Intake
+from rondo_tools.store.keeper import MAX_GATHERED
+from tests.store.journal_truth import NOW_MS, SERIES, START_MS, Disk, Model, Reference, install, read_journals
+from tests.store.test_keeper import end, header, keeper, ticks, times
+
+__all__ = ["install"]
+
+WEEK_MS = 604_800_000
+
+
+def at(*t_ms: int) -> bytes:
+    return b"".join(stream.encode(stream.Tick(one, bytes(16))) for one in t_ms)
+
+
+@pytest.mark.parametrize("many", [1, 40])  # one by one, and as a block
+def test_ticks_ahead_of_the_clock_and_older_than_the_store_are_refused(tmp_path: Path, many: int) -> None:
+    said: list[str] = []
+    counts = Counts()
+    old = [NOW_MS - WEEK_MS - many + n for n in range(many)]
+    good = [NOW_MS - WEEK_MS + n for n in range(many)]
+    new = [NOW_MS + 600_000 - many + 1 + n for n in range(many)]
+    ahead = [NOW_MS + 600_001 + n for n in range(many)]
+    with keeper(tmp_path) as kept:
+        one, other = Intake(kept, counts, said.append), Intake(kept, counts, said.append)
+        one.feed(header(start_ms=1) + at(*old, *good, *new, *ahead))
+        other.feed(header("other"))
+        other.feed(at(*ahead))
+        kept.flush()
+    assert [t_ms for t_ms, _, _ in read_journals(tmp_path).rows["vm-1", 1]] == good + new
+    assert (one.refused_ahead, one.refused_expired) == (many, many)
+    assert (other.refused_ahead, other.refused_expired) == (many, 0)
+    assert (counts.stored, counts.samples, counts.ahead, counts.expired, counts.late) == (
+        2 * many, 4 * many, 2 * many, many, 0,
+    )  # fmt: skip
+    assert len(said) == 2
+    assert "10 min ahead" in said[0]
+
+
+@pytest.mark.parametrize("many", [1, 40])
+def test_what_is_sent_again_is_late_and_never_refused(tmp_path: Path, many: int) -> None:
+    counts, begin = Counts(), NOW_MS - WEEK_MS
+    data = header(start_ms=1) + at(*range(begin, begin + many))
+    with keeper(tmp_path) as kept:
+        Intake(kept, counts).feed(data)
+        kept._now_ms = lambda: NOW_MS + 1000
+        again = Intake(kept, counts)
+        again.feed(data + end() + data)
+        kept.flush()
+    assert (counts.stored, counts.late, counts.expired, again.refused_expired) == (many, 2 * many, 0, 0)
+    assert len(read_journals(tmp_path).rows["vm-1", 1]) == many
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_blocks_are_stored_as_single_ticks_are(tmp_path: Path, seed: int) -> None:
+    chance, model = random.Random(seed), Model()
+    t_ms, at_ms = [], START_MS
+    for _ in range(300):
+        at_ms += chance.choice((1000, 1000, 1000, 0, -5000, 20))
+        t_ms.append(at_ms)
+    data = header() + at(*t_ms)
+    counts = Counts()
+    Reference(model).feed(data)
+    with keeper(tmp_path) as kept:
+        Intake(kept, counts).feed(data)
+        kept.flush()
+    model.check(read_journals(tmp_path))
+    assert counts.stored + counts.late == 300
+
+
+def test_what_comes_before_an_error_is_stored(tmp_path: Path) -> None:
+    with keeper(tmp_path) as kept:
+        with pytest.raises(StreamError):
+            Intake(kept).feed(header() + ticks(1, 30) + b"\xc1" + ticks(30, 40))
+        kept.flush()
+    assert times(tmp_path) == list(range(1, 30))
+
+
+def test_input_that_ends_inside_a_message(tmp_path: Path) -> None:
+    with keeper(tmp_path) as kept:
+        intake = Intake(kept)
+        intake.feed(header() + ticks(1, 3)[:-1])
+        assert intake.is_waiting
+        with pytest.raises(StreamError, match="inside a message"):
+            intake.end_of_input()
+        kept.flush()
+    assert times(tmp_path) == [1]
+
+
+def test_a_change_of_schema_waits_for_room(tmp_path: Path, install: Callable[[Disk], None]) -> None:
+    full = [True]
+    kept = keeper(tmp_path)
+    install(Disk(lambda *_: "fail" if full[0] else None, random.Random(1)))
+    intake = Intake(kept)
+    intake.feed(header() + ticks(1, 3))
+    for again in (False, True):
+        with pytest.raises(OSError) as caught:
+            intake.store() if again else intake.feed(header(kind=1) + ticks(3, 5, 1) + end())
+        assert caught.value.errno == errno.ENOSPC
+        assert intake.is_pending
+    full[0] = False
+    intake.store()
+    assert not intake.is_pending
+    kept.close()
+    found = read_journals(tmp_path)
+    assert [(len(series), t_ms) for t_ms, series, _ in found.rows["vm-1", START_MS]] == [
+        (len(SERIES[kind]), START_MS + 1000 * n) for n, kind in ((1, 0), (2, 0), (3, 1), (4, 1))
+    ]
+    assert found.state_of(("vm-1", START_MS)) == "poweroff"
+
+
+def test_a_turn_with_much_in_it_is_written_in_its_midst(tmp_path: Path) -> None:
+    with keeper(tmp_path) as kept:
+        intake = Intake(kept)
+        start_ms = NOW_MS - WEEK_MS
+        intake.feed(header(start_ms=start_ms))
+        n, piece = 1, b""
+        while kept.newest_position() is None:
+            piece = ticks(n, n + 2000, start_ms=start_ms)
+            intake.feed(piece)
+            n += 2000
+            assert kept.gathered <= MAX_GATHERED + len(piece)
+    assert times(tmp_path, start_ms=start_ms) == list(range(1, n))
+
+
+def test_a_header_that_is_refused_ends_its_stream_and_no_other(tmp_path: Path) -> None:
+    with keeper(tmp_path) as kept:
+        good = Intake(kept)
+        good.feed(header() + ticks(1, 3))
+        with pytest.raises(StoreError, match="another interval"):
+            Intake(kept).feed(header(interval_ms=7))
+        good.feed(ticks(3, 5))
+        kept.flush()
+    assert times(tmp_path) == [1, 2, 3, 4]
+
+
+def test_infinities_and_nans_keep_their_bits(tmp_path: Path) -> None:
+    values = np.array([0x7FF8000000000001, 0xFFF0000000000000], "<u8").tobytes()
+    with keeper(tmp_path) as kept:
+        Intake(kept).feed(header() + stream.encode(stream.Tick(START_MS + 1000, values)))
+        kept.flush()
+    assert read_journals(tmp_path).rows["vm-1", START_MS][0][2] == values
