@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,11 @@ def cpu_of(work: Callable[[], None]) -> float:
     return time.process_time() - begin
 
 
+def best_of(rounds: int, work: Callable[[int], None]) -> float:
+    """The least of several rounds: what else the machine does only ever adds."""
+    return min(cpu_of(partial(work, number)) for number in range(rounds))
+
+
 def feed(kept: Keeper, data: bytes) -> None:
     intake = Intake(kept)
     for at in range(0, len(data), READ):
@@ -58,7 +64,7 @@ def feed(kept: Keeper, data: bytes) -> None:
     intake.close()
 
 
-def lives(count: int = 20_000) -> None:
+def lives(count: int = 4000, rounds: int = 5) -> None:
     def life(number: int) -> bytes:
         start_ms = START_MS + 50 * number
         ticks = b"".join(tick(second, start_ms) for second in range(1, 6))
@@ -68,9 +74,9 @@ def lives(count: int = 20_000) -> None:
             + stream.encode(stream.End("poweroff", start_ms + 5001))
         )
 
-    data = b"".join(map(life, range(count)))
-    with keeper(START_MS + 50 * count + 6000) as kept:
-        seconds = cpu_of(lambda: feed(kept, data))
+    data = [b"".join(map(life, range(count * n, count * (n + 1)))) for n in range(rounds)]
+    with keeper(START_MS + 50 * count * rounds + 6000) as kept:
+        seconds = best_of(rounds, lambda number: feed(kept, data[number]))
         print(f"a life of 5 ticks from a file: {seconds / count * 1e6:.1f} us")
 
 
@@ -80,10 +86,11 @@ def live(sessions: int, a_turn: int, seconds: int) -> None:
         for number, intake in enumerate(intakes):
             intake.feed(header(f"vm-{number:05d}"))
         ticks = [tick(second) for second in range(1, seconds + 1)]
+        part = seconds // 10
 
-        def work() -> None:
+        def work(number: int) -> None:
             count = 0
-            for one in ticks:
+            for one in ticks[number * part : (number + 1) * part]:
                 for intake in intakes:
                     intake.feed(one)
                     count += 1
@@ -91,7 +98,7 @@ def live(sessions: int, a_turn: int, seconds: int) -> None:
                         kept.flush()
             kept.flush()
 
-        cost = cpu_of(work) / (seconds * sessions)
+        cost = best_of(10, work) / (part * sessions)
         print(f"a live tick, {sessions} sessions, {a_turn} a turn: {cost * 1e6:.2f} us")
 
 

@@ -35,7 +35,7 @@ class Counts:
 class Intake:
     """Feeds one stream into a keeper. Streams may share the counts.
 
-    `refused_ahead` and `refused_expired` are this stream's own, for its producer to be told.
+    `refused_ahead` and `refused_expired` are this stream's own.
     """
 
     __slots__ = (
@@ -75,6 +75,12 @@ class Intake:
     def is_pending(self) -> bool:
         """Whether there is more to `store`."""
         return bool(self._decoded)
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """How many ticks of this stream were refused, by reason: its producer has to give them up."""
+        found = {"ahead": self.refused_ahead, "expired": self.refused_expired}
+        return {reason: count for reason, count in found.items() if count}
 
     def is_moving(self, size: int) -> bool:
         """Whether the last `size` bytes brought something whole, into a session."""

@@ -9,11 +9,11 @@ interval a thread does it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rondo_tools.store.format import frames
-from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.journal import Describe, Journal, PendingEnd
 from rondo_tools.store.sync import Policy
 from rondo_tools.store.syncer import Marks, Syncer
@@ -36,7 +36,8 @@ class Position(NamedTuple):
 class JournalFolder:
     """`journal` is the one to gather rows in; `closed` are those to be rolled up, oldest first.
 
-    `ended` is called with each end that is written, and the journal's number.
+    `left` are the journals of earlier processes that are not rolled up. `ended` is called with each end
+    that is written, and the journal's number.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class JournalFolder:
         layout: Layout,
         store_id: bytes,
         rolled_up: int,
+        left: Sequence[int],
         *,
         end_after_ms: int,
         describe: Describe,
@@ -61,7 +63,6 @@ class JournalFolder:
         self._now_ms = now_ms
         self._clock = clock
         self._made_at: float | None = None
-        left = [number for number in layout.numbers(JOURNALS) if number > rolled_up]
         self.closed = deque(ClosedJournal(number, now_ms()) for number in left)
         self._newest: Journal | None = None  # the last one that was written to
         self.journal = self._next(max([rolled_up, *left]))

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store.folder import Folder, moved
+from rondo_tools.store.format.layout import JOURNALS
 from rondo_tools.store.format.records import LOST, Description, SessionRecord
 from rondo_tools.store.format.schema import Schema, schema_of
 from rondo_tools.store.format.state import State
@@ -68,7 +69,8 @@ class Keeper:
     """Holds a store open for writing; use it as a context manager.
 
     `state` is the commit of the last roll-up, `carried` the sessions that it left open. `now_ms` is the
-    wall clock, `clock` the running one. Raises StoreError as Folder does.
+    wall clock, `latest_ms` the latest that it may be, `clock` the running one. Raises StoreError as
+    Folder does.
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class Keeper:
         roll_up: RollUp | None = None,
         sync: Policy = NEVER,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        latest_ms: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sessions_begun = 0  # new ones, by streams
         self.gathered = 0  # bytes of streams since the last flush
         self._now_ms = now_ms
+        self._latest_ms = latest_ms or now_ms
         self._clock = clock
         self._roll_up = roll_up
         self._checked_at = float("-inf")
@@ -98,10 +102,15 @@ class Keeper:
             self._span_ms = self.tiers[-1].span_ms
             self.live = Live(remembered or NoMemory(), clock)
             self.live.rolled_up(rolled_up)
+            layout = self.folder.layout
+            left = [number for number in layout.numbers(JOURNALS) if number > rolled_up]
+            for trouble in recover(self.live, layout, left, carried):
+                log.warning("%s; it is passed over", trouble)
             self._journals = JournalFolder(
-                self.folder.layout,
+                layout,
                 self.folder.store_id,
                 rolled_up,
+                left,
                 end_after_ms=self.tiers[-1].interval_ms,
                 describe=self._describe,
                 ended=self._ended,
@@ -109,9 +118,6 @@ class Keeper:
                 now_ms=now_ms,
                 clock=clock,
             )
-            left = [journal.number for journal in self._journals.closed]
-            for trouble in recover(self.live, self.folder.layout, left, carried):
-                log.warning("%s; it is passed over", trouble)
         except BaseException:
             self.folder.close()
             raise
@@ -185,8 +191,7 @@ class Keeper:
 
     def limits(self) -> tuple[int, int]:
         """The oldest and the newest time of ticks that may be stored now."""
-        now_ms = self._now_ms()
-        return now_ms - self._span_ms, now_ms + MAX_AHEAD_MS
+        return self._now_ms() - self._span_ms, self._latest_ms() + MAX_AHEAD_MS
 
     # --- the turn ------------------------------------------------------------------------------------
 

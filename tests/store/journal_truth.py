@@ -41,6 +41,7 @@ class Journals:
     rows: dict[SessionKey, list[Row]] = field(default_factory=dict)
     ends: dict[SessionKey, list[EndRecord]] = field(default_factory=dict)
     records: list[tuple[int, SessionRecord]] = field(default_factory=list)  # with their journal
+    newest: dict[int, dict[str, int]] = field(default_factory=dict)  # tick, by journal and instance
     damaged: int = 0  # bytes
 
     def state_of(self, key: SessionKey) -> str | None:
@@ -49,11 +50,28 @@ class Journals:
         ended = [one.reason for one in self.ends.get(key, ()) if one.reason != LOST or one.last_ms >= last_ms]
         return ended[-1] if ended else None
 
+    def check_lines_of_time(self) -> None:
+        """Fails unless each journal alone tells how far each instance was when it began.
 
-def read_journals(store: Path) -> Journals:
-    """Fails if a row stands before its session or schema, or before an older one of its session."""
+        A push that stands at the beginning of a journal has delivered that, and no more.
+        """
+        told: dict[tuple[int, str], int] = {}
+        for number, record in self.records:
+            told.setdefault((number, record.instance), max(record.last_ms, record.before_ms))
+        for (number, instance), time_ms in told.items():
+            before = [newest.get(instance, 0) for journal, newest in self.newest.items() if journal < number]
+            assert time_ms == max(before, default=0), (number, instance)
+
+
+def read_journals(store: Path, up_to: int = 1 << 32) -> Journals:
+    """What journals up to one have.
+
+    Fails if a row stands before its session or schema, or before an older one of its session.
+    """
     found, layout = Journals(), Layout(store)
     for number in layout.numbers(JOURNALS):
+        if number > up_to:
+            break
         try:
             file = FrameFile(layout.file(JOURNALS, number))
         except StoreError:
@@ -85,6 +103,9 @@ def read_journals(store: Path) -> Journals:
                         one = int(row["t_ms"]), file.schemas[head.schema].series, row["values"].tobytes()
                         assert not known or known[-1][0] < one[0], "times of a session ascend"
                         known.append(one)
+                        instance = sessions[int(row["session"])][0]
+                        in_file = found.newest.setdefault(number, {})
+                        in_file[instance] = max(in_file.get(instance, 0), one[0])
             found.damaged += file.damage.bytes
     return found
 

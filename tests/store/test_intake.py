@@ -13,7 +13,7 @@ import pytest
 from rondo_tools import stream
 from rondo_tools.errors import StoreError, StreamError
 from rondo_tools.store.intake import Counts, Intake
-from rondo_tools.store.keeper import MAX_GATHERED
+from rondo_tools.store.keeper import MAX_GATHERED, Keeper
 from tests.store.journal_truth import NOW_MS, SERIES, START_MS, Disk, Model, Reference, install, read_journals
 from tests.store.test_keeper import end, header, keeper, ticks, times
 
@@ -42,7 +42,8 @@ def test_ticks_ahead_of_the_clock_and_older_than_the_store_are_refused(tmp_path:
         kept.flush()
     assert [t_ms for t_ms, _, _ in read_journals(tmp_path).rows["vm-1", 1]] == good + new
     assert (one.refused_ahead, one.refused_expired) == (many, many)
-    assert (other.refused_ahead, other.refused_expired) == (many, 0)
+    assert one.refused == {"ahead": many, "expired": many}
+    assert other.refused == {"ahead": many}
     assert (counts.stored, counts.samples, counts.ahead, counts.expired, counts.late) == (
         2 * many, 4 * many, 2 * many, many, 0,
     )  # fmt: skip
@@ -50,13 +51,22 @@ def test_ticks_ahead_of_the_clock_and_older_than_the_store_are_refused(tmp_path:
     assert "10 min ahead" in said[0]
 
 
+def test_what_the_clock_may_be_yet_is_not_ahead(tmp_path: Path) -> None:
+    with Keeper(tmp_path, now_ms=lambda: NOW_MS, latest_ms=lambda: NOW_MS + 3_600_000) as kept:
+        intake = Intake(kept)
+        intake.feed(header() + at(NOW_MS + 4_200_000, NOW_MS + 4_200_001))
+        kept.flush()
+    assert len(times(tmp_path)) == intake.refused_ahead == 1
+
+
 @pytest.mark.parametrize("many", [1, 40])
 def test_what_is_sent_again_is_late_and_never_refused(tmp_path: Path, many: int) -> None:
     counts, begin = Counts(), NOW_MS - WEEK_MS
     data = header(start_ms=1) + at(*range(begin, begin + many))
-    with keeper(tmp_path) as kept:
+    now = [NOW_MS]
+    with Keeper(tmp_path, now_ms=lambda: now[0]) as kept:
         Intake(kept, counts).feed(data)
-        kept._now_ms = lambda: NOW_MS + 1000
+        now[0] += 1000
         again = Intake(kept, counts)
         again.feed(data + end() + data)
         kept.flush()

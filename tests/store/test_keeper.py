@@ -129,6 +129,7 @@ def test_what_is_read_back_is_what_was_handed_over(tmp_path: Path, seed: int) ->
                 kept.end_journal()
         kept.close()
         model.check(read_journals(tmp_path))
+        read_journals(tmp_path).check_lines_of_time()
 
 
 def attempt(first: Callable[[], object], again: Callable[[], object]) -> None:
@@ -218,6 +219,7 @@ def test_a_kill_between_any_two_steps(
         told.check(path)
         resend(path, streams)
         whole(streams).check(read_journals(path))
+        read_journals(path).check_lines_of_time()
         shutil.rmtree(path)
         if not told.died:
             break
@@ -262,9 +264,7 @@ def test_steps_that_fail_are_made_again(
     kept.close()
     told.check(tmp_path)
     whole(streams).check(read_journals(tmp_path))
-
-
-# --- sessions -----------------------------------------------------------------------------------------
+    read_journals(tmp_path).check_lines_of_time()
 
 
 class Memory:
@@ -281,6 +281,96 @@ class Memory:
     def newest_ms(self, instance: str) -> int:
         self.asked += 1
         return max((one.last_ms for one in self.descriptions.values() if one.instance == instance), default=0)
+
+
+class Host:
+    """A store with roll-ups, made up: what they come to is read out of the journals by the test's reader.
+
+    A roll-up takes until `take_over`; meanwhile the keeper goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = Clock()
+        self.memory = Memory()
+        self.state = State()
+        self._underway: tuple[State, list[Description]] | None = None
+        self.kept = self._open()
+
+    def _open(self) -> Keeper:
+        left = [one for one in self._described(self.state.rolled_up) if not one.reason]
+        return keeper(self.path, self.clock, state=self.state, carried=left, remembered=self.memory)
+
+    def roll_up(self) -> None:
+        if self._underway is None and self.kept.closed:
+            number = self.kept.closed[0].number
+            self._underway = State(rolled_up=number), self._described(number)
+
+    def take_over(self) -> None:
+        if self._underway is not None:
+            self.state, descriptions = self._underway
+            self._underway = None
+            self.memory.descriptions.update({one.key: one for one in descriptions if one.reason})
+            self.kept.rolled_up(self.state)
+
+    def restart(self) -> None:
+        self.kept.close()
+        self._underway = None
+        self.kept = self._open()
+
+    def _described(self, up_to: int) -> list[Description]:
+        found = read_journals(self.path, up_to)
+        declared = {record.key: record for _, record in found.records}
+        return [
+            Description(
+                *key, record.interval_ms, record.labels, found.state_of(key) or "", 0, 0,
+                found.rows[key][-1][0] if key in found.rows else 0, 0, 0, (),
+            )
+            for key, record in declared.items()
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_sessions_are_known_whether_they_live_are_rolled_up_or_both(tmp_path: Path, seed: int) -> None:
+    chance, model = random.Random(seed), Model()
+    host = Host(tmp_path)
+    for _ in range(3):
+        streams = random_streams(chance) if chance.random() < 0.3 else random_streams(random.Random(seed))
+        waiting = [(Intake(host.kept), Reference(model), list(pieces(chance, one))) for one in streams]
+        while waiting:
+            one = chance.choice(waiting)
+            intake, reference, left = one
+            if not left or chance.random() < 0.02:
+                intake.close(give_up=chance.random() < 0.3)
+                waiting.remove(one)
+                continue
+            piece = left.pop(0)
+            intake.feed(piece)
+            reference.feed(piece)
+            host.clock.now += chance.choice((0, 0, 1, 40))
+            for chances, act in (
+                (0.3, host.kept.flush),
+                (0.2, host.kept.give_up_gone),
+                (0.1, host.kept.end_journal),
+                (0.2, host.roll_up),
+                (0.2, host.take_over),
+            ):
+                if chance.random() < chances:
+                    act()
+        if chance.random() < 0.5:
+            host.restart()
+    host.kept.give_up_gone(at_once=True)
+    host.kept.end_journal()
+    while host.kept.closed:
+        host.take_over()
+        host.roll_up()
+    assert len(host.kept.live) == 0
+    host.kept.close()
+    model.check(read_journals(tmp_path))
+    read_journals(tmp_path).check_lines_of_time()
+
+
+# --- sessions -----------------------------------------------------------------------------------------
 
 
 def described(reason: str, last: int, start_ms: int = START_MS) -> Description:
