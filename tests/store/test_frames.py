@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.schema import schema_of, unpack_schema
 from rondo_tools.store.frame_file import FrameFile
 
 HEADER = frames.FileHeader(7, b"store-id", b"file--id")
@@ -135,3 +139,13 @@ def test_a_file_is_read_as_its_bytes_are(sizes: list[int], damaged_at: int) -> N
             ]
             assert by_pieces == at_once
             assert file.damage == damage
+
+
+def test_a_schema_is_kept_as_long_as_it_is_used() -> None:
+    series = (Series("m", (), GAUGE, "", "x" * 1000),)
+    one = schema_of(series)
+    assert unpack_schema(one.packed) is schema_of(series) is one
+    gone = weakref.ref(one)
+    del one
+    gc.collect()
+    assert gone() is None

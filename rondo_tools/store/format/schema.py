@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import msgpack
 import numpy as np
@@ -31,7 +32,9 @@ class Column(NamedTuple):
 class Schema:
     """The series of a row; equal schemas are one object. Made by `schema_of` and `unpack_schema`."""
 
-    __slots__ = ("coarse", "coarse_width", "counters", "gauges", "packed", "places", "series", "width")
+    __slots__ = (
+        "__weakref__", "coarse", "coarse_width", "counters", "gauges", "packed", "places", "series", "width",
+    )  # fmt: skip
 
     def __init__(self, series: tuple[Series, ...], packed: bytes) -> None:
         self.series = series
@@ -64,7 +67,10 @@ def _indices(numbers: object) -> npt.NDArray[np.intp]:
     return np.array(list(numbers), np.intp)  # type: ignore[call-overload]
 
 
-@lru_cache(maxsize=256)
+# As long as anybody uses it, and no longer: a schema may have a mebibyte.
+_known: WeakValueDictionary[bytes, Schema] = WeakValueDictionary()
+
+
 def schema_of(series: tuple[Series, ...]) -> Schema:
     """The schema of a header's series."""
     return unpack_schema(
@@ -72,9 +78,11 @@ def schema_of(series: tuple[Series, ...]) -> Schema:
     )
 
 
-@lru_cache(maxsize=256)
 def unpack_schema(packed: bytes) -> Schema:
     """The schema in the payload of a SCHEMA frame. Raises StoreError if it is none."""
+    known = _known.get(packed)
+    if known is not None:
+        return known
     try:
         series = tuple(
             Series(one["name"], tuple(sorted(one["labels"].items())), one["kind"], one["unit"], one["help"])
@@ -82,7 +90,7 @@ def unpack_schema(packed: bytes) -> Schema:
         )
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as exc:
         raise StoreError(f"not a schema: {exc!r}") from exc
-    return Schema(series, packed)
+    return _known.setdefault(packed, Schema(series, packed))
 
 
 def union(schemas: Sequence[Schema]) -> Schema:
