@@ -35,8 +35,8 @@ MAX_WRITE = 8 << 20  # bytes gathered before they are written in the midst of a 
 _ENDS_A_FRAME = 8192
 _HEAD = struct.Struct("<Iq")  # of a row: session, t_ms
 
-Describe = Callable[[Session, int, object], SessionRecord]
-"""What to declare a session with, under a number, in a turn."""
+Describe = Callable[[Session, int], SessionRecord]
+"""What to declare a session with, under a number."""
 
 
 class PendingEnd(NamedTuple):
@@ -190,7 +190,7 @@ class Journal:
         numbers = _numbers(rest.rows)
         ending = {id(end.session) for end in rest.ends}
         renumbered = np.zeros(len(rest.sessions), np.uint32)
-        # All are declared before any of them has a row: with what is written, in the order of before.
+        # All are declared before any of them has a row, so with what is written.
         for number, session in enumerate(rest.sessions):
             if number in numbers or id(session) in ending:
                 self._declare(session)
@@ -213,7 +213,7 @@ class Journal:
         session.journal = self
         session.number = len(self._sessions)
         self._sessions.append(session)
-        self._records.append(self._describe(session, session.number, self.turn))
+        self._records.append(self._describe(session, session.number))
 
     def _frame(self, writer: FrameWriter) -> None:
         """Make frames of what was gathered, in the order in which a reader needs them."""

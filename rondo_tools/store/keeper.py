@@ -285,7 +285,7 @@ class Keeper:
         if end.session.end == SessionEnd(end.reason, end.t_ms):  # else it was undone meanwhile
             self.live.ended(end.session, journal)
 
-    def _describe(self, session: Session, number: int, turn: object) -> SessionRecord:
+    def _describe(self, session: Session, number: int) -> SessionRecord:
         session.is_stored = True
         return SessionRecord(
             number,
@@ -294,7 +294,7 @@ class Keeper:
             session.interval_ms,
             session.labels,
             session.last_ms,
-            self.live.before_ms(session, turn),
+            self.live.before_ms(session),
         )
 
     def _schema(self, series: tuple[Series, ...]) -> Schema:

@@ -126,11 +126,11 @@ class _Instance:
         else:
             self.other_ms = max(self.other_ms, session.last_ms)
 
-    def before_ms(self, session: Session, turn: object) -> int:
+    def before_ms(self, session: Session) -> int:
         known = self.other_ms if session.start_ms == self.newest_start_ms else self.newest_ms
         for one in self.without_end:
             if one is not session:
-                known = max(known, one.last_ms if one.turn is not turn else one.written_ms)
+                known = max(known, one.last_ms)
         return known
 
 
@@ -178,9 +178,9 @@ class Live:
             self._is_gone(session)
         return session
 
-    def before_ms(self, session: Session, turn: object) -> int:
-        """The newest tick of any other session of its instance, but for the turn that is being gathered."""
-        return self._instances[session.instance].before_ms(session, turn)
+    def before_ms(self, session: Session) -> int:
+        """The newest tick of any other session of its instance."""
+        return self._instances[session.instance].before_ms(session)
 
     def owned(self, session: Session, owner: object) -> None:
         """A connection speaks for the session from now on."""

@@ -428,6 +428,18 @@ def test_a_new_session_is_told_apart_from_those_before_it(tmp_path: Path) -> Non
     assert records == {second: START_MS + 9000, third: second + 3000}
 
 
+def test_a_new_session_is_told_of_one_that_is_back(tmp_path: Path) -> None:
+    second = START_MS + 100_000
+    with keeper(tmp_path) as kept:
+        store(kept, header() + ticks(1, 4)).close(give_up=True)
+        store(kept, header() + ticks(1, 60))
+        kept.end_journal()
+        store(kept, header(start_ms=second) + ticks(1, 2, start_ms=second))
+    found = read_journals(tmp_path)
+    assert [one.before_ms for _, one in found.records if one.start_ms == second] == [START_MS + 59_000]
+    found.check_lines_of_time()
+
+
 def test_labels_and_interval_of_a_session_stay(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 2))
@@ -464,6 +476,19 @@ def test_a_session_whose_connection_is_gone_is_given_up_after_a_while(tmp_path: 
         again.feed(end())
         connected.close()
     assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == "poweroff"
+
+
+def test_a_session_that_is_back_before_its_end_is_written_has_none(tmp_path: Path) -> None:
+    with keeper(tmp_path) as kept:
+        store(kept, header() + ticks(1, 4)).close()
+        assert kept.give_up_gone(at_once=True) == 1
+        back = Intake(kept)
+        back.feed(header() + ticks(1, 6))
+        back.close()
+        kept.flush()
+        assert read_journals(tmp_path).state_of(("vm-1", START_MS)) is None
+        assert kept.give_up_gone(at_once=True) == 1, "it is given up anew"
+    assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == LOST
 
 
 def test_a_pipe_that_ends_gives_up_at_once_what_has_no_end(tmp_path: Path) -> None:
