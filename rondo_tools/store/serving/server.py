@@ -1,0 +1,337 @@
+"""Many streams at once, from sockets into the store: one process, one event loop.
+
+Strategy: each turn, every connection that has something to say gets one bounded read. What they all
+brought is written with one write, and only then taken from their sockets, and acknowledged to those
+who have ended. A connection that cannot go on is cut off with one line; a producer that brings more
+than its quota waits. A session continues on the newer of two connections.
+
+While the disk is full, nobody is read: each producer keeps what is not stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import select
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from rondo_tools.errors import RondoError, StreamError
+from rondo_tools.signals import Signals
+from rondo_tools.store import complaints
+from rondo_tools.store.complaints import Complaints
+from rondo_tools.store.endpoint import Listener
+from rondo_tools.store.intake import Counts, Intake
+from rondo_tools.store.keeper import Keeper, RollUp
+from rondo_tools.store.serving.background import Background
+from rondo_tools.store.serving.connection import Connection
+from rondo_tools.store.timers import Timers
+from rondo_tools.store.watermarks import Watermarks
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 30.0  # for a first header, and for the rest of a message that has begun
+ERRORS = ("stream", "store", "stalled", "replaced", "connection")
+_OWN_FDS = 64  # descriptors that are not a connection's
+_ELSEWHERE = "its session continues on a newer connection"
+# Who speaks up within so long is heard in one turn: to be woken costs more than to store a tick.
+_GATHER_S = 0.02
+_TRY_AGAIN_S = 1.0  # while there is no room
+_RESUME_S = 0.1  # how often it is looked who has waited long enough
+_LAST_TURNS = 16  # for what has arrived when we are told to stop
+
+
+class Server:
+    """Serves the listeners until a signal comes, or nobody has been there for `idle_exit_s`.
+
+    Raises StoreError if the store's folder is no longer ours.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        listeners: Sequence[Listener],
+        watermarks: Watermarks,
+        signals: Signals,
+        *,
+        roll_up: RollUp | None = None,
+        idle_exit_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counts = Counts()
+        self.errors = dict.fromkeys(ERRORS, 0)
+        self.timers = Timers(clock)
+        self.keeper = keeper
+        self._complaints = Complaints()
+        self._warn_of_clock = partial(self._complaints.say, "ahead of the clock")
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._watermarks = watermarks
+        self._signals = signals
+        self._clock = clock
+        self._roll_up = roll_up
+        self._background = Background()
+        self._lag_ns = 0
+        self._is_told_to_stop = False
+        self._connections: dict[int, Connection] = {}  # by descriptor
+        self._looked_at: list[Connection] = []  # whose bytes are gathered, and to be taken
+        self._paused: dict[Connection, float] = {}  # beyond their quota, until then
+        self._blocked = ""  # why nothing can be written now
+        self._most = max(1, raise_descriptor_limit() - _OWN_FDS)
+        self._is_accepting = False
+        self._has_told_of_most = False
+        self._idle_exit_s = idle_exit_s
+        self._busy_at = clock()
+        self._turns = 0
+        self._epoll = select.epoll()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether nothing can be written now."""
+        return bool(self._blocked)
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def run(self) -> None:
+        """Returns when it is time to go; who is left is then cut off."""
+        try:
+            self.open()
+            while not self._is_told_to_stop and not self._is_idle():
+                self.turn(self.timers.seconds_left())
+                self.timers.run()
+            for _ in range(_LAST_TURNS):
+                if not self.turn(0):
+                    break
+        finally:
+            self.close()
+
+    def open(self) -> None:
+        self._epoll.register(self._signals, select.EPOLLIN)
+        self._epoll.register(self._background, select.EPOLLIN)
+        self._accept_again()
+        self.timers.every(_TRY_AGAIN_S, self._each_second)
+        self.timers.every(_RESUME_S, self._resume)
+        self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
+        self.timers.every(complaints.EVERY_S, self._complaints.next_minute)
+        for listener in self._listeners.values():
+            log.info("listening on %s", listener.name)
+
+    def turn(self, timeout: float | None) -> bool:
+        """Wait, and give everybody who has something to say one read. False if nobody had."""
+        if self._blocked:
+            return self._wait_for_room(timeout)
+        ready = self._epoll.poll(0)
+        if not ready and timeout != 0 and self._epoll.poll(timeout):
+            time.sleep(_GATHER_S)
+            ready = self._epoll.poll(0)
+        begin_ns = time.monotonic_ns()
+        self._turns += 1
+        first = self._turns % len(ready) if ready else 0  # each is first at some time
+        for fd, _ in ready[first:] + ready[:first]:
+            if fd in self._connections:
+                self._read(self._connections[fd])
+            elif fd in self._listeners:
+                self._accept(self._listeners[fd])
+            elif fd == self._background.fileno():
+                self._background.take()
+            else:
+                self._is_told_to_stop |= bool(self._signals.take())
+        self.flush()
+        self._lag_ns = max(self._lag_ns, time.monotonic_ns() - begin_ns)
+        return bool(ready)
+
+    def flush(self) -> None:
+        """Write what the turn gathered, then take it from the sockets. Raises StoreError as the keeper."""
+        try:
+            self.keeper.flush()
+        except OSError as exc:
+            self._block(exc)
+            return
+        here = self._connections
+        looked_at = [one for one in self._looked_at if here.get(one.fileno()) is one]
+        self._looked_at = []
+        again = [connection for connection in looked_at if connection.intake.is_pending]
+        now = self._clock()
+        for connection in looked_at:
+            if not connection.intake.is_pending:
+                connection.take(now)
+        ended = [connection for connection in looked_at if connection.has_ended]
+        if ended:
+            self.keeper.acknowledge()
+        for connection in ended:
+            connection.acknowledge()
+            self._drop(connection)
+        self._watermarks.update(self.keeper.newest_position())
+        self._start_roll_up()
+        for connection in again:
+            self._gather(connection, connection.again)
+
+    def take_lag_ns(self) -> int:
+        """The longest turn since the last call."""
+        lag_ns, self._lag_ns = self._lag_ns, 0
+        return lag_ns
+
+    def close(self) -> None:
+        if self._blocked:
+            log.warning("closing with data not yet stored; %d producers will send it again", self.connections)
+        for connection in list(self._connections.values()):
+            connection.close()
+        self._connections.clear()
+        self._background.close()
+        self._epoll.close()
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def _accept(self, listener: Listener) -> None:
+        if not self._is_accepting:
+            return
+        if len(self._connections) >= self._most:
+            self._stop_accepting(f"the limit of descriptors allows {self._most} connections at a time")
+            return
+        try:
+            accepted, _ = listener.socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return
+        except OSError as exc:
+            self._stop_accepting(f"{listener.name}: {exc.strerror}")
+            return
+        connection = Connection(
+            accepted, Intake(self.keeper, self.counts, self._warn_of_clock), self._clock()
+        )
+        self._connections[connection.fileno()] = connection
+        self._epoll.register(connection, select.EPOLLIN)
+
+    def _stop_accepting(self, why: str) -> None:
+        """Let new connections wait in the listeners' queues until there is room."""
+        if not self._has_told_of_most:
+            log.warning("%s; new ones wait (ulimit -n)", why)
+            self._has_told_of_most = True
+        self._is_accepting = False
+        for listener in self._listeners.values():
+            self._epoll.unregister(listener)
+
+    def _accept_again(self) -> None:
+        if not self._is_accepting:
+            self._is_accepting = True
+            for listener in self._listeners.values():
+                self._epoll.register(listener, select.EPOLLIN)
+
+    def _read(self, connection: Connection) -> None:
+        if connection.intake.is_replaced:
+            self._cut_off(connection, "replaced", _ELSEWHERE)
+            return
+        known, now = self.keeper.sessions_begun, self._clock()
+        size = self._gather(connection, connection.look)
+        connection.quota.take(now, sessions=self.keeper.sessions_begun - known, bytes=size or 0)
+        if connection in self._looked_at and (wait_s := connection.quota.ready_in(now)) > 0:
+            self._paused[connection] = now + wait_s
+            self._epoll.unregister(connection)
+
+    def _gather(self, connection: Connection, gather: Callable[[], int | None]) -> int | None:
+        """Let a connection hand over what it has; whatever is wrong with it concerns it alone."""
+        try:
+            size = gather()
+        except RondoError as exc:
+            self._cut_off(connection, "stream" if isinstance(exc, StreamError) else "store", str(exc))
+        except ConnectionError as exc:
+            log.debug("%s: %s", connection.name, exc.strerror)
+            self.errors["connection"] += 1
+            self._drop(connection)
+        except OSError as exc:
+            self._looked_at.append(connection)
+            self._block(exc)
+        else:
+            self._looked_at.append(connection)
+            return size
+        return None
+
+    def _cut_off(self, connection: Connection, kind: str, why: str) -> None:
+        self.errors[kind] += 1
+        self._complaints.say(f"cut off ({kind})", f"{connection.name}: cut off: {why}")
+        self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        if self._paused.pop(connection, None) is None:
+            self._epoll.unregister(connection)
+        del self._connections[connection.fileno()]
+        connection.close()
+        self._busy_at = self._clock()
+        if len(self._connections) < self._most:
+            self._accept_again()
+
+    def _resume(self) -> None:
+        """Read again whose quota is filled again."""
+        now = self._clock()
+        for connection in [connection for connection, until in self._paused.items() if until <= now]:
+            del self._paused[connection]
+            self._epoll.register(connection, select.EPOLLIN)
+
+    # --- no room ----------------------------------------------------------------------------------
+
+    def _block(self, exc: OSError) -> None:
+        """Read nobody until what is gathered can be written."""
+        why = exc.strerror or str(exc)
+        if why != self._blocked:
+            self.errors["store"] += 1
+            log.warning("%s: %s; waiting", self.keeper.folder.layout.path, why)
+        self._blocked = why
+
+    def _wait_for_room(self, timeout: float | None) -> bool:
+        wait_s = _TRY_AGAIN_S if timeout is None else min(timeout, _TRY_AGAIN_S)
+        if select.select([self._signals], [], [], wait_s)[0]:
+            self._is_told_to_stop |= bool(self._signals.take())
+        return False
+
+    def _try_again(self) -> None:
+        before, self._blocked = self._blocked, ""
+        try:
+            self.keeper.flush()
+        except OSError as exc:
+            self._blocked = before
+            self._block(exc)
+            return
+        log.info("what waited is written")
+        self.flush()
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def _each_second(self) -> None:
+        if self._blocked:
+            self._try_again()
+        else:
+            self.keeper.give_up_gone()
+            self.flush()
+        if not self._is_accepting and len(self._connections) < self._most:
+            self._accept_again()
+
+    def _cut_off_stalled(self) -> None:
+        past = self._clock() - PATIENCE_S
+        for connection in list(self._connections.values()):
+            if connection.intake.is_replaced:
+                self._cut_off(connection, "replaced", _ELSEWHERE)
+            elif 0 < connection.waiting_since < past and connection not in self._paused and not self._blocked:
+                self._cut_off(connection, "stalled", f"nothing whole has come for {PATIENCE_S:.0f} s")
+
+    def _is_idle(self) -> bool:
+        if self._idle_exit_s is None or self._connections:
+            return False
+        return self._clock() - self._busy_at >= self._idle_exit_s
+
+    def _start_roll_up(self) -> None:
+        if self._roll_up is not None and (closed := self.keeper.closed):
+            self._background.add("roll-up", partial(self._roll_up, closed[0]), self.keeper.rolled_up)
+
+
+def raise_descriptor_limit() -> int:
+    """Allow ourselves as many descriptors as we may have; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft != resource.RLIM_INFINITY and soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):
+        return soft
+    return wanted

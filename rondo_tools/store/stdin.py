@@ -1,0 +1,109 @@
+"""One stream from a descriptor into the keeper: a pipe, or a file, read to its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable
+from functools import partial
+
+from rondo_tools.errors import EX_TEMPFAIL, RondoError, StoreError
+from rondo_tools.signals import Signals
+from rondo_tools.store.intake import Intake
+from rondo_tools.store.keeper import Keeper
+from rondo_tools.store.watermarks import Watermarks
+
+log = logging.getLogger(__name__)
+
+_READ = 1 << 18  # bytes at once; also what a full disk may hold back
+_PIPE = 1 << 20  # bytes that may be under way when we are told to stop (pipe(7), pipe-max-size)
+_TRY_AGAIN_S = 1.0
+
+
+class _StoppedError(StoreError):
+    """A signal ended the wait for room."""
+
+    exit_code = EX_TEMPFAIL
+
+
+def read_to_end(fd: int, intake: Intake, keeper: Keeper, watermarks: Watermarks, signals: Signals) -> None:
+    """Store what `fd` gives until its end, or until a signal says to stop; then give up what has no end.
+
+    Raises StreamError for what is no stream, StoreError if it cannot be stored.
+    """
+    try:
+        _read(fd, intake, keeper, watermarks, signals)
+    except _StoppedError:
+        intake.close()
+        raise
+    except RondoError:
+        _finish(intake, keeper, watermarks, signals)  # what came before an error counts
+        raise
+    _finish(intake, keeper, watermarks, signals)
+
+
+def _finish(intake: Intake, keeper: Keeper, watermarks: Watermarks, signals: Signals) -> None:
+    intake.close(give_up=True)
+    keeper.give_up_gone(at_once=True)
+    _retry(keeper.flush, keeper.flush, signals)
+    watermarks.update(keeper.newest_position())
+
+
+def _read(fd: int, intake: Intake, keeper: Keeper, watermarks: Watermarks, signals: Signals) -> None:
+    interrupts = 0
+    stopping = False
+    left = _PIPE  # bytes to read yet after that
+    while True:
+        ready, _, _ = select.select([fd, signals.fileno()], [], [], 0 if stopping else None)
+        if signals.fileno() in ready:
+            for number in signals.take():
+                interrupts += number == signal.SIGINT
+                stopping |= number == signal.SIGTERM or interrupts > 1
+            if interrupts == 1 and not stopping:
+                log.info("reading on to the end of the input; Ctrl-C again to stop now")
+            continue
+        if fd not in ready:
+            return  # told to stop, and nothing more has arrived
+        data = os.read(fd, _READ)
+        if not data:
+            intake.end_of_input()
+            return
+        _retry(partial(intake.feed, data), intake.store, signals)
+        _retry(keeper.flush, keeper.flush, signals)
+        _roll_up(keeper)
+        watermarks.update(keeper.newest_position())
+        if stopping and (left := left - len(data)) <= 0:
+            return  # else a producer as fast as we are would never let us go
+
+
+def _roll_up(keeper: Keeper) -> None:
+    try:
+        keeper.roll_up()
+    except OSError as exc:
+        log.warning("not rolled up yet: %s", exc.strerror)
+
+
+def _retry(first: Callable[[], None], again: Callable[[], None], signals: Signals) -> None:
+    """Do it, and again while the disk has no room. Raises StoreError if a signal ends the wait."""
+    error = _attempt(first)
+    if error is None:
+        return
+    log.warning("%s; waiting for room", error.strerror)
+    while error is not None:
+        select.select([signals.fileno()], [], [], _TRY_AGAIN_S)
+        if signals.take():
+            raise _StoppedError(
+                f"{error.strerror}: ended by a signal; what is not stored must be sent again"
+            ) from error
+        error = _attempt(again)
+    log.info("there is room again")
+
+
+def _attempt(step: Callable[[], None]) -> OSError | None:
+    try:
+        step()
+    except OSError as exc:
+        return exc
+    return None

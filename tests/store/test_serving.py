@@ -1,0 +1,363 @@
+"""Many producers at sockets: what is acknowledged is written, and nobody holds up the others."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from rondo_tools.errors import EX_TEMPFAIL, StoreError, StreamError
+from rondo_tools.signals import Signals
+from rondo_tools.store.endpoint import listen
+from rondo_tools.store.format.records import LOST
+from rondo_tools.store.format.state import State
+from rondo_tools.store.intake import Intake
+from rondo_tools.store.journal_folder import ClosedJournal
+from rondo_tools.store.keeper import Position
+from rondo_tools.store.serving import self_metrics
+from rondo_tools.store.serving.self_metrics import SelfMetrics
+from rondo_tools.store.serving.server import Server
+from rondo_tools.store.stdin import read_to_end
+from rondo_tools.store.watermarks import Watermarks
+from tests.store.journal_truth import NOW_MS, START_MS, Disk, install, read_journals
+from tests.store.test_keeper import Clock, end, header, keeper, store, ticks, times
+
+__all__ = ["install"]
+
+
+class Host:
+    """A server whose turns the test makes."""
+
+    def __init__(self, path: Path, rolled_up: list[ClosedJournal]) -> None:
+        self.path = path / "store"
+        self.clock = Clock()
+        self.signals = Signals()
+        self.listener = listen(f"unix:{path / 'sock'}")
+        self.kept = keeper(self.path, self.clock)
+
+        def roll_up(journal: ClosedJournal) -> State:
+            rolled_up.append(journal)
+            return State(rolled_up=journal.number)
+
+        self.server = Server(
+            self.kept, [self.listener], Watermarks(-1), self.signals, roll_up=roll_up, clock=self.clock
+        )
+        self.address = str(path / "sock")
+        self.peers: list[socket.socket] = []
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        peer = socket.socket(socket.AF_UNIX)
+        self.peers.append(peer)
+        peer.settimeout(30)
+        peer.connect(self.address)
+        peer.setblocking(False)
+        if data:
+            assert peer.send(data) == len(data)
+        return peer
+
+    def turns(self, count: int = 5) -> None:
+        for _ in range(count):
+            self.server.turn(0)
+
+
+@pytest.fixture
+def rolled_up() -> list[ClosedJournal]:
+    return []
+
+
+@pytest.fixture
+def host(tmp_path: Path, rolled_up: list[ClosedJournal]) -> Iterator[Host]:
+    made = Host(tmp_path, rolled_up)
+    with made.signals:
+        made.server.open()
+        yield made
+        for peer in made.peers:
+            peer.close()
+        made.server.close()
+        made.listener.close()
+        try:
+            made.kept.close()
+        except StoreError:
+            pass  # the test removed its folder
+
+
+def answer(peer: socket.socket) -> bytes | None:
+    """What the store says; b"" is an acknowledgement, None is nothing."""
+    try:
+        return peer.recv(4096)
+    except BlockingIOError:
+        return None
+
+
+def finish(peer: socket.socket) -> None:
+    peer.shutdown(socket.SHUT_WR)
+
+
+def test_producers_are_acknowledged_when_all_is_written(host: Host) -> None:
+    peers = [host.connect(header(name) + ticks(1, 50)) for name in "abc"]
+    host.turns()
+    assert [answer(peer) for peer in peers] == [None] * 3
+    for peer in peers:
+        peer.send(ticks(50, 60) + end())
+        finish(peer)
+    host.turns()
+    assert [answer(peer) for peer in peers] == [b""] * 3
+    found = read_journals(host.path)
+    for name in "abc":
+        assert times(host.path, name) == list(range(1, 60))
+        assert found.state_of((name, START_MS)) == "poweroff"
+    assert host.server.connections == 0
+
+
+def test_what_is_not_written_stays_with_the_producer(host: Host, install: Callable[[Disk], None]) -> None:
+    full = [True]
+    install(Disk(lambda *_: "fail" if full[0] else None, random.Random(1)))
+    peer, other = host.connect(header() + ticks(1, 3) + end()), host.connect(header("b") + ticks(1, 3))
+    finish(peer)
+    host.turns()
+    assert host.server.is_blocked
+    assert answer(peer) is None
+    host.clock.now += 1
+    host.server.timers.run()
+    assert host.server.is_blocked
+    full[0] = False
+    host.clock.now += 1
+    host.server.timers.run()
+    host.turns()
+    assert not host.server.is_blocked
+    assert answer(peer) == b""
+    other.send(ticks(3, 5))
+    host.turns()
+    assert times(host.path) == [1, 2]
+    assert times(host.path, "b") == [1, 2, 3, 4]
+    assert host.server.errors["store"] == 1
+
+
+def test_who_ends_while_the_disk_is_full_is_not_acknowledged_by_a_server_that_ends(
+    host: Host, install: Callable[[Disk], None]
+) -> None:
+    install(Disk(lambda *_: "fail", random.Random(1)))
+    peer = host.connect(header() + ticks(1, 3) + end())
+    finish(peer)
+    host.turns()
+    host.server.close()
+    with pytest.raises(ConnectionResetError):
+        answer(peer)
+    install(Disk(lambda *_: None, random.Random(1)))
+
+
+@pytest.mark.parametrize("junk", [b"\xc1", ticks(1, 2), header(interval_ms=7)])
+def test_who_sends_what_cannot_be_stored_is_cut_off_alone(host: Host, junk: bytes) -> None:
+    good = host.connect(header() + ticks(1, 3))
+    host.turns()
+    bad = host.connect(junk)
+    host.turns()
+    with pytest.raises(ConnectionResetError):
+        answer(bad)
+    good.send(ticks(3, 5))
+    host.turns()
+    assert times(host.path) == [1, 2, 3, 4]
+    assert host.server.errors["stream"] + host.server.errors["store"] == 1
+
+
+def test_a_newer_connection_takes_the_session_over(host: Host) -> None:
+    old = host.connect(header() + ticks(1, 5))
+    host.turns()
+    new = host.connect(header() + ticks(2, 8))
+    host.turns()
+    old.send(ticks(5, 6))
+    host.turns()
+    assert host.server.errors["replaced"] == 1
+    new.send(end())
+    finish(new)
+    host.turns()
+    assert answer(new) == b""
+    assert times(host.path) == list(range(1, 8))
+
+
+def test_what_was_refused_is_named_before_the_acknowledgement(host: Host) -> None:
+    peer = host.connect(header() + ticks(1, 3) + ticks(90_000, 90_003) + end())
+    finish(peer)
+    host.turns()
+    told = answer(peer)
+    assert told
+    assert msgpack.unpackb(told) == {"refused": {"ahead": 3}}
+    assert answer(peer) == b""
+    assert times(host.path) == [1, 2]
+
+
+def test_who_begins_too_many_sessions_waits_and_the_others_do_not(host: Host) -> None:
+    lives = b"".join(header("flood", START_MS + n) + end() for n in range(3000))
+    flood, other = host.connect(), host.connect(header() + ticks(1, 3))
+
+    def send() -> None:
+        nonlocal lives
+        try:
+            lives = lives[flood.send(lives) :]
+        except BlockingIOError:
+            pass
+
+    for _ in range(100):
+        send()
+        host.turns(1)
+    begun = host.kept.sessions_begun
+    assert 1000 <= begun < 2000
+    other.send(ticks(3, 5))
+    host.turns()
+    assert times(host.path) == [1, 2, 3, 4]
+    assert host.kept.sessions_begun == begun
+    for _ in range(200):
+        host.clock.now += 1
+        host.server.timers.run()
+        send()
+        host.turns(1)
+    assert not lives
+    assert host.kept.sessions_begun == 3001
+
+
+def test_a_store_that_was_removed_stops_its_server_and_nobody_is_acknowledged(host: Host) -> None:
+    peer = host.connect(header() + ticks(1, 3))
+    host.turns()
+    shutil.rmtree(host.path)
+    peer.send(ticks(3, 5) + end())
+    finish(peer)
+    with pytest.raises(StoreError, match="removed or replaced"):
+        host.turns()
+    assert answer(peer) is None
+
+
+def test_journals_that_are_over_are_rolled_up_beside_the_loop(
+    host: Host, rolled_up: list[ClosedJournal]
+) -> None:
+    peer = host.connect(header() + ticks(1, 3) + end())
+    host.turns()
+    host.clock.now += 300
+    peer.send(header("b") + ticks(1, 3))
+    while host.kept.closed or not rolled_up:
+        host.server.turn(1)
+    assert rolled_up == [ClosedJournal(1, NOW_MS)]
+    assert [one.instance for one in host.kept.live] == ["b"]
+
+
+def test_who_says_nothing_whole_is_cut_off_and_who_is_quiet_is_not(host: Host) -> None:
+    silent, half = host.connect(), host.connect(header("half") + ticks(1, 2)[:-3])
+    quiet = host.connect(header() + ticks(1, 3))
+    host.turns()
+    for _ in range(40):
+        host.clock.now += 1
+        host.server.timers.run()
+        host.turns(1)
+    assert host.server.errors["stalled"] == 2
+    assert answer(quiet) is None
+    silent.close()
+    half.close()
+
+
+def test_its_own_metrics_are_an_instance(host: Host) -> None:
+    now = [NOW_MS]
+    metrics = SelfMetrics(host.server, lambda: now[0])
+    peer = host.connect(header() + ticks(1, 3))
+    for _ in range(5):
+        host.turns(1)
+        host.clock.now += 1
+        now[0] += 1000
+        host.server.timers.run()
+    metrics.close()
+    host.turns()
+    found = read_journals(host.path)
+    key = self_metrics.INSTANCE, NOW_MS
+    assert len(found.rows[key]) == 5
+    assert found.rows[key][-1][1] == self_metrics.SERIES
+    assert found.state_of(key) == "signal"
+    peer.close()
+
+
+# --- one stream ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def piped(data: bytes) -> Iterator[int]:
+    read, write = os.pipe()
+    try:
+        os.write(write, data)
+        os.close(write)
+        yield read
+    finally:
+        os.close(read)
+
+
+@pytest.mark.parametrize(("data", "state"), [(end("reset"), "reset"), (b"", LOST)])
+def test_a_pipe_is_read_to_its_end(tmp_path: Path, data: bytes, state: str) -> None:
+    read, write = os.pipe()
+    with Signals() as signals, keeper(tmp_path) as kept, piped(header() + ticks(1, 40) + data) as fd:
+        watermarks = Watermarks(write)
+        read_to_end(fd, Intake(kept), kept, watermarks, signals)
+        watermarks.drain(10)
+        newest = kept.newest_position()
+    os.close(write)
+    with os.fdopen(read, "rb") as follower:
+        lines = follower.read().decode().splitlines()
+    assert newest == Position(tmp_path, 1, (tmp_path / "tier_0" / f"{1:010d}").stat().st_size)
+    assert lines[-1] == f"{tmp_path}\t1:{newest.offset}", "the last line comes after the end"
+    assert times(tmp_path) == list(range(1, 40))
+    assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == state
+
+
+def test_what_comes_before_an_error_in_a_pipe_is_stored(tmp_path: Path) -> None:
+    data = header() + ticks(1, 40) + b"\xc1"
+    with Signals() as signals, keeper(tmp_path) as kept, piped(data) as fd, pytest.raises(StreamError):
+        read_to_end(fd, Intake(kept), kept, Watermarks(-1), signals)
+    assert times(tmp_path) == list(range(1, 40))
+    assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == LOST
+
+
+def test_a_signal_ends_the_wait_for_room(tmp_path: Path, install: Callable[[Disk], None]) -> None:
+    with Signals() as signals, keeper(tmp_path) as kept, piped(header() + ticks(1, 40)) as fd:
+
+        def full(*_: object) -> str:
+            os.kill(os.getpid(), 15)
+            return "fail"
+
+        install(Disk(full, random.Random(1)))
+        with pytest.raises(StoreError, match="ended by a signal") as caught:
+            read_to_end(fd, Intake(kept), kept, Watermarks(-1), signals)
+        install(Disk(lambda *_: None, random.Random(1)))
+    assert caught.value.exit_code == EX_TEMPFAIL
+
+
+def test_a_follower_that_is_slow_gets_the_newest_line(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    filled = 0
+    try:
+        while True:
+            filled += os.write(write, b"x" * 4096)
+    except BlockingIOError:
+        pass
+    watermarks = Watermarks(write)
+    for offset in (100, 200, 300):
+        watermarks.update(Position(tmp_path, 7, offset))
+    os.read(read, filled)
+    watermarks.update(Position(tmp_path, 9, 50))
+    watermarks.drain(10)
+    os.close(write)
+    with os.fdopen(read, "rb") as follower:
+        assert follower.read().decode() == f"{tmp_path}\t9:50\n"
+
+
+def test_who_is_no_pipe_gets_no_lines(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        watermarks = Watermarks(file.fileno())
+        watermarks.update(Position(tmp_path, 7, 100))
+        watermarks.drain(10)
+    assert not (tmp_path / "file").read_bytes()
+    with keeper(tmp_path / "store") as kept:
+        store(kept, header())
+        assert kept.newest_position() is None
