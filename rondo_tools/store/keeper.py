@@ -4,8 +4,8 @@ Strategy: streams begin sessions and hand over ticks and ends, which are only ga
 turn, writes what all of them gathered; what it has written may be acknowledged. So nothing here waits
 for the disk but `flush`, and what a full disk keeps from being written stays gathered.
 
-Journals that are over wait in `closed` to be rolled up, by a function that works on files alone and
-may run in a thread; `rolled_up` takes over what it came to.
+Journals that are over wait in `closed` to be rolled up, by something that works on files alone and may
+run in a thread; `take_over` gets what that came to.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +54,13 @@ class NoMemory:
 
 
 class RollUp(Protocol):
-    def __call__(self, journal: ClosedJournal) -> State:
-        """Roll up one closed journal; its state is on the disk when this returns. Raises OSError."""
+    """Rolls up closed journals, which it reads from the disk; in two steps, for the first takes long."""
+
+    def run(self, journal: ClosedJournal) -> Any:
+        """Roll it up: all is on the disk when this returns. For any thread. Raises OSError."""
+
+    def take_over(self, result: Any) -> State:
+        """Remember the sessions that were over, for the keeper's next look-up; gives the new state."""
 
 
 class Position(NamedTuple):
@@ -240,11 +246,21 @@ class Keeper:
 
     def roll_up(self) -> None:
         """Roll up all closed journals, here and now. Raises OSError."""
-        while self._roll_up is not None and self._journals.closed:
-            self.rolled_up(self._roll_up(self._journals.closed[0]))
+        while (job := self.next_roll_up()) is not None:
+            self.take_over(job())
+
+    def next_roll_up(self) -> Callable[[], Any] | None:
+        """What rolls up the oldest closed journal, for a thread; `take_over` gets what it returns."""
+        if self._roll_up is None or not self._journals.closed:
+            return None
+        return partial(self._roll_up.run, self._journals.closed[0])
+
+    def take_over(self, result: Any) -> None:
+        assert self._roll_up is not None
+        self.rolled_up(self._roll_up.take_over(result))
 
     def rolled_up(self, state: State) -> None:
-        """Take over what a roll-up came to: journals up to one are rolled up, and their ends remembered."""
+        """Journals up to one are rolled up, and the sessions that were over in them remembered."""
         while self._journals.closed and self._journals.closed[0].number <= state.rolled_up:
             self._journals.closed.popleft()
         self.live.rolled_up(state.rolled_up)

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,23 @@ from tests.store.test_keeper import Clock, end, header, keeper, store, ticks, ti
 __all__ = ["install"]
 
 
+class RollUp:
+    """Notes what it is to roll up, and in which thread."""
+
+    def __init__(self, noted: list[ClosedJournal]) -> None:
+        self._noted = noted
+        self._loop = threading.current_thread()
+
+    def run(self, journal: ClosedJournal) -> int:
+        assert threading.current_thread() is not self._loop
+        return journal.number
+
+    def take_over(self, result: int) -> State:
+        assert threading.current_thread() is self._loop
+        self._noted.append(ClosedJournal(result, NOW_MS))
+        return State(rolled_up=result)
+
+
 class Host:
     """A server whose turns the test makes."""
 
@@ -40,15 +58,8 @@ class Host:
         self.clock = Clock()
         self.signals = Signals()
         self.listener = listen(f"unix:{path / 'sock'}")
-        self.kept = keeper(self.path, self.clock)
-
-        def roll_up(journal: ClosedJournal) -> State:
-            rolled_up.append(journal)
-            return State(rolled_up=journal.number)
-
-        self.server = Server(
-            self.kept, [self.listener], Watermarks(-1), self.signals, roll_up=roll_up, clock=self.clock
-        )
+        self.kept = keeper(self.path, self.clock, roll_up=RollUp(rolled_up))
+        self.server = Server(self.kept, [self.listener], Watermarks(-1), self.signals, clock=self.clock)
         self.address = str(path / "sock")
         self.peers: list[socket.socket] = []
 

@@ -23,7 +23,7 @@ from rondo_tools.store import complaints
 from rondo_tools.store.complaints import Complaints
 from rondo_tools.store.endpoint import Listener
 from rondo_tools.store.intake import Counts, Intake
-from rondo_tools.store.keeper import Keeper, RollUp
+from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.serving.background import Background
 from rondo_tools.store.serving.connection import Connection
 from rondo_tools.store.timers import Timers
@@ -55,7 +55,6 @@ class Server:
         watermarks: Watermarks,
         signals: Signals,
         *,
-        roll_up: RollUp | None = None,
         idle_exit_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,7 +68,6 @@ class Server:
         self._watermarks = watermarks
         self._signals = signals
         self._clock = clock
-        self._roll_up = roll_up
         self._background = Background()
         self._lag_ns = 0
         self._is_told_to_stop = False
@@ -320,8 +318,8 @@ class Server:
         return self._clock() - self._busy_at >= self._idle_exit_s
 
     def _start_roll_up(self) -> None:
-        if self._roll_up is not None and (closed := self.keeper.closed):
-            self._background.add("roll-up", partial(self._roll_up, closed[0]), self.keeper.rolled_up)
+        if (job := self.keeper.next_roll_up()) is not None:
+            self._background.add("roll-up", job, self.keeper.take_over)
 
 
 def raise_descriptor_limit() -> int:
