@@ -96,7 +96,7 @@ class Keeper:
         self.sessions_begun = 0  # new ones, by streams
         self.gathered = 0  # bytes of streams since the last flush
         self._now_ms = now_ms
-        self._latest_ms = latest_ms or now_ms
+        self._latest_ms = now_ms if latest_ms is None else latest_ms
         self._clock = clock
         self._roll_up = roll_up
         self._checked_at = float("-inf")
@@ -106,7 +106,7 @@ class Keeper:
             rolled_up = state.rolled_up if state is not None else 0
             self.tiers = self.folder.tiers
             self._span_ms = self.tiers[-1].span_ms
-            self.live = Live(remembered or NoMemory(), clock)
+            self.live = Live(NoMemory() if remembered is None else remembered, clock)
             self.live.rolled_up(rolled_up)
             layout = self.folder.layout
             left = [number for number in layout.numbers(JOURNALS) if number > rolled_up]

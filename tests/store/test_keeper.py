@@ -272,14 +272,14 @@ class Memory:
 
     def __init__(self, *descriptions: Description) -> None:
         self.descriptions = {one.key: one for one in descriptions}
-        self.asked = 0
+
+    def __len__(self) -> int:
+        return len(self.descriptions)
 
     def find(self, instance: str, start_ms: int) -> Description | None:
-        self.asked += 1
         return self.descriptions.get((instance, start_ms))
 
     def newest_ms(self, instance: str) -> int:
-        self.asked += 1
         return max((one.last_ms for one in self.descriptions.values() if one.instance == instance), default=0)
 
 
@@ -438,6 +438,17 @@ def test_a_new_session_is_told_of_one_that_is_back(tmp_path: Path) -> None:
     found = read_journals(tmp_path)
     assert [one.before_ms for _, one in found.records if one.start_ms == second] == [START_MS + 59_000]
     found.check_lines_of_time()
+
+
+def test_a_session_that_is_back_is_told_of_the_others(tmp_path: Path) -> None:
+    second = START_MS + 100_000
+    with keeper(tmp_path) as kept:
+        store(kept, header() + ticks(1, 4) + end()).close()
+        store(kept, header(start_ms=second) + ticks(1, 4, start_ms=second)).close(give_up=True)
+        kept.end_journal()
+        store(kept, header(start_ms=second) + ticks(4, 6, start_ms=second))
+    _, record = read_journals(tmp_path).records[-1]
+    assert (record.last_ms, record.before_ms) == (second + 3000, START_MS + 3000)
 
 
 def test_labels_and_interval_of_a_session_stay(tmp_path: Path) -> None:
