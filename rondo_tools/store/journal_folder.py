@@ -26,13 +26,6 @@ class ClosedJournal(NamedTuple):
     closed_ms: int
 
 
-class Position(NamedTuple):
-    """A place in the journals: everything before `offset` in this one is written."""
-
-    number: int
-    offset: int
-
-
 class JournalFolder:
     """`journal` is the one to gather rows in; `closed` are those to be rolled up, oldest first.
 
@@ -70,9 +63,9 @@ class JournalFolder:
         self._syncer = Syncer(self._marks, sync.every_ms / 1000, clock) if sync.every_ms else None
 
     @property
-    def position(self) -> Position | None:
-        """The end of what is written; None if this process has written nothing."""
-        return None if self._newest is None else Position(self._newest.number, self._newest.size)
+    def position(self) -> tuple[int, int] | None:
+        """Number and size of the journal written to last; None if this process has written nothing."""
+        return None if self._newest is None else (self._newest.number, self._newest.size)
 
     @property
     def is_behind(self) -> bool:

@@ -152,9 +152,6 @@ class Live:
     def __iter__(self) -> Iterator[Session]:
         return iter(self._sessions.values())
 
-    def find(self, instance: str, start_ms: int) -> Session | None:
-        return self._sessions.get((instance, start_ms))
-
     def open(self, instance: str, start_ms: int, interval_ms: int, labels: Labels) -> Session:
         """The session that a header names: one that is here, one that is remembered, or a new one."""
         session = self._sessions.get((instance, start_ms))

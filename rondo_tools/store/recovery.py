@@ -22,7 +22,9 @@ from rondo_tools.store.live import LeftOpen, Live, Session, SessionEnd
 def recover(live: Live, layout: Layout, journals: Iterable[int], carried: Iterable[LeftOpen]) -> list[str]:
     """Put into `live` what is in the carry and in these journals. Gives what was wrong, for people."""
     for record in carried:
-        live.recover(record)
+        session = live.recover(record)
+        if session.end is not None:
+            live.resumed(session)  # it is remembered as lost, and came back
     troubles = []
     for number in journals:
         try:

@@ -19,7 +19,7 @@ from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.errors import EX_TEMPFAIL, StoreError
 from rondo_tools.store import folder
 from rondo_tools.store.format.layout import JOURNALS
-from rondo_tools.store.format.records import LOST, Description
+from rondo_tools.store.format.records import LOST, Description, SessionRecord
 from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.intake import Counts, Intake
@@ -419,6 +419,18 @@ def test_a_remembered_session_that_was_lost_goes_on(tmp_path: Path) -> None:
     assert [record.last_ms for _, record in found.records] == [START_MS + 9000]
 
 
+def test_a_session_that_was_lost_and_back_before_a_roll_up_is_live(tmp_path: Path) -> None:
+    carried = SessionRecord(0, "vm-1", START_MS, 1000, (("zone", "a"),), START_MS + 20_000, 0)
+    memory = Memory(described(LOST, 9))
+    with keeper(tmp_path, remembered=memory, carried=[carried]) as kept:
+        store(kept, header() + ticks(9, 23)).close()
+        assert kept.give_up_gone(at_once=True) == 1
+    assert times(tmp_path) == [21, 22]
+    assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == LOST
+    with keeper(tmp_path / "other", remembered=memory, carried=[carried]) as kept:
+        assert kept.give_up_gone(at_once=True) == 1
+
+
 def test_a_new_session_is_told_apart_from_those_before_it(tmp_path: Path) -> None:
     second, third = START_MS + 100_000, START_MS + 200_000
     with keeper(tmp_path, remembered=Memory(described("poweroff", 9))) as kept:
@@ -502,10 +514,13 @@ def test_a_session_that_is_back_before_its_end_is_written_has_none(tmp_path: Pat
     assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == LOST
 
 
-def test_a_session_that_was_back_when_the_process_died_is_given_up_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_ended", [True, False], ids=["another journal", "one journal"])
+def test_a_session_that_was_back_when_the_process_died_is_given_up_anew(
+    tmp_path: Path, is_ended: bool
+) -> None:
     kept = keeper(tmp_path)
     store(kept, header() + ticks(1, 4)).close(give_up=True)
-    kept.end_journal()
+    kept.end_journal() if is_ended else kept.flush()
     store(kept, header() + ticks(1, 6))
     kept.close()
     with keeper(tmp_path) as kept:
