@@ -193,6 +193,20 @@ def test_a_newer_connection_takes_the_session_over(host: Host) -> None:
     assert times(host.path) == list(range(1, 8))
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+def test_the_last_ticks_of_a_session_are_stored_before_those_of_the_next(host: Host, turns: int) -> None:
+    second = START_MS + 100_000
+    old = host.connect(header() + ticks(1, 3))
+    host.turns(2 + turns)
+    new = host.connect()
+    host.turns(1)
+    new.send(header(start_ms=second) + ticks(1, 3, start_ms=second))
+    old.send(ticks(3, 50) + end())
+    host.turns()
+    _, record = read_journals(host.path).records[-1]
+    assert (record.start_ms, record.before_ms) == (second, START_MS + 49_000)
+
+
 def test_what_was_refused_is_named_before_the_acknowledgement(host: Host) -> None:
     peer = host.connect(header() + ticks(1, 3) + ticks(90_000, 90_003) + end())
     finish(peer)

@@ -127,15 +127,22 @@ class Server:
         begin_ns = time.monotonic_ns()
         self._turns += 1
         first = self._turns % len(ready) if ready else 0  # each is first at some time
+        fresh: list[Connection] = []
         for fd, _ in ready[first:] + ready[:first]:
-            if fd in self._connections:
-                self._read(self._connections[fd])
+            if (connection := self._connections.get(fd)) is not None:
+                if connection.intake.session is None:
+                    fresh.append(connection)
+                else:
+                    self._read(connection)
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
             elif fd == self._background.fileno():
                 self._background.take()
             else:
                 self._is_told_to_stop |= bool(self._signals.take())
+        for connection in fresh:  # a VM that was started again: its last ticks come before its first ones
+            if self._connections.get(connection.fileno()) is connection:
+                self._read(connection)
         self.flush()
         self._lag_ns = max(self._lag_ns, time.monotonic_ns() - begin_ns)
         return bool(ready)
