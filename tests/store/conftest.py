@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from journal_truth import Disk
 from store_host import CONNECTIONS, Clock
 
+from rondo_tools import files
 from rondo_tools.signals import Signals
+from rondo_tools.store import frame_writer
 from rondo_tools.store.endpoint import listen
 from rondo_tools.store.lines import Lines
 from rondo_tools.store.server import Server
@@ -80,3 +83,14 @@ def serving(path: Path, address: str, clock: Clock) -> Iterator[Server]:
     ):
         server.open()
         yield server
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
+    """Puts a disk under the modules that write."""
+
+    def put(disk: Disk) -> None:
+        monkeypatch.setattr(frame_writer, "os", disk)
+        monkeypatch.setattr(files, "os", disk)
+
+    return put

@@ -10,12 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from rondo_tools import files
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.errors import StoreError
-from rondo_tools.store import frame_writer
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.records import LOST, EndRecord, SessionKey, SessionRecord, ends_in, sessions_in
@@ -234,14 +230,3 @@ class Disk:
                 file.truncate(kept)
                 if self._chance.random() < 0.5:
                     file.truncate(size)
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
-    """Puts a disk under the modules that write."""
-
-    def put(disk: Disk) -> None:
-        monkeypatch.setattr(frame_writer, "os", disk)
-        monkeypatch.setattr(files, "os", disk)
-
-    return put

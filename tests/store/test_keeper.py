@@ -13,6 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from journal_truth import (
+    NOW_MS,
+    START_MS,
+    Disk,
+    Killed,
+    Model,
+    Reference,
+    pieces,
+    read_journals,
+)
+from keeper_host import ALWAYS, Clock, end, header, keeper, store, ticks, times
 
 from rondo_tools import stream
 from rondo_tools.catalog import GAUGE, Series
@@ -26,57 +37,8 @@ from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.journal_folder import ClosedJournal
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.sync import NEVER, Policy
-from tests.store.journal_truth import (
-    NOW_MS,
-    SERIES,
-    START_MS,
-    Disk,
-    Killed,
-    Model,
-    Reference,
-    install,
-    pieces,
-    read_journals,
-)
 
-__all__ = ["install"]
-
-ALWAYS = Policy(True, 0)
 TRIES = 10_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def keeper(path: Path, clock: Clock | None = None, **given: object) -> Keeper:
-    return Keeper(path, now_ms=lambda: NOW_MS, clock=clock or Clock(), **given)  # type: ignore[arg-type]
-
-
-def header(instance: str = "vm-1", start_ms: int = START_MS, kind: int = 0, interval_ms: int = 1000) -> bytes:
-    return stream.encode(stream.Header(instance, start_ms, (("zone", "a"),), interval_ms, SERIES[kind]))
-
-
-def ticks(begin: int, end: int, kind: int = 0, start_ms: int = START_MS) -> bytes:
-    return b"".join(
-        stream.encode(stream.Tick(start_ms + 1000 * n, np.full(len(SERIES[kind]), float(n)).tobytes()))
-        for n in range(begin, end)
-    )
-
-
-def end(reason: str = "poweroff", t_ms: int = NOW_MS) -> bytes:
-    return stream.encode(stream.End(reason, t_ms))
-
-
-def times(path: Path, instance: str = "vm-1", start_ms: int = START_MS) -> list[int]:
-    """Which ticks of a session are in the journals, by their number."""
-    return [
-        (t_ms - start_ms) // 1000 for t_ms, _, _ in read_journals(path).rows.get((instance, start_ms), [])
-    ]
 
 
 def random_life(chance: random.Random, instance: str, start_ms: int) -> bytes:
@@ -380,13 +342,6 @@ def described(reason: str, last: int, start_ms: int = START_MS) -> Description:
     )
 
 
-def store(kept: Keeper, data: bytes, counts: Counts | None = None) -> Intake:
-    intake = Intake(kept, counts)
-    intake.feed(data)
-    kept.flush()
-    return intake
-
-
 def test_a_header_alone_leaves_nothing(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header()).close(give_up=True)
@@ -444,6 +399,7 @@ def test_a_new_session_is_told_of_one_that_is_back(tmp_path: Path) -> None:
     second = START_MS + 100_000
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 4)).close(give_up=True)
+        kept.flush()
         store(kept, header() + ticks(1, 60))
         kept.end_journal()
         store(kept, header(start_ms=second) + ticks(1, 2, start_ms=second))
@@ -666,8 +622,8 @@ def test_producers_with_large_headers_do_not_make_a_journal_each_turn(tmp_path: 
 def test_what_a_limit_cuts_off_goes_into_another_journal(tmp_path: Path) -> None:
     script = f"""
 import resource, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent.parent.parent)!r})
-from tests.store.test_keeper import keeper, header, ticks, Intake
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
+from keeper_host import keeper, header, ticks, Intake
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 with keeper({str(tmp_path)!r}) as kept:

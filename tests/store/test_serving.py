@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgpack
 import pytest
+from journal_truth import NOW_MS, START_MS, Disk, read_journals
+from keeper_host import Clock, end, header, keeper, store, ticks, times
 
 from rondo_tools.errors import EX_TEMPFAIL, StoreError, StreamError
 from rondo_tools.signals import Signals
@@ -27,10 +29,6 @@ from rondo_tools.store.serving.self_metrics import SelfMetrics
 from rondo_tools.store.serving.server import Server
 from rondo_tools.store.stdin import read_to_end
 from rondo_tools.store.watermarks import Watermarks
-from tests.store.journal_truth import NOW_MS, START_MS, Disk, install, read_journals
-from tests.store.test_keeper import Clock, end, header, keeper, store, ticks, times
-
-__all__ = ["install"]
 
 
 class RollUp:

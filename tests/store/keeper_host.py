@@ -1,0 +1,56 @@
+"""A keeper to test, and the streams to feed it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from journal_truth import NOW_MS, SERIES, START_MS, read_journals
+
+from rondo_tools import stream
+from rondo_tools.store.intake import Counts, Intake
+from rondo_tools.store.keeper import Keeper
+from rondo_tools.store.sync import Policy
+
+ALWAYS = Policy(True, 0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def keeper(path: Path, clock: Clock | None = None, **given: object) -> Keeper:
+    return Keeper(path, now_ms=lambda: NOW_MS, clock=clock or Clock(), **given)  # type: ignore[arg-type]
+
+
+def header(instance: str = "vm-1", start_ms: int = START_MS, kind: int = 0, interval_ms: int = 1000) -> bytes:
+    return stream.encode(stream.Header(instance, start_ms, (("zone", "a"),), interval_ms, SERIES[kind]))
+
+
+def ticks(begin: int, end: int, kind: int = 0, start_ms: int = START_MS) -> bytes:
+    return b"".join(
+        stream.encode(stream.Tick(start_ms + 1000 * n, np.full(len(SERIES[kind]), float(n)).tobytes()))
+        for n in range(begin, end)
+    )
+
+
+def end(reason: str = "poweroff", t_ms: int = NOW_MS) -> bytes:
+    return stream.encode(stream.End(reason, t_ms))
+
+
+def times(path: Path, instance: str = "vm-1", start_ms: int = START_MS) -> list[int]:
+    """Which ticks of a session are in the journals, by their number."""
+    return [
+        (t_ms - start_ms) // 1000 for t_ms, _, _ in read_journals(path).rows.get((instance, start_ms), [])
+    ]
+
+
+def store(kept: Keeper, data: bytes, counts: Counts | None = None) -> Intake:
+    intake = Intake(kept, counts)
+    intake.feed(data)
+    kept.flush()
+    return intake
