@@ -71,7 +71,7 @@ def may_import(module: str, imported: str) -> bool:
     if layer in FOUNDATION:
         return False
     if layer in ("push", "query") and is_within(imported, "store"):
-        return imported == "store.reader"
+        return imported in ("store.reader", "store.frame_file") or is_within(imported, "store.format")
     if is_within(imported, "store.serving") and not is_within(module, "store.serving"):
         return module == "store.cli"
     if is_within(module, "store.format") and not is_within(imported, "store.format"):

@@ -17,13 +17,13 @@ from rondo_tools.store.format.frames import (
     FILE_SIZE,
     HEAD_SIZE,
     KINDS,
-    ROWS,
     SCHEMA,
     Damage,
     Frame,
     Rows,
     parse_file_header,
     parse_head,
+    row_dtype,
     rows_of,
 )
 from rondo_tools.store.format.schema import Schema, unpack_schema
@@ -111,13 +111,26 @@ class FrameFile:
                 self.damage.add(at, head.size)
             at += head.size
 
-    def rows(self, frame: Frame, payload: memoryview, tier: int = 0) -> Rows | None:
-        """The rows of a ROWS frame; None if its schema was damaged, or they do not fit it."""
-        schema = self.schemas.get(frame.schema)
-        assert frame.kind == ROWS
-        if schema is None or len(payload) % (12 + 8 * schema.width_in(tier)):
+    def rows(self, at: int, head: Frame, tier: int = 0) -> Rows | None:
+        """The rows of the ROWS frame at `at`; None if they are damaged, or of a schema that is."""
+        payload = self.read(at + HEAD_SIZE, head.length)
+        if crc32(payload, self.seed) != head.payload_crc:
+            self.damage.add(at, head.size)
+            return None
+        return self.rows_in(head, payload, tier)
+
+    def rows_in(self, head: Frame, payload: bytes | memoryview, tier: int = 0) -> Rows | None:
+        """The rows in a payload that is right; None if its schema was damaged, or they do not fit it."""
+        schema = self.schemas.get(head.schema)
+        if schema is None or len(payload) % row_dtype(schema.width_in(tier)).itemsize:
             return None
         return rows_of(payload, schema.width_in(tier))
+
+    def end_of_frames(self, at: int = FILE_SIZE) -> int:
+        """Where the last whole frame ends, from `at` on, where a frame begins; `at` if there is none."""
+        for begin, head, _ in self.frames(at, kinds=()):
+            at = begin + head.size
+        return at
 
     def close(self) -> None:
         if self._fd >= 0:

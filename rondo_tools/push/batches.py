@@ -1,0 +1,154 @@
+"""A slice of a stretch as batches: the rows of one request each, as columns.
+
+Strategy: a batch is a range of the slice's rows, so that a cursor says with one number what is done.
+What is not wanted (a selector, an age) is left out of a batch, never out of the count. A session's
+labels are made once and kept as long as its stretch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools import selector
+from rondo_tools.catalog import COUNTER
+from rondo_tools.push.model import Block, Labels, SeriesSet
+from rondo_tools.push.stretch import Slice, Stretch
+from rondo_tools.store.format.schema import AVG, Schema
+from rondo_tools.stream import Header
+
+
+class Batch(NamedTuple):
+    """Rows [begin, end) of a slice; `blocks` are what is sent of them, `samples` counts that.
+
+    `passed_over` counts samples that are wanted and too old.
+    """
+
+    begin: int
+    end: int
+    blocks: tuple[Block, ...]
+    passed_over: int
+
+    @property
+    def samples(self) -> int:
+        return sum(block.values.size for block in self.blocks)
+
+
+class _Sent(NamedTuple):
+    """What is sent of a session's rows of one schema: which columns, as which series."""
+
+    columns: npt.NDArray[np.intp]
+    series_set: SeriesSet
+
+
+class Batches:
+    """Makes the batches of one stretch. `tier` is the one its rows are of.
+
+    `labels` gives the labels that a header's series are sent with; `wanted` chooses series.
+    """
+
+    def __init__(
+        self,
+        stretch: Stretch,
+        tier: int,
+        labels: Callable[[Header], tuple[Labels, ...]],
+        wanted: selector.Selector | None,
+        max_samples: int,
+    ) -> None:
+        self._stretch = stretch
+        self._tier = tier
+        self._labels = labels
+        self._wanted = wanted
+        self._max_samples = max_samples
+        self._sent: dict[tuple[int, Schema], _Sent] = {}
+
+    def of(self, one: Slice, done: int, oldest_ms: int = 0) -> Iterator[Batch]:
+        """The batches of a slice from row `done` on: at most `max_samples` samples each, or one row."""
+        if done >= one.t_ms.size:
+            return
+        # A run is of one session and one schema.
+        begins = np.flatnonzero(
+            (np.diff(one.session, prepend=-1) != 0) | (np.diff(one.part, prepend=-1) != 0)
+        )
+        sent = [
+            self._sent_of(session, one.parts[part][0])
+            for session, part in zip(one.session[begins].tolist(), one.part[begins].tolist(), strict=True)
+        ]
+        widths = np.array([item.columns.size for item in sent])
+        edges = np.append(begins, one.t_ms.size)
+        lengths = np.diff(edges)
+        total = np.cumsum(np.repeat(widths, lengths))
+        begin = done
+        while begin < one.t_ms.size:
+            before = int(total[begin - 1]) if begin else 0
+            end = max(int(total.searchsorted(before + self._max_samples, "right")), begin + 1)
+            end = _at_an_edge(edges, begin, end)
+            first = int(begins.searchsorted(begin, "right")) - 1
+            last = int(begins.searchsorted(end, "left"))
+            blocks, passed_over = [], 0
+            for run in range(first, last):
+                rows = slice(max(begin, int(begins[run])), min(end, int(begins[run] + lengths[run])))
+                block = self._block(one, rows, sent[run])
+                if oldest_ms and int(block.t_ms[0]) < oldest_ms:
+                    young = int(block.t_ms.searchsorted(oldest_ms))
+                    passed_over += block.values[:young].size
+                    block = block._replace(t_ms=block.t_ms[young:], values=block.values[young:])
+                if block.values.size:
+                    blocks.append(block)
+            yield Batch(begin, end, tuple(blocks), passed_over)
+            begin = end
+
+    def _block(self, one: Slice, rows: slice, sent: _Sent) -> Block:
+        """Rows of one run; they stand one after another in their part, mostly."""
+        values = one.parts[int(one.part[rows.start])][1]
+        at = one.row[rows]
+        first, last = int(at[0]), int(at[-1])
+        taken = values[first : last + 1] if last - first == at.size - 1 else values[at]
+        if sent.columns.size != taken.shape[1]:
+            taken = taken[:, sent.columns]
+        start_ms = self._stretch.sessions[int(one.session[rows.start])].record.start_ms
+        return Block(sent.series_set, one.t_ms[rows], taken, start_ms)
+
+    def _sent_of(self, session: int, schema: Schema) -> _Sent:
+        found = self._sent.get((session, schema))
+        if found is None:
+            record = self._stretch.sessions[session].record
+            header = Header(
+                record.instance, record.start_ms, record.labels, record.interval_ms, schema.series
+            )
+            numbers = [
+                number
+                for number, series in enumerate(schema.series)
+                if self._wanted is None or self._wanted.matches(selector.labels_of(header, series))
+            ]
+            labels = self._labels(header)
+            columns = np.array(numbers, np.intp) if self._tier == 0 else _sent_columns(schema)[numbers]
+            found = self._sent[session, schema] = _Sent(
+                columns,
+                SeriesSet(
+                    tuple(schema.series[number] for number in numbers),
+                    tuple(labels[number] for number in numbers),
+                ),
+            )
+        return found
+
+
+def _sent_columns(schema: Schema) -> npt.NDArray[np.intp]:
+    """Of each series the column of a coarse row that is sent: a counter's last value, a gauge's average."""
+    places = {(column.series, column.aggregate): at for at, column in enumerate(schema.coarse)}
+    return np.array(
+        [places[number, "last" if one.kind == COUNTER else AVG] for number, one in enumerate(schema.series)],
+        np.intp,
+    )
+
+
+def _at_an_edge(edges: npt.NDArray[np.intp], begin: int, full: int) -> int:
+    """`full`, or the last edge between two runs before it if most of the request is then still used.
+
+    To cut a session's rows in two costs more than it saves, where they are few.
+    """
+    whole = int(edges[edges.searchsorted(full, "right") - 1])
+    return whole if 8 * (whole - begin) >= 7 * (full - begin) else full

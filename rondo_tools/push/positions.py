@@ -1,0 +1,265 @@
+"""Which stretch of the store a cursor has to send next: positions, what is gone, other histories.
+
+Strategy: a position names a file by its number and its random id. Where that file is there, a stretch
+goes from it to the last whole frame. Where it is gone because it was rolled up and expired, what was
+in it is owed from a coarser tier. Anything else is another history, a backup put back or another
+store: that is said, and delivery goes on with what is later than the time that it had come to.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.push.stretch import Stretch
+from rondo_tools.store.format.cursor import Position, Progress
+from rondo_tools.store.format.frames import FILE_SIZE
+from rondo_tools.store.format.layout import JOURNALS, Layout, tier_name
+from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.format.tiers import Tier
+from rondo_tools.store.frame_file import FrameFile
+
+_MOST_ROWS_FOR_LINE = 1_000_000  # to read a longer stretch again costs more than to read its file once more
+
+log = logging.getLogger(__name__)
+
+
+class _Line(NamedTuple):
+    """What each instance has at a position."""
+
+    at: Position
+    times: Mapping[str, int]
+
+
+class Positions:
+    """Finds stretches of one store for one cursor. `layout` and `tiers` are the store's."""
+
+    def __init__(self, layout: Layout, tiers: tuple[Tier, ...]) -> None:
+        self._layout = layout
+        self._tiers = tiers
+        self._line: _Line | None = None
+        self._has_said_fork = False
+
+    def next(self, progress: Progress, now_ms: int, *, backfill: bool = False) -> Stretch | None:
+        """The stretch to send next, with `progress` set to it; None if nothing is new.
+
+        A stretch that was begun is given again. The caller closes it. Raises StoreError.
+        """
+        for _ in range(3):  # files may go while we look
+            try:
+                return self._next(progress, now_ms, backfill)
+            except FileNotFoundError:
+                continue
+        return None
+
+    def finish(self, progress: Progress, stretch: Stretch) -> None:
+        """Note that a stretch is dealt with."""
+        if progress.coarse is not None:
+            self._finish_coarse(progress)
+            return
+        assert progress.end is not None
+        few = stretch.rows <= _MOST_ROWS_FOR_LINE
+        self._line = _Line(progress.end, stretch.line()) if few and progress.tier == 0 else None
+        progress.finish()
+
+    def sync(self, begin: Position, end: Position) -> None:
+        """Force the journals of a stretch to the disk, before it is announced. Raises StoreError."""
+        for number in self._layout.numbers(JOURNALS):
+            if begin.number <= number <= end.number:
+                path = self._layout.file(JOURNALS, number)
+                try:
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.fdatasync(fd)
+                    finally:
+                        os.close(fd)
+                except OSError as exc:
+                    raise StoreError(
+                        f"{path}: cannot be synced, and nothing of it is sent: {exc.strerror}",
+                        exit_code=EX_UNAVAILABLE,
+                    ) from exc
+
+    def _next(self, progress: Progress, now_ms: int, backfill: bool) -> Stretch | None:
+        state = self._state()
+        folder = tier_name(progress.tier)
+        numbers = self._layout.numbers(folder) if progress.tier == 0 else sorted(state.files.get(folder, {}))
+        if progress.begin is None and progress.coarse is None:
+            if not numbers:
+                return None
+            progress.begin = Position(numbers[0], self._file_id(folder, numbers[0]), FILE_SIZE)
+            progress.since_ms = 0 if backfill else max(0, now_ms - self._tiers[progress.tier].span_ms)
+            if backfill and progress.tier == 0 and len(self._tiers) > 1:
+                progress.coarse = (1, 0, numbers[0])
+        if progress.coarse is None:
+            self._check_history(progress, numbers, state)
+        if progress.coarse is not None:
+            return self._coarse_stretch(progress, state) or self._next(progress, now_ms, backfill)
+        begin = progress.begin
+        assert begin is not None
+        if progress.end is None:
+            end = self._newest(progress, numbers, state)
+            if end is None or end[::2] == begin[::2]:
+                return None
+            progress.freeze(end)
+        assert progress.end is not None
+        line = self._line.times if self._line is not None and self._line.at == begin else None
+        return Stretch(
+            self._layout,
+            begin,
+            progress.end,
+            tier=progress.tier,
+            line=line,
+            floor_ms=progress.floor_ms,
+            since_ms=progress.since_ms,
+            span_ms=self._tiers[progress.tier].span_ms,
+        )
+
+    def _newest(self, progress: Progress, numbers: list[int], state: State) -> Position | None:
+        """Where the last whole frame ends now."""
+        begin = progress.begin
+        assert begin is not None
+        folder = tier_name(progress.tier)
+        for number in reversed(numbers):
+            try:
+                with FrameFile(self._layout.file(folder, number)) as file:
+                    if progress.tier:
+                        offset = state.files[folder][number].length
+                    else:
+                        offset = file.end_of_frames(begin.offset if number == begin.number else FILE_SIZE)
+                    return Position(number, file.header.file_id, offset)
+            except StoreError as exc:
+                log.debug("%s", exc)  # made a moment ago, or damaged: the one before it is whole
+        return None
+
+    # --- what is not as it was -------------------------------------------------------------------------
+
+    def _check_history(self, progress: Progress, numbers: list[int], state: State) -> None:
+        """Set `progress` to where delivery goes on, if the files it names are not there as they were."""
+        begin, end = progress.begin, progress.end
+        assert begin is not None
+        if not begin.file_id and begin.number in numbers:  # it was not there yet when we came to it
+            folder = tier_name(progress.tier)
+            progress.begin = begin = begin._replace(file_id=self._file_id(folder, begin.number))
+        if self._is_there(progress, begin) and (end is None or self._is_there(progress, end)):
+            return
+        folder = tier_name(progress.tier)
+        same = [
+            one for one in progress.known if one[0] in numbers and self._id_or_none(folder, one[0]) == one[1]
+        ]
+        other = [one for one in progress.known if one[0] in numbers and one not in same]
+        first = numbers[0] if numbers else state.rolled_up + 1
+        if begin.number not in numbers and begin.number < first <= state.rolled_up + 1 and not other:
+            if progress.tier == 0 and len(self._tiers) > 1:
+                progress.coarse = (1, begin.number, first)
+            elif numbers:
+                progress.begin = Position(first, self._file_id(folder, first), FILE_SIZE)
+            progress.end, progress.slice, progress.done = None, 0, 0
+            return
+        if not numbers:
+            return  # it is the store that is gone, unmounted perhaps
+        self._say_fork(progress)
+        number = same[-1][0] if same else first
+        progress.begin = Position(number, self._file_id(folder, number), FILE_SIZE)
+        progress.end, progress.slice, progress.done = None, 0, 0
+        progress.floor_ms = progress.time_ms
+
+    def _say_fork(self, progress: Progress) -> None:
+        if not self._has_said_fork:
+            self._has_said_fork = True
+            log.warning(
+                "%s: the files that the cursor stands in are others than those it was in (a backup put back, "
+                "or another store): going on with what is later than %d ms",
+                self._layout.path,
+                progress.time_ms,
+            )
+
+    def _is_there(self, progress: Progress, position: Position) -> bool:
+        try:
+            with FrameFile(self._layout.file(tier_name(progress.tier), position.number)) as file:
+                return file.header.file_id == position.file_id and file.size >= position.offset
+        except (FileNotFoundError, StoreError):
+            return False
+
+    # --- what is owed from coarser tiers ---------------------------------------------------------------
+
+    def _coarse_stretch(self, progress: Progress, state: State) -> Stretch | None:
+        """What journals that are gone have left in a coarser tier; None if that is nothing."""
+        assert progress.coarse is not None
+        if progress.end is None:
+            progress.coarse = self._finest_that_has(state, *progress.coarse[1:])
+        tier, first, until = progress.coarse
+        files = self._derived(state, tier)
+        if not files:
+            self._finish_coarse(progress)
+            return None
+        if progress.end is None or progress.end[:2] not in [one[:2] for one in files]:
+            # What was done of it before its last file went is not later than `time_ms`.
+            progress.end, progress.slice, progress.done = files[-1], 0, 0
+        return Stretch(
+            self._layout,
+            files[0]._replace(offset=FILE_SIZE),
+            progress.end,
+            tier=tier,
+            origins=range(first, until),
+            # Of the journal in which the cursor stood, a part was delivered.
+            first_origin_floor_ms=progress.time_ms,
+        )
+
+    def _finest_that_has(self, state: State, first: int, until: int) -> tuple[int, int, int]:
+        """(tier, first, until): the finest tier that has journal `first`, and where a finer one begins."""
+        least = until
+        for tier in range(1, len(self._tiers)):
+            for file in self._derived(state, tier)[:1]:
+                oldest = self._oldest_origin(tier, file)
+                if oldest <= first:
+                    return tier, first, least
+                if tier + 1 == len(self._tiers):
+                    return tier, first, least
+                least = min(least, oldest)
+        return len(self._tiers) - 1, first, least
+
+    def _oldest_origin(self, tier: int, position: Position) -> int:
+        with FrameFile(self._layout.file(tier_name(tier), position.number)) as file:
+            return next((head.origin for _, head, _ in file.frames(kinds=()) if head.origin), 0)
+
+    def _finish_coarse(self, progress: Progress) -> None:
+        """Go on behind the journals that are gone."""
+        assert progress.coarse is not None
+        until = progress.coarse[2]
+        progress.coarse = None
+        progress.end = Position(until, self._id_or_none(JOURNALS, until) or b"", FILE_SIZE)
+        progress.finish()
+
+    def _derived(self, state: State, tier: int) -> list[Position]:
+        """The ends of a coarse tier's files that are there, oldest first."""
+        folder = tier_name(tier)
+        return [
+            Position(number, file_id, one.length)
+            for number, one in sorted(state.files.get(folder, {}).items())
+            if (file_id := self._id_or_none(folder, number))
+        ]
+
+    # --- files -----------------------------------------------------------------------------------------
+
+    def _file_id(self, folder: str, number: int) -> bytes:
+        with FrameFile(self._layout.file(folder, number)) as file:
+            return file.header.file_id
+
+    def _id_or_none(self, folder: str, number: int) -> bytes | None:
+        try:
+            return self._file_id(folder, number)
+        except (FileNotFoundError, StoreError):
+            return None
+
+    def _state(self) -> State:
+        try:
+            return parse_state(self._layout.state_json.read_bytes())
+        except FileNotFoundError:
+            return State()
+        except StoreError as exc:
+            raise StoreError(f"{self._layout.state_json}: {exc}") from exc
+        except OSError as exc:
+            raise StoreError(f"{self._layout.state_json}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc

@@ -1,0 +1,240 @@
+"""Which stretch comes next: nothing twice, nothing left out, also where files are gone or are others."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from journal_maker import STORE_ID, Maker, series
+
+from rondo_tools.push.positions import Positions
+from rondo_tools.push.stretch import Stretch
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.cursor import Progress, pack_progress, parse_progress
+from rondo_tools.store.format.layout import JOURNALS, tier_name
+from rondo_tools.store.format.records import SessionRecord
+from rondo_tools.store.format.state import DerivedFile, State
+from rondo_tools.store.format.tiers import DEFAULT_TIERS
+from rondo_tools.store.frame_writer import FrameWriter
+
+T0 = 1_732_300_000_000
+VM = ("vm", T0)
+A = series("c1", "g1")
+
+
+def ticks(maker: Maker, *seconds: int) -> None:
+    for second in seconds:
+        maker.rows(VM, A, [T0 + 1000 * second], [(second, second)])
+
+
+def seconds_of(stretch: Stretch) -> list[int]:
+    return [
+        (t_ms - T0) // 1000
+        for number in range(stretch.slices)
+        for t_ms in stretch.slice(number).t_ms.tolist()
+    ]
+
+
+def deliver(
+    positions: Positions, progress: Progress, now_ms: int = T0, *, backfill: bool = False
+) -> list[int]:
+    """Send all there is; each stretch as a process finds it that reads the cursor's file again."""
+    sent = []
+    for _ in range(20):
+        stretch = positions.next(progress, now_ms, backfill=backfill)
+        if stretch is None:
+            return sent
+        with stretch:
+            again, _ = parse_progress(pack_progress(progress, None))
+            assert again == progress
+            sent += seconds_of(stretch)
+            if stretch.cuts:
+                progress.time_ms = max(progress.time_ms, stretch.cuts[-1] - 1)
+            positions.finish(progress, stretch)
+    raise AssertionError("it never ends")
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Maker:
+    return Maker(tmp_path)
+
+
+@pytest.fixture
+def positions(maker: Maker) -> Positions:
+    return Positions(maker.layout, DEFAULT_TIERS)
+
+
+def test_what_is_new_is_sent_once_also_over_rotations(maker: Maker, positions: Positions) -> None:
+    progress = Progress()
+    assert deliver(positions, progress) == []
+    ticks(maker, 1, 2)
+    assert deliver(positions, progress) == [1, 2]
+    assert deliver(positions, progress) == []
+    ticks(maker, 3)
+    maker.rotate()
+    ticks(maker, 4)
+    maker.rotate()
+    ticks(maker, 5)
+    assert deliver(positions, progress) == [3, 4, 5]
+    ticks(maker, 6)
+    assert deliver(Positions(maker.layout, DEFAULT_TIERS), progress) == [6], "by another process"
+    maker.close()
+
+
+def test_a_stretch_that_was_begun_is_frozen(maker: Maker, positions: Positions) -> None:
+    progress = Progress()
+    ticks(maker, 1, 2)
+    with positions.next(progress, T0) or pytest.fail() as stretch:
+        assert seconds_of(stretch) == [1, 2]
+    ticks(maker, 3)
+    with positions.next(progress, T0) or pytest.fail() as stretch:
+        assert seconds_of(stretch) == [1, 2]
+    maker.close()
+
+
+def test_half_a_frame_at_the_end_is_left_for_the_next_stretch(maker: Maker, positions: Positions) -> None:
+    progress = Progress()
+    ticks(maker, 1, 2)
+    path, whole = maker.layout.file(JOURNALS, 1), maker.position().offset
+    maker.close()
+    data = path.read_bytes()
+    path.write_bytes(data[: whole - 5])
+    assert deliver(positions, progress) == [1]
+    path.write_bytes(data)
+    assert deliver(positions, progress) == [2]
+
+
+def test_a_first_delivery_begins_with_the_span_of_tier_0_and_backfill_with_all(
+    maker: Maker, positions: Positions
+) -> None:
+    ticks(maker, *range(0, 3600, 60))
+    maker.close()
+    now_ms = T0 + 3_600_000
+    assert deliver(positions, Progress(), now_ms) == list(range(3060, 3600, 60))
+    assert deliver(positions, Progress(), now_ms, backfill=True) == list(range(0, 3600, 60))
+
+
+def test_a_backup_put_back_is_said_once_and_nothing_is_sent_twice(
+    maker: Maker, positions: Positions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    progress = Progress()
+    ticks(maker, 1, 2)
+    maker.rotate()
+    shutil.copytree(maker.layout.folder(JOURNALS), tmp_path / "backup")
+    ticks(maker, 3, 4)
+    assert deliver(positions, progress) == [1, 2, 3, 4]
+    maker.close()
+    shutil.rmtree(maker.layout.folder(JOURNALS))
+    shutil.move(tmp_path / "backup", maker.layout.folder(JOURNALS))
+    # The store goes on with a journal of the number that the cursor stands in, and the producer resends.
+    header = frames.new_file(2, STORE_ID)
+    writer = FrameWriter(maker.layout.file(JOURNALS, 2), header)
+    rows = np.zeros(3, frames.row_dtype(2))
+    rows["t_ms"] = [T0 + 1000 * second for second in (3, 4, 9)]
+    rows["session"] = writer.session(VM, lambda n: SessionRecord(n, *VM, 1000, (), T0 + 2000, 0))
+    for one in frames.rows_frames(writer.seed, rows, writer.schema(A)):
+        writer.add(one)
+    writer.write()
+    writer.close()
+    with caplog.at_level(logging.WARNING):
+        assert deliver(positions, progress) == [9]
+        assert deliver(positions, progress) == []
+    assert len(caplog.records) == 1
+    assert "backup" in caplog.text
+
+
+def a_coarse_file(maker: Maker, tier: int, number: int, origins: dict[int, list[int]]) -> DerivedFile:
+    """A file of a coarse tier: of each origin, rows at these seconds."""
+    header = frames.new_file(number, STORE_ID)
+    maker.layout.folder(tier_name(tier)).mkdir(exist_ok=True)
+    writer = FrameWriter(maker.layout.file(tier_name(tier), number), header)
+    session = writer.session(VM, lambda n: SessionRecord(n, *VM, 1000, (), 0, 0))
+    schema = writer.schema(A)
+    for origin, some in origins.items():
+        rows = np.zeros(len(some), frames.row_dtype(A.coarse_width))
+        rows["session"], rows["t_ms"] = session, [T0 + 1000 * second for second in some]
+        rows["values"] = [[second, 10 * tier, 0, 0] for second in some]
+        for one in frames.rows_frames(writer.seed, rows, schema, origin=origin):
+            writer.add(one)
+    writer.write()
+    size = writer.size
+    writer.close()
+    return DerivedFile(size, T0)
+
+
+def test_journals_that_are_gone_are_owed_from_the_finest_tier_that_has_them(
+    maker: Maker, positions: Positions
+) -> None:
+    progress = Progress()
+    ticks(maker, 1, 2, 3, 4, 5)
+    assert deliver(positions, progress) == [1, 2, 3, 4, 5]
+    for second in (20, 30, 40, 50):
+        maker.rotate()
+        ticks(maker, second)
+    state = State(rolled_up=4)
+    # Of the journal in which the cursor stands, the window at second 4 is delivered already.
+    state.files["tier_2"] = {1: a_coarse_file(maker, 2, 1, {1: [4, 9], 2: [21], 3: [31], 4: [41]})}
+    state.files["tier_1"] = {2: a_coarse_file(maker, 1, 2, {3: [30, 31], 4: [40, 41], 5: [50]})}
+    maker.layout.state_json.write_bytes(state.pack())
+    for number in (1, 2, 3, 4):
+        maker.layout.file(JOURNALS, number).unlink()
+    assert deliver(positions, progress) == [9, 21, 30, 31, 40, 41, 50]
+    assert deliver(positions, progress) == []
+    ticks(maker, 51)
+    assert deliver(positions, progress) == [51]
+    maker.close()
+
+
+def test_all_journals_gone_and_a_new_one_later(maker: Maker, positions: Positions) -> None:
+    progress = Progress()
+    ticks(maker, 1)
+    assert deliver(positions, progress) == [1]
+    maker.rotate()
+    state = State(rolled_up=1)
+    state.files["tier_1"] = {1: a_coarse_file(maker, 1, 1, {1: [1, 9]})}
+    maker.layout.state_json.write_bytes(state.pack())
+    maker.layout.file(JOURNALS, 1).unlink()
+    progress.time_ms = T0 + 1000
+    assert deliver(positions, progress) == [9]
+    assert deliver(positions, progress) == []
+    ticks(maker, 20)
+    assert deliver(positions, progress) == [20]
+    maker.close()
+
+
+def test_a_store_that_is_away_is_no_other_history(
+    maker: Maker, positions: Positions, caplog: pytest.LogCaptureFixture
+) -> None:
+    progress = Progress()
+    ticks(maker, 1)
+    assert deliver(positions, progress) == [1]
+    folder = maker.layout.folder(JOURNALS)
+    folder.rename(folder.with_name("away"))
+    assert deliver(positions, progress) == []
+    folder.with_name("away").rename(folder)
+    ticks(maker, 2)
+    assert deliver(positions, progress) == [2]
+    assert not caplog.records
+    maker.close()
+
+
+def test_positions_in_a_coarse_tier(maker: Maker, positions: Positions) -> None:
+    state = State(rolled_up=1)
+    state.files["tier_1"] = {1: a_coarse_file(maker, 1, 1, {1: [10, 20]})}
+    maker.layout.state_json.write_bytes(state.pack())
+    progress = Progress(tier=1)
+    assert deliver(positions, progress) == [10, 20]
+    assert deliver(positions, progress) == []
+    state.files["tier_1"][2] = a_coarse_file(maker, 1, 2, {2: [30]})
+    assert deliver(positions, progress) == [], "what state.json does not name is no data"
+    maker.layout.state_json.write_bytes(state.pack())
+    assert deliver(positions, progress) == [30]
+
+
+def test_a_sync_that_fails_is_an_error(maker: Maker, positions: Positions) -> None:
+    ticks(maker, 1)
+    positions.sync(maker.start(), maker.position())
+    maker.close()
