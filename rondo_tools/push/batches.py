@@ -14,31 +14,26 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools import selector
-from rondo_tools.catalog import COUNTER
-from rondo_tools.push.model import Block, Labels, SeriesSet
+from rondo_tools.catalog import COUNTER, Series
+from rondo_tools.push.model import MAX_BYTES, Batch, Block, Labels, SeriesSet
 from rondo_tools.push.stretch import Slice, Stretch
-from rondo_tools.store.format.schema import AVG, Schema
+from rondo_tools.store.format.records import SessionRecord
+from rondo_tools.store.format.schema import AVG, LAST, Schema
 from rondo_tools.stream import Header
 
+SAMPLE_BYTES = 18  # of one in a request, before compression
 
-class Batch(NamedTuple):
-    """Rows [begin, end) of a slice; `blocks` are what is sent of them, `samples` counts that.
 
-    `passed_over` counts samples that are wanted and too old.
-    """
+class _Pattern(NamedTuple):
+    """What is sent of rows of one schema, for all sessions with the same labels: which columns, as what."""
 
-    begin: int
-    end: int
-    blocks: tuple[Block, ...]
-    passed_over: int
-
-    @property
-    def samples(self) -> int:
-        return sum(block.values.size for block in self.blocks)
+    columns: npt.NDArray[np.intp]
+    series: tuple[Series, ...]
+    labels: tuple[Labels, ...]
 
 
 class _Sent(NamedTuple):
-    """What is sent of a session's rows of one schema: which columns, as which series."""
+    """What is sent of a session's rows of one schema."""
 
     columns: npt.NDArray[np.intp]
     series_set: SeriesSet
@@ -57,16 +52,22 @@ class Batches:
         labels: Callable[[Header], tuple[Labels, ...]],
         wanted: selector.Selector | None,
         max_samples: int,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._stretch = stretch
         self._tier = tier
         self._labels = labels
         self._wanted = wanted
         self._max_samples = max_samples
+        self._max_bytes = max_bytes
         self._sent: dict[tuple[int, Schema], _Sent] = {}
+        self._patterns: dict[tuple[Schema, Labels], _Pattern] = {}
 
     def of(self, one: Slice, done: int, oldest_ms: int = 0) -> Iterator[Batch]:
-        """The batches of a slice from row `done` on: at most `max_samples` samples each, or one row."""
+        """The batches of a slice from row `done` on.
+
+        Each has at most `max_samples` and about `max_bytes` before compression, or is one row.
+        """
         if done >= one.t_ms.size:
             return
         # A run is of one session and one schema.
@@ -81,12 +82,19 @@ class Batches:
         edges = np.append(begins, one.t_ms.size)
         lengths = np.diff(edges)
         total = np.cumsum(np.repeat(widths, lengths))
+        # Labels are in a request once for each run of a session's rows.
+        labels = np.array([item.series_set.label_bytes for item in sent])
+        size = SAMPLE_BYTES * total
+        size += np.repeat(np.cumsum(labels), lengths)
         begin = done
         while begin < one.t_ms.size:
-            before = int(total[begin - 1]) if begin else 0
-            end = max(int(total.searchsorted(before + self._max_samples, "right")), begin + 1)
-            end = _at_an_edge(edges, begin, end)
             first = int(begins.searchsorted(begin, "right")) - 1
+            before = int(total[begin - 1]) if begin else 0
+            end = int(total.searchsorted(before + self._max_samples, "right"))
+            before = int(size[begin - 1]) if begin else 0
+            again = 0 if begins[first] == begin else int(labels[first])
+            end = min(end, int(size.searchsorted(before + self._max_bytes - again, "right")))
+            end = _at_an_edge(edges, begin, max(end, begin + 1))
             last = int(begins.searchsorted(end, "left"))
             blocks, passed_over = [], 0
             for run in range(first, last):
@@ -116,31 +124,37 @@ class Batches:
         found = self._sent.get((session, schema))
         if found is None:
             record = self._stretch.sessions[session].record
-            header = Header(
-                record.instance, record.start_ms, record.labels, record.interval_ms, schema.series
-            )
-            numbers = [
-                number
-                for number, series in enumerate(schema.series)
-                if self._wanted is None or self._wanted.matches(selector.labels_of(header, series))
-            ]
-            labels = self._labels(header)
-            columns = np.array(numbers, np.intp) if self._tier == 0 else _sent_columns(schema)[numbers]
-            found = self._sent[session, schema] = _Sent(
-                columns,
-                SeriesSet(
-                    tuple(schema.series[number] for number in numbers),
-                    tuple(labels[number] for number in numbers),
-                ),
-            )
+            # A selector may look at the instance: then sessions share nothing.
+            shared = None if self._wanted else (schema, record.labels)
+            pattern = self._patterns.get(shared) if shared else None
+            if pattern is None:
+                pattern = self._pattern(record, schema)
+                if shared:
+                    self._patterns[shared] = pattern
+            series_set = SeriesSet(pattern.series, pattern.labels, record.instance)
+            found = self._sent[session, schema] = _Sent(pattern.columns, series_set)
         return found
+
+    def _pattern(self, record: SessionRecord, schema: Schema) -> _Pattern:
+        header = Header(record.instance, record.start_ms, record.labels, record.interval_ms, schema.series)
+        numbers = [
+            number
+            for number, series in enumerate(schema.series)
+            if self._wanted is None or self._wanted.matches(selector.labels_of(header, series))
+        ]
+        labels = self._labels(header)
+        return _Pattern(
+            np.array(numbers, np.intp) if self._tier == 0 else _sent_columns(schema)[numbers],
+            tuple(schema.series[number] for number in numbers),
+            tuple(labels[number] for number in numbers),
+        )
 
 
 def _sent_columns(schema: Schema) -> npt.NDArray[np.intp]:
     """Of each series the column of a coarse row that is sent: a counter's last value, a gauge's average."""
     places = {(column.series, column.aggregate): at for at, column in enumerate(schema.coarse)}
     return np.array(
-        [places[number, "last" if one.kind == COUNTER else AVG] for number, one in enumerate(schema.series)],
+        [places[number, LAST if one.kind == COUNTER else AVG] for number, one in enumerate(schema.series)],
         np.intp,
     )
 

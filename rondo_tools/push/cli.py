@@ -25,11 +25,11 @@ from rondo_tools.push.http.credentials import parse_credentials
 from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.transport import Transport, parse_url
 from rondo_tools.push.labels import parse_external, parse_job, sent_labels
+from rondo_tools.push.opened import OpenedStore, open_store
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import SelfMetrics, Tally
 from rondo_tools.push.service import Service, Stores
 from rondo_tools.selector import Selector, parse_selector
-from rondo_tools.store.reader import Store
 from rondo_tools.units import parse_duration
 from rondo_tools.wakeup import Wakeup
 
@@ -110,7 +110,11 @@ def _count(text: str) -> int:
     type=command.typed(parse_duration),
     help="pass over what is older than this, and count it",
 )
-@argh.arg("--backfill", help="send what the coarser tiers hold from before the first delivery, too")
+@argh.arg("--backfill", help="begin the first delivery with all that the store holds, the coarser tiers too")
+@argh.arg(
+    "--ignore-future",
+    help="deliver what instances have now, though they have delivered times ahead of this clock before",
+)
 @argh.arg("--job", metavar="NAME", type=command.typed(parse_job), help="value of the label 'job'")
 @argh.arg(
     "--external-label",
@@ -161,6 +165,7 @@ def push(
     tier: int = 0,
     max_age: int | None = None,
     backfill: bool = False,
+    ignore_future: bool = False,
     job: str = "rondo-vmm",
     external_label: list[str] | None = None,
     basic_auth_file: str | None = None,
@@ -198,35 +203,39 @@ def push(
     tally = Tally()
     health = None if no_health else SelfMetrics(tally, cursor, job, external, match)
 
-    def open_drain(store: Store) -> Drain:
+    selector = "" if match is None else str(match)
+
+    def open_drain(store: OpenedStore, cursor: Cursor) -> Drain:
         if tier >= len(store.tiers):
             raise UsageError(f"--tier {tier}: the tiers of {store.path} are 0 to {len(store.tiers) - 1}")
+        cursor.belongs_to(store.store_id, tier, selector)
         return Drain(
-            store,
+            store.layout,
+            store.tiers,
             lambda header: sent_labels(header, job, external),
             max_samples_per_send,
-            finest=tier,
             wanted=match,
             max_age_ms=max_age,
+            ignore_future=ignore_future,
         )
 
     if dry_run or status:
         if store is None:
             raise UsageError("--dry-run and --status look at a STORE: name one")
-        found, place = Store(store), Cursor(Path(store), cursor, peek=True)
+        found, place = open_store(Path(store)), Cursor(Path(store), cursor, peek=True)
+        drain, now_ms = open_drain(found, place), time.time_ns() // 1_000_000
         if status:
-            lines = delivery_status(found, place)
+            lines = delivery_status(drain, place, now_ms)
         else:
-            now_ms = time.time_ns() // 1_000_000
-            lines = preview(open_drain(found), place, now_ms, backfill=backfill)
+            lines = preview(drain, place, now_ms, backfill=backfill)
         for line in lines:
             print(line)
         return
     if remote_write is None:
         raise UsageError("--remote-write is missing: where to deliver")
 
-    def open_pusher(wake: Wakeup | None, store: Store, cursor: Cursor) -> Pusher:
-        drain = open_drain(store)
+    def open_pusher(wake: Wakeup | None, store: OpenedStore, cursor: Cursor) -> Pusher:
+        drain = open_drain(store, cursor)
         if wake is None:
             return Pusher(drain, cursor, negotiator, tally, backfill=backfill, health=health)
         give_up = partial(wake.stopped_for, STOP_WITHIN_S)
@@ -270,7 +279,7 @@ def _push_once(stores: Stores, store: Path) -> None:
 
 def _push_on(stores: Stores, wake: Wakeup, interval_s: float, store: Path) -> None:
     stores.open(store)  # what is wrong with it is said at once, not at every interval
-    Service(stores, wake, interval_s=interval_s, take=lambda: {store: {}}).run()
+    Service(stores, wake, interval_s=interval_s, take=lambda: {store}).run()
 
 
 def _follow(stores: Stores, wake: Wakeup, interval_s: float) -> None:

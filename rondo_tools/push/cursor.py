@@ -1,25 +1,23 @@
-"""The cursor: how far delivery has come, in one JSON file in the store.
+"""The cursor: how far delivery has come, and what is in flight, in one JSON file in the store.
 
-    {"version": 1,
-     "begun_ms": 1732299700000,
-     "sessions": {"vm-1/1732300000123": {"delivered_ms": 1732300044000, "ended": false}, ...},
-     "in_flight": null | {"sessions": {... as they will be after success},
-                          "protocol": "1.0",
-                          "pieces": [{"body": "the request's exact bytes, base64", "state": "maybe",
-                                      "unclear": true}, ...]}}
+What stands in the file is in `store.format.cursor`; what is in flight there is
+
+    {"rows": 1250, "protocol": "1.0",
+     "pieces": [{"body": "the request's exact bytes, base64", "state": "maybe", "unclear": true}, ...]}
 
 Strategy: write what is about to be sent before it is sent, and what was delivered after it was
 accepted. Whatever kills the process in between, the next one finds either the batch in flight,
 byte for byte, and settles it, or a batch that is done. The bodies themselves are kept, so that settling
-needs neither the rows (overwritten by then) nor the labels (changed by then) again.
+needs neither the rows (gone by then) nor the labels (changed by then) again; `rows` of the slice are
+done once it is settled.
 
 A batch in flight is a list of pieces, at first one. While it is settled, the file is replaced before
 each request: it says what is left, and that the first piece is under way. What a piece's state means
-is in `piece` and `reconcile`. `begun_ms` is when delivery began: of sessions without a mark, what is later is
-owed, from a coarser tier if need be.
+is in `reconcile`.
 
-The file is replaced whole: temporary file, fsync, rename, fsync of the folder. A file that is not
-understood is an error, never a fresh start: that would send everything again.
+The file is replaced whole. One that is not understood is an error, never a fresh start: that would
+send everything again. A push that holds a cursor touches it, delivered or not: so the store sees which
+ones are in use.
 """
 
 from __future__ import annotations
@@ -27,19 +25,18 @@ from __future__ import annotations
 import base64
 import binascii
 import fcntl
-import json
 import os
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rondo_tools import files
 from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError, UsageError
 from rondo_tools.push.encoding.body import PROTOCOLS, Body
-from rondo_tools.push.model import Mark
 from rondo_tools.push.piece import Piece, State
+from rondo_tools.store.format.cursor import Progress, pack_progress, parse_progress
+from rondo_tools.store.format.layout import Layout
 
-VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # Fields of a piece that are in the file if they are not false or 0.
 _FLAGS = ("unclear", "is_fresh", "singly")
@@ -47,9 +44,9 @@ _NUMBERS = ("witness", "asked", "bound_ms")
 
 
 class InFlight(NamedTuple):
-    """A batch that is not settled; `marks` hold once it is. There is at least one piece."""
+    """A batch that is not settled; `rows` of the slice are done once it is. There is at least one piece."""
 
-    marks: Mapping[str, Mark]
+    rows: int
     pieces: tuple[Piece, ...]
 
 
@@ -65,7 +62,7 @@ def parse_name(text: str) -> str:
 
 
 class Cursor:
-    """An open cursor, locked until it is closed.
+    """An open cursor, locked until it is closed. `progress` and `in_flight` are what `save` writes.
 
     Raises LockedError if another push has it, and PushError (exit status 65) if its file is not
     understood. With `wait`, waits for the other push to end; with `peek`, takes no lock: then
@@ -73,17 +70,17 @@ class Cursor:
     """
 
     def __init__(self, store: Path, name: str, *, wait: bool = False, peek: bool = False) -> None:
+        layout = Layout(store)
         self.name = name
-        self.path = store / f"cursor_{name}.json"
+        self.path = layout.cursor(name)
+        self.progress = Progress()
         self.in_flight: InFlight | None = None
-        self.begun_ms: int | None = None  # not begun
         self.is_saved = True  # whether the last `save` succeeded
-        self._marks: dict[str, Mark] = {}
         self._lock_fd = -1
         if peek:
             self._load()
             return
-        lock = store / f"cursor_{name}.lock"
+        lock = layout.cursor_lock(name)
         try:
             self._lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as exc:
@@ -119,58 +116,43 @@ class Cursor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def mark(self, session: str) -> Mark:
-        """Where a session is; Mark() if it is not known."""
-        return self._marks.get(session, Mark())
+    def belongs_to(self, store_id: str, tier: int, selector: str) -> None:
+        """Take the cursor for this store, tier and selector. Raises PushError if it was made for others.
 
-    def marks(self) -> Mapping[str, Mark]:
-        """All sessions known, also ones that have left the store."""
-        return self._marks
-
-    def advance(self, marks: Mapping[str, Mark]) -> None:
-        """Set the marks of some sessions (in memory, until `save`)."""
-        self._marks.update(marks)
-
-    def forget(self, gone: Iterable[str]) -> None:
-        """Drop the marks of sessions that have left the store (in memory, until `save`)."""
-        for session in gone:
-            del self._marks[session]
+        A position has gone past what another selector or tier left out.
+        """
+        progress = self.progress
+        if progress.store and (progress.tier, progress.selector) != (tier, selector):
+            made = f"--tier {progress.tier}" + (
+                f" --match '{progress.selector}'" if progress.selector else ""
+            )
+            raise PushError(
+                f"{self.path}: made with {made}; its place means nothing for another choice. "
+                "Give this delivery a cursor of its own: --cursor NAME",
+                exit_code=EX_DATAERR,
+            )
+        progress.store, progress.tier, progress.selector = store_id, tier, selector
 
     def save(self) -> None:
         """Replace the file, durably. Raises PushError if that cannot be done."""
-        document = {
-            "version": VERSION,
-            "begun_ms": self.begun_ms,
-            "sessions": _marks_to_json(self._marks),
-            "in_flight": self.in_flight and _in_flight_to_json(self.in_flight),
-        }
         self.is_saved = False
-        temporary = self.path.with_name(f".{self.path.name}.new")
+        in_flight = None if self.in_flight is None else _in_flight_to_json(self.in_flight)
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(document))  # `dump` goes to and fro for each piece of it
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            files.replace(self.path, pack_progress(self.progress, in_flight))
         except OSError as exc:
             raise _unavailable(self.path, exc) from exc
         self.is_saved = True
 
+    def touch(self) -> None:
+        """Say that a push holds the cursor, also if it has nothing to deliver."""
+        try:
+            os.utime(self.path)
+        except OSError:
+            pass  # there is none yet, or a disk that is full: a hint is lost
+
     def _load(self) -> None:
         try:
-            document = _a_map(json.loads(self.path.read_bytes()), "the whole of it")
-            if document["version"] != VERSION or type(document["version"]) is not int:
-                raise ValueError(f"it is not version {VERSION} of a cursor")
-            self.begun_ms = document.get("begun_ms")
-            if self.begun_ms is not None and (type(self.begun_ms) is not int or self.begun_ms < 0):
-                raise ValueError("'begun_ms' is not a time")
-            self._marks = _marks_from_json(document["sessions"])
-            in_flight = document["in_flight"]
+            self.progress, in_flight = parse_progress(self.path.read_bytes())
             if in_flight is not None:
                 self.in_flight = _in_flight_from_json(in_flight)
         except FileNotFoundError:
@@ -185,7 +167,7 @@ class Cursor:
     def _not_understood(self, why: str) -> PushError:
         return PushError(
             f"{self.path}: the cursor is not understood: {why}. Delivery does not start afresh by itself; "
-            "put a copy back, or remove the file to send again all that tier 0 holds",
+            "put a copy back, or remove the file: then delivery begins anew with what tier 0 holds",
             exit_code=EX_DATAERR,
         )
 
@@ -194,27 +176,9 @@ def _unavailable(path: Path, exc: OSError) -> PushError:
     return PushError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE)
 
 
-def _marks_to_json(marks: Mapping[str, Mark]) -> dict[str, dict[str, Any]]:
-    return {
-        session: {"delivered_ms": delivered_ms, "ended": ended}
-        for session, (delivered_ms, ended) in marks.items()
-    }
-
-
-def _marks_from_json(value: object) -> dict[str, Mark]:
-    marks = {}
-    for session, item in _a_map(value, "'sessions'").items():
-        mark = _a_map(item, f"the mark of {session!r}")
-        delivered_ms, ended = mark["delivered_ms"], mark["ended"]
-        if type(delivered_ms) is not int or not 0 <= delivered_ms < 2**63 or type(ended) is not bool:
-            raise ValueError(f"the mark of {session!r} has no valid 'delivered_ms' and 'ended'")
-        marks[session] = Mark(delivered_ms, ended)
-    return marks
-
-
 def _in_flight_to_json(in_flight: InFlight) -> dict[str, Any]:
     return {
-        "sessions": _marks_to_json(in_flight.marks),
+        "rows": in_flight.rows,
         "protocol": in_flight.pieces[0].body.protocol,
         "pieces": [_piece_to_json(piece) for piece in in_flight.pieces],
     }
@@ -222,12 +186,16 @@ def _in_flight_to_json(in_flight: InFlight) -> dict[str, Any]:
 
 def _in_flight_from_json(value: object) -> InFlight:
     item = _a_map(value, "'in_flight'")
-    protocol, pieces = item["protocol"], item["pieces"]
-    if protocol not in PROTOCOLS or type(pieces) is not list or not pieces:
-        raise ValueError("'in_flight' has no valid 'protocol' and 'pieces'")
-    return InFlight(
-        _marks_from_json(item["sessions"]), tuple(_piece_from_json(piece, protocol) for piece in pieces)
-    )
+    rows, protocol, pieces = item["rows"], item["protocol"], item["pieces"]
+    if (
+        type(rows) is not int
+        or rows < 0
+        or protocol not in PROTOCOLS
+        or type(pieces) is not list
+        or not pieces
+    ):
+        raise ValueError("'in_flight' has no valid 'rows', 'protocol' and 'pieces'")
+    return InFlight(rows, tuple(_piece_from_json(piece, protocol) for piece in pieces))
 
 
 def _piece_to_json(piece: Piece) -> dict[str, Any]:

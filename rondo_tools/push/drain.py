@@ -1,278 +1,336 @@
-"""What is new in a store, closed, in time order over all sessions, cut into batches.
+"""What a cursor has to send next: positions, what is gone, other histories.
 
-Strategy: an instance is one line of time. The new rows of all its sessions are merged; what is not
-past the time its instance has already delivered is passed over; nothing is taken from the first
-row that is not yet closed on, in any of its sessions, or that row would be overtaken.
-
-The store is read in slices of time, oldest first, each over all sessions: Prometheus refuses what
-is an hour behind its newest sample from anyone, so no session's backlog goes before another's. A
-slice is at most half an hour long and holds a bounded number of samples, so that memory does not
-grow with the backlog. Within it the order is by instance: rows that belong together travel
-together.
-
-A row is closed, and will not change any more, when its session has a row in a later slot or has
-ended, when rondo-store said so, or when its slot is five seconds past. A session's end is a row of
-its own, all NaN, one millisecond after its last.
+Strategy: a position names a file by its number and its random id. Where that file is there, a stretch
+goes from it to the last whole frame. Where it is gone because it was rolled up and expired, what was
+in it is owed from a coarser tier. Anything else is another history, a backup put back or another
+store: that is said, and delivery goes on with what is later than the time that it had come to.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 from rondo_tools import selector
-from rondo_tools.errors import EX_DATAERR, StoreError
-from rondo_tools.push.backlog import NO_END, SLICE_SAMPLES, Backlog, Stretch, slices, stretches
-from rondo_tools.push.merge import New, cut, instance_of
-from rondo_tools.push.model import Batch, Labels, Mark, SeriesSet
-from rondo_tools.store.reader import Rows, Session, Store
+from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.push.batches import Batches
+from rondo_tools.push.model import Labels
+from rondo_tools.push.stretch import Stretch
+from rondo_tools.store.format.cursor import Position, Progress
+from rondo_tools.store.format.frames import FILE_SIZE
+from rondo_tools.store.format.layout import JOURNALS, Layout, tier_name
+from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.format.tiers import Tier
+from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.stream import Header
 from rondo_tools.units import format_duration
 
-SILENT_MS = 5_000  # a slot this long past is closed, by our clock
-AHEAD_MS = 60_000  # rows further ahead of our clock are held back
-SOON_MS = 5_000  # a session with no row that far ahead is not looked at further
+AHEAD_MS = 60_000  # of the clock here: further is a clock gone wrong
+_MOST_ROWS_FOR_LINE = 1_000_000  # to read a longer stretch again costs more than to read its file once more
 
 log = logging.getLogger(__name__)
 
 
-class Drain:
-    """Reads one store. `labels` gives the labels that a header's series are sent with.
+class _Line(NamedTuple):
+    """What each instance has at a position."""
 
-    `finest` is the tier to begin with; `wanted` says which series are sent; what is older than
-    `max_age_ms` by the clock is passed over.
+    at: Position
+    times: Mapping[str, int]
+
+
+class Drain:
+    """Finds stretches of one store for one cursor, and makes batches of them.
+
+    `layout` and `tiers` are the store's. `labels` gives the labels that a header's series are sent with;
+    `wanted` says which series are sent; what is older than `max_age_ms` by the clock is passed over.
+    With `ignore_future`, what an instance has delivered of times ahead of the clock holds nothing back.
     """
 
     def __init__(
         self,
-        store: Store,
+        layout: Layout,
+        tiers: tuple[Tier, ...],
         labels: Callable[[Header], tuple[Labels, ...]],
         max_samples: int = 10_000,
         *,
-        finest: int = 0,
         wanted: selector.Selector | None = None,
         max_age_ms: int | None = None,
+        ignore_future: bool = False,
     ) -> None:
-        self._store = store
+        self._layout = layout
+        self._tiers = tiers
         self._labels = labels
         self._max_samples = max_samples
-        self._finest = finest
         self._wanted = wanted
         self._max_age_ms = max_age_ms
-        self._sent: dict[str, tuple[tuple[int, ...], SeriesSet]] = {}  # of each session
-        self._told: set[str] = set()  # sessions whose trouble was spoken of
+        self._ignore_future = ignore_future
+        self._line: _Line | None = None
+        self._has_said_fork = False
+        self._said_ahead: set[str] = set()
 
-    def begin_ms(self, now_ms: int) -> int:
-        """From when on a delivery that begins now is owed the coarser tiers too: what tier 0 surely
-        holds is taken from there."""
-        tiers = self._store.tiers
-        return max(0, now_ms - tiers[self._finest].span_ms + tiers[-1].interval_ms)
+    def next(self, progress: Progress, now_ms: int, *, backfill: bool = False) -> Stretch | None:
+        """The stretch to send next, with `progress` set to it; None if nothing is new.
 
-    def gone(self, marks: Mapping[str, Mark]) -> list[str]:
-        """Sessions whose marks are of no use any more: their folder is gone, and they are not
-        what tells how far an instance that is still there has come."""
-        folder = self._store.path / "instances"
-        if not folder.is_dir():
-            return []  # it is the store that is gone, unmounted perhaps
-        left = [key for key in marks if not (folder / key).is_dir()]
-        if not left:
-            return []
-        living = {instance_of(key) for key in marks.keys() - set(left)}
-        living |= {instance_of(session.key) for session in self._store.sessions()}
-        newest: dict[str, str] = {}
-        for key, mark in marks.items():
-            best = newest.setdefault(instance_of(key), key)
-            if mark.delivered_ms > marks[best].delivered_ms:
-                newest[instance_of(key)] = key
-        return [key for key in left if instance_of(key) not in living or newest[instance_of(key)] != key]
-
-    def batches(
-        self,
-        marks: Mapping[str, Mark],
-        now_ms: int,
-        closed: Mapping[str, int] | None = None,
-        begun_ms: int = 0,
-    ) -> Iterator[Batch]:
-        """Yield what is new since `marks`, oldest first.
-
-        `closed` maps a session's key to the time up to which rondo-store said that its slots are
-        closed. From sessions without a mark the coarser tiers are taken from `begun_ms` on. Each
-        batch holds whole rows, at most `max_samples` samples or one row.
+        A stretch that was begun is given again. The caller closes it. Raises StoreError.
         """
-        delivered: dict[str, int] = {}
-        for key, mark in marks.items():
-            delivered[instance_of(key)] = max(delivered.get(instance_of(key), 0), mark.delivered_ms)
-        backlogs: list[Backlog] = []
-        kept = 0  # samples that were seen
-        sent, self._sent = self._sent, {}
-        all_sessions = self._store.sessions()
-        new_rows = self._new_rows(all_sessions, marks, now_ms)
-        for _, group in groupby(all_sessions, key=lambda s: instance_of(s.key)):
-            sessions = list(group)
-            for session in sessions:
-                # Of what was delivered to its end nothing is sent any more; a week's may be 100,000 of them.
-                if session.key not in marks or not marks[session.key].ended:
-                    self._sent[session.key] = sent.get(session.key) or self._series(session)
-            for backlog in self._instance(sessions, marks, new_rows, now_ms, closed or {}, begun_ms):
-                kept += len(backlog.seen.values) * len(backlog.numbers) if backlog.seen else 0
-                # A backlog of any length must not be in memory at once: then it is read again, by slices.
-                backlogs.append(backlog if kept <= SLICE_SAMPLES else backlog._replace(seen=None))
-        blocked: set[str] = set()  # instances of which nothing more can be sent
-        oldest_ms = now_ms - self._max_age_ms if self._max_age_ms else 0
-        for begin_ms, until_ms in slices(backlogs, self._store.tiers):
-            new: list[New] = []
-            for instance, mine in groupby(backlogs, key=lambda b: instance_of(b.session.key)):
-                if instance not in blocked:
-                    new += self._read(mine, begin_ms, until_ms, blocked)
-            yield from cut(new, delivered, oldest_ms, self._max_samples)
-
-    def _series(self, session: Session) -> tuple[tuple[int, ...], SeriesSet]:
-        """Numbers of the session's series that are wanted, and what they are sent as."""
-        header = session.header
-        numbers = tuple(
-            number
-            for number, series in enumerate(header.series)
-            if self._wanted is None or self._wanted.matches(selector.labels_of(header, series))
-        )
-        labels = self._labels(header)
-        return numbers, SeriesSet(
-            tuple(header.series[number] for number in numbers), tuple(labels[number] for number in numbers)
-        )
-
-    def _new_rows(
-        self, sessions: Iterable[Session], marks: Mapping[str, Mark], now_ms: int
-    ) -> Mapping[Session, Rows]:
-        """What sessions that go on have new up to SOON_MS ahead, as far as that is quickly said.
-
-        Not of one that has ended: there the very last row matters, wherever it is.
-        """
-        if self._finest > 0:
-            return {}
-        going_on = (session for session in sessions if session.end is None and session.key in marks)
-        after_ms = {session: marks[session.key].delivered_ms for session in going_on}
-        return self._store.new_rows(after_ms, now_ms + SOON_MS)
-
-    def _instance(
-        self,
-        sessions: list[Session],
-        marks: Mapping[str, Mark],
-        new_rows: Mapping[Session, Rows],
-        now_ms: int,
-        closed: Mapping[str, int],
-        begun_ms: int,
-    ) -> list[Backlog]:
-        """The backlogs of an instance's sessions, in order of their start."""
-        found: list[tuple[Session, Mark, Rows]] = []
-        horizon_ms = now_ms + AHEAD_MS + 1
-        for session in sessions:
-            mark = marks.get(session.key, Mark())
-            if mark.ended:
-                continue
+        for _ in range(3):  # files may go while we look
             try:
-                rows = new_rows.get(session) or session.rows(self._finest, mark.delivered_ms)
+                return self._next(progress, now_ms, backfill)
+            except FileNotFoundError:
+                continue
+        return None
+
+    def batches(self, stretch: Stretch, progress: Progress) -> Batches:
+        """What makes batches of a stretch."""
+        tier = progress.tier if progress.coarse is None else progress.coarse[0]
+        return Batches(stretch, tier, self._labels, self._wanted, self._max_samples)
+
+    def oldest_ms(self, now_ms: int) -> int:
+        """What is older is passed over."""
+        return now_ms - self._max_age_ms if self._max_age_ms else 0
+
+    def finish(self, progress: Progress, stretch: Stretch, now_ms: int) -> int:
+        """Note that a stretch is dealt with; how many instances have delivered times ahead of the clock."""
+        if progress.coarse is not None:
+            self._finish_coarse(progress)
+            return 0
+        assert progress.end is not None
+        few = stretch.rows <= _MOST_ROWS_FOR_LINE
+        line = stretch.line() if few and progress.tier == 0 else {}
+        self._line = _Line(progress.end, line) if line else None
+        progress.finish()
+        ahead = {instance: t_ms for instance, t_ms in line.items() if t_ms > now_ms + AHEAD_MS}
+        for instance, t_ms in ahead.items():
+            if instance not in self._said_ahead:
+                self._said_ahead.add(instance)
+                log.warning(
+                    "%s has delivered ticks %s ahead of this clock; until then its ticks are passed over. "
+                    "Remove these from the receiver, then run rondo-push with --ignore-future once",
+                    instance,
+                    format_duration((t_ms - now_ms) // 1000 * 1000),
+                )
+        return len(ahead)
+
+    def sync(self, progress: Progress) -> None:
+        """Force the journals of a stretch to the disk, before it is announced. Raises StoreError."""
+        if progress.tier or progress.coarse is not None or progress.begin is None or progress.end is None:
+            return  # derived files are synced before state.json names them
+        for number in self._layout.numbers(JOURNALS):
+            if progress.begin.number <= number <= progress.end.number:
+                path = self._layout.file(JOURNALS, number)
+                try:
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.fdatasync(fd)
+                    finally:
+                        os.close(fd)
+                except OSError as exc:
+                    raise StoreError(
+                        f"{path}: cannot be synced, and nothing of it is sent: {exc.strerror}",
+                        exit_code=EX_UNAVAILABLE,
+                    ) from exc
+
+    def lines(self, progress: Progress, now_ms: int) -> Iterator[tuple[str, int, int]]:
+        """(instance, delivered up to, newest tick) of each instance in the journals, in ms; 0 is never."""
+        newest, delivered = Progress(store=progress.store), replace(progress, end=None, slice=0, done=0)
+        stretch = self.next(newest, now_ms, backfill=True)
+        if stretch is None:
+            return
+        with stretch:
+            newest_ms = stretch.line()
+        owed: dict[str, int] = {}
+        if progress.begin is None:
+            owed = dict.fromkeys(newest_ms, 0)
+        elif (rest := self.next(delivered, now_ms)) is not None:
+            with rest:
+                owed = rest.line_before()
+        for instance, t_ms in sorted(newest_ms.items()):
+            yield instance, min(owed.get(instance, t_ms), t_ms), t_ms
+
+    def _next(self, progress: Progress, now_ms: int, backfill: bool) -> Stretch | None:
+        state = self._state()
+        folder = tier_name(progress.tier)
+        numbers = self._layout.numbers(folder) if progress.tier == 0 else sorted(state.files.get(folder, {}))
+        if progress.begin is None and progress.coarse is None:
+            if not numbers:
+                return None
+            progress.begin = Position(numbers[0], self._file_id(folder, numbers[0]), FILE_SIZE)
+            progress.since_ms = 0 if backfill else max(0, now_ms - self._tiers[progress.tier].span_ms)
+            if backfill and progress.tier == 0 and len(self._tiers) > 1:
+                progress.coarse = (1, 0, numbers[0])
+        if progress.coarse is None:
+            self._check_history(progress, numbers, state)
+        if progress.coarse is not None:
+            return self._coarse_stretch(progress, state) or self._next(progress, now_ms, backfill)
+        begin = progress.begin
+        assert begin is not None
+        if progress.end is None:
+            end = self._newest(progress, numbers, state)
+            if end is None or end[::2] == begin[::2]:
+                return None
+            progress.freeze(end)
+            progress.future_ms = now_ms + AHEAD_MS if self._ignore_future else 0
+        assert progress.end is not None
+        is_known = self._line is not None and self._line.at == begin and not progress.future_ms
+        line = self._line.times if self._line is not None and is_known else None
+        return Stretch(
+            self._layout,
+            begin,
+            progress.end,
+            tier=progress.tier,
+            line=line,
+            floor_ms=progress.floor_ms,
+            since_ms=progress.since_ms,
+            future_ms=progress.future_ms,
+            span_ms=self._tiers[progress.tier].span_ms,
+        )
+
+    def _newest(self, progress: Progress, numbers: list[int], state: State) -> Position | None:
+        """Where the last whole frame ends now."""
+        begin = progress.begin
+        assert begin is not None
+        folder = tier_name(progress.tier)
+        for number in reversed(numbers):
+            try:
+                with FrameFile(self._layout.file(folder, number)) as file:
+                    if progress.tier:
+                        offset = state.files[folder][number].length
+                    else:
+                        offset = file.end_of_frames(begin.offset if number == begin.number else FILE_SIZE)
+                    return Position(number, file.header.file_id, offset)
             except StoreError as exc:
-                if self._is_lost(session, exc):
-                    continue
-                return []  # what can be read later must not be overtaken
-            if session in new_rows:
-                horizon_ms = min(horizon_ms, now_ms + SOON_MS)
-            if not self._is_closed(session, rows, now_ms, closed.get(session.key, 0)):
-                horizon_ms = min(horizon_ms, int(rows.t_ms[-1]))
-            found.append((session, mark, rows))
+                log.debug("%s", exc)  # made a moment ago, or damaged: the one before it is whole
+        return None
+
+    # --- what is not as it was -------------------------------------------------------------------------
+
+    def _check_history(self, progress: Progress, numbers: list[int], state: State) -> None:
+        """Set `progress` to where delivery goes on, if the files it names are not there as they were."""
+        begin, end = progress.begin, progress.end
+        assert begin is not None
+        if not begin.file_id and begin.number in numbers:  # it was not there yet when we came to it
+            folder = tier_name(progress.tier)
+            progress.begin = begin = begin._replace(file_id=self._file_id(folder, begin.number))
+        if self._is_there(progress, begin) and (end is None or self._is_there(progress, end)):
+            return
+        folder = tier_name(progress.tier)
+        same = [
+            one for one in progress.known if one[0] in numbers and self._id_or_none(folder, one[0]) == one[1]
+        ]
+        other = [one for one in progress.known if one[0] in numbers and one not in same]
+        first = numbers[0] if numbers else state.rolled_up + 1
+        if begin.number not in numbers and begin.number < first <= state.rolled_up + 1 and not other:
+            if progress.tier == 0 and len(self._tiers) > 1:
+                progress.coarse = (1, begin.number, first)
+            elif numbers:
+                progress.begin = Position(first, self._file_id(folder, first), FILE_SIZE)
+            progress.end, progress.slice, progress.done = None, 0, 0
+            return
+        if not numbers:
+            return  # it is the store that is gone, unmounted perhaps
+        self._say_fork(progress)
+        number = same[-1][0] if same else first
+        progress.begin = Position(number, self._file_id(folder, number), FILE_SIZE)
+        progress.end, progress.slice, progress.done = None, 0, 0
+        progress.floor_ms = progress.time_ms
+
+    def _say_fork(self, progress: Progress) -> None:
+        if not self._has_said_fork:
+            self._has_said_fork = True
+            log.warning(
+                "%s: the files that the cursor stands in are others than those it was in (a backup put back, "
+                "or another store): going on with what is later than %d ms",
+                self._layout.path,
+                progress.time_ms,
+            )
+
+    def _is_there(self, progress: Progress, position: Position) -> bool:
+        try:
+            with FrameFile(self._layout.file(tier_name(progress.tier), position.number)) as file:
+                return file.header.file_id == position.file_id and file.size >= position.offset
+        except (FileNotFoundError, StoreError):
+            return False
+
+    # --- what is owed from coarser tiers ---------------------------------------------------------------
+
+    def _coarse_stretch(self, progress: Progress, state: State) -> Stretch | None:
+        """What journals that are gone have left in a coarser tier; None if that is nothing."""
+        assert progress.coarse is not None
+        if progress.end is None:
+            progress.coarse = self._finest_that_has(state, *progress.coarse[1:])
+        tier, first, until = progress.coarse
+        files = self._derived(state, tier)
+        if not files:
+            self._finish_coarse(progress)
+            return None
+        if progress.end is None or progress.end[:2] not in [one[:2] for one in files]:
+            # What was done of it before its last file went is not later than `time_ms`.
+            progress.end, progress.slice, progress.done = files[-1], 0, 0
+        return Stretch(
+            self._layout,
+            files[0]._replace(offset=FILE_SIZE),
+            progress.end,
+            tier=tier,
+            origins=range(first, until),
+            # Of the journal in which the cursor stood, a part was delivered.
+            first_origin_floor_ms=progress.time_ms,
+        )
+
+    def _finest_that_has(self, state: State, first: int, until: int) -> tuple[int, int, int]:
+        """(tier, first, until): the finest tier that has journal `first`, and where a finer one begins."""
+        least = until
+        for tier in range(1, len(self._tiers)):
+            for file in self._derived(state, tier)[:1]:
+                oldest = self._oldest_origin(tier, file)
+                if oldest <= first:
+                    return tier, first, least
+                if tier + 1 == len(self._tiers):
+                    return tier, first, least
+                least = min(least, oldest)
+        return len(self._tiers) - 1, first, least
+
+    def _oldest_origin(self, tier: int, position: Position) -> int:
+        with FrameFile(self._layout.file(tier_name(tier), position.number)) as file:
+            return next((head.origin for _, head, _ in file.frames(kinds=()) if head.origin), 0)
+
+    def _finish_coarse(self, progress: Progress) -> None:
+        """Go on behind the journals that are gone."""
+        assert progress.coarse is not None
+        until = progress.coarse[2]
+        progress.coarse = None
+        progress.end = Position(until, self._id_or_none(JOURNALS, until) or b"", FILE_SIZE)
+        progress.finish()
+
+    def _derived(self, state: State, tier: int) -> list[Position]:
+        """The ends of a coarse tier's files that are there, oldest first."""
+        folder = tier_name(tier)
         return [
-            self._backlog(session, sessions, mark, rows, now_ms, horizon_ms, begun_ms)
-            for session, mark, rows in found
+            Position(number, file_id, one.length)
+            for number, one in sorted(state.files.get(folder, {}).items())
+            if (file_id := self._id_or_none(folder, number))
         ]
 
-    def _backlog(
-        self,
-        session: Session,
-        sessions: list[Session],
-        mark: Mark,
-        rows: Rows,
-        now_ms: int,
-        horizon_ms: int,
-        begun_ms: int,
-    ) -> Backlog:
-        last_ms = int(rows.t_ms[-1]) if rows.t_ms.size else mark.delivered_ms
-        end_ms = last_ms + 1 if session.end is not None else NO_END
-        if rows.t_ms.size and last_ms > now_ms + AHEAD_MS:
-            ahead = format_duration(last_ms - now_ms)
-            self._say(session, f"ticks up to {ahead} ahead of the clock here are held back")
-        numbers, series_set = self._sent[session.key]
-        stretches_of_it = self._stretches(session, mark, rows, min(horizon_ms, last_ms + 1), begun_ms)
-        return Backlog(
-            session,
-            mark,
-            stretches_of_it,
-            end_ms if end_ms < horizon_ms else NO_END,
-            last_ms > 0 and not _goes_on(session, sessions, last_ms),
-            series_set,
-            numbers,
-            rows if all(stretch.tier == self._finest for stretch in stretches_of_it) else None,
-        )
+    # --- files -----------------------------------------------------------------------------------------
 
-    def _stretches(
-        self, session: Session, mark: Mark, rows: Rows, until_ms: int, begun_ms: int
-    ) -> tuple[Stretch, ...]:
-        if not rows.t_ms.size:
-            return ()
-        tiers, first_ms, last_ms = self._store.tiers, int(rows.t_ms[0]), int(rows.t_ms[-1])
-        if mark.delivered_ms:
-            from_ms = mark.delivered_ms + 1
-            return stretches(tiers, self._finest, last_ms, from_ms, until_ms, from_ms)
-        # It cannot have begun before its start, but for a clock that lies; then tier 0 tells.
-        start_ms = session.start_ms // tiers[-1].interval_ms * tiers[-1].interval_ms
-        from_ms = max(begun_ms, min(start_ms, first_ms))
-        return stretches(tiers, self._finest, last_ms, from_ms, until_ms, min(first_ms, from_ms))
+    def _file_id(self, folder: str, number: int) -> bytes:
+        with FrameFile(self._layout.file(folder, number)) as file:
+            return file.header.file_id
 
-    def _is_closed(self, session: Session, rows: Rows, now_ms: int, closed_through_ms: int) -> bool:
-        """Whether the last row is closed; those before it are, for there is a later one."""
-        if not rows.t_ms.size or session.end is not None:
-            return True
-        last_ms, interval_ms = int(rows.t_ms[-1]), self._store.tiers[self._finest].interval_ms
-        is_long_past = (last_ms // interval_ms + 1) * interval_ms + SILENT_MS <= now_ms
-        return is_long_past or (last_ms <= closed_through_ms and self._finest == 0)
+    def _id_or_none(self, folder: str, number: int) -> bytes | None:
+        try:
+            return self._file_id(folder, number)
+        except (FileNotFoundError, StoreError):
+            return None
 
-    def _read(
-        self, backlogs: Iterable[Backlog], begin_ms: int, until_ms: int, blocked: set[str]
-    ) -> list[New]:
-        """What an instance's sessions have in a slice."""
-        new = []
-        for backlog in backlogs:
-            try:
-                rows = backlog.read(begin_ms, until_ms, self._finest)
-            except StoreError as exc:
-                if self._is_lost(backlog.session, exc):
-                    continue
-                blocked.add(instance_of(backlog.session.key))
-                return []
-            has_end = begin_ms <= backlog.end_ms < until_ms
-            if rows.t_ms.size or has_end:
-                new.append(New(backlog, rows, has_end))
-        return new
-
-    def _is_lost(self, session: Session, exc: StoreError) -> bool:
-        """Whether a session that cannot be read never will be."""
-        if not session.path.is_dir():
-            return True  # it expired while we looked
-        self._say(session, f"cannot be read, and nothing of it is sent: {exc}")
-        return exc.exit_code == EX_DATAERR
-
-    def _say(self, session: Session, what: str) -> None:
-        """Warn, once for each session in a process' life."""
-        if session.key not in self._told:
-            self._told.add(session.key)
-            log.warning("%s: %s", session.key, what)
-
-
-def _goes_on(session: Session, sessions: list[Session], last_ms: int) -> bool:
-    """Whether the instance's next life goes on with its series, so that there is no marker between.
-
-    One that began later but is over already was before us, and the clock was set back.
-    """
-    return any(
-        session.start_ms < other.start_ms <= last_ms + 1 and (other.end is None or other.end.t_ms >= last_ms)
-        for other in sessions
-    )
+    def _state(self) -> State:
+        try:
+            return parse_state(self._layout.state_json.read_bytes())
+        except FileNotFoundError:
+            return State()
+        except StoreError as exc:
+            raise StoreError(f"{self._layout.state_json}: {exc}") from exc
+        except OSError as exc:
+            raise StoreError(f"{self._layout.state_json}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc

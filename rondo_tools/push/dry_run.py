@@ -9,51 +9,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rondo_tools.catalog import Series
-from rondo_tools.errors import StoreError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
-from rondo_tools.store.reader import Store
 
 STALE = "stale"
 
 
 def dry_run(drain: Drain, cursor: Cursor, now_ms: int, *, backfill: bool) -> Iterator[str]:
     """``t_ms<TAB>series<TAB>value`` for each sample, in the order of sending; NaN is ``stale``."""
+    progress = cursor.progress
     if cursor.in_flight is not None:
         for series in (one for piece in cursor.in_flight.pieces for one in piece.request.timeseries):
             name = _spelled(tuple((label.name, label.value) for label in series.labels))
             for sample in series.samples:
                 yield f"{sample.timestamp}\t{name}\t{_number(sample.value)}"
-        cursor.advance(cursor.in_flight.marks)
-    begun_ms = drain.begin_ms(now_ms) if cursor.begun_ms is None else cursor.begun_ms
-    for batch in drain.batches(cursor.marks(), now_ms, begun_ms=0 if backfill else begun_ms):
-        for block in batch.blocks:
-            names = [_spelled(labels) for labels in block.series_set.labels]
-            for t_ms, values in zip(block.t_ms.tolist(), block.values.tolist(), strict=True):
-                for name, value in zip(names, values, strict=True):
-                    yield f"{t_ms}\t{name}\t{_number(value)}"
+        progress.done = cursor.in_flight.rows
+    while (stretch := drain.next(progress, now_ms, backfill=backfill)) is not None:
+        with stretch:
+            batches = drain.batches(stretch, progress)
+            while progress.slice < stretch.slices:
+                one = stretch.slice(progress.slice)
+                for batch in batches.of(one, progress.done, drain.oldest_ms(now_ms)):
+                    for block in batch.blocks:
+                        names = [_spelled(labels) for labels in block.series_set.labels]
+                        for t_ms, values in zip(block.t_ms.tolist(), block.values.tolist(), strict=True):
+                            for name, value in zip(names, values, strict=True):
+                                yield f"{t_ms}\t{name}\t{_number(value)}"
+                progress.finish_slice(int(one.t_ms.max(initial=0)))
+            drain.finish(progress, stretch, now_ms)
 
 
-def status(store: Store, cursor: Cursor) -> Iterator[str]:
-    """``instance<TAB>delivered_ms<TAB>newest_ms<TAB>seconds behind`` for each instance of the store.
+def status(drain: Drain, cursor: Cursor, now_ms: int) -> Iterator[str]:
+    """``instance<TAB>delivered_ms<TAB>newest_ms<TAB>seconds behind`` for each instance of the journals.
 
-    0 is "never"; an instance whose last session has ended and is delivered is 0 seconds behind.
+    0 is "never"; an instance of which all is delivered is 0 seconds behind.
     """
-    places: dict[str, tuple[int, int, bool]] = {}
-    for session in store.sessions():
-        try:
-            t_ms = session.rows().t_ms
-        except StoreError:
-            continue  # a push says what is wrong with it
-        mark = cursor.mark(session.key)
-        delivered_ms, newest_ms, is_done = places.get(session.instance, (0, 0, True))
-        places[session.instance] = (
-            max(delivered_ms, mark.delivered_ms),
-            max(newest_ms, int(t_ms[-1]) if t_ms.size else 0),
-            is_done and mark.ended,
-        )
-    for instance, (delivered_ms, newest_ms, is_done) in places.items():
-        behind_ms = 0 if is_done or not newest_ms else max(0, newest_ms - delivered_ms)
+    for instance, delivered_ms, newest_ms in drain.lines(cursor.progress, now_ms):
+        behind_ms = max(0, newest_ms - delivered_ms)
         behind = f"{behind_ms / 1000:.1f}" if delivered_ms or not behind_ms else "-"
         yield f"{instance}\t{delivered_ms}\t{newest_ms}\t{behind}"
 

@@ -1,28 +1,26 @@
-"""rondo-store's lines on a pipe: which sessions of which stores have something new.
+"""rondo-store's lines on a pipe: which stores have something new.
 
-    vmm_metrics/instances/vm-1/1732300000123<TAB>1732300044000
+    vmm_metrics<TAB>41:123456
 
-A session's folder, and the time up to which its slots are closed.
+A store's folder, and the position up to which its journal is written: number and offset.
 
 Strategy: a thread of its own does nothing but read, so that whoever writes is never held up by a
-slow endpoint. It keeps the newest time of each session, and so a bounded amount, whatever is
-written; what is lost to a bound is a hint, never data: the store has it.
+slow endpoint. It keeps which stores were named, and so a bounded amount, whatever is written: what is
+new, the journals tell.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-MAX_SESSIONS = 100_000  # of all stores, between two pushes
 MAX_STORES = 100
 _MAX_LINE = 8192  # bytes; longer than any path
-
-Closed = dict[Path, dict[str, int]]
-"""For each store, for each session's key: every slot up to this time (ms) is closed."""
+_POSITION = re.compile(rb"[0-9]{1,19}:[0-9]{1,19}")
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +32,7 @@ class Follower:
         self._fd = fd
         self._on_end = on_end
         self._lock = threading.Lock()
-        self._closed: Closed = {}
-        self._sessions = 0
+        self._named: set[Path] = set()  # since the last `take`
         self.lines = 0  # how many were understood
         self._stores: set[Path] = set()
         self._has_warned = False
@@ -50,11 +47,11 @@ class Follower:
         """Whether all there is to read was read."""
         return self._has_ended.is_set()
 
-    def take(self) -> Closed:
-        """What the lines since the last call said."""
+    def take(self) -> set[Path]:
+        """The stores that the lines since the last call named."""
         with self._lock:
-            closed, self._closed, self._sessions = self._closed, {}, 0
-        return closed
+            named, self._named = self._named, set()
+        return named
 
     def _read(self) -> None:
         rest = b""
@@ -74,33 +71,19 @@ class Follower:
             self._on_end()
 
     def _line(self, line: bytes) -> None:
-        folder, _, time = line.partition(b"\t")
-        path = Path(os.fsdecode(folder))
-        if (
-            len(line) > _MAX_LINE
-            or not (time.isdigit() and len(time) < 17)
-            or len(path.parts) < 3
-            or path.parts[-3] != "instances"
-            or b"\0" in folder
-        ):
+        folder, _, position = line.rpartition(b"\t")
+        if len(line) > _MAX_LINE or not folder or not _POSITION.fullmatch(position) or b"\0" in folder:
             self._warn(f"this is no line of rondo-store's and is ignored: {line[:80]!r}")
             return
-        self._note(path.parents[2], f"{path.parent.name}/{path.name}", int(time))
-
-    def _note(self, store: Path, session: str, closed_ms: int) -> None:
         self.lines += 1
+        store = Path(os.fsdecode(folder))
         if store not in self._stores:
             if len(self._stores) >= MAX_STORES:
                 self._warn(f"more than {MAX_STORES} stores in one pipe: {store} is not followed")
                 return
             self._stores.add(store)
         with self._lock:
-            sessions = self._closed.setdefault(store, {})
-            if session not in sessions:
-                if self._sessions >= MAX_SESSIONS:
-                    return  # the store is known, which is what matters
-                self._sessions += 1
-            sessions[session] = max(closed_ms, sessions.get(session, 0))
+            self._named.add(store)
 
     def _warn(self, what: str) -> None:
         if not self._has_warned:

@@ -6,9 +6,7 @@ of it into the samples of one series without looking at each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,32 +20,47 @@ MAX_BYTES = 4 << 20
 SAMPLE_BYTES = 20
 """What a sample takes in a request of 1.0, about."""
 
+INSTANCE = "instance"
+
 Labels = tuple[tuple[str, str], ...]
 """Label names and values of one series as they are sent: ``__name__`` included, sorted by name."""
 
 
-class Mark(NamedTuple):
-    """A session's place: rows up to `delivered_ms` are dealt with; `ended`, so is its end."""
-
-    delivered_ms: int = 0
-    ended: bool = False
-
-
-@dataclass(frozen=True, eq=False)
 class SeriesSet:
     """The series of a session as they are sent: `labels[i]` are those of `series[i]`.
 
     There is one for each session, equal only to itself; so what is worked out of its labels is
-    worked out once, and found again without a look at them.
+    worked out once. Sessions that differ in nothing but the instance share a `pattern`: the labels of
+    any of them, in which `instance` takes the place of that one's.
     """
 
-    series: tuple[Series, ...]
-    labels: tuple[Labels, ...]
+    def __init__(
+        self, series: tuple[Series, ...], pattern: tuple[Labels, ...], instance: str | None = None
+    ) -> None:
+        """Without an instance, `pattern` is the labels as they are."""
+        self.series = series
+        self.pattern = pattern
+        self.instance = instance
 
     @cached_property
+    def labels(self) -> tuple[Labels, ...]:
+        if self.instance is None:
+            return self.pattern
+        mine = (INSTANCE, self.instance)
+        return tuple(
+            tuple(mine if label[0] == INSTANCE else label for label in labels) for labels in self.pattern
+        )
+
+    @property
     def label_bytes(self) -> int:
         """What the labels of all series take in a request of 1.0, about."""
-        return sum(len(name) + len(value) + 8 for labels in self.labels for name, value in labels)
+        mine = 0 if self.instance is None else len(self.instance)
+        return _bytes_of(self.pattern) + mine * len(self.pattern)
+
+
+@lru_cache(maxsize=1 << 12)
+def _bytes_of(pattern: tuple[Labels, ...]) -> int:
+    return sum(len(name) + len(value) + 8 for labels in pattern for name, value in labels)
 
 
 class Block(NamedTuple):
@@ -64,15 +77,15 @@ class Block(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Blocks for one request; of one instance, each block is later than the one before it.
+    """Rows [begin, end) of a slice; `blocks` are what is sent of them.
 
-    `marks` is what the cursor says of the sessions concerned once the request is accepted.
-    `passed_over` counts samples that are not in the blocks because their instance has gone past
-    their time. A batch may have no blocks: then only its marks matter.
+    Of one instance, each block is later than the one before it. `passed_over` counts samples that are
+    wanted and too old. A batch may have no blocks: then only its rows count.
     """
 
+    begin: int
+    end: int
     blocks: tuple[Block, ...]
-    marks: Mapping[str, Mark]
     passed_over: int
 
     @property

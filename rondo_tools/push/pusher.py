@@ -1,9 +1,10 @@
 """One push of one store: what is in flight first, then batch after batch. All policy is here.
 
-Strategy: cursor, send, cursor. Before each request the cursor says what is in flight; after a batch
-is settled, what was delivered. What cannot be announced there is not sent. What fails for now is tried
-again three times, then left in flight for the next push, or the next process, which goes on from
-there. Only after a batch is settled does the next one go.
+Strategy: cursor, send, cursor. A stretch of the journal is frozen and on the disk before any of it is
+sent; its batches go out one after another, slice by slice. Before each request the cursor says what is
+in flight; after a batch is settled, what was delivered. What cannot be announced there is not sent.
+What fails for now is tried again three times, then left in flight for the next push, or the next
+process, which goes on from there. Only after a batch is settled does the next one go.
 
 While a series is refused sample by sample, thousands of times perhaps, the file is replaced every 100 ms
 only. That is right as well: whoever goes on from an earlier sample of that series is refused the
@@ -15,7 +16,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -26,21 +27,19 @@ from rondo_tools.push.dead_letters import DeadLetters, Report
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.body import V1, Body, encode, encode_bounded
 from rondo_tools.push.http.transport import Answer, Outcome
-from rondo_tools.push.model import Batch, Mark
+from rondo_tools.push.model import Batch
 from rondo_tools.push.piece import Piece
 from rondo_tools.push.reconcile import Reconciliation
 from rondo_tools.push.self_metrics import SelfMetrics, Tally
 from rondo_tools.push.split import count
+from rondo_tools.push.stretch import Stretch
 
 RETRIES = 3
 BACKOFF_S = 0.1  # doubling
 STEP_S = 0.1  # how old the cursor may be while a series goes sample by sample
 MAX_RETRY_AFTER_S = 60.0  # a longer pause than this is left to the next push
 
-HOUR_MS = 3_600_000  # what Prometheus bears, by default, behind its newest sample
-# Of a session that is gone: a store put back from a backup gets its last 600 ticks again, ten seconds
-# apart perhaps, from a producer that is still there.
-REMEMBERED_MS = 2 * HOUR_MS
+HOUR_MS = 3_600_000  # what Prometheus takes, by default, behind its newest sample
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +75,9 @@ def _sleep(seconds: float) -> bool:
 class Pusher:
     """Delivers one store through one cursor.
 
-    `pause(seconds)` waits and says whether to go on; `give_up()` says, before each request,
-    whether to stop; `now_ms` is the clock that says which slots are closed. `backfill` owes the
-    coarser tiers' rows from before delivery began, too. `health` is told after each push that
-    delivered something.
+    `pause(seconds)` waits and says whether to go on; `give_up()` says, before each request, whether to
+    stop; `now_ms` is the wall clock. With `backfill`, a first delivery begins with all that the store
+    has. `health` is told after each push that delivered something.
     """
 
     def __init__(
@@ -112,48 +110,56 @@ class Pusher:
         self._dead_letters = DeadLetters(cursor.path.parent, cursor.name)
         self._too_old_ms = 0  # up to here this push was refused everything, for its age
         self._old_ms = 0
+        self._oldest_ms = self._newest_ms = 0  # of what this push sent
         self._has_said_too_old = False  # in this push
         self._described: set[str] = set()  # metric families whose metadata this process has sent
 
-    def push(self, closed: Mapping[str, int] | None = None) -> bool:
-        """Deliver all that is new and closed (`closed` as in `Drain.batches`); say if there was anything.
+    def push(self) -> bool:
+        """Deliver all that is new; say if there was anything.
 
         Raises NotTakenError (exit status 75, or 69 where trying again will not help) if the
         endpoint does not take it: then nothing of the batch counts as delivered, and it stays in
         flight if it may have landed all the same.
         """
-        changed, sent = False, self._tally.sent
+        sent = self._tally.sent
         now_ms = self._now_ms()
         self._too_old_ms, self._old_ms, self._has_said_too_old = 0, now_ms - HOUR_MS, False
+        progress = self._cursor.progress
+        self._cursor.touch()
         if not self._cursor.is_saved:
             self._cursor.save()
         if self._cursor.in_flight is not None:
             log.debug("a batch was left in flight: it is settled first")
-            self._deliver(self._cursor.in_flight.marks, self._cursor.in_flight.pieces)
-        if self._backfill:
-            self._cursor.begun_ms = 0
-        elif self._cursor.begun_ms is None:
-            self._cursor.begun_ms = self._drain.begin_ms(now_ms)
-        oldest_ms, newest_ms = now_ms, 0  # of what is sent
-        before_ms = max((mark.delivered_ms for mark in self._cursor.marks().values()), default=0)
-        for batch in self._drain.batches(self._cursor.marks(), now_ms, closed, self._cursor.begun_ms):
-            if batch.blocks:
-                self._send(batch)
-                oldest_ms = min(oldest_ms, *(int(block.t_ms[0]) for block in batch.blocks))
-                newest_ms = max(newest_ms, *(int(block.t_ms[-1]) for block in batch.blocks))
-                changed = False
-            else:
-                self._cursor.advance(batch.marks)
-                changed = True
-            self._tally.passed_over += batch.passed_over
-        marks, remembered_ms = self._cursor.marks(), now_ms - REMEMBERED_MS
-        gone = [key for key in self._drain.gone(marks) if marks[key].delivered_ms < remembered_ms]
-        self._cursor.forget(gone)
-        if changed or gone:
-            self._cursor.save()
-        if self._health is not None and newest_ms > before_ms:
-            self._tell(self._health, newest_ms, now_ms - oldest_ms)
+            self._deliver(*self._cursor.in_flight)
+        before_ms = progress.time_ms
+        self._oldest_ms, self._newest_ms = now_ms, 0
+        while (stretch := self._drain.next(progress, now_ms, backfill=self._backfill)) is not None:
+            with stretch:
+                self._send_stretch(stretch, now_ms)
+        if self._health is not None and self._newest_ms > before_ms:
+            self._tell(self._health, self._newest_ms, now_ms - self._oldest_ms)
         return self._tally.sent > sent
+
+    def _send_stretch(self, stretch: Stretch, now_ms: int) -> None:
+        """Deliver what is left of a stretch."""
+        progress = self._cursor.progress
+        self._drain.sync(progress)
+        batches = self._drain.batches(stretch, progress)
+        while progress.slice < stretch.slices:
+            one = stretch.slice(progress.slice)
+            if not progress.done:
+                self._tally.passed_over += one.passed_over
+            for batch in batches.of(one, progress.done, self._drain.oldest_ms(now_ms)):
+                if batch.blocks:
+                    self._send(batch)
+                    self._oldest_ms = min(self._oldest_ms, *(int(block.t_ms[0]) for block in batch.blocks))
+                    self._newest_ms = max(self._newest_ms, *(int(block.t_ms[-1]) for block in batch.blocks))
+                else:
+                    progress.done = batch.end
+                self._tally.passed_over += batch.passed_over
+            progress.finish_slice(int(one.t_ms.max(initial=0)))
+        self._tally.ahead = self._drain.finish(progress, stretch, now_ms)
+        self._cursor.save()
 
     def _tell(self, health: SelfMetrics, newest_ms: int, behind_ms: int) -> None:
         """Send our own health, once, whatever comes of it: nothing that matters depends on it."""
@@ -174,7 +180,7 @@ class Pusher:
         families = self._families(batch)
         bodies = encode_bounded(self._sender.protocol, batch.blocks, families.values())
         pieces = [Piece(body, is_fresh=True) for body in bodies]
-        self._deliver(batch.marks, pieces, batch.samples if len(bodies) == 1 else 0)
+        self._deliver(batch.end, pieces, batch.samples if len(bodies) == 1 else 0)
         if bodies[0].protocol == V1:
             self._described.update(families)
 
@@ -187,14 +193,17 @@ class Pusher:
                     families.setdefault(series.name, series)
         return families
 
-    def _deliver(self, marks: Mapping[str, Mark], pieces: Sequence[Piece], samples: int = 0) -> None:
-        """Settle a batch, or what is left of one; `samples` are in its first request, if that is known."""
+    def _deliver(self, rows: int, pieces: Sequence[Piece], samples: int = 0) -> None:
+        """Settle a batch, or what is left of one: then `rows` of the slice are done.
+
+        `samples` are in its first request, if that is known.
+        """
         work = Reconciliation(pieces, old_ms=self._old_ms, too_old_ms=self._too_old_ms)
         report = Report(self._dead_letters, self._now_ms)
         unsent = self._cursor.in_flight  # what the cursor is to say as long as no request got there
         try:
             while (body := work.next()) is not None:
-                self._announce(InFlight(marks, work.in_flight()), unsent, is_step=work.is_step)
+                self._announce(InFlight(rows, work.in_flight()), unsent, is_step=work.is_step)
                 try:
                     self._ask(body, samples or count(body.request()), work)
                 except NotTakenError as exc:
@@ -205,10 +214,10 @@ class Pusher:
                             self._cursor.save()
                     raise
                 self._account(work, report)
-                unsent, samples = InFlight(marks, tuple(work.pieces)), 0
+                unsent, samples = InFlight(rows, tuple(work.pieces)), 0
         finally:
             report.end()
-        self._cursor.advance(marks)
+        self._cursor.progress.done = rows
         self._cursor.in_flight = None
         self._cursor.save()
 

@@ -63,6 +63,13 @@ SERIES = (
         "seconds",
         "Age of the oldest sample that the push delivered, when it began.",
     ),
+    Series(
+        "push_instances_ahead",
+        (),
+        GAUGE,
+        "instances",
+        "Instances that have delivered times ahead of the clock, and are held back until then.",
+    ),
 )
 
 
@@ -80,6 +87,7 @@ class Tally:
     requests: int = 0
     retried: int = 0
     bytes: int = 0
+    ahead: int = 0  # instances, as of the last push
     statuses: Counter[str] = field(default_factory=Counter)  # requests, by what is in STATUSES
 
     def count(self, status: int, size: int) -> None:
@@ -139,6 +147,7 @@ class SelfMetrics:
                 tally.bytes,
                 *(tally.statuses[status] for status in STATUSES),
                 max(self._behind_ms.values()) / 1000,
+                tally.ahead,
             ],
             np.float64,
         )

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rondo_tools.errors import EX_SOFTWARE, PushError, RondoError
 from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.follow import Closed
+from rondo_tools.push.opened import OpenedStore, open_store
 from rondo_tools.push.pusher import NotTakenError, Pusher
-from rondo_tools.store.reader import Store
 from rondo_tools.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
-OpenPusher = Callable[[Store, Cursor], Pusher]
+OpenPusher = Callable[[OpenedStore, Cursor], Pusher]
 
 
 class UnexpectedError(PushError):
@@ -43,19 +42,19 @@ class Stores:
     def open(self, path: Path) -> Pusher:
         """The pusher of a store. Raises what `Store` and `Cursor` raise."""
         if path not in self._open:
-            store = Store(path)
+            store = open_store(path)
             cursor = Cursor(path, self._cursor, wait=self._wait)
             self._open[path] = (cursor, self._pusher(store, cursor))
         return self._open[path][1]
 
-    def push(self, path: Path, closed: Mapping[str, int] | None = None) -> bool:
+    def push(self, path: Path) -> bool:
         """Push one store; say if anything was delivered.
 
         Raises RondoError: what `open` and `Pusher.push` raise, or UnexpectedError. After that the
         next push begins with what the cursor's file says.
         """
         try:
-            return self.open(path).push(closed)
+            return self.open(path).push()
         except RondoError:
             raise
         except OSError as exc:
@@ -89,7 +88,7 @@ class Service:
         wake: Wakeup,
         *,
         interval_s: float,
-        take: Callable[[], Closed],
+        take: Callable[[], Iterable[Path]],
         has_ended: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -99,7 +98,7 @@ class Service:
         self._take = take
         self._has_ended = has_ended
         self._clock = clock
-        self._closed: Closed = {}  # what is still to be used
+        self._stores_named: dict[Path, None] = {}  # in the order in which they were
         self._failing: dict[Path, RondoError] = {}  # as the last push ended
         self._said: dict[Path, str] = {}  # until something is delivered again
         self._not_before = 0.0
@@ -111,10 +110,9 @@ class Service:
         while True:
             # Asked first: what the last lines say is then in the last push.
             is_last = self._has_ended() or self._wake.is_stopped
-            for store, sessions in self._take().items():
-                self._closed.setdefault(store, {}).update(sessions)
+            self._stores_named.update(dict.fromkeys(self._take()))
             if is_last or self._clock() >= self._not_before:
-                for store in list(self._closed):
+                for store in list(self._stores_named):
                     self._push(store)
             if is_last:
                 break
@@ -127,7 +125,7 @@ class Service:
 
     def _push(self, store: Path) -> None:
         try:
-            has_delivered = self._stores.push(store, self._closed[store])
+            has_delivered = self._stores.push(store)
         except RondoError as exc:
             if isinstance(exc, NotTakenError):
                 self._not_before = self._clock() + exc.retry_after_s
@@ -135,7 +133,6 @@ class Service:
                 log.warning("%s: not delivered for now: %s", store, exc)
             self._failing[store], self._said[store] = exc, str(exc)
         else:
-            self._closed[store] = {}
             self._failing.pop(store, None)
             if has_delivered and self._said.pop(store, None) is not None:
                 log.warning("%s: delivering again", store)

@@ -80,7 +80,8 @@ class Stretch:
 
     `line` is what each instance had at `begin`, where that is known already; else it is read out of
     the files. What is not later than `floor_ms` is passed over; so is what is not later than `since_ms`,
-    but for the last `span_ms` of sessions that end in the stretch. `origins` restricts a coarse tier to
+    but for the last `span_ms` of sessions that end in the stretch. With `future_ms`, what an instance had
+    that is later holds nothing back. `origins` restricts a coarse tier to
     rows of these journals, those of the first one later than `first_origin_floor_ms`. The owner closes it.
     """
 
@@ -94,6 +95,7 @@ class Stretch:
         line: Mapping[str, int] | None = None,
         floor_ms: int = 0,
         since_ms: int = 0,
+        future_ms: int = 0,
         span_ms: int = 0,
         origins: range | None = None,
         first_origin_floor_ms: int = 0,
@@ -108,6 +110,7 @@ class Stretch:
         self._known_line = line
         self._floor_ms = floor_ms
         self._since_ms = since_ms
+        self._future_ms = future_ms
         self._span_ms = span_ms
         self._files: list[_File] = []
         self._samples: Counter[int] = Counter()  # of each second
@@ -167,6 +170,8 @@ class Stretch:
                     had_ms = self._known_line.get(record.instance, had_ms)
                 elif self._tier:
                     had_ms = 0  # a coarse file is continued by what was there before
+                if self._future_ms and had_ms > self._future_ms:
+                    had_ms = 0
                 self._line.append(max(had_ms, self._floor_ms))
             index = self._index[record.key] = len(self.sessions)
             self.sessions.append(Session(record, instance))
@@ -180,6 +185,8 @@ class Stretch:
             if firsts.size:
                 newest = np.maximum.reduceat(t_ms, firsts)
                 for index, last_ms in zip(session[firsts].tolist(), newest.tolist(), strict=True):
+                    if self._future_ms and last_ms > self._future_ms:
+                        continue
                     instance = self.sessions[index].instance
                     line[instance] = max(line[instance], last_ms)
 
@@ -194,6 +201,10 @@ class Stretch:
     def rows(self) -> int:
         """How many rows there are, passed over or not."""
         return sum(head.entries for one in self._files for _, head in one.rows)
+
+    def line_before(self) -> dict[str, int]:
+        """What each instance had before the stretch."""
+        return {name: self._line[number] for name, number in self._instances.items()}
 
     def line(self) -> dict[str, int]:
         """What each instance has at the stretch's end."""

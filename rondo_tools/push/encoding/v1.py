@@ -23,7 +23,7 @@ import numpy.typing as npt
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.push.model import MAX_BYTES, SAMPLE_BYTES, Block, Labels, SeriesSet
+from rondo_tools.push.model import INSTANCE, MAX_BYTES, SAMPLE_BYTES, Block, Labels, SeriesSet
 from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, WriteRequest
 
 STALE_NAN = 0x7FF0000000000002
@@ -176,12 +176,30 @@ def _lay_out(runs: Sequence[Run[Name]], length: int) -> list[list[bytes]]:
 @lru_cache(maxsize=1 << 12)
 def _heads(series_set: SeriesSet) -> tuple[Head, ...]:
     """TimeSeries.labels of each of a session's series, on the wire."""
-    return tuple(map(_head, series_set.labels))
+    if series_set.instance is None:
+        return tuple(_head(labels_on_the_wire(labels)) for labels in series_set.pattern)
+    mine = (_label.__wrapped__((INSTANCE, series_set.instance)),)  # it does not come with many series
+    return tuple(_head(before + mine + behind) for before, behind in _around_instance(series_set.pattern))
 
 
-def _head(labels: Labels) -> Head:
-    parts = labels_on_the_wire(labels)
+def _head(parts: tuple[bytes, ...]) -> Head:
     return b"".join(parts) if sum(map(len, parts)) <= _LONG_HEAD else parts
+
+
+@lru_cache(maxsize=1 << 8)
+def _around_instance(pattern: tuple[Labels, ...]) -> tuple[tuple[tuple[bytes, ...], tuple[bytes, ...]], ...]:
+    """Of each series' labels on the wire, those before the instance and those behind."""
+    found = []
+    for labels in pattern:
+        parts = labels_on_the_wire(labels)
+        at = [name for name, _ in labels].index(INSTANCE)
+        found.append((_joined(parts[:at]), _joined(parts[at + 1 :])))
+    return tuple(found)
+
+
+def _joined(parts: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    head = _head(parts)
+    return (head,) if isinstance(head, bytes) else head
 
 
 def labels_on_the_wire(labels: Labels) -> tuple[bytes, ...]:

@@ -8,6 +8,7 @@
      "floor_ms": 0,                    after a fork: what is not later is dealt with
      "known": [[41, "file id"], …],    the last files that a stretch ended in
      "since_ms": 0,                    of a first delivery: older rows are left out
+     "future_ms": 0,                   what an instance has delivered of times after this holds nothing back
      "coarse": null,                   or [1, 41, 44]: owed from tier 1, of journals 41 to 43, which are gone
      "in_flight": null}                or what was announced and may have been received (rondo_tools.push)
 
@@ -50,12 +51,18 @@ class Progress:
     floor_ms: int = 0
     known: list[tuple[int, bytes]] = field(default_factory=list)
     since_ms: int = 0
+    future_ms: int = 0
     coarse: tuple[int, int, int] | None = None
 
     def finish(self) -> None:
         """The stretch is dealt with: its end is where the next one begins."""
         self.begin, self.end = self.end, None
-        self.slice = self.done = self.floor_ms = self.since_ms = 0
+        self.slice = self.done = self.floor_ms = self.since_ms = self.future_ms = 0
+
+    def finish_slice(self, newest_ms: int) -> None:
+        """The rows of a slice are dealt with; `newest_ms` is the newest of them."""
+        self.slice, self.done = self.slice + 1, 0
+        self.time_ms = max(self.time_ms, newest_ms)
 
     def freeze(self, end: Position) -> None:
         """Begin a stretch up to `end`."""
@@ -79,6 +86,7 @@ def pack_progress(progress: Progress, in_flight: Mapping[str, Any] | None) -> by
         "floor_ms": progress.floor_ms,
         "known": [[number, file_id.hex()] for number, file_id in progress.known],
         "since_ms": progress.since_ms,
+        "future_ms": progress.future_ms,
         "coarse": progress.coarse,
         "in_flight": in_flight,
     }
@@ -108,6 +116,7 @@ def parse_progress(data: bytes) -> tuple[Progress, dict[str, Any] | None]:
             floor_ms=_number(document["floor_ms"]),
             known=[(_number(number), bytes.fromhex(file_id)) for number, file_id in document["known"]],
             since_ms=_number(document["since_ms"]),
+            future_ms=_number(document["future_ms"]),
             coarse=None if coarse is None else (_number(coarse[0]), _number(coarse[1]), _number(coarse[2])),
         )
     except KeyError as exc:
