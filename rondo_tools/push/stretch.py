@@ -291,7 +291,7 @@ class Stretch:
 
     def _read(self, one: _File, at: int, head: Frame) -> _Rows:
         """A frame's rows; none of a damaged one, and none of a session whose declaration was damaged."""
-        rows = one.file.rows(at, head, self._tier)
+        rows = one.file.read_rows(at, head, self._tier)
         if rows is None:
             return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 0))
         if self._origins and head.origin == self._origins.start:

@@ -111,15 +111,15 @@ class FrameFile:
                 self.damage.add(at, head.size)
             at += head.size
 
-    def rows(self, at: int, head: Frame, tier: int = 0) -> Rows | None:
+    def read_rows(self, at: int, head: Frame, tier: int = 0) -> Rows | None:
         """The rows of the ROWS frame at `at`; None if they are damaged, or of a schema that is."""
         payload = self.read(at + HEAD_SIZE, head.length)
         if crc32(payload, self.seed) != head.payload_crc:
             self.damage.add(at, head.size)
             return None
-        return self.rows_in(head, payload, tier)
+        return self.rows(head, payload, tier)
 
-    def rows_in(self, head: Frame, payload: bytes | memoryview, tier: int = 0) -> Rows | None:
+    def rows(self, head: Frame, payload: bytes | memoryview, tier: int = 0) -> Rows | None:
         """The rows in a payload that is right; None if its schema was damaged, or they do not fit it."""
         schema = self.schemas.get(head.schema)
         if schema is None or len(payload) % row_dtype(schema.width_in(tier)).itemsize:

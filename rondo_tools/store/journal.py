@@ -12,7 +12,8 @@ of it was written: frames that are whole in a file count, and are never written 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -224,11 +225,15 @@ class Journal:
             self._frame_rows(writer, schema, parts)
             if writer.gathered > MAX_WRITE:
                 writer.write()
-        while self._ends:
-            some, self._ends = self._ends[:_ENDS_A_FRAME], self._ends[_ENDS_A_FRAME:]
-            payload = pack_ends(EndRecord(one.session.number, *one[1:]) for one in some)
-            at = writer.add(frames.frame(writer.seed, frames.END, payload, entries=len(some)))
-            self._framed.append((at + frames.HEAD_SIZE + len(payload), None, some))
+        ends, self._ends = self._ends, []
+        # A reader marks the end of the series that a session had last.
+        for schema, of_schema in groupby(ends, key=lambda end: end.session.schema):
+            number = frames.NO_SCHEMA if schema is None else writer.schema(schema)
+            for some in _batched(of_schema, _ENDS_A_FRAME):
+                payload = pack_ends(EndRecord(one.session.number, *one[1:]) for one in some)
+                frame = frames.frame(writer.seed, frames.END, payload, schema=number, entries=len(some))
+                at = writer.add(frame)
+                self._framed.append((at + frames.HEAD_SIZE + len(payload), None, some))
 
     def _frame_sessions(self, writer: FrameWriter) -> None:
         payload, count = bytearray(), 0
@@ -271,6 +276,13 @@ class Journal:
         self._framed.clear()
         self.turn = object()
         return ended
+
+
+def _batched(items: Iterable[PendingEnd], size: int) -> Iterator[list[PendingEnd]]:
+    """The items, so many at a time."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def _numbers(rows: list[tuple[Schema, frames.Rows]]) -> set[int]:

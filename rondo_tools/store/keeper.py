@@ -30,7 +30,7 @@ from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.journal import PendingEnd
 from rondo_tools.store.journal_folder import ClosedJournal, JournalFolder
-from rondo_tools.store.live import LeftOpen, Live, Remembered, Session, SessionEnd
+from rondo_tools.store.live import Carried, Live, Remembered, Session, SessionEnd
 from rondo_tools.store.recovery import recover
 from rondo_tools.store.sync import NEVER, Policy
 from rondo_tools.stream import End, Header
@@ -85,7 +85,7 @@ class Keeper:
         tiers: tuple[Tier, ...] | None = None,
         *,
         state: State | None = None,
-        carried: Iterable[LeftOpen] = (),
+        carried: Iterable[Carried] = (),
         remembered: Remembered | None = None,
         roll_up: RollUp | None = None,
         sync: Policy = NEVER,

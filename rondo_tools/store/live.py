@@ -46,6 +46,14 @@ class LeftOpen(Protocol):
     def last_ms(self) -> int: ...
 
 
+class Carried(LeftOpen, Protocol):
+    """A session in the carry."""
+
+    @property
+    def schema(self) -> Schema:
+        """Of its last tick."""
+
+
 class SessionEnd(NamedTuple):
     """How a session ended: by its producer, or `lost`."""
 

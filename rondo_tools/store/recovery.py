@@ -16,13 +16,14 @@ from rondo_tools.store.format import frames
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.records import LOST, EndRecord, ends_in, sessions_in
 from rondo_tools.store.frame_file import FrameFile
-from rondo_tools.store.live import LeftOpen, Live, Session, SessionEnd
+from rondo_tools.store.live import Carried, Live, Session, SessionEnd
 
 
-def recover(live: Live, layout: Layout, journals: Iterable[int], carried: Iterable[LeftOpen]) -> list[str]:
+def recover(live: Live, layout: Layout, journals: Iterable[int], carried: Iterable[Carried]) -> list[str]:
     """Put into `live` what is in the carry and in these journals. Gives what was wrong, for people."""
     for record in carried:
         session = live.recover(record)
+        session.schema = record.schema
         if session.end is not None:
             live.resumed(session)  # it is remembered as lost, and came back
     troubles = []
@@ -47,8 +48,8 @@ def recover(live: Live, layout: Layout, journals: Iterable[int], carried: Iterab
 def _recover_journal(live: Live, file: FrameFile, journal: int) -> None:
     sessions: dict[int, Session] = {}
     ends: dict[int, EndRecord] = {}
-    newest = np.zeros(0, np.int64)
-    for _, head, payload in file.frames(kinds=(frames.SESSION, frames.ROWS, frames.END)):
+    newest, schemas = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for _, head, payload in file.frames(kinds=(frames.SCHEMA, frames.SESSION, frames.ROWS, frames.END)):
         if head.kind == frames.SESSION:
             for record in sessions_in(payload):
                 sessions[record.number] = live.recover(record)
@@ -59,11 +60,14 @@ def _recover_journal(live: Live, file: FrameFile, journal: int) -> None:
             # A row's size is enough: the schema, which tells its width, may be damaged.
             rows = frames.rows_of(payload, (head.length // head.entries - 12) // 8)
             if head.greatest_session >= len(newest):
-                newest = np.concatenate((newest, np.zeros(head.greatest_session + 1, np.int64)))
+                more = np.zeros(head.greatest_session + 1, np.int64)
+                newest, schemas = np.concatenate((newest, more)), np.concatenate((schemas, more))
+            schemas[rows["session"]] = head.schema
             np.maximum.at(newest, rows["session"], rows["t_ms"])
     for number, session in sessions.items():
         if number < len(newest) and newest[number] > session.last_ms:
             session.last_ms = int(newest[number])
+            session.schema = file.schemas.get(int(schemas[number]))
             if session.end is not None:
                 live.resumed(session)
         if (found := ends.get(number)) is not None and (

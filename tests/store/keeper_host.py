@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from journal_truth import NOW_MS, SERIES, START_MS, read_journals
 
 from rondo_tools import stream
+from rondo_tools.store.format.records import Labels
+from rondo_tools.store.format.schema import Schema, schema_of
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.keeper import Keeper
+from rondo_tools.store.live import LeftOpen
 from rondo_tools.store.sync import Policy
 
 ALWAYS = Policy(True, 0)
@@ -23,8 +28,25 @@ class Clock:
         return self.now
 
 
-def keeper(path: Path, clock: Clock | None = None, **given: object) -> Keeper:
-    return Keeper(path, now_ms=lambda: NOW_MS, clock=clock or Clock(), **given)  # type: ignore[arg-type]
+class Carried(NamedTuple):
+    """A session as a roll-up leaves it open."""
+
+    instance: str
+    start_ms: int
+    interval_ms: int
+    labels: Labels
+    last_ms: int
+    schema: Schema
+
+
+def keeper(
+    path: Path, clock: Clock | None = None, carried: Iterable[LeftOpen] = (), **given: object
+) -> Keeper:
+    left = [
+        Carried(one.instance, one.start_ms, one.interval_ms, one.labels, one.last_ms, schema_of(SERIES[0]))
+        for one in carried
+    ]
+    return Keeper(path, carried=left, now_ms=lambda: NOW_MS, clock=clock or Clock(), **given)  # type: ignore[arg-type]
 
 
 def header(instance: str = "vm-1", start_ms: int = START_MS, kind: int = 0, interval_ms: int = 1000) -> bytes:

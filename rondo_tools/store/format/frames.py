@@ -11,7 +11,7 @@ Then frames, each at a multiple of 8 bytes:
      0     4  length of the payload, at most MAX_PAYLOAD
      4     1  kind
      5     1  0
-     6     2  schema: ROWS and SCHEMA only
+     6     2  schema: of SCHEMA and ROWS; of an END that of its sessions' last rows, or NO_SCHEMA
      8     4  entries: rows, sessions, ends or descriptions
     12     4  CRC-32 of the payload
     16     8  least t_ms      ROWS only, else 0
@@ -47,6 +47,8 @@ MAGIC = b"rondo\0\0\0"
 MAX_PAYLOAD = 1 << 20
 
 SCHEMA, SESSION, ROWS, END, DESCRIPTIONS, INDEX, VOID = range(1, 8)
+NO_SCHEMA = 0xFFFF
+"""Of an END: the schema of the session's last row is not known."""
 KINDS = range(SCHEMA, VOID + 1)
 
 _FILE = struct.Struct("<8sII8s8sII")

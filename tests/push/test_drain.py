@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 from journal_maker import STORE_ID, Maker, series
 
-from rondo_tools.push.positions import Positions
+from rondo_tools.errors import StoreError
+from rondo_tools.push.drain import Drain
+from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.cursor import Progress, pack_progress, parse_progress
@@ -23,6 +27,10 @@ from rondo_tools.store.frame_writer import FrameWriter
 T0 = 1_732_300_000_000
 VM = ("vm", T0)
 A = series("c1", "g1")
+
+
+def drain_of(maker: Maker) -> Drain:
+    return Drain(maker.layout, DEFAULT_TIERS, lambda header: sent_labels(header, "job", {}))
 
 
 def ticks(maker: Maker, *seconds: int) -> None:
@@ -38,13 +46,11 @@ def seconds_of(stretch: Stretch) -> list[int]:
     ]
 
 
-def deliver(
-    positions: Positions, progress: Progress, now_ms: int = T0, *, backfill: bool = False
-) -> list[int]:
+def deliver(drain: Drain, progress: Progress, now_ms: int = T0, *, backfill: bool = False) -> list[int]:
     """Send all there is; each stretch as a process finds it that reads the cursor's file again."""
     sent = []
     for _ in range(20):
-        stretch = positions.next(progress, now_ms, backfill=backfill)
+        stretch = drain.next(progress, now_ms, backfill=backfill)
         if stretch is None:
             return sent
         with stretch:
@@ -53,7 +59,7 @@ def deliver(
             sent += seconds_of(stretch)
             if stretch.cuts:
                 progress.time_ms = max(progress.time_ms, stretch.cuts[-1] - 1)
-            positions.finish(progress, stretch)
+            drain.finish(progress, stretch, now_ms)
     raise AssertionError("it never ends")
 
 
@@ -63,69 +69,69 @@ def maker(tmp_path: Path) -> Maker:
 
 
 @pytest.fixture
-def positions(maker: Maker) -> Positions:
-    return Positions(maker.layout, DEFAULT_TIERS)
+def drain(maker: Maker) -> Drain:
+    return drain_of(maker)
 
 
-def test_what_is_new_is_sent_once_also_over_rotations(maker: Maker, positions: Positions) -> None:
+def test_what_is_new_is_sent_once_also_over_rotations(maker: Maker, drain: Drain) -> None:
     progress = Progress()
-    assert deliver(positions, progress) == []
+    assert deliver(drain, progress) == []
     ticks(maker, 1, 2)
-    assert deliver(positions, progress) == [1, 2]
-    assert deliver(positions, progress) == []
+    assert deliver(drain, progress) == [1, 2]
+    assert deliver(drain, progress) == []
     ticks(maker, 3)
     maker.rotate()
     ticks(maker, 4)
     maker.rotate()
     ticks(maker, 5)
-    assert deliver(positions, progress) == [3, 4, 5]
+    assert deliver(drain, progress) == [3, 4, 5]
     ticks(maker, 6)
-    assert deliver(Positions(maker.layout, DEFAULT_TIERS), progress) == [6], "by another process"
+    assert deliver(drain_of(maker), progress) == [6], "by another process"
     maker.close()
 
 
-def test_a_stretch_that_was_begun_is_frozen(maker: Maker, positions: Positions) -> None:
+def test_a_stretch_that_was_begun_is_frozen(maker: Maker, drain: Drain) -> None:
     progress = Progress()
     ticks(maker, 1, 2)
-    with positions.next(progress, T0) or pytest.fail() as stretch:
+    with drain.next(progress, T0) or pytest.fail() as stretch:
         assert seconds_of(stretch) == [1, 2]
     ticks(maker, 3)
-    with positions.next(progress, T0) or pytest.fail() as stretch:
+    with drain.next(progress, T0) or pytest.fail() as stretch:
         assert seconds_of(stretch) == [1, 2]
     maker.close()
 
 
-def test_half_a_frame_at_the_end_is_left_for_the_next_stretch(maker: Maker, positions: Positions) -> None:
+def test_half_a_frame_at_the_end_is_left_for_the_next_stretch(maker: Maker, drain: Drain) -> None:
     progress = Progress()
     ticks(maker, 1, 2)
     path, whole = maker.layout.file(JOURNALS, 1), maker.position().offset
     maker.close()
     data = path.read_bytes()
     path.write_bytes(data[: whole - 5])
-    assert deliver(positions, progress) == [1]
+    assert deliver(drain, progress) == [1]
     path.write_bytes(data)
-    assert deliver(positions, progress) == [2]
+    assert deliver(drain, progress) == [2]
 
 
 def test_a_first_delivery_begins_with_the_span_of_tier_0_and_backfill_with_all(
-    maker: Maker, positions: Positions
+    maker: Maker, drain: Drain
 ) -> None:
     ticks(maker, *range(0, 3600, 60))
     maker.close()
     now_ms = T0 + 3_600_000
-    assert deliver(positions, Progress(), now_ms) == list(range(3060, 3600, 60))
-    assert deliver(positions, Progress(), now_ms, backfill=True) == list(range(0, 3600, 60))
+    assert deliver(drain, Progress(), now_ms) == list(range(3060, 3600, 60))
+    assert deliver(drain, Progress(), now_ms, backfill=True) == list(range(0, 3600, 60))
 
 
 def test_a_backup_put_back_is_said_once_and_nothing_is_sent_twice(
-    maker: Maker, positions: Positions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    maker: Maker, drain: Drain, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     progress = Progress()
     ticks(maker, 1, 2)
     maker.rotate()
     shutil.copytree(maker.layout.folder(JOURNALS), tmp_path / "backup")
     ticks(maker, 3, 4)
-    assert deliver(positions, progress) == [1, 2, 3, 4]
+    assert deliver(drain, progress) == [1, 2, 3, 4]
     maker.close()
     shutil.rmtree(maker.layout.folder(JOURNALS))
     shutil.move(tmp_path / "backup", maker.layout.folder(JOURNALS))
@@ -140,8 +146,8 @@ def test_a_backup_put_back_is_said_once_and_nothing_is_sent_twice(
     writer.write()
     writer.close()
     with caplog.at_level(logging.WARNING):
-        assert deliver(positions, progress) == [9]
-        assert deliver(positions, progress) == []
+        assert deliver(drain, progress) == [9]
+        assert deliver(drain, progress) == []
     assert len(caplog.records) == 1
     assert "backup" in caplog.text
 
@@ -166,11 +172,11 @@ def a_coarse_file(maker: Maker, tier: int, number: int, origins: dict[int, list[
 
 
 def test_journals_that_are_gone_are_owed_from_the_finest_tier_that_has_them(
-    maker: Maker, positions: Positions
+    maker: Maker, drain: Drain
 ) -> None:
     progress = Progress()
     ticks(maker, 1, 2, 3, 4, 5)
-    assert deliver(positions, progress) == [1, 2, 3, 4, 5]
+    assert deliver(drain, progress) == [1, 2, 3, 4, 5]
     for second in (20, 30, 40, 50):
         maker.rotate()
         ticks(maker, second)
@@ -181,60 +187,67 @@ def test_journals_that_are_gone_are_owed_from_the_finest_tier_that_has_them(
     maker.layout.state_json.write_bytes(state.pack())
     for number in (1, 2, 3, 4):
         maker.layout.file(JOURNALS, number).unlink()
-    assert deliver(positions, progress) == [9, 21, 30, 31, 40, 41, 50]
-    assert deliver(positions, progress) == []
+    assert deliver(drain, progress) == [9, 21, 30, 31, 40, 41, 50]
+    assert deliver(drain, progress) == []
     ticks(maker, 51)
-    assert deliver(positions, progress) == [51]
+    assert deliver(drain, progress) == [51]
     maker.close()
 
 
-def test_all_journals_gone_and_a_new_one_later(maker: Maker, positions: Positions) -> None:
+def test_all_journals_gone_and_a_new_one_later(maker: Maker, drain: Drain) -> None:
     progress = Progress()
     ticks(maker, 1)
-    assert deliver(positions, progress) == [1]
+    assert deliver(drain, progress) == [1]
     maker.rotate()
     state = State(rolled_up=1)
     state.files["tier_1"] = {1: a_coarse_file(maker, 1, 1, {1: [1, 9]})}
     maker.layout.state_json.write_bytes(state.pack())
     maker.layout.file(JOURNALS, 1).unlink()
     progress.time_ms = T0 + 1000
-    assert deliver(positions, progress) == [9]
-    assert deliver(positions, progress) == []
+    assert deliver(drain, progress) == [9]
+    assert deliver(drain, progress) == []
     ticks(maker, 20)
-    assert deliver(positions, progress) == [20]
+    assert deliver(drain, progress) == [20]
     maker.close()
 
 
 def test_a_store_that_is_away_is_no_other_history(
-    maker: Maker, positions: Positions, caplog: pytest.LogCaptureFixture
+    maker: Maker, drain: Drain, caplog: pytest.LogCaptureFixture
 ) -> None:
     progress = Progress()
     ticks(maker, 1)
-    assert deliver(positions, progress) == [1]
+    assert deliver(drain, progress) == [1]
     folder = maker.layout.folder(JOURNALS)
     folder.rename(folder.with_name("away"))
-    assert deliver(positions, progress) == []
+    assert deliver(drain, progress) == []
     folder.with_name("away").rename(folder)
     ticks(maker, 2)
-    assert deliver(positions, progress) == [2]
+    assert deliver(drain, progress) == [2]
     assert not caplog.records
     maker.close()
 
 
-def test_positions_in_a_coarse_tier(maker: Maker, positions: Positions) -> None:
+def test_drain_in_a_coarse_tier(maker: Maker, drain: Drain) -> None:
     state = State(rolled_up=1)
     state.files["tier_1"] = {1: a_coarse_file(maker, 1, 1, {1: [10, 20]})}
     maker.layout.state_json.write_bytes(state.pack())
     progress = Progress(tier=1)
-    assert deliver(positions, progress) == [10, 20]
-    assert deliver(positions, progress) == []
+    assert deliver(drain, progress) == [10, 20]
+    assert deliver(drain, progress) == []
     state.files["tier_1"][2] = a_coarse_file(maker, 1, 2, {2: [30]})
-    assert deliver(positions, progress) == [], "what state.json does not name is no data"
+    assert deliver(drain, progress) == [], "what state.json does not name is no data"
     maker.layout.state_json.write_bytes(state.pack())
-    assert deliver(positions, progress) == [30]
+    assert deliver(drain, progress) == [30]
 
 
-def test_a_sync_that_fails_is_an_error(maker: Maker, positions: Positions) -> None:
+def test_a_sync_that_fails_is_an_error(maker: Maker, drain: Drain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
     ticks(maker, 1)
-    positions.sync(maker.start(), maker.position())
+    progress = Progress(begin=maker.start(), end=maker.position())
+    drain.sync(progress)
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    with pytest.raises(StoreError, match="cannot be synced"):
+        drain.sync(progress)
     maker.close()
