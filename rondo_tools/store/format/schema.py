@@ -30,7 +30,7 @@ class Column(NamedTuple):
 
 
 class Schema:
-    """The series of a row; equal schemas are one object. Made by `schema_of` and `unpack_schema`."""
+    """The series of a row; two of the same bytes are equal. Made by `schema_of` and `unpack_schema`."""
 
     __slots__ = (
         "__weakref__", "coarse", "coarse_width", "counters", "gauges", "packed", "places", "series", "width",
@@ -53,6 +53,12 @@ class Schema:
             aggregate: _indices(at for at, column in enumerate(self.coarse) if column.aggregate == aggregate)
             for aggregate in (LAST, AVG, MIN, MAX)
         }
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Schema) and self.packed == other.packed)
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
 
     def columns(self, tier: int) -> tuple[Column, ...]:
         """What the columns of a tier's rows hold: in tier 0 the values, above a counter's last value and
@@ -95,8 +101,11 @@ def unpack_schema(packed: bytes) -> Schema:
 
 def union(schemas: Sequence[Schema]) -> Schema:
     """The series of all of them: the first one's, then what each of the others adds."""
-    found = {_identity(one): one for schema in reversed(schemas) for one in reversed(schema.series)}
-    series = tuple(reversed(found.values()))
+    found: dict[tuple[object, ...], Series] = {}
+    for schema in schemas:
+        for one in schema.series:
+            found.setdefault(_identity(one), one)
+    series = tuple(found.values())
     return schemas[0] if len(series) == schemas[0].width else schema_of(series)
 
 
