@@ -103,13 +103,21 @@ class FrameFile:
             if at + HEAD_SIZE + head.length > begin + len(piece):
                 begin, piece = at, memoryview(self.read(at, min(max(_PIECE, head.size), end - at)))
             payload = piece[at - begin + HEAD_SIZE : at - begin + HEAD_SIZE + head.length]
-            if not verify or crc32(payload, self.seed) == head.payload_crc:
-                if head.kind == SCHEMA:
-                    self.schemas[head.schema] = unpack_schema(bytes(payload))
-                yield at, head, payload
-            else:
+            if (verify and crc32(payload, self.seed) != head.payload_crc) or (
+                head.kind == SCHEMA and not self._note_schema(head, payload)
+            ):
                 self.damage.add(at, head.size)
+            else:
+                yield at, head, payload
             at += head.size
+
+    def _note_schema(self, head: Frame, payload: memoryview) -> bool:
+        """Whether it is one."""
+        try:
+            self.schemas[head.schema] = unpack_schema(bytes(payload))
+        except StoreError:
+            return False
+        return True
 
     def read_rows(self, at: int, head: Frame, tier: int = 0) -> Rows | None:
         """The rows of the ROWS frame at `at`; None if they are damaged, or of a schema that is."""

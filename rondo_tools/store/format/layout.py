@@ -21,6 +21,7 @@ ENDED = "ended"
 LAST_ROWS = "last_rows"
 _NUMBER = re.compile(r"[0-9]{10}")
 _CARRY = re.compile(r"carry_([0-9]{10})")
+_TEMPORARY = re.compile(r"\.(state\.json|store\.json|carry_[0-9]{10})\.[0-9]+")  # see files.replace
 _CURSOR = re.compile(r"cursor_([A-Za-z0-9][A-Za-z0-9_.-]{0,63})\.json")
 
 
@@ -47,6 +48,10 @@ class Layout:
     def carries(self) -> list[int]:
         """The numbers of all carry files there are."""
         return sorted(int(found[1]) for name in _names(self.path) if (found := _CARRY.fullmatch(name)))
+
+    def temporaries(self) -> list[Path]:
+        """What is left of small files whose replacement was cut short."""
+        return [self.path / name for name in sorted(_names(self.path)) if _TEMPORARY.fullmatch(name)]
 
     def numbers(self, name: str) -> list[int]:
         """The numbers of the files in a folder, ascending; none if there is no such folder."""

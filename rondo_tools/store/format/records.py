@@ -7,10 +7,13 @@
                   then one msgpack array each, at `offset` from the begin of the payload:
                   [instance, start_ms, interval_ms, {label: value}, reason, end_ms, first_ms, last_ms,
                    ticks, series, [[file, offset, first row, rows], ...]]
-    INDEX         a table of (kind u32, least session u32, greatest session u32, offset u32), packed
+    INDEX         a table of (kind u32, least session u32, greatest session u32, offset u32), packed:
+                  what a roll-up appends to a file of rows begins with one for each of the frames
+                  behind it, at `offset` of the file; a closed file ends with all of them again
 
-A session is (instance, start_ms); its number means something in its file only. Reasons are those of
-the stream, and `lost`.
+A session is (instance, start_ms); its number means something in its file only, and may be another
+one when it is declared there again. Reasons are those of the stream, and `lost`. Places stand in the
+order in which the rows were written; where the schema changed, rows are to be sorted by time.
 """
 
 from __future__ import annotations
@@ -147,6 +150,13 @@ def description_at(payload: bytes | memoryview, entries: int, place: int) -> Des
     table = description_table(payload, entries)
     end = int(table["offset"][place + 1]) if place + 1 < entries else len(payload)
     return _description(msgpack.unpackb(payload[int(table["offset"][place]) : end], use_list=False))
+
+
+def unpack_description(data: bytes) -> Description:
+    """The description that `data` begins with. Raises msgpack.OutOfData if there is more of it."""
+    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=len(data) + 1)
+    unpacker.feed(data)
+    return _description(unpacker.unpack())
 
 
 def _description(array: tuple[Any, ...]) -> Description:
