@@ -1,0 +1,150 @@
+"""The last ticks of sessions that are over: gathered from journals, and read back.
+
+A session's last rows are its ticks of the last ten minutes before its last tick, at most 6,000. Its
+description says where they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Self
+from zlib import crc32
+
+import numpy as np
+
+from rondo_tools.errors import StoreError
+from rondo_tools.store.derived import Appended, index_tables
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.frames import HEAD_SIZE, Frame, Rows
+from rondo_tools.store.format.layout import JOURNALS, LAST_ROWS, Layout
+from rondo_tools.store.format.records import Description, Place, SessionKey
+from rondo_tools.store.format.rollup import Ints
+from rondo_tools.store.format.schema import Schema, unpack_schema
+from rondo_tools.store.frame_file import FrameFile
+from rondo_tools.store.journal_pieces import JournalPieces, SlotRows
+
+log = logging.getLogger(__name__)
+
+LAST_MS = 600_000
+MAX_LAST_ROWS = 6_000
+
+Gathered = dict[Schema, list[SlotRows]]
+
+
+class LastRowsReader:
+    """Reads the rows that descriptions point at. The owner closes it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._files: dict[int, FrameFile | None] = {}
+
+    def read(self, description: Description, after_ms: int) -> list[tuple[Schema, Rows]]:
+        """The rows with t_ms > after_ms, by schema and in time order; those that are gone are left out."""
+        found: dict[Schema, list[Rows]] = {}
+        for place in description.places:
+            for schema, rows in self._read(place):
+                found.setdefault(schema, []).append(rows[rows["t_ms"] > after_ms])
+        return [(schema, np.concatenate(parts)) for schema, parts in found.items()]
+
+    def _read(self, place: Place) -> Iterator[tuple[Schema, Rows]]:
+        file = self._file(place.file)
+        if file is None:
+            return
+        head = frames.parse_head(file.read(place.offset, HEAD_SIZE), 0, file.seed)
+        if head is None or head.kind != frames.ROWS:
+            log.warning("%s: no rows at byte %d", file.path, place.offset)
+            return
+        payload = file.read(place.offset + HEAD_SIZE, head.length)
+        schema = self._schema(file, head)
+        if crc32(payload, file.seed) != head.payload_crc or schema is None:
+            log.warning("%s: the rows at byte %d are damaged", file.path, place.offset)
+            return
+        yield schema, frames.rows_of(payload, schema.width)[place.first : place.first + place.rows]
+
+    def _file(self, number: int) -> FrameFile | None:
+        if number not in self._files:
+            path = self._layout.file(LAST_ROWS, number)
+            try:
+                self._files[number] = FrameFile(path)
+            except FileNotFoundError:
+                self._files[number] = None  # it had its time, or had to go for room
+            except StoreError as exc:
+                log.warning("%s", exc)
+                self._files[number] = None
+        return self._files[number]
+
+    def _schema(self, file: FrameFile, head: Frame) -> Schema | None:
+        if head.schema not in file.schemas:
+            for table in index_tables(file, file.size):
+                for at in table["offset"][table["kind"] == frames.SCHEMA].tolist():
+                    one = frames.parse_head(file.read(at, HEAD_SIZE), 0, file.seed)
+                    payload = b"" if one is None else file.read(at + HEAD_SIZE, one.length)
+                    if one is not None and crc32(payload, file.seed) == one.payload_crc:
+                        file.schemas[one.schema] = unpack_schema(payload)
+                if head.schema in file.schemas:
+                    break
+        return file.schemas.get(head.schema)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            if file is not None:
+                file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def gather(
+    layout: Layout, journals: Iterable[int], slot_of: Mapping[SessionKey, int], since_ms: Ints, piece: int
+) -> Iterator[Gathered]:
+    """Rows of the sessions in `slot_of` later than `since_ms` of their slot, by session in each piece.
+
+    Journals that are not there are left out.
+    """
+    least_ms = int(min(since_ms[slot] for slot in slot_of.values()))
+    gathered: Gathered = {}
+    size = 0
+    for number in journals:
+        try:
+            journal = JournalPieces(
+                layout.file(JOURNALS, number), lambda record: slot_of.get(record.key, -1), piece
+            )
+        except (FileNotFoundError, StoreError):
+            continue  # of one that cannot be read, its own roll-up warned
+        with journal:
+            for some in journal.pieces(least_ms):
+                for schema, (slots, rows) in some.items():
+                    wanted = rows["t_ms"] > since_ms[slots]
+                    if wanted.any():
+                        gathered.setdefault(schema, []).append(SlotRows(slots[wanted], rows[wanted]))
+                        size += gathered[schema][-1].rows.nbytes
+                if size >= piece:
+                    yield gathered
+                    gathered, size = {}, 0
+    if gathered:
+        yield gathered
+
+
+def places_of(appended: Iterable[Appended]) -> Iterator[tuple[int, Place]]:
+    """(slot, place) of each session's rows in each frame."""
+    for number, offset, slots in appended:
+        first = np.flatnonzero(np.diff(slots, prepend=-1))
+        rows = np.diff(first, append=slots.size)
+        for slot, at, some in zip(slots[first].tolist(), first.tolist(), rows.tolist(), strict=True):
+            yield slot, Place(number, offset, at, some)
+
+
+def newest(places: list[Place], most: int = MAX_LAST_ROWS) -> tuple[Place, ...]:
+    """The places of the last `most` rows."""
+    kept: list[Place] = []
+    for place in reversed(places):
+        some = min(most, place.rows)
+        if some <= 0:
+            break
+        kept.append(place._replace(first=place.first + place.rows - some, rows=some))
+        most -= some
+    return tuple(reversed(kept))

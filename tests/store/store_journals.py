@@ -1,0 +1,267 @@
+"""Writes journals for tests, reads what roll-ups made of them, and says what that should be.
+
+`expected_rows` is the brute force: a plain loop over ticks, which shares nothing with the roll-up.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from rondo_tools.catalog import COUNTER, GAUGE, Series
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
+from rondo_tools.store.format.records import (
+    INDEX,
+    Description,
+    EndRecord,
+    SessionKey,
+    SessionRecord,
+    descriptions_in,
+    pack_ends,
+    sessions_in,
+)
+from rondo_tools.store.format.schema import AVG, LAST, MAX, MIN, Schema, schema_of, union
+from rondo_tools.store.format.state import State
+from rondo_tools.store.format.tiers import parse_tiers
+from rondo_tools.store.frame_file import FrameFile
+from rondo_tools.store.frame_writer import FrameWriter
+
+STORE_ID = b"store-id"
+TIERS = parse_tiers("1s:10m,10s:6h,5m:7d")
+T0 = 1_732_300_000_000
+
+
+def series(*names: str) -> Schema:
+    """A schema of these series: counters are those that begin with a c."""
+    return schema_of(tuple(Series(name, (), COUNTER if name[0] == "c" else GAUGE, "", "") for name in names))
+
+
+A, B, C = series("c1", "g1", "g2"), series("c1", "g1", "c2"), series("g2", "c1")
+
+
+class Tick(NamedTuple):
+    t_ms: int
+    schema: Schema
+    values: tuple[float, ...]
+
+
+class Session(NamedTuple):
+    instance: str
+    start_ms: int = T0
+    interval_ms: int = 1000
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> SessionKey:
+        return self.instance, self.start_ms
+
+
+class Journal:
+    """Journal `number`. `last_ms` says what is known of sessions before: by key, the last tick."""
+
+    def __init__(self, layout: Layout, number: int, last_ms: dict[SessionKey, int] | None = None) -> None:
+        layout.folder(JOURNALS).mkdir(parents=True, exist_ok=True)
+        self.last_ms = {} if last_ms is None else last_ms
+        self.path = layout.file(JOURNALS, number)
+        self.writer = FrameWriter(self.path, frames.new_file(number, STORE_ID))
+        self.number = number
+
+    def declare(self, session: Session) -> int:
+        def record(number: int) -> SessionRecord:
+            others = [
+                t for key, t in self.last_ms.items() if key[0] == session.instance and key != session.key
+            ]
+            return SessionRecord(number, *session, self.last_ms.get(session.key, 0), max(others, default=0))
+
+        return self.writer.session(session.key, record)
+
+    def ticks(self, session: Session, ticks: Iterable[Tick]) -> None:
+        """A frame for each run of ticks of one schema."""
+        run: list[Tick] = []
+        for tick in (*ticks, None):
+            if run and (tick is None or tick.schema is not run[0].schema):
+                self.rows([(session, one) for one in run])
+                run = []
+            if tick is not None:
+                run.append(tick)
+
+    def rows(self, some: list[tuple[Session, Tick]]) -> None:
+        """One frame of ticks of one schema."""
+        schema = some[0][1].schema
+        rows = np.zeros(len(some), frames.row_dtype(schema.width))
+        rows["session"] = [self.declare(session) for session, _ in some]
+        rows["t_ms"] = [tick.t_ms for _, tick in some]
+        rows["values"] = [tick.values for _, tick in some]
+        number = self.writer.schema(schema)
+        for frame in frames.rows_frames(self.writer.seed, rows, number):
+            self.writer.add(frame)
+        for session, tick in some:
+            self.last_ms[session.key] = max(self.last_ms.get(session.key, 0), tick.t_ms)
+
+    def end(self, session: Session, reason: str, t_ms: int = 0) -> None:
+        last_ms = self.last_ms.get(session.key, 0)
+        record = EndRecord(self.declare(session), t_ms or last_ms, reason, last_ms)
+        self.writer.add(frames.frame(self.writer.seed, frames.END, pack_ends([record])))
+
+    def close(self) -> None:
+        self.writer.write()
+        self.writer.sync()
+        self.writer.close()
+
+
+# --- what there is --------------------------------------------------------------------------------------
+
+Row = tuple[int, dict[tuple[str, str], bytes]]
+"""The time of the last tick, and the bits of each (series, aggregate)."""
+
+
+def bits(value: float) -> bytes:
+    return b"NaN" if math.isnan(value) else struct.pack("<d", value + 0.0)
+
+
+class Stored(NamedTuple):
+    """Coarse rows by session and window, of equal ones the later; all of them counted; their origins."""
+
+    rows: dict[SessionKey, dict[int, Row]]
+    count: int
+    origins: dict[tuple[SessionKey, int], int]
+
+
+def stored_rows(layout: Layout, state: State, tier: int, interval_ms: int) -> Stored:
+    """All rows of a tier, read frame by frame; what INDEX frames say is held against that."""
+    found = Stored({}, 0, {})
+    count = 0
+    for head, schema, rows, sessions in rows_frames(layout, state, tier_name(tier), tier):
+        assert len(set(rows["session"].tolist())) <= 64
+        assert (np.diff(rows["session"].astype(int)) >= 0).all(), "in session order"
+        names = [(schema.series[column.series].name, column.aggregate) for column in schema.coarse]
+        for number, t_ms, values in zip(
+            *(rows[one].tolist() for one in ("session", "t_ms", "values")), strict=True
+        ):
+            record = sessions[number]
+            named = dict(zip(names, map(bits, values), strict=True))
+            found.rows.setdefault(record.key, {})[t_ms // interval_ms] = t_ms, named
+            found.origins[record.key, t_ms // interval_ms] = head.origin
+            count += 1
+    return found._replace(count=count)
+
+
+def rows_frames(
+    layout: Layout, state: State, folder: str, tier: int
+) -> Iterator[tuple[frames.Frame, Schema, frames.Rows, dict[int, SessionRecord]]]:
+    for number, file in sorted(state.files.get(folder, {}).items()):
+        with FrameFile(layout.file(folder, number)) as opened:
+            assert opened.size >= file.length
+            sessions: dict[int, SessionRecord] = {}
+            for at, head, payload in opened.frames(end=file.length):
+                if head.kind == frames.SESSION:
+                    sessions |= {record.number: record for record in sessions_in(payload)}
+                elif head.kind == frames.ROWS:
+                    rows = opened.rows(head, payload, tier)
+                    assert rows is not None, (opened.path, at)
+                    yield head, opened.schemas[head.schema], rows, sessions
+            assert not opened.damage.bytes
+            check_indexes(opened, file.length, file.index_at)
+
+
+def check_indexes(file: FrameFile, length: int, index_at: int) -> None:
+    """Every frame but INDEX stands in an INDEX before it, and in the one that a closed file ends with."""
+    all_frames, indexed, whole = [], [], []
+    for at, head, payload in file.frames(end=length):
+        if head.kind == frames.INDEX:
+            entries = [tuple(entry) for entry in np.frombuffer(payload, INDEX).tolist()]
+            if index_at and at >= index_at:
+                whole += entries
+            else:
+                indexed += entries
+        else:
+            all_frames.append((head.kind, at, head.least_session, head.greatest_session))
+    assert [(kind, at) for kind, at, *_ in all_frames] == [(kind, at) for kind, *_, at in indexed]
+    for (kind, _, least, greatest), (_, least_indexed, greatest_indexed, _) in zip(
+        all_frames, indexed, strict=True
+    ):
+        if kind == frames.ROWS:
+            assert (least, greatest) == (least_indexed, greatest_indexed)
+    assert whole == (indexed if index_at else [])
+
+
+def descriptions(layout: Layout, state: State) -> dict[SessionKey, Description]:
+    """Of each session that is over, the newest description."""
+    found = {}
+    for number, file in sorted(state.files.get(ENDED, {}).items()):
+        with FrameFile(layout.file(ENDED, number)) as opened:
+            for _, head, payload in opened.frames(end=file.length):
+                assert head.kind == frames.DESCRIPTIONS
+                found.update({one.key: one for one in descriptions_in(payload, head.entries)})
+    return found
+
+
+LastFrames = dict[tuple[int, int], tuple[Schema, frames.Rows]]
+
+
+def last_frames(layout: Layout, state: State) -> LastFrames:
+    """By (file, offset), the frames of last rows."""
+    found = {}
+    for number, file in sorted(state.files.get(LAST_ROWS, {}).items()):
+        with FrameFile(layout.file(LAST_ROWS, number)) as opened:
+            for at, head, payload in opened.frames(end=file.length):
+                if head.kind == frames.ROWS:
+                    rows = opened.rows(head, payload)
+                    assert rows is not None
+                    found[number, at] = opened.schemas[head.schema], rows
+            check_indexes(opened, file.length, file.index_at)
+    return found
+
+
+def last_rows(found: LastFrames, description: Description) -> list[Tick]:
+    """The rows that a description points at, by time."""
+    ticks = []
+    for place in description.places:
+        schema, rows = found[place.file, place.offset]
+        rows = rows[place.first : place.first + place.rows]
+        assert rows.size == place.rows
+        ticks += [Tick(int(row["t_ms"]), schema, tuple(row["values"].tolist())) for row in rows]
+    return sorted(ticks, key=lambda tick: tick.t_ms)
+
+
+# --- what there should be -------------------------------------------------------------------------------
+
+
+def expected_rows(ticks: Iterable[Tick], interval_ms: int) -> dict[int, Row]:
+    windows: dict[int, list[Tick]] = {}
+    for tick in ticks:
+        windows.setdefault(tick.t_ms // interval_ms, []).append(tick)
+    return {window: _row(some) for window, some in windows.items()}
+
+
+def _row(ticks: list[Tick]) -> Row:
+    row: dict[tuple[str, str], bytes] = {}
+    for one in union([tick.schema for tick in ticks]).series:
+        values = [
+            value
+            for tick in ticks
+            for each, value in zip(tick.schema.series, tick.values, strict=True)
+            if each.name == one.name and not math.isnan(value)
+        ]
+        if one.kind == COUNTER:
+            row[one.name, LAST] = bits(values[-1] if values else math.nan)
+            continue
+        total = 0.0
+        for value in values:
+            total += value
+        row[one.name, AVG] = bits(total / len(values) if values else math.nan)
+        row[one.name, MIN] = bits(min(values, default=math.nan))
+        row[one.name, MAX] = bits(max(values, default=math.nan))
+    return ticks[-1].t_ms, row
+
+
+def same_ticks(one: Iterable[Tick], other: Iterable[Tick]) -> bool:
+    def plain(ticks: Iterable[Tick]) -> list[object]:
+        return [(tick.t_ms, tick.schema.packed, [bits(value) for value in tick.values]) for tick in ticks]
+
+    return plain(one) == plain(other)

@@ -1,0 +1,435 @@
+"""The roll-up of journals through files, against a plain loop over the ticks."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+
+import pytest
+from store_journals import (
+    STORE_ID,
+    T0,
+    TIERS,
+    A,
+    B,
+    C,
+    Journal,
+    Session,
+    Tick,
+    descriptions,
+    expected_rows,
+    last_frames,
+    last_rows,
+    same_ticks,
+    series,
+    stored_rows,
+)
+
+from rondo_tools.store.carry import parse_carry
+from rondo_tools.store.compaction import Result, clean_up, roll_up
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
+from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.remembered import Remembered
+
+
+class Host:
+    """A store that journals are rolled up in, and what was written into it."""
+
+    def __init__(self, path: Path, piece: int = 1 << 20, tiers=TIERS) -> None:
+        self.layout, self.piece, self.tiers = Layout(path), piece, tiers
+        self.state = State()
+        self.remembered = Remembered(self.layout)
+        self.now_ms = T0
+        self.ticks: dict[Session, list[Tick]] = {}
+        self.last_ms: dict[tuple[str, int], int] = {}
+        self.number = 0
+        self.random = random.Random(1)
+
+    def journal(self) -> Journal:
+        self.number += 1
+        return Journal(self.layout, self.number, self.last_ms)
+
+    def some(self, session: Session, seconds: int, schema=A, step_ms: int = 1000) -> list[Tick]:
+        """More ticks of a session."""
+        known = self.ticks.setdefault(session, [])
+        t_ms = known[-1].t_ms if known else session.start_ms
+        made = []
+        for _ in range(seconds):
+            t_ms += step_ms
+            values = tuple(
+                self.random.uniform(-1e6, 1e6) if self.random.random() > 0.1 else float("nan")
+                for _ in range(schema.width)
+            )
+            made.append(Tick(t_ms, schema, values))
+        known += made
+        return made
+
+    def roll_up(self, **flags) -> Result:
+        result = roll_up(
+            self.layout, self.state, self.tiers, STORE_ID, lambda: self.now_ms, self.number, self.remembered,
+            piece=self.piece, **flags,
+        )  # fmt: skip
+        assert parse_state(self.layout.state_json.read_bytes()) == result.state
+        self.state = result.state
+        self.remembered.add(result.frames)
+        return result
+
+    def check(self, doubles: int = 0) -> None:
+        """Everything that is over is as the plain loop says."""
+        over = descriptions(self.layout, self.state)
+        live = parse_carry(self.layout.carry(self.state.carry).read_bytes()).sessions
+        live_keys = {one.key for one in live.values()}
+        for tier in range(1, len(self.tiers)):
+            interval_ms = self.tiers[tier].interval_ms
+            stored = stored_rows(self.layout, self.state, tier, interval_ms)
+            rows = 0
+            for session, ticks in self.ticks.items():
+                if not ticks:
+                    continue
+                expected = expected_rows(ticks, interval_ms)
+                found = stored.rows.get(session.key, {})
+                if session.key in live_keys:
+                    del expected[(window := max(expected))]
+                    found.pop(window, None)  # from before it came back
+                assert found == expected, (tier, session)
+                rows += len(expected)
+            assert 0 <= stored.count - rows <= doubles
+        rows_of = last_frames(self.layout, self.state)
+        for session, ticks in self.ticks.items():
+            if ticks and session.key not in live_keys:
+                found = over[session.key]
+                assert (found.first_ms, found.last_ms, found.ticks) == (
+                    ticks[0].t_ms,
+                    ticks[-1].t_ms,
+                    len(ticks),
+                )
+                assert found[:4] == session
+                newest = [tick for tick in ticks if tick.t_ms > ticks[-1].t_ms - 600_000][-6000:]
+                assert same_ticks(last_rows(rows_of, found), newest), session
+                assert self.remembered.find(*session.key) == found
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "store")
+
+
+def test_a_short_life_becomes_rows_a_description_and_its_last_ticks(host: Host) -> None:
+    vm = Session("vm-1", labels=(("host", "a"),))
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 5))
+    journal.end(vm, "shutdown", T0 + 5_500)
+    journal.close()
+    result = host.roll_up()
+    host.check()
+    found = descriptions(host.layout, host.state)[vm.key]
+    assert (found.reason, found.end_ms, found.series) == ("shutdown", T0 + 5_500, 3)
+    assert result.counts.ended == 1
+    assert result.counts.rows == 5
+    assert host.state.rolled_up == 1
+    assert host.state.journals == {1: T0}
+    assert not parse_carry(host.layout.carry(host.state.carry).read_bytes()).sessions
+
+
+def test_windows_that_span_journals_are_written_once(host: Host) -> None:
+    vms = [Session(f"vm-{n}", T0 + 137 * n) for n in range(70)]
+    for _ in range(5):
+        journal = host.journal()
+        for _ in range(13):
+            journal.rows([(vm, tick) for vm in vms for tick in host.some(vm, 1)])
+        journal.close()
+        host.roll_up()
+        host.check()
+    journal = host.journal()
+    for vm in vms:
+        journal.end(vm, "poweroff")
+    journal.close()
+    host.roll_up()
+    host.check()
+    assert len(host.layout.carries()) == 1
+    assert {tuple(host.layout.numbers(tier_name(tier))) for tier in (1, 2)} == {(1,)}
+
+
+def test_a_row_belongs_to_the_journal_of_its_last_tick(host: Host) -> None:
+    vm = Session("vm-1", T0)
+    for _ in range(4):
+        journal = host.journal()
+        journal.ticks(vm, host.some(vm, 7))
+        journal.close()
+    host.journal().close()  # without a row
+    journal = host.journal()
+    journal.end(vm, "poweroff")
+    journal.close()
+    host.roll_up()
+    host.check()
+    origins = stored_rows(host.layout, host.state, 1, 10_000).origins
+    expected = {}
+    for n, tick in enumerate(host.ticks[vm]):
+        expected[vm.key, tick.t_ms // 10_000] = n // 7 + 1
+    assert origins == expected
+
+
+@pytest.mark.parametrize("piece", [1, 500, 1 << 20])
+def test_sessions_that_change_their_schema(host: Host, piece: int) -> None:
+    host.piece = piece
+    vms = [Session(f"vm-{n}") for n in range(3)]
+    for number in range(4):
+        journal = host.journal()
+        for n in range(9):
+            for vm in vms:
+                journal.ticks(vm, host.some(vm, host.random.randint(1, 6), (A, B, C, A)[(n + number) % 4]))
+        if number == 3:
+            for vm in vms:
+                journal.end(vm, "poweroff")
+        journal.close()
+        host.roll_up()
+        host.check()
+
+
+@pytest.mark.parametrize("pause_ms", [0, 60_000, 3_600_000])
+@pytest.mark.parametrize("ticks", [3, 900])
+def test_a_session_that_comes_back_after_its_end_was_rolled_up(host: Host, pause_ms: int, ticks: int) -> None:
+    vm, other = Session("vm-1"), Session("vm-2")
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, ticks, B))
+    journal.ticks(vm, host.some(vm, 4, A))
+    journal.end(vm, "lost")
+    journal.ticks(other, host.some(other, 5))
+    journal.close()
+    host.roll_up()
+    host.check()
+    for reason in ("lost", "shutdown"):
+        journal = host.journal()
+        journal.ticks(vm, host.some(vm, 1, A, 1000 + pause_ms))
+        journal.close()
+        result = host.roll_up()
+        assert result.counts.back == 1
+        host.check(doubles=2)
+        journal = host.journal()
+        journal.ticks(vm, host.some(vm, 4, C))
+        journal.end(vm, reason)
+        journal.close()
+        host.roll_up()
+        host.check(doubles=2)
+    assert descriptions(host.layout, host.state)[vm.key].reason == "shutdown"
+
+
+def test_an_end_alone_replaces_the_reason_of_a_lost_session(host: Host) -> None:
+    vm = Session("vm-1")
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 700))
+    journal.end(vm, "lost")
+    journal.close()
+    host.roll_up()
+    for reason in ("lost", "reboot"):
+        journal = host.journal()
+        journal.end(vm, reason, T0 + 999_999)
+        journal.close()
+        host.roll_up()
+        host.check()
+        found = descriptions(host.layout, host.state)[vm.key]
+        assert (found.reason, found.series) == (reason, 3)
+
+
+def test_lost_is_undone_by_later_ticks_wherever_it_stands(host: Host) -> None:
+    vm = Session("vm-1")
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 5))
+    journal.end(vm, "lost")
+    journal.ticks(vm, host.some(vm, 5))
+    journal.close()
+    result = host.roll_up()
+    assert not result.frames
+    host.check()
+    journal = host.journal()
+    journal.end(vm, "lost")
+    journal.close()
+    host.roll_up()
+    host.check()
+    assert descriptions(host.layout, host.state)[vm.key].reason == "lost"
+
+
+def test_a_session_without_ticks_leaves_nothing(host: Host) -> None:
+    journal = host.journal()
+    journal.declare(Session("vm-1"))
+    journal.end(Session("vm-2"), "crash")
+    journal.close()
+    assert not host.roll_up().frames
+    assert not host.state.files[ENDED]
+    assert not parse_carry(host.layout.carry(host.state.carry).read_bytes()).sessions
+
+
+def test_the_last_rows_are_at_most_6000_of_ten_minutes(host: Host) -> None:
+    fast, slow = Session("fast", interval_ms=50), Session("slow", interval_ms=5000)
+    for _ in range(3):
+        journal = host.journal()
+        journal.ticks(fast, host.some(fast, 3000, step_ms=50))
+        journal.ticks(slow, host.some(slow, 100, step_ms=5000))
+        journal.close()
+    journal = host.journal()
+    journal.end(fast, "poweroff")
+    journal.end(slow, "poweroff")
+    journal.close()
+    host.roll_up()
+    host.check()
+
+
+def test_a_derived_file_spans_an_eighth_of_its_tier_and_ends_with_an_index(host: Host) -> None:
+    vm = Session("vm-1")
+    for _ in range(4):
+        journal = host.journal()
+        short = Session(f"short-{host.number}")
+        journal.ticks(vm, host.some(vm, 20))
+        journal.ticks(short, host.some(short, 3))
+        journal.end(short, "poweroff")
+        journal.close()
+        host.roll_up()
+        host.now_ms += 6 * 3_600_000 // 16
+        host.check()
+    journal = host.journal()
+    journal.end(vm, "poweroff")
+    journal.close()
+    host.now_ms += 86_400_000
+    host.roll_up()
+    host.check()
+    tier_1 = host.state.files["tier_1"]
+    assert len(tier_1) == 3
+    assert [bool(file.index_at and file.closed_ms) for file in tier_1.values()] == [True, True, False]
+    assert len(host.state.files["tier_2"]) == 2
+    assert len(host.state.files[LAST_ROWS]) == len(host.state.files[ENDED]) == 2
+
+
+def test_a_file_that_is_not_as_long_as_the_state_says_is_not_continued(host: Host) -> None:
+    vm = Session("vm-1")
+    for n in range(4):
+        journal = host.journal()
+        journal.ticks(vm, host.some(vm, 30))
+        journal.close()
+        host.roll_up()
+        path = host.layout.file("tier_1", host.layout.numbers("tier_1")[-1])
+        if n == 0:
+            with path.open("ab") as file:
+                file.write(b"x")
+        host.check()
+    assert sorted(host.state.files["tier_1"]) == [1, 2]
+    assert host.state.files["tier_1"][1].closed_ms
+
+
+def test_damage_in_a_journal_is_named_and_stepped_over(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    good, bad = Session("good"), Session("bad")
+    journal = host.journal()
+    journal.ticks(good, host.some(good, 3))
+    journal.writer.write()
+    begin = journal.writer.size
+    journal.declare(bad)
+    journal.rows([(bad, Tick(T0 + 1, A, (1.0, 2.0, 3.0)))])
+    journal.writer.write()
+    end = journal.writer.size
+    journal.ticks(good, host.some(good, 3))
+    journal.end(good, "poweroff")
+    journal.close()
+    data = bytearray(journal.path.read_bytes())
+    data[begin + 60] ^= 1  # in the declaration of the bad one
+    journal.path.write_bytes(data)
+    result = host.roll_up()
+    host.ticks.pop(bad, None)
+    host.check()
+    assert 0 < result.counts.damaged_bytes < end - begin
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert str(journal.path) in warning.getMessage()
+
+
+@pytest.mark.parametrize("how", ["gone", "empty", "foreign", "folder"])
+def test_a_journal_that_cannot_be_read_is_passed_over(
+    host: Host, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    vm = Session("vm-1")
+    first = host.journal()
+    first.ticks(vm, [])
+    first.close()
+    first.path.unlink()
+    if how == "folder":
+        first.path.mkdir()
+    elif how != "gone":
+        first.path.write_bytes(b"" if how == "empty" else b"x" * 100)
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 30))
+    journal.end(vm, "poweroff")
+    journal.close()
+    result = host.roll_up()
+    host.check()
+    assert (result.counts.journals, result.counts.unread_journals) == (2, 1)
+    assert str(first.path) in caplog.text
+
+
+def test_without_its_carry_a_roll_up_goes_on(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    vm, other = Session("vm-1"), Session("vm-2")
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 30))
+    journal.close()
+    host.roll_up()
+    path = host.layout.carry(host.state.carry)
+    path.write_bytes(path.read_bytes()[:-1])
+    host.ticks.clear()
+    journal = host.journal()
+    journal.ticks(other, host.some(other, 30))
+    journal.end(other, "poweroff")
+    journal.close()
+    host.roll_up()
+    assert str(path) in caplog.text
+    stored = stored_rows(host.layout, host.state, 1, 10_000)
+    assert stored.rows[other.key] == expected_rows(host.ticks[other], 10_000)
+
+
+def test_many_sessions_of_many_schemas(host: Host) -> None:
+    journal = host.journal()
+    for n in range(300):
+        vm = Session(f"vm-{n}")
+        journal.ticks(vm, host.some(vm, 3, series("c1", f"g{n}")))
+        journal.end(vm, "poweroff")
+    journal.close()
+    host.roll_up()
+    host.check()
+
+
+def test_what_was_never_committed_is_removed_at_a_start(host: Host) -> None:
+    vm = Session("vm-1")
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 30))
+    journal.end(vm, "poweroff")
+    journal.close()
+    layout = host.layout
+    clean_up(layout, State(), TIERS)  # no state yet: nothing is known
+    host.roll_up()
+    kept = {path: path.read_bytes() for path in layout.path.rglob("*") if path.is_file()}
+    left = [
+        layout.file("tier_1", 7), layout.file(ENDED, 2), layout.file(LAST_ROWS, 9), layout.carry(2),
+        layout.path / ".state.json.123", layout.path / ".carry_0000000002.77",
+    ]  # fmt: skip
+    for path in left:
+        path.write_bytes(b"x")
+    stranger = layout.folder("tier_1") / "README"
+    stranger.write_text("mine")
+    clean_up(layout, host.state, TIERS)
+    assert not any(path.exists() for path in left)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert stranger.exists()
+    assert layout.file(JOURNALS, 1).exists()
+
+
+def test_a_file_of_another_store_is_not_continued(host: Host) -> None:
+    vm = Session("vm-1")
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 30))
+    journal.close()
+    host.roll_up()
+    path = host.layout.file("tier_1", 1)
+    data = path.read_bytes()
+    path.write_bytes(frames.new_file(1, b"other-id").pack() + data[frames.FILE_SIZE :])
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 30))
+    journal.close()
+    host.roll_up()
+    assert sorted(host.state.files["tier_1"]) == [1, 2]
