@@ -42,6 +42,8 @@ _DECLARED_A_FRAME = 256  # of at most 64 KiB each, mostly 100 bytes
 _INDEXED = MAX_PAYLOAD // records.INDEX.itemsize
 
 Index = npt.NDArray[np.void]
+Describe = Callable[[Ints, Ints, Ints], list[SessionRecord]]
+"""Gives the records of sessions by their slots, their numbers in the file and their `last_ms`."""
 
 
 class Part(NamedTuple):
@@ -103,7 +105,7 @@ class Derived:
     def number(self) -> int:
         return self.known.number
 
-    def append(self, parts: list[Part], describe: Callable[[int], SessionRecord]) -> list[Appended]:
+    def append(self, parts: list[Part], describe: Describe) -> list[Appended]:
         """Append rows, and what declares their sessions and schemas before them."""
         if not any(part.slots.size for part in parts):
             return []
@@ -221,7 +223,7 @@ class Derived:
     def _declare(
         self,
         parts: list[Part],
-        describe: Callable[[int], SessionRecord],
+        describe: Describe,
         seed: int,
         found: list[_New],
     ) -> None:
@@ -234,21 +236,19 @@ class Derived:
                 frame = frames.frame(seed, frames.SCHEMA, part.schema.packed, schema=number)
                 found.append(_New(frames.SCHEMA, 0, 0, frame))
                 known.schemas.append(part.schema)
-        slots = np.unique(np.concatenate([part.slots for part in parts]))
-        if known.numbers.size <= slots[-1]:
-            more = int(slots[-1]) + 1 - known.numbers.size
+        size = max(int(part.slots.max(initial=-1)) for part in parts) + 1
+        if known.numbers.size < size:
+            more = size - known.numbers.size
             known.numbers = np.concatenate((known.numbers, np.full(more, -1)))
             known.row_ms = np.concatenate((known.row_ms, np.zeros(more, np.int64)))
-        slots = slots[known.numbers[slots] < 0]
+        is_new = np.zeros(known.numbers.size, np.bool_)
+        for part in parts:
+            is_new[part.slots] = True
+        slots = np.flatnonzero(is_new & (known.numbers < 0))
         first = known.sessions
         known.numbers[slots] = first + np.arange(slots.size)
         known.sessions += slots.size
-        new = [
-            describe(slot)._replace(number=first + n, last_ms=last_ms)
-            for n, (slot, last_ms) in enumerate(
-                zip(slots.tolist(), known.row_ms[slots].tolist(), strict=True)
-            )
-        ]
+        new = describe(slots, known.numbers[slots], known.row_ms[slots])
         for payload, some in _packed_sessions(new):
             frame = frames.frame(seed, frames.SESSION, payload, entries=len(some))
             found.append(_New(frames.SESSION, some[0].number, some[-1].number, frame))

@@ -14,8 +14,9 @@ from typing import NamedTuple, Self
 import msgpack
 import numpy as np
 
+from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
-from rondo_tools.store.format.frames import Rows
+from rondo_tools.store.format.frames import Frame, Rows
 from rondo_tools.store.format.records import EndRecord, SessionRecord, ends_in, sessions_in
 from rondo_tools.store.format.rollup import Ints
 from rondo_tools.store.format.schema import Schema
@@ -51,7 +52,7 @@ class JournalPieces:
         """All rows; of frames without a tick later than `after_ms`, none."""
         waiting: dict[Schema, list[memoryview]] = {}
         size, end = 0, self.file.size
-        for at, head, payload in self.file.frames(end=end):
+        for at, head, payload in self._frames(end):
             if head.kind == frames.ROWS:
                 if head.greatest_ms <= after_ms:
                     continue
@@ -71,6 +72,15 @@ class JournalPieces:
                     self.file.damage.add(at, head.size)
         if waiting:
             yield self._made(waiting)
+
+    def _frames(self, end: int) -> Iterator[tuple[int, Frame, memoryview]]:
+        """The right frames, up to one that cannot be read: what is behind a bad sector counts as damage."""
+        at = frames.FILE_SIZE
+        try:
+            for at, head, payload in self.file.frames(end=end):
+                yield at, head, payload
+        except StoreError:
+            self.file.damage.add(at, end - at)
 
     def _take(self, kind: int, payload: memoryview, size: int) -> None:
         if kind == frames.END:

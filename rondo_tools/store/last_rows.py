@@ -1,35 +1,24 @@
-"""The last ticks of sessions that are over: gathered from journals, and read back.
-
-A session's last rows are its ticks of the last ten minutes before its last tick, at most 6,000. Its
-description says where they are.
-"""
+"""Reads the last ticks of sessions that are over: the rows that their descriptions point at."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Self
 from zlib import crc32
 
 import numpy as np
 
 from rondo_tools.errors import StoreError
-from rondo_tools.store.derived import Appended, index_tables
+from rondo_tools.store.derived import index_tables
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.frames import HEAD_SIZE, Frame, Rows
-from rondo_tools.store.format.layout import JOURNALS, LAST_ROWS, Layout
-from rondo_tools.store.format.records import Description, Place, SessionKey
-from rondo_tools.store.format.rollup import Ints
+from rondo_tools.store.format.layout import LAST_ROWS, Layout
+from rondo_tools.store.format.records import Description, Place
 from rondo_tools.store.format.schema import Schema, unpack_schema
 from rondo_tools.store.frame_file import FrameFile
-from rondo_tools.store.journal_pieces import JournalPieces, SlotRows
 
 log = logging.getLogger(__name__)
-
-LAST_MS = 600_000
-MAX_LAST_ROWS = 6_000
-
-Gathered = dict[Schema, list[SlotRows]]
 
 
 class LastRowsReader:
@@ -96,55 +85,3 @@ class LastRowsReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def gather(
-    layout: Layout, journals: Iterable[int], slot_of: Mapping[SessionKey, int], since_ms: Ints, piece: int
-) -> Iterator[Gathered]:
-    """Rows of the sessions in `slot_of` later than `since_ms` of their slot, by session in each piece.
-
-    Journals that are not there are left out.
-    """
-    least_ms = int(min(since_ms[slot] for slot in slot_of.values()))
-    gathered: Gathered = {}
-    size = 0
-    for number in journals:
-        try:
-            journal = JournalPieces(
-                layout.file(JOURNALS, number), lambda record: slot_of.get(record.key, -1), piece
-            )
-        except (FileNotFoundError, StoreError):
-            continue  # of one that cannot be read, its own roll-up warned
-        with journal:
-            for some in journal.pieces(least_ms):
-                for schema, (slots, rows) in some.items():
-                    wanted = rows["t_ms"] > since_ms[slots]
-                    if wanted.any():
-                        gathered.setdefault(schema, []).append(SlotRows(slots[wanted], rows[wanted]))
-                        size += gathered[schema][-1].rows.nbytes
-                if size >= piece:
-                    yield gathered
-                    gathered, size = {}, 0
-    if gathered:
-        yield gathered
-
-
-def places_of(appended: Iterable[Appended]) -> Iterator[tuple[int, Place]]:
-    """(slot, place) of each session's rows in each frame."""
-    for number, offset, slots in appended:
-        first = np.flatnonzero(np.diff(slots, prepend=-1))
-        rows = np.diff(first, append=slots.size)
-        for slot, at, some in zip(slots[first].tolist(), first.tolist(), rows.tolist(), strict=True):
-            yield slot, Place(number, offset, at, some)
-
-
-def newest(places: list[Place], most: int = MAX_LAST_ROWS) -> tuple[Place, ...]:
-    """The places of the last `most` rows."""
-    kept: list[Place] = []
-    for place in reversed(places):
-        some = min(most, place.rows)
-        if some <= 0:
-            break
-        kept.append(place._replace(first=place.first + place.rows - some, rows=some))
-        most -= some
-    return tuple(reversed(kept))
