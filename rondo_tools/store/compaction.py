@@ -114,9 +114,13 @@ def roll_up(
 
 
 def clean_up(layout: Layout, state: State, tiers: tuple[Tier, ...]) -> None:
-    """Remove what roll-ups left that were never committed. For the holder of the lock, at a start."""
+    """Remove what roll-ups left that were never committed. For the holder of the lock, at a start.
+
+    Raises OSError if `state` cannot be forced to the disk; then nothing is removed.
+    """
     if not layout.state_json.exists():
         return  # nothing was ever committed, or nobody knows what was
+    files.sync_folder(layout.path)  # who wrote the state may have been killed before
     paths = [layout.carry(number) for number in layout.carries() if number != state.carry]
     paths += layout.temporaries()
     for folder in (*(tier_name(tier) for tier in range(1, len(tiers))), ENDED, LAST_ROWS):
@@ -183,21 +187,23 @@ class _RollUp:
         finally:
             for one in derived.values():
                 one.close()
-        self._commit(derived, carry)
-        if old_carry:
+        if self._commit(derived, carry) and old_carry:
             _remove(self._layout.carry(old_carry))
 
-    def _commit(self, derived: dict[str, Derived], carry: Path) -> None:
+    def _commit(self, derived: dict[str, Derived], carry: Path) -> bool:
+        """Whether a power cut can no longer bring the old state back."""
         path, data = self._layout.state_json, self.state.pack()
         try:
             files.replace(path, data)
-        except OSError:
-            # Was it replaced, and only its folder not synced? Then what it names must stay.
-            if not path.exists() or path.read_bytes() != data:
-                for one in derived.values():
-                    one.undo()
-                _remove(carry)
+        except OSError as exc:
+            if path.exists() and path.read_bytes() == data:
+                log.warning("%s: cannot be forced to the disk: %s", path, exc.strerror)
+                return False
+            for one in derived.values():
+                one.undo()
+            _remove(carry)
             raise
+        return True
 
     def _folders(self) -> dict[str, Tier]:
         """The folders of derived files, and whose span is theirs."""

@@ -3,112 +3,29 @@
 from __future__ import annotations
 
 import logging
-import random
 from pathlib import Path
 
 import pytest
 from store_journals import (
-    STORE_ID,
     T0,
     TIERS,
     A,
     B,
     C,
-    Journal,
+    Host,
     Session,
     Tick,
     descriptions,
     expected_rows,
-    last_frames,
-    last_rows,
-    same_ticks,
     series,
     stored_rows,
 )
 
 from rondo_tools.store.carry import parse_carry
-from rondo_tools.store.compaction import Result, clean_up, roll_up
+from rondo_tools.store.compaction import clean_up
 from rondo_tools.store.format import frames
-from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
-from rondo_tools.store.format.state import State, parse_state
-from rondo_tools.store.remembered import Remembered
-
-
-class Host:
-    """A store that journals are rolled up in, and what was written into it."""
-
-    def __init__(self, path: Path, piece: int = 1 << 20, tiers=TIERS) -> None:
-        self.layout, self.piece, self.tiers = Layout(path), piece, tiers
-        self.state = State()
-        self.remembered = Remembered(self.layout)
-        self.now_ms = T0
-        self.ticks: dict[Session, list[Tick]] = {}
-        self.last_ms: dict[tuple[str, int], int] = {}
-        self.number = 0
-        self.random = random.Random(1)
-
-    def journal(self) -> Journal:
-        self.number += 1
-        return Journal(self.layout, self.number, self.last_ms)
-
-    def some(self, session: Session, seconds: int, schema=A, step_ms: int = 1000) -> list[Tick]:
-        """More ticks of a session."""
-        known = self.ticks.setdefault(session, [])
-        t_ms = known[-1].t_ms if known else session.start_ms
-        made = []
-        for _ in range(seconds):
-            t_ms += step_ms
-            values = tuple(
-                self.random.uniform(-1e6, 1e6) if self.random.random() > 0.1 else float("nan")
-                for _ in range(schema.width)
-            )
-            made.append(Tick(t_ms, schema, values))
-        known += made
-        return made
-
-    def roll_up(self, **flags) -> Result:
-        result = roll_up(
-            self.layout, self.state, self.tiers, STORE_ID, lambda: self.now_ms, self.number, self.remembered,
-            piece=self.piece, **flags,
-        )  # fmt: skip
-        assert parse_state(self.layout.state_json.read_bytes()) == result.state
-        self.state = result.state
-        self.remembered.add(result.frames)
-        return result
-
-    def check(self, doubles: int = 0) -> None:
-        """Everything that is over is as the plain loop says."""
-        over = descriptions(self.layout, self.state)
-        live = parse_carry(self.layout.carry(self.state.carry).read_bytes()).sessions
-        live_keys = {one.key for one in live.values()}
-        for tier in range(1, len(self.tiers)):
-            interval_ms = self.tiers[tier].interval_ms
-            stored = stored_rows(self.layout, self.state, tier, interval_ms)
-            rows = 0
-            for session, ticks in self.ticks.items():
-                if not ticks:
-                    continue
-                expected = expected_rows(ticks, interval_ms)
-                found = stored.rows.get(session.key, {})
-                if session.key in live_keys:
-                    del expected[(window := max(expected))]
-                    found.pop(window, None)  # from before it came back
-                assert found == expected, (tier, session)
-                rows += len(expected)
-            assert 0 <= stored.count - rows <= doubles
-        rows_of = last_frames(self.layout, self.state)
-        for session, ticks in self.ticks.items():
-            if ticks and session.key not in live_keys:
-                found = over[session.key]
-                assert (found.first_ms, found.last_ms, found.ticks) == (
-                    ticks[0].t_ms,
-                    ticks[-1].t_ms,
-                    len(ticks),
-                )
-                assert found[:4] == session
-                newest = [tick for tick in ticks if tick.t_ms > ticks[-1].t_ms - 600_000][-6000:]
-                assert same_ticks(last_rows(rows_of, found), newest), session
-                assert self.remembered.find(*session.key) == found
+from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, tier_name
+from rondo_tools.store.format.state import State
 
 
 @pytest.fixture
