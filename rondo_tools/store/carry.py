@@ -41,8 +41,8 @@ LIVE = np.dtype(
         ("schema", "<u4"),  # of its last tick
         ("journal", "<u4"),  # of its last tick
         ("from_journal", "<u4"),  # its last ten minutes of ticks are in journals from this one on
-        ("mark_journal", "<u4"),  # a later one, whose ticks of the session begin at `mark_ms`
-        ("mark_ms", "<i8"),
+        ("mark_journal", "<u4"),  # a later one,
+        ("mark_ms", "<i8"),  # and the session's last tick before it
     ]
 )
 Live = npt.NDArray[np.void]

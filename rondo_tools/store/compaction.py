@@ -26,7 +26,7 @@ from rondo_tools import files
 from rondo_tools.errors import StoreError
 from rondo_tools.store import ended
 from rondo_tools.store.carry import Carry, parse_carry
-from rondo_tools.store.derived import Derived, Part
+from rondo_tools.store.derived import FILES_A_SPAN, Derived, Part
 from rondo_tools.store.format.frames import row_dtype
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.records import LOST, Description, EndRecord
@@ -36,12 +36,12 @@ from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.journal_pieces import PIECE, JournalPieces, Piece
 from rondo_tools.store.last_rows import LastRowsReader
+from rondo_tools.store.looks import stamp
 from rondo_tools.store.remembered import DescriptionFrames, Remembered
 from rondo_tools.store.slots import Slots
 
 log = logging.getLogger(__name__)
 
-_FILES_A_SPAN = 8
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not the file's fault: the next try may work
 
 
@@ -100,7 +100,7 @@ def roll_up(
     for number in range(state.rolled_up + 1, upto_journal + 1):
         one = _RollUp(layout, result.state, tiers, number, find, piece)
         try:
-            one.run(store_id, now_ms())
+            one.run(store_id, stamp(now_ms(), state.looks_ms))
         except OSError as exc:
             if not result.counts.journals:
                 raise
@@ -168,7 +168,7 @@ class _RollUp:
         carry = self._layout.carry(self.state.carry + 1)
         try:
             for folder, tier in self._folders().items():
-                known, span_ms = self._carry.files.get(folder), tier.span_ms // _FILES_A_SPAN
+                known, span_ms = self._carry.files.get(folder), tier.span_ms // FILES_A_SPAN
                 derived[folder] = Derived(self._layout, folder, self.state, known, store_id, now_ms, span_ms)
             self._write(over, derived)
             for one in derived.values():

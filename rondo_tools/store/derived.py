@@ -35,6 +35,7 @@ from rondo_tools.store.frame_writer import FrameWriter
 
 log = logging.getLogger(__name__)
 
+FILES_A_SPAN = 8  # a file is closed once it is an eighth of its tier's span old
 MAX_FILE = 1 << 30  # bytes; offsets in an INDEX have 32 bits
 MAX_SCHEMAS = 1 << 16  # of a file: their numbers have 16 bits
 SESSIONS_A_FRAME = 64

@@ -99,20 +99,21 @@ class Slots:
     def advance(self) -> None:
         """Take this journal's ticks into `live`."""
         live, has = self.live, self.ticks > 0
+        before_ms = live["last_ms"].copy()
         live["ticks"] += self.ticks
         begins = has & (live["first_ms"] == 0)
         live["first_ms"][begins] = self.first_ms[begins]
         live["last_ms"] = np.maximum(live["last_ms"], self.last_ms)
         live["schema"] = self._schema
         live["journal"][has] = self.number
-        # The last rows begin in `from_journal` or later. A mark is a journal and the time of its first
-        # tick: once that is old enough, all the last rows are in that journal or later.
+        # The last rows are in `from_journal` and later. A mark is a journal, and the session's last tick
+        # before it: once that is old enough, all the last rows are in that journal or later.
         since_ms = live["last_ms"] - self.kept_ms
         passed = has & (live["mark_ms"] <= since_ms)
         live["from_journal"][passed] = live["mark_journal"][passed]
         live["mark_journal"][passed] = self.number
-        live["mark_ms"][passed] = self.first_ms[passed]
-        live["from_journal"][has & (self.first_ms <= since_ms)] = self.number
+        live["mark_ms"][passed] = before_ms[passed]
+        live["from_journal"][has & (before_ms <= since_ms)] = self.number
 
     def describe(self, slots: Ints, numbers: Ints, last_ms: Ints) -> list[SessionRecord]:
         """What declares sessions in a derived file, by their numbers there."""

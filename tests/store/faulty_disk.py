@@ -32,6 +32,7 @@ class FaultyDisk:
         self.kill_in: int | None = None
         self.fail_in: int | None = None
         self.is_full = False
+        self.capacity: int | None = None  # bytes of all files
         self.steps = 0
         self._synced: dict[str, int] = {}
         self._made: set[str] = set()
@@ -61,8 +62,14 @@ class FaultyDisk:
                 self.fail_in = None
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def _room(self) -> None:
-        if self.is_full:
+    def used(self) -> int:
+        return sum(
+            Path(folder, name).stat().st_size for folder, _, names in os.walk(self.root) for name in names
+        )
+
+    def _room(self, size: int = 0) -> None:
+        """Raise unless there is room for `size` bytes more."""
+        if self.is_full or (self.capacity is not None and self.used() + size > self.capacity):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _ours(self, path: Any) -> bool:
@@ -87,9 +94,12 @@ class FaultyDisk:
             return int(self._real["write"](fd, data))
         try:
             self._step()
-            self._room()
+            self._room(len(data))
         except BaseException:
-            self._real["write"](fd, data[: self.random.choice((0, self.random.randint(0, len(data))))])
+            room = len(data) if self.capacity is None else max(self.capacity - self.used(), 0)
+            self._real["write"](
+                fd, data[: min(room, self.random.choice((0, self.random.randint(0, len(data)))))]
+            )
             raise
         return int(self._real["write"](fd, data))
 
@@ -134,7 +144,7 @@ class FaultyDisk:
 
     def _posix_fallocate(self, fd: int, offset: int, size: int) -> None:
         self._step()
-        self._room()
+        self._room(size - os.fstat(fd).st_size)
         self._real["posix_fallocate"](fd, offset, size)
 
     def cut_power(self) -> None:

@@ -1,6 +1,6 @@
 """The names of a store's files and folders. No other module spells them.
 
-    store.json  state.json  lock  carry_N
+    store.json  state.json  lock  reserve  carry_N
     tier_0/N    journals: every tick, in the order in which they came
     tier_1/N …  roll-ups, one folder a tier
     ended/N     descriptions of sessions that are over
@@ -33,6 +33,7 @@ class Layout:
         self.store_json = self.path / "store.json"
         self.state_json = self.path / "state.json"
         self.lock = self.path / "lock"
+        self.reserve = self.path / "reserve"
 
     def folder(self, name: str) -> Path:
         """The folder of JOURNALS, ENDED, LAST_ROWS or `tier_name(n)`."""

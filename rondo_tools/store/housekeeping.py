@@ -1,0 +1,286 @@
+"""Which files of a store go, and when: those that had their time, and those that there is no room for.
+
+Strategy: a file goes as a whole, by the time at which it was closed; state.json says so first, then
+the file is removed. What cannot be removed or read is warned of once, and passed over.
+
+A journal stays until every active cursor is past it, and while a session that is not over may want
+its last ten minutes from it; both for at most tier 1's span.
+
+For want of room, files go in this order, oldest first: delivered journals beyond tier 0's span, the
+other journals that are rolled up (this coarsens), all tiers but the coarsest, last rows, the
+coarsest tier and descriptions. Never a file that is still written to.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from rondo_tools import files
+from rondo_tools.errors import StoreError
+from rondo_tools.store.carry import parse_carry
+from rondo_tools.store.derived import FILES_A_SPAN
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
+from rondo_tools.store.format.records import description_table
+from rondo_tools.store.format.state import MAX_EVICTIONS, Eviction, State
+from rondo_tools.store.format.tiers import Tier
+from rondo_tools.store.frame_file import FrameFile
+from rondo_tools.store.looks import HOUR_MS, Looks, Times, plausible, stamp
+from rondo_tools.units import format_size
+
+log = logging.getLogger(__name__)
+
+_FULL = 0.95  # of `max_bytes`: from there on files go
+
+
+class CursorPosition(NamedTuple):
+    """Where a push stands: in `journal`; `held_ms` is when a push last held the cursor."""
+
+    name: str
+    journal: int
+    held_ms: int
+
+
+class Candidate(NamedTuple):
+    """A file that may go for want of room; the first to go sort first."""
+
+    order: int
+    closed_ms: int
+    folder: str
+    number: int
+    tier: int
+    is_delivered: bool
+
+
+@dataclass(slots=True)
+class Look:
+    """What a look did: the state that was committed, and the files (folder, number) that went."""
+
+    state: State
+    removed: list[tuple[str, int]] = field(default_factory=list)
+    coarsened: int = 0  # journals that went before every active cursor was past them
+
+
+class Housekeeper:
+    """Of the store at `layout`. The caller holds its lock, and rolls nothing up meanwhile.
+
+    `cursors` gives where the pushes stand; `max_bytes` None is no limit.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        tiers: tuple[Tier, ...],
+        cursors: Callable[[], Iterable[CursorPosition]],
+        now_ms: Callable[[], int],
+        max_bytes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._layout, self._tiers, self._cursors = layout, tiers, cursors
+        self._looks = Looks(now_ms, clock)
+        self.max_bytes = max_bytes
+        self._warned: set[Path] = set()
+        # How long a journal is held for cursors and sessions.
+        self._hold_ms = tiers[min(1, len(tiers) - 1)].span_ms
+        self._folders = {
+            **{tier_name(n): (n, tier.span_ms) for n, tier in enumerate(tiers[1:], 1)},
+            LAST_ROWS: (0, tiers[-1].span_ms),
+            ENDED: (len(tiers) - 1, tiers[-1].span_ms),
+        }
+
+    def look(self, state: State) -> Look:
+        """Remove what had its time, and what `max_bytes` has no room for. `state` is not changed.
+
+        Raises OSError if state.json cannot be replaced; then nothing was removed.
+        """
+        look, times = self._begin(state)
+        going = list(self._expired(look.state, times))
+        self._drop(look, going)
+        if self.max_bytes is not None:
+            over = self.used() - sum(map(self._size, going)) - int(_FULL * self.max_bytes)
+            if over > 0:
+                going += self._evict(look, over, times)
+        self._commit(look, state, going)
+        return look
+
+    def make_room(self, state: State, wanted: int) -> Look:
+        """For a full disk: remove files of at least `wanted` bytes, as far as there are any.
+
+        Raises OSError as `look` does.
+        """
+        look, times = self._begin(state)
+        going = self._evict(look, wanted, times)
+        self._commit(look, state, going)
+        return look
+
+    def _begin(self, state: State) -> tuple[Look, Times]:
+        look = Look(copy.deepcopy(state))
+        times, look.state.looks_ms = self._looks.look(state.looks_ms)
+        return look, times
+
+    def used(self) -> int:
+        """What the store's files take on the disk, holes not counted."""
+        total = 0
+        for folder, _, names in os.walk(self._layout.path):
+            for name in names:
+                try:
+                    total += Path(folder, name).lstat().st_blocks * 512
+                except OSError:
+                    continue  # it went meanwhile
+        return total
+
+    # --- what had its time ----------------------------------------------------------------------------
+
+    def _expired(self, state: State, times: Times) -> Iterator[Candidate]:
+        yield from self._expired_journals(state, times)
+        for folder, (tier, span_ms) in self._folders.items():
+            files = state.files.get(folder, {})
+            for file in files.values():
+                # Nobody closed it, for there was nothing to add.
+                if not file.closed_ms and times.is_over(file.begun_ms, span_ms // FILES_A_SPAN):
+                    file.closed_ms = stamp(times.now_ms, state.looks_ms)
+            closed = plausible(
+                {n: file.closed_ms for n, file in files.items() if file.closed_ms}, times.now_ms
+            )
+            for number, closed_ms in closed.items():
+                if times.is_over(closed_ms, span_ms):
+                    yield Candidate(0, closed_ms, folder, number, tier, is_delivered=True)
+
+    def _expired_journals(self, state: State, times: Times) -> Iterator[Candidate]:
+        held_from: int | None = None
+        closed = plausible(state.journals, times.now_ms)
+        for number, closed_ms in closed.items():
+            if not times.is_over(closed_ms, self._tiers[0].span_ms):
+                continue
+            if not times.is_over(closed_ms, self._hold_ms):
+                if held_from is None:
+                    held_from = min(self._delivered_to(times), self._wanted_from(state))
+                if number >= held_from:
+                    continue
+            yield Candidate(0, closed_ms, JOURNALS, number, 0, is_delivered=True)
+
+    def _delivered_to(self, times: Times) -> int:
+        """The oldest journal that an active cursor stands in."""
+        active = [one.journal for one in self._cursors() if not times.is_over(one.held_ms, HOUR_MS)]
+        return min(active, default=1 << 62)
+
+    def _wanted_from(self, state: State) -> int:
+        """The oldest journal that has last rows of a session that is not over."""
+        if not state.carry:
+            return 1 << 62
+        path = self._layout.carry(state.carry)
+        try:
+            live = parse_carry(path.read_bytes()).live
+        except (OSError, StoreError) as exc:
+            self._warn(path, f"cannot be read ({exc}); journals stay")
+            return 0
+        return int(live["from_journal"].min()) if live.size else 1 << 62
+
+    # --- want of room -----------------------------------------------------------------------------------
+
+    def _evict(self, look: Look, wanted: int, times: Times) -> list[Candidate]:
+        """Take files of `wanted` bytes out of the state."""
+        going = []
+        for one in sorted(self._candidates(look.state, times)):
+            if wanted <= 0:
+                break
+            size = self._size(one)
+            wanted -= size
+            from_ms, to_ms = self._ticks(one)
+            look.state.evictions.append(Eviction(one.tier, from_ms, to_ms, size, one.is_delivered))
+            look.coarsened += not one.is_delivered
+            going.append(one)
+        look.state.evictions = look.state.evictions[-MAX_EVICTIONS:]
+        self._drop(look, going)
+        if look.coarsened:
+            log.warning(
+                "%s: no room: %d journals had to go that not every push had delivered; what was in them "
+                "is coarser now",
+                self._layout.path, look.coarsened,
+            )  # fmt: skip
+        if going:
+            freed = format_size(sum(eviction.bytes for eviction in look.state.evictions[-len(going) :]))
+            log.info("%s: removed %d files of %s to make room", self._layout.path, len(going), freed)
+        return going
+
+    def _candidates(self, state: State, times: Times) -> Iterator[Candidate]:
+        delivered_to = self._delivered_to(times)
+        for number, closed_ms in plausible(state.journals, times.now_ms).items():
+            is_delivered = number < delivered_to
+            is_old = times.now_ms - closed_ms > self._tiers[0].span_ms
+            order = 0 if is_delivered and is_old else 1
+            yield Candidate(order, closed_ms, JOURNALS, number, 0, is_delivered)
+        for folder, (tier, _) in self._folders.items():
+            order = 3 if folder == LAST_ROWS else 4 if tier == len(self._tiers) - 1 else 2
+            for number, file in state.files.get(folder, {}).items():
+                if file.closed_ms:
+                    yield Candidate(order, file.closed_ms, folder, number, tier, is_delivered=True)
+
+    def _size(self, one: Candidate) -> int:
+        try:
+            return self._layout.file(one.folder, one.number).lstat().st_blocks * 512
+        except OSError:
+            return 0
+
+    def _ticks(self, one: Candidate) -> tuple[int, int]:
+        """The first and the last tick in a file; zeros if it cannot be read."""
+        times: list[int] = []
+        try:
+            with FrameFile(self._layout.file(one.folder, one.number)) as file:
+                kinds = (frames.DESCRIPTIONS,) if one.folder == ENDED else ()
+                for _, head, payload in file.frames(kinds=kinds):
+                    if head.kind == frames.ROWS:
+                        times += (head.least_ms, head.greatest_ms)
+                    elif head.kind == frames.DESCRIPTIONS:
+                        last_ms = description_table(payload, head.entries)["last_ms"]
+                        times += (int(last_ms.min()), int(last_ms.max()))
+        except (FileNotFoundError, StoreError, ValueError):
+            return 0, 0
+        return min(times, default=0), max(times, default=0)
+
+    # --- removing -----------------------------------------------------------------------------------
+
+    def _drop(self, look: Look, going: list[Candidate]) -> None:
+        """Take files out of the state."""
+        for one in going:
+            if one.folder == JOURNALS:
+                del look.state.journals[one.number]
+            else:
+                del look.state.files[one.folder][one.number]
+
+    def _commit(self, look: Look, before: State, going: list[Candidate]) -> None:
+        if look.state != before:
+            try:
+                files.replace(self._layout.state_json, look.state.pack())
+            except OSError as exc:
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or not going:
+                    raise
+                # There is no room even for that: one file goes before state.json says so.
+                self._remove(self._layout.file(going[0].folder, going[0].number))
+                files.replace(self._layout.state_json, look.state.pack())
+        for one in going:
+            self._remove(self._layout.file(one.folder, one.number))
+            look.removed.append((one.folder, one.number))
+        # A journal that could not be removed is named no more; a later look tries again.
+        for number in self._layout.numbers(JOURNALS):
+            if number <= look.state.rolled_up and number not in look.state.journals:
+                self._remove(self._layout.file(JOURNALS, number))
+
+    def _remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            self._warn(path, f"cannot be removed: {exc.strerror}")
+
+    def _warn(self, path: Path, why: str) -> None:
+        if path not in self._warned:
+            self._warned.add(path)
+            log.warning("%s: %s", path, why)

@@ -1,0 +1,86 @@
+"""When a file has had its time: if looks at the clock over an hour agree on that.
+
+Strategy: the clock of now is held against looks that are an hour old or older: in a process that ran
+for so long, what they have become by the monotonic clock; before that, looks of earlier processes,
+which state.json keeps in their order. The smallest counts. So a clock that is wrong for less than an
+hour erases nothing, and runs from cron expire as servers do, an hour later.
+
+The time at which a file is closed comes from the same clock. If that is behind the looks, an hour
+after the newest of them is late enough; if it is ahead, the files after it tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+HOUR_MS = 3_600_000
+EVERY_MS = 600_000
+MOST = 2 * HOUR_MS // EVERY_MS
+
+
+class Times(NamedTuple):
+    """What time it is, and what time it is at least, as an earlier look has it."""
+
+    now_ms: int
+    agreed_ms: int
+
+    def is_over(self, since_ms: int, span_ms: int) -> bool:
+        """Whether both say that more than the span has passed."""
+        return min(self) - since_ms > span_ms
+
+
+class Looks:
+    """This process' looks, by both clocks."""
+
+    def __init__(self, now_ms: Callable[[], int], clock: Callable[[], float]) -> None:
+        self._now_ms, self._clock = now_ms, clock
+        self._own: list[tuple[int, int]] = []  # (wall, monotonic), ms
+
+    def look(self, kept_ms: list[int]) -> tuple[Times, list[int]]:
+        """The times, and the looks to keep in place of `kept_ms`."""
+        now_ms, clock_ms = self._now_ms(), int(self._clock() * 1000)
+        agreed_ms = _before_a_step_back(kept_ms, now_ms)
+        old = [n for n, (_, then) in enumerate(self._own) if clock_ms - then >= HOUR_MS]
+        if old:
+            agreed_ms = min(wall_ms + clock_ms - then for wall_ms, then in self._own[old[-1] :])
+        if not self._own or clock_ms - self._own[-1][1] >= EVERY_MS:
+            self._own = [*self._own, (now_ms, clock_ms)][-MOST:]
+        if not kept_ms or not 0 <= now_ms - kept_ms[-1] < EVERY_MS:
+            kept_ms = [*kept_ms, now_ms][-MOST:]
+        return Times(now_ms, agreed_ms), kept_ms
+
+
+def _before_a_step_back(looks_ms: list[int], now_ms: int) -> int:
+    """The newest look that is an hour old and that no later one contradicts; 0 if there is none."""
+    least = now_ms
+    for look_ms in reversed(looks_ms):
+        if look_ms <= min(least, now_ms - HOUR_MS):
+            return look_ms
+        least = min(least, look_ms)
+    return 0
+
+
+def stamp(now_ms: int, looks_ms: list[int]) -> int:
+    """The time to note for a file that is closed now: later than it is, if the clock is behind."""
+    newest = max(looks_ms, default=0)
+    return now_ms if now_ms >= newest else newest + HOUR_MS
+
+
+def plausible(closed_ms: Mapping[int, int], now_ms: int) -> dict[int, int]:
+    """When files were closed, by number: what a wrong clock noted is set right by the other files.
+
+    Files were closed in the order of their numbers. So a time before that of an earlier file was not
+    it, nor a time that is still to come: then it was before the next file's.
+    """
+    found: dict[int, int] = {}
+    to_come: list[int] = []
+    greatest = 0
+    for number in sorted(closed_ms):
+        if closed_ms[number] > now_ms:
+            to_come.append(number)
+            continue
+        greatest = max(greatest, closed_ms[number])
+        found |= dict.fromkeys((*to_come, number), greatest)
+        to_come = []
+    return found | dict.fromkeys(to_come, now_ms)
