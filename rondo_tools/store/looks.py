@@ -46,6 +46,7 @@ class Looks:
             agreed_ms = min(wall_ms + clock_ms - then for wall_ms, then in self._own[old[-1] :])
         if not self._own or clock_ms - self._own[-1][1] >= EVERY_MS:
             self._own = [*self._own, (now_ms, clock_ms)][-MOST:]
+        kept_ms = _without_refuted(kept_ms, now_ms)
         if not kept_ms or not 0 <= now_ms - kept_ms[-1] < EVERY_MS:
             kept_ms = [*kept_ms, now_ms][-MOST:]
         return Times(now_ms, agreed_ms), kept_ms
@@ -59,6 +60,15 @@ def _before_a_step_back(looks_ms: list[int], now_ms: int) -> int:
             return look_ms
         least = min(least, look_ms)
     return 0
+
+
+def _without_refuted(looks_ms: list[int], now_ms: int) -> list[int]:
+    """Without looks that were ahead, once the clock that was set back has run for an hour."""
+    steps = [n for n in range(1, len(looks_ms)) if looks_ms[n] < looks_ms[n - 1]]
+    if not steps or now_ms - looks_ms[steps[-1]] < HOUR_MS:
+        return looks_ms
+    before, since = looks_ms[: steps[-1]], looks_ms[steps[-1] :]
+    return [look_ms for look_ms in before if look_ms <= since[0]] + since
 
 
 def stamp(now_ms: int, looks_ms: list[int]) -> int:
