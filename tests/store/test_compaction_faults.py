@@ -1,4 +1,4 @@
-"""Roll-ups that are killed between any two steps, lose power, fail, or find the disk full.
+"""Roll-ups and housekeeping that are killed between any two steps, lose power, fail, or find no room.
 
 Seeded schedules: whatever happened, in the end every coarse row, description and last row is what a
 plain loop makes of the ticks that the journals had. RONDO_SCHEDULES is the number of schedules,
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS
 from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.frame_file import FrameFile
+from rondo_tools.store.housekeeping import Housekeeper
 from rondo_tools.store.remembered import Remembered
 
 SEED = int(os.environ.get("RONDO_TEST_SEED", "0"))
@@ -55,14 +57,17 @@ class Schedule:
         self.vms = [Session(f"vm-{n}", T0 + n) for n in range(self.random.randint(1, 5))]
         self.over: set[Session] = set()
         self.schema = dict.fromkeys(self.vms, A)
-        self.counts = {"kills": 0, "power cuts": 0, "errors": 0, "come-backs": 0}
+        self.counts = {"kills": 0, "power cuts": 0, "errors": 0, "journals that went": 0}
+        self.keeper = self.house()
 
     def run(self, turns: int) -> None:
         for _ in range(turns):
-            self.host.now_ms += 60_000
+            self.host.now_ms += 300_000
             self.write()
             if self.random.random() < 0.5:
-                self.roll_up()
+                self.attempt(self.host.roll_up)
+            if self.random.random() < 0.3:
+                self.attempt(self.look)
             if self.random.random() < 0.1 and "power" in self.faults:
                 self.crash(power=True)
             elif self.random.random() < 0.1:
@@ -143,7 +148,7 @@ class Schedule:
 
     # the roll-up
 
-    def roll_up(self) -> None:
+    def attempt(self, what: Callable[[], object]) -> None:
         closed = [one.journal.number for one in self.written if not one.is_open]
         if not closed:
             return
@@ -156,13 +161,28 @@ class Schedule:
             if "full" in self.faults and self.random.random() < 0.5:
                 self.disk.kill_in, self.disk.is_full = None, True
         try:
-            self.host.roll_up()
+            what()
         except OSError:
             self.counts["errors"] += 1
         except KillError:
             self.crash(power="power" in self.faults and self.random.random() < 0.7)
         self.disk.kill_in = self.disk.fail_in = None
         self.disk.is_full = False
+
+    def look(self) -> None:
+        look = self.keeper.look(self.host.state)
+        self.host.state = look.state
+        self.counts["journals that went"] += len(look.removed)
+
+    def house(self) -> Housekeeper:
+        host = self.host
+        begun_ms = host.now_ms - 7_200_000  # so that it need not run for an hour first
+        keeper = Housekeeper(
+            host.layout, TIERS, list, lambda: host.now_ms, clock=lambda: (host.now_ms - begun_ms) / 1000
+        )
+        for ago_ms in (7_200_000, 3_600_000):
+            keeper._looks._own.append((host.now_ms - ago_ms, 7_200_000 - ago_ms))
+        return keeper
 
     def crash(self, *, power: bool) -> None:
         """Another process takes the store up, after a kill or a power cut."""
@@ -178,11 +198,12 @@ class Schedule:
         clean_up(host.layout, host.state, TIERS)
         host.remembered = Remembered(host.layout)
         host.remembered.load(host.state)
+        self.keeper = self.house()
         if power:
             self.recount()
 
     def recount(self) -> None:
-        """What journals that are not rolled up have lost, never was."""
+        """What journals that are not rolled up have lost never was."""
         host = self.host
         for written in self.written:
             if written.journal.number <= host.state.rolled_up:
