@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faulty_disk import FaultyDisk
-from store_journals import T0, TIERS, Host, Session, descriptions
+from store_journals import T0, TIERS, Host, Session, descriptions, expected_rows, stored_rows
 
 from rondo_tools.store.compaction import clean_up
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout
@@ -380,10 +380,15 @@ def test_a_full_disk_is_no_deadlock(tmp_path: Path, seed: int, monkeypatch: pyte
                 assert reserve.take()
     assert room
     assert store.state.rolled_up == store.number
-    # Coarse rows of all that stayed are those of the plain loop.
-    over = descriptions(store.layout, store.state)
-    store.ticks = {vm: ticks for vm, ticks in store.ticks.items() if vm.key in over}
-    assert store.ticks
+    # All rows that stayed are those of the plain loop, and the newest sessions have theirs.
+    newest = list(store.ticks)[-1]
+    for tier in (1, 2):
+        interval_ms = TIERS[tier].interval_ms
+        stored = stored_rows(store.layout, store.state, tier, interval_ms).rows
+        assert stored[newest.key] == expected_rows(store.ticks[newest], interval_ms)
+        for vm, ticks in store.ticks.items():
+            assert stored.get(vm.key, {}).items() <= expected_rows(ticks, interval_ms).items()
+    assert newest.key in descriptions(store.layout, store.state)
 
 
 def test_the_file_size_limit_of_the_process_is_an_error_like_a_full_disk(store: Store) -> None:
