@@ -43,6 +43,7 @@ class FrameFile:
         except OSError as exc:
             raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
         self.damage = Damage()
+        self.scanned_to = FILE_SIZE
         self.schemas: dict[int, Schema] = {}
         try:
             self.header = parse_file_header(self.read(0, FILE_SIZE))
@@ -80,10 +81,11 @@ class FrameFile:
 
         Of frames of other `kinds` than those wanted the payload is neither read nor verified, and
         empty. What is not right is stepped over, and counted in `damage`. Schemas that are met are
-        noted in `schemas`.
+        noted in `schemas`. `scanned_to` is where the next frame will begin, once all were given.
         """
         end = self.size if end is None else end
         begin, piece = at, memoryview(b"")
+        self.scanned_to = at
         while at + HEAD_SIZE <= end:
             if at < begin or at + HEAD_SIZE > begin + len(piece):
                 begin, piece = at, memoryview(self.read(at, min(_PIECE, end - at)))
@@ -92,10 +94,11 @@ class FrameFile:
             head = parse_head(piece, at - begin, self.seed)
             if head is None:
                 self.damage.add(at, 8)
-                at += 8
+                at = self.scanned_to = at + 8
                 continue
             if at + HEAD_SIZE + head.length > end:
                 return
+            self.scanned_to = at + head.size
             if head.kind not in kinds:
                 yield at, head, memoryview(b"")
                 at += head.size
@@ -144,6 +147,11 @@ class FrameFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        # Sessions of an earlier look may still read a file that is gone: the last of them closes it.
+        if hasattr(self, "_fd"):
+            self.close()
 
     def __enter__(self) -> Self:
         return self

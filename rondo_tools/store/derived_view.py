@@ -1,0 +1,298 @@
+"""Derived files as readers see them: coarse rows, descriptions and last rows, up to the lengths in
+state.json.
+
+Strategy: an INDEX frame says where the frames behind it stand, and a closed file ends with an INDEX of
+all, so that a reader of one session steps over the frames of others without looking at them. Where
+an INDEX is damaged, frames are found by their headers. What is known of a file is kept and taken up
+from there when the file has grown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.store.format.frames import (
+    DESCRIPTIONS,
+    FILE_SIZE,
+    HEAD_SIZE,
+    INDEX,
+    MAX_PAYLOAD,
+    ROWS,
+    SCHEMA,
+    SESSION,
+    Frame,
+    Rows,
+    parse_head,
+    row_dtype,
+    rows_of,
+)
+from rondo_tools.store.format.records import (
+    INDEX as INDEX_ROW,
+)
+from rondo_tools.store.format.records import (
+    TABLE,
+    Description,
+    Place,
+    SessionKey,
+    description_at,
+    description_table,
+    descriptions_in,
+    instance_hash,
+    sessions_in,
+)
+from rondo_tools.store.format.schema import Schema, unpack_schema
+from rondo_tools.store.format.state import DerivedFile
+from rondo_tools.store.frame_file import FrameFile
+
+_GUESS = 16 << 10  # bytes of a frame whose size is not known yet
+
+
+class Read(NamedTuple):
+    """A frame that was read; the payload is None if it is damaged."""
+
+    head: Frame
+    payload: memoryview | None
+
+
+class DerivedView:
+    """A derived file up to `length`. Raises FileNotFoundError or StoreError as FrameFile does. `close` it.
+
+    `bad` says, by offset, which frames are not what they should be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.number = int(path.name)
+        self.file = FrameFile(path)
+        self.length = 0
+        self.bad: dict[int, str] = {}
+
+    def update(self, state: DerivedFile) -> None:
+        """Take up what was appended, as state.json says."""
+        self.length = state.length
+
+    def read(self, at: int, size: int = _GUESS) -> Read | None:
+        """The frame at `at`, `size` bytes of it at first; None if there is none."""
+        data = self.file.read(at, size)
+        head = parse_head(data, 0, self.file.seed)
+        if head is None or at + HEAD_SIZE + head.length > self.length:
+            self.bad.setdefault(at, "no frame, or a damaged header")
+            return None
+        if HEAD_SIZE + head.length > len(data):
+            data += self.file.read(at + len(data), HEAD_SIZE + head.length - len(data))
+        payload = memoryview(data)[HEAD_SIZE : HEAD_SIZE + head.length]
+        if crc32(payload, self.file.seed) != head.payload_crc:
+            self.bad.setdefault(at, "its payload is damaged")
+            return Read(head, None)
+        return Read(head, payload)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class RowsView(DerivedView):
+    """A derived file of rows: a tier's, or of last rows."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._known_to = FILE_SIZE
+        self._parts = [np.zeros(0, INDEX_ROW)]
+        self._schemas: dict[int, Schema | None] = {}
+        self._numbers: dict[SessionKey, list[int]] = {}
+        self._is_closed = self._is_torn = False
+        self._schemas_at: dict[int, Schema | None] = {}
+
+    def update(self, state: DerivedFile) -> None:
+        super().update(state)
+        if self._is_closed or self._known_to >= self.length:
+            return
+        if state.index_at and (table := self._whole_index(state.index_at)) is not None:
+            self._parts, self._known_to, self._is_closed = [table], self.length, True
+            return
+        self._walk()
+
+    def index(self) -> npt.NDArray[np.void]:
+        """The INDEX rows of all frames that are known, by offset."""
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        return self._parts[0]
+
+    def _whole_index(self, at: int) -> npt.NDArray[np.void] | None:
+        """The INDEX that a closed file ends with: as many frames as it takes."""
+        parts = []
+        while at + HEAD_SIZE <= self.length:
+            found = self.read(at, MAX_PAYLOAD)
+            if found is None or found.payload is None or found.head.kind != INDEX:
+                return None
+            parts.append(np.frombuffer(found.payload, INDEX_ROW, found.head.entries))
+            at += found.head.size
+        return np.concatenate(parts) if parts else None
+
+    def _walk(self) -> None:
+        """Hop from INDEX to INDEX; where there is none, from frame to frame."""
+        at = self._known_to
+        while at + HEAD_SIZE <= self.length:
+            found = self.read(at)
+            if found is None:
+                self._is_torn = True
+                at += 8
+                while at + HEAD_SIZE <= self.length and self._head(at) is None:
+                    at += 8
+                continue
+            head, payload = found
+            if head.kind == INDEX and payload is not None and head.entries:
+                table = np.frombuffer(payload, INDEX_ROW, head.entries)
+                last_at = int(table["offset"][-1])
+                last = self._head(last_at) if last_at > at else None
+                if last is not None:
+                    self._parts.append(table)
+                    at = last_at + last.size
+                    continue
+            elif head.kind in (ROWS, SESSION, SCHEMA):
+                least, greatest = head.least_session, head.greatest_session
+                if head.kind == SESSION:
+                    least, greatest = 0, (1 << 32) - 1
+                self._parts.append(np.array([(head.kind, least, greatest, at)], INDEX_ROW))
+            at += head.size
+        self._known_to = at
+
+    def _head(self, at: int) -> Frame | None:
+        return parse_head(self.file.read(at, HEAD_SIZE), 0, self.file.seed)
+
+    def schema(self, number: int) -> Schema | None:
+        """A schema of this file; None if it is damaged or missing."""
+        if number not in self._schemas:
+            index = self.index()
+            for at in index["offset"][index["kind"] == SCHEMA].tolist():
+                found = self.read(at)
+                if found is not None and found.payload is not None:
+                    self._schemas[found.head.schema] = unpack_schema(bytes(found.payload))
+            self._schemas.setdefault(number, None)
+        return self._schemas[number]
+
+    def schema_at(self, at: int) -> Schema | None:
+        """The schema of a ROWS frame."""
+        if at not in self._schemas_at:
+            head = self._head(at)
+            self._schemas_at[at] = None if head is None or head.kind != ROWS else self.schema(head.schema)
+        return self._schemas_at[at]
+
+    def numbers_of(self, key: SessionKey) -> list[int]:
+        """A session's numbers in this file: none, or one for each process that wrote of it."""
+        needle = msgpack.packb(key[0]) + msgpack.packb(key[1])
+        index = self.index()
+        return [
+            record.number
+            for at in index["offset"][index["kind"] == SESSION].tolist()
+            if (found := self.read(at)) is not None
+            and found.payload is not None
+            and needle in bytes(found.payload)
+            for record in sessions_in(found.payload)
+            if record.key == key
+        ]
+
+    def rows_of(self, key: SessionKey, tier: int, after_ms: int = 0) -> tuple[list[tuple[Schema, Rows]], int]:
+        """A session's rows with t_ms > after_ms, a part for each frame, in the order in which they were
+        written; and how many damaged frames may have held some."""
+        found, skipped = [], int(self._is_torn)
+        index = self.index()
+        offsets = np.append(index["offset"], self.length)
+        offsets.sort()
+        for number in self.numbers_of(key):
+            mine = (index["kind"] == ROWS) & (index["least_session"] <= number)
+            mine &= number <= index["greatest_session"]
+            ats = index["offset"][mine]
+            sizes = offsets[np.searchsorted(offsets, ats, "right")] - ats
+            for at, size in zip(ats.tolist(), sizes.tolist(), strict=True):
+                frame = self.read(at, min(size, MAX_PAYLOAD + HEAD_SIZE))
+                if frame is not None and frame.head.greatest_ms <= after_ms:
+                    continue
+                schema_rows = None if frame is None else self.rows(at, frame, tier)
+                if schema_rows is None:
+                    skipped += 1
+                    continue
+                schema, rows = schema_rows
+                rows = rows[(rows["session"] == number) & (rows["t_ms"] > after_ms)]
+                if rows.size:
+                    found.append((schema, rows))
+        return found, skipped
+
+    def rows(self, at: int, found: Read, tier: int) -> tuple[Schema, Rows] | None:
+        """The rows of a ROWS frame that was read; None, and a note, if they are damaged."""
+        if found.payload is None:
+            return None
+        schema = self.schema(found.head.schema)
+        if schema is None:
+            self.bad.setdefault(at, f"its schema {found.head.schema} is damaged or missing")
+            return None
+        width = schema.width_in(tier)
+        if found.head.kind != ROWS or row_dtype(width).itemsize * found.head.entries != found.head.length:
+            self.bad.setdefault(at, f"its rows do not fit schema {found.head.schema}")
+            return None
+        return schema, rows_of(found.payload, width)
+
+    def last_rows(self, place: Place) -> tuple[Schema, Rows] | None:
+        """The rows that a description points at; None if they are not there, or damaged."""
+        found = self.read(place.offset)
+        schema_rows = None if found is None else self.rows(place.offset, found, 0)
+        if schema_rows is None:
+            return None
+        schema, rows = schema_rows
+        rows = rows[place.first : place.first + place.rows]
+        return (schema, rows) if rows.size == place.rows else None
+
+
+class EndedView(DerivedView):
+    """A file of descriptions: keeps of each where it stands, its key and its last time."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._known_to = FILE_SIZE
+        self._frames: list[tuple[int, Frame, npt.NDArray[np.void]]] = []
+
+    def update(self, state: DerivedFile) -> None:
+        super().update(state)
+        if self._known_to >= self.length:
+            return
+        for at, head, payload in self.file.frames(self._known_to, self.length, (DESCRIPTIONS,)):
+            if head.kind != DESCRIPTIONS:
+                continue
+            if head.entries * TABLE.itemsize > head.length:
+                self.bad.setdefault(at, "its table is longer than the frame")
+                continue
+            self._frames.append(
+                (at, head, description_table(bytes(payload[: head.entries * TABLE.itemsize]), head.entries))
+            )
+        self._known_to = self.file.scanned_to
+
+    def descriptions(
+        self, instance: str | None = None, since_ms: int = 0, keys: Sequence[int] = ()
+    ) -> Iterator[Description]:
+        """The descriptions, in the order in which they were written, without decoding others than those
+        of an instance, and with a last tick at or after `since_ms`, or none, or with one of `keys`."""
+        for at, head, table in self._frames:
+            wanted = table["last_ms"] >= since_ms
+            if since_ms:
+                wanted |= (table["last_ms"] == 0) | np.isin(table["key"], np.array(keys, np.uint64))
+            if instance is not None:
+                wanted &= (table["key"] >> 32) == instance_hash(instance)
+            places = np.flatnonzero(wanted)
+            if not places.size:
+                continue
+            found = self.read(at, head.size)
+            if found is None or found.payload is None:
+                continue
+            if places.size == head.entries:
+                some = descriptions_in(found.payload, head.entries)
+            else:
+                some = (description_at(found.payload, head.entries, place) for place in places.tolist())
+            for one in some:
+                if instance is None or one.instance == instance:
+                    yield one

@@ -1,0 +1,243 @@
+"""A journal as readers see it: which sessions it has, and the rows of one of them.
+
+Strategy: `update` takes up what was appended since it looked last, and keeps the headers of ROWS
+frames as a table; rows are read when they are asked for. A writer may append meanwhile: what is not
+whole yet is seen by the next `update`.
+
+Rows are picked from many small frames at once: a row begins at a multiple of 4 bytes, so the frames
+of a stretch of the file are one array of 32-bit words, and session numbers are gathered from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.store.format.frames import (
+    END,
+    FILE_SIZE,
+    HEAD_SIZE,
+    ROWS,
+    SCHEMA,
+    SESSION,
+    Frame,
+    Rows,
+    row_dtype,
+)
+from rondo_tools.store.format.records import EndRecord, SessionKey, SessionRecord, ends_in, sessions_in
+from rondo_tools.store.format.schema import Schema
+from rondo_tools.store.frame_file import FrameFile
+
+_STRETCH = 8 << 20  # bytes read at once
+_NEVER = int(np.iinfo(np.int64).max)
+_HEADS = np.dtype(
+    [
+        ("at", "<i8"), ("length", "<i8"), ("schema", "<i8"), ("entries", "<i8"), ("crc", "<i8"),
+        ("least_ms", "<i8"), ("greatest_ms", "<i8"), ("least_session", "<i8"), ("greatest_session", "<i8"),
+    ]
+)  # fmt: skip
+Heads = npt.NDArray[np.void]
+
+
+class Tally(NamedTuple):
+    """What a journal has of a session: times of its first and last tick there, and how many."""
+
+    first_ms: int
+    last_ms: int
+    ticks: int
+
+
+class JournalView:
+    """Raises FileNotFoundError or StoreError as FrameFile does. `close` it.
+
+    `bad` says, by offset, which ROWS frames are not what they should be; what is no frame at all is in
+    `file.damage`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.number = int(path.name)
+        self.file = FrameFile(path)
+        self.known_to = FILE_SIZE
+        self.records: dict[SessionKey, SessionRecord] = {}
+        self.ends: dict[int, list[EndRecord]] = {}
+        self.bad: dict[int, str] = {}
+        self._new_heads: list[tuple[int, ...]] = []
+        self._heads: Heads = np.zeros(0, _HEADS)
+        self._tallied = 0  # frames
+        self._ticks = self._last = np.zeros(0, np.int64)  # by session number
+        self._begins: dict[Schema, npt.NDArray[np.int64]] = {}  # by session number, its first row's time
+
+    def update(self) -> bool:
+        """Take up what was appended; says whether anything was."""
+        before = self.known_to
+        for at, head, payload in self.file.frames(before, kinds=(SCHEMA, SESSION, END)):
+            self._take(at, head, payload)
+        self.known_to = self.file.scanned_to
+        return self.known_to > before
+
+    def _take(self, at: int, head: Frame, payload: memoryview) -> None:
+        if head.kind == ROWS:
+            self._new_heads.append(
+                (at, head.length, head.schema, head.entries, head.payload_crc, head.least_ms,
+                 head.greatest_ms, head.least_session, head.greatest_session)
+            )  # fmt: skip
+        elif head.kind == SESSION:
+            self.records.update((record.key, record) for record in sessions_in(payload))
+        elif head.kind == END:
+            for end in ends_in(payload):
+                self.ends.setdefault(end.number, []).append(end)
+
+    def heads(self) -> Heads:
+        """The headers of all ROWS frames that are known."""
+        if self._new_heads:
+            self._heads = np.concatenate((self._heads, np.array(self._new_heads, _HEADS)))
+            self._new_heads = []
+        return self._heads
+
+    def greatest_ms(self) -> int:
+        """The greatest time of all rows; 0 if there are none."""
+        return int(self.heads()["greatest_ms"].max(initial=0))
+
+    def rows_of(self, key: SessionKey, after_ms: int = 0) -> tuple[list[tuple[Schema, Rows]], int]:
+        """A session's rows with t_ms > after_ms, in the order in which they came, a part for each stretch
+        and schema; and how many damaged frames and stretches may have held some."""
+        skipped = int(self.file.damage.bytes > 0)
+        record = self.records.get(key)
+        if record is None:
+            return [], skipped
+        number, heads = record.number, self.heads()
+        wanted = (
+            (heads["least_session"] <= number)
+            & (number <= heads["greatest_session"])
+            & (heads["greatest_ms"] > after_ms)
+        )
+        heads = heads[wanted]
+        found = []
+        for schema, words, begins in self._stretches(heads):
+            begins = begins[words[begins] == number]
+            if begins.size:
+                rows = _gather(words, begins, schema.width)
+                found.append((schema, rows if after_ms < 1 else rows[rows["t_ms"] > after_ms]))
+        if self.bad:
+            skipped += sum(at in self.bad for at in heads["at"].tolist())
+        return found, skipped
+
+    def all_rows(self) -> Iterator[tuple[Schema, Rows]]:
+        """All rows, in the order in which they came within each schema and stretch."""
+        for schema, words, begins in self._stretches(self.heads()):
+            yield schema, _gather(words, begins, schema.width)
+
+    def tallies(self) -> dict[SessionKey, Tally]:
+        """Of each session declared here, what there is; a session without rows has times of 0."""
+        self._tally()
+        first = np.full(self._ticks.size, _NEVER)
+        for begins in self._begins.values():
+            np.minimum(first[: begins.size], begins, out=first[: begins.size])
+        columns = list(zip(first.tolist(), self._last.tolist(), self._ticks.tolist(), strict=True))
+        found = {}
+        for key, record in self.records.items():
+            tally = columns[record.number] if record.number < len(columns) else (0, 0, 0)
+            found[key] = Tally(*tally) if tally[2] else Tally(0, 0, 0)
+        return found
+
+    def schemas_of(self, key: SessionKey) -> list[Schema]:
+        """The schemas of a session's rows here, in the order in which they came."""
+        self._tally()
+        record = self.records.get(key)
+        if record is None:
+            return []
+        begins = [
+            (int(first_ms[record.number]), schema)
+            for schema, first_ms in self._begins.items()
+            if record.number < first_ms.size and first_ms[record.number] < _NEVER
+        ]
+        return [schema for _, schema in sorted(begins, key=lambda pair: pair[0])]
+
+    def _tally(self) -> None:
+        heads = self.heads()
+        fresh, self._tallied = heads[self._tallied :], heads.size
+        if not fresh.size:
+            return
+        self._ticks = self._widened(self._ticks, fresh, 0)
+        self._last = self._widened(self._last, fresh, 0)
+        for schema, words, begins in self._stretches(fresh):
+            session = words[begins]
+            inside = session < self._ticks.size
+            if not inside.all():
+                session, begins = session[inside], begins[inside]
+            t_ms = (words[begins + 2].astype(np.int64) << 32) | words[begins + 1]
+            self._ticks += np.bincount(session, minlength=self._ticks.size)
+            np.maximum.at(self._last, session, t_ms)
+            first = self._widened(self._begins.get(schema, np.zeros(0, np.int64)), fresh, _NEVER)
+            np.minimum.at(first, session, t_ms)
+            self._begins[schema] = first
+
+    def _widened(self, column: npt.NDArray[np.int64], heads: Heads, fill: int) -> npt.NDArray[np.int64]:
+        """A column by session number that has room for the sessions of these frames."""
+        # A number that the file has no room to declare is damage.
+        size = min(int(heads["greatest_session"].max()) + 1, self.known_to)
+        return np.append(column, np.full(max(size - column.size, 0), fill, np.int64))
+
+    def _stretches(self, heads: Heads) -> Iterator[tuple[Schema, Words, Places]]:
+        """Read frames: for each stretch of the file and schema, its words, and where rows begin in it."""
+        at = 0
+        ends = heads["at"] + HEAD_SIZE + heads["length"]
+        while at < heads.size:
+            begin = int(heads["at"][at])
+            last = max(int(np.searchsorted(ends, begin + _STRETCH, "right")), at + 1)
+            yield from self._stretch(heads[at:last], begin, int(ends[last - 1]) - begin)
+            at = last
+
+    def _stretch(self, heads: Heads, begin: int, size: int) -> Iterator[tuple[Schema, Words, Places]]:
+        data = self.file.read(begin, size)
+        view, seed = memoryview(data), self.file.seed
+        payload_at = heads["at"] - begin + HEAD_SIZE
+        right = np.fromiter(
+            (
+                crc32(view[at : at + length], seed) == crc
+                for at, length, crc in zip(
+                    payload_at.tolist(), heads["length"].tolist(), heads["crc"].tolist(), strict=True
+                )
+            ),
+            np.bool_,
+            heads.size,
+        )
+        self._note(heads[~right], "its payload is damaged")
+        words = np.frombuffer(data, "<u4", len(data) // 4)
+        for number in np.unique(heads["schema"][right]).tolist():
+            mine = right & (heads["schema"] == number)
+            schema = self.file.schemas.get(number)
+            if schema is None:
+                self._note(heads[mine], f"its schema {number} is damaged or missing")
+                continue
+            itemsize = row_dtype(schema.width).itemsize
+            fits = heads["entries"] * itemsize == heads["length"]
+            self._note(heads[mine & ~fits], f"its rows do not fit schema {number}")
+            mine &= fits
+            count = heads["entries"][mine]
+            before = np.cumsum(count) - count
+            row = np.arange(int(count.sum())) - np.repeat(before, count)
+            yield schema, words, (np.repeat(payload_at[mine], count) + itemsize * row) // 4
+
+    def _note(self, heads: Heads, what: str) -> None:
+        for at in heads["at"].tolist():
+            self.bad.setdefault(at, what)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+Words = npt.NDArray[np.uint32]
+Places = npt.NDArray[np.int64]
+
+
+def _gather(words: Words, begins: Places, width: int) -> Rows:
+    dtype = row_dtype(width)
+    rows: Rows = words[begins[:, np.newaxis] + np.arange(dtype.itemsize // 4)].view(dtype).reshape(-1)
+    return rows

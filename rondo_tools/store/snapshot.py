@@ -1,0 +1,184 @@
+"""The files of a store as they stood at one moment, while somebody may write it.
+
+Strategy: journals are listed and opened first, then state.json is read, then the files that it names
+are opened. A journal goes only after a state.json that says it is rolled up; so whatever was in a
+journal that this look did not see is in the files of the state.json that it read. A number that is
+missing in between means that the writer went on: look again. Two looks in a row that find the same
+have found all there is.
+
+Views of files are kept from one look to the next, and take up what was appended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.store.carry import Carry, parse_carry
+from rondo_tools.store.derived_view import DerivedView, EndedView, RowsView
+from rondo_tools.store.format.frames import FILE_SIZE
+from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
+from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.journal_view import JournalView
+
+_LOOKS = 100
+View = TypeVar("View", bound=JournalView | DerivedView)
+Derived = TypeVar("Derived", bound=DerivedView)
+
+log = logging.getLogger(__name__)
+
+
+class Snapshot(NamedTuple):
+    """What a look found: journals by number, derived files by number."""
+
+    state: State
+    carry: Carry
+    journals: dict[int, JournalView]
+    ended: dict[int, EndedView]
+    last_rows: dict[int, RowsView]
+    tiers: dict[int, dict[int, RowsView]]  # by the number of a coarse tier
+    missing: list[Path]  # files that state.json wants and that are not there
+
+    @property
+    def not_rolled_up(self) -> list[JournalView]:
+        return [view for number, view in self.journals.items() if number > self.state.rolled_up]
+
+
+class Files:
+    """Looks at the files of the store at `path`, which has `tiers` tiers.
+
+    What cannot be read is logged once, noted in `unread`, and passed over.
+    """
+
+    def __init__(self, path: Path, tiers: int) -> None:
+        self._layout = Layout(path)
+        self._tiers = tiers
+        self._views: dict[Path, tuple[tuple[int, int], JournalView | DerivedView]] = {}
+        self._state = b"", State()
+        self._carry = 0, Carry()
+        self.unread: dict[Path, str] = {}
+
+    def look(self) -> Snapshot:
+        """Raises StoreError for a state.json that cannot be read."""
+        seen: tuple[object, ...] = ()
+        for _ in range(_LOOKS):
+            snapshot = self._look()
+            before, seen = seen, (list(snapshot.journals), self._state[0], snapshot.missing)
+            if not snapshot.missing or seen == before:
+                break
+        self._forget_others(snapshot)
+        return snapshot
+
+    def _look(self) -> Snapshot:
+        missing: list[Path] = []
+        journals = {}
+        for number in self._layout.numbers(JOURNALS):
+            view = self._view(self._layout.file(JOURNALS, number), JournalView, [])
+            if view is not None:
+                view.update()
+                journals[number] = view
+        state = self._read_state()
+        newest = max(journals, default=0)
+        expected = {
+            *range(state.rolled_up + 1, newest),
+            *(number for number in state.journals if number > newest),
+        }
+        for number in sorted(expected - journals.keys()):
+            path = self._layout.file(JOURNALS, number)
+            if path not in self.unread:
+                missing.append(path)
+        return Snapshot(
+            state,
+            self._read_carry(state.carry, missing),
+            journals,
+            self._derived(ENDED, EndedView, state, missing),
+            self._derived(LAST_ROWS, RowsView, state, missing),
+            {
+                tier: self._derived(tier_name(tier), RowsView, state, missing)
+                for tier in range(1, self._tiers)
+            },
+            missing,
+        )
+
+    def _derived(
+        self, folder: str, kind: type[Derived], state: State, missing: list[Path]
+    ) -> dict[int, Derived]:
+        found = {}
+        for number, file in sorted(state.files.get(folder, {}).items()):
+            view = self._view(self._layout.file(folder, number), kind, missing)
+            if view is not None:
+                view.update(file)
+                found[number] = view
+        return found
+
+    def _view(self, path: Path, kind: type[View], missing: list[Path]) -> View | None:
+        """The view of a file, kept if it is the same file as at the last look."""
+        try:
+            status = os.stat(path)  # noqa: PTH116  (hundreds at each look)
+            identity = status.st_dev, status.st_ino
+            if path in self._views and self._views[path][0] == identity:
+                view = self._views[path][1]
+                assert isinstance(view, kind)
+                return view
+            if kind is JournalView and status.st_size < FILE_SIZE:
+                return None  # just made
+            view = kind(path)
+        except FileNotFoundError:
+            missing.append(path)
+            return None
+        except OSError as exc:
+            self._pass_over(path, f"{path}: {exc.strerror}")
+            return None
+        except StoreError as exc:
+            self._pass_over(path, str(exc))
+            return None
+        self._views[path] = identity, view
+        return view
+
+    def _pass_over(self, path: Path, why: str) -> None:
+        if path not in self.unread:
+            log.warning("%s; left out", why)
+        self.unread[path] = why
+
+    def _forget_others(self, snapshot: Snapshot) -> None:
+        """Files that are gone are closed with the last session that still looks into them."""
+        folders: list[Mapping[int, JournalView | DerivedView]] = [
+            snapshot.journals, snapshot.ended, snapshot.last_rows, *snapshot.tiers.values(),
+        ]  # fmt: skip
+        there = {view.path for views in folders for view in views.values()}
+        self._views = {path: kept for path, kept in self._views.items() if path in there}
+
+    def _read_state(self) -> State:
+        path = self._layout.state_json
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""  # nothing was rolled up yet
+        except OSError as exc:
+            raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        if data != self._state[0]:
+            try:
+                self._state = data, parse_state(data) if data else State()
+            except StoreError as exc:
+                raise StoreError(f"{path}: {exc}") from exc
+        return self._state[1]
+
+    def _read_carry(self, number: int, missing: list[Path]) -> Carry:
+        if number != self._carry[0]:
+            path = self._layout.carry(number)
+            try:
+                self._carry = number, parse_carry(path.read_bytes()) if number else Carry()
+            except FileNotFoundError:
+                missing.append(path)
+                return Carry()
+            except OSError as exc:
+                self._pass_over(path, f"{path}: {exc.strerror}")
+                return Carry()
+            except StoreError as exc:
+                self._pass_over(path, f"{path}: {exc}")
+                return Carry()
+        return self._carry[1]
