@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgpack
@@ -38,13 +38,12 @@ from rondo_tools.store.format.records import (
 )
 from rondo_tools.store.format.records import (
     TABLE,
-    Description,
     Place,
     SessionKey,
-    description_at,
     description_table,
-    descriptions_in,
     instance_hash,
+    packed_description_at,
+    packed_descriptions_in,
     sessions_in,
 )
 from rondo_tools.store.format.schema import Schema, unpack_schema
@@ -274,9 +273,10 @@ class EndedView(DerivedView):
 
     def descriptions(
         self, instance: str | None = None, since_ms: int = 0, keys: Sequence[int] = ()
-    ) -> Iterator[Description]:
-        """The descriptions, in the order in which they were written, without decoding others than those
-        of an instance, and with a last tick at or after `since_ms`, or none, or with one of `keys`."""
+    ) -> Iterator[tuple[Any, ...]]:
+        """The arrays of descriptions (see `records.description_of`), in the order in which they were
+        written, without decoding others than those of an instance, and with a last tick at or after
+        `since_ms`, or none, or with one of `keys`."""
         for at, head, table in self._frames:
             wanted = table["last_ms"] >= since_ms
             if since_ms:
@@ -290,9 +290,10 @@ class EndedView(DerivedView):
             if found is None or found.payload is None:
                 continue
             if places.size == head.entries:
-                some = descriptions_in(found.payload, head.entries)
+                some = packed_descriptions_in(found.payload, head.entries)
             else:
-                some = (description_at(found.payload, head.entries, place) for place in places.tolist())
-            for one in some:
-                if instance is None or one.instance == instance:
-                    yield one
+                payload = found.payload
+                some = (packed_description_at(payload, head.entries, place) for place in places.tolist())
+            for array in some:
+                if instance is None or array[0] == instance:
+                    yield array

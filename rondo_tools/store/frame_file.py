@@ -7,6 +7,7 @@ pieces of a mebibyte; a payload that nobody asks for is stepped over by the leng
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Self
@@ -14,10 +15,14 @@ from zlib import crc32
 
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store.format.frames import (
+    END,
     FILE_SIZE,
     HEAD_SIZE,
     KINDS,
+    MAX_PAYLOAD,
+    ROWS,
     SCHEMA,
+    SESSION,
     Damage,
     Frame,
     Rows,
@@ -29,6 +34,9 @@ from rondo_tools.store.format.frames import (
 from rondo_tools.store.format.schema import Schema, unpack_schema
 
 _PIECE = 1 << 20
+_LARGE = 1 << 12
+_SKETCH = struct.Struct("<IB39xI")  # of a frame's header: length, kind, its CRC
+_DECLARING = (SCHEMA, SESSION, END)
 
 
 class FrameFile:
@@ -81,11 +89,10 @@ class FrameFile:
 
         Of frames of other `kinds` than those wanted the payload is neither read nor verified, and
         empty. What is not right is stepped over, and counted in `damage`. Schemas that are met are
-        noted in `schemas`. `scanned_to` is where the next frame will begin, once all were given.
+        noted in `schemas`.
         """
         end = self.size if end is None else end
         begin, piece = at, memoryview(b"")
-        self.scanned_to = at
         while at + HEAD_SIZE <= end:
             if at < begin or at + HEAD_SIZE > begin + len(piece):
                 begin, piece = at, memoryview(self.read(at, min(_PIECE, end - at)))
@@ -94,11 +101,10 @@ class FrameFile:
             head = parse_head(piece, at - begin, self.seed)
             if head is None:
                 self.damage.add(at, 8)
-                at = self.scanned_to = at + 8
+                at += 8
                 continue
             if at + HEAD_SIZE + head.length > end:
                 return
-            self.scanned_to = at + head.size
             if head.kind not in kinds:
                 yield at, head, memoryview(b"")
                 at += head.size
@@ -113,6 +119,42 @@ class FrameFile:
             else:
                 yield at, head, payload
             at += head.size
+
+    def index(self, at: int) -> tuple[list[int], bytes, list[tuple[int, Frame, memoryview]]]:
+        """What there is from `at` on: the offsets of ROWS frames, their headers one after another, and all
+        other frames as `frames` gives them.
+
+        For files of very many small frames: it makes no object of a ROWS frame.
+        """
+        offsets: list[int] = []
+        heads: list[bytes] = []
+        others: list[tuple[int, Frame, memoryview]] = []
+        seed, end = self.seed, self.size
+        begin, piece, size = at, b"", 0
+        while at + HEAD_SIZE <= end:
+            place = at - begin
+            if place + HEAD_SIZE > size:
+                # Behind a large frame there mostly is another: its header will do.
+                begin, piece = at, self.read(at, _PIECE if place - size < _LARGE else _LARGE)
+                place, size = 0, len(piece)
+                if size < HEAD_SIZE:
+                    break
+            head = piece[place : place + HEAD_SIZE]
+            length, kind, crc = _SKETCH.unpack(head)
+            if crc32(head[:-4], seed) != crc or length > MAX_PAYLOAD:
+                self.damage.add(at, 8)
+                at += 8
+                continue
+            if at + HEAD_SIZE + length > end:
+                break
+            if kind == ROWS:
+                offsets.append(at)
+                heads.append(head)
+            else:
+                others += self.frames(at, at + HEAD_SIZE + length, _DECLARING)
+            at += HEAD_SIZE + length + -length % 8
+        self.scanned_to = at
+        return offsets, b"".join(heads), others
 
     def _note_schema(self, head: Frame, payload: memoryview) -> bool:
         """Whether it is one."""

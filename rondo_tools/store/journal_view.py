@@ -10,7 +10,7 @@ of a stretch of the file are one array of 32-bit words, and session numbers are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -22,8 +22,6 @@ from rondo_tools.store.format.frames import (
     END,
     FILE_SIZE,
     HEAD_SIZE,
-    ROWS,
-    SCHEMA,
     SESSION,
     Frame,
     Rows,
@@ -35,13 +33,20 @@ from rondo_tools.store.frame_file import FrameFile
 
 _STRETCH = 8 << 20  # bytes read at once
 _NEVER = int(np.iinfo(np.int64).max)
-_HEADS = np.dtype(
-    [
-        ("at", "<i8"), ("length", "<i8"), ("schema", "<i8"), ("entries", "<i8"), ("crc", "<i8"),
-        ("least_ms", "<i8"), ("greatest_ms", "<i8"), ("least_session", "<i8"), ("greatest_session", "<i8"),
-    ]
+_RAW = np.dtype(
+    {
+        "names": ["length", "schema", "entries", "crc", "least_ms", "greatest_ms", "least_session",
+                  "greatest_session"],
+        "formats": ["<u4", "<u2", "<u4", "<u4", "<i8", "<i8", "<u4", "<u4"],
+        "offsets": [0, 6, 8, 12, 16, 24, 32, 36],
+        "itemsize": HEAD_SIZE,
+    }
 )  # fmt: skip
+_HEADS = np.dtype([("at", "<i8"), *((name, "<i8") for name in _RAW.names or ())])
 Heads = npt.NDArray[np.void]
+
+
+Found = tuple[list[tuple[Schema, Rows]], int]
 
 
 class Tally(NamedTuple):
@@ -67,51 +72,53 @@ class JournalView:
         self.records: dict[SessionKey, SessionRecord] = {}
         self.ends: dict[int, list[EndRecord]] = {}
         self.bad: dict[int, str] = {}
-        self._new_heads: list[tuple[int, ...]] = []
-        self._heads: Heads = np.zeros(0, _HEADS)
+        self.heads: Heads = np.zeros(0, _HEADS)  # of all ROWS frames that are known
         self._tallied = 0  # frames
+        self._kept: tuple[tuple[SessionKey, int, int], Found] | None = None  # of the last `rows_of`
         self._ticks = self._last = np.zeros(0, np.int64)  # by session number
         self._begins: dict[Schema, npt.NDArray[np.int64]] = {}  # by session number, its first row's time
 
     def update(self) -> bool:
         """Take up what was appended; says whether anything was."""
         before = self.known_to
-        for at, head, payload in self.file.frames(before, kinds=(SCHEMA, SESSION, END)):
-            self._take(at, head, payload)
+        offsets, packed, others = self.file.index(before)
         self.known_to = self.file.scanned_to
+        if offsets:
+            heads = np.zeros(len(offsets), _HEADS)
+            raw = np.frombuffer(packed, _RAW)
+            for name in _RAW.names or ():
+                heads[name] = raw[name]
+            heads["at"] = offsets
+            self.heads = np.concatenate((self.heads, heads))
+        for _, head, payload in others:
+            self._take(head, payload)
         return self.known_to > before
 
-    def _take(self, at: int, head: Frame, payload: memoryview) -> None:
-        if head.kind == ROWS:
-            self._new_heads.append(
-                (at, head.length, head.schema, head.entries, head.payload_crc, head.least_ms,
-                 head.greatest_ms, head.least_session, head.greatest_session)
-            )  # fmt: skip
-        elif head.kind == SESSION:
+    def _take(self, head: Frame, payload: memoryview) -> None:
+        if head.kind == SESSION:
             self.records.update((record.key, record) for record in sessions_in(payload))
         elif head.kind == END:
             for end in ends_in(payload):
                 self.ends.setdefault(end.number, []).append(end)
 
-    def heads(self) -> Heads:
-        """The headers of all ROWS frames that are known."""
-        if self._new_heads:
-            self._heads = np.concatenate((self._heads, np.array(self._new_heads, _HEADS)))
-            self._new_heads = []
-        return self._heads
-
     def greatest_ms(self) -> int:
         """The greatest time of all rows; 0 if there are none."""
-        return int(self.heads()["greatest_ms"].max(initial=0))
+        return int(self.heads["greatest_ms"].max(initial=0))
 
-    def rows_of(self, key: SessionKey, after_ms: int = 0) -> tuple[list[tuple[Schema, Rows]], int]:
+    def rows_of(self, key: SessionKey, after_ms: int = 0) -> Found:
         """A session's rows with t_ms > after_ms, in the order in which they came, a part for each stretch
         and schema; and how many damaged frames and stretches may have held some."""
+        asked = key, after_ms, self.heads.size
+        if self._kept is None or self._kept[0] != asked:
+            self._kept = asked, self._read_rows_of(key, after_ms)
+        return self._kept[1]
+
+    def _read_rows_of(self, key: SessionKey, after_ms: int) -> Found:
         skipped = int(self.file.damage.bytes > 0)
         record = self.records.get(key)
         if record is None:
             return [], skipped
-        number, heads = record.number, self.heads()
+        number, heads = record.number, self.heads
         wanted = (
             (heads["least_session"] <= number)
             & (number <= heads["greatest_session"])
@@ -130,24 +137,33 @@ class JournalView:
 
     def all_rows(self) -> Iterator[tuple[Schema, Rows]]:
         """All rows, in the order in which they came within each schema and stretch."""
-        for schema, words, begins in self._stretches(self.heads()):
+        for schema, words, begins in self._stretches(self.heads):
             yield schema, _gather(words, begins, schema.width)
 
-    def tallies(self) -> dict[SessionKey, Tally]:
-        """Of each session declared here, what there is; a session without rows has times of 0."""
+    def tallies(self, keys: Set[SessionKey] | None = None) -> Iterator[tuple[SessionKey, Tally]]:
+        """Of each session that is declared here, or of those of `keys`, what there is of it."""
+        if keys is not None and self._tallied < self.heads.size:
+            for key in keys & self.records.keys():
+                times = [rows["t_ms"] for _, rows in self.rows_of(key)[0]]
+                ticks = sum(one.size for one in times)
+                first_ms = min((int(one.min()) for one in times), default=0)
+                yield key, Tally(first_ms, max((int(one.max()) for one in times), default=0), ticks)
+            return
         self._tally()
         first = np.full(self._ticks.size, _NEVER)
         for begins in self._begins.values():
             np.minimum(first[: begins.size], begins, out=first[: begins.size])
         columns = list(zip(first.tolist(), self._last.tolist(), self._ticks.tolist(), strict=True))
-        found = {}
-        for key, record in self.records.items():
-            tally = columns[record.number] if record.number < len(columns) else (0, 0, 0)
-            found[key] = Tally(*tally) if tally[2] else Tally(0, 0, 0)
-        return found
+        for key in self.records if keys is None else keys & self.records.keys():
+            number = self.records[key].number
+            tally = columns[number] if number < len(columns) else (0, 0, 0)
+            yield key, Tally(*tally) if tally[2] else Tally(0, 0, 0)
 
     def schemas_of(self, key: SessionKey) -> list[Schema]:
         """The schemas of a session's rows here, in the order in which they came."""
+        if self._tallied < self.heads.size and self._kept is not None and self._kept[0][0] == key:
+            parts = sorted(self.rows_of(key)[0], key=lambda part: int(part[1]["t_ms"][0]))
+            return list(dict.fromkeys(schema for schema, _ in parts))
         self._tally()
         record = self.records.get(key)
         if record is None:
@@ -160,7 +176,7 @@ class JournalView:
         return [schema for _, schema in sorted(begins, key=lambda pair: pair[0])]
 
     def _tally(self) -> None:
-        heads = self.heads()
+        heads = self.heads
         fresh, self._tallied = heads[self._tallied :], heads.size
         if not fresh.size:
             return

@@ -8,8 +8,9 @@ come as `session_rows` has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rondo_tools import stream
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
@@ -17,7 +18,15 @@ from rondo_tools.store import session_rows
 from rondo_tools.store.carry import LiveSession
 from rondo_tools.store.format.frames import row_dtype
 from rondo_tools.store.format.layout import Layout
-from rondo_tools.store.format.records import LOST, Description, EndRecord, Labels, SessionKey, key_of
+from rondo_tools.store.format.records import (
+    LOST,
+    Description,
+    EndRecord,
+    Labels,
+    SessionKey,
+    description_of,
+    key_of,
+)
 from rondo_tools.store.format.schema import Column, Schema, schema_of, union
 from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.format.store_json import StoreJson, parse_store_json
@@ -33,29 +42,38 @@ class Session:
     """One life of an instance, as `Store.sessions` found it; what it reads is of that moment.
 
     `first_ms` and `last_ms` are the times of its oldest and newest tick ever, 0 if it had none; `ticks`
-    is how many there were; `end` is how it ended, None while it has not.
+    is how many there were.
     """
 
     __slots__ = (
-        "_description", "_ends", "_header", "_live", "_number", "_snapshot", "end", "first_ms", "instance",
-        "interval_ms", "labels", "last_ms", "start_ms", "ticks", "tiers",
+        "_ends", "_header", "_labels", "_live", "_number", "_snapshot", "_told", "first_ms",
+        "instance", "interval_ms", "last_ms", "start_ms", "ticks", "tiers",
     )  # fmt: skip
 
     def __init__(
-        self, snapshot: Snapshot, tiers: tuple[Tier, ...], key: SessionKey, interval_ms: int, labels: Labels
+        self,
+        snapshot: Snapshot,
+        tiers: tuple[Tier, ...],
+        key: SessionKey,
+        interval_ms: int,
+        labels: Mapping[str, str] | Labels,
     ) -> None:
         self._snapshot = snapshot
         self.tiers = tiers
         self.instance, self.start_ms = key
         self.interval_ms = interval_ms
-        self.labels = labels
+        self._labels = labels
         self.first_ms = self.last_ms = self.ticks = 0
-        self.end: stream.End | None = None
-        self._description: Description | None = None
+        self._told: tuple[Any, ...] | None = None  # its description, not decoded
         self._live: LiveSession | None = None
         self._number: int | None = None  # in the carry
-        self._ends: list[EndRecord] = []
+        self._ends: tuple[EndRecord, ...] = ()
         self._header: stream.Header | None = None
+
+    @property
+    def labels(self) -> Labels:
+        """(name, value) pairs by name, beyond instance and job."""
+        return tuple(sorted(dict(self._labels).items()))
 
     @property
     def key(self) -> str:
@@ -71,10 +89,25 @@ class Session:
         return self._header
 
     @property
+    def end(self) -> stream.End | None:
+        """How it ended; None while it has not. A row later than an end `lost` undoes it, wherever it is."""
+        ends = [(one.reason, one.t_ms, one.last_ms) for one in self._ends] if self._ends else []
+        if self._told is not None:
+            ends.insert(0, (self._told[4], self._told[5], self._told[7]))
+        found = None
+        for reason, t_ms, last_ms in ends:
+            if reason != LOST:
+                return stream.End(reason, t_ms)
+            if last_ms >= self.last_ms:
+                found = stream.End(reason, t_ms)
+        return found
+
+    @property
     def series(self) -> int:
         """How many series it has."""
-        told = self._description
-        return told.series if told is not None and self.ticks == told.ticks else len(self.header.series)
+        if self._told is not None and self.ticks == self._told[8]:
+            return int(self._told[9])
+        return len(self.header.series)
 
     @property
     def bytes(self) -> int:
@@ -101,35 +134,43 @@ class Session:
         return found.whole(schema, tier, interval_ms)
 
     @property
+    def _description(self) -> Description | None:
+        return None if self._told is None else description_of(self._told)
+
+    @property
     def _identity(self) -> SessionKey:
         return self.instance, self.start_ms
 
     def _schema(self) -> Schema:
-        snapshot, told = self._snapshot, self._description
-        found: list[Schema] = []
+        snapshot = self._snapshot
+        found: dict[Schema, None] = {}  # in the order in which they came
         if self._live is not None:
-            found.append(self._live.schema)
-        elif told is not None:
-            for place in told.places:
-                view = snapshot.last_rows.get(place.file)
-                schema = None if view is None else view.schema_at(place.offset)
+            found[self._live.schema] = None
+        elif self._told is not None:
+            for file, offset, *_ in self._told[10]:
+                view = snapshot.last_rows.get(file)
+                schema = None if view is None else view.schema_at(offset)
                 if schema is not None:
-                    found.append(schema)
-            if not found or union(found).width < told.series:
-                # Earlier it had others; the coarse tiers have them.
-                for tier, views in snapshot.tiers.items():
-                    for view in views.values():
-                        found += [schema for schema, _ in view.rows_of(self._identity, tier)[0]]
+                    found[schema] = None
+            if not found or union(list(found)).width < self._told[9]:
+                found = dict.fromkeys([*self._coarse_schemas(), *found])
         for journal in snapshot.not_rolled_up:
-            found += journal.schemas_of(self._identity)
-        return union(list(dict.fromkeys(found))) if found else schema_of(())
+            found.update(dict.fromkeys(journal.schemas_of(self._identity)))
+        return union(list(found)) if found else schema_of(())
+
+    def _coarse_schemas(self) -> Iterator[Schema]:
+        """What it had earlier than its last rows, by its rows in the coarse tiers."""
+        for tier, views in self._snapshot.tiers.items():
+            for view in views.values():
+                parts, _ = view.rows_of(self._identity, tier)
+                yield from (schema for schema, _ in parts)
 
     # What `Store` tells a session that it finds, from the oldest news to the newest.
 
-    def take_description(self, told: Description) -> None:
+    def take_description(self, told: tuple[Any, ...]) -> None:
         """An entry in `ended`; the newest stands."""
-        self._description = told
-        self.first_ms, self.last_ms, self.ticks = told.first_ms, told.last_ms, told.ticks
+        self._told = told
+        self.first_ms, self.last_ms, self.ticks = told[6:9]
 
     def take_live(self, number: int, live: LiveSession) -> None:
         """It was live at the last roll-up, and has this number in the carry."""
@@ -142,19 +183,7 @@ class Session:
             self.first_ms = min(self.first_ms or tally.first_ms, tally.first_ms)
             self.last_ms = max(self.last_ms, tally.last_ms)
             self.ticks += tally.ticks
-        self._ends += ends
-
-    def take_end(self) -> None:
-        """Which end stands: a row later than an end `lost` undoes it, wherever that row is."""
-        ends = [(one.reason, one.t_ms, one.last_ms) for one in self._ends]
-        if (told := self._description) is not None:
-            ends.insert(0, (told.reason, told.end_ms, told.last_ms))
-        for reason, t_ms, last_ms in ends:
-            if reason != LOST:
-                self.end = stream.End(reason, t_ms)
-                return
-            if last_ms >= self.last_ms:
-                self.end = stream.End(reason, t_ms)
+        self._ends += tuple(ends)
 
 
 class Store:
@@ -179,8 +208,11 @@ class Store:
 
         What cannot be read is logged and left out.
         """
-        found = self.each_session(instance=instance, since_ms=since_ms)
-        return sorted(found, key=lambda session: (session.instance, session.start_ms))
+        found = {
+            (one.instance, one.start_ms): one
+            for one in self.each_session(instance=instance, since_ms=since_ms)
+        }
+        return [found[key] for key in sorted(found)]
 
     def each_session(self, *, instance: str | None = None, since_ms: int = 0) -> Iterator[Session]:
         """The same in no order."""
@@ -200,23 +232,22 @@ class Store:
         found: dict[SessionKey, Session] = {}
         for ended in snapshot.ended.values():
             for told in ended.descriptions(instance, since_ms, keys):
-                session = found.get(told.key)
+                key = told[0], told[1]
+                session = found.get(key)
                 if session is None:
-                    session = self._session(found, snapshot, told.key, told.interval_ms, told.labels)
+                    session = found[key] = Session(snapshot, self.tiers, key, told[2], told[3])
                 session.take_description(told)
         for key, (number, one) in live.items():
             session = found.get(key) or self._session(found, snapshot, key, one.interval_ms, one.labels)
             session.take_live(number, one)
         for journal in snapshot.not_rolled_up:
-            tallies = journal.tallies()
-            for key in journal.records.keys() & fresh if instance is not None else journal.records:
+            for key, tally in journal.tallies(None if instance is None else fresh):
                 record = journal.records[key]
                 session = found.get(key) or self._session(
                     found, snapshot, key, record.interval_ms, record.labels
                 )
-                session.take_tally(tallies[key], journal.ends.get(record.number, ()))
+                session.take_tally(tally, journal.ends.get(record.number, ()))
         for session in found.values():
-            session.take_end()
             if (session.last_ms or session.start_ms) >= since_ms:
                 yield session
 

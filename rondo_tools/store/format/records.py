@@ -142,24 +142,35 @@ def description_table(payload: bytes | memoryview, entries: int) -> npt.NDArray[
 
 
 def descriptions_in(payload: bytes | memoryview, entries: int) -> Iterator[Description]:
-    return map(_description, _arrays(memoryview(payload)[entries * TABLE.itemsize :]))
+    return map(description_of, packed_descriptions_in(payload, entries))
 
 
 def description_at(payload: bytes | memoryview, entries: int, place: int) -> Description:
     """One description of a frame, without decoding the others."""
+    return description_of(packed_description_at(payload, entries, place))
+
+
+def packed_description_at(payload: bytes | memoryview, entries: int, place: int) -> tuple[Any, ...]:
+    """The array of one description of a frame."""
     table = description_table(payload, entries)
     end = int(table["offset"][place + 1]) if place + 1 < entries else len(payload)
-    return _description(msgpack.unpackb(payload[int(table["offset"][place]) : end], use_list=False))
+    array: tuple[Any, ...] = msgpack.unpackb(payload[int(table["offset"][place]) : end], use_list=False)
+    return array
 
 
 def unpack_description(data: bytes) -> Description:
     """The description that `data` begins with. Raises msgpack.OutOfData if there is more of it."""
     unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=len(data) + 1)
     unpacker.feed(data)
-    return _description(unpacker.unpack())
+    return description_of(unpacker.unpack())
 
 
-def _description(array: tuple[Any, ...]) -> Description:
+def packed_descriptions_in(payload: bytes | memoryview, entries: int) -> Iterator[tuple[Any, ...]]:
+    """The arrays of a frame's descriptions, which `description_of` makes descriptions."""
+    return _arrays(memoryview(payload)[entries * TABLE.itemsize :])
+
+
+def description_of(array: tuple[Any, ...]) -> Description:
     *head, labels, reason, end_ms, first_ms, last_ms, ticks, series, places = array
     ordered = tuple(sorted(labels.items()))
     found = tuple(Place(*place) for place in places)
