@@ -50,7 +50,8 @@ from rondo_tools.store.format.schema import Schema, unpack_schema
 from rondo_tools.store.format.state import DerivedFile
 from rondo_tools.store.frame_file import FrameFile
 
-_GUESS = 16 << 10  # bytes of a frame whose size is not known yet
+_GUESS = 4 << 10  # bytes of a frame whose size is not known yet
+_LARGEST = HEAD_SIZE + MAX_PAYLOAD
 
 
 class Read(NamedTuple):
@@ -104,7 +105,8 @@ class RowsView(DerivedView):
         self._known_to = FILE_SIZE
         self._parts = [np.zeros(0, INDEX_ROW)]
         self._schemas: dict[int, Schema | None] = {}
-        self._numbers: dict[SessionKey, list[int]] = {}
+        self._sessions: dict[int, SessionKey] | None = None
+        self._last_read: tuple[int, tuple[Schema, Rows] | None] = -1, None
         self._is_closed = self._is_torn = False
         self._schemas_at: dict[int, Schema | None] = {}
 
@@ -112,6 +114,7 @@ class RowsView(DerivedView):
         super().update(state)
         if self._is_closed or self._known_to >= self.length:
             return
+        self._sessions = None
         if state.index_at and (table := self._whole_index(state.index_at)) is not None:
             self._parts, self._known_to, self._is_closed = [table], self.length, True
             return
@@ -202,15 +205,13 @@ class RowsView(DerivedView):
         written; and how many damaged frames may have held some."""
         found, skipped = [], int(self._is_torn)
         index = self.index()
-        offsets = np.append(index["offset"], self.length)
-        offsets.sort()
+        # Frames stand in the order of the index: the next one says how long each is, or a little more.
+        sizes = np.diff(index["offset"].astype(np.int64), append=self.length).clip(_GUESS, _LARGEST)
         for number in self.numbers_of(key):
             mine = (index["kind"] == ROWS) & (index["least_session"] <= number)
             mine &= number <= index["greatest_session"]
-            ats = index["offset"][mine]
-            sizes = offsets[np.searchsorted(offsets, ats, "right")] - ats
-            for at, size in zip(ats.tolist(), sizes.tolist(), strict=True):
-                frame = self.read(at, min(size, MAX_PAYLOAD + HEAD_SIZE))
+            for at, size in zip(index["offset"][mine].tolist(), sizes[mine].tolist(), strict=True):
+                frame = self.read(at, size)
                 if frame is not None and frame.head.greatest_ms <= after_ms:
                     continue
                 schema_rows = None if frame is None else self.rows(at, frame, tier)
@@ -239,13 +240,36 @@ class RowsView(DerivedView):
 
     def last_rows(self, place: Place) -> tuple[Schema, Rows] | None:
         """The rows that a description points at; None if they are not there, or damaged."""
-        found = self.read(place.offset)
-        schema_rows = None if found is None else self.rows(place.offset, found, 0)
-        if schema_rows is None:
+        if self._last_read[0] != place.offset:  # a frame mostly holds those of many sessions
+            frame = self.read(place.offset)
+            self._last_read = place.offset, None if frame is None else self.rows(place.offset, frame, 0)
+        if self._last_read[1] is None:
             return None
-        schema, rows = schema_rows
+        schema, rows = self._last_read[1]
         rows = rows[place.first : place.first + place.rows]
-        return (schema, rows) if rows.size == place.rows else None
+        return (schema, rows) if rows.size == place.rows > 0 else None
+
+    def sessions(self) -> dict[int, SessionKey]:
+        """The sessions that are declared in this file, by number."""
+        if self._sessions is None:
+            index = self.index()
+            frames = map(self.read, index["offset"][index["kind"] == SESSION].tolist())
+            self._sessions = {
+                record.number: record.key
+                for frame in frames
+                if frame is not None and frame.payload is not None
+                for record in sessions_in(frame.payload)
+            }
+        return self._sessions
+
+    def all_rows(self, tier: int) -> Iterator[tuple[Schema, Rows]]:
+        """The rows of all frames that are not damaged, in the order in which they were written."""
+        index = self.index()
+        for at in index["offset"][index["kind"] == ROWS].tolist():
+            frame = self.read(at)
+            found = None if frame is None else self.rows(at, frame, tier)
+            if found is not None:
+                yield found
 
 
 class EndedView(DerivedView):

@@ -135,10 +135,12 @@ class JournalView:
             skipped += sum(at in self.bad for at in heads["at"].tolist())
         return found, skipped
 
-    def all_rows(self) -> Iterator[tuple[Schema, Rows]]:
-        """All rows, in the order in which they came within each schema and stretch."""
-        for schema, words, begins in self._stretches(self.heads):
-            yield schema, _gather(words, begins, schema.width)
+    def pieces(self) -> Iterator[dict[Schema, Rows]]:
+        """All rows, some mebibytes at a time, in the order in which they came within each schema."""
+        for heads in self._cut(self.heads):
+            yield {
+                schema: _gather(words, begins, schema.width) for schema, words, begins in self._read(heads)
+            }
 
     def tallies(self, keys: Set[SessionKey] | None = None) -> Iterator[tuple[SessionKey, Tally]]:
         """Of each session that is declared here, or of those of `keys`, what there is of it."""
@@ -201,16 +203,20 @@ class JournalView:
         return np.append(column, np.full(max(size - column.size, 0), fill, np.int64))
 
     def _stretches(self, heads: Heads) -> Iterator[tuple[Schema, Words, Places]]:
-        """Read frames: for each stretch of the file and schema, its words, and where rows begin in it."""
-        at = 0
-        ends = heads["at"] + HEAD_SIZE + heads["length"]
+        """Read frames: for each piece of the file and schema, its words, and where rows begin in it."""
+        for some in self._cut(heads):
+            yield from self._read(some)
+
+    def _cut(self, heads: Heads) -> Iterator[Heads]:
+        at, ends = 0, heads["at"] + heads["length"]
         while at < heads.size:
-            begin = int(heads["at"][at])
-            last = max(int(np.searchsorted(ends, begin + _STRETCH, "right")), at + 1)
-            yield from self._stretch(heads[at:last], begin, int(ends[last - 1]) - begin)
+            last = max(int(np.searchsorted(ends, heads["at"][at] + _STRETCH, "right")), at + 1)
+            yield heads[at:last]
             at = last
 
-    def _stretch(self, heads: Heads, begin: int, size: int) -> Iterator[tuple[Schema, Words, Places]]:
+    def _read(self, heads: Heads) -> Iterator[tuple[Schema, Words, Places]]:
+        begin = int(heads["at"][0])
+        size = int(heads["at"][-1] + HEAD_SIZE + heads["length"][-1]) - begin
         data = self.file.read(begin, size)
         view, seed = memoryview(data), self.file.seed
         payload_at = heads["at"] - begin + HEAD_SIZE

@@ -15,7 +15,7 @@ from typing import Any
 from rondo_tools import stream
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store import session_rows
-from rondo_tools.store.carry import LiveSession
+from rondo_tools.store.carry import Carry, LiveSession
 from rondo_tools.store.format.frames import row_dtype
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.records import (
@@ -217,11 +217,7 @@ class Store:
     def each_session(self, *, instance: str | None = None, since_ms: int = 0) -> Iterator[Session]:
         """The same in no order."""
         snapshot = self._look()
-        live = {
-            one.key: (number, one)
-            for number, one in snapshot.carry.sessions.items()
-            if instance is None or one.instance == instance
-        }
+        live = {one.key: (number, one) for number, one in _live(snapshot.carry, instance)}
         fresh = {
             key
             for journal in snapshot.not_rolled_up
@@ -266,6 +262,15 @@ class Store:
         snapshot = self._files.look()
         self._evictions = snapshot.state.evictions
         return snapshot
+
+
+def _live(carry: Carry, instance: str | None) -> Iterable[tuple[int, LiveSession]]:
+    """The sessions in the carry, of an instance or all, and their numbers in it."""
+    if instance is None:
+        return carry.sessions.items()
+    numbers = [number for number, (name, _) in enumerate(carry.names) if name == instance]
+    some = Carry([carry.names[number] for number in numbers], carry.live[numbers], carry.schemas)
+    return zip(numbers, some.sessions.values(), strict=True)
 
 
 def read_store_json(path: Path) -> StoreJson:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 class Snapshot(NamedTuple):
     """What a look found: journals by number, derived files by number."""
 
+    layout: Layout
     state: State
     carry: Carry
     journals: dict[int, JournalView]
@@ -83,15 +84,13 @@ class Files:
                 journals[number] = view
         state = self._read_state()
         newest = max(journals, default=0)
-        expected = {
-            *range(state.rolled_up + 1, newest),
-            *(number for number in state.journals if number > newest),
-        }
+        expected = state.journals.keys() | set(range(state.rolled_up + 1, newest))
         for number in sorted(expected - journals.keys()):
             path = self._layout.file(JOURNALS, number)
             if path not in self.unread:
                 missing.append(path)
         return Snapshot(
+            self._layout,
             state,
             self._read_carry(state.carry, missing),
             journals,

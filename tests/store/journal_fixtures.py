@@ -39,6 +39,7 @@ from rondo_tools.store.frame_writer import FrameWriter
 
 T0 = 1_795_395_000_000  # 2026-11-23T00:50:00Z, a multiple of all intervals
 TIERS = parse_tiers("1s:10m,10s:6h,5m:7d")
+SMALL_TIERS = parse_tiers("1s:10s,3s:60s,9s:9m")
 LAST_MS = 600_000
 C1, C2 = (Series(f"c{n}_total", (("n", str(n)),), COUNTER, "things", "A counter.") for n in (1, 2))
 G1, G2 = (Series(f"g{n}_bytes", (), GAUGE, "bytes", "A gauge.") for n in (1, 2))
@@ -139,7 +140,7 @@ class _Derived:
             at += len(frame)
         if index and table:
             self._index(table)
-        self.all += table
+            self.all += table
         for *_, frame in self.parts:
             self.file.add(frame)
         self.file.write()
@@ -492,3 +493,22 @@ class Writer:
 def union_of(ticks: Iterable[Tick]) -> Schema:
     schemas = list(dict.fromkeys(one.schema for one in ticks))
     return union(schemas) if schemas else schema_of(())
+
+
+def fill(writer: Writer) -> None:
+    """Something in every folder: three journals that are rolled up, and one that is not."""
+    for cycle in range(4):
+        for second in range(1, 16):
+            t_ms = T0 + 1000 * (15 * cycle + second)
+            writer.tick(("vm-1", T0), t_ms, (second, 0.5 * second), SCHEMAS[0])
+            if cycle != 1:
+                values = second, 1.0, float("nan")
+                writer.tick(("vm-2", T0 + cycle), t_ms, values, SCHEMAS[1 + cycle % 2])
+        if cycle != 1:
+            writer.end(("vm-2", T0 + cycle), "poweroff" if cycle else "lost")
+        if cycle < 3:
+            writer.rotate()
+            writer.roll_up()
+        if cycle == 1:
+            writer.finish_derived()
+    writer.flush()

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import look_truth as truth
 import mini_reader
+import pytest
+import race_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_fixtures import SCHEMAS, T0, Writer
+from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
 
-from rondo_tools.store.format.tiers import parse_tiers
+from rondo_tools import stream
+from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.look import Store
+from rondo_tools.store.verify import Verifier
 
-SMALL_TIERS = parse_tiers("1s:10s,3s:60s,9s:9m")
 KEYS = (("vm-1", T0), ("vm-1", T0 + 1), ("vm-2", T0), ("vm/ü", T0 + 7))
 STEPS = (
     "tick",
@@ -34,6 +42,7 @@ STEPS = (
 
 def check(path: Path, writer: Writer, store: Store | None = None) -> None:
     """All that a store serves is what was written to it, after any `after_ms`."""
+    assert list(Verifier(path).findings()) == []
     store = store or Store(path)
     sessions = {(one.instance, one.start_ms): one for one in store.sessions()}
     lives = {key: life for key, life in writer.lives.items() if life.ticks or life.ends}
@@ -117,3 +126,103 @@ def test_what_is_served_is_what_was_written(data: st.DataObject) -> None:
             check(path, writer)
             if writer.state.carry:
                 check_mini_reader(path, writer)
+
+
+def test_a_reader_races_a_writer(tmp_path: Path) -> None:
+    """Whatever a look catches, it is what there was at one moment: no tick is missing before the last."""
+    path, cycles = tmp_path / "store", 250
+    Writer(path, SMALL_TIERS).close()
+    writer = subprocess.Popen(
+        [sys.executable, race_writer.__file__, path, str(cycles)],
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        store = Store(path)
+        newest_ms = 0
+        while writer.poll() is None or newest_ms < T0 + 3000 * cycles:
+            assert writer.poll() in (None, 0)
+            found = store.sessions()
+            assert max((one.last_ms for one in found), default=0) >= newest_ms
+            newest_ms = max((one.last_ms for one in found), default=0)
+            for session in found[-2:] + found[:1]:
+                ticks = race_writer.ticks_until((session.instance, session.start_ms), session.last_ms)
+                assert session.ticks == len(ticks)
+                assert (session.end is not None) <= (len(ticks) == race_writer.LIFE)
+                served = truth.served(session, 0)
+                expected = truth.raw(ticks)
+                assert served == {t_ms: expected[t_ms] for t_ms in served}
+                last_ms = range(max(session.first_ms, session.last_ms - 19_000), session.last_ms + 1, 1000)
+                assert set(last_ms) <= served.keys()
+                assert set(
+                    range(max(session.first_ms, session.last_ms - 19_000), session.last_ms + 1, 1000)
+                ) <= set(served)
+                for tier in (1, 2):
+                    interval_ms = SMALL_TIERS[tier].interval_ms
+                    assert truth.served(session, tier) == truth.rolled_up(ticks, interval_ms)
+        assert len(found) == 2 * cycles * 3 // race_writer.LIFE
+        assert list(Verifier(path).findings()) == []
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Iterator[Writer]:
+    """A store with something in every folder."""
+    with Writer(tmp_path / "store", SMALL_TIERS, per_frame=3, last_ms=20_000) as writer:
+        fill(writer)
+        yield writer
+
+
+# --- what is asked for --------------------------------------------------------------------------------
+
+
+def test_filters_give_what_they_say(written: Writer) -> None:
+    store = Store(written.layout.path)
+    everything = store.sessions()
+    assert [one.key for one in everything] == sorted(one.key for one in everything)
+    assert [one.key for one in store.sessions(instance="vm-1")] == [f"vm-1/{T0}"]
+    assert store.sessions(instance="vm") == []
+    for since_ms in {one.last_ms + more for one in everything for more in (0, 1)}:
+        expected = [one.key for one in everything if one.last_ms >= since_ms]
+        assert [one.key for one in store.sessions(since_ms=since_ms)] == expected
+        some = [one.key for one in store.sessions(instance="vm-2", since_ms=since_ms)]
+        assert some == [key for key in expected if key.startswith("vm-2/")]
+
+
+def test_evictions_are_told(written: Writer) -> None:
+    assert Store(written.layout.path).evictions == []
+    written.state.evictions.append(Eviction(0, T0, T0 + 5, 99, delivered=False))
+    written.commit()
+    assert Store(written.layout.path).evictions == [Eviction(0, T0, T0 + 5, 99, delivered=False)]
+
+
+def test_a_session_without_a_tick_is_there_from_its_end_on(tmp_path: Path) -> None:
+    with Writer(tmp_path, SMALL_TIERS) as writer:
+        writer.end(("vm-1", T0), "error", T0 + 5)
+        writer.flush()
+        (session,) = Store(tmp_path).sessions()
+        assert (session.end, session.ticks, session.first_ms) == (stream.End("error", T0 + 5), 0, 0)
+        assert session.rows().t_ms.size == session.rows(1).t_ms.size == 0
+
+
+def test_there_is_no_store_or_one_of_another_format(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no store there") as caught:
+        Store(tmp_path)
+    assert caught.value.exit_code == EX_UNAVAILABLE
+    (tmp_path / "store.json").write_text('{"rondo_store": 1, "tiers": "1s:10m"}')
+    with pytest.raises(StoreError, match="format 1"):
+        Store(tmp_path)
+
+
+def test_sessions_of_an_earlier_look_still_read_what_is_gone(written: Writer) -> None:
+    store = Store(written.layout.path)
+    before = {one.key: one for one in store.sessions()}
+    written.rotate()
+    written.roll_up()
+    written.remove_journals(written.newest)
+    after = {one.key: one for one in store.sessions()}
+    old, new = before[f"vm-1/{T0}"].rows(), after[f"vm-1/{T0}"].rows()
+    assert old.t_ms.tolist() == [one.t_ms for one in written.lives["vm-1", T0].ticks]
+    assert new.t_ms.size == 0  # a live session's journals: this test took what retention would not
+    assert after[f"vm-1/{T0}"].rows(1).t_ms.tolist() == before[f"vm-1/{T0}"].rows(1).t_ms.tolist()
