@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import journal_truth as truth
+import look_truth as truth
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
