@@ -32,24 +32,38 @@ def ticks_until(key: SessionKey, last_ms: int) -> list[Tick]:
     return [tick(key, t_ms) for t_ms in range(key[1] + 1000, last_ms + 1, 1000)]
 
 
-def main(path: Path, cycles: int) -> None:
-    with Writer(path, SMALL_TIERS, last_ms=20_000, per_frame=2) as writer:
-        t_ms = T0
-        for cycle in range(cycles):
-            for _ in range(3):
-                t_ms += 1000
-                for instance in ("vm-1", "vm-2"):
-                    one = tick(key_at(instance, t_ms), t_ms)
-                    writer.tick(one.key, t_ms, one.values, one.schema)
-                    if t_ms == one.key[1] + 1000 * LIFE:
-                        writer.end(one.key)
-                writer.flush()
-            writer.rotate()
-            writer.roll_up()
-            writer.remove_journals(writer.wanted_from() - 1)
-            if cycle % 17 == 16:
-                writer.finish_derived()
+class Race:
+    """Writes cycle after cycle with `writer`, which was made by `a_writer`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.cycles = 0
+        self.t_ms = T0
+
+    def cycle(self) -> None:
+        writer = self.writer
+        for _ in range(3):
+            self.t_ms += 1000
+            for instance in ("vm-1", "vm-2"):
+                one = tick(key_at(instance, self.t_ms), self.t_ms)
+                writer.tick(one.key, one.t_ms, one.values, one.schema)
+                if one.t_ms == one.key[1] + 1000 * LIFE:
+                    writer.end(one.key)
+            writer.flush()
+        writer.rotate()
+        writer.roll_up()
+        writer.remove_journals(writer.wanted_from() - 1)
+        self.cycles += 1
+        if self.cycles % 17 == 0:
+            writer.finish_derived()
+
+
+def a_writer(path: Path) -> Writer:
+    return Writer(path, SMALL_TIERS, last_ms=20_000, per_frame=2)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    with a_writer(Path(sys.argv[1])) as the_writer:
+        race = Race(the_writer)
+        while race.cycles < int(sys.argv[2]):
+            race.cycle()

@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import look_truth as truth
 import mini_reader
@@ -19,8 +22,12 @@ from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
 
 from rondo_tools import stream
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.store.derived_view import EndedView, RowsView
+from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.state import Eviction
-from rondo_tools.store.look import Store
+from rondo_tools.store.journal_view import JournalView
+from rondo_tools.store.look import Session, Store
+from rondo_tools.store.snapshot import Files
 from rondo_tools.store.verify import Verifier
 
 KEYS = (("vm-1", T0), ("vm-1", T0 + 1), ("vm-2", T0), ("vm/ü", T0 + 7))
@@ -128,42 +135,109 @@ def test_what_is_served_is_what_was_written(data: st.DataObject) -> None:
                 check_mini_reader(path, writer)
 
 
+def check_moment(found: list[Session], some: slice = slice(None)) -> int:
+    """What a look found is what there was at one moment; gives the time of its newest tick."""
+    newest_ms = max((one.last_ms for one in found), default=0)
+    for session in found[some]:
+        ticks = race_writer.ticks_until((session.instance, session.start_ms), session.last_ms)
+        assert session.ticks == len(ticks)
+        if session.end is not None:
+            assert len(ticks) == race_writer.LIFE
+        served = truth.served(session, 0)
+        expected = truth.raw(ticks)
+        assert served == {t_ms: expected[t_ms] for t_ms in served}
+        last = range(max(session.first_ms, session.last_ms - 19_000), session.last_ms + 1, 1000)
+        assert set(last) <= served.keys()
+        for tier in (1, 2):
+            interval_ms = SMALL_TIERS[tier].interval_ms
+            assert truth.served(session, tier) == truth.rolled_up(ticks, interval_ms)
+    lives = {one.start_ms for one in found}
+    assert lives == set(range(T0, newest_ms, 1000 * race_writer.LIFE))
+    return newest_ms
+
+
+@given(seed=st.integers(0, 1 << 30))
+@settings(max_examples=40)
+def test_a_writer_may_go_on_between_any_two_steps_of_a_look(seed: int) -> None:
+    """It writes, rotates, rolls up and removes in each of them: no tick is missing, none is there twice."""
+    random = Random(seed)
+    with tempfile.TemporaryDirectory() as folder, race_writer.a_writer(Path(folder)) as writer:
+        race = race_writer.Race(writer)
+        for _ in range(random.randrange(8)):
+            race.cycle()
+        budget = 0
+
+        def step() -> None:
+            nonlocal budget
+            if budget and random.random() < 0.3:
+                budget -= 1
+                for _ in range(random.choice((1, 1, 2, 12))):
+                    race.cycle()
+
+        store = Store(writer.layout.path)
+        with between_steps(step):
+            for _ in range(3):
+                before_ms, budget = race.t_ms, random.randrange(8)
+                found = store.sessions()
+                assert before_ms <= (check_moment(found) or T0) <= race.t_ms
+
+
+@contextmanager
+def between_steps(step: Callable[[], None]) -> Iterator[None]:
+    """Call `step` before whatever a look does to the file system."""
+    patch = pytest.MonkeyPatch()
+    for owner, name in (
+        (Layout, "numbers"),
+        (Files, "_view"),
+        (Files, "_read_state"),
+        (Files, "_read_carry"),
+        (JournalView, "update"),
+        (RowsView, "read"),
+        (EndedView, "read"),
+    ):
+        original = getattr(owner, name)
+
+        def stepping(*args: Any, original: Callable[..., Any] = original) -> Any:
+            step()
+            return original(*args)
+
+        patch.setattr(owner, name, stepping)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
 def test_a_reader_races_a_writer(tmp_path: Path) -> None:
-    """Whatever a look catches, it is what there was at one moment: no tick is missing before the last."""
-    path, cycles = tmp_path / "store", 250
-    Writer(path, SMALL_TIERS).close()
+    """As two processes, which nothing holds in step."""
+    path, cycles = tmp_path / "store", 150
+    race_writer.a_writer(path).close()
     writer = subprocess.Popen(
         [sys.executable, race_writer.__file__, path, str(cycles)],
         env={"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
-        store = Store(path)
-        newest_ms = 0
-        while writer.poll() is None or newest_ms < T0 + 3000 * cycles:
-            assert writer.poll() in (None, 0)
+        store, newest_ms = Store(path), 0
+        while newest_ms < T0 + 3000 * cycles:
+            status = writer.poll()
             found = store.sessions()
-            assert max((one.last_ms for one in found), default=0) >= newest_ms
-            newest_ms = max((one.last_ms for one in found), default=0)
-            for session in found[-2:] + found[:1]:
-                ticks = race_writer.ticks_until((session.instance, session.start_ms), session.last_ms)
-                assert session.ticks == len(ticks)
-                assert (session.end is not None) <= (len(ticks) == race_writer.LIFE)
-                served = truth.served(session, 0)
-                expected = truth.raw(ticks)
-                assert served == {t_ms: expected[t_ms] for t_ms in served}
-                last_ms = range(max(session.first_ms, session.last_ms - 19_000), session.last_ms + 1, 1000)
-                assert set(last_ms) <= served.keys()
-                assert set(
-                    range(max(session.first_ms, session.last_ms - 19_000), session.last_ms + 1, 1000)
-                ) <= set(served)
-                for tier in (1, 2):
-                    interval_ms = SMALL_TIERS[tier].interval_ms
-                    assert truth.served(session, tier) == truth.rolled_up(ticks, interval_ms)
-        assert len(found) == 2 * cycles * 3 // race_writer.LIFE
-        assert list(Verifier(path).findings()) == []
+            before_ms, newest_ms = newest_ms, check_moment(found, slice(-2, None))
+            assert newest_ms >= before_ms
+            assert status is None or (status == 0 and newest_ms == T0 + 3000 * cycles)
+        check_moment(found)
     finally:
         writer.kill()
         writer.wait()
+    assert list(Verifier(path).findings()) == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting() -> Iterator[None]:
+    """Nothing here survives a power cut, so nothing waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "fdatasync"):
+            patch.setattr(os, name, lambda fd: None)
+        yield
 
 
 @pytest.fixture

@@ -20,6 +20,15 @@ from rondo_tools.store.look import Store
 from rondo_tools.store.verify import Verifier
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting() -> Iterator[None]:
+    """Nothing here survives a power cut, so nothing waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "fdatasync"):
+            patch.setattr(os, name, lambda fd: None)
+        yield
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Iterator[Writer]:
     """A store with something in every folder."""
