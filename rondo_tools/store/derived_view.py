@@ -38,6 +38,8 @@ from rondo_tools.store.format.records import (
 )
 from rondo_tools.store.format.records import (
     TABLE,
+    UNDECODABLE,
+    Description,
     Place,
     SessionKey,
     description_table,
@@ -313,11 +315,16 @@ class EndedView(DerivedView):
             found = self.read(at, head.size)
             if found is None or found.payload is None:
                 continue
-            if places.size == head.entries:
-                some = packed_descriptions_in(found.payload, head.entries)
-            else:
-                payload = found.payload
-                some = (packed_description_at(payload, head.entries, place) for place in places.tolist())
-            for array in some:
-                if instance is None or array[0] == instance:
-                    yield array
+            try:
+                if places.size == head.entries:
+                    some = list(packed_descriptions_in(found.payload, head.entries))
+                else:
+                    some = [
+                        packed_description_at(found.payload, head.entries, place) for place in places.tolist()
+                    ]
+                if any(len(array) != len(Description._fields) for array in some):
+                    raise ValueError("not a description")
+            except UNDECODABLE as exc:
+                self.bad.setdefault(at, f"cannot be decoded ({exc!r:.100})")
+                continue
+            yield from (array for array in some if instance is None or array[0] == instance)

@@ -27,7 +27,14 @@ from rondo_tools.store.format.frames import (
     Rows,
     row_dtype,
 )
-from rondo_tools.store.format.records import EndRecord, SessionKey, SessionRecord, ends_in, sessions_in
+from rondo_tools.store.format.records import (
+    UNDECODABLE,
+    EndRecord,
+    SessionKey,
+    SessionRecord,
+    ends_in,
+    sessions_in,
+)
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.frame_file import FrameFile
 
@@ -60,7 +67,7 @@ class Tally(NamedTuple):
 class JournalView:
     """Raises FileNotFoundError or StoreError as FrameFile does. `close` it.
 
-    `bad` says, by offset, which ROWS frames are not what they should be; what is no frame at all is in
+    `bad` says, by offset, which frames are not what they should be; what is no frame at all is in
     `file.damage`.
     """
 
@@ -90,15 +97,18 @@ class JournalView:
                 heads[name] = raw[name]
             heads["at"] = offsets
             self.heads = np.concatenate((self.heads, heads))
-        for _, head, payload in others:
-            self._take(head, payload)
+        for at, head, payload in others:
+            try:
+                self._take(head, payload)
+            except UNDECODABLE as exc:
+                self.bad[at] = f"cannot be decoded ({exc!r:.100})"
         return self.known_to > before
 
     def _take(self, head: Frame, payload: memoryview) -> None:
         if head.kind == SESSION:
-            self.records.update((record.key, record) for record in sessions_in(payload))
+            self.records.update([(record.key, record) for record in sessions_in(payload)])
         elif head.kind == END:
-            for end in ends_in(payload):
+            for end in list(ends_in(payload)):
                 self.ends.setdefault(end.number, []).append(end)
 
     def greatest_ms(self) -> int:

@@ -61,6 +61,7 @@ class Files:
         self._views: dict[Path, tuple[tuple[int, int], JournalView | DerivedView]] = {}
         self._state = b"", State()
         self._carry = 0, Carry()
+        self._told: set[Path] = set()
         self.unread: dict[Path, str] = {}
 
     def look(self) -> Snapshot:
@@ -81,6 +82,7 @@ class Files:
             view = self._view(self._layout.file(JOURNALS, number), JournalView, [])
             if view is not None:
                 view.update()
+                self._tell_damage(view)
                 journals[number] = view
         state = self._read_state()
         newest = max(journals, default=0)
@@ -111,6 +113,7 @@ class Files:
             view = self._view(self._layout.file(folder, number), kind, missing)
             if view is not None:
                 view.update(file)
+                self._tell_damage(view)
                 found[number] = view
         return found
 
@@ -142,6 +145,16 @@ class Files:
         if path not in self.unread:
             log.warning("%s; left out", why)
         self.unread[path] = why
+
+    def _tell_damage(self, view: JournalView | DerivedView) -> None:
+        """Once for each file."""
+        damage = view.file.damage
+        if damage.bytes and view.path not in self._told:
+            self._told.add(view.path)
+            log.warning(
+                "%s: %d bytes are damaged, the first at byte %d; the rest is read",
+                view.path, damage.bytes, damage.first_at,
+            )  # fmt: skip
 
     def _forget_others(self, snapshot: Snapshot) -> None:
         """Files that are gone are closed with the last session that still looks into them."""

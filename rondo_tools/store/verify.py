@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import msgpack
 import numpy as np
 
 from rondo_tools.store import verify_coarse
@@ -28,6 +27,7 @@ from rondo_tools.store.format.frames import (
 )
 from rondo_tools.store.format.records import INDEX as INDEX_ROW
 from rondo_tools.store.format.records import (
+    UNDECODABLE,
     Description,
     SessionKey,
     description_of,
@@ -39,8 +39,6 @@ from rondo_tools.store.format.records import (
 from rondo_tools.store.journal_view import JournalView
 from rondo_tools.store.look import read_store_json
 from rondo_tools.store.snapshot import Files, Snapshot
-
-_UNDECODABLE = (ValueError, TypeError, AttributeError, IndexError, msgpack.UnpackException)
 
 
 class Finding(NamedTuple):
@@ -130,7 +128,7 @@ def _derived(view: DerivedView, tier: int) -> Iterator[Finding]:
         end = at + head.size
         try:
             contents.take(at, head, payload)
-        except _UNDECODABLE as exc:
+        except UNDECODABLE as exc:
             yield Finding(path, f"byte {at}: cannot be decoded ({exc!r:.100})")
     yield from _damage(path, file.damage)
     if not file.damage.bytes:

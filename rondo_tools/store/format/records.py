@@ -30,6 +30,9 @@ Labels = tuple[tuple[str, str], ...]
 SessionKey = tuple[str, int]
 """(instance, start_ms)."""
 
+UNDECODABLE = ValueError, TypeError, AttributeError, IndexError, msgpack.UnpackException
+"""What decoding raises for a payload that is whole, and yet none of these."""
+
 LOST = "lost"
 """The end of a session that its producer did not end; undone by any row later than its `last_ms`."""
 
