@@ -1,0 +1,89 @@
+"""The golden files in tests/data: what was written once is read for ever."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import journal_truth as truth
+import mini_reader
+import pytest
+
+from rondo_tools import stream
+from rondo_tools.store.look import Store
+from rondo_tools.store.verify import Verifier
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def told(name: str) -> list[dict[str, Any]]:
+    document: list[dict[str, Any]] = json.loads((DATA / name).read_text())
+    return document
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A copy, so that no test can change the original."""
+    return Path(shutil.copytree(DATA / "store_2", tmp_path / "store"))
+
+
+def as_told(rows: dict[int, truth.Row]) -> dict[str, dict[str, str]]:
+    return {
+        str(t_ms): {f"{name} {aggregate}": bits.decode() for (name, aggregate), bits in row.items()}
+        for t_ms, row in rows.items()
+    }
+
+
+def test_a_store_of_format_2_says_what_it_said(store: Path) -> None:
+    sessions = Store(store).sessions()
+    expected = told("store_2.json")
+    assert len(sessions) == len(expected)
+    for session, one in zip(sessions, expected, strict=True):
+        assert (session.instance, session.start_ms) == (one["instance"], one["start_ms"])
+        assert (session.interval_ms, dict(session.labels)) == (one["interval_ms"], one["labels"])
+        assert (session.end and list(session.end)) == one["end"]
+        assert (session.ticks, session.first_ms) == (one["ticks"], one["first_ms"])
+        assert session.last_ms == one["last_ms"]
+        assert [series.name for series in session.header.series] == one["series"]
+        for tier, rows in enumerate(one["tiers"]):
+            assert as_told(truth.served(session, tier)) == rows
+
+
+def test_nothing_is_wrong_with_it(store: Path) -> None:
+    assert list(Verifier(store).findings()) == []
+
+
+def test_a_reader_of_the_page_alone_finds_the_same(store: Path) -> None:
+    ticks, coarse, _ = mini_reader.read(store, [tier.interval_ms for tier in Store(store).tiers])
+    coarse_rows = [
+        {(session, t_ms): row for (session, _), (t_ms, row) in of_tier.items()} for of_tier in coarse
+    ]
+    for one in told("store_2.json"):
+        for tier, found in enumerate((ticks, *coarse_rows)):
+            rows = {
+                t_ms: {(series[0], what): truth.bits(v) for (series, what), v in row.items() if v == v}
+                for (key, t_ms), row in found.items()
+                if key == (one["instance"], one["start_ms"])
+            }
+            assert as_told(rows) == one["tiers"][tier]
+
+
+def test_a_stream_of_version_1_says_what_it_said() -> None:
+    decoder = stream.Decoder()
+    events = [*decoder.feed((DATA / "stream_1.bin").read_bytes())]
+    decoder.close()
+    for event, expected in zip(events, told("stream_1.json"), strict=True):
+        if isinstance(event, stream.Header):
+            assert stream.header_to_map(event) == expected
+        elif isinstance(event, stream.End):
+            assert event._asdict() == {"reason": expected["end"], "t_ms": expected["t_ms"]}
+        else:
+            values = struct.unpack(f"<{len(event.values) // 8}d", event.values)
+            assert {"t_ms": event.t_ms, "values": [value.hex() for value in values]} == expected
+
+
+def test_the_golden_files_are_small() -> None:
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 200_000
