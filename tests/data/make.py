@@ -18,7 +18,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import journal_truth as truth
+import look_truth as truth
 from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill, union_of
 
 from rondo_tools import stream

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import journal_truth as truth
+import look_truth as truth
 import mini_reader
 import pytest
 
