@@ -4,8 +4,8 @@ Strategy: `update` takes up what was appended since it looked last, and keeps th
 frames as a table; rows are read when they are asked for. A writer may append meanwhile: what is not
 whole yet is seen by the next `update`.
 
-Rows are picked from many small frames at once: a row begins at a multiple of 4 bytes, so the frames
-of a stretch of the file are one array of 32-bit words, and session numbers are gathered from it.
+Of a few sessions, rows are looked for in the frames that may have some. Who asks for more is told them
+by where each row stands, which is worked out once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,6 @@ import numpy.typing as npt
 from rondo_tools.store.format.frames import (
     END,
     FILE_SIZE,
-    HEAD_SIZE,
     SESSION,
     Frame,
     Rows,
@@ -37,20 +35,10 @@ from rondo_tools.store.format.records import (
 )
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.frame_file import FrameFile
+from rondo_tools.store.journal_rows import HEADS, Heads, Places, RowsReader, heads_of
 
-_STRETCH = 8 << 20  # bytes read at once
+_FEW, _MUCH = 3, 1 << 18  # sessions to look for in bytes of frames, before all rows are located
 _NEVER = int(np.iinfo(np.int64).max)
-_RAW = np.dtype(
-    {
-        "names": ["length", "schema", "entries", "crc", "least_ms", "greatest_ms", "least_session",
-                  "greatest_session"],
-        "formats": ["<u4", "<u2", "<u4", "<u4", "<i8", "<i8", "<u4", "<u4"],
-        "offsets": [0, 6, 8, 12, 16, 24, 32, 36],
-        "itemsize": HEAD_SIZE,
-    }
-)  # fmt: skip
-_HEADS = np.dtype([("at", "<i8"), *((name, "<i8") for name in _RAW.names or ())])
-Heads = npt.NDArray[np.void]
 
 
 Found = tuple[list[tuple[Schema, Rows]], int]
@@ -79,8 +67,12 @@ class JournalView:
         self.records: dict[SessionKey, SessionRecord] = {}
         self.ends: dict[int, list[EndRecord]] = {}
         self.bad: dict[int, str] = {}
-        self.heads: Heads = np.zeros(0, _HEADS)  # of all ROWS frames that are known
+        self._reader = RowsReader(self.file, self.bad)
+        self.heads: Heads = np.zeros(0, HEADS)  # of all ROWS frames that are known
         self._tallied = 0  # frames
+        self._asked = 0  # for the rows of a session
+        self._places: dict[Schema, tuple[Places, Places]] = {}
+        self._places_for = -1  # frames
         self._kept: tuple[tuple[SessionKey, int, int], Found] | None = None  # of the last `rows_of`
         self._ticks = self._last = np.zeros(0, np.int64)  # by session number
         self._begins: dict[Schema, npt.NDArray[np.int64]] = {}  # by session number, its first row's time
@@ -91,12 +83,7 @@ class JournalView:
         offsets, packed, others = self.file.index(before)
         self.known_to = self.file.scanned_to
         if offsets:
-            heads = np.zeros(len(offsets), _HEADS)
-            raw = np.frombuffer(packed, _RAW)
-            for name in _RAW.names or ():
-                heads[name] = raw[name]
-            heads["at"] = offsets
-            self.heads = np.concatenate((self.heads, heads))
+            self.heads = np.concatenate((self.heads, heads_of(offsets, packed)))
         for at, head, payload in others:
             try:
                 self._take(head, payload)
@@ -135,22 +122,65 @@ class JournalView:
             & (heads["greatest_ms"] > after_ms)
         )
         heads = heads[wanted]
-        found = []
-        for schema, words, begins in self._stretches(heads):
-            begins = begins[words[begins] == number]
-            if begins.size:
-                rows = _gather(words, begins, schema.width)
-                found.append((schema, rows if after_ms < 1 else rows[rows["t_ms"] > after_ms]))
+        self._asked += 1
+        if self._asked > _FEW and int(heads["length"].sum()) > _MUCH:
+            found = self._located(number, after_ms)
+        else:
+            found = self._searched(heads, number, after_ms)
         if self.bad:
             skipped += sum(at in self.bad for at in heads["at"].tolist())
         return found, skipped
 
+    def _searched(self, heads: Heads, number: int, after_ms: int) -> list[tuple[Schema, Rows]]:
+        """Rows in these frames."""
+        found = []
+        for picked in (one for piece in self._reader.pieces(heads) for one in piece):
+            rows = picked.of_session(number).rows()
+            if rows.size:
+                found.append((picked.schema, rows if after_ms < 1 else rows[rows["t_ms"] > after_ms]))
+        return found
+
+    def _located(self, number: int, after_ms: int) -> list[tuple[Schema, Rows]]:
+        """Rows by where each of them stands: to look through a journal once more for each of a thousand
+        sessions would take minutes."""
+        if self._places_for != self.heads.size:
+            self._places = self._locate()
+            self._places_for = self.heads.size
+        found = []
+        for schema, (session, at) in self._places.items():
+            first, last = np.searchsorted(session, [number, number + 1]).tolist()
+            if first == last:
+                continue
+            size = row_dtype(schema.width).itemsize
+            rows = np.frombuffer(b"".join(self._pieces_at(at[first:last], size)), row_dtype(schema.width))
+            found.append((schema, rows if after_ms < 1 else rows[rows["t_ms"] > after_ms]))
+        return found
+
     def pieces(self) -> Iterator[dict[Schema, Rows]]:
         """All rows, some mebibytes at a time, in the order in which they came within each schema."""
-        for heads in self._cut(self.heads):
-            yield {
-                schema: _gather(words, begins, schema.width) for schema, words, begins in self._read(heads)
-            }
+        for piece in self._reader.pieces(self.heads):
+            parts: dict[Schema, list[Rows]] = {}
+            for picked in piece:
+                parts.setdefault(picked.schema, []).append(picked.rows())
+            yield {schema: np.concatenate(some) for schema, some in parts.items()}
+
+    def _locate(self) -> dict[Schema, tuple[Places, Places]]:
+        """Of each schema, the session of each row and its offset in the file, by session, then offset."""
+        parts: dict[Schema, list[tuple[Places, Places]]] = {}
+        for picked in (one for piece in self._reader.pieces(self.heads) for one in piece):
+            parts.setdefault(picked.schema, []).append((picked.session, picked.at))
+        found = {}
+        for schema, some in parts.items():
+            session, at = (np.concatenate(column) for column in zip(*some, strict=True))
+            order = np.argsort(session, kind="stable")
+            found[schema] = session[order], at[order]
+        return found
+
+    def _pieces_at(self, at: Places, size: int) -> Iterator[bytes]:
+        """The rows at these offsets; those that stand together are read together."""
+        first = np.flatnonzero(np.diff(at, prepend=-size) != size)
+        for begin, end in zip(first.tolist(), [*first[1:].tolist(), at.size], strict=True):
+            yield self.file.read(int(at[begin]), (end - begin) * size)
 
     def tallies(self, keys: Set[SessionKey] | None = None) -> Iterator[tuple[SessionKey, Tally]]:
         """Of each session that is declared here, or of those of `keys`, what there is of it."""
@@ -194,17 +224,16 @@ class JournalView:
             return
         self._ticks = self._widened(self._ticks, fresh, 0)
         self._last = self._widened(self._last, fresh, 0)
-        for schema, words, begins in self._stretches(fresh):
-            session = words[begins]
+        for picked in (one for piece in self._reader.pieces(fresh) for one in piece):
+            session, t_ms = picked.session, picked.t_ms
             inside = session < self._ticks.size
             if not inside.all():
-                session, begins = session[inside], begins[inside]
-            t_ms = (words[begins + 2].astype(np.int64) << 32) | words[begins + 1]
+                session, t_ms = session[inside], t_ms[inside]
             self._ticks += np.bincount(session, minlength=self._ticks.size)
             np.maximum.at(self._last, session, t_ms)
-            first = self._widened(self._begins.get(schema, np.zeros(0, np.int64)), fresh, _NEVER)
+            first = self._begins.get(picked.schema, np.zeros(0, np.int64))
+            first = self._begins[picked.schema] = self._widened(first, fresh, _NEVER)
             np.minimum.at(first, session, t_ms)
-            self._begins[schema] = first
 
     def _widened(self, column: npt.NDArray[np.int64], heads: Heads, fill: int) -> npt.NDArray[np.int64]:
         """A column by session number that has room for the sessions of these frames."""
@@ -212,64 +241,5 @@ class JournalView:
         size = min(int(heads["greatest_session"].max()) + 1, self.known_to)
         return np.append(column, np.full(max(size - column.size, 0), fill, np.int64))
 
-    def _stretches(self, heads: Heads) -> Iterator[tuple[Schema, Words, Places]]:
-        """Read frames: for each piece of the file and schema, its words, and where rows begin in it."""
-        for some in self._cut(heads):
-            yield from self._read(some)
-
-    def _cut(self, heads: Heads) -> Iterator[Heads]:
-        at, ends = 0, heads["at"] + heads["length"]
-        while at < heads.size:
-            last = max(int(np.searchsorted(ends, heads["at"][at] + _STRETCH, "right")), at + 1)
-            yield heads[at:last]
-            at = last
-
-    def _read(self, heads: Heads) -> Iterator[tuple[Schema, Words, Places]]:
-        begin = int(heads["at"][0])
-        size = int(heads["at"][-1] + HEAD_SIZE + heads["length"][-1]) - begin
-        data = self.file.read(begin, size)
-        view, seed = memoryview(data), self.file.seed
-        payload_at = heads["at"] - begin + HEAD_SIZE
-        right = np.fromiter(
-            (
-                crc32(view[at : at + length], seed) == crc
-                for at, length, crc in zip(
-                    payload_at.tolist(), heads["length"].tolist(), heads["crc"].tolist(), strict=True
-                )
-            ),
-            np.bool_,
-            heads.size,
-        )
-        self._note(heads[~right], "its payload is damaged")
-        words = np.frombuffer(data, "<u4", len(data) // 4)
-        for number in np.unique(heads["schema"][right]).tolist():
-            mine = right & (heads["schema"] == number)
-            schema = self.file.schemas.get(number)
-            if schema is None:
-                self._note(heads[mine], f"its schema {number} is damaged or missing")
-                continue
-            itemsize = row_dtype(schema.width).itemsize
-            fits = heads["entries"] * itemsize == heads["length"]
-            self._note(heads[mine & ~fits], f"its rows do not fit schema {number}")
-            mine &= fits
-            count = heads["entries"][mine]
-            before = np.cumsum(count) - count
-            row = np.arange(int(count.sum())) - np.repeat(before, count)
-            yield schema, words, (np.repeat(payload_at[mine], count) + itemsize * row) // 4
-
-    def _note(self, heads: Heads, what: str) -> None:
-        for at in heads["at"].tolist():
-            self.bad.setdefault(at, what)
-
     def close(self) -> None:
         self.file.close()
-
-
-Words = npt.NDArray[np.uint32]
-Places = npt.NDArray[np.int64]
-
-
-def _gather(words: Words, begins: Places, width: int) -> Rows:
-    dtype = row_dtype(width)
-    rows: Rows = words[begins[:, np.newaxis] + np.arange(dtype.itemsize // 4)].view(dtype).reshape(-1)
-    return rows
