@@ -29,6 +29,8 @@ from rondo_tools.stream import Header
 from rondo_tools.units import format_duration
 
 AHEAD_MS = 60_000  # of the clock here: further is a clock gone wrong
+# After a fork: producers that are still there send their last 600 ticks again, ten seconds apart perhaps.
+REMEMBERED_MS = 2 * 3_600_000
 _MOST_ROWS_FOR_LINE = 1_000_000  # to read a longer stretch again costs more than to read its file once more
 
 log = logging.getLogger(__name__)
@@ -172,6 +174,8 @@ class Drain:
             if end is None or end[::2] == begin[::2]:
                 return None
             progress.freeze(end)
+            if progress.floor_ms < now_ms - REMEMBERED_MS:
+                progress.floor_ms = 0
             progress.future_ms = now_ms + AHEAD_MS if self._ignore_future else 0
         assert progress.end is not None
         is_known = self._line is not None and self._line.at == begin and not progress.future_ms

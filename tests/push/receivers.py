@@ -20,12 +20,17 @@ from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.encoding.v1 import STALE_NAN, decode
 from rondo_tools.push.http.transport import Answer, Outcome
 from rondo_tools.push.labels import sent_labels
+from rondo_tools.push.opened import open_store
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import INSTANCE, SelfMetrics, Tally
-from rondo_tools.store.reader import Store
-from rondo_tools.store.tiers import parse_tiers
-from rondo_tools.store.writer import StoreWriter
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.records import SessionRecord, ends_in, sessions_in
+from rondo_tools.store.format.schema import Schema
+from rondo_tools.store.format.tiers import parse_tiers
+from rondo_tools.store.frame_file import FrameFile
+from rondo_tools.store.keeper import Keeper
 from rondo_tools.stream import End, Header, Tick
 
 HOUR_MS = 3_600_000
@@ -60,30 +65,62 @@ def seconds(count: int, start_ms: int = T0, width: int = 2) -> list[Tick]:
 
 
 def fill(
-    path: Path, head: Header, rows: Iterable[Tick], end: str | None = None, tiers: str = "1s:10m"
+    path: Path, head: Header, rows: Iterable[Tick], end: str | None = None, tiers: str = "1s:1000h"
 ) -> None:
-    """Write (more of) a session into the store at `path`."""
-    with StoreWriter(path, parse_tiers(tiers), now_ms=lambda: T0 + 10 * HOUR_MS) as store:
-        session = store.open(head)
+    """Write (more of) a session into the store at `path`, into a journal of its own."""
+    with Keeper(path, parse_tiers(tiers), now_ms=lambda: T0 + 10 * HOUR_MS) as keeper:
+        session = keeper.begin(head)
         rows = list(rows)
-        session.ring.append(rows)
+        for tick in rows:
+            keeper.append(session, *tick)
         if end is not None:
-            session.finish(End(end, rows[-1].t_ms if rows else head.start_ms))
-        session.close()
+            keeper.end(session, End(end, rows[-1].t_ms if rows else head.start_ms))
+        keeper.flush()
 
 
 def expected(path: Path, *, with_ends: bool = True) -> Samples:
     """What a receiver has to hold when all of a store was delivered, for sessions apart in time."""
     samples: Samples = {}
-    for session in Store(path).sessions():
-        rows = session.rows()
-        for column, labels in enumerate(labels_of(session.header)):
-            series = samples.setdefault(labels, {})
-            for t_ms, values in zip(rows.t_ms.tolist(), rows.values.tolist(), strict=True):
-                series[t_ms] = bits(values[column])
-            if session.end is not None and with_ends and rows.t_ms.size:
-                series[int(rows.t_ms[-1]) + 1] = STALE_NAN
+    ends: dict[tuple[Key, ...], int] = {}
+    layout = Layout(path)
+    for number in layout.numbers(JOURNALS):
+        with FrameFile(layout.file(JOURNALS, number)) as file:
+            sessions: dict[int, SessionRecord] = {}
+            for _, head, payload in file.frames():
+                if head.kind == frames.SESSION:
+                    sessions.update((one.number, one) for one in sessions_in(payload))
+                elif head.kind == frames.END:
+                    for ended in ends_in(payload):
+                        ends[_labels(sessions[ended.number], file.schemas[head.schema])] = ended.last_ms
+                elif head.kind == frames.ROWS:
+                    rows, schema = file.rows(head, payload), file.schemas[head.schema]
+                    assert rows is not None
+                    for row in rows:
+                        all_labels = _labels(sessions[row["session"]], schema)
+                        for labels, value in zip(all_labels, row["values"].tolist(), strict=True):
+                            samples.setdefault(labels, {})[int(row["t_ms"])] = bits(value)
+    if with_ends:
+        for all_labels, last_ms in ends.items():
+            for labels in all_labels:
+                samples[labels][last_ms + 1] = STALE_NAN
     return samples
+
+
+def _labels(record: SessionRecord, schema: Schema) -> tuple[Key, ...]:
+    return labels_of(
+        Header(record.instance, record.start_ms, record.labels, record.interval_ms, schema.series)
+    )
+
+
+def drain_of(
+    path: Path,
+    labels: Callable[[Header], tuple[Key, ...]] | None = None,
+    max_samples: int = 10_000,
+    **given: Any,
+) -> Drain:
+    """The drain of a store, as rondo-push opens it."""
+    store = open_store(path)
+    return Drain(store.layout, store.tiers, labels or labels_of, max_samples, **given)
 
 
 def labels_of(head: Header) -> tuple[Key, ...]:
@@ -193,16 +230,14 @@ def push_once(
     *,
     now_ms: int = T0 + HOUR_MS,
     max_samples: int = 10_000,
-    closed: Mapping[str, int] | None = None,
     with_health: bool = False,
     tally: Tally | None = None,
 ) -> Tally:
     """What one run of rondo-push does, with waits left out."""
     tally = tally or Tally()
     with Cursor(path, "prometheus") as cursor:
-        drain = Drain(Store(path), lambda head: sent_labels(head, "rondo-vmm", {}), max_samples)
         Pusher(
-            drain,
+            drain_of(path, max_samples=max_samples),
             cursor,
             sender,
             tally,
@@ -210,7 +245,7 @@ def push_once(
             now_ms=lambda: now_ms,
             jitter=random.Random(1).random,
             health=SelfMetrics(tally, "prometheus", "rondo-vmm", {}) if with_health else None,
-        ).push(closed)
+        ).push()
     return tally
 
 

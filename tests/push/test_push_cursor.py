@@ -21,14 +21,28 @@ from rondo_tools.errors import PushError, UsageError
 from rondo_tools.push.cursor import Cursor, InFlight, LockedError, parse_name
 from rondo_tools.push.encoding.body import PROTOCOLS, encode
 from rondo_tools.push.encoding.v1 import compress, decode
-from rondo_tools.push.model import Block, Mark, SeriesSet
+from rondo_tools.push.model import Block, SeriesSet
 from rondo_tools.push.piece import Piece, State
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.store.format.cursor import Position, Progress
 
-MARKS = st.dictionaries(
-    st.text(st.characters(codec="utf-8"), max_size=20),
-    st.builds(Mark, st.integers(0, 2**53), st.booleans()),
-    max_size=5,
+NUMBERS = st.integers(0, 2**53)
+POSITIONS = st.builds(Position, NUMBERS, st.binary(min_size=8, max_size=8), NUMBERS)
+PROGRESS = st.builds(
+    Progress,
+    store=st.text("0123456789abcdef", max_size=16),
+    tier=st.integers(0, 7),
+    selector=st.text(max_size=20),
+    begin=st.none() | POSITIONS,
+    end=st.none() | POSITIONS,
+    slice=NUMBERS,
+    done=NUMBERS,
+    time_ms=NUMBERS,
+    floor_ms=NUMBERS,
+    known=st.lists(st.tuples(NUMBERS, st.binary(min_size=8, max_size=8)), max_size=8),
+    since_ms=NUMBERS,
+    future_ms=NUMBERS,
+    coarse=st.none() | st.tuples(st.integers(1, 7), NUMBERS, NUMBERS),
 )
 ONE = SeriesSet((Series("a", (), "gauge", "", ""),), ((("__name__", "a"), ("instance", "vm")),))
 ROWS = [Block(ONE, np.array([1000, 2000, 3000]), np.array([[1.0], [2.0], [3.0]]))]
@@ -42,12 +56,12 @@ STATES = [
 ]
 
 
-def in_flight(marks: dict[str, Mark], protocol: str, states: list[dict[str, Any]]) -> InFlight:
-    return InFlight(marks, tuple(Piece(encode(protocol, ROWS, ()), **state) for state in states))
+def in_flight(rows: int, protocol: str, states: list[dict[str, Any]]) -> InFlight:
+    return InFlight(rows, tuple(Piece(encode(protocol, ROWS, ()), **state) for state in states))
 
 
 IN_FLIGHT = st.none() | st.builds(
-    in_flight, MARKS, st.sampled_from(PROTOCOLS), st.lists(st.sampled_from(STATES), min_size=1, max_size=3)
+    in_flight, NUMBERS, st.sampled_from(PROTOCOLS), st.lists(st.sampled_from(STATES), min_size=1, max_size=3)
 )
 SAME_FOLDER = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
@@ -55,15 +69,15 @@ SAME_FOLDER = settings(
 
 
 @SAME_FOLDER
-@given(marks=MARKS, in_flight=IN_FLIGHT)
-def test_what_is_saved_comes_back(tmp_path: Path, marks: dict[str, Mark], in_flight: InFlight | None) -> None:
+@given(progress=PROGRESS, in_flight=IN_FLIGHT)
+def test_what_is_saved_comes_back(tmp_path: Path, progress: Progress, in_flight: InFlight | None) -> None:
     (tmp_path / "cursor_a.json").unlink(missing_ok=True)
     with Cursor(tmp_path, "a") as cursor:
-        cursor.advance(marks)
+        cursor.progress = progress
         cursor.in_flight = in_flight
         cursor.save()
     with Cursor(tmp_path, "a") as again:
-        assert again.marks() == marks
+        assert again.progress == progress
         assert again.in_flight == in_flight
 
 
@@ -84,7 +98,7 @@ def test_a_lock_that_cannot_be_had_names_its_file(
 
 def test_without_a_file_nothing_is_delivered(tmp_path: Path) -> None:
     with Cursor(tmp_path, "a") as cursor:
-        assert cursor.marks() == {}
+        assert cursor.progress == Progress()
         assert cursor.in_flight is None
     assert not (tmp_path / "cursor_a.json").exists()
 
@@ -104,13 +118,21 @@ PIECE = {
     "asked": 1,
 }
 GOOD: dict[str, Any] = {
-    "version": 1,
-    "sessions": {"vm/1": {"delivered_ms": 5, "ended": False}},
-    "in_flight": {
-        "sessions": {"vm/1": {"delivered_ms": 6, "ended": True}},
-        "protocol": "1.0",
-        "pieces": [PIECE],
-    },
+    "version": 2,
+    "store": "00ff",
+    "tier": 0,
+    "selector": "",
+    "from": [1, "00ff", 40],
+    "to": [2, "00ff", 40],
+    "slice": 0,
+    "done": 3,
+    "time_ms": 5,
+    "floor_ms": 0,
+    "known": [[1, "00ff"]],
+    "since_ms": 0,
+    "future_ms": 0,
+    "coarse": [1, 2, 3],
+    "in_flight": {"rows": 3, "protocol": "1.0", "pieces": [PIECE]},
 }
 
 
@@ -124,7 +146,7 @@ def twice() -> str:
 def broken() -> list[object]:
     """The good document with one thing wrong in each."""
     variants: list[object] = [[], None, 1, "x", {}]
-    paths = [(), ("sessions", "vm/1"), ("in_flight",), ("in_flight", "sessions", "vm/1")]
+    paths = [(), ("in_flight",)]
     for wrong_piece in (
         {"state": "trial"}, {"body": PIECE["body"]}, {**PIECE, "body": "AAAA"}, {**PIECE, "body": "=="},
         {**PIECE, "body": base64.b64encode(compress(WriteRequest())).decode()},
@@ -141,7 +163,9 @@ def broken() -> list[object]:
         for step in path:
             keys = keys[step]  # type: ignore[assignment]
         for key in keys:
-            for wrong in ("missing", "x", -1, 1.5, []):
+            for wrong in ("missing", "x", -1, 1.5, [1]):
+                if wrong == "x" and key in ("store", "selector"):
+                    continue
                 document = json.loads(json.dumps(GOOD))
                 at = document
                 for step in path:
@@ -178,10 +202,10 @@ def test_a_save_that_is_cut_short_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Cursor(tmp_path, "a") as cursor:
-        cursor.advance({"vm/1": Mark(1)})
+        cursor.progress.done = 1
         cursor.save()
         before = cursor.path.read_bytes()
-        cursor.advance({"vm/1": Mark(2)})
+        cursor.progress.done = 2
         monkeypatch.setattr(
             Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError(28, "No space"))
         )

@@ -58,7 +58,7 @@ def test_a_dry_run_prints_what_a_push_would_send_and_touches_nothing(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tree(store)
-    assert cli.main([str(store), "--dry-run"]) == 0
+    assert cli.main([str(store), "--dry-run", "--backfill"]) == 0
     assert printed(capsys.readouterr().out) == expected(store)
     assert tree(store) == before
 
@@ -66,7 +66,7 @@ def test_a_dry_run_prints_what_a_push_would_send_and_touches_nothing(
 def test_a_dry_run_begins_with_the_batch_in_flight(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Crash):
         push_once(store, Scripted(Receiver(), ["ok", "crash"]), max_samples=4)
-    assert cli.main([str(store), "--dry-run"]) == 0
+    assert cli.main([str(store), "--dry-run", "--backfill"]) == 0
     left = printed(capsys.readouterr().out)
     receiver = Receiver()
     push_once(store, Scripted(receiver))
@@ -80,7 +80,7 @@ def test_status_says_how_far_behind_each_instance_is(store: Path, capsys: pytest
     fill(store, header("b"), seconds(3, T0 + 5000))
     assert cli.main([str(store), "--status"]) == 0
     assert capsys.readouterr().out == (
-        f"a\t{T0 + 1001}\t{T0 + 1000}\t0.0\nb\t{T0 + 4000}\t{T0 + 7000}\t3.0\n"
+        f"a\t{T0 + 1000}\t{T0 + 1000}\t0.0\nb\t{T0 + 4000}\t{T0 + 7000}\t3.0\n"
     )
 
 

@@ -184,9 +184,7 @@ def test_no_store_and_a_terminal_is_a_mistake() -> None:
 
 
 def lines(path: Path) -> bytes:
-    return b"".join(
-        f"{folder}\t{NOW}\n".encode() for folder in sorted(path.glob("instances/*/*")) if folder.is_dir()
-    )
+    return f"{path}\t1:40\n{path}\t1:4000\n".encode()
 
 
 def test_following_delivers_what_is_left_when_the_lines_end(run: Run, store: Path, tmp_path: Path) -> None:
@@ -194,7 +192,7 @@ def test_following_delivers_what_is_left_when_the_lines_end(run: Run, store: Pat
     start_ms = NOW - 20_000
     fill(other, header("c", start_ms), seconds(5, start_ms))  # it died; its last tick is not past yet
     receiver = Receiver()
-    junk = b"what is this\n\xff\n" + b"x" * 20_000 + b"\n/instances\t5\na/b/c\t5\nx/instances/y/z\t-1\n"
+    junk = b"what is this\n\xff\n" + b"x" * 20_000 + b"\n\t5:5\na/b/c\t5\nx\t-1:3\n"
     with http_server(receiving(receiver)) as url:
         feed = {"stdin": None, "input": junk + lines(store) + lines(other)}
         done = run("rondo-push", "--remote-write", url, "--interval", "1h", **feed)
@@ -384,14 +382,14 @@ import sys
 from rondo_tools.push import cli, drain
 
 name, *arguments = sys.argv[1:]
-batches = drain.Drain.batches
+following = drain.Drain.next
 
-def failing(self, *more):
-    if self._store.path.name == name:
+def failing(self, *more, **flags):
+    if self._layout.path.name == name:
         raise LookupError("a fault that nobody foresaw")
-    yield from batches(self, *more)
+    return following(self, *more, **flags)
 
-drain.Drain.batches = failing
+drain.Drain.next = failing
 sys.exit(cli.main(arguments))
 """
 

@@ -18,10 +18,10 @@ from receivers import (
     Key,
     Receiver,
     Scripted,
+    drain_of,
     expected,
     fill,
     header,
-    labels_of,
     push_once,
     seconds,
     ticks,
@@ -29,12 +29,10 @@ from receivers import (
 
 from rondo_tools.errors import PushError
 from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.http.transport import Answer, Outcome
 from rondo_tools.push.pusher import NotTakenError, Pusher
 from rondo_tools.push.self_metrics import Tally
-from rondo_tools.store.reader import Store
 
 
 def cursor(path: Path) -> dict[str, object]:
@@ -116,7 +114,7 @@ def test_the_pauses_double_and_retry_after_is_honoured(store: Path) -> None:
         return True
 
     with Cursor(store, "x") as at:
-        drain = Drain(Store(store), labels_of)
+        drain = drain_of(store)
         Pusher(drain, at, Busy(), Tally(), pause=pause, now_ms=lambda: T0 + 60_000, jitter=lambda: 0.5).push()
     assert pauses == pytest.approx([0.1, 0.2, 7])
 
@@ -129,7 +127,7 @@ def test_a_pause_of_an_hour_is_left_to_the_next_push(store: Path) -> None:
             return Answer(Outcome.RETRY, "busy", unclear=True, retry_after_s=3600)
 
     with Cursor(store, "x") as at, pytest.raises(NotTakenError) as caught:
-        Pusher(Drain(Store(store), labels_of), at, Busy(), Tally(), now_ms=lambda: T0 + 60_000).push()
+        Pusher(drain_of(store), at, Busy(), Tally(), now_ms=lambda: T0 + 60_000).push()
     assert caught.value.retry_after_s == 3600
 
 
@@ -141,7 +139,7 @@ def test_a_refusal_of_us_passes_nothing_over(store: Path) -> None:
             return Answer(Outcome.DENIED, "403")
 
     with Cursor(store, "prometheus") as at, pytest.raises(PushError) as caught:
-        Pusher(Drain(Store(store), labels_of), at, No(), Tally(), now_ms=lambda: T0 + 60_000).push()
+        Pusher(drain_of(store), at, No(), Tally(), now_ms=lambda: T0 + 60_000).push()
     assert caught.value.exit_code == 69
     receiver = Receiver()
     push_once(store, Scripted(receiver))
@@ -209,8 +207,8 @@ def test_the_body_in_flight_is_sent_again_bit_for_bit_although_the_rows_are_gone
     with pytest.raises(Crash):
         push_once(store, Scripted(receiver, ["crash"]))
     wanted = expected(store)
-    for slab in store.glob("instances/*/*/tier_0.slab"):
-        slab.unlink()
+    for journal in store.glob("tier_0/*"):
+        journal.unlink()
     push_once(store, Scripted(receiver))
     assert receiver.samples == wanted
 
@@ -242,7 +240,7 @@ def test_a_stop_between_requests_loses_nothing(store: Path) -> None:
     sender = Scripted(receiver)
     with Cursor(store, "prometheus") as at, pytest.raises(NotTakenError, match="stop"):
         Pusher(
-            Drain(Store(store), labels_of, 4),
+            drain_of(store, max_samples=4),
             at,
             sender,
             Tally(),

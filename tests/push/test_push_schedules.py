@@ -36,25 +36,23 @@ from receivers import (
     Receiver,
     Reply,
     Samples,
+    drain_of,
     expected,
     fill,
     header,
     http_server,
-    labels_of,
     seconds,
 )
 
 from rondo_tools.catalog import Series
 from rondo_tools.errors import PushError
 from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.body import HEADERS, V1, V2, Body
 from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.transport import WRITTEN, Answer, Outcome, Transport
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import Tally
-from rondo_tools.store.reader import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
@@ -250,7 +248,7 @@ class History:
                 Cursor(self.path, "prometheus") as cursor,
             ):
                 pusher = Pusher(
-                    Drain(Store(self.path), labels_of, self.max_samples),
+                    drain_of(self.path, max_samples=self.max_samples),
                     cursor,
                     Negotiator(network, self.protocol),
                     tally,

@@ -59,7 +59,7 @@ def test_it_says_what_the_push_came_to(store: Path) -> None:
     receiver = Receiver(lambda labels, t_ms: "no" if ("__name__", "heat") in labels else None)
     tally = push_once(store, Scripted(receiver, ["refused"]), with_health=True)
     values = newest(receiver.health)
-    assert len(values) == len(SERIES) == len(RESULTS) + len(STATUSES) + 3
+    assert len(values) == len(SERIES) == len(RESULTS) + len(STATUSES) + 4
     assert {name: values[f"push_samples_total/{name}"] for name in RESULTS} == {
         "sent": 16, "rejected": 16, "unclear": 0, "passed_over": 0,
     }  # fmt: skip

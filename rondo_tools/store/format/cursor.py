@@ -57,7 +57,7 @@ class Progress:
     def finish(self) -> None:
         """The stretch is dealt with: its end is where the next one begins."""
         self.begin, self.end = self.end, None
-        self.slice = self.done = self.floor_ms = self.since_ms = self.future_ms = 0
+        self.slice = self.done = self.since_ms = self.future_ms = 0
 
     def finish_slice(self, newest_ms: int) -> None:
         """The rows of a slice are dealt with; `newest_ms` is the newest of them."""
