@@ -81,7 +81,7 @@ def fill(
 def expected(path: Path, *, with_ends: bool = True) -> Samples:
     """What a receiver has to hold when all of a store was delivered, for sessions apart in time."""
     samples: Samples = {}
-    ends: dict[tuple[Key, ...], int] = {}
+    ends: dict[tuple[str, int], tuple[tuple[Key, ...], int]] = {}
     layout = Layout(path)
     for number in layout.numbers(JOURNALS):
         with FrameFile(layout.file(JOURNALS, number)) as file:
@@ -91,7 +91,8 @@ def expected(path: Path, *, with_ends: bool = True) -> Samples:
                     sessions.update((one.number, one) for one in sessions_in(payload))
                 elif head.kind == frames.END:
                     for ended in ends_in(payload):
-                        ends[_labels(sessions[ended.number], file.schemas[head.schema])] = ended.last_ms
+                        record = sessions[ended.number]
+                        ends[record.key] = _labels(record, file.schemas[head.schema]), ended.last_ms
                 elif head.kind == frames.ROWS:
                     rows, schema = file.rows(head, payload), file.schemas[head.schema]
                     assert rows is not None
@@ -100,7 +101,7 @@ def expected(path: Path, *, with_ends: bool = True) -> Samples:
                         for labels, value in zip(all_labels, row["values"].tolist(), strict=True):
                             samples.setdefault(labels, {})[int(row["t_ms"])] = bits(value)
     if with_ends:
-        for all_labels, last_ms in ends.items():
+        for all_labels, last_ms in ends.values():
             for labels in all_labels:
                 samples[labels][last_ms + 1] = STALE_NAN
     return samples
