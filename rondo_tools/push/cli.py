@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import argh
 
@@ -21,10 +22,11 @@ from rondo_tools.push.dry_run import dry_run as preview
 from rondo_tools.push.dry_run import status as delivery_status
 from rondo_tools.push.encoding.body import PROTOCOLS, V1
 from rondo_tools.push.follow import Follower
-from rondo_tools.push.http.credentials import parse_credentials
+from rondo_tools.push.http.credentials import Credentials, parse_credentials
 from rondo_tools.push.http.negotiate import Negotiator
-from rondo_tools.push.http.transport import Transport, parse_url
+from rondo_tools.push.http.urls import parse_url
 from rondo_tools.push.labels import parse_external, parse_job, sent_labels
+from rondo_tools.push.model import Answer
 from rondo_tools.push.opened import OpenedStore, open_store
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import SelfMetrics, Tally
@@ -32,6 +34,9 @@ from rondo_tools.push.service import Service, Stores
 from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.units import parse_duration
 from rondo_tools.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from rondo_tools.push.http.transport import Transport
 
 DEFAULT_INTERVAL_S = 10.0
 MAX_TIERS = 8  # of any store
@@ -250,8 +255,8 @@ def push(
             health=health,
         )
 
-    with closing(Transport(remote_write, timeout_s=timeout, credentials=known)) as transport:
-        negotiator = Negotiator(transport, protocol)
+    with closing(_Endpoint(remote_write, timeout, known)) as endpoint:
+        negotiator = Negotiator(endpoint, protocol)
         if store is not None and interval is None:
             with Stores(cursor, partial(open_pusher, None), wait=wait) as stores:
                 _push_once(stores, Path(store))
@@ -268,6 +273,27 @@ def push(
                         _push_on(stores, wake, interval or DEFAULT_INTERVAL_S, Path(store))
             finally:
                 log.info("%s", tally)
+
+
+class _Endpoint:
+    """The transport, made when something is sent: what it needs takes longer to load than an idle push."""
+
+    def __init__(self, url: str, timeout_s: float, credentials: Credentials) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._credentials = credentials
+        self._transport: Transport | None = None
+
+    def send(self, data: bytes, protocol: str) -> Answer:
+        if self._transport is None:
+            from rondo_tools.push.http.transport import Transport
+
+            self._transport = Transport(self._url, timeout_s=self._timeout_s, credentials=self._credentials)
+        return self._transport.send(data, protocol)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
 
 def _push_once(stores: Stores, store: Path) -> None:

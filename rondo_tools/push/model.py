@@ -1,4 +1,4 @@
-"""A batch: what one request carries, between drain, encoder and cursor.
+"""What drain, encoder, cursor and transport hand to one another: batches, and what came of a request.
 
 Strategy: columns, not samples. A block is a run of rows of one session; the encoder turns a column
 of it into the samples of one series without looking at each.
@@ -6,6 +6,8 @@ of it into the samples of one series without looking at each.
 
 from __future__ import annotations
 
+import enum
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -91,3 +93,30 @@ class Batch(NamedTuple):
     @property
     def samples(self) -> int:
         return sum(block.values.size for block in self.blocks)
+
+
+class Outcome(enum.Enum):
+    """What came of an attempt."""
+
+    ACCEPTED = enum.auto()
+    RETRY = enum.auto()  # the same again may succeed
+    REFUSED = enum.auto()  # something in this body will never be accepted
+    TOO_LARGE = enum.auto()
+    DENIED = enum.auto()  # no body will be accepted before somebody changes something
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome; `text` is one line for people, the server's words in it made harmless.
+
+    With RETRY: `unclear` if the request may have been accepted all the same; `retry_after_s` if
+    the server asked for a pause. `written` is how many samples a receiver of 2.0 says that it wrote;
+    None if it does not say. `status` is HTTP's; 0 where there was no answer.
+    """
+
+    outcome: Outcome
+    text: str = ""
+    unclear: bool = False
+    retry_after_s: float | None = None
+    status: int = 0
+    written: int | None = None

@@ -21,7 +21,8 @@ from receivers import Receiver, Reply, expected, fill, header, http_server, seco
 
 from rondo_tools.errors import UsageError
 from rondo_tools.push.http.credentials import Credentials, parse_credentials
-from rondo_tools.push.http.transport import Answer, Outcome, Transport
+from rondo_tools.push.http.transport import Transport
+from rondo_tools.push.model import Answer, Outcome
 
 NOW = int(time.time()) * 1000  # anew for each test
 SECRET = "s3cr3t-and-l0ng"

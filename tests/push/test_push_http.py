@@ -18,7 +18,8 @@ from raw_server import Peer, RawServer
 from receivers import Receiver, expected, fill, header, seconds
 
 from rondo_tools.push.http.credentials import parse_credentials
-from rondo_tools.push.http.transport import Answer, Outcome, Transport
+from rondo_tools.push.http.transport import Transport
+from rondo_tools.push.model import Answer, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000

@@ -12,9 +12,9 @@ from strict_v2 import WRITTEN, StrictReceiver
 
 from rondo_tools.push.encoding.body import HEADERS, V1, V2, Body, encode
 from rondo_tools.push.http.negotiate import Negotiator
-from rondo_tools.push.http.transport import Answer, Outcome, Transport
+from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.labels import sent_labels
-from rondo_tools.push.model import Block, SeriesSet
+from rondo_tools.push.model import Answer, Block, Outcome, SeriesSet
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 BLOCKS = [

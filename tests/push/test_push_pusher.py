@@ -30,7 +30,7 @@ from receivers import (
 from rondo_tools.errors import PushError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.encoding.body import Body
-from rondo_tools.push.http.transport import Answer, Outcome
+from rondo_tools.push.model import Answer, Outcome
 from rondo_tools.push.pusher import NotTakenError, Pusher
 from rondo_tools.push.self_metrics import Tally
 

@@ -14,7 +14,9 @@ import pytest
 from receivers import Reply, http_server
 
 from rondo_tools.errors import UsageError
-from rondo_tools.push.http.transport import Answer, Outcome, Transport, parse_url
+from rondo_tools.push.http.transport import Transport
+from rondo_tools.push.http.urls import parse_url
+from rondo_tools.push.model import Answer, Outcome
 
 BODY = b"body" * 100
 

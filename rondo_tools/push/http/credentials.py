@@ -15,8 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from requests.utils import get_environ_proxies
-
 from rondo_tools.errors import PushError, UsageError
 from rondo_tools.push.http import urls
 
@@ -61,7 +59,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Credentials:
-    """How to reach the endpoint. Made by `access`."""
+    """How to reach the endpoint. Made by `parse_credentials`."""
 
     basic: Secret | None = None
     bearer: Secret | None = None
@@ -82,6 +80,10 @@ class Credentials:
         """The proxy for a URL: the one given, else what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say."""
         if self.proxy is not None:
             return {"http": self.proxy, "https": self.proxy}
+        from requests.utils import (
+            get_environ_proxies,
+        )  # it takes 0.1 s to load: not for a push with nothing to send
+
         return dict(get_environ_proxies(url))
 
 

@@ -13,7 +13,7 @@ import logging
 from typing import Protocol
 
 from rondo_tools.push.encoding.body import V1, V2, Body
-from rondo_tools.push.http.transport import Answer, Outcome
+from rondo_tools.push.model import Answer, Outcome
 
 log = logging.getLogger(__name__)
 

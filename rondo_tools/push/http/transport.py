@@ -10,24 +10,20 @@ to split the batch for it would throw away sample after sample for a mistake in 
 
 from __future__ import annotations
 
-import enum
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
-
-import requests
 
 from rondo_tools import __version__
-from rondo_tools.errors import PushError, UsageError
+from rondo_tools.errors import PushError
 from rondo_tools.push.encoding.body import HEADERS, V1
 from rondo_tools.push.http import urls
 from rondo_tools.push.http.causes import config_mistake, reason, tls_mistake
 from rondo_tools.push.http.credentials import Credentials
 from rondo_tools.push.http.session import Client, NoReplyError, Reply
+from rondo_tools.push.model import Answer, Outcome
 
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 MAX_REDIRECTS = 3
@@ -53,52 +49,6 @@ _ADVICE = {
     451: "it does not let us write",
 }
 _NO_ADVICE = "which is not about the samples; look at the endpoint, and at what stands before it"
-
-
-class Outcome(enum.Enum):
-    """What came of an attempt."""
-
-    ACCEPTED = enum.auto()
-    RETRY = enum.auto()  # the same again may succeed
-    REFUSED = enum.auto()  # something in this body will never be accepted
-    TOO_LARGE = enum.auto()
-    DENIED = enum.auto()  # no body will be accepted before somebody changes something
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The outcome; `text` is one line for people, the server's words in it made harmless.
-
-    With RETRY: `unclear` if the request may have been accepted all the same; `retry_after_s` if
-    the server asked for a pause. `written` is how many samples a receiver of 2.0 says that it wrote;
-    None if it does not say. `status` is HTTP's; 0 where there was no answer.
-    """
-
-    outcome: Outcome
-    text: str = ""
-    unclear: bool = False
-    retry_after_s: float | None = None
-    status: int = 0
-    written: int | None = None
-
-
-def parse_url(text: str) -> str:
-    """An http or https URL without secrets. Raises UsageError."""
-    if urls.holds_secret(text):
-        raise UsageError(
-            "the URL carries a user name or password; other users of this machine can read it there"
-        )
-    wrong = urls.fault(text)
-    if wrong is None and urlsplit(text).fragment:
-        wrong = "a fragment, from # on, is never sent"
-    if wrong is None:
-        try:
-            requests.Request("POST", text).prepare()
-        except (requests.RequestException, UnicodeError) as exc:
-            wrong = str(exc)
-    if wrong is not None:
-        raise UsageError(f"{text!r} is no URL to write to: {wrong}")
-    return text
 
 
 class Transport:

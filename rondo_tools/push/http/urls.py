@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from urllib.parse import urljoin, urlsplit
 
+from rondo_tools.errors import UsageError
+
+
+def parse_url(text: str) -> str:
+    """An http or https URL without secrets. Raises UsageError."""
+    if holds_secret(text):
+        raise UsageError(
+            "the URL carries a user name or password; other users of this machine can read it there"
+        )
+    wrong = fault(text)
+    if wrong is None and urlsplit(text).fragment:
+        wrong = "a fragment, from # on, is never sent"
+    if wrong is not None:
+        raise UsageError(f"{text!r} is no URL to write to: {wrong}")
+    return text
+
 
 def holds_secret(text: str) -> bool:
     """Whether a URL carries a user name or password."""
@@ -21,6 +37,9 @@ def fault(text: str) -> str | None:
         host.encode("idna")
     except ValueError:
         return "not a URL"
+    behind = parts.netloc.rpartition("]")[2] if "]" in parts.netloc else ""
+    if behind and not behind.startswith(":"):
+        return "between an IPv6 address and its port there is a colon"
     if not text.isprintable() or " " in text or "\\" in text:
         return "a space, a backslash or something unprintable is in it"
     if parts.scheme not in ("http", "https") or not host or port == 0:
