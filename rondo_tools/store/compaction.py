@@ -26,7 +26,7 @@ from rondo_tools import files
 from rondo_tools.errors import StoreError
 from rondo_tools.store import ended
 from rondo_tools.store.carry import Carry, parse_carry
-from rondo_tools.store.derived import FILES_A_SPAN, Derived, Part
+from rondo_tools.store.derived import FILES_A_SPAN, MAX_FILE, Derived, Part
 from rondo_tools.store.format.frames import row_dtype
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.records import LOST, Description, EndRecord
@@ -85,10 +85,13 @@ def roll_up(
     remembered: Finder,
     *,
     piece: int = PIECE,
+    max_file: int = MAX_FILE,
 ) -> Result:
     """Roll up the closed journals after `state.rolled_up` up to `upto_journal`, each with a commit.
 
     `state` is not changed. Raises OSError if not one journal could be committed; the next try works.
+    A derived file is closed once it has `max_file` bytes, a small part of what the store may take: an
+    open file cannot go for want of room.
     The caller holds the store's lock, and does not call this twice at a time.
     """
     result = Result(state)
@@ -98,7 +101,7 @@ def roll_up(
         return fresh.find(instance, start_ms) or remembered.find(instance, start_ms)
 
     for number in range(state.rolled_up + 1, upto_journal + 1):
-        one = _RollUp(layout, result.state, tiers, number, find, piece)
+        one = _RollUp(layout, result.state, tiers, number, find, piece, max_file)
         try:
             one.run(store_id, stamp(now_ms(), state.looks_ms))
         except OSError as exc:
@@ -148,7 +151,9 @@ class _RollUp:
         number: int,
         find: Callable[[str, int], Description | None],
         piece: int,
+        max_file: int,
     ) -> None:
+        self._max_file = max_file
         self.state = copy.deepcopy(state)
         self.new: list[DescriptionFrames] = []
         self.counts = Counts(journals=1)
@@ -169,7 +174,9 @@ class _RollUp:
         try:
             for folder, tier in self._folders().items():
                 known, span_ms = self._carry.files.get(folder), tier.span_ms // FILES_A_SPAN
-                derived[folder] = Derived(self._layout, folder, self.state, known, store_id, now_ms, span_ms)
+                derived[folder] = Derived(
+                    self._layout, folder, self.state, known, store_id, now_ms, span_ms, self._max_file
+                )
             self._write(over, derived)
             for one in derived.values():
                 one.sync()

@@ -36,7 +36,7 @@ from rondo_tools.store.frame_writer import FrameWriter
 log = logging.getLogger(__name__)
 
 FILES_A_SPAN = 8  # a file is closed once it is an eighth of its tier's span old
-MAX_FILE = 1 << 30  # bytes; offsets in an INDEX have 32 bits
+MAX_FILE = 1 << 28  # bytes: an open file cannot go for want of room; offsets have 32 bits
 MAX_SCHEMAS = 1 << 16  # of a file: their numbers have 16 bits
 SESSIONS_A_FRAME = 64
 _DECLARED_A_FRAME = 256  # of at most 64 KiB each, mostly 100 bytes
@@ -92,9 +92,10 @@ class Derived:
         store_id: bytes,
         now_ms: int,
         span_ms: int,
+        max_file: int = MAX_FILE,
     ) -> None:
         self._layout, self._folder, self._store_id = layout, folder, store_id
-        self._state, self._now_ms, self._span_ms = state, now_ms, span_ms
+        self._state, self._now_ms, self._span_ms, self._max_file = state, now_ms, span_ms, max_file
         self._files = state.files.setdefault(folder, {})
         self._writers: list[FrameWriter] = []  # the last is the open one
         self._made: list[FrameWriter] = []
@@ -188,7 +189,7 @@ class Derived:
         """The file to append to, which has room for so many more schemas."""
         known = self.known
         if self._is_open and (
-            self._writers[-1].size >= MAX_FILE or len(known.schemas) + schemas > MAX_SCHEMAS
+            self._writers[-1].size >= self._max_file or len(known.schemas) + schemas > MAX_SCHEMAS
         ):
             self._end_file(self._writers[-1])
         if not self._is_open:

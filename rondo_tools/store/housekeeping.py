@@ -258,14 +258,7 @@ class Housekeeper:
 
     def _commit(self, look: Look, before: State, going: list[Candidate]) -> None:
         if look.state != before:
-            try:
-                files.replace(self._layout.state_json, look.state.pack())
-            except OSError as exc:
-                if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or not going:
-                    raise
-                # There is no room even for that: one file goes before state.json says so.
-                self._remove(self._layout.file(going[0].folder, going[0].number))
-                files.replace(self._layout.state_json, look.state.pack())
+            self._replace_state(look.state, [self._layout.file(one.folder, one.number) for one in going])
         for one in going:
             self._remove(self._layout.file(one.folder, one.number))
             look.removed.append((one.folder, one.number))
@@ -273,6 +266,18 @@ class Housekeeper:
         for number in self._layout.numbers(JOURNALS):
             if number <= look.state.rolled_up and number not in look.state.journals:
                 self._remove(self._layout.file(JOURNALS, number))
+
+    def _replace_state(self, state: State, going: list[Path]) -> None:
+        """If there is no room even for that, files go before state.json says so."""
+        while True:
+            try:
+                files.replace(self._layout.state_json, state.pack())
+            except OSError as exc:
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or not going:
+                    raise
+                self._remove(going.pop(0))
+            else:
+                return
 
     def _remove(self, path: Path) -> None:
         try:
