@@ -38,7 +38,7 @@ LIVE = np.dtype(
         ("ticks", "<i8"),
         ("before_ms", "<i8"),  # the newest tick of its instance's other sessions, when it was declared
         ("described_ms", "<i8"),  # it was over, and came back: its last tick then; 0: never
-        ("schema", "<u4"),  # of its last tick
+        ("schema", "<u4"),  # all series that it has had
         ("journal", "<u4"),  # of its last tick
         ("from_journal", "<u4"),  # its last ten minutes of ticks are in journals from this one on
         ("mark_journal", "<u4"),  # a later one,

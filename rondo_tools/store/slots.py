@@ -14,7 +14,7 @@ import numpy as np
 from rondo_tools.store.carry import LIVE, Carry, Live, OpenFile
 from rondo_tools.store.format.records import Description, Labels, SessionKey, SessionRecord
 from rondo_tools.store.format.rollup import Groups, Ints
-from rondo_tools.store.format.schema import Schema
+from rondo_tools.store.format.schema import Schema, union
 
 Find = Callable[[str, int], Description | None]
 
@@ -74,7 +74,7 @@ class Slots:
         none = np.zeros(more, np.int64)
         self.ticks, self.last_ms = np.concatenate((self.ticks, none)), np.concatenate((self.last_ms, none))
         self.first_ms = np.concatenate((self.first_ms, np.full(more, _NEVER)))
-        self._schema = np.concatenate((self._schema, none))
+        self._schema = np.concatenate((self._schema, none - 1))
 
     def count(self, schema: Schema, slots: Ints, t_ms: Ints) -> None:
         """Count ticks; a session's times ascend, so of equal slots the last is the newest."""
@@ -84,12 +84,21 @@ class Slots:
         first_ms[slots[::-1]] = t_ms[::-1]
         last_ms[slots] = t_ms
         np.minimum(self.first_ms, first_ms, out=self.first_ms)
-        newer = last_ms > self.last_ms
-        self.last_ms[newer] = last_ms[newer]
+        np.maximum(self.last_ms, last_ms, out=self.last_ms)
+        self._has_series(np.unique(slots), schema)
+
+    def _has_series(self, slots: Ints, schema: Schema) -> None:
+        """Note that sessions have had the series of a schema, besides those that they had."""
+        before = self._schema[slots]
+        for place in np.unique(before).tolist():
+            whole = schema if place < 0 else union((self._schemas[place], schema))
+            self._schema[slots[before == place]] = self._place(whole)
+
+    def _place(self, schema: Schema) -> int:
         if schema not in self._places:
             self._places[schema] = len(self._schemas)
             self._schemas.append(schema)
-        self._schema[newer] = self._places[schema]
+        return self._places[schema]
 
     def origins(self, groups: Groups) -> Ints:
         """The journals of the windows' last ticks; some were closed long after. Before `advance`."""
@@ -104,7 +113,7 @@ class Slots:
         begins = has & (live["first_ms"] == 0)
         live["first_ms"][begins] = self.first_ms[begins]
         live["last_ms"] = np.maximum(live["last_ms"], self.last_ms)
-        live["schema"] = self._schema
+        live["schema"] = np.maximum(self._schema, 0)
         live["journal"][has] = self.number
         # The last rows are in `from_journal` and later. A mark is a journal, and the session's last tick
         # before it: once that is old enough, all the last rows are in that journal or later.
@@ -127,7 +136,7 @@ class Slots:
         return records
 
     def series(self, slot: int) -> int:
-        """How many series a session's last tick had."""
+        """How many series a session has had."""
         if slot in self.back:
             return self.back[slot].series
         return self._schemas[int(self._schema[slot])].width
