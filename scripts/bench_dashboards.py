@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,34 +24,31 @@ import numpy as np
 import yaml
 from bench_push import process_cpu_s
 from fetch import fetch
+from filled_store import Life, fill
 from grafana import ALL, DASHBOARDS, Range, ask, load, queries, run
 from prometheus import Prometheus
 
 from rondo_tools.catalog import COUNTER, SERIES
-from rondo_tools.store.writer import StoreWriter
-from rondo_tools.stream import Header, Tick
+from rondo_tools.stream import Header
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "deploy" / "rules" / "rondo.yml"
 SECONDS = 300
 
 
-def fill(path: Path, vms: int, end_ms: int) -> None:
-    """A store of VMs that have all run for as long as it goes back."""
+def lives(vms: int, end_ms: int) -> Iterator[Life]:
+    """VMs that have all run for so long."""
     random = np.random.default_rng(1)
     start_ms = end_ms - 1000 * SECONDS
-    with StoreWriter(path) as store:
-        for number in range(vms):
-            values = random.normal(5000, 300, (SECONDS, len(SERIES)))
-            for at, series in enumerate(SERIES):
-                if series.kind == COUNTER:
-                    values[:, at] = np.cumsum(random.integers(0, 5000, SECONDS))
-                elif series.name == "vmm_uptime_seconds":
-                    values[:, at] = np.arange(1, SECONDS + 1)
-            session = store.open(Header(f"vm-{number}", start_ms, (), 1000, SERIES))
-            rows = enumerate(values.astype("<f8"), start=1)
-            session.ring.append([Tick(start_ms + 1000 * at, row.tobytes()) for at, row in rows])
-            session.close()
+    for number in range(vms):
+        values = random.normal(5000, 300, (SECONDS, len(SERIES)))
+        for at, series in enumerate(SERIES):
+            if series.kind == COUNTER:
+                values[:, at] = np.cumsum(random.integers(0, 5000, SECONDS))
+            elif series.name == "vmm_uptime_seconds":
+                values[:, at] = np.arange(1, SECONDS + 1)
+        header = Header(f"vm-{number}", start_ms, (), 1000, SERIES)
+        yield Life(header, start_ms + 1000 * np.arange(1, SECONDS + 1), values)
 
 
 def main() -> int:
@@ -66,7 +64,7 @@ def main() -> int:
         Prometheus(fetch("prometheus")) as prometheus,
     ):
         store = Path(folder) / "vmm_metrics"
-        fill(store, vms, end_ms)
+        fill(store, lives(vms, end_ms))
         push = [sys.executable, ROOT / "bin" / "rondo-push", store, "--remote-write", prometheus.write_url]
         subprocess.run(push, check=True)
         pid = prometheus.process.pid

@@ -38,7 +38,7 @@ from prometheus import Prometheus
 from rondo_tools import catalog
 from rondo_tools.push import self_metrics as push_health
 from rondo_tools.store import health as store_health
-from rondo_tools.store.writer import StoreWriter
+from rondo_tools.store.keeper import Keeper
 from rondo_tools.stream import End, Header, Tick
 
 VMS = ["vm-1", "vm-2", "vm-3", "vm-4", "vm-5"]
@@ -277,7 +277,7 @@ def test_a_mean_is_shown_in_the_seconds_in_which_there_is_one(prometheus: Promet
     now_s = int(time.time()) - 60
     none = math.nan
     means = [5.0, none, 7.0, 8.0, none, none, 3.0, none]
-    with StoreWriter(tmp_path / "vmm_metrics") as store:
+    with Keeper(tmp_path / "vmm_metrics") as keeper:
         for instance, rows in {
             "runs": [(now_s + at, mean) for at, mean in enumerate(means)],
             "lived": [(now_s + 2.4, 9.0)],
@@ -289,11 +289,12 @@ def test_a_mean_is_shown_in_the_seconds_in_which_there_is_one(prometheus: Promet
                 for at_s, mean in rows
             ]
             start_ms = ticks[0].t_ms - 300
-            session = store.open(Header(instance, start_ms, (), 1000, catalog.SERIES))
-            session.ring.append(ticks)
+            session = keeper.begin(Header(instance, start_ms, (), 1000, catalog.SERIES))
+            for tick in ticks:
+                keeper.append(session, *tick)
             if instance == "lived":
-                session.finish(End("poweroff", ticks[-1].t_ms))
-            session.close()
+                keeper.end(session, End("poweroff", ticks[-1].t_ms))
+        keeper.flush()
     push(tmp_path / "vmm_metrics", prometheus.write_url)
     shown = Range(now_s - 5, now_s + 20)
     vmm = load(next(path for path in DASHBOARDS if "vmm" in path.stem))

@@ -19,7 +19,7 @@ def test_a_command_is_run_and_its_results_come_back(in_lab: Run) -> None:
     seen: list[bytes] = []
     command = """
         cat /in/words/one; echo to the other >&2; printf '\\0\\r\\n\\377'
-        cp -r /in/words /out/; python3 -c 'import numpy, snappy, rondo_tools.push.encode' && exit 7
+        cp -r /in/words /out/; python3 -c 'import numpy, snappy, rondo_tools.push.encoding.v1' && exit 7
     """
     result = in_lab(command, {"words/one": b"one\n"}, stdout=seen.append, timeout_s=LAB_S)
     assert result == (7, b"one\n\0\r\n\xff", b"to the other\n", {"words/one": b"one\n"})
