@@ -14,32 +14,31 @@ from rondo_tools import command
 from rondo_tools.errors import UsageError
 from rondo_tools.signals import Signals
 from rondo_tools.store import endpoint
-from rondo_tools.store.health import Health
-from rondo_tools.store.ingest import Counts, Ingest
-from rondo_tools.store.lines import Lines
+from rondo_tools.store.format.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
+from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.notify import Notifier
-from rondo_tools.store.pipe import read_to_end
-from rondo_tools.store.server import Server
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.serving.self_metrics import SelfMetrics
+from rondo_tools.store.serving.server import Server
+from rondo_tools.store.stdin import read_to_end
 from rondo_tools.store.sync import DEFAULT_POLICY, Policy, parse_policy
-from rondo_tools.store.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
-from rondo_tools.store.writer import StoreWriter
-from rondo_tools.units import format_count, parse_duration, parse_size
+from rondo_tools.store.watermarks import Watermarks
+from rondo_tools.units import format_count, format_size, parse_duration, parse_size
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = f"""\
-Store the stream of rondo-vmm, second by second, in round-robin files of fixed size.
+Store the streams of a host's VMs, second by second, for ten minutes whole and a week in summary.
 
   rondo-vmm --duration 45 | rondo-store vmm_metrics
   rondo-vmm --duration 45 | rondo-store vmm_metrics | rondo-push --remote-write URL
   rondo-store vmm_metrics < recorded.stream
   rondo-store vmm_metrics --listen unix:/run/rondo/store.sock
 
-Reads one stream from standard input, or serves many at once. For what it stores it writes lines to
-standard output, the folder of the session and the time up to which it is closed, which rondo-push
-follows; when their reader leaves, storing goes on. A stream that is stored already may be given
-again: what is known is passed over. DIR is made when it is not there, with the tiers (interval:span)
-{format_tiers(DEFAULT_TIERS)}.
+Reads one stream from standard input, or serves many at once. If standard output is a pipe, it writes
+lines to it that say how far the journal is written, which rondo-push follows; when their reader leaves,
+storing continues. A stream that is stored already may be given again: what is known is passed over. DIR
+is made when it is not there, with the tiers (interval:span) {format_tiers(DEFAULT_TIERS)}.
 
 The first Ctrl-C lets standard input come to its end, which the Ctrl-C has told to rondo-vmm too; a
 second one, SIGTERM or SIGHUP (but not under nohup) stores what has arrived and ends; a server ends at
@@ -68,7 +67,8 @@ def _folder(text: str) -> str:
     "--max-bytes",
     type=command.typed(parse_size),
     metavar="SIZE",
-    help="what the store may take on the disk, such as 10G: ended sessions go to make room",
+    help="what the store may take on the disk, such as 10G: the oldest goes to make room (default: a tenth "
+    "of the file system, at most 16G)",
 )
 @argh.arg(
     "--sync",
@@ -112,53 +112,68 @@ def rondo_store(
                 "standard input is a terminal or closed; give it a stream: rondo-vmm | rondo-store DIR, "
                 "or --listen"
             )
-        store = opened.enter_context(StoreWriter(directory, tiers, max_bytes=max_bytes, sync=sync))
-        store.room.expire()
-        store.room.make_room()
-        lines = Lines(-1 if sys.stdout is None else sys.stdout.fileno())
+        store = opened.enter_context(OpenStore(directory, tiers, max_bytes=max_bytes, sync=sync))
+        watermarks = Watermarks(-1 if sys.stdout is None else sys.stdout.fileno())
         if serves:
             listeners = handed_over + [endpoint.listen(address, socket_group) for address in listen or ()]
             for listener in listeners:
                 opened.callback(listener.close)
-            server = Server(store, listeners, lines, signals, idle_exit_s=idle_exit and idle_exit / 1000)
-            _serve(server, lines, None if no_health else Health(server))
+            idle_exit_s = idle_exit and idle_exit / 1000
+            server = Server(store, listeners, watermarks, signals, idle_exit_s=idle_exit_s)
+            _serve(server, watermarks, None if no_health else SelfMetrics(server))
         else:
-            _read(sys.stdin.fileno(), Ingest(store), lines, signals)
+            store.keep_house()
+            _read(sys.stdin.fileno(), store, watermarks, signals)
 
 
-def _read(fd: int, ingest: Ingest, lines: Lines, signals: Signals) -> None:
+def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -> None:
+    intake = Intake(store.keeper)
     try:
-        read_to_end(fd, ingest, lines, signals)
+        read_to_end(fd, intake, store, watermarks, signals)
     finally:
-        ingest.close()
-        lines.update(ingest.closed)
-        lines.drain(_LAST_LINES_S)
-        _say(ingest.counts)
+        watermarks.drain(_LAST_LINES_S)
+        _say(intake.counts)
 
 
-def _serve(server: Server, lines: Lines, health: Health | None) -> None:
+def _serve(server: Server, watermarks: Watermarks, metrics: SelfMetrics | None) -> None:
+    _say_bound(server.store)
+    server.store.upkeep.keep_reserve()
     notifier = Notifier()
     if notifier.alive_every_s is not None:
         server.timers.every(notifier.alive_every_s, notifier.alive)
     notifier.ready()
     try:
         server.run()
+        if metrics is not None:
+            metrics.close()
+        server.finish()
     finally:
         notifier.stopping()
-        if health is not None:
-            health.close()
-        server.tell_all()
-        lines.drain(_LAST_LINES_S)
+        watermarks.drain(_LAST_LINES_S)
         _say(server.counts)
 
 
+def _say_bound(store: OpenStore) -> None:
+    """How much the store may take, and how long that lasts."""
+    path, bound = store.keeper.folder.layout.path, format_size(store.upkeep.max_bytes)
+    hours = store.upkeep.hours_of_ticks()
+    if hours is None:
+        log.info("%s: at most %s (--max-bytes)", path, bound)
+    else:
+        log.info(
+            "%s: at most %s (--max-bytes): %.1f hours of every tick, at the present rate", path, bound, hours
+        )
+
+
 def _say(counts: Counts) -> None:
+    expired = f", {counts.expired} expired" if counts.expired else ""
     log.info(
-        "%s stored, %s; %d late, %d ahead of the clock",
+        "%s stored, %s; %d late, %d ahead of the clock%s",
         format_count(counts.stored, "tick"),
         format_count(counts.sessions, "session"),
         counts.late,
         counts.ahead,
+        expired,
     )
 
 

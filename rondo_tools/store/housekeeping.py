@@ -66,6 +66,7 @@ class Look:
 
     state: State
     removed: list[tuple[str, int]] = field(default_factory=list)
+    evicted: int = 0  # those of them that there was no room for
     coarsened: int = 0  # journals that went before every active cursor was past them
 
 
@@ -196,6 +197,7 @@ class Housekeeper:
             wanted -= size
             from_ms, to_ms = self._ticks(one)
             look.state.evictions.append(Eviction(one.tier, from_ms, to_ms, size, one.is_delivered))
+            look.evicted += 1
             look.coarsened += not one.is_delivered
             going.append(one)
         look.state.evictions = look.state.evictions[-MAX_EVICTIONS:]

@@ -169,7 +169,8 @@ class Intake:
         self.refused_expired += of - ahead
         self.counts.ahead += ahead
         self.counts.expired += of - ahead
-        if ahead and self._warn is not None:
+        if of and self._warn is not None:
             minutes = MAX_AHEAD_MS // 60_000
-            self._warn(f"{session.instance}: a tick over {minutes} min ahead of this clock, refused")
+            why = f"over {minutes} min ahead of this clock" if ahead else "older than the last tier remembers"
+            self._warn(f"{session.instance}: a tick {why}, refused")
             self._warn = None

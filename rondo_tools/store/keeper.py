@@ -27,7 +27,6 @@ from rondo_tools.store.format.layout import JOURNALS
 from rondo_tools.store.format.records import LOST, Description, SessionRecord
 from rondo_tools.store.format.schema import Schema, schema_of
 from rondo_tools.store.format.state import State
-from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.journal import PendingEnd
 from rondo_tools.store.journal_folder import ClosedJournal, JournalFolder
 from rondo_tools.store.live import Carried, Live, Remembered, Session, SessionEnd
@@ -57,7 +56,10 @@ class RollUp(Protocol):
     """Rolls up closed journals, which it reads from the disk; in two steps, for the first takes long."""
 
     def run(self, journal: ClosedJournal) -> Any:
-        """Roll it up: all is on the disk when this returns. For any thread. Raises OSError."""
+        """Roll it up: all is on the disk when this returns. For any thread. Raises OSError.
+
+        Raises StoreError if the folder is no longer ours.
+        """
 
     def take_over(self, result: Any) -> State:
         """Remember the sessions that were over, for the keeper's next look-up; gives the new state."""
@@ -72,17 +74,15 @@ class Position(NamedTuple):
 
 
 class Keeper:
-    """Holds a store open for writing; use it as a context manager.
+    """Holds a store open for writing, and closes its folder; use it as a context manager.
 
     `state` is the commit of the last roll-up, `carried` the sessions that it left open. `now_ms` is the
-    wall clock, `latest_ms` the latest that it may be, `clock` the running one. Raises StoreError as
-    Folder does.
+    wall clock, `latest_ms` the latest that it may be, `clock` the running one.
     """
 
     def __init__(
         self,
-        path: str | Path,
-        tiers: tuple[Tier, ...] | None = None,
+        folder: Folder,
         *,
         state: State | None = None,
         carried: Iterable[Carried] = (),
@@ -101,7 +101,7 @@ class Keeper:
         self._roll_up = roll_up
         self._checked_at = float("-inf")
         self._known_series: dict[int, tuple[tuple[Series, ...], Schema]] = {}
-        self.folder = Folder(path, tiers)
+        self.folder = folder
         try:
             rolled_up = state.rolled_up if state is not None else 0
             self.tiers = self.folder.tiers
@@ -245,7 +245,7 @@ class Keeper:
         self._journals.end_journal()
 
     def roll_up(self) -> None:
-        """Roll up all closed journals, here and now. Raises OSError."""
+        """Roll up all closed journals, here and now. Raises as RollUp.run."""
         while (job := self.next_roll_up()) is not None:
             self.take_over(job())
 

@@ -12,7 +12,7 @@ from functools import partial
 from rondo_tools.errors import EX_TEMPFAIL, RondoError, StoreError
 from rondo_tools.signals import Signals
 from rondo_tools.store.intake import Intake
-from rondo_tools.store.keeper import Keeper
+from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
@@ -28,30 +28,35 @@ class _StoppedError(StoreError):
     exit_code = EX_TEMPFAIL
 
 
-def read_to_end(fd: int, intake: Intake, keeper: Keeper, watermarks: Watermarks, signals: Signals) -> None:
-    """Store what `fd` gives until its end, or until a signal says to stop; then give up what has no end.
+def read_to_end(fd: int, intake: Intake, store: OpenStore, watermarks: Watermarks, signals: Signals) -> None:
+    """Store what `fd` gives until its end, or until a signal says to stop.
 
-    Raises StreamError for what is no stream, StoreError if it cannot be stored.
+    Then what has no end is given up, the journal ended and rolled up, and house kept. Raises StreamError
+    for what is no stream, StoreError if it cannot be stored.
     """
     try:
-        _read(fd, intake, keeper, watermarks, signals)
+        _read(fd, intake, store, watermarks, signals)
     except _StoppedError:
         intake.close()
         raise
     except RondoError:
-        _finish(intake, keeper, watermarks, signals)  # what came before an error counts
+        _finish(intake, store, watermarks, signals)  # what came before an error counts
         raise
-    _finish(intake, keeper, watermarks, signals)
+    _finish(intake, store, watermarks, signals)
 
 
-def _finish(intake: Intake, keeper: Keeper, watermarks: Watermarks, signals: Signals) -> None:
+def _finish(intake: Intake, store: OpenStore, watermarks: Watermarks, signals: Signals) -> None:
+    keeper = store.keeper
     intake.close(give_up=True)
     keeper.give_up_gone(at_once=True)
     _retry(keeper.flush, keeper.flush, signals)
     watermarks.update(keeper.newest_position())
+    keeper.end_journal()
+    store.keep_house()
 
 
-def _read(fd: int, intake: Intake, keeper: Keeper, watermarks: Watermarks, signals: Signals) -> None:
+def _read(fd: int, intake: Intake, store: OpenStore, watermarks: Watermarks, signals: Signals) -> None:
+    keeper = store.keeper
     interrupts = 0
     stopping = False
     left = _PIPE  # bytes to read yet after that
@@ -72,17 +77,11 @@ def _read(fd: int, intake: Intake, keeper: Keeper, watermarks: Watermarks, signa
             return
         _retry(partial(intake.feed, data), intake.store, signals)
         _retry(keeper.flush, keeper.flush, signals)
-        _roll_up(keeper)
         watermarks.update(keeper.newest_position())
+        if keeper.closed:
+            store.keep_house()
         if stopping and (left := left - len(data)) <= 0:
             return  # else a producer as fast as we are would never let us go
-
-
-def _roll_up(keeper: Keeper) -> None:
-    try:
-        keeper.roll_up()
-    except OSError as exc:
-        log.warning("not rolled up yet: %s", exc.strerror)
 
 
 def _retry(first: Callable[[], None], again: Callable[[], None], signals: Signals) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 from journal_truth import NOW_MS, SERIES, START_MS, read_journals
 
 from rondo_tools import stream
+from rondo_tools.store.folder import Folder
 from rondo_tools.store.format.records import Labels
 from rondo_tools.store.format.schema import Schema, schema_of
+from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.live import LeftOpen
@@ -40,13 +42,23 @@ class Carried(NamedTuple):
 
 
 def keeper(
-    path: Path, clock: Clock | None = None, carried: Iterable[LeftOpen] = (), **given: object
+    path: Path,
+    clock: Clock | None = None,
+    carried: Iterable[LeftOpen] = (),
+    tiers: tuple[Tier, ...] | None = None,
+    **given: object,
 ) -> Keeper:
     left = [
         Carried(one.instance, one.start_ms, one.interval_ms, one.labels, one.last_ms, schema_of(SERIES[0]))
         for one in carried
     ]
-    return Keeper(path, carried=left, now_ms=lambda: NOW_MS, clock=clock or Clock(), **given)  # type: ignore[arg-type]
+    return Keeper(
+        Folder(path, tiers),
+        carried=left,
+        now_ms=lambda: NOW_MS,
+        clock=clock or Clock(),
+        **given,
+    )  # type: ignore[arg-type]
 
 
 def header(instance: str = "vm-1", start_ms: int = START_MS, kind: int = 0, interval_ms: int = 1000) -> bytes:

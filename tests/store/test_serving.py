@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +19,13 @@ from keeper_host import Clock, end, header, keeper, store, ticks, times
 
 from rondo_tools.errors import EX_TEMPFAIL, StoreError, StreamError
 from rondo_tools.signals import Signals
+from rondo_tools.store.compaction import Result
 from rondo_tools.store.endpoint import listen
 from rondo_tools.store.format.records import LOST
-from rondo_tools.store.format.state import State
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.journal_folder import ClosedJournal
 from rondo_tools.store.keeper import Position
+from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.serving import self_metrics
 from rondo_tools.store.serving.self_metrics import SelfMetrics
 from rondo_tools.store.serving.server import Server
@@ -31,33 +33,17 @@ from rondo_tools.store.stdin import read_to_end
 from rondo_tools.store.watermarks import Watermarks
 
 
-class RollUp:
-    """Notes what it is to roll up, and in which thread."""
-
-    def __init__(self, noted: list[ClosedJournal]) -> None:
-        self._noted = noted
-        self._loop = threading.current_thread()
-
-    def run(self, journal: ClosedJournal) -> int:
-        assert threading.current_thread() is not self._loop
-        return journal.number
-
-    def take_over(self, result: int) -> State:
-        assert threading.current_thread() is self._loop
-        self._noted.append(ClosedJournal(result, NOW_MS))
-        return State(rolled_up=result)
-
-
 class Host:
     """A server whose turns the test makes."""
 
-    def __init__(self, path: Path, rolled_up: list[ClosedJournal]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path / "store"
         self.clock = Clock()
         self.signals = Signals()
         self.listener = listen(f"unix:{path / 'sock'}")
-        self.kept = keeper(self.path, self.clock, roll_up=RollUp(rolled_up))
-        self.server = Server(self.kept, [self.listener], Watermarks(-1), self.signals, clock=self.clock)
+        self.store = OpenStore(self.path, now_ms=lambda: NOW_MS, clock=self.clock)
+        self.kept = self.store.keeper
+        self.server = Server(self.store, [self.listener], Watermarks(-1), self.signals, clock=self.clock)
         self.address = str(path / "sock")
         self.peers: list[socket.socket] = []
 
@@ -77,13 +63,8 @@ class Host:
 
 
 @pytest.fixture
-def rolled_up() -> list[ClosedJournal]:
-    return []
-
-
-@pytest.fixture
-def host(tmp_path: Path, rolled_up: list[ClosedJournal]) -> Iterator[Host]:
-    made = Host(tmp_path, rolled_up)
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
     with made.signals:
         made.server.open()
         yield made
@@ -257,16 +238,26 @@ def test_a_store_that_was_removed_stops_its_server_and_nobody_is_acknowledged(ho
 
 
 def test_journals_that_are_over_are_rolled_up_beside_the_loop(
-    host: Host, rolled_up: list[ClosedJournal]
+    host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    threads = []
+    run = host.store.upkeep.run
+
+    def noted(journal: ClosedJournal) -> Result:
+        threads.append(threading.current_thread())
+        return run(journal)
+
+    monkeypatch.setattr(host.store.upkeep, "run", noted)
     peer = host.connect(header() + ticks(1, 3) + end())
     host.turns()
     host.clock.now += 300
     peer.send(header("b") + ticks(1, 3))
-    while host.kept.closed or not rolled_up:
+    while host.store.upkeep.remembered < 1:
         host.server.turn(1)
-    assert rolled_up == [ClosedJournal(1, NOW_MS)]
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
     assert [one.instance for one in host.kept.live] == ["b"]
+    assert not host.kept.closed
 
 
 def test_who_says_nothing_whole_is_cut_off_and_who_is_quiet_is_not(host: Host) -> None:
@@ -283,26 +274,37 @@ def test_who_says_nothing_whole_is_cut_off_and_who_is_quiet_is_not(host: Host) -
     half.close()
 
 
-def test_its_own_metrics_are_an_instance(host: Host) -> None:
+@pytest.mark.parametrize("step_ms", [0, -60_000])
+def test_its_own_metrics_are_an_instance(host: Host, step_ms: int) -> None:
     now = [NOW_MS]
     metrics = SelfMetrics(host.server, lambda: now[0])
     peer = host.connect(header() + ticks(1, 3))
-    for _ in range(5):
+    for second in range(5):
         host.turns(1)
         host.clock.now += 1
-        now[0] += 1000
+        now[0] += 1000 + step_ms * (second == 2)
         host.server.timers.run()
     metrics.close()
     host.turns()
     found = read_journals(host.path)
-    key = self_metrics.INSTANCE, NOW_MS
-    assert len(found.rows[key]) == 5
-    assert found.rows[key][-1][1] == self_metrics.SERIES
-    assert found.state_of(key) == "signal"
+    first, then = (self_metrics.INSTANCE, NOW_MS), (self_metrics.INSTANCE, NOW_MS + 3000 + step_ms)
+    assert found.rows[first][-1][1] == self_metrics.SERIES
+    assert struct.unpack_from("<d", found.rows[first][-1][2]) == (2.0,), "ticks stored"
+    if step_ms:
+        assert (found.state_of(first), found.state_of(then)) == ("clock", "signal")
+        assert (len(found.rows[first]), len(found.rows[then])) == (3, 3)
+        assert struct.unpack_from("<d", found.rows[then][-1][2]) == (0.0,), "its counters begin at zero"
+    else:
+        assert found.state_of(first) == "signal"
+        assert len(found.rows[first]) == 5
     peer.close()
 
 
 # --- one stream ---------------------------------------------------------------------------------------
+
+
+def opened(path: Path) -> OpenStore:
+    return OpenStore(path, now_ms=lambda: NOW_MS)
 
 
 @contextmanager
@@ -319,11 +321,11 @@ def piped(data: bytes) -> Iterator[int]:
 @pytest.mark.parametrize(("data", "state"), [(end("reset"), "reset"), (b"", LOST)])
 def test_a_pipe_is_read_to_its_end(tmp_path: Path, data: bytes, state: str) -> None:
     read, write = os.pipe()
-    with Signals() as signals, keeper(tmp_path) as kept, piped(header() + ticks(1, 40) + data) as fd:
+    with Signals() as signals, opened(tmp_path) as store, piped(header() + ticks(1, 40) + data) as fd:
         watermarks = Watermarks(write)
-        read_to_end(fd, Intake(kept), kept, watermarks, signals)
+        read_to_end(fd, Intake(store.keeper), store, watermarks, signals)
         watermarks.drain(10)
-        newest = kept.newest_position()
+        newest = store.keeper.newest_position()
     os.close(write)
     with os.fdopen(read, "rb") as follower:
         lines = follower.read().decode().splitlines()
@@ -335,14 +337,14 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path, data: bytes, state: str) -> N
 
 def test_what_comes_before_an_error_in_a_pipe_is_stored(tmp_path: Path) -> None:
     data = header() + ticks(1, 40) + b"\xc1"
-    with Signals() as signals, keeper(tmp_path) as kept, piped(data) as fd, pytest.raises(StreamError):
-        read_to_end(fd, Intake(kept), kept, Watermarks(-1), signals)
+    with Signals() as signals, opened(tmp_path) as store, piped(data) as fd, pytest.raises(StreamError):
+        read_to_end(fd, Intake(store.keeper), store, Watermarks(-1), signals)
     assert times(tmp_path) == list(range(1, 40))
     assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == LOST
 
 
 def test_a_signal_ends_the_wait_for_room(tmp_path: Path, install: Callable[[Disk], None]) -> None:
-    with Signals() as signals, keeper(tmp_path) as kept, piped(header() + ticks(1, 40)) as fd:
+    with Signals() as signals, opened(tmp_path) as store, piped(header() + ticks(1, 40)) as fd:
 
         def full(*_: object) -> str:
             os.kill(os.getpid(), 15)
@@ -350,7 +352,7 @@ def test_a_signal_ends_the_wait_for_room(tmp_path: Path, install: Callable[[Disk
 
         install(Disk(full, random.Random(1)))
         with pytest.raises(StoreError, match="ended by a signal") as caught:
-            read_to_end(fd, Intake(kept), kept, Watermarks(-1), signals)
+            read_to_end(fd, Intake(store.keeper), store, Watermarks(-1), signals)
         install(Disk(lambda *_: None, random.Random(1)))
     assert caught.value.exit_code == EX_TEMPFAIL
 

@@ -13,54 +13,67 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
-
-from rondo_tools.errors import StoreError
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
+
+
+class _Job(NamedTuple):
+    name: str
+    run: Callable[[], Any]
+    done: Callable[[Any], None]
+    failed: Callable[[Exception], None]
 
 
 class Background:
     """Runs jobs; `fileno` is readable when `take` has something to hand back. The owner closes it."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[tuple[str, Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._names: set[str] = set()
-        self._done: deque[tuple[str, Callable[[Any], None] | None, Any]] = deque()
+        self._over: deque[tuple[_Job, Any, Exception | None]] = deque()
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread: threading.Thread | None = None
 
     def fileno(self) -> int:
         return self._read
 
-    def add(self, name: str, job: Callable[[], Any], done: Callable[[Any], None]) -> bool:
-        """Run `job` in the thread, then `done` with what it gave, in `take`; False if it waits already.
+    def add(
+        self,
+        name: str,
+        run: Callable[[], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+    ) -> bool:
+        """Run it in the thread, then in `take` call `done` with what it gave, or `failed` with its error.
 
-        A job that raises OSError or StoreError is over: that is logged, and `done` is not called.
+        False if a job of this name has not been taken yet.
         """
         if name in self._names:
             return False
         self._names.add(name)
-        self._jobs.put((name, job, done))
+        self._jobs.put(_Job(name, run, done, failed))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="background", daemon=True)
             self._thread.start()
         return True
 
     def take(self) -> None:
-        """Hand back what is done."""
+        """Hand back what is over."""
         try:
             os.read(self._read, 1 << 12)
         except BlockingIOError:
             pass
-        while self._done:
-            name, done, result = self._done.popleft()
-            self._names.discard(name)
-            if done is not None:
-                done(result)
+        while self._over:
+            job, result, error = self._over.popleft()
+            self._names.discard(job.name)
+            if error is None:
+                job.done(result)
+            else:
+                job.failed(error)
 
     def close(self) -> None:
-        """Let the job that is running come to its end, and hand back nothing more."""
+        """Let the jobs come to their end, and hand back nothing more."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
@@ -71,13 +84,13 @@ class Background:
             self._read = self._write = -1
 
     def _run(self) -> None:
-        while (found := self._jobs.get()) is not None:
-            name, job, done = found
+        while (job := self._jobs.get()) is not None:
             try:
-                self._done.append((name, done, job()))
-            except (OSError, StoreError) as exc:
-                log.warning("%s: %s; it is tried again", name, exc)
-                self._done.append((name, None, None))
+                self._over.append((job, job.run(), None))
+            except Exception as exc:  # the loop decides; a job that cannot be done must not end the service
+                if not isinstance(exc, OSError):
+                    log.debug("%s", job.name, exc_info=True)
+                self._over.append((job, None, exc))
             try:
                 os.write(self._write, b"\0")
             except BlockingIOError:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import socket
 
-import msgpack
-
+from rondo_tools import stream
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.quota import Quota
 
@@ -88,7 +87,7 @@ class Connection:
         if refused := self.intake.refused:
             try:
                 # Nothing was sent before it, so there is room. A producer that is gone needs no answer.
-                self._socket.send(bytes(msgpack.packb({"refused": refused})))
+                self._socket.send(stream.encode_refused(refused))
             except OSError:
                 pass
 

@@ -23,11 +23,12 @@ from rondo_tools.store import complaints
 from rondo_tools.store.complaints import Complaints
 from rondo_tools.store.endpoint import Listener
 from rondo_tools.store.intake import Counts, Intake
-from rondo_tools.store.keeper import Keeper
+from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.serving.background import Background
 from rondo_tools.store.serving.connection import Connection
 from rondo_tools.store.timers import Timers
 from rondo_tools.store.watermarks import Watermarks
+from rondo_tools.units import format_count
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ _ELSEWHERE = "its session continues on a newer connection"
 _GATHER_S = 0.02
 _TRY_AGAIN_S = 1.0  # while there is no room
 _RESUME_S = 0.1  # how often it is looked who has waited long enough
+_KEEP_HOUSE_S = 60.0
+_ROLL_UP_AGAIN_S = 10.0  # after one that failed
 _LAST_TURNS = 16  # for what has arrived when we are told to stop
 
 
@@ -50,7 +53,7 @@ class Server:
 
     def __init__(
         self,
-        keeper: Keeper,
+        store: OpenStore,
         listeners: Sequence[Listener],
         watermarks: Watermarks,
         signals: Signals,
@@ -61,7 +64,8 @@ class Server:
         self.counts = Counts()
         self.errors = dict.fromkeys(ERRORS, 0)
         self.timers = Timers(clock)
-        self.keeper = keeper
+        self.store = store
+        self.keeper = store.keeper
         self._complaints = Complaints()
         self._warn_of_clock = partial(self._complaints.say, "ahead of the clock")
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -75,6 +79,7 @@ class Server:
         self._looked_at: list[Connection] = []  # whose bytes are gathered, and to be taken
         self._paused: dict[Connection, float] = {}  # beyond their quota, until then
         self._blocked = ""  # why nothing can be written now
+        self._no_roll_up_before = 0.0
         self._most = max(1, raise_descriptor_limit() - _OWN_FDS)
         self._is_accepting = False
         self._has_told_of_most = False
@@ -110,6 +115,7 @@ class Server:
         self._epoll.register(self._background, select.EPOLLIN)
         self._accept_again()
         self.timers.every(_TRY_AGAIN_S, self._each_second)
+        self.timers.every(_KEEP_HOUSE_S, self._keep_house, first_s=0.0)
         self.timers.every(_RESUME_S, self._resume)
         self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
         self.timers.every(complaints.EVERY_S, self._complaints.next_minute)
@@ -173,6 +179,14 @@ class Server:
         for connection in again:
             self._gather(connection, connection.again)
 
+    def finish(self) -> None:
+        """Write what came after `run`: our own last counts. What cannot be written is left out."""
+        try:
+            self.keeper.flush()
+        except OSError as exc:
+            log.debug("our last counts are not written: %s", exc)
+        self._watermarks.update(self.keeper.newest_position())
+
     def take_lag_ns(self) -> int:
         """The longest turn since the last call."""
         lag_ns, self._lag_ns = self._lag_ns, 0
@@ -180,7 +194,8 @@ class Server:
 
     def close(self) -> None:
         if self._blocked:
-            log.warning("closing with data not yet stored; %d producers will send it again", self.connections)
+            count = format_count(len(self._connections), "connection")
+            log.warning("closing %s with data not yet stored; producers will send it again", count)
         for connection in list(self._connections.values()):
             connection.close()
         self._connections.clear()
@@ -193,10 +208,11 @@ class Server:
         if not self._is_accepting:
             return
         if len(self._connections) >= self._most:
-            self._stop_accepting(f"the limit of descriptors allows {self._most} connections at a time")
+            count = format_count(self._most, "connection")
+            self._stop_accepting(f"the limit of descriptors allows {count} at a time")
             return
         try:
-            accepted, _ = listener.socket.accept()
+            accepted = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
             return
         except OSError as exc:
@@ -285,8 +301,12 @@ class Server:
 
     def _wait_for_room(self, timeout: float | None) -> bool:
         wait_s = _TRY_AGAIN_S if timeout is None else min(timeout, _TRY_AGAIN_S)
-        if select.select([self._signals], [], [], wait_s)[0]:
+        signals, background = self._signals.fileno(), self._background.fileno()
+        ready, _, _ = select.select([signals, background], [], [], wait_s)
+        if signals in ready:
             self._is_told_to_stop |= bool(self._signals.take())
+        if background in ready:
+            self._background.take()
         return False
 
     def _try_again(self) -> None:
@@ -308,6 +328,7 @@ class Server:
         else:
             self.keeper.give_up_gone()
             self.flush()
+        self._start_roll_up()
         if not self._is_accepting and len(self._connections) < self._most:
             self._accept_again()
 
@@ -324,9 +345,28 @@ class Server:
             return False
         return self._clock() - self._busy_at >= self._idle_exit_s
 
+    # --- beside the loop --------------------------------------------------------------------------
+
     def _start_roll_up(self) -> None:
-        if (job := self.keeper.next_roll_up()) is not None:
-            self._background.add("roll-up", job, self.keeper.take_over)
+        if self._clock() >= self._no_roll_up_before and (job := self.keeper.next_roll_up()) is not None:
+            self._background.add("roll-up", job, self.keeper.take_over, self._not_rolled_up)
+
+    def _keep_house(self) -> None:
+        upkeep = self.store.upkeep
+        self._background.add("housekeeping", upkeep.look, lambda _: upkeep.forget_gone(), self._not_kept)
+
+    def _not_rolled_up(self, error: Exception) -> None:
+        self._no_roll_up_before = self._clock() + _ROLL_UP_AGAIN_S
+        self._warn_of("not rolled up yet", error)
+
+    def _not_kept(self, error: Exception) -> None:
+        self._warn_of("nothing expires yet", error)
+
+    def _warn_of(self, what: str, error: Exception) -> None:
+        """Raises StoreError if the folder is no longer ours."""
+        self.keeper.folder.check()
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        self._complaints.say(what, f"{self.keeper.folder.layout.path}: {what}: {why}")
 
 
 def raise_descriptor_limit() -> int:

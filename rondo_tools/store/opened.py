@@ -1,0 +1,132 @@
+"""A store that is open for writing: what holds its journals, and what keeps its files.
+
+Strategy: the lock first; then what the last roll-up committed is read, and what was never committed
+removed. What cannot be read is warned of, and passed over: the store starts and serves. Only a
+`state.json` that cannot be read stops it, for without it a week of files would count as left over.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Self
+
+from rondo_tools.clock import LatestTime
+from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.store import compaction
+from rondo_tools.store.carry import LiveSession, parse_carry
+from rondo_tools.store.folder import Folder
+from rondo_tools.store.format.layout import Layout
+from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.format.tiers import Tier
+from rondo_tools.store.keeper import Keeper
+from rondo_tools.store.remembered import Remembered
+from rondo_tools.store.sync import NEVER, Policy
+from rondo_tools.store.upkeep import Upkeep
+
+log = logging.getLogger(__name__)
+
+
+class OpenStore:
+    """Opens the store at `path`, making it if there is none; use it as a context manager.
+
+    `max_bytes` None is the default bound. Raises StoreError as Folder does, and for a `state.json` that
+    cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        tiers: tuple[Tier, ...] | None = None,
+        *,
+        max_bytes: int | None = None,
+        sync: Policy = NEVER,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        latest_ms: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        folder = Folder(path, tiers)
+        try:
+            layout = folder.layout
+            state = _read_state(layout)
+            try:
+                compaction.clean_up(layout, state, folder.tiers)
+            except OSError as exc:
+                log.warning("%s: nothing that was left over is removed: %s", layout.path, exc.strerror)
+            remembered = Remembered(layout)
+            remembered.load(state)
+            self.upkeep = Upkeep(folder, state, remembered, max_bytes=max_bytes, now_ms=now_ms, clock=clock)
+            self.keeper = Keeper(
+                folder,
+                state=state,
+                carried=_carried(layout, state),
+                remembered=remembered,
+                roll_up=self.upkeep,
+                sync=sync,
+                now_ms=now_ms,
+                latest_ms=LatestTime(now_ms, clock) if latest_ms is None else latest_ms,
+                clock=clock,
+            )
+        except BaseException:
+            folder.close()
+            raise
+
+    def keep_house(self) -> None:
+        """Roll up all journals that are over and remove what had its time, here and now.
+
+        What goes wrong is warned of: it is done the next time. Raises StoreError if the folder is no
+        longer ours.
+        """
+        try:
+            self.keeper.roll_up()
+        except OSError as exc:
+            log.warning("%s: not rolled up yet: %s", self.keeper.folder.layout.path, exc.strerror or exc)
+        try:
+            self.upkeep.look()
+            self.upkeep.forget_gone()
+        except OSError as exc:
+            log.warning("%s: nothing expires yet: %s", self.keeper.folder.layout.path, exc.strerror or exc)
+
+    def close(self) -> None:
+        """Write what is gathered, if it can be. Raises StoreError if the folder is no longer ours."""
+        try:
+            self.keeper.close()
+        except OSError as exc:
+            path = self.keeper.folder.layout.path
+            log.warning("%s: %s; what is not stored must be sent again", path, exc.strerror or exc)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _read_state(layout: Layout) -> State:
+    path = layout.state_json
+    try:
+        return parse_state(path.read_bytes())
+    except FileNotFoundError:
+        return State()
+    except OSError as exc:
+        raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+    except StoreError as exc:
+        raise StoreError(
+            f"{path}: {exc}; put it back from a backup, or move {layout.path} away and begin another store"
+        ) from exc
+
+
+def _carried(layout: Layout, state: State) -> Iterable[LiveSession]:
+    """The sessions that the last roll-up left open; none, and a warning, if they cannot be read."""
+    if not state.carry:
+        return ()
+    path = layout.carry(state.carry)
+    try:
+        return parse_carry(path.read_bytes()).sessions.values()
+    except OSError as exc:
+        log.warning("%s: %s; sessions that were open are not known", path, exc.strerror)
+    except StoreError as exc:
+        log.warning("%s: %s; sessions that were open are not known", path, exc)
+    return ()
