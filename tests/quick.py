@@ -25,8 +25,8 @@ HELPERS = (ROOT / "tests", ROOT / "scripts")
 STARTERS = frozenset(
     {
         *("http.server", "multiprocessing", "pty", "socket", "socketserver", "subprocess"),
-        *("rondo_tools.store.endpoint", "rondo_tools.store.server"),
         "rondo_tools.push.http.transport.Transport",
+        "rondo_tools.store.server",
         *("rondo_tools.vmm.accel", "rondo_tools.vmm.cli", "rondo_tools.vmm.machine"),
     }
 )

@@ -17,10 +17,10 @@ from needs import must_have
 from rondo_tools import stream
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.signals import Signals
-from rondo_tools.store import endpoint
-from rondo_tools.store.lines import Lines
-from rondo_tools.store.server import Server
-from rondo_tools.store.writer import StoreWriter
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.server import listeners
+from rondo_tools.store.server.server import Server
+from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.stream import Header
 from rondo_tools.vmm.link import SocketOutput
 
@@ -85,7 +85,10 @@ def header(instance: str = "vm-1") -> bytes:
 def test_a_server_probes_its_tcp_producers(start: Start, tmp_path: Path) -> None:
     process = start("rondo-store", tmp_path / "s", "--listen", "tcp:127.0.0.1:0")
     assert process.stderr is not None
-    port = int(process.stderr.readline().rsplit(b":", 1)[1])
+    for line in process.stderr:
+        if b"listening" in line:
+            break
+    port = int(line.rsplit(b":", 1)[1])
     with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as peer:
         peer.sendall(header())
         with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as next_one:
@@ -154,10 +157,10 @@ def vanish(address: str) -> None:
 def test_a_connection_whose_producer_has_vanished_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "KEEPALIVE", dict.fromkeys(endpoint.KEEPALIVE, 1))  # seconds, and probes
-    with Signals() as signals, StoreWriter(tmp_path / "s") as store:
-        listener = endpoint.listen(f"tcp:{STORE}:0")
-        server = Server(store, [listener], Lines(-1), signals)
+    monkeypatch.setattr(listeners, "KEEPALIVE", dict.fromkeys(listeners.KEEPALIVE, 1))  # seconds, and probes
+    with Signals() as signals, OpenStore(tmp_path / "s") as store:
+        listener = listeners.listen(f"tcp:{STORE}:0")
+        server = Server(store, [listener], Watermarks(-1), signals)
         server.open()
         try:
             address = listener.socket.getsockname()

@@ -13,13 +13,14 @@ import argh
 from rondo_tools import command
 from rondo_tools.errors import UsageError
 from rondo_tools.signals import Signals
-from rondo_tools.store import endpoint
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
 from rondo_tools.store.intake import Counts, Intake
-from rondo_tools.store.notify import Notifier
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.serving.self_metrics import SelfMetrics
-from rondo_tools.store.serving.server import Server
+from rondo_tools.store.server.listeners import inherited
+from rondo_tools.store.server.listeners import listen as listen_at
+from rondo_tools.store.server.sd_notify import Notifier
+from rondo_tools.store.server.self_metrics import SelfMetrics
+from rondo_tools.store.server.server import Server
 from rondo_tools.store.stdin import read_to_end
 from rondo_tools.store.sync import DEFAULT_POLICY, Policy, parse_policy
 from rondo_tools.store.watermarks import Watermarks
@@ -103,7 +104,7 @@ def rondo_store(
 ) -> None:
     with ExitStack() as opened:
         signals = opened.enter_context(Signals())
-        handed_over = endpoint.inherited()
+        handed_over = inherited()
         serves = bool(listen or handed_over)
         if not serves and (socket_group is not None or idle_exit is not None):
             raise UsageError("--socket-group and --idle-exit are for --listen")
@@ -115,7 +116,7 @@ def rondo_store(
         store = opened.enter_context(OpenStore(directory, tiers, max_bytes=max_bytes, sync=sync))
         watermarks = Watermarks(-1 if sys.stdout is None else sys.stdout.fileno())
         if serves:
-            listeners = handed_over + [endpoint.listen(address, socket_group) for address in listen or ()]
+            listeners = handed_over + [listen_at(address, socket_group) for address in listen or ()]
             for listener in listeners:
                 opened.callback(listener.close)
             idle_exit_s = idle_exit and idle_exit / 1000

@@ -304,7 +304,7 @@ class _RollUp:
         )
         if new is not None:
             self.new.append(new)
-            self.counts.ended += int((slots.live["ticks"][list(over)] > 0).sum())
+            self.counts.ended += len(over)
 
     def _coarse_part(self, schema: Schema, groups: Groups) -> Part:
         coarse = coarse_rows(groups, schema)

@@ -50,12 +50,11 @@ def write_ended(
     *,
     piece: int = PIECE,
 ) -> DescriptionFrames | None:
-    """Write of the sessions in `over`, after `slots.advance`; None if none of them has a tick.
+    """Write of the sessions in `over`, after `slots.advance`; None if there are none.
 
     `whole` is the journal of `slots`, if it came in one piece: then it is not read again.
     """
     those = np.array(sorted(over), np.int64)
-    those = those[slots.live["ticks"][those] > 0]
     if not those.size:
         return None
     places = _write_last_rows(layout, slots, those, whole, last_rows, piece)

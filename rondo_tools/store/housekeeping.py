@@ -243,7 +243,8 @@ class Housekeeper:
                         times += (head.least_ms, head.greatest_ms)
                     elif head.kind == frames.DESCRIPTIONS:
                         last_ms = description_table(payload, head.entries)["last_ms"]
-                        times += (int(last_ms.min()), int(last_ms.max()))
+                        last_ms = last_ms[last_ms > 0]  # others had no tick
+                        times += (int(last_ms.min()), int(last_ms.max())) if last_ms.size else ()
         except (FileNotFoundError, StoreError, ValueError):
             return 0, 0
         return min(times, default=0), max(times, default=0)

@@ -110,7 +110,7 @@ class Intake:
                 if type(event) is Tick:
                     assert session is not None  # the decoder lets no tick through without a header
                     t_ms, values = event
-                    if oldest_ms <= t_ms <= newest_ms or t_ms <= session.last_ms or session.is_ended:
+                    if oldest_ms <= t_ms <= newest_ms or t_ms <= session.last_ms:
                         self._count(session, keeper.append(session, t_ms, values), 1)
                     else:
                         self._refuse(session, int(t_ms > newest_ms), 1)
@@ -149,9 +149,10 @@ class Intake:
 
     def _store_block(self, session: Session, block: Block, oldest_ms: int, newest_ms: int) -> None:
         t_ms, values = block.t_ms, block.values
-        if (t_ms.min() < oldest_ms or t_ms.max() > newest_ms) and not session.is_ended:
-            is_ahead = t_ms > newest_ms
-            is_refused = is_ahead | (t_ms < oldest_ms) & (t_ms > session.last_ms)
+        if t_ms.min() < oldest_ms or t_ms.max() > newest_ms:
+            is_known = t_ms <= session.last_ms  # stored already, whatever the clock says now
+            is_ahead = (t_ms > newest_ms) & ~is_known
+            is_refused = is_ahead | (t_ms < oldest_ms) & ~is_known
             self._refuse(session, int(is_ahead.sum()), int(is_refused.sum()))
             t_ms, values = t_ms[~is_refused], values[~is_refused]
         if len(t_ms):

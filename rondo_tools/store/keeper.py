@@ -223,7 +223,7 @@ class Keeper:
             self.flush()
 
     def acknowledge(self) -> None:
-        """To be called before a stream is told that all of it is stored. Raises StoreError as `flush`."""
+        """To be called before a stream is taken for stored. Raises StoreError as `flush`."""
         assert not self.has_pending, "what is not written cannot be acknowledged"
         self._check()
 

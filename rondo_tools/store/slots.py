@@ -136,9 +136,11 @@ class Slots:
         return records
 
     def series(self, slot: int) -> int:
-        """How many series a session has had."""
+        """How many series a session has had; 0 if it had no tick."""
         if slot in self.back:
             return self.back[slot].series
+        if not self.live["ticks"][slot]:
+            return 0
         return self._schemas[int(self._schema[slot])].width
 
     def keep(

@@ -10,7 +10,7 @@ keeps a reserve of room for one, which is given up then. If it cannot be had aga
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
 import time
 from collections import deque
@@ -25,13 +25,14 @@ from rondo_tools.store.format.state import State
 from rondo_tools.store.housekeeping import Housekeeper, Look
 from rondo_tools.store.journal_folder import ClosedJournal
 from rondo_tools.store.remembered import Remembered
-from rondo_tools.store.reserve import Reserve
+from rondo_tools.store.reserve import FULL, Reserve
+
+log = logging.getLogger(__name__)
 
 MOST_BYTES = 16 << 30  # what a store may take, if nobody says otherwise
 _SHARE = 10  # and of its file system
 _RESERVE = 16 << 20
 _RESERVE_SHARE = 16  # of what the store may take
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Upkeep:
@@ -83,7 +84,7 @@ class Upkeep:
         try:
             result = self._roll_up(journal)
         except OSError as exc:
-            if exc.errno not in _FULL:
+            if exc.errno not in FULL:
                 raise
             self._reserve.give_up()
             result = self._roll_up(journal)
@@ -107,9 +108,15 @@ class Upkeep:
         return result
 
     def _take_reserve(self) -> None:
-        if self._keeps_reserve and not self._reserve.take():
-            self._took(self._housekeeper.make_room(self.state, self._reserve_bytes))
-            self._reserve.take()
+        """Have room for the next roll-up, if it can be had: the one that is done counts anyway."""
+        if not self._keeps_reserve:
+            return
+        try:
+            if not self._reserve.take():
+                self._took(self._housekeeper.make_room(self.state, self._reserve_bytes))
+                self._reserve.take()
+        except OSError as exc:
+            log.debug("%s: no reserve: %s", self._layout.reserve, exc.strerror or exc)
 
     def _took(self, look: Look) -> Look:
         self.state = look.state

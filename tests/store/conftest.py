@@ -6,7 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,10 @@ from store_host import CONNECTIONS, Clock
 from rondo_tools import files
 from rondo_tools.signals import Signals
 from rondo_tools.store import frame_writer
-from rondo_tools.store.endpoint import listen
-from rondo_tools.store.lines import Lines
-from rondo_tools.store.server import Server
-from rondo_tools.store.writer import StoreWriter
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.server.listeners import listen
+from rondo_tools.store.server.server import Server
+from rondo_tools.store.watermarks import Watermarks
 
 CLONE_NEWNS, MS_PRIVATE_EVERYWHERE = 0x20000, 0x44000
 
@@ -37,17 +37,16 @@ def begin_ms() -> int:
     return (time.time_ns() // 1_000_000 - 1_200_000) // 300_000 * 300_000
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 512 KiB, seen by this process alone."""
+@contextmanager
+def mounted(place: Path, options: bytes) -> Iterator[Path]:
+    """A small file system at `place`, seen by this process alone."""
     libc = ctypes.CDLL(None, use_errno=True)
     mine, here = os.open("/proc/self/ns/mnt", os.O_RDONLY), Path.cwd()
-    place = tmp_path / "disk"
     place.mkdir()
     try:
         if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_PRIVATE_EVERYWHERE, None):
             pytest.skip("no rights to mount a small file system here")
-        if libc.mount(b"none", bytes(place), b"tmpfs", 0, b"size=512k"):
+        if libc.mount(b"none", bytes(place), b"tmpfs", 0, options):
             pytest.skip("no rights to mount a small file system here")
         yield place
         libc.umount2(bytes(place), 2)
@@ -55,6 +54,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         libc.setns(mine, CLONE_NEWNS)
         os.chdir(here)  # setns(2) goes to the root
         os.close(mine)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 KiB."""
+    with mounted(tmp_path / "disk", b"size=512k") as place:
+        yield place
+
+
+@pytest.fixture
+def few_inodes(tmp_path: Path) -> Iterator[Path]:
+    """A file system that has room for 40 files."""
+    with mounted(tmp_path / "disk", b"size=64m,nr_inodes=40") as place:
+        yield place
 
 
 @pytest.fixture
@@ -77,9 +90,9 @@ def serving(path: Path, address: str, clock: Clock) -> Iterator[Server]:
     """A server whose turns the test makes, at `address`."""
     with (
         Signals() as signals,
-        StoreWriter(path) as store,
+        OpenStore(path, clock=clock) as store,
         closing(listen(f"unix:{address}")) as listener,
-        closing(Server(store, [listener], Lines(-1), signals, clock=clock)) as server,
+        closing(Server(store, [listener], Watermarks(-1), signals, clock=clock)) as server,
     ):
         server.open()
         yield server

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from needs import PATIENCE_S
-from ring_model import header, ticks
+from stream_model import header, ticks
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
-from rondo_tools.store.server import Server
+from rondo_tools.store.server.server import Server
 from rondo_tools.stream import End
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-store")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ring_model import COUNTS, LEVEL, T0, accepted, header, tick, ticks
+from stream_model import COUNTS, LEVEL, T0, accepted, header, tick, ticks
 
 from rondo_tools import stream
 from rondo_tools.errors import StreamError

@@ -168,13 +168,16 @@ def test_lost_is_undone_by_later_ticks_wherever_it_stands(host: Host) -> None:
     assert descriptions(host.layout, host.state)[vm.key].reason == "lost"
 
 
-def test_a_session_without_ticks_leaves_nothing(host: Host) -> None:
+def test_a_session_is_in_the_store_from_its_end_on(host: Host) -> None:
+    """Without a tick it is described as it was; a declaration alone leaves nothing."""
     journal = host.journal()
     journal.declare(Session("vm-1"))
     journal.end(Session("vm-2"), "crash")
     journal.close()
-    assert not host.roll_up().frames
-    assert not host.state.files[ENDED]
+    assert host.roll_up().frames
+    ((key, told),) = descriptions(host.layout, host.state).items()
+    assert key == Session("vm-2").key
+    assert (told.reason, told.ticks, told.first_ms, told.last_ms, told.series) == ("crash", 0, 0, 0, 0)
     assert not parse_carry(host.layout.carry(host.state.carry).read_bytes()).sessions
 
 

@@ -20,15 +20,15 @@ from keeper_host import Clock, end, header, keeper, store, ticks, times
 from rondo_tools.errors import EX_TEMPFAIL, StoreError, StreamError
 from rondo_tools.signals import Signals
 from rondo_tools.store.compaction import Result
-from rondo_tools.store.endpoint import listen
 from rondo_tools.store.format.records import LOST
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.journal_folder import ClosedJournal
 from rondo_tools.store.keeper import Position
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.serving import self_metrics
-from rondo_tools.store.serving.self_metrics import SelfMetrics
-from rondo_tools.store.serving.server import Server
+from rondo_tools.store.server import self_metrics
+from rondo_tools.store.server.listeners import listen
+from rondo_tools.store.server.self_metrics import SelfMetrics
+from rondo_tools.store.server.server import Server
 from rondo_tools.store.stdin import read_to_end
 from rondo_tools.store.watermarks import Watermarks
 

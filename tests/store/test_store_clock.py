@@ -7,28 +7,27 @@ import time
 from pathlib import Path
 
 import pytest
-from ring_model import header
 from store_host import Clock, connected, turns
+from stream_model import header
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
-from rondo_tools.clock import LatestTime
 from rondo_tools.signals import Signals
-from rondo_tools.store import health
-from rondo_tools.store.endpoint import listen
-from rondo_tools.store.lines import Lines
-from rondo_tools.store.reader import Session, Store
-from rondo_tools.store.server import Server
-from rondo_tools.store.writer import StoreWriter
+from rondo_tools.store.look import Session, Store
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.server import self_metrics
+from rondo_tools.store.server.listeners import listen
+from rondo_tools.store.server.server import Server
+from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.stream import End, Tick
 
 
 def test_its_own_ticks_follow_a_clock_that_is_set(path: Path, address: str, clock: Clock) -> None:
     now_ms = begin_ms = time.time_ns() // 1_000_000 // 10_000 * 10_000 + 500
-    with Signals() as signals, StoreWriter(path) as store:
+    with Signals() as signals, OpenStore(path, now_ms=lambda: now_ms, clock=clock) as store:
         listener = listen(f"unix:{address}")
-        server = Server(store, [listener], Lines(-1), signals, clock=clock)
-        own = health.Health(server, lambda: now_ms)
+        server = Server(store, [listener], Watermarks(-1), signals, clock=clock)
+        own = self_metrics.SelfMetrics(server, lambda: now_ms)
 
         def run(seconds: int) -> None:
             nonlocal now_ms
@@ -46,6 +45,7 @@ def test_its_own_ticks_follow_a_clock_that_is_set(path: Path, address: str, cloc
         now_ms += 7_200_000
         run(2)
         own.close()
+        server.finish()
         server.close()
         listener.close()
 
@@ -61,7 +61,7 @@ def test_its_own_ticks_follow_a_clock_that_is_set(path: Path, address: str, cloc
     assert first.end is not None
     assert (first.end.reason, first.end.t_ms) == ("clock", begin_ms + 12_001)
     # What was counted until the step was seen is in the first session, the rest in the second.
-    assert seen(first) == [*((at, at) for at in range(1, 11)), (11, 14), (12, 16)]
+    assert seen(first) == [*((at, at) for at in range(1, 11)), (11, 14), (12, 15), (12, 16)]
     assert second.start_ms == begin_ms + 13_000 - 3_600_000
     assert seen(second) == [(13 - 3600, 0), (14 - 3600, 1), (15 - 3600, 2), (16 + 3600, 3), (17 + 3600, 4)]
     assert second.end is not None
@@ -112,11 +112,9 @@ def test_a_store_whose_clock_was_set_back_forgives_for_an_hour(
     now_ms = time.time_ns() // 1_000_000
     wall_ms = now_ms
     before = [now_ms - 1000 * (count - at) for at in range(count)]
-    with Signals() as signals, StoreWriter(path) as store:
+    with Signals() as signals, OpenStore(path, now_ms=lambda: wall_ms, clock=clock) as store:
         listener = listen(f"unix:{address}")
-        server = Server(
-            store, [listener], Lines(-1), signals, clock=clock, now_ms=LatestTime(lambda: wall_ms, clock)
-        )
+        server = Server(store, [listener], Watermarks(-1), signals, clock=clock)
         server.open()
         wall_ms -= 86_400_000
         assert answer(address, stream_of(before[:-1], end=False), server) == b""

@@ -17,32 +17,39 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+import stream_model as model
 from needs import PATIENCE_S, must_have
-from ring_model import slabs, ticks
 from store_host import PROGRAM, Clock, acknowledged, connected, data, deliver, fill, said, started, turns
+from stream_model import ticks
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import RondoError, StoreError, UsageError
 from rondo_tools.signals import Signals
-from rondo_tools.store import health
-from rondo_tools.store import server as server_module
-from rondo_tools.store.endpoint import inherited, listen
-from rondo_tools.store.lines import Lines
-from rondo_tools.store.notify import Notifier
-from rondo_tools.store.reader import Store
-from rondo_tools.store.server import Server
-from rondo_tools.store.tiers import DEFAULT_TIERS
-from rondo_tools.store.timers import Timers
-from rondo_tools.store.writer import StoreWriter
+from rondo_tools.store.look import Store
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.server import self_metrics
+from rondo_tools.store.server import server as server_module
+from rondo_tools.store.server.listeners import inherited, listen
+from rondo_tools.store.server.sd_notify import Notifier
+from rondo_tools.store.server.server import Server
+from rondo_tools.store.server.timers import Timers
+from rondo_tools.store.watermarks import Watermarks
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def check(path: Path, instance: str, begin_ms: int, count: int, *, finished: bool = True) -> None:
-    folder = path / "instances" / instance / str(begin_ms)
-    found = [(folder / f"tier_{number}.slab").read_bytes() for number in range(3)]
-    assert found == slabs(SERIES, DEFAULT_TIERS, ticks(count, begin_ms), finished=finished)
+    (session,) = [one for one in Store(path).sessions() if one.key == f"{instance}/{begin_ms}"]
+    model.check(session, ticks(count, begin_ms))
+    assert (session.end and session.end.reason) == ("poweroff" if finished else None)
+
+
+def read_to(process: subprocess.Popen[bytes], path: Path, instance: str, t_ms: int) -> None:
+    """Read standard output until the store has a tick."""
+    assert process.stdout is not None
+    while not any(one.instance == instance and one.last_ms >= t_ms for one in Store(path).sessions()):
+        assert process.stdout.readline()
 
 
 def test_twenty_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms: int) -> None:
@@ -83,11 +90,8 @@ def test_lines_and_a_clean_end(path: Path, address: str, begin_ms: int, number: 
     assert process.returncode == 0
     assert b"30 ticks stored, 2 sessions" in err
     assert not Path(address).exists()
-    newest = dict(line.split("\t") for line in out.decode().splitlines())
-    assert newest == {
-        f"{path}/instances/vm-1/{begin_ms}": str(begin_ms + 8000),
-        f"{path}/instances/vm-2/{begin_ms}": str(begin_ms + 19_000),
-    }
+    size = (path / "tier_0" / f"{1:010}").stat().st_size
+    assert out.decode().splitlines()[-1] == f"{path}\t1:{size}"
     check(path, "vm-1", begin_ms, 10, finished=False)
 
 
@@ -122,7 +126,7 @@ def test_one_session_from_two_producers_with_other_headers(path: Path, address: 
             peer.sendall(data(begin_ms, 5, end=False))
             other = stream.encode(stream.Header("vm-1", begin_ms, (("a", "b"),), 1000, SERIES))
             assert not deliver(address, other)
-            assert "with another header" in said(process, "cut off")
+            assert "with other labels or another interval" in said(process, "cut off")
             peer.sendall(data(begin_ms, 9)[len(data(begin_ms, 5, end=False)) :])
             assert acknowledged(peer)
     check(path, "vm-1", begin_ms, 9)
@@ -135,13 +139,11 @@ def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin
         with connected(address) as old, connected(address) as new:
             old.sendall(data(begin_ms, 20, end=False))
             new.sendall(data(begin_ms, 40, end=False))
-            assert process.stdout is not None
-            while not process.stdout.readline().endswith(f"{begin_ms + 38_000}\n".encode()):
-                pass
+            read_to(process, path, "vm-1", begin_ms + 39_000)
             # What the old one had not said yet is of no use any more, and does no harm.
             old.sendall(data(begin_ms, 30)[header:])
             assert not acknowledged(old)
-            assert "goes on on another connection" in said(process, "cut off")
+            assert "continues on a newer connection" in said(process, "cut off")
             new.sendall(data(begin_ms, 60)[header + 40 * 140 :])
             assert acknowledged(new)
     check(path, "vm-1", begin_ms, 60)
@@ -152,7 +154,7 @@ def test_nothing_that_is_not_stored_looks_acknowledged(
 ) -> None:
     """Killed while a producer that has ended waits for the word: it must see a broken connection."""
     path, address = small_disk / "store", str(tmp_path / "sock")
-    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--max-bytes", "10M", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         with connected(address) as first, connected(address) as peer:
             first.sendall(data(begin_ms, 3, end=False, instance="first"))
@@ -162,14 +164,11 @@ def test_nothing_that_is_not_stored_looks_acknowledged(
             peer.sendall(data(begin_ms, 300))
             peer.shutdown(socket.SHUT_WR)
             said(process, "No space left on device; waiting for room")
-            # The other's row has its place on the disk already.
-            first.sendall(stream.encode(ticks(4, begin_ms)[3]))
-            assert process.stdout.readline().endswith(f"{begin_ms + 2000}\n".encode())
             process.kill()
             process.wait()
             with pytest.raises(ConnectionResetError):
                 peer.recv(1)
-    check(path, "first", begin_ms, 4, finished=False)
+    check(path, "first", begin_ms, 3, finished=False)
     ballast.unlink()
     with started(
         path, "--no-health", "--listen", f"unix:{address}"
@@ -181,7 +180,7 @@ def test_nothing_that_is_not_stored_looks_acknowledged(
 
 def test_a_full_disk_is_waited_for_and_said_once(small_disk: Path, tmp_path: Path, begin_ms: int) -> None:
     path, address = small_disk / "store", str(tmp_path / "sock")
-    with started(path, "--no-health", "--listen", f"unix:{address}") as process:
+    with started(path, "--no-health", "--max-bytes", "10M", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         with connected(address) as one, connected(address) as two:
             ballast = fill(small_disk, 0)
@@ -200,7 +199,7 @@ def test_a_full_disk_is_waited_for_and_said_once(small_disk: Path, tmp_path: Pat
 
 
 def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: int) -> None:
-    """Eight at a time, by the limit; who comes later waits, and loses nothing."""
+    """Sixteen at a time, by the limit; who comes later waits, and loses nothing."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
@@ -210,7 +209,7 @@ def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: i
         peers = [connected(address) for _ in range(40)]
         for number, peer in enumerate(peers):
             peer.sendall(data(begin_ms, 10, instance=f"vm-{number}"))
-        assert "allows 8 connections at a time" in said(process, "new ones wait")
+        assert "allows 16 connections at a time" in said(process, "new ones wait")
         for peer in peers:
             assert acknowledged(peer)
             peer.close()  # makes room for the next one
@@ -365,7 +364,7 @@ def test_sockets_and_watchdogs_that_are_a_parents_are_not_ours() -> None:
 # --- its own health ------------------------------------------------------------------------------
 
 
-def test_its_own_health_is_an_instance(path: Path, address: str, begin_ms: int) -> None:
+def test_its_own_metrics_are_an_instance(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--listen", f"unix:{address}") as process:
         said(process, "listening")
         assert deliver(address, data(begin_ms, 30) + data(begin_ms, 30))
@@ -374,7 +373,7 @@ def test_its_own_health_is_an_instance(path: Path, address: str, begin_ms: int) 
         out, err = process.communicate(timeout=PATIENCE_S)
     assert b"30 ticks stored, 2 sessions; 30 late" in err  # its own are not counted
     (own,) = [one for one in Store(path).sessions() if one.instance == "rondo-store"]
-    assert own.header.series == health.SERIES
+    assert own.header.series == self_metrics.SERIES
     assert own.end is not None
     rows = own.rows()
     last = dict(zip(map(str, own.header.series), rows.values[-1].tolist(), strict=True))
@@ -384,34 +383,36 @@ def test_its_own_health_is_an_instance(path: Path, address: str, begin_ms: int) 
     assert last['store_errors_total{kind="stream"}'] == 1
     assert last["store_connections"] == 0
     assert last["store_loop_lag_ns"] > 0
-    assert last["store_used_bytes"] > 0
-    assert f"{own.path}\t{rows.t_ms[-1]}\n" in out.decode()  # so that it is pushed like the others
+    assert last["store_live_sessions"] == 2
+    size = (path / "tier_0" / f"{1:010}").stat().st_size
+    assert out.decode().splitlines()[-1] == f"{path}\t1:{size}"  # so that they are pushed like the others
 
 
-def test_a_tick_of_its_own_each_second_and_none_where_there_is_no_room(
-    path: Path, address: str, clock: Clock
-) -> None:
+def test_a_tick_of_its_own_each_second(path: Path, address: str, clock: Clock) -> None:
     now_ms = 1_732_300_200_700
-    with Signals() as signals, StoreWriter(path) as store, ExitStack() as opened:
+    with Signals() as signals, OpenStore(path) as store, ExitStack() as opened:
         listener = opened.enter_context(closing(listen(f"unix:{address}")))
-        server = opened.enter_context(closing(Server(store, [listener], Lines(-1), signals, clock=clock)))
-        own = health.Health(server, lambda: now_ms)
-        store.room.max_bytes = 1
+        server = opened.enter_context(
+            closing(Server(store, [listener], Watermarks(-1), signals, clock=clock))
+        )
+        own = self_metrics.SelfMetrics(server, lambda: now_ms)
         for _ in range(3):
             clock.now += 0.8 if now_ms % 1000 == 700 else 1
             now_ms += 800 if now_ms % 1000 == 700 else 1000
             server.timers.run()
-            store.room.max_bytes = None
         own.close()
+        server.finish()
     (session,) = Store(path).sessions()
-    assert session.rows().t_ms.tolist() == [1_732_300_202_500, 1_732_300_203_500]
+    assert session.rows().t_ms.tolist() == [1_732_300_201_500, 1_732_300_202_500, 1_732_300_203_500]
     assert session.end is not None
 
 
 def test_the_docs_list_its_series() -> None:
     text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
-    assert {one.name for one in health.SERIES} == set(re.findall(r"^\| `(store_\w+)", text, re.MULTILINE))
-    for one in health.SERIES:
+    assert {one.name for one in self_metrics.SERIES} == set(
+        re.findall(r"^\| `(store_\w+)", text, re.MULTILINE)
+    )
+    for one in self_metrics.SERIES:
         assert one.help in text
 
 
@@ -449,7 +450,9 @@ def test_a_flood_is_read_in_turn_with_the_others(serving: Server, address: str, 
     other.sendall(data(begin_ms, 5, end=False))
     serving.turn(0)
     # One turn, and whatever there was of the flood: the other's five are stored.
-    (session,) = [one for one in Store(serving.store.path).sessions() if one.instance == "vm-1"]
+    (session,) = [
+        one for one in Store(serving.keeper.folder.layout.path).sessions() if one.instance == "vm-1"
+    ]
     assert session.rows().t_ms.size == 5
     assert sent > 64 * 1024
     assert serving.counts.stored < 5 + 64 * 1024 // 140 + 1
@@ -485,10 +488,7 @@ def test_memory_of_a_quiet_producer(path: Path, address: str, begin_ms: int) -> 
                 for one in ticks(3, begin_ms):
                     peer.sendall(stream.encode(one))
                 peers.append(peer)
-            wanted = f"/vm-{first + count - 1}/{begin_ms}\t".encode()
-            assert process.stdout is not None
-            while wanted not in process.stdout.readline():
-                pass
+            read_to(process, path, f"vm-{first + count - 1}", begin_ms + 2000)
             return peers
 
         def resident() -> int:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from struct import Struct
 
-from rondo_tools.vmm.devices.complaints import Complaints
+from rondo_tools.ratelimit import RateLimit
 from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk
 from rondo_tools.vmm.devices.virtio.queue import Chain, QueueError, Segment
 from rondo_tools.vmm.memory import GuestMemory
@@ -75,7 +75,7 @@ class Block:
         self._memory = memory
         self._completed = completed
         self._clock = clock
-        self._complaints = Complaints(_log)
+        self._limit = RateLimit(_log, burst=5, window_s=10.0)
         self._write_through = True
         self._name = name.encode("ascii").ljust(_ID_LENGTH, b"\0")
 
@@ -111,7 +111,7 @@ class Block:
             status = IOERR
             # As text: a log record that kept the exception would keep views of guest memory with it.
             why = exc.strerror if isinstance(exc, OSError) else str(exc)
-            self._complaints.add("disk: a %s failed: %s", _OPS.get(kind, "request"), why)
+            self._limit.warn("disk", "disk: a %s failed: %s", _OPS.get(kind, "request"), why)
         self._memory.pack(_STATUS, status_at, status)
         if status == OK and kind in _OPS:
             self._completed(_OPS[kind], moved, self._clock() - began)

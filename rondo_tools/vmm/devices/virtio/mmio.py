@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from rondo_tools.vmm.devices.complaints import Complaints
+from rondo_tools.ratelimit import RateLimit
 from rondo_tools.vmm.devices.virtio.queue import Chain, Queue, QueueError
 from rondo_tools.vmm.memory import GuestMemory, MemoryFault
 
@@ -102,7 +102,7 @@ class MmioTransport:
         self._offered = device.features | VERSION_1
         self._interrupt = interrupt
         self._queue = Queue(memory, device.queue_max)
-        self._complaints = Complaints(_log)
+        self._limit = RateLimit(_log, burst=5, window_s=10.0)
         self._reset()
 
     def _reset(self) -> None:
@@ -119,7 +119,7 @@ class MmioTransport:
             at = offset - Register.CONFIG
             return int.from_bytes(self._device.config[at : at + size], "little")
         if size != 4 or offset & 3:
-            self._complaints.add("virtio: a read of %d bytes at %#x, where registers are 4", size, offset)
+            self._warn("a read of %d bytes at %#x, where registers are 4", size, offset)
             return 0
         if offset == Register.INTERRUPT_STATUS:  # first, because it is read for each request
             return self._interrupt_status
@@ -129,7 +129,7 @@ class MmioTransport:
         if offset >= Register.CONFIG:
             return  # all of it is read-only
         if size != 4 or offset & 3:
-            self._complaints.add("virtio: a write of %d bytes at %#x, where registers are 4", size, offset)
+            self._warn("a write of %d bytes at %#x, where registers are 4", size, offset)
         elif offset == Register.QUEUE_NOTIFY:  # these two first: they are written for each request
             self._notify(value)
         elif offset == Register.INTERRUPT_ACK:
@@ -176,7 +176,7 @@ class MmioTransport:
             case Register.QUEUE_SEL:
                 self._queue_sel = value
             case _:
-                self._complaints.add("virtio: a write to %#x, where no register takes one", offset)
+                self._warn("a write to %#x, where no register takes one", offset)
 
     def _set_status(self, value: int) -> None:
         if value == 0:
@@ -186,7 +186,7 @@ class MmioTransport:
         if new & Status.FEATURES_OK:
             features = self._driver_features
             if features & ~self._offered or not features & VERSION_1:
-                self._complaints.add("virtio: the driver wants features %#x of %#x", features, self._offered)
+                self._warn("the driver wants features %#x of %#x", features, self._offered)
                 new &= ~(Status.FEATURES_OK | Status.DRIVER_OK)
             else:
                 self._device.accept(features)
@@ -196,7 +196,7 @@ class MmioTransport:
 
     def _set_features(self, value: int) -> None:
         if self._status & Status.FEATURES_OK:
-            self._complaints.add("virtio: features written after they were settled")
+            self._warn("features written after they were settled")
         elif self._driver_features_sel < 2:
             shift = 32 * self._driver_features_sel
             self._driver_features = self._driver_features & ~(_LOW << shift) | value << shift
@@ -204,11 +204,11 @@ class MmioTransport:
     def _write_queue(self, offset: int, value: int) -> None:
         queue = self._queue
         if self._queue_sel != 0 or not self._status & Status.FEATURES_OK:
-            self._complaints.add("virtio: a write to %#x for a queue that is not there (yet)", offset)
+            self._warn("a write to %#x for a queue that is not there (yet)", offset)
         elif offset == Register.QUEUE_READY:
             self._set_ready(value)
         elif queue.ready:
-            self._complaints.add("virtio: a write to %#x of a queue that is ready", offset)
+            self._warn("a write to %#x of a queue that is ready", offset)
         elif offset == Register.QUEUE_NUM:
             queue.size = value
         elif offset == Register.QUEUE_DESC_LOW:
@@ -224,7 +224,7 @@ class MmioTransport:
         elif offset == Register.QUEUE_DEVICE_HIGH:
             queue.device = queue.device & _LOW | value << 32
         else:
-            self._complaints.add("virtio: a write to %#x, where no register takes one", offset)
+            self._warn("a write to %#x, where no register takes one", offset)
 
     def _set_ready(self, value: int) -> None:
         if not value & 1:
@@ -237,11 +237,11 @@ class MmioTransport:
 
     def _notify(self, index: int) -> None:
         if self._status & (Status.DRIVER_OK | Status.NEEDS_RESET) != Status.DRIVER_OK:
-            self._complaints.add("virtio: a notification of a device that is not in operation")
+            self._warn("a notification of a device that is not in operation")
             return
         queue = self._queue
         if index != 0 or not queue.ready:
-            self._complaints.add("virtio: a notification of queue %d, which is not ready", index)
+            self._warn("a notification of queue %d, which is not ready", index)
             return
         served = False
         try:
@@ -254,7 +254,7 @@ class MmioTransport:
             self._fail(str(exc))
 
     def _fail(self, why: str) -> None:
-        self._complaints.add("virtio: the driver must reset the device: %s", why)
+        self._warn("the driver must reset the device: %s", why)
         self._status |= Status.NEEDS_RESET
         if self._status & Status.DRIVER_OK:
             self._raise(_CONFIG_CHANGED)
@@ -262,6 +262,9 @@ class MmioTransport:
     def _raise(self, bit: int) -> None:
         self._interrupt_status |= bit
         self._interrupt()
+
+    def _warn(self, message: str, *values: object) -> None:
+        self._limit.warn("virtio", f"virtio: {message}", *values)
 
 
 def _word(value: int, select: int) -> int:

@@ -18,15 +18,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from rondo_tools.errors import RondoError, StreamError
+from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
-from rondo_tools.store import complaints
-from rondo_tools.store.complaints import Complaints
-from rondo_tools.store.endpoint import Listener
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.serving.background import Background
-from rondo_tools.store.serving.connection import Connection
-from rondo_tools.store.timers import Timers
+from rondo_tools.store.server.background import Background
+from rondo_tools.store.server.connection import Connection
+from rondo_tools.store.server.listeners import Listener
+from rondo_tools.store.server.timers import Timers
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.units import format_count
 
@@ -34,6 +33,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0  # for a first header, and for the rest of a message that has begun
 ERRORS = ("stream", "store", "stalled", "replaced", "connection")
+WARNINGS, WINDOW_S = 10, 60.0  # of a kind, in that time
 _OWN_FDS = 64  # descriptors that are not a connection's
 _ELSEWHERE = "its session continues on a newer connection"
 # Who speaks up within so long is heard in one turn: to be woken costs more than to store a tick.
@@ -66,8 +66,8 @@ class Server:
         self.timers = Timers(clock)
         self.store = store
         self.keeper = store.keeper
-        self._complaints = Complaints()
-        self._warn_of_clock = partial(self._complaints.say, "ahead of the clock")
+        self._limit = RateLimit(log, WARNINGS, WINDOW_S, clock)
+        self._warn_of_refused = partial(self._limit.warn, "refused", "%s")
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._watermarks = watermarks
         self._signals = signals
@@ -118,7 +118,7 @@ class Server:
         self.timers.every(_KEEP_HOUSE_S, self._keep_house, first_s=0.0)
         self.timers.every(_RESUME_S, self._resume)
         self.timers.every(PATIENCE_S / 6, self._cut_off_stalled)
-        self.timers.every(complaints.EVERY_S, self._complaints.next_minute)
+        self.timers.every(WINDOW_S / 6, self._limit.report)
         for listener in self._listeners.values():
             log.info("listening on %s", listener.name)
 
@@ -160,6 +160,8 @@ class Server:
         except OSError as exc:
             self._block(exc)
             return
+        if self._looked_at:
+            self.keeper.acknowledge()  # what is taken looks stored, should we end before we close
         here = self._connections
         looked_at = [one for one in self._looked_at if here.get(one.fileno()) is one]
         self._looked_at = []
@@ -168,10 +170,7 @@ class Server:
         for connection in looked_at:
             if not connection.intake.is_pending:
                 connection.take(now)
-        ended = [connection for connection in looked_at if connection.has_ended]
-        if ended:
-            self.keeper.acknowledge()
-        for connection in ended:
+        for connection in [connection for connection in looked_at if connection.has_ended]:
             connection.acknowledge()
             self._drop(connection)
         self._watermarks.update(self.keeper.newest_position())
@@ -219,7 +218,7 @@ class Server:
             self._stop_accepting(f"{listener.name}: {exc.strerror}")
             return
         connection = Connection(
-            accepted, Intake(self.keeper, self.counts, self._warn_of_clock), self._clock()
+            accepted, Intake(self.keeper, self.counts, self._warn_of_refused), self._clock()
         )
         self._connections[connection.fileno()] = connection
         self._epoll.register(connection, select.EPOLLIN)
@@ -270,7 +269,7 @@ class Server:
 
     def _cut_off(self, connection: Connection, kind: str, why: str) -> None:
         self.errors[kind] += 1
-        self._complaints.say(f"cut off ({kind})", f"{connection.name}: cut off: {why}")
+        self._limit.warn(f"cut off ({kind})", "%s: cut off: %s", connection.name, why)
         self._drop(connection)
 
     def _drop(self, connection: Connection) -> None:
@@ -296,7 +295,7 @@ class Server:
         why = exc.strerror or str(exc)
         if why != self._blocked:
             self.errors["store"] += 1
-            log.warning("%s: %s; waiting", self.keeper.folder.layout.path, why)
+            log.warning("%s: %s; waiting for room", self.keeper.folder.layout.path, why)
         self._blocked = why
 
     def _wait_for_room(self, timeout: float | None) -> bool:
@@ -317,7 +316,7 @@ class Server:
             self._blocked = before
             self._block(exc)
             return
-        log.info("what waited is written")
+        log.info("there is room again")
         self.flush()
 
     # --- time -------------------------------------------------------------------------------------
@@ -366,7 +365,7 @@ class Server:
         """Raises StoreError if the folder is no longer ours."""
         self.keeper.folder.check()
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        self._complaints.say(what, f"{self.keeper.folder.layout.path}: {what}: {why}")
+        self._limit.warn(what, "%s: %s: %s", self.keeper.folder.layout.path, what, why)
 
 
 def raise_descriptor_limit() -> int:

@@ -1,17 +1,15 @@
-"""What a store must hold, worked out the slow and obvious way: the tests' second opinion.
+"""Streams of ticks, and what a store must hold of them, worked out the slow and obvious way.
 
-Nothing here is taken from the code under test but the names of the aggregates and Tier, a pair of
-numbers. A slab is built as bytes, whole, from the list of all ticks that a session ever got.
+Nothing here is taken from the code under test but the reader, whose answers are compared.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable, Sequence
 
 from rondo_tools.catalog import COUNTER, SERIES, Series
-from rondo_tools.store.tiers import Tier
+from rondo_tools.store.look import Session
 from rondo_tools.stream import Header, Tick
 
 NAN = float("nan")
@@ -75,41 +73,42 @@ def bits(values: Iterable[float]) -> bytes:
     )
 
 
-def row_bytes(t_ms: int, values: bytes) -> bytes:
-    body = struct.pack("<Q", t_ms) + values + bytes(4)
-    return body + struct.pack("<I", zlib.crc32(body))
+def coarse(series: Sequence[Series], interval_ms: int, all_ticks: Iterable[Tick]) -> dict[int, bytes]:
+    """The coarse rows of all windows, by the time of their last tick."""
+    windows: dict[int, list[Tick]] = {}
+    for one in all_ticks:
+        windows.setdefault(one.t_ms // interval_ms, []).append(one)
+    width = f"<{len(series)}d"
+    return {
+        some[-1].t_ms: bits(roll_up(series, [struct.unpack(width, one.values) for one in some]))
+        for some in windows.values()
+    }
 
 
-def slab_bytes(tier: Tier, columns: int, rows: Iterable[tuple[int, bytes]]) -> bytes:
-    """A slab into which `rows` were written one after the other."""
-    head = b"RNDO" + struct.pack("<HHQII", 1, 0, tier.interval_ms, tier.slots, columns) + bytes(36)
-    slots = [bytes(16 + 8 * columns)] * tier.slots
-    for t_ms, values in rows:
-        slots[t_ms // tier.interval_ms % tier.slots] = row_bytes(t_ms, values)
-    return head + struct.pack("<I", zlib.crc32(head)) + b"".join(slots)
+def served(session: Session, tier: int = 0) -> dict[int, bytes]:
+    """What a reader gives of a tier, by time."""
+    rows = session.rows(tier)
+    assert not rows.skipped
+    return {t_ms: bits(row) for t_ms, row in zip(rows.t_ms.tolist(), rows.values.tolist(), strict=True)}
 
 
-def slabs(
-    series: Sequence[Series], tiers: Sequence[Tier], all_ticks: Iterable[Tick], *, finished: bool = False
-) -> list[bytes]:
-    """The bytes of each tier's slab after a writer was given `all_ticks`, in whatever pieces."""
+def check(
+    session: Session, all_ticks: Iterable[Tick], series: Sequence[Series] = SERIES, *, whole: bool = True
+) -> None:
+    """Fails unless a session has these ticks, and of each tier the windows that they make.
+
+    If the tiers are not `whole`, some of them went by time.
+    """
     kept = accepted(all_ticks)
-    by_slot = {one.t_ms // tiers[0].interval_ms: one for one in kept}  # the last one of a slot wins
-    files = [slab_bytes(tiers[0], len(series), by_slot.values())]
-    coarsest_ms = tiers[-1].interval_ms
-    open_window = kept[-1].t_ms // coarsest_ms if kept and not finished else None
-    for tier in tiers[1:]:
-        windows: dict[int, list[Tick]] = {}
-        for one in by_slot.values():
-            if one.t_ms // coarsest_ms != open_window:
-                windows.setdefault(one.t_ms // tier.interval_ms, []).append(one)
-        rows = [
-            (
-                window[-1].t_ms,
-                bits(roll_up(series, [struct.unpack(f"<{len(series)}d", one.values) for one in window])),
-            )
-            for window in windows.values()
-        ]
-        columns = sum(1 if one.kind == COUNTER else 3 for one in series)
-        files.append(slab_bytes(tier, columns, rows))
-    return files
+    assert session.ticks == len(kept)
+    assert (session.first_ms, session.last_ms) == ((kept[0].t_ms, kept[-1].t_ms) if kept else (0, 0))
+    width = f"<{len(series)}d"
+    expected = {one.t_ms: bits(struct.unpack(width, one.values)) for one in kept}
+    found = served(session)
+    assert found.items() <= expected.items()
+    assert not whole or len(found) == len(expected)
+    for number, tier in enumerate(session.tiers[1:], 1):
+        expected = coarse(series, tier.interval_ms, kept)
+        found = served(session, number)
+        assert found.items() <= expected.items()
+        assert not whole or len(found) == len(expected)

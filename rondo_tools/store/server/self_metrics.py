@@ -1,9 +1,9 @@
-"""rondo-store's own health, stored as an instance of its own: it goes the way of all metrics.
+"""rondo-store's own metrics, stored as an instance of its own: they go the way of all metrics.
 
-A session `rondo-store` begins with each server; it gets a tick a second, in the same tiers, and an
-end. What it counts is counted anyway. Where there is no room for it, it is left out until there is:
-nobody waits for it. When the clock is set back it does as every producer does (`clock`): it skips a few
-ticks, or goes on in another session, whose counters begin at zero.
+A session `rondo-store` begins with each server; it gets a tick a second, and an end. What it counts is
+counted anyway. While nothing can be written it gets no tick: nobody waits for it. When the clock is
+set back it does as every producer does (`clock`): it skips a few ticks, or goes on in another session,
+whose counters begin at zero.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable
 from rondo_tools import clock
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.errors import StoreError
-from rondo_tools.store.server import ERRORS, Server
-from rondo_tools.store.writer import SessionWriter
-from rondo_tools.stream import End, Header, Tick
+from rondo_tools.store.live import Session
+from rondo_tools.store.server.server import ERRORS, Server
+from rondo_tools.stream import End, Header
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +33,19 @@ def _counter(name: str, unit: str, text: str, *labels: tuple[str, str]) -> Serie
 SERIES = (
     *(
         _counter("store_ticks_total", "ticks", "Ticks received, by what became of them.", ("result", result))
-        for result in ("stored", "late", "ahead")
+        for result in ("stored", "late", "ahead", "expired")
     ),
     _counter("store_samples_total", "samples", "Values stored."),
-    _counter("store_sessions_total", "sessions", "Sessions begun, or gone on with."),
+    _counter("store_sessions_total", "sessions", "Sessions begun, or continued."),
     *(
         _counter("store_errors_total", "errors", "Connections that went wrong, by why.", ("kind", kind))
         for kind in ERRORS
     ),
+    _counter("store_evicted_files_total", "files", "Files that went for want of room."),
     Series("store_connections", (), GAUGE, "connections", "Producers connected."),
-    Series("store_instances", (), GAUGE, "instances", "Instances that are in the store."),
+    Series("store_live_sessions", (), GAUGE, "sessions", "Sessions that are not over and rolled up."),
+    Series("store_ended_sessions", (), GAUGE, "sessions", "Sessions that are over and known."),
+    Series("store_waiting_journals", (), GAUGE, "journals", "Journals that are over and not rolled up."),
     Series("store_used_bytes", (), GAUGE, "bytes", "What the store takes on the disk."),
     Series("store_loop_lag_ns", (), GAUGE, "ns", "The longest turn of the loop, over the tick."),
 )
@@ -50,20 +53,21 @@ _PACK = struct.Struct(f"<{len(SERIES)}d").pack
 _COUNTERS = sum(series.kind == COUNTER for series in SERIES)  # they come first
 
 
-class Health:
-    """Stores the health of a server, told by its timers. The owner closes it."""
+class SelfMetrics:
+    """Stores a server's own metrics, driven by its timers. The owner closes it before the store."""
 
     def __init__(self, server: Server, now_ms: Callable[[], int] = clock.now_ms) -> None:
         self._server = server
         self._now_ms = now_ms
-        self._session: SessionWriter | None = None
+        self._session: Session | None = None
         self._base = (0,) * _COUNTERS  # what was counted in earlier sessions
         self._begin(now_ms())
-        # In the middle of a second, where a clock that is set right by a bit changes no slot.
         server.timers.every(1.0, self.tick, first_s=(1500 - now_ms() % 1000) % 1000 / 1000)
 
     def tick(self) -> None:
-        """Store what the server has come to."""
+        """Gather what the server has come to; the next turn writes it."""
+        if self._server.is_blocked:
+            return
         now_ms, count = self._now_ms(), self._count()
         if clock.is_set_back(now_ms, self._last_ms, INTERVAL_MS):
             self._store(self._last_ms + 1, count)
@@ -83,37 +87,31 @@ class Health:
     def _count(self) -> tuple[int, ...]:
         counts, errors = self._server.counts, self._server.errors
         return (
-            counts.stored, counts.late, counts.ahead, counts.samples, counts.sessions,
-            *(errors[kind] for kind in ERRORS),
+            counts.stored, counts.late, counts.ahead, counts.expired, counts.samples, counts.sessions,
+            *(errors[kind] for kind in ERRORS), self._server.store.upkeep.evicted_files,
         )  # fmt: skip
 
     def _store(self, t_ms: int, count: tuple[int, ...]) -> None:
-        """Store a tick, unless the clock has not come to the one before again."""
+        """Gather a tick, unless the clock has not come to the one before again."""
         if t_ms <= self._last_ms:
             return
-        room = self._server.store.room
-        counters = map(operator.sub, count, self._base)
-        gauges = (self._server.connections, room.instances, room.used_bytes, self._server.take_lag_ns())
-        try:
-            if self._session is None:
-                self._session = self._server.store.open(self._header)
-            self._session.ring.append([Tick(t_ms, _PACK(*counters, *gauges))])
-        except (OSError, StoreError) as exc:
-            log.debug("no tick of our own: %s", exc)
-            return
+        server, keeper = self._server, self._server.keeper
+        if self._session is None:
+            try:
+                self._session = keeper.begin(self._header, self)
+            except (OSError, StoreError) as exc:  # somebody's session has our name and start
+                log.debug("no tick of our own: %s", exc)
+                return
+        gauges = (
+            server.connections, len(keeper.live), server.store.upkeep.remembered, len(keeper.closed),
+            server.store.upkeep.used_bytes, server.take_lag_ns(),
+        )  # fmt: skip
+        values = _PACK(*map(operator.sub, count, self._base), *gauges)
+        keeper.append(self._session, t_ms, values)
         self._last_ms = t_ms
-        self._server.store.wrote(self._session)
-        if self._session.ring.closed_through_ms:
-            self._server.tell(self._session.folder, self._session.ring.closed_through_ms)
 
     def _end(self, reason: str) -> None:
-        if self._session is None:
-            return
-        try:
-            self._session.finish(End(reason, self._last_ms))
-            self._server.tell(self._session.folder, self._session.ring.last_ms)
-        except OSError as exc:
-            log.debug("no end of our own: %s", exc)
-        finally:
-            self._session.close()
+        if self._session is not None:
+            self._server.keeper.end(self._session, End(reason, self._last_ms))
+            self._server.keeper.release(self._session, self)
             self._session = None
