@@ -5,14 +5,13 @@
     scripts/bench_flat.py docs/cost-of-a-tick.svg draws it too (needs matplotlib, the extra plot-file)
 
 CPU time, user and system, of a live tick of the catalogue's sixteen series as rondo-store treats it:
-decode, store, roll up, tell; without the system call that reads. Time is simulated. All ages, and all
-numbers of sessions, are measured in turn, five minutes of their time each, and again: the median of
-the rounds. So what else the machine does falls on all alike.
+decode, write, tell, and at the end of five minutes roll up; without the system call that reads. Time is
+simulated. All ages, and all numbers of sessions, are measured in turn, five minutes of their time each,
+and again: the median of the rounds. So what else the machine does falls on all alike.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import sys
@@ -27,9 +26,9 @@ from bench_race import BEGIN_MS, messages  # noqa: E402
 
 from rondo_tools import stream  # noqa: E402
 from rondo_tools.catalog import SERIES  # noqa: E402
-from rondo_tools.store.ingest import Ingest  # noqa: E402
-from rondo_tools.store.lines import Lines  # noqa: E402
-from rondo_tools.store.writer import StoreWriter  # noqa: E402
+from rondo_tools.store.intake import Intake  # noqa: E402
+from rondo_tools.store.opened import OpenStore  # noqa: E402
+from rondo_tools.store.watermarks import Watermarks  # noqa: E402
 
 HOUR, DAY = 3600, 86_400
 AGES = {
@@ -69,65 +68,78 @@ def main(picture: Path | None) -> int:
 
 def aging() -> Figures:
     """A session of each age, fed in bulk up to it, and live from there."""
-    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as store, StoreWriter(store) as writer:
-        sessions = [_begin(writer, name) for name in AGES]
-        for session, age in zip(sessions, AGES.values(), strict=True):
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
+        stores = [_opened(f"{folder}/{age}") for age in AGES.values()]
+        sessions = [_begin(store, name) for store, name in zip(stores, AGES, strict=True)]
+        for store, session, age in zip(stores, sessions, AGES.values(), strict=True):
             for first in range(0, age, BULK):
                 session.feed(messages(first, min(BULK, age - first)))
-                session.catch_up()
+                store.keeper.flush()
+                store.keeper.roll_up()
+            store.keeper.end_journal()
+            store.keeper.roll_up()
         costs: dict[str, list[float]] = {name: [] for name in AGES}
         for at in range(0, AGE_ROUNDS * WINDOW, WINDOW):
-            for session, (name, age) in zip(sessions, AGES.items(), strict=True):
-                costs[name].append(_live(writer, [session], age + at, WINDOW))
-        _close(sessions)
+            for store, session, (name, age) in zip(stores, sessions, AGES.items(), strict=True):
+                costs[name].append(_live(store, [session], age + at, WINDOW))
+        for store, session in zip(stores, sessions, strict=True):
+            session.close()
+            store.close()
     return {name: statistics.median(some) for name, some in costs.items()}
 
 
 def side_by_side() -> Figures:
-    """So many sessions, a tick of each in turn."""
-    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as store, StoreWriter(store) as writer:
-        groups = {count: [_begin(writer, f"{count}-{one}") for one in range(count)] for count in SESSIONS}
+    """So many sessions, a tick of each in turn, in a store of their own."""
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
+        stores = {count: _opened(f"{folder}/{count}") for count in SESSIONS}
+        groups = {
+            count: [_begin(store, f"{count}-{one}") for one in range(count)]
+            for count, store in stores.items()
+        }
         first = dict.fromkeys(groups, 0)
         costs: dict[int, list[float]] = {count: [] for count in groups}
         for _ in range(SESSION_ROUNDS):
             for count, sessions in groups.items():
                 length = max(WINDOW, TOGETHER // count)
-                costs[count].append(_live(writer, sessions, first[count], length))
+                costs[count].append(_live(stores[count], sessions, first[count], length))
                 first[count] += length
-        for sessions in groups.values():
-            _close(sessions)
-    # The first laps of the rings are other work: the file system makes room for them.
-    return {f"{count:,}": statistics.median(some[2:]) for count, some in costs.items()}
+        for count, store in stores.items():
+            for session in groups[count]:
+                session.close()
+            store.close()
+    return {f"{count:,}": statistics.median(some) for count, some in costs.items()}
 
 
-def _close(sessions: list[Ingest]) -> None:
-    for session in sessions:
-        session.close()
+def _opened(path: str) -> OpenStore:
+    return OpenStore(path, now_ms=lambda: BEGIN_MS + 14 * DAY * 1000)
 
 
-def _begin(writer: StoreWriter, instance: str) -> Ingest:
-    ingest = Ingest(writer)
-    ingest.feed(stream.encode(stream.Header(instance, BEGIN_MS, (), 1000, SERIES)))
-    return ingest
+def _begin(store: OpenStore, instance: str) -> Intake:
+    intake = Intake(store.keeper)
+    intake.feed(stream.encode(stream.Header(instance, BEGIN_MS, (), 1000, SERIES)))
+    return intake
 
 
-def _live(writer: StoreWriter, ingests: list[Ingest], first: int, count: int) -> float:
-    """µs a tick, of `count` ticks of each."""
-    data = messages(first, count)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    lines = Lines(nowhere)
+def _live(store: OpenStore, intakes: list[Intake], first: int, count: int) -> float:
+    """µs a tick, of `count` ticks of each; each turn has a tick of all, and ends with one write."""
+    data, keeper = messages(first, count), store.keeper
+    read, write = os.pipe()
+    watermarks = Watermarks(write)
     try:
         begin = time.process_time()
         for at in range(0, count * TICK, TICK):
             message = data[at : at + TICK]
-            for ingest in ingests:
-                ingest.feed(message)
-                lines.update(ingest.closed)
-                ingest.closed.clear()
-            writer.catch_up(math.inf)
-        return (time.process_time() - begin) / count / len(ingests) * 1e6
+            for intake in intakes:
+                intake.feed(message)
+            keeper.flush()
+            watermarks.update(keeper.newest_position())
+            os.read(read, 4096)
+        keeper.end_journal()
+        keeper.roll_up()
+        return (time.process_time() - begin) / count / len(intakes) * 1e6
     finally:
-        os.close(nowhere)
+        os.close(read)
+        os.close(write)
 
 
 def draw(by_age: Figures, by_count: Figures, picture: Path) -> None:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.store.folder import Folder
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.keeper import Keeper
 
@@ -31,7 +32,7 @@ VALUES = [row.tobytes() for row in np.random.default_rng(1).random((1000, len(SE
 def keeper(now_ms: int) -> Iterator[Keeper]:
     folder = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
     try:
-        with Keeper(f"{folder}/store", now_ms=lambda: now_ms) as made:
+        with Keeper(Folder(f"{folder}/store"), now_ms=lambda: now_ms) as made:
             yield made
     finally:
         shutil.rmtree(folder)

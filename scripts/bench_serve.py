@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from rondo_tools import stream  # noqa: E402
 from rondo_tools.catalog import SERIES  # noqa: E402
-from rondo_tools.store.reader import Store  # noqa: E402
+from rondo_tools.store.look import Store  # noqa: E402
 
 PRODUCERS = 1000
 BASE = 10
@@ -61,8 +61,8 @@ def serve(pid: int, address: str, store: Path, seconds: int) -> tuple[float, flo
     peers += [join(address, number) for number in range(BASE, PRODUCERS)]
     for peer in peers:
         peer.sendall(tick(0))
-    while len(list((store / "instances").glob("vm-*/*/session.json"))) < PRODUCERS:
-        time.sleep(0.1)
+    while sum(one.instance != "rondo-store" for one in Store(store).sessions()) < PRODUCERS:
+        time.sleep(0.5)
     time.sleep(1)
     each = (resident(pid) - base) / (PRODUCERS - BASE)
     begin, cpu = time.monotonic(), cpu_seconds(pid)
@@ -78,7 +78,7 @@ def serve(pid: int, address: str, store: Path, seconds: int) -> tuple[float, flo
         assert peer.recv(1) == b""
         peer.close()
     sessions = [session for session in Store(store).sessions() if session.instance != "rondo-store"]
-    there = sum(session.rows().t_ms.size for session in sessions)
+    there = sum(session.ticks for session in sessions)
     return core, each, PRODUCERS * (seconds + 1) - there
 
 

@@ -25,11 +25,11 @@ from fetch import fetch  # noqa: E402
 
 from rondo_tools import stream  # noqa: E402
 from rondo_tools.catalog import SERIES  # noqa: E402
-from rondo_tools.store.ingest import Ingest  # noqa: E402
-from rondo_tools.store.lines import Lines  # noqa: E402
-from rondo_tools.store.reader import Store  # noqa: E402
-from rondo_tools.store.tiers import DEFAULT_TIERS  # noqa: E402
-from rondo_tools.store.writer import StoreWriter  # noqa: E402
+from rondo_tools.store.format.tiers import DEFAULT_TIERS  # noqa: E402
+from rondo_tools.store.intake import Intake  # noqa: E402
+from rondo_tools.store.look import Store  # noqa: E402
+from rondo_tools.store.opened import OpenStore  # noqa: E402
+from rondo_tools.store.watermarks import Watermarks  # noqa: E402
 
 RUNS = 5
 WIDTH = len(SERIES)
@@ -37,6 +37,7 @@ RECORDED = 600_000  # ticks in a file: a week
 LIVE = 20_000
 RRD = 20_000
 SESSIONS = 1000
+WINDOW = 300  # ticks of a journal
 BAR_FILE, BAR_READ = 5.0, 80.0  # million samples a CPU-second
 BAR_LIVE = 12.0  # microseconds a tick
 BAR_LIVE_RATIO, BAR_FILE_RATIO = 4.0, 2.5  # beside rrdtool
@@ -116,35 +117,45 @@ def from_file(recorded: Path) -> float:
 
 
 def one_at_a_time(messages: list[bytes], before: int = 0) -> float:
-    """As rondo-store does it live: feed, store, roll up, tell; without the system call that reads.
+    """As rondo-store does it live: feed, write, tell, and each five minutes roll up; without the read.
 
     `before` are the ticks that the session has already.
     """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    read, write = os.pipe()
     try:
-        with tempfile.TemporaryDirectory() as store, StoreWriter(store) as writer:
-            ingest, lines = Ingest(writer), Lines(nowhere)
+        with tempfile.TemporaryDirectory() as path, OpenStore(path) as store:
+            keeper, intake, watermarks = store.keeper, Intake(store.keeper), Watermarks(write)
             for at in range(0, before + 1, 400):
-                ingest.feed(b"".join(messages[at : min(at + 400, before + 1)]))
+                intake.feed(b"".join(messages[at : min(at + 400, before + 1)]))
+                keeper.flush()
+            keeper.end_journal()
+            keeper.roll_up()
             begin = time.process_time()
-            for message in messages[before + 1 : before + 1 + LIVE]:
-                ingest.feed(message)
-                lines.update(ingest.closed)
-                ingest.closed.clear()
+            for number, message in enumerate(messages[before + 1 : before + 1 + LIVE], 1):
+                intake.feed(message)
+                keeper.flush()
+                watermarks.update(keeper.newest_position())
+                os.read(read, 4096)
+                if number % WINDOW == 0:
+                    keeper.end_journal()
+                    keeper.roll_up()
             seconds = time.process_time() - begin
-            ingest.close()
+            intake.close()
             return seconds
     finally:
-        os.close(nowhere)
+        os.close(read)
+        os.close(write)
 
 
 def reading(folder: Path, begin_ms: int) -> Callable[[], float]:
-    ticks = [stream.Tick(begin_ms + i * 1000, bytes(8 * WIDTH)) for i in range(1, 601)]
-    with StoreWriter(folder / "many") as writer:
+    with OpenStore(folder / "many") as store:
         for number in range(SESSIONS):
-            session = writer.open(stream.Header(f"vm-{number}", begin_ms, (), 1000, SERIES))
-            session.ring.append(ticks)
-            session.close()
+            intake = Intake(store.keeper)
+            intake.feed(stream.encode(stream.Header(f"vm-{number}", begin_ms, (), 1000, SERIES)))
+            ticks = (stream.Tick(begin_ms + i * 1000, bytes(8 * WIDTH)) for i in range(1, 601))
+            intake.feed(b"".join(map(stream.encode, ticks)))
+            store.keeper.flush()
+            intake.close()
     sessions = Store(folder / "many").sessions()
 
     def read() -> float:
@@ -163,7 +174,7 @@ def rrd(rrdtool: Path, begin_ms: int, at_once: int) -> float:
         file = Path(name) / "bench.rrd"
         sources = [f"DS:s{number}:GAUGE:300:U:U" for number in range(WIDTH)]
         archives = [
-            f"RRA:{function}:0.5:{tier.interval_ms // 1000}:{tier.slots}"
+            f"RRA:{function}:0.5:{tier.interval_ms // 1000}:{tier.span_ms // tier.interval_ms}"
             for number, tier in enumerate(DEFAULT_TIERS)
             for function in (("AVERAGE", "MIN", "MAX") if number else ("AVERAGE",))
         ]
