@@ -295,7 +295,7 @@ class EndedView(DerivedView):
             self._frames.append(
                 (at, head, description_table(bytes(payload[: head.entries * TABLE.itemsize]), head.entries))
             )
-        self._known_to = self.file.scanned_to
+        self._known_to = self.length
 
     def descriptions(
         self, instance: str | None = None, since_ms: int = 0, keys: Sequence[int] = ()

@@ -66,6 +66,7 @@ class JournalView:
         self.known_to = FILE_SIZE
         self.records: dict[SessionKey, SessionRecord] = {}
         self.ends: dict[int, list[EndRecord]] = {}
+        self.all_ends: list[EndRecord] = []  # in the order in which they came
         self.bad: dict[int, str] = {}
         self._reader = RowsReader(self.file, self.bad)
         self.heads: Heads = np.zeros(0, HEADS)  # of all ROWS frames that are known
@@ -97,6 +98,7 @@ class JournalView:
         elif head.kind == END:
             for end in list(ends_in(payload)):
                 self.ends.setdefault(end.number, []).append(end)
+                self.all_ends.append(end)
 
     def greatest_ms(self) -> int:
         """The greatest time of all rows; 0 if there are none."""
@@ -156,9 +158,10 @@ class JournalView:
             found.append((schema, rows if after_ms < 1 else rows[rows["t_ms"] > after_ms]))
         return found
 
-    def pieces(self) -> Iterator[dict[Schema, Rows]]:
-        """All rows, some mebibytes at a time, in the order in which they came within each schema."""
-        for piece in self._reader.pieces(self.heads):
+    def pieces(self, since: int = 0) -> Iterator[dict[Schema, Rows]]:
+        """All rows, but for those of the first `since` frames, some mebibytes at a time, in the order in
+        which they came within each schema."""
+        for piece in self._reader.pieces(self.heads[since:]):
             parts: dict[Schema, list[Rows]] = {}
             for picked in piece:
                 parts.setdefault(picked.schema, []).append(picked.rows())

@@ -9,15 +9,14 @@ come as `session_rows` has it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 from rondo_tools import stream
-from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store import session_rows
+from rondo_tools.store.arrivals import Arrival, Arrivals, Ending
 from rondo_tools.store.carry import Carry, LiveSession
-from rondo_tools.store.format.frames import row_dtype
-from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.records import (
     LOST,
     Description,
@@ -29,13 +28,16 @@ from rondo_tools.store.format.records import (
 )
 from rondo_tools.store.format.schema import Column, Schema, schema_of, union
 from rondo_tools.store.format.state import Eviction
-from rondo_tools.store.format.store_json import StoreJson, parse_store_json
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.journal_view import Tally
-from rondo_tools.store.session_rows import Rows
-from rondo_tools.store.snapshot import Files, Snapshot
+from rondo_tools.store.session_rows import Part, Rows
+from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
+from rondo_tools.store.verify import Verifier
 
-__all__ = ["Column", "Eviction", "Rows", "Session", "Store", "Tier"]
+__all__ = ["Arrival", "Column", "Ending", "Eviction", "Part", "Rows", "Session", "Store", "Tier"]
+
+_NEVER = 1 << 62  # ms
+_MISSING = "is not there, though state.json wants it"
 
 
 class Session:
@@ -91,16 +93,28 @@ class Session:
     @property
     def end(self) -> stream.End | None:
         """How it ended; None while it has not. A row later than an end `lost` undoes it, wherever it is."""
-        ends = [(one.reason, one.t_ms, one.last_ms) for one in self._ends] if self._ends else []
         if self._told is not None:
-            ends.insert(0, (self._told[4], self._told[5], self._told[7]))
-        found = None
-        for reason, t_ms, last_ms in ends:
-            if reason != LOST:
+            reason, t_ms, _, last_ms = self._told[4:8]
+            if reason != LOST or (not self._ends and last_ms >= self.last_ms):
                 return stream.End(reason, t_ms)
-            if last_ms >= self.last_ms:
-                found = stream.End(reason, t_ms)
+        found = None
+        for one in self._ends:
+            if one.reason != LOST:
+                return stream.End(one.reason, one.t_ms)
+            if one.last_ms >= self.last_ms:
+                found = stream.End(one.reason, one.t_ms)
+        if found is None and self._told is not None and self._told[7] >= self.last_ms:
+            found = stream.End(*self._told[4:6])
         return found
+
+    @property
+    def reason(self) -> str | None:
+        """How it ended, in a word; None while it has not."""
+        told = self._told
+        if told is not None and (told[4] != LOST or (told[7] >= self.last_ms and not self._ends)):
+            reason: str = told[4]
+            return reason
+        return None if (end := self.end) is None else end.reason
 
     @property
     def series(self) -> int:
@@ -108,11 +122,6 @@ class Session:
         if self._told is not None and self.ticks == self._told[8]:
             return int(self._told[9])
         return len(self.header.series)
-
-    @property
-    def bytes(self) -> int:
-        """What its ticks take, or took, in the journals."""
-        return self.ticks * row_dtype(self.series).itemsize
 
     def columns(self, tier: int) -> tuple[Column, ...]:
         """What the columns of `rows(tier).values` hold."""
@@ -133,6 +142,34 @@ class Session:
         )
         return found.whole(schema, tier, interval_ms)
 
+    def runs(self, after_ms: int = 0) -> Iterator[Part]:
+        """The ticks with t_ms > after_ms as they came, in time order, a part for each stretch of one
+        header's series.
+
+        Raises StoreError as `rows` does.
+        """
+        return session_rows.ticks(self._snapshot, self._identity, self._description, after_ms).runs()
+
+    def whole_since_ms(self, rows: Rows) -> int:
+        """From which time on `rows`, which are all of tier 0, lack none of its ticks."""
+        held = rows.t_ms.size
+        if held == self.ticks or not held:
+            return self.first_ms
+        if self._told is not None and self.ticks > self._told[8]:
+            # It came back. The last ticks of before may still be there, and later ones be gone.
+            before = int(rows.t_ms.searchsorted(self._told[7], "right"))
+            if held - before < self.ticks - self._told[8]:
+                return int(rows.t_ms[before]) if before < held else self.last_ms + 1
+        return int(rows.t_ms[0])
+
+    def with_labels(self, labels: Mapping[str, str]) -> Session:
+        """The same with other labels. Raises ValueError if they cannot be."""
+        other = copy(self)
+        header = self.header._replace(labels=tuple(sorted(labels.items())))
+        other._header = stream.header_from_map(stream.header_to_map(header))
+        other._labels = other._header.labels
+        return other
+
     @property
     def _description(self) -> Description | None:
         return None if self._told is None else description_of(self._told)
@@ -144,9 +181,7 @@ class Session:
     def _schema(self) -> Schema:
         snapshot = self._snapshot
         found: dict[Schema, None] = {}  # in the order in which they came
-        if self._live is not None:
-            found[self._live.schema] = None
-        elif self._told is not None:
+        if self._told is not None:
             for file, offset, *_ in self._told[10]:
                 view = snapshot.last_rows.get(file)
                 schema = None if view is None else view.schema_at(offset)
@@ -154,6 +189,8 @@ class Session:
                     found[schema] = None
             if not found or union(list(found)).width < self._told[9]:
                 found = dict.fromkeys([*self._coarse_schemas(), *found])
+        if self._live is not None:
+            found[self._live.schema] = None
         for journal in snapshot.not_rolled_up:
             found.update(dict.fromkeys(journal.schemas_of(self._identity)))
         return union(list(found)) if found else schema_of(())
@@ -193,30 +230,62 @@ class Store:
         self.path = Path(path)
         self.tiers = read_store_json(self.path).tiers
         self._files = Files(self.path, len(self.tiers))
-        self._evictions: list[Eviction] | None = None
+        self._snapshot: Snapshot | None = None
+        self._arrivals = Arrivals()
 
     @property
     def evictions(self) -> list[Eviction]:
-        """What had to go for want of room, as of the last look at the sessions; the oldest first."""
-        if self._evictions is None:
-            self._look()
-        return list(self._evictions or ())
+        """What had to go for want of room, as of the last look at the store; the oldest first."""
+        return list((self._snapshot or self._look()).state.evictions)
+
+    @property
+    def unread(self) -> dict[Path, str]:
+        """The files that the last look could not read, and why."""
+        missing = {} if self._snapshot is None else dict.fromkeys(self._snapshot.missing, _MISSING)
+        return self._files.unread | missing
+
+    def damaged(self) -> Iterator[tuple[Path, int, str]]:
+        """The damage that was met so far in the files of the last look: file, byte, what is wrong.
+
+        Files are read as far as somebody asked for what is in them.
+        """
+        for view in self._files.views():
+            if view.file.damage.bytes:
+                yield view.path, view.file.damage.first_at, f"{view.file.damage.bytes} bytes are damaged"
+            for at, what in view.bad.items():
+                yield view.path, at, what
+
+    def verifier(self) -> Verifier:
+        """Checks the store."""
+        return Verifier(self.path)
 
     def sessions(self, *, instance: str | None = None, since_ms: int = 0) -> list[Session]:
-        """The sessions that there are now, by instance and start: all, or those of an instance, or those
-        whose last tick was at or after `since_ms`.
+        """The sessions that there are now, by instance and start: all, or those of an instance; or those
+        whose last tick was at or after `since_ms`, and those that have not ended.
 
         What cannot be read is logged and left out.
         """
-        found = {
-            (one.instance, one.start_ms): one
-            for one in self.each_session(instance=instance, since_ms=since_ms)
-        }
-        return [found[key] for key in sorted(found)]
+        return _sorted(self.each_session(instance=instance, since_ms=since_ms))
 
     def each_session(self, *, instance: str | None = None, since_ms: int = 0) -> Iterator[Session]:
         """The same in no order."""
+        for session in self._each(self._look(), instance, since_ms):
+            if not since_ms or (session.last_ms or session.start_ms) >= since_ms or session.end is None:
+                yield session
+
+    def recent(self) -> list[Session]:
+        """The sessions that have not ended, and some of those that ended lately; `arrivals` goes on from
+        here."""
         snapshot = self._look()
+        self._arrivals.skip(snapshot)
+        return _sorted(self._each(snapshot, None, _NEVER))
+
+    def arrivals(self) -> tuple[list[Arrival], list[Ending]]:
+        """What has come since `recent`, or since this was called last."""
+        return self._arrivals.take(self._look())
+
+    def _each(self, snapshot: Snapshot, instance: str | None, since_ms: int) -> Iterator[Session]:
+        """All sessions of `snapshot` but for those that are rolled up as ended before `since_ms`."""
         live = {one.key: (number, one) for number, one in _live(snapshot.carry, instance)}
         fresh = {
             key
@@ -243,9 +312,7 @@ class Store:
                     found, snapshot, key, record.interval_ms, record.labels
                 )
                 session.take_tally(tally, journal.ends.get(record.number, ()))
-        for session in found.values():
-            if (session.last_ms or session.start_ms) >= since_ms:
-                yield session
+        yield from found.values()
 
     def _session(
         self,
@@ -259,9 +326,12 @@ class Store:
         return session
 
     def _look(self) -> Snapshot:
-        snapshot = self._files.look()
-        self._evictions = snapshot.state.evictions
-        return snapshot
+        self._snapshot = self._files.look()
+        return self._snapshot
+
+
+def _sorted(sessions: Iterable[Session]) -> list[Session]:
+    return sorted(sessions, key=lambda session: (session.instance, session.start_ms))
 
 
 def _live(carry: Carry, instance: str | None) -> Iterable[tuple[int, LiveSession]]:
@@ -271,16 +341,3 @@ def _live(carry: Carry, instance: str | None) -> Iterable[tuple[int, LiveSession
     numbers = [number for number, (name, _) in enumerate(carry.names) if name == instance]
     some = Carry([carry.names[number] for number in numbers], carry.live[numbers], carry.schemas)
     return zip(numbers, some.sessions.values(), strict=True)
-
-
-def read_store_json(path: Path) -> StoreJson:
-    """What describes the store at `path`. Raises StoreError."""
-    file = Layout(path).store_json
-    try:
-        return parse_store_json(file.read_bytes())
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no store there (no store.json)", exit_code=EX_UNAVAILABLE) from None
-    except OSError as exc:
-        raise StoreError(f"{file}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
-    except StoreError as exc:
-        raise StoreError(f"{file}: {exc}") from exc

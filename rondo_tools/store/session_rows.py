@@ -10,7 +10,7 @@ end was rolled up goes on with its last window: the ticks of that are its last r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -81,6 +81,27 @@ class Parts:
             last = np.append(window[order][1:] != window[order][:-1], True)
             t_ms, values = t_ms[order[last]], values[order[last]]
         return Rows(t_ms, values, self.skipped)
+
+    def runs(self) -> Iterator[Part]:
+        """The ticks in time order, a part for each stretch of one schema; of equal times the last."""
+        schemas = list(dict.fromkeys(part.schema for part in self.parts))
+        number = {schema: at for at, schema in enumerate(schemas)}
+        of_schema = [
+            np.concatenate([part.values for part in self.parts if part.schema is schema])
+            for schema in schemas
+        ]
+        parts = sorted(self.parts, key=lambda part: number[part.schema])
+        if not parts:
+            return
+        t_ms = np.concatenate([part.t_ms for part in parts])
+        which = np.repeat([number[part.schema] for part in parts], [part.t_ms.size for part in parts])
+        place = np.concatenate([np.arange(values.shape[0]) for values in of_schema])
+        order = np.argsort(t_ms, kind="stable")
+        order = order[np.append(t_ms[order][1:] != t_ms[order][:-1], True)]
+        begins = np.flatnonzero(np.append(True, which[order][1:] != which[order][:-1]))
+        for run in np.split(order, begins[1:]):
+            schema = int(which[run[0]])
+            yield Part(schemas[schema], t_ms[run], of_schema[schema][place[run]])
 
 
 def _columns_in(part: Schema, whole: Schema, tier: int) -> tuple[list[int], list[int]]:

@@ -23,6 +23,7 @@ from rondo_tools.store.derived_view import DerivedView, EndedView, RowsView
 from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.format.store_json import StoreJson, parse_store_json
 from rondo_tools.store.journal_view import JournalView
 
 _LOOKS = 100
@@ -72,8 +73,14 @@ class Files:
             before, seen = seen, (list(snapshot.journals), self._state[0], snapshot.missing)
             if not snapshot.missing or seen == before:
                 break
+        for path in snapshot.missing:
+            self._pass_over_missing(path)
         self._forget_others(snapshot)
         return snapshot
+
+    def views(self) -> list[JournalView | DerivedView]:
+        """The files that are open, by path."""
+        return [view for _, (_, view) in sorted(self._views.items())]
 
     def _look(self) -> Snapshot:
         missing: list[Path] = []
@@ -146,6 +153,11 @@ class Files:
             log.warning("%s; left out", why)
         self.unread[path] = why
 
+    def _pass_over_missing(self, path: Path) -> None:
+        if path not in self._told:
+            self._told.add(path)
+            log.warning("%s: not there; left out", path)
+
     def _tell_damage(self, view: JournalView | DerivedView) -> None:
         """Once for each file."""
         damage = view.file.damage
@@ -194,3 +206,16 @@ class Files:
                 self._pass_over(path, f"{path}: {exc}")
                 return Carry()
         return self._carry[1]
+
+
+def read_store_json(path: Path) -> StoreJson:
+    """What describes the store at `path`. Raises StoreError."""
+    file = Layout(path).store_json
+    try:
+        return parse_store_json(file.read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no store there (no store.json)", exit_code=EX_UNAVAILABLE) from None
+    except OSError as exc:
+        raise StoreError(f"{file}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+    except StoreError as exc:
+        raise StoreError(f"{file}: {exc}") from exc

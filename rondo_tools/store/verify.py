@@ -37,8 +37,7 @@ from rondo_tools.store.format.records import (
     sessions_in,
 )
 from rondo_tools.store.journal_view import JournalView
-from rondo_tools.store.look import read_store_json
-from rondo_tools.store.snapshot import Files, Snapshot
+from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
 
 
 class Finding(NamedTuple):
@@ -94,7 +93,8 @@ class Verifier:
             yield Finding(path, what)
         self.files = len(snapshot.journals) + len(snapshot.ended) + len(snapshot.last_rows)
         self.files += sum(map(len, snapshot.tiers.values()))
-        self.sessions = len(newest.keys() | {one.key for one in snapshot.carry.sessions.values()})
+        live = {one.key for one in snapshot.carry.sessions.values()}
+        self.sessions = len(newest.keys() | live.union(*(one.records for one in snapshot.not_rolled_up)))
 
 
 def _journal(view: JournalView) -> Iterator[Finding]:
