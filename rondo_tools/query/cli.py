@@ -5,6 +5,7 @@ numpy and the store's reader are imported where they are needed, so that --help 
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import select
@@ -26,7 +27,7 @@ from rondo_tools.signals import Signals
 
 if TYPE_CHECKING:
     from rondo_tools.query.curve import CurveReader, Match
-    from rondo_tools.store.reader import Store
+    from rondo_tools.store.look import Store
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +38,52 @@ _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most 
 @argh.arg(
     "--match", metavar="SELECTOR", help="only sessions with a series that it means: '{instance=~\"vm-.*\"}'"
 )
+@argh.arg(
+    "--since",
+    metavar="DURATION|TIME",
+    help="only those that were alive since then: 10m, 2026-11-23T10:00:00Z, Unix seconds",
+)
+@argh.arg(
+    "--state",
+    type=command.typed(share.states),
+    metavar="STATE[,...]",
+    help="only those that are running or silent, or ended so: poweroff, lost, ...",
+)
+@argh.arg("-n", type=command.typed(share.count), metavar="N", help="only the N newest of these")
 @argh.arg("--sort", metavar="FIELD", default="session", help="order by a field of the list")
 @argh.arg("--reverse", action="store_true", default=False, help="from the largest down")
 @share.format
 def list_sessions(**flags: Any) -> None:
-    from rondo_tools.query import life, output
+    from rondo_tools.query import curve, evicted, life, output
     from rondo_tools.query.damage import Damage
-    from rondo_tools.store.reader import Store
+    from rondo_tools.query.times import Span, format_time, parse_since
+    from rondo_tools.store.look import Store
 
     wanted = None if flags["match"] is None else parse_selector(flags["match"])
+    now_ms = _now_ms()
+    since_ms = 0 if flags["since"] is None else parse_since(flags["since"], now_ms)
     store = Store(flags["store"])
-    order = life.Order(flags["sort"], life.fields(store), reverse=flags["reverse"])
-    sessions = store.sessions() if wanted is None else [match.session for match in _find(store, wanted)]
+    order = life.Order(flags["sort"], reverse=flags["reverse"])
+    if wanted is None:
+        gc.disable()  # of 100,000 sessions none is garbage, and to look for it takes as long as the rest
+        sessions = list(store.each_session(since_ms=since_ms))
+    else:
+        sessions = [match.session for match in _find(store, wanted, since_ms)]
+    what = ["no session"]
+    if since_ms:
+        sessions = life.alive_since(sessions, since_ms, now_ms)
+        what.append(f"that was alive since {format_time(since_ms)}")
+    if flags["state"] is not None:
+        sessions = life.in_state(sessions, flags["state"], now_ms)
+        what.append(f"that is {' or '.join(sorted(flags['state']))}")
     damage = Damage(store)
-    records = life.lives(store, sessions, damage, _now_ms(), unix=flags["unix"])
-    output.write_records(sys.stdout, flags["format"], order.sorted(records), life.fields(store))
+    evicted.warn(store, Span(since_ms or None, None), range(len(store.tiers)))
+    if not sessions and len(what) > 1:
+        damage.finish()
+        raise RondoError(" ".join(what), exit_code=curve.EX_NOTHING)
+    sessions = life.newest(sessions, flags["n"])
+    columns = order.sorted(life.lives(sessions, now_ms, unix=flags["unix"]))
+    output.write_columns(sys.stdout, flags["format"], columns)
     damage.finish()
 
 
@@ -155,7 +187,7 @@ def tail(selector: str, **flags: Any) -> None:
     from rondo_tools.query import curve
     from rondo_tools.query.output import LineWriter
     from rondo_tools.query.tail import Tail
-    from rondo_tools.store.reader import Store
+    from rondo_tools.store.look import Store
 
     wanted = parse_selector(selector)
     store = Store(flags["store"])
@@ -187,7 +219,7 @@ def tail(selector: str, **flags: Any) -> None:
 def check(**flags: Any) -> None:
     from rondo_tools.errors import StoreError
     from rondo_tools.query.check import Checker
-    from rondo_tools.store.reader import Store
+    from rondo_tools.store.look import Store
 
     checker = Checker(Store(flags["store"]))
     for line in checker.lines():
@@ -207,7 +239,7 @@ def check(**flags: Any) -> None:
 def stream(selector: str, **flags: Any) -> None:
     from rondo_tools.query import replay
     from rondo_tools.query.damage import Damage
-    from rondo_tools.store.reader import Store
+    from rondo_tools.store.look import Store
 
     wanted = parse_selector(selector)
     if sys.stdout.isatty():
@@ -232,18 +264,25 @@ def _is_told_to_end(signals: Signals, seconds: float) -> bool:
     return signals.fileno() in ready
 
 
-def _find(store: Store, selector: Selector) -> list[Match]:
-    """What a selector means. Raises RondoError if that is nothing, StoreError if not all could be read."""
+def _find(store: Store, selector: Selector, since_ms: int = 0) -> list[Match]:
+    """What a selector means, of the sessions with a tick since then or without an end.
+
+    Raises RondoError if that is nothing, StoreError if not all could be read.
+    """
     from rondo_tools.query import curve
     from rondo_tools.query.damage import Damage
 
-    sessions = store.sessions()
+    named = [one.value for one in selector.matchers if (one.label, one.operator) == ("instance", "=")]
+    some = store.sessions(instance=named[0] if named else None, since_ms=since_ms)
+    found = curve.find_in(some, selector)
+    if found:
+        return found
     try:
-        return curve.find(sessions, selector)
+        return curve.find(store.sessions(), selector)
     except RondoError as exc:
         if store.unread:
             log.warning("%s", exc)
-            Damage(store).finish()
+        Damage(store).finish()
         raise
 
 
@@ -252,19 +291,20 @@ def _ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader
     from rondo_tools.query import curve
     from rondo_tools.query.damage import Damage
     from rondo_tools.query.times import make_span
-    from rondo_tools.store.reader import Store
+    from rondo_tools.store.look import Store
 
     wanted = parse_selector(selector)
     span = make_span(flags["range"], flags["start"], flags["end"], _now_ms())
+    is_plain = flags["tier"] is None and span.start_ms is None
     tier_text = flags["tier"] or ("0" if span.start_ms is None else "auto")
     if not re.fullmatch(r"auto|[0-9]", tier_text):
         raise UsageError(f"--tier {tier_text!r}: write auto, or the number of a tier")
     tier = None if tier_text == "auto" else int(tier_text)
-    question = curve.Question(span, tier, flags["aggregate"], flags["rate"])
+    question = curve.Question(span, tier, flags["aggregate"], flags["rate"], is_plain)
     store = Store(flags["store"])
-    matches = _find(store, wanted)
+    matches = _find(store, wanted, span.start_ms or 0)
     curve.check(question, matches, store.tiers)
-    return matches, curve.CurveReader(question, store.tiers, Damage(store))
+    return matches, curve.CurveReader(question, store, Damage(store))
 
 
 def _now_ms() -> int:

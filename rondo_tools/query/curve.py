@@ -9,8 +9,8 @@ that is damaged does not keep the others from being read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from copy import copy
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.errors import RondoError, StoreError, UsageError
+from rondo_tools.query import evicted
 from rondo_tools.query.damage import Damage
-from rondo_tools.query.names import full_name, word
+from rondo_tools.query.names import counted, full_name, word
 from rondo_tools.query.times import Span, format_time
-from rondo_tools.selector import Selector, labels_of
-from rondo_tools.store.reader import Rows, Session, Tier
-from rondo_tools.stream import header_from_map, header_to_map
+from rondo_tools.selector import NAME, Selector, labels_of
+from rondo_tools.store.look import Rows, Session, Store, Tier
 
 LAST = "last"  # what every column of tier 0 is, and of a counter in the others
 EX_NOTHING = 1  # like grep: all is well, and there is nothing to show
@@ -41,6 +41,7 @@ class Question(NamedTuple):
     tier: int | None = 0  # None: the finest that reaches back to the span's start
     aggregate: str = "avg"  # of a gauge's window in a coarse tier: avg, min, max; last: no gauge is meant
     rate: bool = False
+    is_plain: bool = False  # nobody said which tier, nor when
 
 
 class Match(NamedTuple):
@@ -67,16 +68,41 @@ class Curve(NamedTuple):
 
 def matching(session: Session, selector: Selector) -> tuple[int, ...]:
     """The series of a session that match, by their place in its header."""
+    rest = rest_of(selector, session.instance, session.labels)
+    return () if rest is None else matching_series(session.header.series, rest)
+
+
+def rest_of(selector: Selector, instance: str, labels: Iterable[tuple[str, str]]) -> Selector | None:
+    """What the labels of a session leave to be decided by those of its series; None if they do not match.
+
+    Its series may be far to seek.
+    """
+    known = {"instance": instance, **dict(labels)}
+    rest = []
+    for matcher in selector.matchers:
+        if matcher.label not in known:
+            rest.append(matcher)
+        elif not matcher.matches(known[matcher.label]):
+            return None
+    return Selector(tuple(rest))
+
+
+@lru_cache(maxsize=256)
+def matching_series(series: tuple[Series, ...], selector: Selector) -> tuple[int, ...]:
+    """The series that match by their names and labels alone, by their place."""
     return tuple(
-        number
-        for number, series in enumerate(session.header.series)
-        if selector.matches(labels_of(session.header, series))
+        number for number, one in enumerate(series) if selector.matches({NAME: one.name, **dict(one.labels)})
     )
+
+
+def find_in(sessions: Sequence[Session], selector: Selector) -> list[Match]:
+    """The sessions and series that match."""
+    return [Match(session, numbers) for session in sessions if (numbers := matching(session, selector))]
 
 
 def find(sessions: Sequence[Session], selector: Selector) -> list[Match]:
     """The sessions and series that match. Raises RondoError (EX_NOTHING) if there are none."""
-    found = [Match(session, numbers) for session in sessions if (numbers := matching(session, selector))]
+    found = find_in(sessions, selector)
     if not found:
         hint = "see rondo-query STORE list" if sessions else "the store is empty"
         known = {
@@ -115,11 +141,13 @@ def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...])
 class CurveReader:
     """Reads what `question` asks of the sessions of a store, reporting what is damaged to `damage`."""
 
-    def __init__(self, question: Question, tiers: tuple[Tier, ...], damage: Damage) -> None:
+    def __init__(self, question: Question, store: Store, damage: Damage) -> None:
         self.question = question
-        self._tiers = tiers
+        self._store, self._tiers = store, store.tiers
         self._damage = damage
         self._coarse: set[int] = set()  # tiers that were said to be read
+        self._tiers_read: set[int] = set()
+        self._cut_short = 0  # those with ticks that the tier does not hold any more, and nobody asked for it
 
     def read(self, match: Match) -> Iterator[Curve]:
         """The curves with at least one point in the span, in the header's order; none if it is damaged."""
@@ -129,7 +157,9 @@ class CurveReader:
         except StoreError as exc:
             self._damage.unread(session, exc)
             return
-        self._damage.torn(session, rows)
+        self._tiers_read.add(tier)
+        if question.is_plain and rows.t_ms.size < session.ticks:
+            self._cut_short += 1
         if tier and question.tier is None and rows.t_ms.size and tier not in self._coarse:
             # Values of a coarse tier should not be taken for ticks.
             self._coarse.add(tier)
@@ -143,6 +173,12 @@ class CurveReader:
 
     def finish(self, matches: Sequence[Match], *, found: bool) -> None:
         """Raises StoreError if something was damaged, else RondoError if there was nothing to show."""
+        if self._cut_short:
+            log.info(
+                "of %s tier 0 holds the last ticks only: --tier auto reaches further back",
+                counted(self._cut_short, "session"),
+            )
+        evicted.warn(self._store, self.question.span, self._tiers_read)
         self._damage.finish()
         if not found:
             raise nothing(matches, self.question)
@@ -152,16 +188,13 @@ def with_labels(matches: Sequence[Match], labels: Sequence[tuple[str, str]]) -> 
     """`matches` with labels added to those of their sessions. Raises UsageError where that cannot be."""
     labelled = []
     for session, numbers in matches:
-        mine = copy(session)
-        known = dict(session.header.labels)
+        known = dict(session.labels)
         if taken := known.keys() & dict(labels).keys():
             raise UsageError(f"--label: {session.key} has a label {min(taken)!r} already")
         try:
-            header = session.header._replace(labels=tuple(sorted((known | dict(labels)).items())))
-            mine.header = header_from_map(header_to_map(header))
+            labelled.append(Match(session.with_labels(known | dict(labels)), numbers))
         except ValueError as exc:
             raise UsageError(f"--label: {exc}") from None
-        labelled.append(Match(mine, numbers))
     return labelled
 
 
@@ -169,23 +202,26 @@ def _read(session: Session, question: Question, tiers: tuple[Tier, ...]) -> tupl
     start_ms = 1 if question.span.start_ms is None else question.span.start_ms
     if question.tier is not None:
         return question.tier, session.rows(question.tier, start_ms - 1)
-    rows = session.rows(0)
-    if not rows.t_ms.size:
-        return 0, rows
-    wanted_ms = max(start_ms, session.start_ms)
-    tier = _finest(tiers, wanted_ms, int(rows.t_ms[-1]))
+    tier = _finest(session, tiers, max(start_ms, session.first_ms))
     return tier, session.rows(tier, start_ms - 1)
 
 
-def _finest(tiers: tuple[Tier, ...], wanted_ms: int, last_ms: int) -> int:
-    """The finest tier that reaches from a session's last tick back to `wanted_ms`, else the coarsest.
+def _finest(session: Session, tiers: tuple[Tier, ...], wanted_ms: int) -> int:
+    """The finest tier that reaches from a session's last tick back to `wanted_ms`, else the one that
+    reaches furthest.
 
-    One slot of leeway lets a tier of ten minutes answer for the ten minutes before now.
+    A tick or window of leeway lets a tier of ten minutes answer for the ten minutes before now.
     """
+    begins_ms = []
     for number, tier in enumerate(tiers):
-        if last_ms - tier.span_ms - tier.interval_ms <= wanted_ms:
+        rows = session.rows(number)
+        if not rows.t_ms.size:
+            begins_ms.append(session.last_ms + 1)
+            continue
+        begins_ms.append(int(rows.t_ms[0]) if number else session.whole_since_ms(rows))
+        if begins_ms[-1] - max(tier.interval_ms, session.interval_ms) <= wanted_ms:
             return number
-    return len(tiers) - 1
+    return begins_ms.index(min(begins_ms))
 
 
 def _cut(match: Match, question: Question, tier: int, shape: Tier, rows: Rows) -> Iterator[Curve]:
@@ -197,7 +233,7 @@ def _cut(match: Match, question: Question, tier: int, shape: Tier, rows: Rows) -
         for at, column in enumerate(session.columns(tier))
         if column.aggregate in (LAST, question.aggregate)
     }
-    step_ms = max(shape.interval_ms, session.header.interval_ms)
+    step_ms = max(shape.interval_ms if tier else 1, session.interval_ms)
     for number in match.series:
         curve = Curve(
             session, session.header.series[number], step_ms, rows.t_ms, rows.values[:, place[number]]
@@ -227,15 +263,9 @@ def _rate(curve: Curve) -> Curve:
 
 def nothing(matches: Sequence[Match], question: Question) -> RondoError:
     """Why none of what matches had a point to show."""
-    last_ms = 0
-    for match in matches:
-        try:
-            t_ms = match.session.rows(0).t_ms
-        except StoreError:
-            continue  # said before, or expired
-        last_ms = max(last_ms, int(t_ms[-1]) if t_ms.size else 0)
+    last_ms = max(match.session.last_ms for match in matches)
     if not last_ms:
-        return RondoError("what matches has no ticks yet", exit_code=EX_NOTHING)
+        return RondoError("what matches has no ticks", exit_code=EX_NOTHING)
     seen = f"what matches was last seen at {format_time(last_ms)}"
     what = "two values to take a rate of" if question.rate else "values"
     return RondoError(f"no {what} from {question.span} ({seen})", exit_code=EX_NOTHING)

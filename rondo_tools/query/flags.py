@@ -65,8 +65,17 @@ question = together(
 def count(text: str) -> int:
     """A number from 0 on. Raises UsageError."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise UsageError(f"{text!r} is not a number of lines")
+        raise UsageError(f"{text!r} is not a count")
     return int(text)
+
+
+def states(text: str) -> frozenset[str]:
+    """``silent,lost``: any of these. Raises UsageError."""
+    found = text.split(",")
+    for one in found:
+        if not re.fullmatch(r"[a-z]{1,32}", one):
+            raise UsageError(f"{one!r} is not a state: write running, silent, or how a session ended")
+    return frozenset(found)
 
 
 def label(text: str) -> tuple[str, str]:
@@ -82,7 +91,7 @@ def tied(argv: Sequence[str]) -> list[str]:
     """Tie ``-10m`` to the flag before it: argparse would take it for a flag of its own."""
     words: list[str] = []
     for word in argv:
-        if words and words[-1] in ("--start", "--end") and re.match(r"-\d", word):
+        if words and words[-1] in ("--start", "--end", "--since") and re.match(r"-\d", word):
             words[-1] += f"={word}"
         else:
             words.append(word)

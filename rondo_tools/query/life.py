@@ -4,81 +4,102 @@ Strategy: a session whose end was recorded ended so. One without is running whil
 coming, and silent once three of them and five seconds more have passed: its producer, or the way to
 the store, died. So it is where its last tick is as far ahead of our clock, which was set back since:
 nothing shows that it is alive.
+
+No rows are read, and times are formatted together: there may be 100,000 sessions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
-from rondo_tools.errors import StoreError, UsageError
-from rondo_tools.query.damage import Damage
-from rondo_tools.query.times import format_time
-from rondo_tools.store.reader import Session, Store
-from rondo_tools.units import format_duration
+import numpy as np
+
+from rondo_tools.errors import UsageError
+from rondo_tools.query.times import format_times
+from rondo_tools.store.look import Session
 
 RUNNING, SILENT = "running", "silent"
-
-
-def fields(store: Store) -> list[str]:
-    """The names of a record's fields: one for the rows of each tier among them."""
-    rows = (f"rows_{format_duration(tier.interval_ms)}" for tier in store.tiers)
-    return ["instance", "session", "first", "last", "state", "age_s", "series", *rows, "bytes"]
+FIELDS = ("instance", "session", "first", "last", "state", "age_s", "series", "ticks")
+Columns = dict[str, list[Any]]
+"""By field, the values of all sessions."""
 
 
 class Order:
-    """The order that --sort and --reverse ask for: by `field`, one of `names`."""
+    """The order that --sort and --reverse ask for: by `field`."""
 
-    def __init__(self, field: str, names: list[str], *, reverse: bool) -> None:
-        if field not in names:
-            raise UsageError(f"--sort {field}: the fields are {', '.join(names)}")
+    def __init__(self, field: str, *, reverse: bool) -> None:
+        if field not in FIELDS:
+            raise UsageError(f"--sort {field}: the fields are {', '.join(FIELDS)}")
         self._field = field
         self._reverse = reverse
 
-    def sorted(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """`records` in this order, equals as they were; what has no value comes last, up and down."""
-        there = [record for record in records if record[self._field] is not None]
-        there.sort(key=lambda record: record[self._field], reverse=self._reverse)
-        return there + [record for record in records if record[self._field] is None]
+    def sorted(self, columns: Columns) -> Columns:
+        """`columns` in this order, equals as they were; what has no value comes last, up and down."""
+        if self._field == "session" and not self._reverse:
+            return columns  # by start
+        by = columns[self._field]
+        order = [row for row, value in enumerate(by) if value is not None]
+        order.sort(key=by.__getitem__, reverse=self._reverse)
+        order += [row for row, value in enumerate(by) if value is None]
+        return {name: [column[row] for row in order] for name, column in columns.items()}
 
 
-def lives(
-    store: Store, sessions: Sequence[Session], damage: Damage, now_ms: int, *, unix: bool = False
-) -> list[dict[str, Any]]:
-    """One record for each of `sessions`, by start, but for those that cannot be read.
-
-    Times are ISO 8601, or Unix ms if `unix`.
-    """
-    records = []
-    for session in sorted(sessions, key=lambda session: session.start_ms):
-        try:
-            records.append(_life(session, store, now_ms, unix=unix))
-        except (StoreError, OSError) as exc:
-            damage.unread(session, exc)
-    return records
+def newest(sessions: Iterable[Session], count: int | None) -> list[Session]:
+    """The sessions by start; of more than `count` the newest."""
+    ordered = sorted(sessions, key=attrgetter("start_ms", "instance"))
+    return ordered if count is None else ordered[max(len(ordered) - count, 0) :]
 
 
-def _life(session: Session, store: Store, now_ms: int, *, unix: bool) -> dict[str, Any]:
-    tiers = [session.rows(number).t_ms for number in range(len(store.tiers))]
-    last_ms = int(tiers[0][-1]) if tiers[0].size else None
-    first_ms = min((int(t_ms[0]) for t_ms in tiers if t_ms.size), default=None)
-    age_ms = now_ms - (last_ms or session.start_ms)
+def lives(sessions: Sequence[Session], now_ms: int, *, unix: bool = False) -> Columns:
+    """The FIELDS of `sessions`, in their order. Times are ISO 8601, or Unix ms if `unix`."""
 
-    def time(t_ms: int | None) -> str | int | None:
-        return t_ms if t_ms is None or unix else format_time(t_ms)
+    def times(column: list[int]) -> list[Any]:
+        return column if unix else format_times(column)
 
-    values = [
-        session.instance,
-        time(session.start_ms),
-        time(first_ms),
-        time(last_ms),
-        state(session, age_ms),
-        int(age_ms / 1000),  # half a second ahead is no second
-        len(session.header.series),
-        *(int(t_ms.size) for t_ms in tiers),
-        session.bytes_on_disk(),
+    def times_or_none(column: list[int]) -> list[Any]:
+        """0 is no time."""
+        shown = times(column)
+        return (
+            shown
+            if all(column)
+            else [time if t_ms else None for time, t_ms in zip(shown, column, strict=True)]
+        )
+
+    started = [one.start_ms for one in sessions]
+    last = [one.last_ms for one in sessions]
+    seen = np.array(last, np.int64)
+    ages_ms = now_ms - np.where(seen > 0, seen, np.array(started, np.int64))
+    columns = (
+        [one.instance for one in sessions],
+        times(started),
+        times_or_none([one.first_ms for one in sessions]),
+        times_or_none(last),
+        [state(one, age_ms) for one, age_ms in zip(sessions, ages_ms.tolist(), strict=True)],
+        np.fix(ages_ms / 1000).astype(np.int64).tolist(),  # half a second ahead is no second
+        [one.series for one in sessions],
+        [one.ticks for one in sessions],
+    )
+    return dict(zip(FIELDS, columns, strict=True))
+
+
+def in_state(sessions: Iterable[Session], states: frozenset[str], now_ms: int) -> list[Session]:
+    """Those of `sessions` that are in any of these states."""
+    return [one for one in sessions if state(one, _age_ms(one, now_ms)) in states]
+
+
+def alive_since(sessions: Iterable[Session], since_ms: int, now_ms: int) -> list[Session]:
+    """Those of `sessions` that had a tick since then, or are running."""
+    return [
+        one
+        for one in sessions
+        if (one.last_ms or one.start_ms) >= since_ms or state(one, _age_ms(one, now_ms)) == RUNNING
     ]
-    return dict(zip(fields(store), values, strict=True))
+
+
+def _age_ms(session: Session, now_ms: int) -> int:
+    return now_ms - (session.last_ms or session.start_ms)
 
 
 def state(session: Session, age_ms: int) -> str:
@@ -86,6 +107,9 @@ def state(session: Session, age_ms: int) -> str:
 
     `age_ms` is the time since its last tick, negative where that is ahead of the clock.
     """
-    if session.end is not None:
-        return session.end.reason
-    return RUNNING if abs(age_ms) <= 3 * session.header.interval_ms + 5_000 else SILENT
+    return session.reason or running_or_silent(session.interval_ms, age_ms)
+
+
+def running_or_silent(interval_ms: int, age_ms: int) -> str:
+    """The state of a session without an end."""
+    return RUNNING if abs(age_ms) <= 3 * interval_ms + 5_000 else SILENT

@@ -24,17 +24,17 @@ instance, those of the VM and those of the series, and {} means everything:
 LIST = """\
 One line for each session, which is one life of an instance, by start:
 
-  instance  session  first  last  state  age_s  series  rows_1s  rows_10s  rows_5m  bytes
+  instance  session  first  last  state  age_s  series  ticks
 
-session is the time it began, first and last the oldest and the newest tick held, age_s the
-seconds since the last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error; clock:
-the clock was set back, and the VM runs on in another session; gone: nobody knows how; lost: the store
-gave it up), or running, or silent: no end, and no tick for three intervals and five seconds, or the last
-one as far ahead of the clock (age_s is negative). The rows that each tier holds are counted, and the
-bytes on disk.
+session is the time it began, first and last are its oldest and newest tick, age_s the seconds since the
+last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error, gone, clock, or lost:
+given up by the store, until it comes back), or running, or silent: no end, and no tick for three
+intervals and five seconds, or the last one as far ahead of the clock (age_s is negative). series and
+ticks are all that it has had; how many ticks are still there is a matter of the tiers.
 
-  rondo-query vmm_metrics list | awk '$5 == "silent" {print $1, $6}'
-  rondo-query vmm_metrics list --match '{instance=~"vm-.*"}' --sort bytes --reverse | head
+  rondo-query vmm_metrics list --state silent,lost --since 1h
+  rondo-query vmm_metrics list --match '{instance=~"vm-.*"}' -n 20
+  rondo-query vmm_metrics list --sort ticks --reverse | head
 """
 
 READ = f"""\
@@ -66,8 +66,8 @@ values of the series; a line of names before it, and again when the series chang
   rondo-query vmm_metrics tail vcpu_exits_total --rate --new
   rondo-query vmm_metrics tail vmm_rss_bytes --lines 0 | awk '$3+0 > 64e6'
 
-It ends when every session that it follows has ended or fallen silent, which it says on standard
-error; with --new not before Ctrl-C.
+It ends when every session that it follows has ended, was lost or fell silent, which it says on standard
+error; one that comes back before is followed again. With --new it does not end before Ctrl-C.
 
 {SELECTOR}
 """
@@ -88,15 +88,15 @@ rondo-push gives every series the label job="rondo-vmm"; to continue its series,
 
 CHECK = """\
 Look for damage in the store, also while it is written: one line a finding, the file and what is wrong
-with it. Each session's description and slab headers, the CRC and the slot of every row, and that the
-coarse rows are the roll-up of tier 0, where it still holds their window.
+with it. Every frame of every file, what the files say of one another, and that the coarse rows are the
+roll-up of the ticks, where these are still there.
 
   rondo-query vmm_metrics check && tar czf vmm_metrics.tgz vmm_metrics
   rondo-query vmm_metrics check | cut -d: -f1 | sort | uniq -c
 
 The exit status is 0 when there is nothing wrong, 65 when there is, or when something could not be looked
-at, for want of permission perhaps. A row that is not whole is served
-to nobody: damage costs what it hit.
+at, for want of permission perhaps. A frame that is not whole is served to nobody: damage costs what it
+hit.
 """
 
 STREAM = f"""\
@@ -106,8 +106,9 @@ to another one, to keep it in a file.
   rondo-query vmm_metrics stream | rondo-store all_metrics
   rondo-query vmm_metrics stream '{{instance="vm-1"}}' > vm-1.stream
 
-Each session goes whole, with all its series, as far as tier 0 holds it; of a session that is still
-running, what there is now. Given to the same store again, it changes nothing.
+Each session goes whole, with all its series and every tick that is still there: of one that is over the
+last ten minutes at least, of one that is still running what there is now. How many ticks are no longer
+there is said on standard error. Given to the same store again, it changes nothing.
 
 {SELECTOR}
 """

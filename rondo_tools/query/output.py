@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rondo_tools.catalog import Series, escape
@@ -139,7 +139,7 @@ class LineWriter:
             record = {
                 "time": time,
                 "session": session,
-                "labels": {"instance": line.session.instance, **dict(line.session.header.labels)},
+                "labels": {"instance": line.session.instance, **dict(line.session.labels)},
             }
             values = ", ".join(
                 f"{json.dumps(str(series))}: {_json_number(value)}"
@@ -165,28 +165,32 @@ def _json_number(value: float) -> str:
     return f'"{format_number(value)}"' if math.isinf(value) else format_number(value, "null")
 
 
-def write_records(
-    out: TextIO, format: str, records: Sequence[Mapping[str, Any]], names: Iterable[str]
-) -> None:
-    """Write a few records, all with the fields `names`, None for what there is not."""
-    names = tuple(names)
+def write_columns(out: TextIO, format: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write records, whose fields stand in `columns` by name; None is a field without a value."""
     if format != "table":
         make_utf8(out)
+    rows = zip(*columns.values(), strict=True)
     if format == "json":
-        out.writelines(json.dumps(record) + "\n" for record in records)
+        out.writelines(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
     elif format == "csv":
-        writer = csv.DictWriter(out, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
     else:
-        lines = [names, *([_field(record[name], out.encoding) for name in names] for record in records)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            padded = (field.ljust(width) for field, width in zip(line, widths, strict=True))
-            out.write("  ".join(padded).rstrip() + "\n")
+        shown = [[name, *_fields(column, out.encoding)] for name, column in columns.items()]
+        widths = [max(map(len, column)) for column in shown[:-1]]
+        line = "".join(f"%-{width}s  " for width in widths) + "%s\n"
+        out.writelines(line % row for row in zip(*shown, strict=True))
 
 
-def _field(value: object, encoding: str | None) -> str:
-    if isinstance(value, str):
-        return encodable(word(escape(value)), encoding)
-    return "-" if value is None else str(value)
+def _fields(column: Sequence[Any], encoding: str | None) -> list[str]:
+    """One word for each value."""
+    texts = ["-" if value is None else str(value) for value in column]
+    together = "".join(texts)
+    is_plain = together.isascii() and together.isprintable() and not any(one in together for one in ' "\\')
+    if is_plain and "" not in texts:
+        return texts  # mostly so, of a hundred thousand of them
+    return [
+        encodable(word(escape(text)), encoding) if isinstance(value, str) else text
+        for value, text in zip(column, texts, strict=True)
+    ]

@@ -1,74 +1,97 @@
 """The tail: ticks of running sessions, as they arrive.
 
-Strategy: the store tells nobody that a tick has come, so it is looked at again and again; of each
-session that is followed the ticks past those already told are taken. A session is followed from the
-first look, if it is running then, until it has ended, has gone, or has fallen silent. With `new`,
-those that begin later are followed too, from their first tick, and a silent one is waited for.
+Strategy: the store tells nobody that a tick has come, so it is looked at again and again, and each
+look gets what has come since the one before. A session is followed from the first look, if it is
+running then, until it has ended or fallen silent; should it come back while others are followed, it
+goes on. With `new`, those that begin later are followed too, from their first tick, and silent ones
+are waited for.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
-from rondo_tools.query.curve import Times, Values, matching, rates
+from rondo_tools.query.curve import Times, Values, matching, matching_series, rates, rest_of
 from rondo_tools.query.damage import Damage
-from rondo_tools.query.life import RUNNING, SILENT, state
+from rondo_tools.query.life import RUNNING, SILENT, running_or_silent, state
 from rondo_tools.query.names import word
 from rondo_tools.query.times import format_time
 from rondo_tools.selector import Selector
-from rondo_tools.store.reader import Rows, Session, Store
+from rondo_tools.store.format.records import LOST, SessionRecord
+from rondo_tools.store.look import Arrival, Ending, Part, Session, Store
 
 log = logging.getLogger(__name__)
+
+Key = tuple[str, int]  # instance, start
+
+
+class Life(NamedTuple):
+    """The session that a line is of."""
+
+    instance: str
+    start_ms: int
+    interval_ms: int
+    labels: tuple[tuple[str, str], ...]
+
+    @property
+    def key(self) -> Key:
+        return self.instance, self.start_ms
 
 
 class Line(NamedTuple):
     """One tick: the `values` of `series` of a session, in the header's order; NaN is "no value"."""
 
-    session: Session
+    session: Life
     t_ms: int
     series: tuple[Series, ...]
     values: list[float]
 
 
 class _Followed:
-    """One session: which of its series, and up to when it was told."""
+    """One session: which of its series, up to when it was told, and what its counters were then."""
 
-    def __init__(self, session: Session, numbers: tuple[int, ...]) -> None:
-        self.session = session
-        self.numbers = list(numbers)
+    def __init__(self, life: Life, selector: Selector) -> None:
+        """`selector` is for names and labels of series."""
+        self.life = life
         self.told_ms = 0
         self.is_silent = False
-        self._series = tuple(session.header.series[number] for number in numbers)
-        # For a rate: the value before, of each column, and its time; none yet.
-        self._before = np.full(len(numbers), np.nan)
-        self._before_ms = np.zeros(len(numbers), np.int64)
+        self.is_over = False
+        self._selector = selector
+        self._before: dict[Series, tuple[int, float]] = {}  # of each series, its last value and when
 
-    def lines(self, rows: Rows, *, rate: bool, last: int | None = None) -> list[Line]:
-        """A line for each row, or for the `last` ones; the earlier ones give rates their start."""
-        values = rows.values[:, self.numbers]
+    def lines(self, series: tuple[Series, ...], t_ms: Times, values: Values, *, rate: bool) -> list[Line]:
+        """A line for each tick that was not told yet; none if no series is meant."""
+        late = t_ms > self.told_ms
+        numbers = matching_series(series, self._selector)
+        t_ms, values = t_ms[late], values[late][:, list(numbers)]
+        if not t_ms.size:
+            return []
+        self.told_ms = int(t_ms[-1])
+        if not numbers:
+            return []
+        series = tuple(series[number] for number in numbers)
         if rate:
-            values = self._rates(rows.t_ms, values)
-        lines = []
-        for t_ms, told in zip(rows.t_ms.tolist(), values.tolist(), strict=True):
-            lines.append(Line(self.session, t_ms, self._series, told))
-            self.told_ms = t_ms
-        return lines if last is None else lines[max(len(lines) - last, 0) :]
+            values = self._rates(series, t_ms, values)
+        return [
+            Line(self.life, each_ms, series, told)
+            for each_ms, told in zip(t_ms.tolist(), values.tolist(), strict=True)
+        ]
 
-    def _rates(self, t_ms: Times, values: Values) -> Values:
-        """The rate at each row since the value before it, NaN where there is no value, or none before."""
+    def _rates(self, series: tuple[Series, ...], t_ms: Times, values: Values) -> Values:
+        """The rate at each tick since the value before it, NaN where there is no value, or none before."""
         told = np.full(values.shape, np.nan)
-        for column in range(values.shape[1]):
+        for column, one in enumerate(series):
             there = ~np.isnan(values[:, column])
-            times = np.concatenate((self._before_ms[column : column + 1], t_ms[there]))
-            counts = np.concatenate((self._before[column : column + 1], values[there, column]))
+            before_ms, before = self._before.get(one, (0, np.nan))
+            times = np.concatenate(([before_ms], t_ms[there]))
+            counts = np.concatenate(([before], values[there, column]))
             told[there, column] = rates(times, counts)
-            self._before_ms[column], self._before[column] = times[-1], counts[-1]
+            self._before[one] = int(times[-1]), float(counts[-1])
         return told
 
 
@@ -84,87 +107,103 @@ class Tail:
         self._lines = lines
         self._rate = rate
         self._new = new
-        self._seen: set[str] = set()
-        self._followed: dict[str, _Followed] = {}
+        self._followed: dict[Key, _Followed] = {}
         self.damage = Damage(store)
         self._is_first = True
 
     @property
-    def sessions(self) -> list[Session]:
+    def sessions(self) -> list[Life]:
         """Those that are followed now."""
-        return [followed.session for followed in self._followed.values()]
+        return [followed.life for followed in self._followed.values() if not followed.is_over]
 
     @property
     def is_over(self) -> bool:
         """Nothing is followed any more, and nothing will be."""
-        return not self._followed and not self._new
+        return not self._new and not self.sessions
 
     def look(self, now_ms: int) -> list[Line]:
         """The ticks that have come since the last look, in time order."""
-        sessions = {session.key: session for session in self._store.sessions()}
-        lines = [line for key in list(self._followed) for line in self._more(key, sessions.get(key), now_ms)]
-        if self._is_first or self._new:
-            for key, session in sessions.items():
-                if key not in self._seen:
-                    lines += self._begin(key, session, now_ms)
-        self._is_first = False
-        self._seen = set(sessions)
+        if self._is_first:
+            self._is_first = False
+            lines = [line for session in self._store.recent() for line in self._begin(session, now_ms)]
+        else:
+            ticks, ends = self._store.arrivals()
+            lines = [line for arrival in ticks for line in self._more(arrival)]
+            for ending in ends:
+                self._end(ending)
+        self._note_silent(now_ms)
         return sorted(lines, key=lambda line: (line.t_ms, line.session.key))
 
-    def _begin(self, key: str, session: Session, now_ms: int) -> Iterator[Line]:
-        numbers = matching(session, self._selector)
-        if not numbers or (self._is_first and session.end is not None):
-            return
-        followed = _Followed(session, numbers)
-        rows = self._read(session, 0)
-        if rows is None or (self._is_first and state(session, _age_ms(session, rows, now_ms)) != RUNNING):
-            return
-        self._followed[key] = followed
-        # One that has begun since the last look is told from its first tick.
-        yield from followed.lines(rows, rate=self._rate, last=self._lines if self._is_first else None)
-        self._end_if_over(key, now_ms)
-
-    def _more(self, key: str, session: Session | None, now_ms: int) -> Iterator[Line]:
-        followed = self._followed[key]
-        rows = None if session is None else self._read(session, followed.told_ms)
-        if session is None or rows is None:
-            del self._followed[key]
-            log.info("%s: gone from the store", _name(followed.session))
-            return
-        followed.session = session  # as it is now: it may have ended
-        yield from followed.lines(rows, rate=self._rate)
-        self._end_if_over(key, now_ms)
-
-    def _end_if_over(self, key: str, now_ms: int) -> None:
-        followed = self._followed[key]
-        session = followed.session
-        now = state(session, now_ms - (followed.told_ms or session.start_ms))
-        if session.end is not None:
-            del self._followed[key]
-            log.info("%s: %s at %s", _name(session), now, format_time(session.end.t_ms))
-        elif now == SILENT:
-            if not followed.is_silent:
-                log.info(
-                    "%s: silent since %s", _name(session), format_time(followed.told_ms or session.start_ms)
-                )
-            if not self._new:
-                del self._followed[key]
-        followed.is_silent = now == SILENT
-
-    def _read(self, session: Session, after_ms: int) -> Rows | None:
-        """Its ticks after that; None if it cannot be read."""
+    def _begin(self, session: Session, now_ms: int) -> list[Line]:
+        """Follow a session of the first look, if it is running."""
+        if state(session, now_ms - (session.last_ms or session.start_ms)) != RUNNING:
+            return []
+        if not matching(session, self._selector):
+            return []
+        followed = self._follow(session)
+        if followed is None:
+            return []
+        told: list[Line] = []
         try:
-            rows = session.rows(0, after_ms)
+            for run in self._past(session):
+                told += followed.lines(run.schema.series, run.t_ms, run.values, rate=self._rate)
         except StoreError as exc:
             self.damage.unread(session, exc)
+        followed.told_ms = session.last_ms
+        return told[max(len(told) - self._lines, 0) :]
+
+    def _past(self, session: Session) -> list[Part]:
+        """The last ticks of a session, one more than are shown at least, if there are so many."""
+        wanted = self._lines + 1
+        runs = list(session.runs(session.last_ms - (wanted + 1) * session.interval_ms))
+        is_enough = sum(run.t_ms.size for run in runs) >= min(wanted, session.ticks)
+        return runs if is_enough else list(session.runs())
+
+    def _more(self, arrival: Arrival) -> list[Line]:
+        one, series = arrival.session, arrival.series
+        followed = self._followed.get(one.key)
+        if followed is None and self._new:
+            # One that has begun since the last look is told from its first tick.
+            rest = rest_of(self._selector, one.instance, one.labels)
+            if rest is not None and matching_series(series, rest):
+                followed = self._follow(one)
+        if followed is None:
+            return []
+        before_ms = followed.told_ms
+        lines = followed.lines(series, arrival.t_ms, arrival.values, rate=self._rate)
+        if followed.told_ms > before_ms:
+            followed.is_over = False  # it was lost or silent, and has come back
+        return lines
+
+    def _follow(self, one: Session | SessionRecord) -> _Followed | None:
+        rest = rest_of(self._selector, one.instance, one.labels)
+        if rest is None:
             return None
-        self.damage.torn(session, rows)
-        return rows
+        life = Life(one.instance, one.start_ms, one.interval_ms, one.labels)
+        followed = self._followed[life.key] = _Followed(life, rest)
+        return followed
+
+    def _end(self, ending: Ending) -> None:
+        key, end = ending.session.key, ending.end
+        followed = self._followed.get(key)
+        if followed is None or followed.told_ms > ending.last_ms:  # a later tick has undone it
+            return
+        log.info("%s: %s at %s", _name(followed), end.reason, format_time(end.t_ms))
+        if end.reason == LOST and not self._new:
+            followed.is_over = True
+        else:
+            del self._followed[key]
+
+    def _note_silent(self, now_ms: int) -> None:
+        for followed in self._followed.values():
+            if followed.is_over:
+                continue
+            now = running_or_silent(followed.life.interval_ms, now_ms - followed.told_ms)
+            if now == SILENT and not followed.is_silent:
+                log.info("%s: silent since %s", _name(followed), format_time(followed.told_ms))
+            followed.is_silent = now == SILENT
+            followed.is_over = now == SILENT and not self._new
 
 
-def _age_ms(session: Session, rows: Rows, now_ms: int) -> int:
-    return now_ms - (int(rows.t_ms[-1]) if rows.t_ms.size else session.start_ms)
-
-
-def _name(session: Session) -> str:
-    return word(session.instance)
+def _name(followed: _Followed) -> str:
+    return word(followed.life.instance)

@@ -7,7 +7,7 @@ anything is read; from there on nobody looks at a clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -18,6 +18,13 @@ from rondo_tools.stream import MAX_T_MS
 from rondo_tools.units import parse_duration
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_DURATION = re.compile(r"(?:[0-9.]+[a-z]+)+")
+_DAY_MS, _YEAR_10000_MS = 86_400_000, 253_402_300_800_000
+# Where the digits of hours, minutes, seconds and milliseconds stand, and what one of each is worth.
+_DIGITS = (
+    (11, 36_000_000), (12, 3_600_000), (14, 600_000), (15, 60_000), (17, 10_000), (18, 1_000), (20, 100),
+    (21, 10), (22, 1),
+)  # fmt: skip
 # A bare number from here on is milliseconds, as --unix prints them: as seconds it is the year 5138.
 _MILLISECONDS_FROM = 10**11
 
@@ -58,6 +65,11 @@ def parse_time(text: str, now_ms: int) -> int:
     return round(moment.timestamp() * 1000)
 
 
+def parse_since(text: str, now_ms: int) -> int:
+    """``10m``, ten minutes ago, or a time; in milliseconds. Raises UsageError that names --since."""
+    return _flag("--since", f"-{text}" if _DURATION.fullmatch(text) else text, now_ms) or 0
+
+
 def make_span(range_: str | None, start: str | None, end: str | None, now_ms: int) -> Span:
     """The span that --range, --start and --end ask for. Raises UsageError that names the flag."""
     if range_ is not None and start is not None:
@@ -81,10 +93,23 @@ def _flag(flag: str, text: str | None, now_ms: int) -> int | None:
         raise UsageError(f"{flag}: {exc}") from None
 
 
-def format_times(t_ms: Iterable[int]) -> list[str]:
+def format_times(t_ms: Sequence[int]) -> list[str]:
     """``2026-11-23T10:00:00.123Z`` for each of some Unix milliseconds."""
-    moments = np.asarray(t_ms, dtype="datetime64[ms]")
-    return [f"{moment}Z" for moment in np.datetime_as_string(moments, unit="ms").tolist()]
+    times = np.asarray(t_ms, np.int64)
+    if not times.size or times.min() < 0 or times.max() >= _YEAR_10000_MS:
+        moments = np.datetime_as_string(times.astype("datetime64[ms]"), unit="ms")
+        return [f"{moment}Z" for moment in moments.tolist()]
+    # Digit by digit of all of them together: ten times as quick, for lists of 100,000 sessions.
+    days, ms = np.divmod(times, _DAY_MS)
+    known, place = np.unique(days, return_inverse=True)
+    dates = np.datetime_as_string(known.astype("datetime64[D]")).astype("S10").view(np.uint8).reshape(-1, 10)
+    text = np.empty((times.size, 24), np.uint8)
+    text[:] = np.frombuffer(b"0000-00-00T00:00:00.000Z", np.uint8)
+    text[:, :10] = dates[place.reshape(-1)]
+    for at, unit in _DIGITS:
+        text[:, at] += (ms // unit % (6 if unit in (600_000, 10_000) else 10)).astype(np.uint8)
+    found: list[str] = text.view("S24").reshape(-1).astype("U24").tolist()
+    return found
 
 
 def format_time(t_ms: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_store import T0, Row, add_session
+from made_store import T0, Row, add_session, flip_a_bit, journal_of, roll_up
+from needs import PATIENCE_S
 
 from rondo_tools.stream import Decoder, Header
 
@@ -34,17 +34,11 @@ def rows(begin: int = T0) -> list[Row]:
     return [(begin + 1000 * i, (10.0 * i, 0.0, 1.0)) for i in range(1, 12)]
 
 
-def folder(store: Path, instance: str) -> Path:
-    (path,) = store.glob(f"instances/{instance}/*")
-    return path
-
-
-def tear(store: Path, instance: str, t_ms: int, tier: int = 0) -> None:
-    """Flip a bit of the row of this time."""
-    slab = folder(store, instance) / f"tier_{tier}.slab"
-    data = bytearray(slab.read_bytes())
-    data[data.index(t_ms.to_bytes(8, "little")) + 8] ^= 1
-    slab.write_bytes(data)
+def two_halves(store: Path, *instances: str, end: str | None = "poweroff") -> None:
+    """Each instance's session in two journals: ticks 1 to 5, and 6 to 11."""
+    for instance in instances:
+        add_session(store, rows()[:5], instance=instance)
+        add_session(store, rows(), instance=instance, end=end)
 
 
 def words(argv: str, tmp_path: Path) -> list[str]:
@@ -63,107 +57,96 @@ def shows(done: subprocess.CompletedProcess[bytes], argv: str, tmp_path: Path, *
 
 
 @pytest.mark.parametrize("argv", READS)
-def test_torn_rows(store: Path, query: Query, tmp_path: Path, argv: str) -> None:
-    for instance in ("vm-bad", "vm-fine", "vm-good"):
-        add_session(store, rows(), instance=instance, end="poweroff")
-    tear(store, "vm-bad", T0 + 3000)
-    tear(store, "vm-bad", T0 + 5000)
-    tear(store, "vm-good", T0 + 7000)
+def test_damaged_frames(store: Path, query: Query, tmp_path: Path, argv: str) -> None:
+    two_halves(store, "vm-bad", "vm-fine", "vm-good")
+    bad = flip_a_bit(store, T0 + 5000, "vm-bad")
+    good = flip_a_bit(store, T0 + 7000, "vm-good")
     done = query(store, *words(argv, tmp_path))
     assert done.returncode == 65
-    assert done.stderr.decode().splitlines() == [
-        f"rondo-query: vm-bad/{T0}: 2 torn rows left out",
-        f"rondo-query: vm-good/{T0}: 1 torn row left out",
-        "rondo-query: left out: 3 torn rows (see rondo-query STORE check)",
-    ]
+    first, second, last = done.stderr.decode().splitlines()
+    assert first.startswith(f"rondo-query: {bad}: byte ")
+    assert second.startswith(f"rondo-query: {good}: byte ")
+    assert first.endswith(": its payload is damaged; left out")
+    assert last == "rondo-query: left out: 2 damaged places (see rondo-query STORE check)"
     assert shows(done, argv, tmp_path, "vm-bad", "vm-fine", "vm-good")
 
 
-def test_torn_rows_of_coarse_tiers(store: Path, query: Query) -> None:
-    add_session(store, rows(), end="poweroff")
-    tear(store, "vm-1", T0 + 9000, tier=1)
-    for tier, status in (("1", 65), ("2", 0), ("0", 0)):
-        done = query(store, "read", "rss_bytes", f"--tier={tier}")
-        assert (done.returncode, b"1 torn row left out" in done.stderr) == (status, status == 65)
+def test_a_damaged_frame_costs_its_ticks_and_no_others(store: Path, query: Query) -> None:
+    two_halves(store, "vm-1")
+    flip_a_bit(store, T0 + 7000)
+    done = query(store, "read", "rss_bytes", "--unix", "--format=json")
+    assert [json.loads(line)["time"] for line in done.stdout.splitlines()] == [
+        T0 + 1000 * i for i in range(1, 6)
+    ]
+    # A window is rolled up from what there is.
+    done = query(store, "read", "rss_bytes", "--unix", "--format=json", "--tier=1")
+    assert done.returncode == 65
+    assert [json.loads(line)["time"] for line in done.stdout.splitlines()] == [T0 + 4000, T0 + 5000]
 
 
-def test_a_window_that_lacks_a_torn_tick(store: Path, query: Query) -> None:
-    """Of a session that goes on the newest windows are rolled up as they are read."""
-    add_session(store, rows())
-    tear(store, "vm-1", T0 + 3000)
-    done = query(store, "read", "rss_bytes", "--tier=2")
-    assert (done.returncode, b"1 torn row left out" in done.stderr) == (65, True)
-    assert done.stdout.count(b"\n") == 2
+def test_damage_in_a_coarse_tier(store: Path, query: Query) -> None:
+    two_halves(store, "vm-1")
+    roll_up(store)
+    for name in ("tier_1", "ended"):
+        path = store / name / f"{1:010d}"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        for tier, status in (("1", 65 if name == "tier_1" else 0), ("2", 0), ("0", 0)):
+            done = query(store, "read", "rss_bytes", f"--tier={tier}")
+            expected = status if name == "tier_1" else 65
+            assert (done.returncode, str(path) in done.stderr.decode()) == (expected, expected == 65), (
+                name,
+                tier,
+            )
+        path.write_bytes(whole)
 
 
-def break_slab(session: Path) -> None:
-    (session / "tier_0.slab").write_bytes(b"nonsense" * 100)
+def break_journal(journal: Path) -> None:
+    journal.write_bytes(b"nonsense" * 100)
 
 
-def lose_slab(session: Path) -> None:
-    (session / "tier_0.slab").unlink()
+def lose_journal(journal: Path) -> None:
+    """No matter of retention: it was not rolled up."""
+    journal.unlink()
 
 
-def break_description(session: Path) -> None:
-    (session / "session.json").write_bytes(b"[]")
-
-
-def loop_description(session: Path) -> None:
+def loop_journal(journal: Path) -> None:
     """What cannot be opened, by root either."""
-    (session / "session.json").unlink()
-    (session / "session.json").symlink_to("session.json")
+    journal.unlink()
+    journal.symlink_to(journal.name)
 
 
-def loop_instance(session: Path) -> None:
-    shutil.rmtree(session.parent)
-    session.parent.symlink_to(session.parent.name)
+HARMS = [break_journal, lose_journal, loop_journal]
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [break_slab, lose_slab, break_description, loop_description, loop_instance],
-    ids=lambda f: f.__name__,
-)
+@pytest.mark.parametrize("harm", HARMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("argv", [*READS, "list"])
 def test_what_cannot_be_read(
     store: Path, query: Query, tmp_path: Path, argv: str, harm: Callable[[Path], None]
 ) -> None:
     for instance in ("vm-bad", "vm-fine", "vm-good"):
         add_session(store, rows(), instance=instance, end="poweroff")
-    harm(folder(store, "vm-bad"))
+    journal = journal_of(store, T0 + 1000, "vm-bad")
+    harm(journal)
     done = query(store, *words(argv, tmp_path))
     warning, last = done.stderr.decode().splitlines()
     assert done.returncode == 65
-    assert str(store / "instances" / "vm-bad") in warning
-    assert last.startswith("rondo-query: left out: 1 ")
+    assert str(journal) in warning
+    assert last.startswith("rondo-query: left out: 1 file that cannot be read")
     assert shows(done, argv, tmp_path, "vm-fine", "vm-good")
 
 
-@pytest.mark.parametrize("harm", [break_description, loop_description, loop_instance])
+@pytest.mark.parametrize("harm", [break_journal, loop_journal])
 @pytest.mark.parametrize("argv", ["list --match {}", *READS, "tail {}"])
 def test_nothing_else_is_there(
     store: Path, query: Query, tmp_path: Path, argv: str, harm: Callable[[Path], None]
 ) -> None:
     """That nothing matches is not known: what could not be read might."""
     add_session(store, rows(), instance="vm-bad")
-    harm(folder(store, "vm-bad"))
+    harm(journal_of(store, T0 + 1000, "vm-bad"))
     done = query(store, *words(argv, tmp_path))
     assert (done.returncode, done.stdout) == (65, b"")
-    assert done.stderr.decode().splitlines()[-1].startswith("rondo-query: left out: 1 path")
-
-
-@pytest.mark.parametrize("argv", [*READS, "list", "check"])
-def test_a_session_that_is_being_removed_is_no_damage(
-    store: Path, query: Query, tmp_path: Path, argv: str
-) -> None:
-    """Its session.json goes first; the rest may stand a moment longer."""
-    for instance in ("vm-bad", "vm-fine", "vm-good"):
-        add_session(store, rows(), instance=instance, end="poweroff")
-    (folder(store, "vm-bad") / "session.json").unlink()
-    (folder(store, "vm-bad") / "tier_0.slab").unlink()
-    done = query(store, *words(argv, tmp_path))
-    assert (done.returncode, b"vm-bad" in done.stderr) == (0, False)
-    assert argv == "check" or shows(done, argv, tmp_path, "vm-fine", "vm-good")
+    assert done.stderr.decode().splitlines()[-1].startswith("rondo-query: left out: 1 file")
 
 
 def begin_now() -> int:
@@ -182,8 +165,10 @@ def follow(store: Path, *argv: str) -> subprocess.Popen[bytes]:
 def test_tail_goes_on_and_ends_with_65(store: Path, by_signal: bool) -> None:
     begin = begin_now()
     session = {"start_ms": begin, "interval_ms": 600_000}  # it is running however slow we are
+    add_session(store, rows(begin)[:2], **session)
+    add_session(store, rows(begin)[:3], **session)
     add_session(store, rows(begin)[:5], **session)
-    tear(store, "vm-1", begin + 3000)
+    journal = flip_a_bit(store, begin + 3000)
     with follow(store) as process:
         assert process.stdout is not None
         try:
@@ -192,22 +177,21 @@ def test_tail_goes_on_and_ends_with_65(store: Path, by_signal: bool) -> None:
                 process.send_signal(signal.SIGTERM)
             else:
                 add_session(store, rows(begin)[:7], **session, end="poweroff")
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert len(set(times)) == 4
     assert process.returncode == 65
-    assert err.count(b"1 torn row left out") == 1  # however often it was looked at
+    assert err.count(str(journal).encode()) == 1  # however often it was looked at
     assert (err.count(b"\n"), out.count(b"\n")) == ((2, 0) if by_signal else (3, 2))
 
 
 def test_tail_says_once_what_it_cannot_read(store: Path) -> None:
     begin = begin_now()
     session = {"start_ms": begin, "interval_ms": 600_000}
-    for instance in ("vm-bad", "vm-good", "vm-fine"):
+    for instance in ("vm-bad", "vm-good"):
         add_session(store, rows(begin)[:5], instance=instance, **session)
-    break_slab(folder(store, "vm-bad"))
-    break_description(folder(store, "vm-fine"))
+    break_journal(journal_of(store, begin + 1000, "vm-bad"))
     with follow(store) as process:
         assert process.stdout is not None
         try:
@@ -216,14 +200,12 @@ def test_tail_says_once_what_it_cannot_read(store: Path) -> None:
                 while json.loads(process.stdout.readline())["time"] != stamp(begin + 1000 * number):
                     pass
             process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert process.returncode == 65
-    assert err.count(b"vm-bad") == err.count(b"vm-fine") == 1
-    assert err.endswith(
-        b"left out: 1 session that cannot be read, 1 path that cannot be read (see rondo-query STORE check)\n"
-    )
+    assert err.count(b"tier_0/0000000001") == 1
+    assert err.endswith(b"left out: 1 file that cannot be read (see rondo-query STORE check)\n")
 
 
 def stamp(t_ms: int) -> str:

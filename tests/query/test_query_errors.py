@@ -186,7 +186,7 @@ def test_a_store_that_vanishes_while_it_is_read(large: Path, store: Path, argv: 
         finally:
             process.kill()
     assert b"Traceback" not in err
-    # Not as the store removes a session, its session.json first: that a slab is lost may be seen.
+    # Not as the store removes a file, its state.json first: that one is lost may be seen.
     assert process.returncode in (0, 65)
 
 

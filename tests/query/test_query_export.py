@@ -14,15 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_store import T0, TIERS, Row, add_session
+from made_store import T0, Row, add_session, flip_a_bit
 from needs import PATIENCE_S
 
 from rondo_tools.catalog import COUNTER, GAUGE, SERIES, Series
 from rondo_tools.query.cli import main
 from rondo_tools.query.openmetrics import family
-from rondo_tools.store.reader import Store
-from rondo_tools.store.writer import StoreWriter
-from rondo_tools.stream import Header, Tick
+from rondo_tools.store.look import Store
 
 Samples = dict[tuple[tuple[str, str], ...], list[tuple[int, float]]]
 
@@ -98,11 +96,8 @@ def test_the_sixteen_series_as_promtool_reads_them(
     store: Path, capsys: pytest.CaptureFixture[str], program: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Names, units and help of the catalogue, and coarse rows, are good OpenMetrics."""
-    with StoreWriter(store, TIERS) as writer:
-        session = writer.open(Header("vm-1", T0, (), 1000, SERIES))
-        values = np.arange(len(SERIES), dtype="<f8").tobytes()
-        session.ring.append(Tick(T0 + 1000 * i, values) for i in range(1, 31))
-        session.close()
+    values = np.arange(len(SERIES), dtype="<f8")
+    add_session(store, [(T0 + 1000 * i, values) for i in range(1, 31)], series=SERIES)
     text = export(capsys, store, "{}", "--format=openmetrics", "--tier=1", "--aggregate=max")
     got = from_blocks(program("promtool"), text, tmp_path)
     assert len(got) == len(SERIES)
@@ -188,8 +183,7 @@ def test_what_is_wrong_is_said(
 def test_damage_is_said_once_and_the_rest_is_there(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, ticks(1, 5), instance="bad")
     add_session(store, ticks(1, 5), instance="good")
-    (slab,) = store.glob("instances/bad/*/tier_0.slab")
-    slab.write_bytes(b"nonsense" * 100)
+    journal = flip_a_bit(store, T0 + 3000, "bad")
     assert main([str(store), "export", "{}", "--format=openmetrics"]) == 65
     out, err = capsys.readouterr()
-    assert (out.count("good"), err.count(str(slab))) == (15, 1)
+    assert (out.count("good"), err.count(str(journal))) == (15, 1)

@@ -15,7 +15,7 @@ from rondo_tools.query.curve import CurveReader, Question, find
 from rondo_tools.query.damage import Damage
 from rondo_tools.query.plot import MAX_CURVES, draw
 from rondo_tools.selector import parse_selector
-from rondo_tools.store.reader import Store
+from rondo_tools.store.look import Store
 
 Rows = list[tuple[int, tuple[float, ...]]]
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_told_apart_is_refused(store: Path, capsys: pytest.Captur
     assert main([str(store), "plot", "{}", "--height=3"]) == 64
     assert "--height" in capsys.readouterr().err
     matches = find(Store(store).sessions(), parse_selector("{}"))
-    reader = CurveReader(Question(), Store(store).tiers, Damage(Store(store)))
+    reader = CurveReader(Question(), Store(store), Damage(Store(store)))
     many = [*reader.curves(matches)] * MAX_CURVES
     assert len(many) == len(SERIES) * MAX_CURVES
     with pytest.raises(Exception, match="narrow the selector"):

@@ -7,20 +7,21 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_store import SERIES, T0, TIERS, Row, add_session
+from made_store import SERIES, T0, Row, add_session, flip_a_bit, keep_house, roll_up
 from needs import PATIENCE_S
 
+from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.query.damage import Damage
 from rondo_tools.query.replay import messages
-from rondo_tools.store.reader import Store
-from rondo_tools.store.tiers import format_tiers
-from rondo_tools.stream import Decoder, Header
+from rondo_tools.store.intake import Intake
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.look import Store
+from rondo_tools.stream import Decoder, Header, Tick
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,57 +34,79 @@ def command(name: str, *argv: str | Path) -> list[str | Path]:
     return [sys.executable, ROOT / "bin" / name, *argv]
 
 
-def tier_0(store: Path) -> dict[str, bytes]:
-    return {
-        str(path.parent.relative_to(store)): path.read_bytes()
-        for path in store.glob("instances/*/*/tier_0.slab")
-    }
-
-
 def streamed(store: Path) -> list[bytes]:
     opened = Store(store)
     return list(messages(opened.sessions(), Damage(opened)))
 
 
-def test_a_store_of_its_stream_is_the_same(store: Path, tmp_path: Path) -> None:
-    # A store removes what is older than its last tier, and refuses what is ahead of its clock.
-    begin = time.time_ns() // 1_000_000 // 100_000 * 100_000 - 400_000
-    for number, (instance, end) in enumerate((("vm 1", "poweroff"), ("vm-2", None), ("vm-2", "reset"))):
-        rows = [(t_ms - T0 + begin + 100_000 * number, values) for t_ms, values in ticks(1, 55)]
-        gap = rows[:10] + rows[50:]  # leaves rows of an earlier lap
-        add_session(
-            store,
-            gap if number == 1 else rows,
-            instance=instance,
-            start_ms=begin + 100_000 * number,
-            end=end,
-            labels=(("zone", "a"),),
+def store_stream(path: Path, data: bytes, now_ms: int = T0 + 100_000) -> None:
+    """As rondo-store does with a pipe."""
+    with OpenStore(path, now_ms=lambda: now_ms) as opened:
+        intake = Intake(opened.keeper)
+        intake.feed(data)
+        intake.end_of_input()
+        intake.close()
+
+
+def served(store: Path) -> list[tuple[object, ...]]:
+    return [
+        (
+            one.header,
+            one.end,
+            one.ticks,
+            [(run.schema, run.t_ms.tobytes(), run.values.tobytes()) for run in one.runs()],
         )
-    other = tmp_path / "other"
-    with subprocess.Popen(command("rondo-query", store, "stream"), stdout=subprocess.PIPE) as query:
-        try:
-            stored = subprocess.run(
-                command("rondo-store", other, "--tiers", format_tiers(TIERS)),
-                stdin=query.stdout,
-                capture_output=True,
-                timeout=PATIENCE_S,
-            )
-        finally:
-            query.kill()
-    assert stored.returncode == 0, stored.stderr
-    assert tier_0(other) == tier_0(store)
-    assert len(tier_0(store)) == 3
-    assert [(one.header, one.end) for one in Store(other).sessions()] == [
-        (one.header, one.end) for one in Store(store).sessions()
+        for one in Store(store).sessions()
     ]
-    again = subprocess.run(command("rondo-query", other, "stream"), capture_output=True, timeout=60)
-    assert (again.returncode, again.stdout) == (0, b"".join(streamed(store)))
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_a_store_of_its_stream_is_the_same(store: Path, tmp_path: Path, is_rolled_up: bool) -> None:
+    other_series = (SERIES[2], Series("fds", (), GAUGE, "", ""))
+    for number, (instance, end) in enumerate((("vm 1", "poweroff"), ("vm-2", "lost"), ("vm-3", "reset"))):
+        life = {"instance": instance, "start_ms": T0 + number, "labels": (("zone", "a"),)}
+        rows = ticks(1, 55)
+        add_session(store, rows[:10] + rows[50:] if number == 1 else rows, **life)
+        if number == 0:
+            add_session(
+                store,
+                [(T0 + 60_000 + 100 * i, (1.0, math.nan)) for i in range(30)],
+                series=other_series,
+                **life,
+            )
+        add_session(store, rows[:1], **life, end=end)
+    if is_rolled_up:
+        roll_up(store)
+    done = subprocess.run(command("rondo-query", store, "stream"), capture_output=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stderr) == (0, b"")
+    other = tmp_path / "other"
+    store_stream(other, done.stdout)
+    assert served(other) == served(store)
+    assert len(served(store)) == 3
+    assert sum(size for *_, size, _ in served(store)) == 55 + 30 + 15 + 55
+    again = subprocess.run(command("rondo-query", other, "stream"), capture_output=True, timeout=PATIENCE_S)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    # Given to a store that has all of it, it changes nothing.
+    store_stream(other, done.stdout)
+    assert served(other) == served(store)
+
+
+def test_what_is_no_stream_any_more_is_said(store: Path, tmp_path: Path) -> None:
+    add_session(store, ticks(1, 1000), instance="long", end="poweroff")
+    add_session(store, ticks(1, 10), instance="short", end="poweroff")
+    roll_up(store)
+    keep_house(store, T0 + 2_000_000)
+    done = subprocess.run(command("rondo-query", store, "stream"), capture_output=True, timeout=PATIENCE_S)
+    assert done.returncode == 0
+    assert b"left out: 400 ticks of 1 session, older than the last ten minutes" in done.stderr
+    store_stream(tmp_path / "other", done.stdout, T0 + 1_000_000)
+    assert [one.ticks for one in Store(tmp_path / "other").sessions()] == [600, 10]
 
 
 @pytest.mark.heavy
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    slots=st.lists(st.integers(0, 39), unique=True).map(sorted),
+    slots=st.lists(st.integers(0, 39), min_size=1, unique=True).map(sorted),
     value=st.floats() | st.just(math.nan),
     end=st.booleans(),
 )
@@ -92,7 +115,7 @@ def test_the_stream_is_what_was_stored(
 ) -> None:
     store = tmp_path_factory.mktemp("stream") / "store"
     rows = [(T0 + 1000 * slot, (value, 0.0, 1.0)) for slot in slots]
-    add_session(store, rows, end="signal" if end and rows else None)
+    add_session(store, rows, end="signal" if end else None)
     decoder = Decoder()
     header, *rest = (event for piece in streamed(store) for event in decoder.feed(piece))
     decoder.close()
@@ -136,12 +159,14 @@ def test_a_terminal_is_refused(store: Path) -> None:
     assert b"terminal" in refused.stderr
 
 
-def test_a_damaged_session_does_not_hide_the_others(store: Path) -> None:
+def test_damage_does_not_hide_the_others(store: Path) -> None:
+    add_session(store, ticks(1, 2), instance="bad")
     add_session(store, ticks(1, 3), instance="bad")
     add_session(store, ticks(1, 3), instance="good")
-    (slab,) = store.glob("instances/bad/*/tier_0.slab")
-    slab.write_bytes(b"nonsense" * 100)
+    journal = flip_a_bit(store, T0 + 3000, "bad")
     got = subprocess.run(command("rondo-query", store, "stream"), capture_output=True, timeout=PATIENCE_S)
     assert got.returncode == 65
-    assert str(slab).encode() in got.stderr
-    assert [event.instance for event in Decoder().feed(got.stdout) if isinstance(event, Header)] == ["good"]
+    assert str(journal).encode() in got.stderr
+    events = list(Decoder().feed(got.stdout))
+    assert [event.instance for event in events if isinstance(event, Header)] == ["bad", "good"]
+    assert sum(isinstance(event, Tick) for event in events) == 2 + 3

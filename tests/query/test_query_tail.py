@@ -6,7 +6,6 @@ import json
 import math
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from made_store import T0, Row, add_session
+from made_store import SERIES, T0, Row, add_session, roll_up
 from needs import PATIENCE_S
 
+from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.query.cli import main
 from rondo_tools.query.tail import Line, Tail
 from rondo_tools.selector import parse_selector
-from rondo_tools.store.reader import Store
+from rondo_tools.store.look import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,15 +79,91 @@ def test_it_is_over_when_the_clock_is_set_back(store: Path, caplog: pytest.LogCa
     assert tail.is_over
 
 
-def test_one_that_expires_is_over(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_was_lost_and_comes_back(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While others are followed it goes on; roll-ups in between make no difference."""
     caplog.set_level("INFO")
-    add_session(store, ticks(1, 2))
+    add_session(store, ticks(1, 2), instance="a")
+    add_session(store, ticks(1, 2), instance="b")
+    for new in (False, True):
+        tail = follow(store, new=new)
+        tail.look(T0 + 2000)
+        begin = 2 if not new else 6
+        add_session(store, ticks(1, begin + 1), instance="a", end="lost")
+        assert told(tail.look(T0 + 3000)) == [("a", begin + 1)]
+        assert [session.instance for session in tail.sessions] == ["b"]
+        roll_up(store)
+        add_session(store, ticks(1, begin + 3), instance="a")
+        roll_up(store)
+        add_session(store, ticks(1, begin + 4), instance="a")
+        assert told(tail.look(T0 + 4000)) == [("a", begin + 2), ("a", begin + 3), ("a", begin + 4)]
+        assert sorted(session.instance for session in tail.sessions) == ["a", "b"]
+        assert told(tail.look(T0 + 4000)) == []
+    assert caplog.text.count("a: lost at 2026-11-23T00:50:03.000Z") == 1
+
+
+def test_one_that_was_silent_and_comes_back(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    add_session(store, ticks(1, 2), instance="a")
+    add_session(store, ticks(1, 9), instance="b")
     tail = follow(store)
-    tail.look(T0 + 2000)
-    shutil.rmtree(store / "instances" / "vm-1")
-    assert tail.look(T0 + 3000) == []
-    assert "vm-1: gone" in caplog.text
+    tail.look(T0 + 9000)
+    add_session(store, ticks(1, 20), instance="b")
+    tail.look(T0 + 20_000)
+    assert [session.instance for session in tail.sessions] == ["b"]
+    add_session(store, ticks(1, 2) + ticks(20, 20), instance="a")
+    assert told(tail.look(T0 + 20_000)) == [("a", 20)]
+    tail.look(T0 + 40_000)
     assert tail.is_over
+    assert caplog.text.count("a: silent since") == 2
+
+
+def test_a_restart_is_another_session(store: Path) -> None:
+    add_session(store, ticks(1, 2))
+    tail = follow(store, new=True)
+    assert len(tail.look(T0 + 2000)) == 2
+    add_session(store, ticks(1, 3), end="reset")
+    add_session(store, ticks(5, 6), start_ms=T0 + 4000)
+    assert told(tail.look(T0 + 6000)) == [("vm-1", 3), ("vm-1", 5), ("vm-1", 6)]
+    assert [session.start_ms for session in tail.sessions] == [T0 + 4000]
+
+
+def test_series_that_change(store: Path) -> None:
+    """Lines have the series that were sent; rates of those that stayed go on."""
+    other = (SERIES[0], Series("more_total", (), COUNTER, "", ""))
+    add_session(store, ticks(1, 2))
+    tail = follow(store, '{__name__=~".+_total",reason!="hlt"}', rate=True)
+    tail.look(T0 + 2000)
+    add_session(store, [(T0 + 3000, (35.0, 1.0)), (T0 + 4000, (50.0, 3.0))], series=other)
+    first, second = tail.look(T0 + 4000)
+    assert [str(one) for one in first.series] == ['exits_total{reason="io"}', "more_total"]
+    assert first.values[0] == 15.0
+    assert math.isnan(first.values[1])
+    assert second.values == [15.0, 2.0]
+
+
+def test_a_look_reads_what_has_come_and_no_more(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much the journals hold."""
+    values = (0.0, 0.0, 0.0)
+    for number in range(4):
+        rows = [(T0 + 10 * i, values) for i in range(1, 2001)]
+        add_session(store, rows, instance=f"vm-{number}", interval_ms=10)
+    for number in range(200):
+        add_session(store, ticks(1, 1), instance=f"brief-{number}", end="poweroff")
+    roll_up(store)
+    tail = follow(store, lines=1)
+    assert len(tail.look(T0 + 20_000)) == 4
+    read = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read.append(data := pread(fd, size, at)) or data)
+    for second in range(21, 26):
+        add_session(store, [(T0 + 1000 * second, values)], instance="vm-1", interval_ms=10)
+        assert tail.sessions
+        read.clear()
+        assert told(tail.look(T0 + 20_000)) == [("vm-1", second)]
+        assert 0 < sum(map(len, read)) < 20_000, "2000 ticks of four VMs are 288,000 bytes"
+        read.clear()
+        assert tail.look(T0 + 20_000) == []
+        assert sum(map(len, read)) < 2000
 
 
 def test_what_is_not_running_is_not_followed(store: Path) -> None:
@@ -102,7 +178,7 @@ def test_what_is_not_running_is_not_followed(store: Path) -> None:
 
 
 def test_new_ones_are_told_from_their_first_tick(store: Path) -> None:
-    add_session(store, [], instance="other", end=None)
+    add_session(store, ticks(1, 1), instance="other", end="reset")
     tail = follow(store, new=True, lines=1)
     assert tail.look(T0) == []
     add_session(store, ticks(1, 3), instance="brief", end="poweroff")  # all of a life between two looks

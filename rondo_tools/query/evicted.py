@@ -1,0 +1,38 @@
+"""What is not there any more for want of room: said where a question touches it.
+
+Strategy: the store keeps a list of what had to go, with the times of the ticks in it. Who asks for
+these times hears of it, a line a tier, and gets what there is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from rondo_tools.query.names import counted
+from rondo_tools.query.times import Span, format_time
+from rondo_tools.store.look import Eviction, Store
+from rondo_tools.units import format_size
+
+log = logging.getLogger(__name__)
+
+
+def warn(store: Store, span: Span, tiers: Collection[int]) -> None:
+    """Log what was evicted of these tiers with ticks in `span`."""
+    found: dict[int, list[Eviction]] = {}
+    for one in store.evictions:
+        is_after = span.end_ms is not None and one.from_ms > span.end_ms
+        is_before = span.start_ms is not None and one.to_ms < span.start_ms
+        if one.to_ms and not is_after and not is_before and one.tier in tiers:
+            found.setdefault(one.tier, []).append(one)
+    for tier, some in sorted(found.items()):
+        undelivered = sum(not one.delivered for one in some)
+        log.warning(
+            "evicted for want of room: %s of tier %d, %s, with ticks from %s to %s%s",
+            counted(len(some), "file"),
+            tier,
+            format_size(sum(one.bytes for one in some)),
+            format_time(min(one.from_ms for one in some)),
+            format_time(max(one.to_ms for one in some)),
+            f"; {undelivered} not delivered by every push" if undelivered else "",
+        )
