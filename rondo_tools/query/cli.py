@@ -54,8 +54,9 @@ _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most 
 @argh.arg("--reverse", action="store_true", default=False, help="from the largest down")
 @share.format
 def list_sessions(**flags: Any) -> None:
-    from rondo_tools.query import curve, evicted, life, output
-    from rondo_tools.query.damage import Damage
+    gc.disable()  # of 100,000 sessions none is garbage, and to look for it takes as long as all the rest
+    from rondo_tools.query import evicted, life, output
+    from rondo_tools.query.damage import EX_NOTHING, Damage
     from rondo_tools.query.times import Span, format_time, parse_since
     from rondo_tools.store.look import Store
 
@@ -65,7 +66,6 @@ def list_sessions(**flags: Any) -> None:
     store = Store(flags["store"])
     order = life.Order(flags["sort"], reverse=flags["reverse"])
     if wanted is None:
-        gc.disable()  # of 100,000 sessions none is garbage, and to look for it takes as long as the rest
         sessions = list(store.each_session(since_ms=since_ms))
     else:
         sessions = [match.session for match in _find(store, wanted, since_ms)]
@@ -80,7 +80,7 @@ def list_sessions(**flags: Any) -> None:
     evicted.warn(store, Span(since_ms or None, None), range(len(store.tiers)))
     if not sessions and len(what) > 1:
         damage.finish()
-        raise RondoError(" ".join(what), exit_code=curve.EX_NOTHING)
+        raise RondoError(" ".join(what), exit_code=EX_NOTHING)
     sessions = life.newest(sessions, flags["n"])
     columns = order.sorted(life.lives(sessions, now_ms, unix=flags["unix"]))
     output.write_columns(sys.stdout, flags["format"], columns)
@@ -185,6 +185,7 @@ def plot(selector: str, **flags: Any) -> None:
 @share.unix
 def tail(selector: str, **flags: Any) -> None:
     from rondo_tools.query import curve
+    from rondo_tools.query.damage import EX_NOTHING
     from rondo_tools.query.output import LineWriter
     from rondo_tools.query.tail import Tail
     from rondo_tools.store.look import Store
@@ -202,7 +203,7 @@ def tail(selector: str, **flags: Any) -> None:
             following.damage.finish()
             raise RondoError(
                 f"nothing that matches {wanted} is running (--new waits for what begins later)",
-                exit_code=curve.EX_NOTHING,
+                exit_code=EX_NOTHING,
             )
         while True:
             for line in lines:

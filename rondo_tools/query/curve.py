@@ -19,14 +19,13 @@ import numpy.typing as npt
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.errors import RondoError, StoreError, UsageError
 from rondo_tools.query import evicted
-from rondo_tools.query.damage import Damage
+from rondo_tools.query.damage import EX_NOTHING, Damage
 from rondo_tools.query.names import counted, full_name, word
 from rondo_tools.query.times import Span, format_time
 from rondo_tools.selector import NAME, Selector, labels_of
 from rondo_tools.store.look import Rows, Session, Store, Tier
 
 LAST = "last"  # what every column of tier 0 is, and of a counter in the others
-EX_NOTHING = 1  # like grep: all is well, and there is nothing to show
 
 Times = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]

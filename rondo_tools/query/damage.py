@@ -15,6 +15,8 @@ from rondo_tools.store.look import Session, Store
 
 log = logging.getLogger(__name__)
 
+EX_NOTHING = 1  # like grep: all is well, and there is nothing to show
+
 _MOST_NAMED = 10
 
 

@@ -48,7 +48,10 @@ class Order:
 
 def newest(sessions: Iterable[Session], count: int | None) -> list[Session]:
     """The sessions by start; of more than `count` the newest."""
-    ordered = sorted(sessions, key=attrgetter("start_ms", "instance"))
+    ordered = sorted(sessions, key=attrgetter("start_ms"))
+    starts = [one.start_ms for one in ordered]
+    if len(set(starts)) < len(starts):
+        ordered.sort(key=attrgetter("start_ms", "instance"))
     return ordered if count is None else ordered[max(len(ordered) - count, 0) :]
 
 
@@ -76,7 +79,10 @@ def lives(sessions: Sequence[Session], now_ms: int, *, unix: bool = False) -> Co
         times(started),
         times_or_none([one.first_ms for one in sessions]),
         times_or_none(last),
-        [state(one, age_ms) for one, age_ms in zip(sessions, ages_ms.tolist(), strict=True)],
+        [
+            one.reason or running_or_silent(one.interval_ms, age_ms)
+            for one, age_ms in zip(sessions, ages_ms.tolist(), strict=True)
+        ],
         np.fix(ages_ms / 1000).astype(np.int64).tolist(),  # half a second ahead is no second
         [one.series for one in sessions],
         [one.ticks for one in sessions],

@@ -14,15 +14,17 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rondo_tools.catalog import Series, escape
 from rondo_tools.printable import ERRORS, encodable
-from rondo_tools.query.curve import Curve, Match
 from rondo_tools.query.names import full_name, word
-from rondo_tools.query.tail import Line
 from rondo_tools.query.times import format_times
 from rondo_tools.selector import labels_of
+
+if TYPE_CHECKING:
+    from rondo_tools.query.curve import Curve, Match
+    from rondo_tools.query.tail import Line
 
 SAMPLE = ("time", "session", "series", "value")  # the columns of a table and of CSV
 _SPECIAL = {"inf": "+Inf", "-inf": "-Inf"}
@@ -185,6 +187,8 @@ def write_columns(out: TextIO, format: str, columns: Mapping[str, Sequence[Any]]
 
 def _fields(column: Sequence[Any], encoding: str | None) -> list[str]:
     """One word for each value."""
+    if column and None not in column and type(column[0]) is int:
+        return list(map(str, column))
     texts = ["-" if value is None else str(value) for value in column]
     together = "".join(texts)
     is_plain = together.isascii() and together.isprintable() and not any(one in together for one in ' "\\')

@@ -108,8 +108,8 @@ def format_times(t_ms: Sequence[int]) -> list[str]:
     text[:, :10] = dates[place.reshape(-1)]
     for at, unit in _DIGITS:
         text[:, at] += (ms // unit % (6 if unit in (600_000, 10_000) else 10)).astype(np.uint8)
-    found: list[str] = text.view("S24").reshape(-1).astype("U24").tolist()
-    return found
+    together = text.tobytes().decode("ascii")
+    return [together[at : at + 24] for at in range(0, len(together), 24)]
 
 
 def format_time(t_ms: int) -> str:

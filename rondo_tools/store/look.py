@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rondo_tools import stream
 from rondo_tools.store import session_rows
@@ -32,7 +32,9 @@ from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.journal_view import Tally
 from rondo_tools.store.session_rows import Part, Rows
 from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
-from rondo_tools.store.verify import Verifier
+
+if TYPE_CHECKING:
+    from rondo_tools.store.verify import Verifier
 
 __all__ = ["Arrival", "Column", "Ending", "Eviction", "Part", "Rows", "Session", "Store", "Tier"]
 
@@ -257,6 +259,8 @@ class Store:
 
     def verifier(self) -> Verifier:
         """Checks the store."""
+        from rondo_tools.store.verify import Verifier
+
         return Verifier(self.path)
 
     def sessions(self, *, instance: str | None = None, since_ms: int = 0) -> list[Session]:

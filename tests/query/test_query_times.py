@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,11 @@ def test_what_is_printed_can_be_asked_for(t_ms: int) -> None:
 def test_format_times() -> None:
     assert format_times([T0, T0 + 7]) == ["2026-11-23T00:50:00.000Z", "2026-11-23T00:50:00.007Z"]
     assert format_times([]) == []
+    rng = np.random.default_rng(1)
+    for most in (10**9, 10**12, 253_402_300_800_000, 2**53):  # the last ones beyond the year 9999
+        times = [0, most - 1, *rng.integers(0, most, 2000).tolist()]
+        expected = [f"{each}Z" for each in np.asarray(times, "datetime64[ms]").astype(str).tolist()]
+        assert format_times(times) == expected
     assert format_time(2**53 - 1).endswith("Z")  # a producer's start may be anything
 
 
