@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from rondo_tools import stream  # noqa: E402
 from rondo_tools.catalog import SERIES  # noqa: E402
-from rondo_tools.store.look import Rows, Session, Store  # noqa: E402
+from rondo_tools.store.reader import Rows, Session, Store  # noqa: E402
 
 PRODUCERS = 4
 MAX_AT_ONCE = 400  # ticks in a message of a producer

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from rondo_tools import stream  # noqa: E402
 from rondo_tools.catalog import SERIES  # noqa: E402
-from rondo_tools.store.look import Store  # noqa: E402
+from rondo_tools.store.reader import Store  # noqa: E402
 
 PRODUCERS = 1000
 BASE = 10

@@ -27,8 +27,8 @@ from rondo_tools import stream  # noqa: E402
 from rondo_tools.catalog import SERIES  # noqa: E402
 from rondo_tools.store.format.tiers import DEFAULT_TIERS  # noqa: E402
 from rondo_tools.store.intake import Intake  # noqa: E402
-from rondo_tools.store.look import Store  # noqa: E402
 from rondo_tools.store.opened import OpenStore  # noqa: E402
+from rondo_tools.store.reader import Store  # noqa: E402
 from rondo_tools.store.watermarks import Watermarks  # noqa: E402
 
 RUNS = 5

@@ -72,9 +72,7 @@ def may_import(module: str, imported: str) -> bool:
     if layer in FOUNDATION:
         return False
     if layer in ("push", "query") and is_within(imported, "store"):
-        return imported in ("store.reader", "store.look", "store.frame_file") or is_within(
-            imported, "store.format"
-        )
+        return imported in ("store.reader", "store.frame_file") or is_within(imported, "store.format")
     if is_within(imported, "store.server") and not is_within(module, "store.server"):
         return module == "store.cli"
     if is_within(module, "store.format") and not is_within(imported, "store.format"):

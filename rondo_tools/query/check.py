@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rondo_tools.query.names import counted, word
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 
 
 class Checker:
     """Checks `store`, counting what it looks at and what it finds."""
 
     def __init__(self, store: Store) -> None:
-        self._verifier = store.verifier()
+        self._checker = store.checker()
         self._path = store.path
         self._findings = 0
 
@@ -23,12 +23,12 @@ class Checker:
     def __str__(self) -> str:
         """``2 findings in 3 sessions, 9 files``."""
         found = counted(self._findings, "finding") if self._findings else "nothing wrong"
-        sessions, files = self._verifier.sessions, self._verifier.files
+        sessions, files = self._checker.sessions, self._checker.files
         return f"{found} in {counted(sessions, 'session')}, {counted(files, 'file')}"
 
     def lines(self) -> Iterator[str]:
         """One line a finding: the file within the store, a colon, what is wrong with it."""
-        for finding in self._verifier.findings():
+        for finding in self._checker.findings():
             self._findings += 1
             path = word(str(finding.path.relative_to(self._path)))
             yield f"{path}: {' '.join(map(word, finding.what.split(' ')))}"  # nothing misleads a terminal

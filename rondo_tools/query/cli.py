@@ -27,7 +27,7 @@ from rondo_tools.signals import Signals
 
 if TYPE_CHECKING:
     from rondo_tools.query.curve import CurveReader, Match
-    from rondo_tools.store.look import Store
+    from rondo_tools.store.reader import Store
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def list_sessions(**flags: Any) -> None:
     from rondo_tools.query import evicted, life, output
     from rondo_tools.query.damage import EX_NOTHING, Damage
     from rondo_tools.query.times import Span, format_time, parse_since
-    from rondo_tools.store.look import Store
+    from rondo_tools.store.reader import Store
 
     wanted = None if flags["match"] is None else parse_selector(flags["match"])
     now_ms = _now_ms()
@@ -188,7 +188,7 @@ def tail(selector: str, **flags: Any) -> None:
     from rondo_tools.query.damage import EX_NOTHING
     from rondo_tools.query.output import LineWriter
     from rondo_tools.query.tail import Tail
-    from rondo_tools.store.look import Store
+    from rondo_tools.store.reader import Store
 
     wanted = parse_selector(selector)
     store = Store(flags["store"])
@@ -220,7 +220,7 @@ def tail(selector: str, **flags: Any) -> None:
 def check(**flags: Any) -> None:
     from rondo_tools.errors import StoreError
     from rondo_tools.query.check import Checker
-    from rondo_tools.store.look import Store
+    from rondo_tools.store.reader import Store
 
     checker = Checker(Store(flags["store"]))
     for line in checker.lines():
@@ -240,7 +240,7 @@ def check(**flags: Any) -> None:
 def stream(selector: str, **flags: Any) -> None:
     from rondo_tools.query import replay
     from rondo_tools.query.damage import Damage
-    from rondo_tools.store.look import Store
+    from rondo_tools.store.reader import Store
 
     wanted = parse_selector(selector)
     if sys.stdout.isatty():
@@ -292,7 +292,7 @@ def _ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader
     from rondo_tools.query import curve
     from rondo_tools.query.damage import Damage
     from rondo_tools.query.times import make_span
-    from rondo_tools.store.look import Store
+    from rondo_tools.store.reader import Store
 
     wanted = parse_selector(selector)
     span = make_span(flags["range"], flags["start"], flags["end"], _now_ms())

@@ -23,7 +23,7 @@ from rondo_tools.query.damage import EX_NOTHING, Damage
 from rondo_tools.query.names import counted, full_name, word
 from rondo_tools.query.times import Span, format_time
 from rondo_tools.selector import NAME, Selector, labels_of
-from rondo_tools.store.look import Rows, Session, Store, Tier
+from rondo_tools.store.reader import Rows, Session, Store, Tier
 
 LAST = "last"  # what every column of tier 0 is, and of a counter in the others
 

@@ -11,7 +11,7 @@ import logging
 
 from rondo_tools.errors import StoreError
 from rondo_tools.query.names import counted
-from rondo_tools.store.look import Session, Store
+from rondo_tools.store.reader import Session, Store
 
 log = logging.getLogger(__name__)
 

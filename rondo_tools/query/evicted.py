@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from rondo_tools.query.names import counted
 from rondo_tools.query.times import Span, format_time
-from rondo_tools.store.look import Eviction, Store
+from rondo_tools.store.reader import Eviction, Store
 from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)

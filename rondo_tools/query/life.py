@@ -18,7 +18,7 @@ import numpy as np
 
 from rondo_tools.errors import UsageError
 from rondo_tools.query.times import format_times
-from rondo_tools.store.look import Session
+from rondo_tools.store.reader import Session
 
 RUNNING, SILENT = "running", "silent"
 FIELDS = ("instance", "session", "first", "last", "state", "age_s", "series", "ticks")

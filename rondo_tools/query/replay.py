@@ -15,7 +15,7 @@ from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
 from rondo_tools.query.damage import Damage
 from rondo_tools.query.names import counted
-from rondo_tools.store.look import Session
+from rondo_tools.store.reader import Session
 from rondo_tools.stream import Header, Tick, encode
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from rondo_tools.query.names import word
 from rondo_tools.query.times import format_time
 from rondo_tools.selector import Selector
 from rondo_tools.store.format.records import LOST, SessionRecord
-from rondo_tools.store.look import Arrival, Ending, Part, Session, Store
+from rondo_tools.store.reader import Arrival, Ending, Part, Session, Store
 
 log = logging.getLogger(__name__)
 

@@ -1,155 +1,207 @@
-"""Checking a session's slabs: what is there, is it whole, and do the tiers agree?
+"""Checking a store: is every file whole, and do they agree?
 
-Strategy: nothing is locked, so the order of reading matters. Tier 0 is read first: of the windows
-that it shows as closed, the coarse rows were written before. Then each coarse tier is held against
-the roll-up of the tier-0 rows, for those windows of which tier 0 still has all. What a second look
-does not find again was the writer at work. In a slab every row proves itself by its CRC, and its
-time by its slot; so times in a slab cannot repeat.
+Strategy: a snapshot, as readers take it; so the store may be written meanwhile. Every frame of every
+file is read; descriptions are held against the rows that they point at, and coarse rows against the
+ticks that are still there (`check_coarse`). What cannot be looked at is a finding, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 
-from rondo_tools.catalog import Series
-from rondo_tools.errors import StoreError
-from rondo_tools.store.rollup import RollUp, columns
-from rondo_tools.store.slab import HEADER_SIZE, Rows, Slab
-from rondo_tools.store.tiers import Tier
-
-_ROW_CRC = 0x2144DF1C  # CRC-32 over a whole row, whatever it says
+from rondo_tools.store import check_coarse
+from rondo_tools.store.derived_view import DerivedView, RowsView
+from rondo_tools.store.format.frames import (
+    DESCRIPTIONS,
+    FILE_SIZE,
+    INDEX,
+    ROWS,
+    SCHEMA,
+    SESSION,
+    Damage,
+    Frame,
+)
+from rondo_tools.store.format.records import INDEX as INDEX_ROW
+from rondo_tools.store.format.records import (
+    UNDECODABLE,
+    Description,
+    SessionKey,
+    description_of,
+    description_table,
+    descriptions_in,
+    key_of,
+    sessions_in,
+)
+from rondo_tools.store.journal_view import JournalView
+from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
 
 
 class Finding(NamedTuple):
-    """What is wrong in a file; or, if `is_unread`, why it could not be looked at."""
+    """What is wrong with a file."""
 
     path: Path
     what: str
-    is_unread: bool = False
 
 
-def finding_of(path: Path, exc: OSError) -> Finding:
-    """A file that is not there is missing; of any other it is not known what is in it."""
-    if isinstance(exc, FileNotFoundError | NotADirectoryError):
-        return Finding(path, str(exc.strerror))
-    return Finding(path, f"cannot be read: {exc.strerror}", is_unread=True)
+class Checker:
+    """Checks the store at `path`; `files` and `sessions` count what was looked at.
+
+    Raises StoreError if there is none, or its store.json or state.json cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.tiers = read_store_json(self.path).tiers
+        self.files = self.sessions = 0
+
+    def findings(self) -> Iterator[Finding]:
+        files = Files(self.path, len(self.tiers))
+        snapshot = files.look()
+        for path, why in files.unread.items():
+            yield Finding(path, why.removeprefix(f"{path}: "))
+        for path in snapshot.missing:
+            yield Finding(path, "is not there, though state.json wants it")
+        sound = set()
+        for journal in snapshot.journals.values():
+            found = list(_journal(journal))
+            yield from found
+            if not found:
+                sound.add(journal.number)
+        damaged = set()
+        for tier, views in ((0, snapshot.last_rows), *snapshot.tiers.items()):
+            for view in views.values():
+                for finding in _derived(view, tier):
+                    damaged.add(tier)
+                    yield finding
+        for ended in snapshot.ended.values():
+            yield from _derived(ended, 0)
+        told = [one for ended in snapshot.ended.values() for one in map(description_of, ended.descriptions())]
+        newest = {one.key: one for one in told}
+        whole = []
+        for one in newest.values():
+            wrong = _places(snapshot, one)
+            if wrong is None:
+                whole.append(one)
+            else:
+                yield wrong
+        comparison = check_coarse.Comparison(snapshot, self.tiers, sound, whole)
+        for path, what in comparison.differences(damaged):
+            yield Finding(path, what)
+        self.files = len(snapshot.journals) + len(snapshot.ended) + len(snapshot.last_rows)
+        self.files += sum(map(len, snapshot.tiers.values()))
+        live = {one.key for one in snapshot.carry.sessions.values()}
+        self.sessions = len(newest.keys() | live.union(*(one.records for one in snapshot.not_rolled_up)))
 
 
-def findings(
-    path: Path, tiers: tuple[Tier, ...], series: tuple[Series, ...], *, ended: bool
-) -> list[Finding]:
-    """All that is wrong with the slabs of the session in `path`; `ended`: its end was recorded."""
-    found = _look(path, tiers, series, ended=ended)
-    if found:
-        # A writer may have gone on while we looked; what is wrong stays wrong.
-        again = set(_look(path, tiers, series, ended=ended))
-        found = [finding for finding in found if finding in again]
-    return found
+def _journal(view: JournalView) -> Iterator[Finding]:
+    declared = {record.number for record in view.records.values()}
+    undeclared = 0
+    for piece in view.pieces():
+        for rows in piece.values():
+            undeclared += int((~np.isin(rows["session"], list(declared))).sum())
+    yield from _damage(view.path, view.file.damage)
+    for at, what in sorted(view.bad.items()):
+        yield Finding(view.path, f"byte {at}: {what}")
+    if undeclared:
+        yield Finding(view.path, f"{undeclared} rows of sessions that it does not declare")
 
 
-def _look(path: Path, tiers: tuple[Tier, ...], series: tuple[Series, ...], *, ended: bool) -> list[Finding]:
-    found: list[Finding] = []
-    finest, torn = _read(path, tiers, series, 0, found)
-    for number in range(1, len(tiers)):
-        coarse, torn_here = _read(path, tiers, series, number, found)
-        if finest is None or coarse is None:
-            continue
-        last_ms = int(finest.t_ms[-1]) if finest.t_ms.size else 0
-        wrong = [
-            f"the row at {t_ms} is after the last tick, {last_ms}"
-            for t_ms in coarse.t_ms[coarse.t_ms > last_ms].tolist()
-        ]
-        # What is torn has been said, and of its windows nothing more can be.
-        newest_ms = max(last_ms, *coarse.t_ms[-1:].tolist(), 0)
-        unsure = [_latest(tiers[0], slot, newest_ms) for slot in torn]
-        unsure += [_latest(tiers[number], slot, newest_ms) for slot in torn_here]
-        wrong += _differences(tiers, number, series, finest, coarse, unsure, ended=ended)
-        found += [Finding(path / f"tier_{number}.slab", what) for what in wrong]
-    return found
+def _damage(path: Path, damage: Damage) -> Iterator[Finding]:
+    if damage.bytes:
+        yield Finding(path, f"byte {damage.first_at}: damaged; {damage.bytes} bytes of the file are no data")
 
 
-def _read(
-    path: Path, tiers: tuple[Tier, ...], series: tuple[Series, ...], number: int, found: list[Finding]
-) -> tuple[Rows | None, list[int]]:
-    """The rows of a tier, None if there are none to be had, and the slots with something else in them."""
-    file = path / f"tier_{number}.slab"
-    try:
-        with Slab.open(file) as slab:
-            if (slab.interval_ms, slab.slots, slab.columns) != (*tiers[number], len(columns(series, number))):
-                found.append(
-                    Finding(file, "the slab does not fit the store's tiers and the session's series")
-                )
-                return None, []
-            rows = slab.read()
-            torn = _torn(slab) if rows.skipped else []
-            found += [Finding(file, f"slot {slot}: {_what_is_in(file, slab, slot)}") for slot in torn]
-    except StoreError as exc:
-        found.append(Finding(file, str(exc).removeprefix(f"{file}: ")))
-        return None, []
-    except OSError as exc:
-        found.append(finding_of(file, exc))
-        return None, []
-    return rows, torn
+def _derived(view: DerivedView, tier: int) -> Iterator[Finding]:
+    """All frames of a derived file, and what they say of one another."""
+    path, file, length = view.path, view.file, view.length
+    if file.size < length:
+        yield Finding(path, f"is {file.size} bytes long, not {length} as state.json says")
+        length = file.size
+    file.damage = Damage()
+    end = FILE_SIZE
+    contents = _Contents(view, tier)
+    for at, head, payload in file.frames(FILE_SIZE, length):
+        end = at + head.size
+        try:
+            contents.take(at, head, payload)
+        except UNDECODABLE as exc:
+            yield Finding(path, f"byte {at}: cannot be decoded ({exc!r:.100})")
+    yield from _damage(path, file.damage)
+    if not file.damage.bytes:
+        if end < length:
+            yield Finding(path, f"byte {end}: no whole frame up to the length in state.json")
+        contents.check_indexes()
+    for at, what in sorted(contents.wrong.items()):
+        yield Finding(path, f"byte {at}: {what}")
 
 
-def _torn(slab: Slab) -> list[int]:
-    return [slot for slot in range(slab.slots) if slab.read_slots(slot, 1).skipped]
+class _Contents:
+    """What the frames of a derived file say; `wrong` is by offset."""
+
+    def __init__(self, view: DerivedView, tier: int) -> None:
+        self.wrong: dict[int, str] = {}
+        self._file, self._tier = view.file, tier
+        self._declared: set[int] = set()
+        self._seen: dict[int, tuple[int, int, int]] = {}
+        self._indexes: list[tuple[int, list[tuple[int, int, int, int]]]] = []
+
+    def take(self, at: int, head: Frame, payload: memoryview) -> None:
+        least = greatest = 0
+        if head.kind == SESSION:
+            numbers = [record.number for record in sessions_in(payload)]
+            least, greatest = min(numbers), max(numbers)
+            self._declared.update(numbers)
+        elif head.kind == ROWS:
+            least, greatest = head.least_session, head.greatest_session
+            self._take_rows(at, head, payload)
+        elif head.kind == INDEX:
+            self._indexes.append((at, np.frombuffer(payload, INDEX_ROW, head.entries).tolist()))
+        elif head.kind == DESCRIPTIONS:
+            table = description_table(payload, head.entries)
+            told = [(key_of(*one.key), one.last_ms) for one in descriptions_in(payload, head.entries)]
+            if told != list(zip(table["key"].tolist(), table["last_ms"].tolist(), strict=True)):
+                self.wrong[at] = "its table does not fit its descriptions"
+        if head.kind in (SCHEMA, SESSION, ROWS):
+            self._seen[at] = head.kind, least, greatest
+
+    def _take_rows(self, at: int, head: Frame, payload: memoryview) -> None:
+        rows = self._file.rows(head, payload, self._tier)
+        if rows is None or rows.size != head.entries:
+            self.wrong[at] = f"its rows do not fit schema {head.schema}"
+        elif not set(rows["session"].tolist()) <= self._declared:
+            self.wrong[at] = "it has rows of sessions that were not declared before"
+
+    def check_indexes(self) -> None:
+        """An INDEX tells of frames that are there."""
+        for at, entries in self._indexes:
+            for kind, least, greatest, offset in entries:
+                if self._seen.get(offset) != (kind, least, greatest):
+                    self.wrong[at] = f"it tells of a frame at byte {offset} that is not there"
+                    break
 
 
-def _what_is_in(path: Path, slab: Slab, slot: int) -> str:
-    with path.open("rb") as file:
-        file.seek(HEADER_SIZE + slot * slab.row_size)
-        row = file.read(slab.row_size)
-    if crc32(row) != _ROW_CRC:
-        return "its CRC is wrong: torn or damaged"
-    t_ms = int.from_bytes(row[:8], "little")
-    return f"the row of another slot, {t_ms // slab.interval_ms % slab.slots}"
-
-
-def _differences(
-    tiers: tuple[Tier, ...],
-    number: int,
-    series: tuple[Series, ...],
-    finest: Rows,
-    coarse: Rows,
-    unsure: list[int],
-    *,
-    ended: bool,
-) -> list[str]:
-    """Where a coarse tier is not the roll-up of tier 0; `unsure` are times in windows to pass over."""
-    if not finest.t_ms.size:
-        return []
-    window_ms = tiers[number].interval_ms
-    last_ms = int(finest.t_ms[-1])
-    # The writer rolls up when a window of the coarsest tier has closed, or the session ended; the
-    # newest it may owe until the next one closes.
-    until_ms = last_ms + 1 if ended else last_ms // tiers[-1].interval_ms * tiers[-1].interval_ms
-    owed_ms = until_ms if ended else until_ms - tiers[-1].interval_ms
-    newest_ms = max(last_ms, int(coarse.t_ms[-1:].max(initial=0)))  # tier 0 may have lost its newest rows
-    since_ms = tiers[0].whole_since(newest_ms, tiers[-1].interval_ms)
-    rows = finest.between(since_ms - 1, until_ms)
-    t_ms, values = RollUp(series, tiers[0].interval_ms)(rows.t_ms, rows.values, window_ms)
-    stored = dict(zip((coarse.t_ms // window_ms).tolist(), range(coarse.t_ms.size), strict=True))
-    passed_over = {t_ms // window_ms for t_ms in unsure}
-    wrong = []
-    for t, row in zip(t_ms.tolist(), values.view(np.uint64), strict=True):
-        window = t // window_ms
-        here = stored.get(window)
-        if window in passed_over or newest_ms // window_ms - window >= tiers[number].slots:
-            continue  # the writer may have gone round the ring since tier 0 was read
-        if here is None:
-            if t < owed_ms:
-                wrong.append(f"no row for the window at {window * window_ms}, which has closed")
-        elif coarse.t_ms[here] != t or (coarse.values[here].view(np.uint64) != row).any():
-            wrong.append(f"the row at {coarse.t_ms[here]} is not the roll-up of tier 0")
-    return wrong
-
-
-def _latest(tier: Tier, slot: int, last_ms: int) -> int:
-    """The latest time up to the tick at `last_ms` that a slot can stand for."""
-    newest = last_ms // tier.interval_ms
-    return (newest - (newest - slot) % tier.slots) * tier.interval_ms
+def _places(snapshot: Snapshot, told: Description) -> Finding | None:
+    """Whether the rows that a description points at are there, and its own. Those of files that went by
+    retention are not missed."""
+    key: SessionKey = told.key
+    newest_ms = 0
+    for place in told.places:
+        view: RowsView | None = snapshot.last_rows.get(place.file)
+        if view is None:
+            return None
+        found = view.last_rows(place)
+        where = f"byte {place.offset}: "
+        if found is None:
+            return Finding(view.path, f"{where}no such rows, though {told.instance}/{told.start_ms} has some")
+        _, rows = found
+        if {view.sessions().get(number) for number in rows["session"].tolist()} != {key}:
+            return Finding(view.path, f"{where}not the rows of {told.instance}/{told.start_ms} alone")
+        newest_ms = max(newest_ms, int(rows["t_ms"].max()))
+    if newest_ms != told.last_ms and told.places:
+        path = snapshot.last_rows[told.places[-1].file].path
+        return Finding(path, f"the last tick of {told.instance}/{told.start_ms} is not among its last rows")
+    return None

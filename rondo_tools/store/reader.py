@@ -1,304 +1,347 @@
 """Reading a store, also while it is written: what rondo-push and rondo-query stand on.
 
-Strategy: nothing is locked. `session.json` is replaced whole; a row proves itself by its CRC; a
-window that the writer has not rolled up yet is rolled up here, by the same function, so that
-nobody sees the lag.
+Strategy: nothing is locked and nothing is written. `Store.sessions` takes a snapshot of the files;
+its sessions read from that snapshot, each only what it is asked for. Which sessions there are say the
+descriptions of those that are over, the carry of the last roll-up, and the journals since; their rows
+come as `session_rows` has it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from pathlib import Path
-from urllib.parse import quote
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from rondo_tools import stream
-from rondo_tools.errors import EX_UNAVAILABLE, StoreError, UsageError
-from rondo_tools.store import check, rollup, together
-from rondo_tools.store.check import Finding, finding_of
-from rondo_tools.store.rollup import Column
-from rondo_tools.store.slab import Rows, Slab
-from rondo_tools.store.tiers import Tier, parse_tiers
+from rondo_tools.store import session_rows
+from rondo_tools.store.arrivals import Arrival, Arrivals, Ending
+from rondo_tools.store.carry import Carry, LiveSession
+from rondo_tools.store.format.records import (
+    LOST,
+    Description,
+    EndRecord,
+    Labels,
+    SessionKey,
+    description_of,
+    key_of,
+)
+from rondo_tools.store.format.schema import Column, Schema, schema_of, union
+from rondo_tools.store.format.state import Eviction
+from rondo_tools.store.format.tiers import Tier
+from rondo_tools.store.journal_view import Tally
+from rondo_tools.store.session_rows import Part, Rows
+from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
 
-__all__ = ["Column", "Finding", "Rows", "Session", "Store", "Tier", "finding_of"]
+if TYPE_CHECKING:
+    from rondo_tools.store.check import Checker
 
-FORMAT_VERSION = 1
-_FEW = 4  # of a ring's slots, the part that is read together with those of other sessions
-_TOGETHER = 256  # sessions
-_MAX_NAME = 200  # bytes of a folder's name; the file system's limit is 255
+__all__ = ["Arrival", "Column", "Ending", "Eviction", "Part", "Rows", "Session", "Store", "Tier"]
 
-log = logging.getLogger(__name__)
-
-
-def folder_name(instance: str) -> str:
-    """The folder of an instance: percent-encoded, bounded, never hidden, `.` or `..`."""
-    name = quote(instance, safe="")
-    if name.startswith("."):
-        name = "%2E" + name[1:]
-    if len(name) > _MAX_NAME:
-        digest = hashlib.sha256(instance.encode()).hexdigest()[:32]
-        name = f"{name[: _MAX_NAME - 33]}~{digest}"
-    return name
+_NEVER = 1 << 62  # ms
+_MISSING = "is not there, though state.json wants it"
 
 
 class Session:
-    """One life of an instance, as its folder tells it when `Store.sessions` looked."""
+    """One life of an instance, as `Store.sessions` found it; what it reads is of that moment.
 
-    def __init__(self, path: Path, tiers: tuple[Tier, ...]) -> None:
-        """Read its session.json. Raises OSError if there is none, ValueError if it is damaged."""
-        try:
-            document = json.loads((path / "session.json").read_bytes())
-            self.header = stream.header_from_map(document["header"])
-            self.end = stream.end_from_map(document["end"]) if document["end"] is not None else None
-        except (KeyError, TypeError, AttributeError, RecursionError) as exc:
-            raise ValueError(f"not a session's description ({exc!r})") from exc
-        self.path = path
-        self.key = f"{path.parent.name}/{path.name}"
+    `first_ms` and `last_ms` are the times of its oldest and newest tick ever, 0 if it had none; `ticks`
+    is how many there were.
+    """
+
+    __slots__ = (
+        "_ends", "_header", "_labels", "_live", "_number", "_snapshot", "_told", "first_ms",
+        "instance", "interval_ms", "last_ms", "start_ms", "ticks", "tiers",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        tiers: tuple[Tier, ...],
+        key: SessionKey,
+        interval_ms: int,
+        labels: Mapping[str, str] | Labels,
+    ) -> None:
+        self._snapshot = snapshot
         self.tiers = tiers
-        self._columns: dict[int, tuple[Column, ...]] = {}
-        self._slabs: dict[int, Path] = {}
-        self._checked: set[int] = set()  # tiers whose slab is what it should be: its header never changes
+        self.instance, self.start_ms = key
+        self.interval_ms = interval_ms
+        self._labels = labels
+        self.first_ms = self.last_ms = self.ticks = 0
+        self._told: tuple[Any, ...] | None = None  # its description, not decoded
+        self._live: LiveSession | None = None
+        self._number: int | None = None  # in the carry
+        self._ends: tuple[EndRecord, ...] = ()
+        self._header: stream.Header | None = None
 
     @property
-    def instance(self) -> str:
-        return self.header.instance
+    def labels(self) -> Labels:
+        """(name, value) pairs by name, beyond instance and job."""
+        return tuple(sorted(dict(self._labels).items()))
 
     @property
-    def start_ms(self) -> int:
-        return self.header.start_ms
+    def key(self) -> str:
+        """Names it among all sessions of the store."""
+        return f"{self.instance}/{self.start_ms}"
+
+    @property
+    def header(self) -> stream.Header:
+        """As the producer sent it; its series are the union of those of all its headers."""
+        if self._header is None:
+            series = self._schema().series
+            self._header = stream.Header(self.instance, self.start_ms, self.labels, self.interval_ms, series)
+        return self._header
+
+    @property
+    def end(self) -> stream.End | None:
+        """How it ended; None while it has not. A row later than an end `lost` undoes it, wherever it is."""
+        if self._told is not None:
+            reason, t_ms, _, last_ms = self._told[4:8]
+            if reason != LOST or (not self._ends and last_ms >= self.last_ms):
+                return stream.End(reason, t_ms)
+        found = None
+        for one in self._ends:
+            if one.reason != LOST:
+                return stream.End(one.reason, one.t_ms)
+            if one.last_ms >= self.last_ms:
+                found = stream.End(one.reason, one.t_ms)
+        if found is None and self._told is not None and self._told[7] >= self.last_ms:
+            found = stream.End(*self._told[4:6])
+        return found
+
+    @property
+    def reason(self) -> str | None:
+        """How it ended, in a word; None while it has not."""
+        told = self._told
+        if told is not None and (told[4] != LOST or (told[7] >= self.last_ms and not self._ends)):
+            reason: str = told[4]
+            return reason
+        return None if (end := self.end) is None else end.reason
+
+    @property
+    def series(self) -> int:
+        """How many series it has."""
+        if self._told is not None and self.ticks == self._told[8]:
+            return int(self._told[9])
+        return len(self.header.series)
 
     def columns(self, tier: int) -> tuple[Column, ...]:
         """What the columns of `rows(tier).values` hold."""
-        if tier not in self._columns:
-            self._columns[tier] = rollup.columns(self.header.series, tier)
-        return self._columns[tier]
+        return schema_of(self.header.series).columns(tier)
 
     def rows(self, tier: int = 0, after_ms: int = 0) -> Rows:
-        """The rows of a tier with t_ms > after_ms, in time order, read now.
+        """The rows of a tier with t_ms > after_ms, in time order.
 
-        Raises StoreError if a slab is damaged or gone (a session may expire while one looks).
+        Raises StoreError if a file cannot be read any more.
         """
-        # Tier 0 first: what the writer rolls up and overwrites in between is then in the coarser
-        # tier when that is read.
-        rows = self._read(0)
-        if tier > 0:
-            window_ms = self.tiers[tier].interval_ms
-            if rows.t_ms.size:
-                # After a gap, tier 0 may still hold single rows of windows long overwritten.
-                rows = rows.between(
-                    self.tiers[0].whole_since(int(rows.t_ms[-1]), window_ms) - 1, stream.MAX_T_MS + 1
-                )
-            roll_up = rollup.roll_up_of(self.header.series, self.tiers[0].interval_ms)
-            t_ms, values = roll_up(rows.t_ms, rows.values, window_ms)
-            stored = self._read(tier)
-            # Where a stored row exists it is the better one: tier 0 may hold a part of its window.
-            fresh = ~np.isin(t_ms // window_ms, stored.t_ms // window_ms)
-            if self.end is None:
-                # Where a backlog came in meanwhile, a later lap's may stand in the place of some.
-                newest_ms = int(self._read(0).t_ms.max(initial=0))
-                fresh &= t_ms // window_ms > newest_ms // window_ms - self.tiers[tier].slots
-            t_ms = np.concatenate((stored.t_ms, t_ms[fresh]))
-            values = np.concatenate((stored.values, values[fresh]))
-            order = np.argsort(t_ms, kind="stable")
-            # A torn tick is missing from a window that is rolled up here.
-            skipped = stored.skipped + (rows.skipped if fresh.any() else 0)
-            rows = Rows(t_ms[order], values[order], skipped)
-        return rows.between(after_ms, stream.MAX_T_MS + 1) if after_ms else rows
+        schema = schema_of(self.header.series)
+        if tier == 0:
+            found = session_rows.ticks(self._snapshot, self._identity, self._description, after_ms)
+            return found.whole(schema, 0, 1)
+        interval_ms = self.tiers[tier].interval_ms
+        found = session_rows.coarse(
+            self._snapshot, self._identity, self._description, self._number, tier, interval_ms, after_ms
+        )
+        return found.whole(schema, tier, interval_ms)
 
-    def stored(self, tier: int, after_ms: int, before_ms: int) -> tuple[Rows, bool]:
-        """The rows of a tier with after_ms < t_ms < before_ms as they stand in its slab, and whether
-        they are all that was ever there; only their slots are read.
+    def runs(self, after_ms: int = 0) -> Iterator[Part]:
+        """The ticks with t_ms > after_ms as they came, in time order, a part for each stretch of one
+        header's series.
 
-        For times at which everything is written and rolled up: what the writer is at now may be
-        missing. Raises StoreError as `rows` does.
+        Raises StoreError as `rows` does.
         """
-        with self._open(tier) as slab:
-            rows, is_whole = slab.read_between(after_ms, before_ms)
-        return _of_one_nan(rows), is_whole
+        return session_rows.ticks(self._snapshot, self._identity, self._description, after_ms).runs()
 
-    def stretch(self, after_ms: int, before_ms: int) -> together.Stretch | None:
-        """Tier 0's slots in which rows with after_ms < t_ms < before_ms are; None if these are not few,
-        or while the writer is at them. Raises StoreError as `rows` does.
-        """
-        interval_ms, slots = self.tiers[0]
-        first = (after_ms + 1) // interval_ms
-        count = -(-before_ms // interval_ms) - first
-        if not 0 < count <= slots // _FEW:
-            return None
-        with self._open(0) as slab:
-            data = slab.read_still(first % slots, count)
-        return None if data is None else together.Stretch(after_ms, first, data)
+    def whole_since_ms(self, rows: Rows) -> int:
+        """From which time on `rows`, which are all of tier 0, lack none of its ticks."""
+        held = rows.t_ms.size
+        if held == self.ticks or not held:
+            return self.first_ms
+        if self._told is not None and self.ticks > self._told[8]:
+            # It came back. The last ticks of before may still be there, and later ones be gone.
+            before = int(rows.t_ms.searchsorted(self._told[7], "right"))
+            if held - before < self.ticks - self._told[8]:
+                return int(rows.t_ms[before]) if before < held else self.last_ms + 1
+        return int(rows.t_ms[0])
 
-    def findings(self) -> list[Finding]:
-        """All that is wrong with the session's slabs: headers, rows, tiers that do not agree."""
-        return check.findings(self.path, self.tiers, self.header.series, ended=self.end is not None)
+    def with_labels(self, labels: Mapping[str, str]) -> Session:
+        """The same with other labels. Raises ValueError if they cannot be."""
+        other = copy(self)
+        header = self.header._replace(labels=tuple(sorted(labels.items())))
+        other._header = stream.header_from_map(stream.header_to_map(header))
+        other._labels = other._header.labels
+        return other
 
-    def is_gone(self) -> bool:
-        """Whether the session has been removed since: its session.json goes before all else."""
-        try:
-            (self.path / "session.json").stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        except OSError:
-            pass  # it may be there; what keeps us from looking is another's to tell
-        return False
+    @property
+    def _description(self) -> Description | None:
+        return None if self._told is None else description_of(self._told)
 
-    def bytes_on_disk(self) -> int:
-        """What the session's files take, holes not counted."""
-        return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
+    @property
+    def _identity(self) -> SessionKey:
+        return self.instance, self.start_ms
 
-    def _slab(self, tier: int) -> Path:
-        if tier not in self._slabs:
-            self._slabs[tier] = self.path / f"tier_{tier}.slab"
-        return self._slabs[tier]
+    def _schema(self) -> Schema:
+        snapshot = self._snapshot
+        found: dict[Schema, None] = {}  # in the order in which they came
+        if self._told is not None:
+            for file, offset, *_ in self._told[10]:
+                view = snapshot.last_rows.get(file)
+                schema = None if view is None else view.schema_at(offset)
+                if schema is not None:
+                    found[schema] = None
+            if not found or union(list(found)).width < self._told[9]:
+                found = dict.fromkeys([*self._coarse_schemas(), *found])
+        if self._live is not None:
+            found[self._live.schema] = None
+        for journal in snapshot.not_rolled_up:
+            found.update(dict.fromkeys(journal.schemas_of(self._identity)))
+        return union(list(found)) if found else schema_of(())
 
-    @contextmanager
-    def _open(self, tier: int) -> Iterator[Slab]:
-        path, expected = self._slab(tier), (*self.tiers[tier], len(self.columns(tier)))
-        try:
-            with Slab.open(path, known_as=expected if tier in self._checked else None) as slab:
-                if (slab.interval_ms, slab.slots, slab.columns) != expected:
-                    raise StoreError(f"{path}: the slab does not fit the store's tiers and series")
-                self._checked.add(tier)
-                yield slab
-        except OSError as exc:
-            raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+    def _coarse_schemas(self) -> Iterator[Schema]:
+        """What it had earlier than its last rows, by its rows in the coarse tiers."""
+        for tier, views in self._snapshot.tiers.items():
+            for view in views.values():
+                parts, _ = view.rows_of(self._identity, tier)
+                yield from (schema for schema, _ in parts)
 
-    def _read(self, tier: int) -> Rows:
-        with self._open(tier) as slab:
-            return _of_one_nan(slab.read())
+    # What `Store` tells a session that it finds, from the oldest news to the newest.
+
+    def take_description(self, told: tuple[Any, ...]) -> None:
+        """An entry in `ended`; the newest stands."""
+        self._told = told
+        self.first_ms, self.last_ms, self.ticks = told[6:9]
+
+    def take_live(self, number: int, live: LiveSession) -> None:
+        """It was live at the last roll-up, and has this number in the carry."""
+        self._number, self._live = number, live
+        self.first_ms, self.last_ms, self.ticks = live.first_ms, live.last_ms, live.ticks
+
+    def take_tally(self, tally: Tally, ends: Iterable[EndRecord]) -> None:
+        """What a journal that is not rolled up has of it."""
+        if tally.ticks:
+            self.first_ms = min(self.first_ms or tally.first_ms, tally.first_ms)
+            self.last_ms = max(self.last_ms, tally.last_ms)
+            self.ticks += tally.ticks
+        self._ends += tuple(ends)
 
 
 class Store:
-    """A store's folder, open for reading. Raises StoreError if there is none, or of another format.
-
-    `unread` are the paths that the last look at its sessions could not read.
-    """
+    """A store's folder, open for reading. Raises StoreError if there is none, or of another format."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.tiers = read_store_json(self.path)
-        self.unread: set[str] = set()
-        self._known: dict[str, tuple[tuple[int, int], Session]] = {}
+        self.tiers = read_store_json(self.path).tiers
+        self._files = Files(self.path, len(self.tiers))
+        self._snapshot: Snapshot | None = None
+        self._arrivals = Arrivals()
 
-    def sessions(self) -> list[Session]:
-        """All sessions there are now, by instance and start.
+    @property
+    def evictions(self) -> list[Eviction]:
+        """What had to go for want of room, as of the last look at the store; the oldest first."""
+        return list((self._snapshot or self._look()).state.evictions)
 
-        A session whose session.json cannot be read is logged, once, and left out.
+    @property
+    def unread(self) -> dict[Path, str]:
+        """The files that the last look could not read, and why."""
+        missing = {} if self._snapshot is None else dict.fromkeys(self._snapshot.missing, _MISSING)
+        return self._files.unread | missing
+
+    def damaged(self) -> Iterator[tuple[Path, int, str]]:
+        """The damage that was met so far in the files of the last look: file, byte, what is wrong.
+
+        Files are read as far as somebody asked for what is in them.
         """
-        known, self._known = self._known, {}
-        unread_before, self.unread = self.unread, set()
+        for view in self._files.views():
+            if view.file.damage.bytes:
+                yield view.path, view.file.damage.first_at, f"{view.file.damage.bytes} bytes are damaged"
+            for at, what in view.bad.items():
+                yield view.path, at, what
 
-        def leave_out(file: str, exc: Exception) -> None:
-            self.unread.add(file)
-            if file not in unread_before:
-                _say_why_not(file, exc)
+    def checker(self) -> Checker:
+        """Checks the store."""
+        from rondo_tools.store.check import Checker
 
-        for folder in folders_of_sessions(self.path, leave_out):
-            file = f"{folder}/session.json"
-            try:
-                status = os.stat(file)  # noqa: PTH116  (a thousand of them at every push)
-                # Each version is a new file, so its inode and time tell whether it was read before.
-                version = (status.st_ino, status.st_mtime_ns)
-                if folder in known and known[folder][0] == version:
-                    self._known[folder] = known[folder]
-                else:
-                    self._known[folder] = (version, Session(Path(folder), self.tiers))
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # it was removed meanwhile, or never was a session
-            except (OSError, ValueError) as exc:
-                leave_out(file, exc)
-        return sorted(
-            (session for _, session in self._known.values()),
-            key=lambda session: (session.instance, session.start_ms, session.key),
-        )
+        return Checker(self.path)
 
-    def each_session(self) -> Iterator[Session]:
-        """All sessions, in no order, each as it is when its turn comes; none is kept, however many there are.
+    def sessions(self, *, instance: str | None = None, since_ms: int = 0) -> list[Session]:
+        """The sessions that there are now, by instance and start: all, or those of an instance; or those
+        whose last tick was at or after `since_ms`, and those that have not ended.
 
-        A session whose session.json cannot be read is logged and left out.
+        What cannot be read is logged and left out.
         """
-        for folder in folders_of_sessions(self.path, _say_why_not):
-            try:
-                session = Session(Path(folder), self.tiers)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except (OSError, ValueError) as exc:
-                _say_why_not(f"{folder}/session.json", exc)
-            else:
+        return _sorted(self.each_session(instance=instance, since_ms=since_ms))
+
+    def each_session(self, *, instance: str | None = None, since_ms: int = 0) -> Iterator[Session]:
+        """The same in no order."""
+        for session in self._each(self._look(), instance, since_ms):
+            if not since_ms or (session.last_ms or session.start_ms) >= since_ms or session.end is None:
                 yield session
 
-    def new_rows(self, after_ms: Mapping[Session, int], before_ms: int) -> dict[Session, Rows]:
-        """Tier 0's rows before `before_ms` of sessions, for each those later than its time in `after_ms`.
+    def recent(self) -> list[Session]:
+        """The sessions that have not ended, and some of those that ended lately; `arrivals` goes on from
+        here."""
+        snapshot = self._look()
+        self._arrivals.skip(snapshot)
+        return _sorted(self._each(snapshot, None, _NEVER))
 
-        Many are read together. A session that is missing here has to be asked itself: it has nothing
-        new, or much, or something about it is out of the ordinary.
-        """
-        alike: dict[int, list[tuple[Session, together.Stretch]]] = {}  # by the number of their columns
-        for session, time_ms in after_ms.items():
-            try:
-                stretch = session.stretch(time_ms, before_ms)
-            except StoreError:
-                continue
-            if stretch is not None:
-                alike.setdefault(len(session.header.series), []).append((session, stretch))
-        found: dict[Session, Rows] = {}
-        for columns, pairs in alike.items():
-            for at in range(0, len(pairs), _TOGETHER):
-                sessions, stretches = zip(*pairs[at : at + _TOGETHER], strict=True)
-                rows_of_each = together.rows_of(stretches, self.tiers[0], columns)
-                pairs_found = zip(sessions, rows_of_each, strict=True)
-                found.update({one: rows for one, rows in pairs_found if rows is not None and rows.t_ms.size})
-        return found
+    def arrivals(self) -> tuple[list[Arrival], list[Ending]]:
+        """What has come since `recent`, or since this was called last."""
+        return self._arrivals.take(self._look())
+
+    def _each(self, snapshot: Snapshot, instance: str | None, since_ms: int) -> Iterator[Session]:
+        """All sessions of `snapshot` but for those that are rolled up as ended before `since_ms`."""
+        live = {one.key: (number, one) for number, one in _live(snapshot.carry, instance)}
+        fresh = {
+            key
+            for journal in snapshot.not_rolled_up
+            for key in journal.records
+            if instance is None or key[0] == instance
+        }
+        keys = [key_of(*key) for key in live.keys() | fresh] if since_ms else []
+        found: dict[SessionKey, Session] = {}
+        for ended in snapshot.ended.values():
+            for told in ended.descriptions(instance, since_ms, keys):
+                key = told[0], told[1]
+                session = found.get(key)
+                if session is None:
+                    session = found[key] = Session(snapshot, self.tiers, key, told[2], told[3])
+                session.take_description(told)
+        for key, (number, one) in live.items():
+            session = found.get(key) or self._session(found, snapshot, key, one.interval_ms, one.labels)
+            session.take_live(number, one)
+        for journal in snapshot.not_rolled_up:
+            for key, tally in journal.tallies(None if instance is None else fresh):
+                record = journal.records[key]
+                session = found.get(key) or self._session(
+                    found, snapshot, key, record.interval_ms, record.labels
+                )
+                session.take_tally(tally, journal.ends.get(record.number, ()))
+        yield from found.values()
+
+    def _session(
+        self,
+        found: dict[SessionKey, Session],
+        snapshot: Snapshot,
+        key: SessionKey,
+        interval_ms: int,
+        labels: Labels,
+    ) -> Session:
+        session = found[key] = Session(snapshot, self.tiers, key, interval_ms, labels)
+        return session
+
+    def _look(self) -> Snapshot:
+        self._snapshot = self._files.look()
+        return self._snapshot
 
 
-def folders_of_sessions(store: Path, failed: Callable[[str, OSError], None]) -> Iterator[str]:
-    """The folders of a store in which there may be a session; `failed` hears of those that cannot be read."""
-    instances = f"{store}/instances"
-    for name in _names(instances, failed):
-        for start in _names(f"{instances}/{name}", failed):
-            yield f"{instances}/{name}/{start}"
+def _sorted(sessions: Iterable[Session]) -> list[Session]:
+    return sorted(sessions, key=lambda session: (session.instance, session.start_ms))
 
 
-def _say_why_not(file: str, exc: Exception) -> None:
-    log.warning("%s: left out, it cannot be read: %s", file, exc)
-
-
-def _names(folder: str, failed: Callable[[str, OSError], None]) -> list[str]:
-    """What is in a folder; it may go while we look, or be none."""
-    try:
-        return os.listdir(folder)  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as exc:
-        failed(folder, exc)
-        return []
-
-
-def _of_one_nan(rows: Rows) -> Rows:
-    """A tick may carry any payload; readers see one."""
-    np.copyto(rows.values, np.nan, where=np.isnan(rows.values))
-    return rows
-
-
-def read_store_json(path: Path) -> tuple[Tier, ...]:
-    """The tiers of the store at `path`. Raises StoreError."""
-    file = path / "store.json"
-    try:
-        document = json.loads(file.read_bytes())
-        version = document["rondo_store"]
-        if version != FORMAT_VERSION:
-            raise StoreError(f"{file}: store format {version!r}; this rondo reads format {FORMAT_VERSION}")
-        return parse_tiers(document["tiers"])
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no store there (no store.json)", exit_code=EX_UNAVAILABLE) from None
-    except OSError as exc:
-        raise StoreError(f"{file}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as exc:
-        raise StoreError(f"{file}: not a store's description ({exc})") from exc
+def _live(carry: Carry, instance: str | None) -> Iterable[tuple[int, LiveSession]]:
+    """The sessions in the carry, of an instance or all, and their numbers in it."""
+    if instance is None:
+        return carry.sessions.items()
+    numbers = [number for number, (name, _) in enumerate(carry.names) if name == instance]
+    some = Carry([carry.names[number] for number in numbers], carry.live[numbers], carry.schemas)
+    return zip(numbers, some.sessions.values(), strict=True)

@@ -18,7 +18,7 @@ from rondo_tools.query.check import Checker
 from rondo_tools.query.cli import main
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 from rondo_tools.stream import Header, Tick, encode
 
 Query = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -20,7 +20,7 @@ from needs import PATIENCE_S
 from rondo_tools.catalog import COUNTER, GAUGE, SERIES, Series
 from rondo_tools.query.cli import main
 from rondo_tools.query.openmetrics import family
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 
 Samples = dict[tuple[tuple[str, str], ...], list[tuple[int, float]]]
 

@@ -16,7 +16,7 @@ from made_store import SERIES, T0, add_session, roll_up
 
 from rondo_tools.query.cli import main
 from rondo_tools.query.life import FIELDS, lives, newest
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 
 Query = Callable[..., subprocess.CompletedProcess[bytes]]
 

@@ -15,7 +15,7 @@ from rondo_tools.query.curve import CurveReader, Question, find
 from rondo_tools.query.damage import Damage
 from rondo_tools.query.plot import MAX_CURVES, draw
 from rondo_tools.selector import parse_selector
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 
 Rows = list[tuple[int, tuple[float, ...]]]
 

@@ -26,7 +26,7 @@ from rondo_tools.query.curve import CurveReader, Question, find
 from rondo_tools.query.damage import Damage
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.format.tiers import parse_tiers
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 
 VALUE = st.floats(width=64) | st.integers(-(2**53), 2**53).map(float) | st.just(math.nan)
 

@@ -20,7 +20,7 @@ from rondo_tools.query.damage import Damage
 from rondo_tools.query.replay import messages
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 from rondo_tools.stream import Decoder, Header, Tick
 
 ROOT = Path(__file__).resolve().parents[2]

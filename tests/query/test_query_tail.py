@@ -22,7 +22,7 @@ from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.query.cli import main
 from rondo_tools.query.tail import Line, Tail
 from rondo_tools.selector import parse_selector
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ from journal_fixtures import End, Life, Tick, union_of
 
 from rondo_tools.catalog import COUNTER
 from rondo_tools.store.format.schema import AVG, LAST, MAX, MIN
-from rondo_tools.store.look import Session
+from rondo_tools.store.reader import Session
 
 Row = dict[tuple[str, str], bytes]
 """The bits of each (series, aggregate) that has a value."""

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from rondo_tools.catalog import COUNTER, SERIES, Series
-from rondo_tools.store.look import Session
+from rondo_tools.store.reader import Session
 from rondo_tools.stream import Header, Tick
 
 NAN = float("nan")

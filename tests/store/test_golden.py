@@ -13,8 +13,8 @@ import mini_reader
 import pytest
 
 from rondo_tools import stream
-from rondo_tools.store.look import Store
-from rondo_tools.store.verify import Verifier
+from rondo_tools.store.check import Checker
+from rondo_tools.store.reader import Store
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -53,7 +53,7 @@ def test_a_store_of_format_2_says_what_it_said(store: Path) -> None:
 
 
 def test_nothing_is_wrong_with_it(store: Path) -> None:
-    assert list(Verifier(store).findings()) == []
+    assert list(Checker(store).findings()) == []
 
 
 def test_a_reader_of_the_page_alone_finds_the_same(store: Path) -> None:

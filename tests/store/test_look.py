@@ -23,13 +23,13 @@ from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
 from rondo_tools import stream
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store import journal_rows, journal_view
+from rondo_tools.store.check import Checker
 from rondo_tools.store.derived_view import EndedView, RowsView
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.journal_view import JournalView
-from rondo_tools.store.look import Session, Store
+from rondo_tools.store.reader import Session, Store
 from rondo_tools.store.snapshot import Files
-from rondo_tools.store.verify import Verifier
 
 KEYS = (("vm-1", T0), ("vm-1", T0 + 1), ("vm-2", T0), ("vm/ü", T0 + 7))
 STEPS = (
@@ -50,7 +50,7 @@ STEPS = (
 
 def check(path: Path, writer: Writer, store: Store | None = None) -> None:
     """All that a store serves is what was written to it, after any `after_ms`."""
-    assert list(Verifier(path).findings()) == []
+    assert list(Checker(path).findings()) == []
     store = store or Store(path)
     sessions = {(one.instance, one.start_ms): one for one in store.sessions()}
     lives = {key: life for key, life in writer.lives.items() if life.ticks or life.ends}
@@ -238,7 +238,7 @@ def test_a_reader_races_a_writer(tmp_path: Path) -> None:
     finally:
         writer.kill()
         writer.wait()
-    assert list(Verifier(path).findings()) == []
+    assert list(Checker(path).findings()) == []
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,7 +20,7 @@ from stream_model import T0, ticks
 
 from rondo_tools import stream
 from rondo_tools.store.format.layout import JOURNALS, Layout
-from rondo_tools.store.look import Session, Store
+from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import End, Tick
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

@@ -13,8 +13,8 @@ from stream_model import header
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.signals import Signals
-from rondo_tools.store.look import Session, Store
 from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.reader import Session, Store
 from rondo_tools.store.server import self_metrics
 from rondo_tools.store.server.listeners import listen
 from rondo_tools.store.server.server import Server

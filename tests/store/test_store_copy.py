@@ -16,8 +16,8 @@ from stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 from rondo_tools import stream
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.intake import Intake
-from rondo_tools.store.look import Store
 from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.reader import Store
 from rondo_tools.stream import End
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

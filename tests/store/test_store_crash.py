@@ -22,7 +22,7 @@ from needs import PATIENCE_S
 from stream_model import check, header, ticks
 
 from rondo_tools import stream
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 from rondo_tools.stream import End
 
 KILLS = 100

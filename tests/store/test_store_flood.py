@@ -22,7 +22,7 @@ from stream_model import check, header, ticks
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 from rondo_tools.store.server import server as server_module
 from rondo_tools.store.server.server import Server
 from rondo_tools.stream import Tick

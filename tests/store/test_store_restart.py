@@ -21,7 +21,7 @@ from stream_model import check
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
-from rondo_tools.store.look import Store
+from rondo_tools.store.reader import Store
 from rondo_tools.stream import End, Header, Tick
 from rondo_tools.vmm.link import SocketOutput
 

@@ -13,8 +13,8 @@ from rondo_tools.errors import StreamError
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, Tier, parse_tiers
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.keeper import MAX_AHEAD_MS
-from rondo_tools.store.look import Session, Store
 from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import End, Tick
 
 PAIR = (COUNTS, LEVEL)

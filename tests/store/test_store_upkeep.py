@@ -20,8 +20,8 @@ from rondo_tools.store.cursors import Cursors
 from rondo_tools.store.format.cursor import Position, Progress, pack_progress
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.intake import Intake
-from rondo_tools.store.look import Store
 from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.reader import Store
 from rondo_tools.stream import End
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from journal_fixtures import SMALL_TIERS, T0, Writer, fill
 
 from rondo_tools.errors import EX_DATAERR, StoreError
+from rondo_tools.store.check import Checker
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.layout import ENDED, JOURNALS, tier_name
 from rondo_tools.store.format.records import descriptions_in, pack_descriptions
-from rondo_tools.store.look import Store
-from rondo_tools.store.verify import Verifier
+from rondo_tools.store.reader import Store
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,7 +70,7 @@ def test_no_flipped_bit_goes_unnoticed(written: Writer, data: st.DataObject) -> 
     hurt[at] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(hurt)
     try:
-        findings = list(Verifier(written.layout.path).findings())
+        findings = list(Checker(written.layout.path).findings())
         if covered(whole, at):
             assert path in [one.path for one in findings]
         else:
@@ -91,7 +91,7 @@ def covered(data: bytes, at: int) -> bool:
 
 
 def test_a_whole_store_has_nothing_wrong(written: Writer) -> None:
-    verifier = Verifier(written.layout.path)
+    verifier = Checker(written.layout.path)
     assert list(verifier.findings()) == []
     assert verifier.sessions == len(Store(written.layout.path).sessions())
     assert verifier.files == len(named_files(written))
@@ -108,7 +108,7 @@ def test_what_is_lost_is_named(written: Writer, harm: str) -> None:
             path.unlink()
         if harm == "a folder":
             path.mkdir()
-        named = {one.path for one in Verifier(written.layout.path).findings()}
+        named = {one.path for one in Checker(written.layout.path).findings()}
         check_nothing_made_up(written)
         if harm == "a folder":
             path.rmdir()
@@ -120,14 +120,14 @@ def test_what_is_lost_is_named(written: Writer, harm: str) -> None:
             or (harm == "gone" and int(path.name) <= written.state.rolled_up)
         ):
             assert path in named
-    assert list(Verifier(written.layout.path).findings()) == []
+    assert list(Checker(written.layout.path).findings()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_left_out(written: Writer) -> None:
     path = written.layout.file(JOURNALS, 1)
     path.chmod(0)
-    (finding,) = Verifier(written.layout.path).findings()
+    (finding,) = Checker(written.layout.path).findings()
     assert finding == (path, "Permission denied")
     assert len(Store(written.layout.path).sessions()) == 4
 
@@ -146,7 +146,7 @@ def test_a_store_that_cannot_be_understood_is_an_error_that_names_the_file(
 def test_a_damaged_carry_loses_only_what_was_open(written: Writer) -> None:
     path = written.layout.carry(written.state.carry)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert [one.path for one in Verifier(written.layout.path).findings()] == [path]
+    assert [one.path for one in Checker(written.layout.path).findings()] == [path]
     check_nothing_made_up(written)
 
 
@@ -165,7 +165,7 @@ def test_a_coarse_row_that_is_not_the_roll_up_of_its_ticks_is_found(written: Wri
             greatest_session=head.greatest_session, origin=head.origin,
         )  # fmt: skip
         path.write_bytes(whole[:at] + made + whole[at + len(made) :])
-        (finding,) = Verifier(written.layout.path).findings()
+        (finding,) = Checker(written.layout.path).findings()
         assert finding.path == path
         assert finding.what.endswith("is not the roll-up of its ticks")
         assert str(T0) in finding.what
@@ -189,19 +189,19 @@ def test_descriptions_whose_rows_are_not_theirs_are_found(written: Writer) -> No
         told_length = written.state.files[ENDED][1]
         told_length.length += len(made) - head.size
         written.commit()
-        assert [what in one.what for one in Verifier(written.layout.path).findings()] == [True]
+        assert [what in one.what for one in Checker(written.layout.path).findings()] == [True]
         told_length.length -= len(made) - head.size
     path.write_bytes(whole)
     written.commit()
 
 
 def test_what_lies_behind_the_lengths_is_no_data(written: Writer) -> None:
-    before = list(Verifier(written.layout.path).findings())
+    before = list(Checker(written.layout.path).findings())
     for path in named_files(written):
         if path.parent.name != JOURNALS:
             path.write_bytes(path.read_bytes() + path.read_bytes()[40:])
     written.layout.file(tier_name(1), 77).write_bytes(b"a roll-up that was never committed")
-    assert list(Verifier(written.layout.path).findings()) == before == []
+    assert list(Checker(written.layout.path).findings()) == before == []
     assert len(Store(written.layout.path).sessions()) == 4
 
 
