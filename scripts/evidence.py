@@ -33,8 +33,9 @@ def lived_ms(session: Session) -> int:
 
 
 def expected(session: Session) -> int:
-    """A tick stands for the second it ends; the last one may fall into a second that had one."""
-    return max(1, (session.start_ms + lived_ms(session)) // 1000 - session.start_ms // 1000)
+    """A tick stands for the second it ends; one more comes at the very end."""
+    end_ms = session.start_ms + lived_ms(session)
+    return max(1, end_ms // 1000 - session.start_ms // 1000 + (end_ms % 1000 > 0))
 
 
 def _stored(session: Session) -> list[dict[int, float]]:

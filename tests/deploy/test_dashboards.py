@@ -37,8 +37,8 @@ from prometheus import Prometheus
 
 from rondo_tools import catalog
 from rondo_tools.push import self_metrics as push_health
-from rondo_tools.store import health as store_health
 from rondo_tools.store.keeper import Keeper
+from rondo_tools.store.server import self_metrics as store_health
 from rondo_tools.stream import End, Header, Tick
 
 VMS = ["vm-1", "vm-2", "vm-3", "vm-4", "vm-5"]
