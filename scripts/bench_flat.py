@@ -26,6 +26,7 @@ from bench_race import BEGIN_MS, messages  # noqa: E402
 
 from rondo_tools import stream  # noqa: E402
 from rondo_tools.catalog import SERIES  # noqa: E402
+from rondo_tools.store.format.tiers import parse_tiers  # noqa: E402
 from rondo_tools.store.intake import Intake  # noqa: E402
 from rondo_tools.store.opened import OpenStore  # noqa: E402
 from rondo_tools.store.watermarks import Watermarks  # noqa: E402
@@ -111,7 +112,7 @@ def side_by_side() -> Figures:
 
 
 def _opened(path: str) -> OpenStore:
-    return OpenStore(path, now_ms=lambda: BEGIN_MS + 14 * DAY * 1000)
+    return OpenStore(path, parse_tiers("1s:10m,10s:6h,5m:28d"), now_ms=lambda: BEGIN_MS + 16 * DAY * 1000)
 
 
 def _begin(store: OpenStore, instance: str) -> Intake:
