@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -244,6 +245,23 @@ def test_a_server_rolls_up_on_a_full_disk(small_disk: Path, clock: Clock, begin_
         assert not store.keeper.closed
     (session,) = Store(path).sessions()
     check(session, ticks(60, begin_ms))
+
+
+@pytest.mark.parametrize(("error", "goes"), [(errno.ENOSPC, True), (errno.EIO, False), (errno.EMFILE, False)])
+def test_files_go_for_the_reserve_only_if_the_disk_is_full(
+    life: Life, monkeypatch: pytest.MonkeyPatch, error: int, goes: bool
+) -> None:
+    for number in range(3):
+        life.pipe(f"vm-{number}")
+
+    def failing(fd: int, at: int, size: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "posix_fallocate", failing)
+    with life.open() as store:
+        store.upkeep.keep_reserve()
+        store.upkeep.look()
+    assert (life.journals() == [1, 2, 3]) is not goes
 
 
 def test_no_inodes_are_waited_for(few_inodes: Path, tmp_path: Path, begin_ms: int) -> None:
