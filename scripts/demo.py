@@ -45,7 +45,8 @@ def main() -> int:
             return 1
         (session,) = Store(ROOT / metrics).sessions()
         whole = evidence(session, running.samples(f'{{instance="{INSTANCE}"}}'))
-        say(f"\nOn disk: {format_size(session.bytes_on_disk())} for all three tiers.")
+        size = sum(file.stat().st_blocks * 512 for file in (ROOT / metrics).rglob("*"))
+        say(f"\nOn disk: {format_size(size)} for the whole store.")
         say("A second push has nothing left to send:")
         show("rondo-push", metrics, "--remote-write", running.write_url, "--verbose")
     # Idle exits are few beside those of I/O: a plot of their own shows the second phase.
