@@ -37,6 +37,7 @@ from prometheus import Prometheus
 
 from rondo_tools import catalog
 from rondo_tools.push import self_metrics as push_health
+from rondo_tools.store.folder import Folder
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.server import self_metrics as store_health
 from rondo_tools.stream import End, Header, Tick
@@ -277,7 +278,7 @@ def test_a_mean_is_shown_in_the_seconds_in_which_there_is_one(prometheus: Promet
     now_s = int(time.time()) - 60
     none = math.nan
     means = [5.0, none, 7.0, 8.0, none, none, 3.0, none]
-    with Keeper(tmp_path / "vmm_metrics") as keeper:
+    with Keeper(Folder(tmp_path / "vmm_metrics")) as keeper:
         for instance, rows in {
             "runs": [(now_s + at, mean) for at, mean in enumerate(means)],
             "lived": [(now_s + 2.4, 9.0)],

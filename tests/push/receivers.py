@@ -24,6 +24,7 @@ from rondo_tools.push.opened import open_store
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import INSTANCE, SelfMetrics, Tally
+from rondo_tools.store.folder import Folder
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.records import SessionRecord, ends_in, sessions_in
@@ -68,7 +69,7 @@ def fill(
     path: Path, head: Header, rows: Iterable[Tick], end: str | None = None, tiers: str = "1s:1000h"
 ) -> None:
     """Write (more of) a session into the store at `path`, into a journal of its own."""
-    with Keeper(path, parse_tiers(tiers), now_ms=lambda: T0 + 10 * HOUR_MS) as keeper:
+    with Keeper(Folder(path, parse_tiers(tiers)), now_ms=lambda: T0 + 10 * HOUR_MS) as keeper:
         session = keeper.begin(head)
         rows = list(rows)
         for tick in rows:

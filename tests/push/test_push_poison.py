@@ -14,6 +14,7 @@ import pytest
 from receivers import HOUR_MS, T0, Key, Receiver, Scripted, expected, fill, header, push_once, seconds
 
 from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.store.folder import Folder
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.keeper import Keeper
 
@@ -55,7 +56,7 @@ def test_a_label_over_the_limit_costs_its_own_series_only(store: Path) -> None:
 def test_one_metric_refused_of_many_vms(tmp_path: Path) -> None:
     """625 VMs, a tick each: no number of refusals gives up what is good."""
     receiver = Receiver(lambda labels, t_ms: "no heat" if ("__name__", "heat") in labels else None)
-    with Keeper(tmp_path, parse_tiers("1s:10m"), now_ms=lambda: T0 + HOUR_MS) as keeper:
+    with Keeper(Folder(tmp_path, parse_tiers("1s:10m")), now_ms=lambda: T0 + HOUR_MS) as keeper:
         for number in range(625):
             keeper.append(keeper.begin(header(f"vm-{number}")), *seconds(1)[0])
     sender = Scripted(receiver)
