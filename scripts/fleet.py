@@ -24,17 +24,20 @@ PATIENCE_S = 300.0  # bounds a hang; nothing here takes so long
 class Host:
     """`push_s` is the time between two pushes."""
 
-    def __init__(self, folder: Path, write_url: str, *, push_s: int = 2) -> None:
+    def __init__(self, folder: Path, write_url: str, *, push_s: int = 2, tiers: str | None = None) -> None:
         self.store = folder / "vmm_metrics"
         self._socket = folder / "store.sock"
         self._log = folder / "log"
+        self._tiers = [] if tiers is None else ["--tiers", tiers]
         self._push = [str(self.store), "--remote-write", write_url, "--interval", f"{push_s}s"]
         self._vms: list[subprocess.Popen[bytes]] = []
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Host:
         try:
-            store = self._run("rondo-store", str(self.store), "--listen", f"unix:{self._socket}")
+            store = self._run(
+                "rondo-store", str(self.store), "--listen", f"unix:{self._socket}", *self._tiers
+            )
             self._daemons.append(store)
             deadline = time.monotonic() + PATIENCE_S
             while not self._socket.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,7 +33,8 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         Prometheus(program("prometheus"), config=config) as prometheus,
         # It shows nothing of the last half minute, unless it is told to.
         victoria(program("victoria-metrics"), victoria_folder, "-search.latencyOffset=0s") as victoria_url,
-        Host(folder, prometheus.write_url) as host,
+        # A journal is rolled up when the coarsest tier's interval is over.
+        Host(folder, prometheus.write_url, tiers="1s:10m,10s:6h") as host,
     ):
         long = host.start("vm-1", seconds=12)
         killed = host.start("vm-5", seconds=300)
@@ -49,6 +51,8 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         # The last second of the VM that was killed counts as whole five seconds later.
         until(lambda: time.time() > killed_s + 7)
         ended_s = time.time()
+        newest = max(int(journal.name) for journal in (host.store / "tier_0").iterdir())
+        until(lambda: json.loads((host.store / "state.json").read_bytes())["rolled_up"] >= newest)
         for flags in (
             ["--cursor", "b", "--external-label", "host=b"],
             ["--cursor", "rollups", "--tier", "1", "--job", "rollups"],
