@@ -86,7 +86,7 @@ class _InvalidError(ValueError):
 
 
 def header_to_map(header: Header) -> dict[str, Any]:
-    """The header as the map that msgpack (or JSON, in session.json) carries."""
+    """The header as the map that msgpack carries."""
     return {
         "rondo": VERSION,
         "instance": header.instance,

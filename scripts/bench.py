@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure rondo beside its peers, in one run: every figure that the docs quote comes from here.
 
-scripts/bench.py [PART ...]      all of them by default: vmm store serve stall flat race push wire
+scripts/bench.py [PART ...]      all of them by default: vmm store lives serve stall flat race push wire
                                  backlog dashboards
 """
 
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
-PARTS = ("vmm", "store", "serve", "stall", "flat", "race", "push", "wire", "backlog", "dashboards")
+PARTS = ("vmm", "store", "lives", "serve", "stall", "flat", "race", "push", "wire", "backlog", "dashboards")
 
 
 def main(parts: list[str]) -> int:
