@@ -221,7 +221,8 @@ class Served:
         self.start, self.store, self.address = start, folder / "store", f"unix:{folder}/sock"
         self.process = start("rondo-store", self.store, "--listen", self.address, clock=clock)
         assert self.process.stderr is not None
-        assert b"listening on" in self.process.stderr.readline()
+        while b"listening on" not in (line := self.process.stderr.readline()):
+            assert line, "it ended"
 
     def sessions(self, instance: str) -> list[str]:
         """How its sessions ended, in the order of their starts."""
