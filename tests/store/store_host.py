@@ -81,10 +81,10 @@ def connected(address: str) -> socket.socket:
 
 def acknowledged(peer: socket.socket) -> bool:
     """End, and wait for the word that all is stored."""
-    peer.shutdown(socket.SHUT_WR)
     try:
+        peer.shutdown(socket.SHUT_WR)
         return peer.recv(1) == b""
-    except ConnectionResetError:
+    except OSError:  # also one that is not connected any more
         return False
 
 

@@ -306,9 +306,9 @@ def test_a_server_whose_folder_is_no_longer_there_ends_and_acknowledges_nothing(
                 subprocess.run(["rm", "-r", tmp_path / "elsewhere"], check=True)
             elif how == "replaced":
                 assert run("rondo-store", path, stdin=None, input=b"").returncode == 0
-            with suppress(BrokenPipeError, ConnectionResetError):  # it may have noticed by itself
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may have noticed by itself, and gone
                 peer.sendall(b"".join(map(stream.encode, ticks(9, begin_ms)[5:])))
-            assert not acknowledged(peer)
+                assert not acknowledged(peer)
         assert process.wait(PATIENCE_S) == 69
         assert process.stderr is not None
         assert f"{path}: removed or replaced".encode() in process.stderr.read()
