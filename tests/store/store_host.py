@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import socket
 import subprocess
 import sys
@@ -60,10 +60,15 @@ def said(process: subprocess.Popen[bytes], what: str) -> str:
 
 
 def fill(place: Path, left: int) -> Path:
-    """Write a file that leaves `left` bytes of the file system free."""
-    status = os.statvfs(place)
+    """Write a file that leaves `left` bytes of the file system free, also while others write to it."""
     ballast = place / "ballast"
-    ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - left))
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:  # asking how much is free and writing that much would race with the store
+                file.write(bytes(65_536))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+        file.truncate(file.tell() - left)
     return ballast
 
 
