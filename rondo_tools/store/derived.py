@@ -61,11 +61,12 @@ class Part(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Where rows went: a ROWS frame at `offset` of file `number`, and the slot of each row in it."""
+    """Where rows went: a ROWS frame at `offset` of file `number`; the slot and the time of each row in it."""
 
     number: int
     offset: int
     slots: Ints
+    t_ms: Ints
 
 
 class _New(NamedTuple):
@@ -114,7 +115,7 @@ class Derived:
         writer = self._open(len({part.schema for part in parts}))
         found: list[_New] = []
         self._declare(parts, describe, writer.seed, found)
-        placed: list[tuple[int, Ints]] = []  # the frame's place in `found`, its slots
+        placed: list[tuple[int, Ints, Ints]] = []  # the frame's place in `found`, its slots and times
         numbers = {schema: number for number, schema in enumerate(self.known.schemas)}
         for part in parts:
             number = numbers[part.schema]
@@ -126,10 +127,10 @@ class Derived:
                 some = rows[begin:end]
                 least, greatest = int(some["session"][0]), int(some["session"][-1])
                 for frame in frames.rows_frames(writer.seed, some, number, origin=int(origins[begin])):
-                    placed.append((len(found), slots[begin:end]))
+                    placed.append((len(found), slots[begin:end], some["t_ms"]))
                     found.append(_New(frames.ROWS, least, greatest, frame))
         offsets = self._write_indexed(writer, found)
-        return [Appended(self.number, offsets[place], slots) for place, slots in placed]
+        return [Appended(self.number, offsets[place], *columns) for place, *columns in placed]
 
     def append_frames(self, make: Callable[[int], list[bytes]]) -> tuple[int, int, int]:
         """Append the frames that `make(seed)` gives, without an INDEX; gives (file, from, to)."""

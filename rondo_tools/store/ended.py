@@ -37,7 +37,8 @@ MAX_LAST_ROWS = 6_000
 _DESCRIPTIONS_A_FRAME = 256
 _NEVER = np.iinfo(np.int64).max
 
-Places = dict[int, list[Place]]
+Places = dict[int, list[tuple[int, Place]]]
+"""By slot, where rows stand, each with the time of the first of them."""
 
 
 def write_ended(
@@ -64,7 +65,7 @@ def write_ended(
     for slot, start_ms, interval_ms, *counted in zip(those.tolist(), *columns, strict=True):
         (instance, labels), end = slots.names[slot], over[slot]
         start = instance, start_ms, interval_ms, labels
-        where = newest(places.get(slot, []))
+        where = newest([place for _, place in sorted(places.get(slot, []))])
         made.append(Description._make((*start, end.reason, end.t_ms, *counted, slots.series(slot), where)))
     made.sort(key=lambda one: key_of(*one.key))
     return ended.append_frames(lambda seed: _description_frames(seed, made))
@@ -144,17 +145,18 @@ def _append(
         by_piece, rows = zip(*pieces, strict=True)
         of_rows = np.concatenate(by_piece)
         parts.append(Part(schema, of_rows, np.zeros(of_rows.size, np.int64), np.concatenate(rows)))
-    for slot, place in _places_of(derived.append(parts, slots.describe)):
-        places.setdefault(slot, []).append(place)
+    for slot, t_ms, place in _places_of(derived.append(parts, slots.describe)):
+        places.setdefault(slot, []).append((t_ms, place))
 
 
-def _places_of(appended: Iterable[Appended]) -> Iterator[tuple[int, Place]]:
-    """(slot, place) of each session's rows in each frame."""
-    for number, offset, slots in appended:
+def _places_of(appended: Iterable[Appended]) -> Iterator[tuple[int, int, Place]]:
+    """(slot, time of the first, place) of each session's rows in each frame."""
+    for number, offset, slots, t_ms in appended:
         first = np.flatnonzero(np.diff(slots, prepend=-1))
         rows = np.diff(first, append=slots.size)
-        for slot, at, some in zip(slots[first].tolist(), first.tolist(), rows.tolist(), strict=True):
-            yield slot, Place(number, offset, at, some)
+        columns = slots[first], t_ms[first], first, rows
+        for slot, begin_ms, at, some in zip(*(column.tolist() for column in columns), strict=True):
+            yield slot, begin_ms, Place(number, offset, at, some)
 
 
 def newest(places: list[Place], most: int = MAX_LAST_ROWS) -> tuple[Place, ...]:

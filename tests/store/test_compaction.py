@@ -133,6 +133,19 @@ def test_a_session_that_comes_back_after_its_end_was_rolled_up(host: Host, pause
     assert descriptions(host.layout, host.state)[vm.key].reason == "shutdown"
 
 
+def test_last_rows_stand_in_time_order_whatever_came_before_in_other_sessions(host: Host) -> None:
+    first, second = Session("vm-1"), Session("vm-2")
+    journal = host.journal()
+    journal.ticks(first, host.some(first, 5, A))
+    for schema in (B, A):
+        journal.ticks(second, host.some(second, 5, schema))
+    journal.end(second, "shutdown")
+    journal.close()
+    host.roll_up()
+    host.check()
+    assert descriptions(host.layout, host.state)[second.key].series == 4
+
+
 def test_an_end_alone_replaces_the_reason_of_a_lost_session(host: Host) -> None:
     vm = Session("vm-1")
     journal = host.journal()
