@@ -16,6 +16,7 @@ import copy
 import errno
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
@@ -27,11 +28,12 @@ from rondo_tools.errors import StoreError
 from rondo_tools.store import ended
 from rondo_tools.store.carry import Carry, parse_carry
 from rondo_tools.store.derived import FILES_A_SPAN, MAX_FILE, Derived, Part
+from rondo_tools.store.derived_view import RowsView, schemas_in
 from rondo_tools.store.format.frames import row_dtype
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.records import LOST, Description, EndRecord
 from rondo_tools.store.format.rollup import Groups, Ticks, Windows, by_session, coarse_rows, concatenated
-from rondo_tools.store.format.schema import Schema
+from rondo_tools.store.format.schema import Schema, union
 from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.journal_pieces import PIECE, JournalPieces, Piece
@@ -269,6 +271,7 @@ class _RollUp:
         with LastRowsReader(self._layout) as reader:
             for slot in [slot for slot in slots.back if slots.ticks[slot]]:
                 description = slots.back.pop(slot)
+                slots.had(slot, self._schemas_before(reader, description))
                 self.counts.back += 1
                 for windows, seed in zip(self._windows, seeds, strict=True):
                     window = description.last_ms // windows.interval_ms
@@ -279,6 +282,28 @@ class _RollUp:
                             seed.setdefault(schema, []).append(one)
         for windows, seed in zip(self._windows, seeds, strict=True):
             windows.add({schema: _joined(parts) for schema, parts in seed.items()})
+
+    def _schemas_before(self, reader: LastRowsReader, description: Description) -> list[Schema]:
+        """What a session had before it came back: by its last rows and, if that is not all, coarse rows."""
+        found = reader.schemas(description)
+        if not found or union(found).width < description.series:
+            found[:0] = self._coarse_schemas(description)
+        return found
+
+    def _coarse_schemas(self, description: Description) -> list[Schema]:
+        with ExitStack() as opened:
+            views = []
+            for tier in range(1, len(self._tiers)):
+                folder = tier_name(tier)
+                for number, file in sorted(self.state.files.get(folder, {}).items()):
+                    try:
+                        view = RowsView(self._layout.file(folder, number))
+                    except (FileNotFoundError, StoreError):
+                        continue  # it cannot be read; whoever asks for its rows is told
+                    opened.callback(view.close)
+                    view.update(file)
+                    views.append((tier, view))
+            return schemas_in(views, description.key)
 
     def _over(self, ends: list[tuple[int, EndRecord]]) -> dict[int, EndRecord]:
         """By slot, the ends that stand: later ticks undo `lost`, wherever they are."""

@@ -9,7 +9,7 @@ from there when the file has grown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -272,6 +272,12 @@ class RowsView(DerivedView):
             found = None if frame is None else self.rows(at, frame, tier)
             if found is not None:
                 yield found
+
+
+def schemas_in(views: Iterable[tuple[int, RowsView]], key: SessionKey) -> list[Schema]:
+    """The schemas of a session's rows in files, each with its tier, in time order of their first rows."""
+    parts = [part for tier, view in views for part in view.rows_of(key, tier)[0]]
+    return [schema for schema, _ in sorted(parts, key=lambda part: int(part[1]["t_ms"][0]))]
 
 
 class EndedView(DerivedView):

@@ -36,6 +36,19 @@ class LastRowsReader:
                 found.setdefault(schema, []).append(rows[rows["t_ms"] > after_ms])
         return [(schema, np.concatenate(parts)) for schema, parts in found.items()]
 
+    def schemas(self, description: Description) -> list[Schema]:
+        """The schemas of the rows, in time order of the first row of each."""
+        found: dict[Schema, None] = {}
+        for place in description.places:
+            file = self._file(place.file)
+            head = (
+                None if file is None else frames.parse_head(file.read(place.offset, HEAD_SIZE), 0, file.seed)
+            )
+            schema = None if file is None or head is None else self._schema(file, head)
+            if schema is not None:
+                found[schema] = None
+        return list(found)
+
     def _read(self, place: Place) -> Iterator[tuple[Schema, Rows]]:
         file = self._file(place.file)
         if file is None:

@@ -13,6 +13,7 @@ from typing import Any
 from rondo_tools import stream
 from rondo_tools.store import session_rows
 from rondo_tools.store.carry import LiveSession
+from rondo_tools.store.derived_view import schemas_in
 from rondo_tools.store.format.records import LOST, Description, EndRecord, Labels, SessionKey, description_of
 from rondo_tools.store.format.schema import Column, Schema, schema_of, union
 from rondo_tools.store.format.tiers import Tier
@@ -176,12 +177,10 @@ class Session:
             found.update(dict.fromkeys(journal.schemas_of(self._identity)))
         return union(list(found)) if found else schema_of(())
 
-    def _coarse_schemas(self) -> Iterator[Schema]:
+    def _coarse_schemas(self) -> list[Schema]:
         """What it had earlier than its last rows, by its rows in the coarse tiers."""
-        for tier, views in self._snapshot.tiers.items():
-            for view in views.values():
-                parts, _ = view.rows_of(self._identity, tier)
-                yield from (schema for schema, _ in parts)
+        views = [(tier, view) for tier, some in self._snapshot.tiers.items() for view in some.values()]
+        return schemas_in(views, self._identity)
 
     # What `Store` tells a session that it finds, from the oldest news to the newest.
 

@@ -7,7 +7,7 @@ costs Python's time only where it begins. `keep` makes the next carry of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -93,6 +93,10 @@ class Slots:
         for place in np.unique(before).tolist():
             whole = schema if place < 0 else union((self._schemas[place], schema))
             self._schema[slots[before == place]] = self._place(whole)
+
+    def had(self, slot: int, schemas: Sequence[Schema]) -> None:
+        """Note what a session that came back has had before; it has a tick here."""
+        self._schema[slot] = self._place(union((*schemas, self._schemas[int(self._schema[slot])])))
 
     def _place(self, schema: Schema) -> int:
         if schema not in self._places:

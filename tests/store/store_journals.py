@@ -347,6 +347,7 @@ class Host:
                     len(ticks),
                 )
                 assert found[:4] == session
+                assert found.series == union([tick.schema for tick in ticks]).width
                 begins = [int(rows_of[one.file, one.offset][1]["t_ms"][one.first]) for one in found.places]
                 assert begins == sorted(begins), "readers learn from it which series came first"
                 newest = [tick for tick in ticks if tick.t_ms > ticks[-1].t_ms - 600_000][-6000:]

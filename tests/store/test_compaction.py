@@ -133,6 +133,25 @@ def test_a_session_that_comes_back_after_its_end_was_rolled_up(host: Host, pause
     assert descriptions(host.layout, host.state)[vm.key].reason == "shutdown"
 
 
+@pytest.mark.parametrize("ticks", [20, 900])
+def test_a_session_that_comes_back_keeps_the_series_that_it_had_before(host: Host, ticks: int) -> None:
+    """Also those that none of its last ten minutes of ticks had."""
+    vm = Session("vm-1")
+    journal = host.journal()
+    journal.ticks(vm, host.some(vm, 20, B))
+    journal.ticks(vm, host.some(vm, ticks, A))
+    journal.end(vm, "lost")
+    journal.close()
+    host.roll_up()
+    for reason in ("lost", "shutdown"):
+        journal = host.journal()
+        journal.ticks(vm, host.some(vm, 1, A))
+        journal.end(vm, reason)
+        journal.close()
+        host.roll_up()
+        host.check(doubles=4)
+
+
 def test_last_rows_stand_in_time_order_whatever_came_before_in_other_sessions(host: Host) -> None:
     first, second = Session("vm-1"), Session("vm-2")
     journal = host.journal()
