@@ -36,6 +36,7 @@ from rondo_tools.store.format.rollup import Groups, Ticks, Windows, by_session, 
 from rondo_tools.store.format.schema import Schema, union
 from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
+from rondo_tools.store.frame_file import has_no_header
 from rondo_tools.store.journal_pieces import PIECE, JournalPieces, Piece
 from rondo_tools.store.last_rows import LastRowsReader
 from rondo_tools.store.looks import stamp
@@ -229,7 +230,7 @@ class _RollUp:
         except StoreError as exc:
             if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _PASSING:
                 raise exc.__cause__ from None
-            return self._pass_over(str(exc))
+            return {} if has_no_header(path) else self._pass_over(str(exc))
         with journal:
             files.sync_file(path)
             for some in journal.pieces():

@@ -39,6 +39,14 @@ _SKETCH = struct.Struct("<IB39xI")  # of a frame's header: length, kind, its CRC
 _DECLARING = (SCHEMA, SESSION, END)
 
 
+def has_no_header(path: Path) -> bool:
+    """Whether a file has nothing yet: it was just made, or its maker was killed before the first row."""
+    try:
+        return path.stat().st_size < FILE_SIZE
+    except OSError:
+        return False
+
+
 class FrameFile:
     """Raises FileNotFoundError if there is none, StoreError if it is no such file or cannot be read."""
 

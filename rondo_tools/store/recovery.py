@@ -15,7 +15,7 @@ from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.records import LOST, EndRecord, ends_in, sessions_in
-from rondo_tools.store.frame_file import FrameFile
+from rondo_tools.store.frame_file import FrameFile, has_no_header
 from rondo_tools.store.live import Carried, Live, Session, SessionEnd
 
 
@@ -33,7 +33,7 @@ def recover(live: Live, layout: Layout, journals: Iterable[int], carried: Iterab
         except FileNotFoundError:
             continue
         except StoreError as exc:
-            if layout.file(JOURNALS, number).stat().st_size:  # else its maker died before the first row
+            if not has_no_header(layout.file(JOURNALS, number)):
                 troubles.append(str(exc))
             continue
         with file:

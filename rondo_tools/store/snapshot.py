@@ -24,6 +24,7 @@ from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.format.store_json import StoreJson, parse_store_json
+from rondo_tools.store.frame_file import has_no_header
 from rondo_tools.store.journal_view import JournalView
 
 _LOOKS = 100
@@ -73,6 +74,10 @@ class Files:
             before, seen = seen, (list(snapshot.journals), self._state[0], snapshot.missing)
             if not snapshot.missing or seen == before:
                 break
+        journals = self._layout.folder(JOURNALS)
+        snapshot.missing[:] = [
+            path for path in snapshot.missing if path.parent != journals or not has_no_header(path)
+        ]
         for path in snapshot.missing:
             self._pass_over_missing(path)
         self._forget_others(snapshot)

@@ -312,8 +312,9 @@ def test_a_journal_that_cannot_be_read_is_passed_over(
     journal.close()
     result = host.roll_up()
     host.check()
-    assert (result.counts.journals, result.counts.unread_journals) == (2, 1)
-    assert str(first.path) in caplog.text
+    is_lost = how != "empty"  # else its maker was killed before the first row
+    assert (result.counts.journals, result.counts.unread_journals) == (2, is_lost)
+    assert (str(first.path) in caplog.text) == is_lost
 
 
 def test_without_its_carry_a_roll_up_goes_on(host: Host, caplog: pytest.LogCaptureFixture) -> None:

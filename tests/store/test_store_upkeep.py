@@ -344,8 +344,12 @@ def test_a_journal_that_a_kill_left_without_a_header_is_passed_over(
     torn.write_bytes(Layout(path).file(JOURNALS, 1).read_bytes()[:size])
     done = run("rondo-store", path, stdin=None, input=data(begin_ms + 100_000, 5, instance="next"))
     assert done.returncode == 0
+    assert b"passed over" not in done.stderr
     assert Layout(path).numbers(JOURNALS) == [1, 2, 3]
     assert {one.instance: one.ticks for one in Store(path).sessions()} == {"vm-1": 45, "next": 5}
+    for command in (["list"], ["read", "{}"], ["check", "-q"]):
+        asked = run("rondo-query", path, *command)
+        assert (asked.returncode, asked.stderr) == (0, b"")
 
 
 def test_a_file_that_cannot_be_removed_is_named_once_and_stops_nothing(
