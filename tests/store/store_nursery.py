@@ -1,11 +1,11 @@
 """Starts rondo-store many times, quickly, and kills it: reads a JSON line, forks, feeds the child a
 pipe, kills it with SIGKILL, and answers with its exit status.
 
-    {"argv": ["DIR"], "input": "FILE", "at_once": 70000, "then": [140, 140, 7], "pause_s": 0.002}
+    {"argv": ["DIR"], "input": "FILE", "at_once": 70000, "then": [140, 7], "ends": false, "pause_s": 0.002}
 
-The child gets the first `at_once` bytes of the file, then pieces of the sizes in `then`; `pause_s`
-after the last it is killed. With `pause_s` null it is given the rest too, and ends by itself. Each
-child is a process of its own; only the imports are shared.
+The child gets the first `at_once` bytes of the file, then pieces of the sizes in `then`; if the input
+`ends` there, its pipe is closed. `pause_s` after that it is killed; with null it is not, and ends by itself.
+Each child is a process of its own; only the imports are shared.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def child(argv: list[str], stdin: int) -> NoReturn:
         os._exit(status)
 
 
-def feed(fd: int, data: bytes, at_once: int, then: list[int], *, whole: bool) -> None:
+def feed(fd: int, data: bytes, at_once: int, then: list[int]) -> None:
     at = 0
-    for size in (at_once, *then, len(data) if whole else 0):
+    for size in (at_once, *then):
         piece = memoryview(data)[at : at + size]
         at += size
         while piece:
@@ -50,12 +50,16 @@ def live(order: dict[str, object], data: bytes) -> int:
     os.close(read)
     pause_s = order["pause_s"]
     try:
-        feed(write, data, order["at_once"], order["then"], whole=pause_s is None)  # type: ignore[arg-type]
+        feed(write, data, order["at_once"], order["then"])  # type: ignore[arg-type]
+        if order["ends"]:
+            os.close(write)
+            write = -1
         if pause_s is not None:
             time.sleep(pause_s)  # type: ignore[arg-type]  # not to learn the time: to be killed at any moment
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is still the child's
     finally:
-        os.close(write)
+        if write >= 0:
+            os.close(write)
         _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
 
