@@ -28,25 +28,18 @@ from rondo_tools.errors import StoreError
 from rondo_tools.store.carry import parse_carry
 from rondo_tools.store.derived import FILES_A_SPAN
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.cursors import NO_JOURNAL, CursorPosition, may_stay
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.records import description_table
 from rondo_tools.store.format.state import MAX_EVICTIONS, Eviction, State
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.frame_file import FrameFile
-from rondo_tools.store.looks import HOUR_MS, Looks, Times, plausible, stamp
+from rondo_tools.store.looks import Looks, Times, plausible, stamp
 from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)
 
 _FULL = 0.95  # of `max_bytes`: from there on files go
-
-
-class CursorPosition(NamedTuple):
-    """Where a push stands: in `journal`; `held_ms` is when a push last held the cursor."""
-
-    name: str
-    journal: int
-    held_ms: int
 
 
 class Candidate(NamedTuple):
@@ -89,8 +82,6 @@ class Housekeeper:
         self._looks = Looks(now_ms, clock)
         self.max_bytes = max_bytes
         self._warned: set[Path] = set()
-        # How long a journal is held for cursors and sessions.
-        self._hold_ms = tiers[min(1, len(tiers) - 1)].span_ms
         self._folders = {
             **{tier_name(n): (n, tier.span_ms) for n, tier in enumerate(tiers[1:], 1)},
             LAST_ROWS: (0, tiers[-1].span_ms),
@@ -158,10 +149,11 @@ class Housekeeper:
     def _expired_journals(self, state: State, times: Times) -> Iterator[Candidate]:
         held_from: int | None = None
         closed = plausible(state.journals, times.now_ms)
+        may = set(may_stay(closed, self._tiers, min(times)))
         for number, closed_ms in closed.items():
             if not times.is_over(closed_ms, self._tiers[0].span_ms):
                 continue
-            if not times.is_over(closed_ms, self._hold_ms):
+            if number in may:
                 if held_from is None:
                     held_from = min(self._delivered_to(times), self._wanted_from(state))
                 if number >= held_from:
@@ -170,20 +162,20 @@ class Housekeeper:
 
     def _delivered_to(self, times: Times) -> int:
         """The oldest journal that an active cursor stands in."""
-        active = [one.journal for one in self._cursors() if not times.is_over(one.held_ms, HOUR_MS)]
-        return min(active, default=1 << 62)
+        active = [one.journal for one in self._cursors() if one.is_active(min(times))]
+        return min(active, default=NO_JOURNAL)
 
     def _wanted_from(self, state: State) -> int:
         """The oldest journal that has last rows of a session that is not over."""
         if not state.carry:
-            return 1 << 62
+            return NO_JOURNAL
         path = self._layout.carry(state.carry)
         try:
             live = parse_carry(path.read_bytes()).live
         except (OSError, StoreError) as exc:
             self._warn(path, f"cannot be read ({exc}); journals stay")
             return 0
-        return int(live["from_journal"].min()) if live.size else 1 << 62
+        return int(live["from_journal"].min()) if live.size else NO_JOURNAL
 
     # --- want of room -----------------------------------------------------------------------------------
 

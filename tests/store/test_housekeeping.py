@@ -12,10 +12,11 @@ from faulty_disk import FaultyDisk
 from store_journals import T0, TIERS, Host, Session, descriptions, expected_rows, stored_rows
 
 from rondo_tools.store.compaction import clean_up
+from rondo_tools.store.format.cursors import CursorPosition
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout
 from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.format.tiers import parse_tiers
-from rondo_tools.store.housekeeping import CursorPosition, Housekeeper, Look
+from rondo_tools.store.housekeeping import Housekeeper, Look
 from rondo_tools.store.looks import plausible
 from rondo_tools.store.remembered import Remembered
 from rondo_tools.store.reserve import Reserve
