@@ -18,8 +18,8 @@ from rondo_tools import command
 from rondo_tools.errors import UsageError
 from rondo_tools.push.cursor import Cursor, LockedError, parse_name
 from rondo_tools.push.drain import Drain
+from rondo_tools.push.drop import drop as drop_cursor
 from rondo_tools.push.dry_run import dry_run as preview
-from rondo_tools.push.dry_run import status as delivery_status
 from rondo_tools.push.encoding.body import PROTOCOLS, V1
 from rondo_tools.push.follow import Follower
 from rondo_tools.push.http.credentials import Credentials, parse_credentials
@@ -31,6 +31,8 @@ from rondo_tools.push.opened import OpenedStore, open_store
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import SelfMetrics, Tally
 from rondo_tools.push.service import Service, Stores
+from rondo_tools.push.status import cursors as cursor_lines
+from rondo_tools.push.status import instances as instance_lines
 from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.units import parse_duration
 from rondo_tools.wakeup import Wakeup
@@ -38,6 +40,7 @@ from rondo_tools.wakeup import Wakeup
 if TYPE_CHECKING:
     from rondo_tools.push.http.transport import Transport
 
+DEFAULT_CURSOR = "prometheus"
 DEFAULT_INTERVAL_S = 10.0
 MAX_TIERS = 8  # of any store
 LONGEST_S = 86_400.0
@@ -95,7 +98,7 @@ def _count(text: str) -> int:
     "--cursor",
     metavar="NAME",
     type=command.typed(parse_name),
-    help="one for each endpoint that gets this store's samples",
+    help="one for each endpoint that gets this store's samples (default: prometheus)",
 )
 @argh.arg(
     "--match",
@@ -149,8 +152,9 @@ def _count(text: str) -> int:
 )
 @argh.arg("--wait", help="while another rondo-push holds the cursor, wait for it")
 @argh.arg("--dry-run", help="print what would be sent (time, series, value), and send nothing")
+@argh.arg("--status", help="print what each cursor keeps in the store, and how far behind each instance is")
 @argh.arg(
-    "--status", help="print for each instance: delivered up to, newest tick (both in ms), seconds behind"
+    "--drop", help="remove the cursor that --cursor names: nothing is kept for it any more, nothing is sent"
 )
 @argh.arg("--no-health", help="send the store's samples only, not rondo-push's own counts")
 @argh.arg(
@@ -165,7 +169,7 @@ def push(
     remote_write: str | None = None,
     protocol: str = V1,
     interval: float | None = None,
-    cursor: str = "prometheus",
+    cursor: str | None = None,
     match: Selector | None = None,
     tier: int = 0,
     max_age: int | None = None,
@@ -184,6 +188,7 @@ def push(
     wait: bool = False,
     dry_run: bool = False,
     status: bool = False,
+    drop: bool = False,
     no_health: bool = False,
     max_samples_per_send: int = 10_000,
     **_: object,
@@ -206,14 +211,16 @@ def push(
         proxy=proxy,
     )
     tally = Tally()
-    health = None if no_health else SelfMetrics(tally, cursor, job, external, match)
+    name = cursor or DEFAULT_CURSOR
+    health = None if no_health else SelfMetrics(tally, name, job, external, match)
 
     selector = "" if match is None else str(match)
 
     def open_drain(store: OpenedStore, cursor: Cursor) -> Drain:
         if tier >= len(store.tiers):
             raise UsageError(f"--tier {tier}: the tiers of {store.path} are 0 to {len(store.tiers) - 1}")
-        cursor.belongs_to(store.store_id, tier, selector)
+        if not status:
+            cursor.belongs_to(store.store_id, tier, selector)
         return Drain(
             store.layout,
             store.tiers,
@@ -224,15 +231,27 @@ def push(
             ignore_future=ignore_future,
         )
 
-    if dry_run or status:
+    if dry_run or status or drop:
+        if dry_run + status + drop > 1:
+            raise UsageError("--dry-run, --status and --drop are three things: choose one")
         if store is None:
-            raise UsageError("--dry-run and --status look at a STORE: name one")
-        found, place = open_store(Path(store)), Cursor(Path(store), cursor, peek=True)
-        drain, now_ms = open_drain(found, place), time.time_ns() // 1_000_000
+            raise UsageError("--dry-run, --status and --drop look at a STORE: name one")
+        found, now_ms = open_store(Path(store)), time.time_ns() // 1_000_000
+        if drop:
+            if cursor is None:
+                raise UsageError("--drop removes a cursor for good: name it, with --cursor NAME")
+            drop_cursor(found, cursor, now_ms)
+            return
         if status:
-            lines = delivery_status(drain, place, now_ms)
-        else:
-            lines = preview(drain, place, now_ms, backfill=backfill)
+            for line in cursor_lines(found, now_ms):
+                print(line)
+        place = Cursor(found.path, name, peek=True)
+        drain = open_drain(found, place)
+        lines = (
+            instance_lines(drain, place, now_ms)
+            if status
+            else preview(drain, place, now_ms, backfill=backfill)
+        )
         for line in lines:
             print(line)
         return
@@ -258,7 +277,7 @@ def push(
     with closing(_Endpoint(remote_write, timeout, known)) as endpoint:
         negotiator = Negotiator(endpoint, protocol)
         if store is not None and interval is None:
-            with Stores(cursor, partial(open_pusher, None), wait=wait) as stores:
+            with Stores(name, partial(open_pusher, None), wait=wait) as stores:
                 _push_once(stores, Path(store))
             log.debug("%s", tally)
             return
@@ -266,7 +285,7 @@ def push(
         stop_on = {signal.SIGTERM} if store is None else {signal.SIGTERM, signal.SIGINT}
         with Wakeup(stop_on=stop_on, let_pass={signal.SIGINT} - stop_on) as wake:
             try:
-                with Stores(cursor, partial(open_pusher, wake), wait=wait) as stores:
+                with Stores(name, partial(open_pusher, wake), wait=wait) as stores:
                     if store is None:
                         _follow(stores, wake, interval or DEFAULT_INTERVAL_S)
                     else:

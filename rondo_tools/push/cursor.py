@@ -61,6 +61,34 @@ def parse_name(text: str) -> str:
     return text
 
 
+def lock(layout: Layout, name: str, *, wait: bool = False) -> int:
+    """Lock a cursor, whether there is one or not: a descriptor to close.
+
+    Raises LockedError if another push has it; with `wait`, waits for that push to end. Raises PushError.
+    """
+    path = layout.cursor_lock(name)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as exc:
+        raise _unavailable(path, exc) from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException as exc:
+        os.close(fd)
+        if isinstance(exc, BlockingIOError):
+            raise LockedError(
+                f"another rondo-push is delivering with this cursor ({path} is locked)"
+            ) from None
+        if isinstance(exc, OSError):
+            raise PushError(
+                f"{path} cannot be locked: {exc.strerror}. The store has to be on a file system with "
+                "flock(2); on NFS, lockd has to run on both sides",
+                exit_code=EX_UNAVAILABLE,
+            ) from exc
+        raise
+    return fd
+
+
 class Cursor:
     """An open cursor, locked until it is closed. `progress` and `in_flight` are what `save` writes.
 
@@ -80,26 +108,9 @@ class Cursor:
         if peek:
             self._load()
             return
-        lock = layout.cursor_lock(name)
+        self._lock_fd = lock(layout, name, wait=wait)
         try:
-            self._lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as exc:
-            raise _unavailable(lock, exc) from exc
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             self._load()
-        except BlockingIOError:
-            self.close()
-            raise LockedError(
-                f"another rondo-push is delivering with this cursor ({lock} is locked)"
-            ) from None
-        except OSError as exc:
-            self.close()
-            raise PushError(
-                f"{lock} cannot be locked: {exc.strerror}. The store has to be on a file system with "
-                "flock(2); on NFS, lockd has to run on both sides",
-                exit_code=EX_UNAVAILABLE,
-            ) from exc
         except BaseException:
             self.close()
             raise
@@ -167,7 +178,8 @@ class Cursor:
     def _not_understood(self, why: str) -> PushError:
         return PushError(
             f"{self.path}: the cursor is not understood: {why}. Delivery does not start afresh by itself; "
-            "put a copy back, or remove the file: then delivery begins anew with what tier 0 holds",
+            f"put a copy back, or remove it with --cursor {self.name} --drop: then delivery begins anew with "
+            "what tier 0 holds",
             exit_code=EX_DATAERR,
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,11 +18,12 @@ from rondo_tools import selector
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.push.batches import Batches
 from rondo_tools.push.model import Labels
+from rondo_tools.push.opened import read_state
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.store.format.cursor import Position, Progress
 from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import JOURNALS, Layout, tier_name
-from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.stream import Header
@@ -136,24 +137,31 @@ class Drain:
                     ) from exc
 
     def lines(self, progress: Progress, now_ms: int) -> Iterator[tuple[str, int, int]]:
-        """(instance, delivered up to, newest tick) of each instance in the journals, in ms; 0 is never."""
-        newest, delivered = Progress(store=progress.store), replace(progress, end=None, slice=0, done=0)
-        stretch = self.next(newest, now_ms, backfill=True)
+        """(instance, delivered up to, newest tick) of each instance in the cursor's tier, in ms; 0: never."""
+        stretch = self.next(Progress(store=progress.store, tier=progress.tier), now_ms)
         if stretch is None:
             return
         with stretch:
             newest_ms = stretch.line()
-        owed: dict[str, int] = {}
-        if progress.begin is None:
-            owed = dict.fromkeys(newest_ms, 0)
-        elif (rest := self.next(delivered, now_ms)) is not None:
-            with rest:
-                owed = rest.line_before()
+        delivered_ms = newest_ms | self._line_at(progress, newest_ms, now_ms)
         for instance, t_ms in sorted(newest_ms.items()):
-            yield instance, min(owed.get(instance, t_ms), t_ms), t_ms
+            yield instance, min(delivered_ms[instance], t_ms), t_ms
+
+    def _line_at(self, progress: Progress, instances: Iterable[str], now_ms: int) -> dict[str, int]:
+        """What these instances have at the cursor; those of which all is delivered may be missing."""
+        if progress.begin is None:
+            return dict.fromkeys(instances, 0)
+        progress = replace(progress, end=None, slice=0, done=0)
+        rest = self.next(progress, now_ms)
+        if rest is None:
+            return {}
+        with rest:
+            if progress.tier or progress.coarse is not None:
+                return dict.fromkeys(instances, progress.time_ms)  # coarse files do not tell it of each
+            return rest.line_before()
 
     def _next(self, progress: Progress, now_ms: int, backfill: bool) -> Stretch | None:
-        state = self._state()
+        state = read_state(self._layout)
         folder = tier_name(progress.tier)
         numbers = self._layout.numbers(folder) if progress.tier == 0 else sorted(state.files.get(folder, {}))
         if progress.begin is None and progress.coarse is None:
@@ -328,13 +336,3 @@ class Drain:
             return self._file_id(folder, number)
         except (FileNotFoundError, StoreError):
             return None
-
-    def _state(self) -> State:
-        try:
-            return parse_state(self._layout.state_json.read_bytes())
-        except FileNotFoundError:
-            return State()
-        except StoreError as exc:
-            raise StoreError(f"{self._layout.state_json}: {exc}") from exc
-        except OSError as exc:
-            raise StoreError(f"{self._layout.state_json}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc

@@ -1,4 +1,4 @@
-"""Looking without touching: what would be sent, and how far delivery is behind.
+"""Looking without touching: what would be sent.
 
 Strategy: the drain as it is, and the cursor as it stands in its file; no lock is taken, nothing is
 written, nothing is sent. Lines are for people and for awk: one fact a line, tabs between.
@@ -37,17 +37,6 @@ def dry_run(drain: Drain, cursor: Cursor, now_ms: int, *, backfill: bool) -> Ite
                                 yield f"{t_ms}\t{name}\t{_number(value)}"
                 progress.finish_slice(int(one.t_ms.max(initial=0)))
             drain.finish(progress, stretch, now_ms)
-
-
-def status(drain: Drain, cursor: Cursor, now_ms: int) -> Iterator[str]:
-    """``instance<TAB>delivered_ms<TAB>newest_ms<TAB>seconds behind`` for each instance of the journals.
-
-    0 is "never"; an instance of which all is delivered is 0 seconds behind.
-    """
-    for instance, delivered_ms, newest_ms in drain.lines(cursor.progress, now_ms):
-        behind_ms = max(0, newest_ms - delivered_ms)
-        behind = f"{behind_ms / 1000:.1f}" if delivered_ms or not behind_ms else "-"
-        yield f"{instance}\t{delivered_ms}\t{newest_ms}\t{behind}"
 
 
 def _spelled(labels: tuple[tuple[str, str], ...]) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store.format.layout import Layout
+from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.format.store_json import parse_store_json
 from rondo_tools.store.format.tiers import Tier
 
@@ -19,6 +20,9 @@ class OpenedStore(NamedTuple):
     @property
     def path(self) -> Path:
         return self.layout.path
+
+    def state(self) -> State:
+        return read_state(self.layout)
 
 
 def open_store(path: Path) -> OpenedStore:
@@ -33,3 +37,15 @@ def open_store(path: Path) -> OpenedStore:
     except StoreError as exc:
         raise StoreError(f"{layout.store_json}: {exc}", exit_code=exc.exit_code) from exc
     return OpenedStore(layout, found.tiers, found.store_id.hex())
+
+
+def read_state(layout: Layout) -> State:
+    """What roll-ups have committed. Raises StoreError if that cannot be read."""
+    try:
+        return parse_state(layout.state_json.read_bytes())
+    except FileNotFoundError:
+        return State()
+    except OSError as exc:
+        raise StoreError(f"{layout.state_json}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+    except StoreError as exc:
+        raise StoreError(f"{layout.state_json}: {exc}") from exc

@@ -227,6 +227,32 @@ def test_a_store_that_is_away_is_no_other_history(
     maker.close()
 
 
+def test_lines_of_instances_where_journals_are_gone(maker: Maker, drain: Drain) -> None:
+    ticks(maker, 1, 2)
+    progress = Progress()
+    assert deliver(drain, progress) == [1, 2]
+    progress.time_ms = T0 + 2000
+    for second in (20, 30):
+        maker.rotate()
+        ticks(maker, second)
+    state = State(rolled_up=2)
+    state.files["tier_1"] = {1: a_coarse_file(maker, 1, 1, {1: [2], 2: [20]})}
+    maker.layout.state_json.write_bytes(state.pack())
+    assert list(drain.lines(progress, T0)) == [("vm", T0 + 2000, T0 + 30_000)]
+    for number in (1, 2):
+        maker.layout.file(JOURNALS, number).unlink()
+    before = pack_progress(progress, None)
+    assert list(drain.lines(progress, T0)) == [("vm", T0 + 2000, T0 + 30_000)]
+    assert list(drain.lines(Progress(), T0)) == [("vm", 0, T0 + 30_000)]
+    coarse = Progress(tier=1)
+    assert list(drain.lines(coarse, T0)) == [("vm", 0, T0 + 20_000)]
+    assert pack_progress(progress, None) == before, "looking changes nothing"
+    assert deliver(drain, coarse) == [2, 20]
+    coarse.time_ms = T0 + 20_000
+    assert list(drain.lines(coarse, T0)) == [("vm", T0 + 20_000, T0 + 20_000)]
+    maker.close()
+
+
 def test_drain_in_a_coarse_tier(maker: Maker, drain: Drain) -> None:
     state = State(rolled_up=1)
     state.files["tier_1"] = {1: a_coarse_file(maker, 1, 1, {1: [10, 20]})}

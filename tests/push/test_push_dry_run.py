@@ -1,4 +1,4 @@
-"""--dry-run, --status and --wait: looking without touching, and waiting for one's turn."""
+"""--dry-run and --wait: looking without touching, and waiting for one's turn."""
 
 from __future__ import annotations
 
@@ -73,17 +73,6 @@ def test_a_dry_run_begins_with_the_batch_in_flight(store: Path, capsys: pytest.C
     assert left == receiver.samples
 
 
-def test_status_says_how_far_behind_each_instance_is(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([str(store), "--status"]) == 0
-    assert capsys.readouterr().out == f"a\t0\t{T0 + 1000}\t-\nb\t0\t{T0 + 4000}\t-\n"
-    push_once(store, Scripted(Receiver()))
-    fill(store, header("b"), seconds(3, T0 + 5000))
-    assert cli.main([str(store), "--status"]) == 0
-    assert capsys.readouterr().out == (
-        f"a\t{T0 + 1000}\t{T0 + 1000}\t0.0\nb\t{T0 + 4000}\t{T0 + 7000}\t3.0\n"
-    )
-
-
 def test_wait_waits_for_the_other_push(store: Path) -> None:
     fd = os.open(store / "cursor_prometheus.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(fd, fcntl.LOCK_EX)
@@ -114,5 +103,3 @@ def waits_in(pid: int) -> str:
 
 def test_what_is_missing_is_said(run: Run, store: Path) -> None:
     assert b"--remote-write" in run("rondo-push", store).stderr
-    done = run("rondo-push", "--status")
-    assert (done.returncode, b"STORE" in done.stderr) == (64, True)

@@ -1,0 +1,186 @@
+"""--status and --drop: what each cursor keeps in the store, and an end to that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from journal_maker import Maker, series
+from receivers import T0, Crash, Receiver, Scripted, fill, header, push_once, seconds, ticks
+
+from rondo_tools.push import cli
+from rondo_tools.push.cursor import Cursor
+from rondo_tools.push.opened import open_store
+from rondo_tools.push.status import cursors
+from rondo_tools.store.format.cursor import Position, Progress, pack_progress
+from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.state import State
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+HOUR_MS = 3_600_000
+TIERS = "1s:10m,10s:6h"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    fill(tmp_path, header("a"), ticks((T0, [1, 0.1]), (T0 + 1000, [2, float("nan")])), "poweroff")
+    fill(tmp_path, header("b"), seconds(5))
+    return tmp_path
+
+
+def instances(text: str) -> list[list[str]]:
+    return [line.split("\t")[1:] for line in text.splitlines() if line.startswith("instance\t")]
+
+
+def test_status_says_how_far_behind_each_instance_is(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(store), "--status"]) == 0
+    assert instances(capsys.readouterr().out) == [
+        ["a", "0", f"{T0 + 1000}", "-", "0.0"],
+        ["b", "0", f"{T0 + 4000}", "-", "0.0"],
+    ]
+    push_once(store, Scripted(Receiver()))
+    fill(store, header("b"), seconds(3, T0 + 5000))
+    assert cli.main([str(store), "--status"]) == 0
+    assert instances(capsys.readouterr().out) == [
+        ["a", f"{T0 + 1000}", f"{T0 + 1000}", "0.0", "0.0"],
+        ["b", f"{T0 + 4000}", f"{T0 + 7000}", "3.0", "0.0"],
+    ]
+
+
+def test_status_says_which_instance_has_delivered_times_ahead_of_the_clock(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day_ms = 86_400_000
+    ahead_ms = time.time_ns() // 1_000_000 + day_ms
+    layout = Layout(store)
+    # A keeper refuses such times; a host whose clock was wrong as a whole has stored them.
+    for path in layout.folder(JOURNALS).iterdir():
+        path.unlink()
+    layout.folder(JOURNALS).rmdir()
+    maker = Maker(store)
+    maker.rows(("a", ahead_ms), series("c1"), [ahead_ms], [(1,)])
+    push_once(store, Scripted(Receiver()), now_ms=ahead_ms)
+    maker.close()
+    assert cli.main([str(store), "--status"]) == 0
+    [(*_, ahead)] = instances(capsys.readouterr().out)
+    assert day_ms / 1000 - 3600 < float(ahead) <= day_ms / 1000
+
+
+def journals(store: Path, closed_ms: list[int]) -> list[int]:
+    """Give the store a journal of one tick for each of these times; gives the sizes of their files."""
+    for number, at_ms in enumerate(closed_ms):
+        fill(store, header(f"vm-{number}", at_ms), seconds(1, at_ms), tiers=TIERS)
+    layout = Layout(store)
+    state = State(rolled_up=len(closed_ms), journals=dict(enumerate(closed_ms, 1)))
+    layout.state_json.write_bytes(state.pack())
+    return [layout.file(JOURNALS, number).stat().st_size for number in layout.numbers(JOURNALS)]
+
+
+def write_cursor(path: Path, name: str, held_ms: int, **progress: object) -> None:
+    known = {"store": open_store(path).store_id, **progress}
+    path = Layout(path).cursor(name)
+    path.write_bytes(pack_progress(Progress(**known), None))  # type: ignore[arg-type]
+    os.utime(path, ns=(0, held_ms * 1_000_000))
+
+
+def test_status_says_what_each_cursor_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the store's own rules: rolled up, over tier 0's ten minutes, not over tier 1's six hours."""
+    minutes = [7 * 60, 2 * 60, 60, 5, 0]
+    now_ms = T0 + 7 * HOUR_MS
+    sizes = journals(tmp_path, [now_ms - 60_000 * one for one in minutes])
+    at = {"begin": Position(3, bytes(8), 40), "time_ms": now_ms - HOUR_MS}
+    write_cursor(tmp_path, "active", now_ms - HOUR_MS, **at)
+    write_cursor(tmp_path, "idle", now_ms - HOUR_MS - 1, **at)
+    write_cursor(tmp_path, "new", now_ms)
+    write_cursor(tmp_path, "other", now_ms, **at, store="00" * 8)
+    write_cursor(tmp_path, "coarse", now_ms, tier=1)
+    end = Position(5, bytes(8), sizes[4])
+    write_cursor(tmp_path, "done", now_ms, begin=end, time_ms=now_ms - 60_000)
+    damaged = Layout(tmp_path).cursor("damaged")
+    damaged.write_bytes(b"{}")
+    os.utime(damaged, ns=(0, now_ms * 1_000_000))
+    all_kept = [str(sum(sizes[1:3])), "7200.0"]
+    everything = str(sum(sizes) - 5 * 40)
+    found = {line.split("\t")[1]: line.split("\t")[2:] for line in cursors(open_store(tmp_path), now_ms)}
+    assert found == {
+        "active": ["active", "1", str(sizes[2]), "3600.0", str(sum(sizes[2:]) - 3 * 40), "3600.0"],
+        "idle": ["idle", "0", "0", "0.0", str(sum(sizes[2:]) - 3 * 40), "3600.0"],
+        "new": ["active", "2", *all_kept, everything, "-"],
+        "other": ["active", "2", *all_kept, everything, "3600.0"],
+        "coarse": ["active", "0", "0", "0.0", "0", "0.0"],
+        "done": ["active", "0", "0", "0.0", "0", "0.0"],
+        "damaged": ["active", "2", *all_kept, everything, "-"],
+    }
+    assert "cursor_damaged.json: cannot be read" in caplog.text
+
+
+def test_a_cursor_of_another_tier_has_a_status_without_its_flags(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cursor(store, "lab", 0, selector='{a="b"}', begin=Position(2, bytes(8), 40))
+    assert cli.main([str(store), "--status", "--cursor", "lab"]) == 0
+    assert capsys.readouterr().out.startswith("cursor\tlab\tidle\t")
+
+
+def test_drop_removes_one_cursor_and_says_what_was_in_flight(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Crash):
+        push_once(store, Scripted(Receiver(), ["ok", "crash"]), max_samples=4)
+    in_flight = Cursor(store, "prometheus", peek=True).in_flight
+    assert in_flight is not None
+    [request] = [piece.request for piece in in_flight.pieces]
+    times = [sample.timestamp for series in request.timeseries for sample in series.samples]
+    write_cursor(store, "lab", 0)
+    assert cli.main([str(store), "--drop", "--cursor", "prometheus"]) == 0
+    said = capsys.readouterr().err
+    assert "cursor_prometheus.json: removed; it kept 0 journals" in said
+    assert f"in flight: {len(times)} samples, from {min(times)} to {max(times)} ms" in said
+    assert Layout(store).cursors() == ["lab"]
+    receiver = Receiver()
+    push_once(store, Scripted(receiver))
+    assert len(receiver.samples) == 4, "it begins anew"
+
+
+def test_drop_removes_a_cursor_that_is_not_understood(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Layout(store).cursor("prometheus").write_bytes(b"{}")
+    assert cli.main([str(store), "--drop", "--cursor", "prometheus"]) == 0
+    assert "nobody knows whether a batch was in flight" in capsys.readouterr().err
+    assert not Layout(store).cursors()
+
+
+def test_drop_leaves_a_cursor_that_a_push_holds(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Cursor(store, "prometheus") as cursor:
+        cursor.save()
+        assert cli.main([str(store), "--drop", "--cursor", "prometheus"]) == 75
+    assert "stop it first" in capsys.readouterr().err
+    assert Layout(store).cursors() == ["prometheus"]
+
+
+def test_drop_of_a_cursor_that_is_not_there_names_those_that_are(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(store.iterdir())
+    assert cli.main([str(store), "--drop", "--cursor", "mimir"]) == 69
+    assert "no cursor 'mimir'; there is no other either" in capsys.readouterr().err
+    assert sorted(store.iterdir()) == before
+    for name in ("lab", "prometheus"):
+        write_cursor(store, name, 0)
+    assert cli.main([str(store), "--drop", "--cursor", "mimir"]) == 69
+    assert "there are: lab, prometheus" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said(run: Run, store: Path) -> None:
+    for flags, words in (
+        (["--status"], b"STORE"),
+        ([store, "--drop"], b"--cursor NAME"),
+        ([store, "--drop", "--status", "--cursor", "lab"], b"choose one"),
+    ):
+        done = run("rondo-push", *flags)
+        assert (done.returncode, words in done.stderr) == (64, True), flags
