@@ -37,12 +37,12 @@ from filled_store import Life, fill
 from prometheus import Prometheus
 
 from rondo_tools.catalog import COUNTER, SERIES
+from rondo_tools.prom.labels import sent_labels
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.prom.samples import STALE_NAN, Block, SeriesSet
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encoding.v1 import STALE_NAN, compress, decode, encode
-from rondo_tools.push.labels import sent_labels
-from rondo_tools.push.model import Block, SeriesSet
+from rondo_tools.push.encoding.v1 import compress, decode, encode
 from rondo_tools.push.opened import open_store
-from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.store.format.cursor import Progress
 from rondo_tools.stream import Header
 

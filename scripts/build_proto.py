@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generate the Python code of rondo_tools/push/proto/*.proto beside them, with grpcio-tools.
+"""Generate the Python code of rondo_tools/prom/proto/*.proto beside them, with grpcio-tools.
 
     scripts/build_proto.py            write *_pb2.py and *_pb2.pyi
     scripts/build_proto.py --check    write nothing; exit 1 if what is there is not current
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTO = Path("rondo_tools/push/proto")
+PROTO = Path("rondo_tools/prom/proto")
 
 
 def generate(target: Path) -> None:

@@ -77,6 +77,8 @@ def may_import(module: str, imported: str) -> bool:
         return module == "store.cli"
     if is_within(module, "store.format") and not is_within(imported, "store.format"):
         return False
+    if layer == "push" and is_within(imported, "prom"):
+        return True
     if not is_within(imported, layer):
         return False
     rooms = ("vmm.devices", "vmm.accel", "vmm.boot")

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from rondo_tools import selector
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.push.model import MAX_BYTES, SAMPLE_BYTES, Batch, Block, Labels, SeriesSet
+from rondo_tools.prom.samples import Block, Labels, SeriesSet
+from rondo_tools.push.model import MAX_BYTES, SAMPLE_BYTES, Batch
 from rondo_tools.push.stretch import Slice, Stretch
 from rondo_tools.store.format.records import SessionRecord
 from rondo_tools.store.format.schema import AVG, LAST, Schema

@@ -16,6 +16,7 @@ import argh
 
 from rondo_tools import command
 from rondo_tools.errors import UsageError
+from rondo_tools.prom.labels import parse_external, parse_job, sent_labels
 from rondo_tools.push.cursor import Cursor, LockedError, parse_name
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.drop import drop as drop_cursor
@@ -25,7 +26,6 @@ from rondo_tools.push.follow import Follower
 from rondo_tools.push.http.credentials import Credentials, parse_credentials
 from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.urls import parse_url
-from rondo_tools.push.labels import parse_external, parse_job, sent_labels
 from rondo_tools.push.model import Answer
 from rondo_tools.push.opened import OpenedStore, open_store
 from rondo_tools.push.pusher import Pusher

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from rondo_tools import selector
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.prom.samples import Labels
 from rondo_tools.push.batches import Batches
-from rondo_tools.push.model import Labels
 from rondo_tools.push.opened import read_state
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.store.format.cursor import Position, Progress

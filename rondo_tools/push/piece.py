@@ -11,8 +11,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from rondo_tools.prom.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
 from rondo_tools.push.encoding.body import Body
-from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
 from rondo_tools.push.split import metric_of, up_to, witnesses
 
 

@@ -42,9 +42,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from rondo_tools.prom.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
 from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.piece import Piece, Refusal, Result, State
-from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
 from rondo_tools.push.split import (
     after,
     by_instance,

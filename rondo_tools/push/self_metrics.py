@@ -17,8 +17,8 @@ import numpy as np
 
 from rondo_tools import selector
 from rondo_tools.catalog import COUNTER, GAUGE, Series
-from rondo_tools.push.labels import sent_labels
-from rondo_tools.push.model import Block, SeriesSet
+from rondo_tools.prom.labels import sent_labels
+from rondo_tools.prom.samples import Block, SeriesSet
 from rondo_tools.stream import Header
 from rondo_tools.units import format_count
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from rondo_tools.catalog import Series
-from rondo_tools.push.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
+from rondo_tools.prom.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
 
 
 def name_of(series: TimeSeries) -> str:

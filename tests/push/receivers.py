@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from rondo_tools.catalog import GAUGE, Series
+from rondo_tools.prom.labels import sent_labels
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.body import Body
-from rondo_tools.push.encoding.v1 import STALE_NAN, decode
-from rondo_tools.push.labels import sent_labels
+from rondo_tools.push.encoding.v1 import decode
 from rondo_tools.push.model import Answer, Outcome
 from rondo_tools.push.opened import open_store
-from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import INSTANCE, SelfMetrics, Tally
 from rondo_tools.store.folder import Folder

@@ -18,8 +18,8 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from receivers import Key, Receiver, Reply
 
+from rondo_tools.prom.proto.remote_write_v2_pb2 import Request, TimeSeries
 from rondo_tools.push.encoding.v2 import plain
-from rondo_tools.push.proto.remote_write_v2_pb2 import Request, TimeSeries
 
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 PROTO = "io.prometheus.write.v2.Request"

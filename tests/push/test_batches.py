@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from journal_maker import Maker, series
 
+from rondo_tools.prom.labels import sent_labels
 from rondo_tools.push.batches import Batch, Batches
-from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.selector import parse_selector
 

@@ -13,8 +13,8 @@ import pytest
 from journal_maker import STORE_ID, Maker, series
 
 from rondo_tools.errors import StoreError
+from rondo_tools.prom.labels import sent_labels
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.labels import sent_labels
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.cursor import Progress, pack_progress, parse_progress

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from rondo_tools.catalog import Series
 from rondo_tools.errors import PushError, UsageError
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.prom.samples import Block, SeriesSet
 from rondo_tools.push.cursor import Cursor, InFlight, LockedError, parse_name
 from rondo_tools.push.encoding.body import PROTOCOLS, encode
 from rondo_tools.push.encoding.v1 import compress, decode
-from rondo_tools.push.model import Block, SeriesSet
 from rondo_tools.push.piece import Piece, State
-from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.store.format.cursor import Position, Progress
 
 NUMBERS = st.integers(0, 2**53)

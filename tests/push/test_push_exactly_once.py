@@ -26,8 +26,8 @@ from prometheus import Labels, Prometheus
 from push_host import MOMENTS
 from receivers import bits, expected, fill, header, seconds, ticks
 
+from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push import cli
-from rondo_tools.push.encoding.v1 import STALE_NAN
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000  # anew for each test

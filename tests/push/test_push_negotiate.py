@@ -10,11 +10,12 @@ import pytest
 from receivers import T0, TWO_SERIES, Reply, header, http_server
 from strict_v2 import WRITTEN, StrictReceiver
 
+from rondo_tools.prom.labels import sent_labels
+from rondo_tools.prom.samples import Block, SeriesSet
 from rondo_tools.push.encoding.body import HEADERS, V1, V2, Body, encode
 from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.transport import Transport
-from rondo_tools.push.labels import sent_labels
-from rondo_tools.push.model import Answer, Block, Outcome, SeriesSet
+from rondo_tools.push.model import Answer, Outcome
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 BLOCKS = [

@@ -32,8 +32,8 @@ from receivers import (
     ticks,
 )
 
+from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push import stretch as stretch_module
-from rondo_tools.push.encoding.v1 import STALE_NAN
 from rondo_tools.push.opened import open_store
 from rondo_tools.store.compaction import roll_up
 from rondo_tools.store.format.cursor import Position, Progress

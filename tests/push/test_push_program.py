@@ -20,7 +20,7 @@ import pytest
 from prometheus import Prometheus
 from receivers import Receiver, Reply, expected, fill, header, http_server, seconds, ticks
 
-from rondo_tools.push.encoding.v1 import STALE_NAN
+from rondo_tools.prom.samples import STALE_NAN
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000  # anew for each test

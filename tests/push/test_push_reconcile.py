@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from receivers import HOUR_MS, T0, Key, Receiver, Samples, header, labels_of
 
 from rondo_tools.catalog import Series
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.prom.samples import Block, SeriesSet
 from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.encoding.v1 import compress, decode, encode
-from rondo_tools.push.model import Block, SeriesSet
 from rondo_tools.push.piece import Piece, Refusal, Result, State
-from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.reconcile import Reconciliation
 
 SERIES = tuple(Series(name, (), "gauge", "", "") for name in "abcd")

@@ -16,7 +16,7 @@ from prometheus import Prometheus
 from receivers import T0, Crash, Receiver, Scripted, bits, expected, fill, header, push_once, seconds
 
 from rondo_tools.catalog import SERIES
-from rondo_tools.push.encoding.v1 import STALE_NAN
+from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push.pusher import NotTakenError
 
 CURSOR = "cursor_prometheus.json"

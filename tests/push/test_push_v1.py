@@ -15,10 +15,10 @@ from receivers import T0, TWO_SERIES, header
 
 from rondo_tools.catalog import SERIES, Series
 from rondo_tools.errors import UsageError
-from rondo_tools.push.encoding.v1 import STALE_NAN, decode, encode
-from rondo_tools.push.labels import parse_external, parse_job, sent_labels
-from rondo_tools.push.model import Block, Labels, SeriesSet
-from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata
+from rondo_tools.prom.labels import parse_external, parse_job, sent_labels
+from rondo_tools.prom.proto.remote_write_v1_pb2 import MetricMetadata
+from rondo_tools.prom.samples import STALE_NAN, Block, Labels, SeriesSet
+from rondo_tools.push.encoding.v1 import decode, encode
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 

@@ -20,12 +20,12 @@ from receivers import T0, TWO_SERIES, Receiver, Reply, expected, fill, header, h
 from strict_v2 import StrictReceiver, forbidden
 
 from rondo_tools.catalog import Series
+from rondo_tools.prom.labels import sent_labels
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.prom.proto.remote_write_v2_pb2 import Metadata, Request
+from rondo_tools.prom.samples import STALE_NAN, Block, Labels, SeriesSet
 from rondo_tools.push.encoding import v1, v2
 from rondo_tools.push.encoding.body import V2, Body
-from rondo_tools.push.labels import sent_labels
-from rondo_tools.push.model import Block, Labels, SeriesSet
-from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.push.proto.remote_write_v2_pb2 import Metadata, Request
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -261,5 +261,5 @@ def test_an_old_prometheus_gets_1_0_and_all_of_it(run: Run, tmp_path: Path, prom
     assert b"does not speak remote-write 2.0" in done.stderr
     shown = prometheus.samples('{instance="a"}')
     for labels, samples in expected(tmp_path).items():
-        times = [t_ms for t_ms, value in sorted(samples.items()) if value != v1.STALE_NAN]
+        times = [t_ms for t_ms, value in sorted(samples.items()) if value != STALE_NAN]
         assert [t_ms for t_ms, _ in shown[labels]] == times

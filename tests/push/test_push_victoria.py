@@ -19,7 +19,7 @@ from faults import FaultProxy
 from receivers import HOUR_MS, Key, expected, fill, header, seconds, ticks
 from victoria import victoria
 
-from rondo_tools.push.encoding.v1 import STALE_NAN
+from rondo_tools.prom.samples import STALE_NAN
 
 NOW = int(time.time()) * 1000  # anew for each test
 DAY_MS = 24 * HOUR_MS

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rondo_tools.catalog import Series
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.prom.samples import Block
 from rondo_tools.push.encoding import v1, v2
-from rondo_tools.push.model import Block
-from rondo_tools.push.proto.remote_write_v1_pb2 import WriteRequest
 
 V1, V2 = "1.0", "2.0"
 PROTOCOLS = (V1, V2)

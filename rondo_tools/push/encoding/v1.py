@@ -23,11 +23,9 @@ import numpy.typing as npt
 import snappy
 
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.push.model import INSTANCE, MAX_BYTES, SAMPLE_BYTES, Block, Labels, SeriesSet
-from rondo_tools.push.proto.remote_write_v1_pb2 import MetricMetadata, WriteRequest
-
-STALE_NAN = 0x7FF0000000000002
-"""The bits of the value that says "this series ends here" (Prometheus' value.StaleNaN)."""
+from rondo_tools.prom.proto.remote_write_v1_pb2 import MetricMetadata, WriteRequest
+from rondo_tools.prom.samples import INSTANCE, STALE_NAN, Block, Labels, SeriesSet
+from rondo_tools.push.model import MAX_BYTES, SAMPLE_BYTES
 
 # Request headers that go with the bodies made here.
 HEADERS = {

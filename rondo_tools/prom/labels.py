@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from rondo_tools.errors import UsageError
-from rondo_tools.push.model import Labels
+from rondo_tools.prom.samples import Labels
 from rondo_tools.stream import MAX_TEXT, Header
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
