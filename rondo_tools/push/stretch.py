@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rondo_tools.prom.lives import in_order, is_marked, marker_ms
 from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
 from rondo_tools.store.format.layout import Layout, tier_name
@@ -149,7 +150,7 @@ class Stretch:
         if self._known_line is None:
             self._raise(self._line, one, before)
         for schema, ended in one.ends:
-            self._samples[(ended.last_ms + 1) // _SECOND_MS] += schema.width
+            self._samples[marker_ms(ended.last_ms) // _SECOND_MS] += schema.width
         for at, head in one.rows:
             width = file.schemas[head.schema].width
             if head.least_ms // _SECOND_MS == head.greatest_ms // _SECOND_MS:
@@ -228,7 +229,7 @@ class Stretch:
                     session, t_ms, values = session[within], t_ms[within], values[within]
                 rows.setdefault(one.file.schemas[head.schema], []).append((session, t_ms, values))
             for schema, record in one.ends:
-                at_ms = record.last_ms + 1
+                at_ms = marker_ms(record.last_ms)
                 if begin_ms <= at_ms < until_ms and self._is_marked(one, record):
                     nothing = np.full((1, schema.width_in(self._tier)), np.nan)
                     session = one.sessions[[record.number]]
@@ -236,20 +237,18 @@ class Stretch:
         return self._in_order([*rows.items()], [*markers.items()])
 
     def _is_marked(self, one: _File, record: EndRecord) -> bool:
-        """Whether an end gets a marker: not where the instance's next life has begun by then."""
+        """Whether an end gets a marker."""
         if record.number >= one.sessions.size or one.sessions[record.number] < 0:
             return False
         mine = self.sessions[int(one.sessions[record.number])]
-        return not any(
-            mine.record.start_ms < other.record.start_ms <= record.last_ms + 1
-            for other in self._of_instance[mine.instance]
-        )
+        return is_marked(mine.record.start_ms, record.last_ms, self._starts_ms[mine.instance])
 
     @cached_property
-    def _of_instance(self) -> dict[int, list[Session]]:
-        found: dict[int, list[Session]] = {}
+    def _starts_ms(self) -> dict[int, list[int]]:
+        """When the lives of each instance began."""
+        found: dict[int, list[int]] = {}
         for session in self.sessions:
-            found.setdefault(session.instance, []).append(session)
+            found.setdefault(session.instance, []).append(session.record.start_ms)
         return found
 
     def _in_order(
@@ -267,14 +266,8 @@ class Stretch:
         session, t_ms, part, row = (np.concatenate(column) for column in zip(*columns, strict=True))
         instance = np.array([one.instance for one in self.sessions], np.intp)[session]
         start_ms = np.array([one.record.start_ms for one in self.sessions], np.int64)[session]
-        # A marker comes last of its time: a session that goes on after all may have a tick there.
-        order = np.lexsort((start_ms, part >= len(rows), t_ms, instance))
-        order = order[
-            t_ms[order] > np.maximum(np.array(self._line)[instance], self._floors()[session])[order]
-        ]
-        is_again = np.zeros(order.size, np.bool_)
-        is_again[1:] = (np.diff(instance[order]) == 0) & (np.diff(t_ms[order]) == 0)
-        order = order[~is_again]
+        past_ms = np.maximum(np.array(self._line)[instance], self._floors()[session])
+        order = in_order(instance, start_ms, t_ms, part >= len(rows), past_ms)
         samples = np.where(part < len(rows), np.array([schema.width for schema, _ in parts])[part], 0)
         passed_over = int(samples.sum() - samples[order].sum())
         return Slice(session[order], t_ms[order], part[order], row[order], parts, passed_over)
