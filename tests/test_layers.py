@@ -72,7 +72,7 @@ def may_import(module: str, imported: str) -> bool:
     if layer in FOUNDATION:
         return False
     if layer in ("push", "query") and is_within(imported, "store"):
-        return imported in ("store.reader", "store.frame_file") or is_within(imported, "store.format")
+        return imported == "store.reader" or is_within(imported, "store.format")
     if is_within(imported, "store.server") and not is_within(module, "store.server"):
         return module == "store.cli"
     if is_within(module, "store.format") and not is_within(imported, "store.format"):
@@ -125,7 +125,7 @@ def test_no_module_imports_another_in_a_circle() -> None:
         ("vmm.devices.power", "def f():\n    from rondo_tools import catalog"),
         ("stream", "from rondo_tools.store.journal import Journal"),
         ("store.intake", "from rondo_tools.store.server.server import Server"),
-        ("store.format.frames", "from rondo_tools.store.frame_file import FrameFile"),
+        ("store.format.frames", "from rondo_tools.store.folder import Folder"),
     ],
 )
 def test_the_walk_finds_what_is_forbidden(module: str, source: str) -> None:

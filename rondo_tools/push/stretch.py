@@ -26,11 +26,11 @@ import numpy.typing as npt
 
 from rondo_tools.prom.lives import in_order, is_marked, marker_ms
 from rondo_tools.store.format.cursor import Position
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
 from rondo_tools.store.format.layout import Layout, tier_name
 from rondo_tools.store.format.records import EndRecord, SessionRecord, ends_in, sessions_in
 from rondo_tools.store.format.schema import Schema
-from rondo_tools.store.frame_file import FrameFile
 
 SLICE_MS = 1_800_000  # half of the hour that Prometheus allows
 SLICE_SAMPLES = 1_000_000

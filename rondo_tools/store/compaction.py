@@ -29,6 +29,7 @@ from rondo_tools.store import ended
 from rondo_tools.store.carry import Carry, parse_carry
 from rondo_tools.store.derived import FILES_A_SPAN, MAX_FILE, Derived, Part
 from rondo_tools.store.derived_view import RowsView, schemas_in
+from rondo_tools.store.format.frame_file import has_no_header
 from rondo_tools.store.format.frames import row_dtype
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.records import LOST, Description, EndRecord
@@ -36,7 +37,6 @@ from rondo_tools.store.format.rollup import Groups, Ticks, Windows, by_session, 
 from rondo_tools.store.format.schema import Schema, union
 from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
-from rondo_tools.store.frame_file import has_no_header
 from rondo_tools.store.journal_pieces import PIECE, JournalPieces, Piece
 from rondo_tools.store.last_rows import LastRowsReader
 from rondo_tools.store.looks import stamp

@@ -24,13 +24,13 @@ from rondo_tools import files
 from rondo_tools.errors import StoreError
 from rondo_tools.store.carry import OpenFile
 from rondo_tools.store.format import frames, records
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import FILE_SIZE, HEAD_SIZE, MAX_PAYLOAD, Rows
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.records import SessionRecord
 from rondo_tools.store.format.rollup import Ints
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.format.state import DerivedFile, State
-from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.store.frame_writer import FrameWriter
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import (
     DESCRIPTIONS,
     FILE_SIZE,
@@ -50,7 +51,6 @@ from rondo_tools.store.format.records import (
 )
 from rondo_tools.store.format.schema import Schema, unpack_schema
 from rondo_tools.store.format.state import DerivedFile
-from rondo_tools.store.frame_file import FrameFile
 
 _GUESS = 4 << 10  # bytes of a frame whose size is not known yet
 _LARGEST = HEAD_SIZE + MAX_PAYLOAD

@@ -29,11 +29,11 @@ from rondo_tools.store.carry import parse_carry
 from rondo_tools.store.derived import FILES_A_SPAN
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.cursors import NO_JOURNAL, CursorPosition, may_stay
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.records import description_table
 from rondo_tools.store.format.state import MAX_EVICTIONS, Eviction, State
 from rondo_tools.store.format.tiers import Tier
-from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.store.looks import Looks, Times, plausible, stamp
 from rondo_tools.units import format_size
 

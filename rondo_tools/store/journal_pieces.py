@@ -16,11 +16,11 @@ import numpy as np
 
 from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import Frame, Rows
 from rondo_tools.store.format.records import EndRecord, SessionRecord, ends_in, sessions_in
 from rondo_tools.store.format.rollup import Ints
 from rondo_tools.store.format.schema import Schema
-from rondo_tools.store.frame_file import FrameFile
 
 PIECE = 16 << 20  # bytes of rows
 _UNDECODABLE = (ValueError, TypeError, AttributeError, msgpack.UnpackException)

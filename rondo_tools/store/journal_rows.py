@@ -14,9 +14,9 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import HEAD_SIZE, Rows, row_dtype
 from rondo_tools.store.format.schema import Schema
-from rondo_tools.store.frame_file import FrameFile
 
 _STRETCH = 8 << 20  # bytes read at once
 _GAP = 4 << 10  # bytes between two frames that are read, too

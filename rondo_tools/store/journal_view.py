@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import (
     END,
     FILE_SIZE,
@@ -34,7 +35,6 @@ from rondo_tools.store.format.records import (
     sessions_in,
 )
 from rondo_tools.store.format.schema import Schema
-from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.store.journal_rows import HEADS, Heads, Places, RowsReader, heads_of
 
 _FEW, _MUCH = 3, 1 << 18  # sessions to look for in bytes of frames, before all rows are located

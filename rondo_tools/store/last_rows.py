@@ -12,11 +12,11 @@ import numpy as np
 from rondo_tools.errors import StoreError
 from rondo_tools.store.derived import index_tables
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import HEAD_SIZE, Frame, Rows
 from rondo_tools.store.format.layout import LAST_ROWS, Layout
 from rondo_tools.store.format.records import Description, Place
 from rondo_tools.store.format.schema import Schema, unpack_schema
-from rondo_tools.store.frame_file import FrameFile
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.frame_file import FrameFile, has_no_header
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.records import LOST, EndRecord, ends_in, sessions_in
-from rondo_tools.store.frame_file import FrameFile, has_no_header
 from rondo_tools.store.live import Carried, Live, Session, SessionEnd
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.errors import StoreError
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import DESCRIPTIONS, FILE_SIZE, HEAD_SIZE, MAX_PAYLOAD
 from rondo_tools.store.format.layout import ENDED, Layout
 from rondo_tools.store.format.records import (
@@ -29,7 +30,6 @@ from rondo_tools.store.format.records import (
     unpack_description,
 )
 from rondo_tools.store.format.state import State
-from rondo_tools.store.frame_file import FrameFile
 
 log = logging.getLogger(__name__)
 

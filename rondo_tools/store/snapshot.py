@@ -20,11 +20,11 @@ from typing import NamedTuple, TypeVar
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store.carry import Carry, parse_carry
 from rondo_tools.store.derived_view import DerivedView, EndedView, RowsView
+from rondo_tools.store.format.frame_file import has_no_header
 from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.format.store_json import StoreJson, parse_store_json
-from rondo_tools.store.frame_file import has_no_header
 from rondo_tools.store.journal_view import JournalView
 
 _LOOKS = 100

@@ -27,11 +27,11 @@ from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import INSTANCE, SelfMetrics, Tally
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.records import SessionRecord, ends_in, sessions_in
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.format.tiers import parse_tiers
-from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.stream import End, Header, Tick
 

@@ -13,9 +13,9 @@ from typing import Any
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.records import LOST, EndRecord, SessionKey, SessionRecord, ends_in, sessions_in
-from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.stream import Decoder, End, Header, Tick
 
 NOW_MS = 1_732_300_000_000

@@ -18,6 +18,7 @@ from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.store.carry import parse_carry
 from rondo_tools.store.compaction import Result, roll_up
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.records import (
     INDEX,
@@ -32,7 +33,6 @@ from rondo_tools.store.format.records import (
 from rondo_tools.store.format.schema import AVG, LAST, MAX, MIN, Schema, schema_of, union
 from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.format.tiers import parse_tiers
-from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.store.frame_writer import FrameWriter
 from rondo_tools.store.remembered import Remembered
 

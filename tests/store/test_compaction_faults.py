@@ -19,10 +19,10 @@ from store_journals import T0, TIERS, A, B, C, Host, Journal, Session, Tick
 
 from rondo_tools.errors import StoreError
 from rondo_tools.store.compaction import clean_up
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS
 from rondo_tools.store.format.state import State, parse_state
-from rondo_tools.store.frame_file import FrameFile
 from rondo_tools.store.housekeeping import Housekeeper
 from rondo_tools.store.remembered import Remembered
 

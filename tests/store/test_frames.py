@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.schema import schema_of, unpack_schema
-from rondo_tools.store.frame_file import FrameFile
 
 HEADER = frames.FileHeader(7, b"store-id", b"file--id")
 SEED = HEADER.seed
