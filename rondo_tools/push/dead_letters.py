@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rondo_tools.push.piece import Refusal, Result
+from rondo_tools.store.format.layout import Layout
 from rondo_tools.units import format_count
 
 SHOWN = 5  # refusals of one batch in the log
@@ -29,7 +30,9 @@ class DeadLetters:
     """The file of one cursor."""
 
     def __init__(self, store: Path, cursor: str, max_bytes: int = MAX_BYTES) -> None:
-        self.path = store / f"rejected_{cursor}.jsonl"
+        layout = Layout(store)
+        self.path = layout.dead_letters(cursor)
+        self._before = layout.dead_letters_before(cursor)
         self._max_bytes = max_bytes
 
     def add(self, items: Iterable[dict[str, Any]]) -> None:
@@ -39,7 +42,7 @@ class DeadLetters:
                 line = json.dumps(item, ensure_ascii=False) + "\n"
                 data = line.encode("utf-8", "replace")
                 if self.path.exists() and self.path.stat().st_size + len(data) > self._max_bytes:
-                    self.path.replace(self.path.with_suffix(".jsonl.1"))
+                    self.path.replace(self._before)
                 with self.path.open("ab") as file:
                     file.write(data)
         except OSError as exc:

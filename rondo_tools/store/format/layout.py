@@ -5,7 +5,7 @@
     tier_1/N …  roll-ups, one folder a tier
     ended/N     descriptions of sessions that are over
     last_rows/N their last ten minutes of ticks
-    cursor_NAME.json  cursor_NAME.lock  rejected_NAME.jsonl
+    cursor_NAME.json  cursor_NAME.lock  rejected_NAME.jsonl  rejected_NAME.jsonl.1
 
 Files of frames are named by their number, in ten digits, so that `ls` shows them in order.
 """
@@ -66,6 +66,10 @@ class Layout:
 
     def dead_letters(self, name: str) -> Path:
         return self.path / f"rejected_{name}.jsonl"
+
+    def dead_letters_before(self, name: str) -> Path:
+        """Those that there was no room for in the file."""
+        return self.path / f"rejected_{name}.jsonl.1"
 
     def cursors(self) -> list[str]:
         """The names of all cursors there are."""
