@@ -7,7 +7,7 @@ labels are made once and kept as long as its stretch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -77,12 +77,17 @@ class Batches:
             self._sent_of(session, one.parts[part][0])
             for session, part in zip(one.session[begins].tolist(), one.part[begins].tolist(), strict=True)
         ]
+        markers = self._markers(one, dict(zip(begins.tolist(), sent, strict=True)))
         widths = np.array([item.columns.size for item in sent])
         edges = np.append(begins, one.t_ms.size)
         lengths = np.diff(edges)
-        total = np.cumsum(np.repeat(widths, lengths))
+        samples = np.repeat(widths, lengths)
         # Labels are in a request once for each run of a session's rows.
         labels = np.array([item.series_set.label_bytes for item in sent])
+        for at, marker in markers.items():  # a change is where a run begins
+            samples[at] += marker.values.size
+            labels[begins.searchsorted(at)] += marker.series_set.label_bytes
+        total = np.cumsum(samples)
         size = SAMPLE_BYTES * total
         size += np.repeat(np.cumsum(labels), lengths)
         begin = done
@@ -98,6 +103,8 @@ class Batches:
             blocks, passed_over = [], 0
             for run in range(first, last):
                 rows = slice(max(begin, int(begins[run])), min(end, int(begins[run] + lengths[run])))
+                if rows.start in markers and int(one.t_ms[rows.start]) >= oldest_ms:
+                    blocks.append(markers[rows.start])
                 block = self._block(one, rows, sent[run])
                 if oldest_ms and int(block.t_ms[0]) < oldest_ms:
                     young = int(block.t_ms.searchsorted(oldest_ms))
@@ -118,6 +125,23 @@ class Batches:
             taken = taken[:, sent.columns]
         start_ms = self._stretch.sessions[int(one.session[rows.start])].record.start_ms
         return Block(sent.series_set, one.t_ms[rows], taken, start_ms)
+
+    def _markers(self, one: Slice, sent: Mapping[int, _Sent]) -> dict[int, Block]:
+        """By the row of a change, stale markers for the series that are not sent any more with it."""
+        found = {}
+        for at, (record, schema) in one.changes:
+            had, has = self._pattern(record, schema), set(sent[at].series_set.labels)
+            series_set = SeriesSet(had.series, had.labels, record.instance)
+            gone = [number for number, labels in enumerate(series_set.labels) if labels not in has]
+            if gone:
+                gone_set = SeriesSet(
+                    tuple(had.series[number] for number in gone),
+                    tuple(had.labels[number] for number in gone),
+                    record.instance,
+                )
+                nothing = np.full((1, len(gone)), np.nan)
+                found[at] = Block(gone_set, one.t_ms[at : at + 1], nothing, record.start_ms)
+        return found
 
     def _sent_of(self, session: int, schema: Schema) -> _Sent:
         found = self._sent.get((session, schema))

@@ -18,7 +18,7 @@ SAMPLE_BYTES = 20
 class Batch(NamedTuple):
     """Rows [begin, end) of a slice; `blocks` are what is sent of them.
 
-    Of one instance, each block is later than the one before it. `passed_over` counts samples that are
+    Of one series, each block is later than the one before it. `passed_over` counts samples that are
     wanted and too old. A batch may have no blocks: then only its rows count.
     """
 

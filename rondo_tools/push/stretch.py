@@ -24,7 +24,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rondo_tools.errors import StoreError
 from rondo_tools.prom.lives import in_order, is_marked, marker_ms
+from rondo_tools.push.vanished import LOOKBACK_MS, Change, Earlier, Fresh, Had, Vanished, worth_a_search
 from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
@@ -55,7 +57,8 @@ class Slice(NamedTuple):
     """Rows of a slice of time, in the order of sending, as parallel arrays.
 
     `session` is an index into the stretch's sessions; `part` and `row` say where the values are:
-    `parts[part]` is (schema, values). `passed_over` counts the samples that are left out.
+    `parts[part]` is (schema, values). `passed_over` counts the samples that are left out. With `changes`,
+    series of an instance vanish.
     """
 
     session: npt.NDArray[np.intp]
@@ -64,6 +67,7 @@ class Slice(NamedTuple):
     row: npt.NDArray[np.intp]
     parts: list[tuple[Schema, Floats]]
     passed_over: int
+    changes: list[Change]
 
 
 @dataclass(slots=True)
@@ -114,6 +118,11 @@ class Stretch:
         self._future_ms = future_ms
         self._span_ms = span_ms
         self._files: list[_File] = []
+        self._layout, self._begin = layout, begin
+        self._earlier: Earlier | None = None  # of the file that the stretch begins in
+        self._declared_before: set[int] = set()
+        self._new: set[int] = set()  # sessions that begin in the stretch
+        self._vanished: tuple[int, Vanished] | None = None  # and the slice that it is to see next
         self._samples: Counter[int] = Counter()  # of each second
         try:
             for number in layout.numbers(tier_name(tier)):
@@ -133,22 +142,34 @@ class Stretch:
         begin_at = begin.offset if number == begin.number else FILE_SIZE
         end_at = end.offset if number == end.number else file.size
         sessions: dict[int, int] = {}
-        before: list[tuple[int, Frame]] = []
+        earlier = Earlier(file, self._tier)
         for at, head, payload in file.frames(FILE_SIZE, end_at, (SCHEMA, SESSION, END)):
             if head.kind == SESSION:
-                for record in sessions_in(payload):
-                    sessions[record.number] = self._session(record)
-            elif head.kind == END and at >= begin_at and head.schema in file.schemas:
-                one.ends += ((file.schemas[head.schema], one_end) for one_end in ends_in(payload))
-            elif head.kind == ROWS and head.schema in file.schemas:
+                records = list(sessions_in(payload))
+                for record in records:
+                    index = sessions[record.number] = self._session(record)
+                    if at < begin_at:
+                        self._declared_before.add(index)
+                    elif not record.last_ms and index not in self._declared_before:
+                        self._new.add(index)
                 if at < begin_at:
-                    before.append((at, head))
-                elif self._origins is None or head.origin in self._origins:
-                    one.rows.append((at, head))
+                    earlier.add_sessions(records)
+            elif at < begin_at:
+                earlier.add(at, head, payload)
+            elif head.kind == END and head.schema in file.schemas:
+                one.ends += ((file.schemas[head.schema], one_end) for one_end in ends_in(payload))
+            elif (
+                head.kind == ROWS
+                and head.schema in file.schemas
+                and (self._origins is None or head.origin in self._origins)
+            ):
+                one.rows.append((at, head))
         one.sessions = np.full(max(sessions, default=-1) + 1, -1, np.intp)
         one.sessions[list(sessions)] = list(sessions.values())
         if self._known_line is None:
-            self._raise(self._line, one, before)
+            self._raise(self._line, one, earlier.rows)
+        if number == begin.number:
+            self._earlier = earlier
         for schema, ended in one.ends:
             self._samples[marker_ms(ended.last_ms) // _SECOND_MS] += schema.width
         for at, head in one.rows:
@@ -216,6 +237,21 @@ class Stretch:
 
     def slice(self, number: int) -> Slice:
         """Slice `number`, from 0 on."""
+        if self._vanished is None or self._vanished[0] != number:
+            made = Vanished(
+                [one.record for one in self.sessions],
+                [one.instance for one in self.sessions],
+                self._new,
+                self._had_before,
+            )
+            first = next(n for n in range(number + 1) if self.cuts[n + 1] > self.cuts[number] - LOOKBACK_MS)
+            self._vanished = first, made
+            for earlier in range(first, number):  # what instances have at its begin
+                self.slice(earlier)
+        self._vanished = number + 1, self._vanished[1]
+        return self._slice(number, self._vanished[1])
+
+    def _slice(self, number: int, vanished: Vanished) -> Slice:
         begin_ms, until_ms = self.cuts[number], self.cuts[number + 1]
         rows: dict[Schema, list[_Rows]] = {}
         markers: dict[Schema, list[_Rows]] = {}
@@ -234,7 +270,7 @@ class Stretch:
                     nothing = np.full((1, schema.width_in(self._tier)), np.nan)
                     session = one.sessions[[record.number]]
                     markers.setdefault(schema, []).append((session, np.array([at_ms], np.int64), nothing))
-        return self._in_order([*rows.items()], [*markers.items()])
+        return self._in_order([*rows.items()], [*markers.items()], vanished)
 
     def _is_marked(self, one: _File, record: EndRecord) -> bool:
         """Whether an end gets a marker."""
@@ -252,7 +288,10 @@ class Stretch:
         return found
 
     def _in_order(
-        self, rows: list[tuple[Schema, list[_Rows]]], markers: list[tuple[Schema, list[_Rows]]]
+        self,
+        rows: list[tuple[Schema, list[_Rows]]],
+        markers: list[tuple[Schema, list[_Rows]]],
+        vanished: Vanished,
     ) -> Slice:
         parts: list[tuple[Schema, Floats]] = []
         columns = []
@@ -262,7 +301,7 @@ class Stretch:
             parts.append((schema, values))
         if not parts:
             empty = np.empty(0, np.intp)
-            return Slice(empty, np.empty(0, np.int64), empty, empty, [], 0)
+            return Slice(empty, np.empty(0, np.int64), empty, empty, [], 0, [])
         session, t_ms, part, row = (np.concatenate(column) for column in zip(*columns, strict=True))
         instance = np.array([one.instance for one in self.sessions], np.intp)[session]
         start_ms = np.array([one.record.start_ms for one in self.sessions], np.int64)[session]
@@ -270,7 +309,30 @@ class Stretch:
         order = in_order(instance, start_ms, t_ms, part >= len(rows), past_ms)
         samples = np.where(part < len(rows), np.array([schema.width for schema, _ in parts])[part], 0)
         passed_over = int(samples.sum() - samples[order].sum())
-        return Slice(session[order], t_ms[order], part[order], row[order], parts, passed_over)
+        session, t_ms, part = session[order], t_ms[order], part[order]
+        changes = vanished.changes(session, part, t_ms, [schema for schema, _ in parts], len(rows))
+        return Slice(session, t_ms, part, row[order], parts, passed_over, changes)
+
+    def _had_before(self, fresh: dict[int, Fresh]) -> dict[int, Had]:
+        """What was before the stretch, for `Vanished`."""
+        if self._since_ms or self._origins is not None:
+            return {}  # what was before is not delivered, or not in these files
+        wanted = worth_a_search(fresh, self._declared_before)
+        since_ms = min((one.t_ms for one in wanted.values()), default=0) - LOOKBACK_MS
+        found = {} if self._earlier is None else self._earlier.find(wanted, since_ms)
+        folder = tier_name(self._tier)
+        numbers = [number for number in self._layout.numbers(folder) if number < self._begin.number]
+        while wanted and numbers:
+            try:
+                with FrameFile(self._layout.file(folder, numbers.pop())) as file:
+                    earlier = Earlier(file, self._tier)
+                    earlier.read()
+                    if max((head.greatest_ms for _, head in earlier.rows), default=0) < since_ms:
+                        break
+                    found |= earlier.find(wanted, since_ms)
+            except (FileNotFoundError, StoreError):
+                break
+        return found
 
     def _floors(self) -> Ints:
         """For each session, the time up to which a first delivery leaves its rows."""

@@ -1,0 +1,192 @@
+"""Series that an instance had and has no more, because its session's schema changed, or its next life has
+other ones: each gets a stale marker at the time of the first row without it.
+
+Strategy: what counts is the session and the schema of a row and of the one before; values are not looked
+at. What was before the stretch is searched backwards in the files: in the one that the stretch begins in,
+then in those before it, no further than Prometheus shows a series that has no samples. Markers are no rows
+and no cursor counts them, so what is not found there costs a marker and never a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.store.format.frame_file import FrameFile
+from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
+from rondo_tools.store.format.records import SessionRecord, ends_in, sessions_in
+from rondo_tools.store.format.schema import Schema
+
+LOOKBACK_MS = 300_000  # Prometheus' --query.lookback-delta, by default
+
+Places = npt.NDArray[np.intp]
+Ints = npt.NDArray[np.int64]
+
+
+class Had(NamedTuple):
+    """What an instance had: rows of a session, with a schema."""
+
+    record: SessionRecord
+    schema: Schema
+
+
+class Change(NamedTuple):
+    """With row `at` of a slice an instance has something else than it `had`."""
+
+    at: int
+    had: Had
+
+
+class Fresh(NamedTuple):
+    """A session of which the stretch's first row is at `t_ms`; `is_new` if it is the first of its life."""
+
+    record: SessionRecord
+    t_ms: int
+    is_new: bool
+
+
+Before = Callable[[dict[int, Fresh]], Mapping[int, Had]]
+"""Gives what sessions had before the stretch, or instances whose life is new, by the session's index."""
+
+
+class Vanished:
+    """Finds the changes in one stretch, slice by slice, in their order.
+
+    `records` and `instances` are those of the stretch's sessions; `new` are the sessions that begin in it.
+    """
+
+    def __init__(
+        self, records: list[SessionRecord], instances: list[int], new: set[int], before: Before
+    ) -> None:
+        self._records, self._instances, self._new, self._before = records, instances, new, before
+        self._of_session: dict[int, Schema] = {}
+        self._of_instance: dict[int, Had | None] = {}  # None: its series have ended
+
+    def changes(
+        self, session: Places, part: Places, t_ms: Ints, schemas: list[Schema], first_marker: int
+    ) -> list[Change]:
+        """Those in the next slice, of its rows in the order of sending: indices of the stretch's sessions
+        and of `schemas`. Those from `first_marker` on are markers of ends."""
+        at = np.flatnonzero((np.diff(session, prepend=-1) != 0) | (np.diff(part, prepend=-1) != 0))
+        runs = list(zip(*(column.tolist() for column in (at, session[at], part[at], t_ms[at])), strict=True))
+        fresh: dict[int, Fresh] = {}
+        for _, one, _, at_ms in runs:
+            if one not in self._of_session and one not in fresh:
+                fresh[one] = Fresh(self._records[one], at_ms, one in self._new)
+        before = self._before(fresh) if fresh else {}
+        found = []
+        for place, one, number, _ in runs:
+            instance, schema, record = self._instances[one], schemas[number], self._records[one]
+            if number >= first_marker:
+                self._of_instance[instance] = None
+            else:
+                had = self._had(one, instance, before)
+                if had is not None and (had.schema, had.record.labels) != (schema, record.labels):
+                    found.append(Change(place, had))
+                self._of_instance[instance] = Had(record, schema)
+            self._of_session[one] = schema
+        return found
+
+    def _had(self, session: int, instance: int, before: Mapping[int, Had]) -> Had | None:
+        schema = self._of_session.get(session)
+        if schema is not None:
+            return Had(self._records[session], schema)
+        if session in self._new and instance in self._of_instance:
+            return self._of_instance[instance]
+        return before.get(session)
+
+
+class Earlier:
+    """What stands in one file before a stretch."""
+
+    def __init__(self, file: FrameFile, tier: int) -> None:
+        self.rows: list[tuple[int, Frame]] = []
+        self._file, self._tier = file, tier
+        self._records: dict[int, SessionRecord] = {}  # by number in the file
+        self._ends: list[bytes] = []
+
+    def read(self) -> None:
+        """Take the whole file."""
+        for at, head, payload in self._file.frames(FILE_SIZE, None, (SCHEMA, SESSION, END)):
+            if head.kind == SESSION:
+                self.add_sessions(sessions_in(payload))
+            else:
+                self.add(at, head, payload)
+
+    def add_sessions(self, records: Iterable[SessionRecord]) -> None:
+        self._records.update((one.number, one) for one in records)
+
+    def add(self, at: int, head: Frame, payload: memoryview) -> None:
+        """Take the next frame of ROWS or END; others are passed over."""
+        if head.kind == ROWS and head.schema in self._file.schemas:
+            self.rows.append((at, head))
+        elif head.kind == END:
+            self._ends.append(bytes(payload))
+
+    def find(self, wanted: dict[int, Fresh], since_ms: int) -> dict[int, Had]:
+        """What these had last, as far as it is here and not older; takes out of `wanted` what is settled."""
+        of_number = self._of_number(wanted)
+        self._without_ended(of_number, wanted)
+        found = self._if_of_one_schema(of_number, wanted)
+        for at, head in reversed(self.rows):
+            if not any(index in wanted for indices in of_number.values() for index in indices):
+                break
+            if head.greatest_ms < since_ms or (rows := self._file.read_rows(at, head, self._tier)) is None:
+                continue
+            for number in set(rows["session"].tolist()) & of_number.keys():
+                had = Had(self._records[number], self._file.schemas[head.schema])
+                for index in of_number.pop(number):
+                    if wanted.pop(index, None) is not None:
+                        found[index] = had
+        return found
+
+    def _of_number(self, wanted: Mapping[int, Fresh]) -> dict[int, list[int]]:
+        """By number of a session here, whose they may be that are wanted."""
+        of_name: dict[str, list[int]] = {}
+        for index, fresh in wanted.items():
+            of_name.setdefault(fresh.record.instance, []).append(index)
+        found: dict[int, list[int]] = {}
+        for number, record in self._records.items():
+            for index in of_name.get(record.instance, ()):
+                if wanted[index].is_new or record.start_ms == wanted[index].record.start_ms:
+                    found.setdefault(number, []).append(index)
+        return found
+
+    def _without_ended(self, of_number: Mapping[int, list[int]], wanted: dict[int, Fresh]) -> None:
+        """Settle new lives of instances whose last life has ended: it got its markers."""
+        if not any(wanted[index].is_new for indices in of_number.values() for index in indices):
+            return
+        for payload in self._ends:
+            for end in ends_in(payload):
+                for index in of_number.get(end.number, ()):
+                    if index in wanted and wanted[index].record.before_ms == end.last_ms:
+                        del wanted[index]
+
+    def _if_of_one_schema(
+        self, of_number: Mapping[int, list[int]], wanted: dict[int, Fresh]
+    ) -> dict[int, Had]:
+        """What needs no look at the rows, for all of them are of one schema."""
+        schemas = {head.schema for _, head in self.rows}
+        if len(schemas) != 1:
+            return {}
+        schema = self._file.schemas[schemas.pop()]
+        return {
+            index: Had(self._records[number], schema)
+            for number, indices in of_number.items()
+            for index in indices
+            if index in wanted and not wanted[index].is_new and wanted.pop(index)
+        }
+
+
+def worth_a_search(fresh: Mapping[int, Fresh], declared_before: set[int]) -> dict[int, Fresh]:
+    """Those that had something not long ago. `declared_before` are the sessions that had rows in the
+    stretch's first file before it: of the others the record says when the last row was."""
+    return {
+        index: one
+        for index, one in fresh.items()
+        if index in declared_before
+        or one.t_ms - max(one.record.last_ms, one.record.before_ms if one.is_new else 0) <= LOOKBACK_MS
+    }
