@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -144,3 +145,13 @@ sys.exit(command.run(parser, []))
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(PATIENCE_S) == 128 + 13
+
+
+@pytest.mark.parametrize("tool", ["store", "push", "query"])
+def test_a_tool_has_no_threads_of_numpys(tool: str) -> None:
+    program = f"import os, rondo_tools.{tool}.cli, numpy; print(len(os.listdir('/proc/self/task')))"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert found.stdout == "1\n"
