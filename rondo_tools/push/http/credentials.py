@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,20 +104,9 @@ def parse_credentials(
     basic = Secret(Path(basic_auth_file), "--basic-auth-file") if basic_auth_file else None
     if basic is not None and ":" not in basic.text():
         raise UsageError(f"--basic-auth-file {basic_auth_file}: write USER:PASSWORD in it")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to try what is given: without the default CAs
-    if ca_file:
-        try:
-            context.load_verify_locations(ca_file)
-        except OSError as exc:  # ssl.SSLError is one
-            raise UsageError(f"--ca-file {ca_file}: {_why(exc)}") from None
-    pair = None
-    if client_cert:
-        pair = Path(client_cert), Path(client_key or client_cert)
-        try:
-            # An encrypted key would ask for a password at the terminal.
-            context.load_cert_chain(*pair, password=lambda: "")
-        except OSError as exc:
-            raise UsageError(f"--client-cert {client_cert}, key {pair[1]}: {_why(exc)}") from None
+    pair = (Path(client_cert), Path(client_key or client_cert)) if client_cert else None
+    if ca_file or pair:
+        _try_tls(ca_file, pair)
     return Credentials(
         basic,
         Secret(Path(bearer_token_file), "--bearer-token-file") if bearer_token_file else None,
@@ -129,10 +117,27 @@ def parse_credentials(
     )
 
 
-def _why(exc: OSError) -> str:
-    if isinstance(exc, ssl.SSLError):
-        return f"not what it should be ({exc.reason or 'no PEM'})"
-    return exc.strerror or os.strerror(exc.errno or 0)
+def _try_tls(ca_file: str | None, pair: tuple[Path, Path] | None) -> None:
+    """Load a CA, and a certificate with its key. Raises UsageError for what cannot be loaded."""
+    import ssl  # it takes 20 ms to load: not for a push with nothing to send
+
+    def why(exc: OSError) -> str:
+        if isinstance(exc, ssl.SSLError):
+            return f"not what it should be ({exc.reason or 'no PEM'})"
+        return exc.strerror or os.strerror(exc.errno or 0)
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the default CAs
+    if ca_file:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as exc:  # ssl.SSLError is one
+            raise UsageError(f"--ca-file {ca_file}: {why(exc)}") from None
+    if pair:
+        try:
+            # An encrypted key would ask for a password at the terminal.
+            context.load_cert_chain(*pair, password=lambda: "")
+        except OSError as exc:
+            raise UsageError(f"--client-cert {pair[0]}, key {pair[1]}: {why(exc)}") from None
 
 
 def _headers(lines: Iterable[str]) -> dict[str, str]:
