@@ -26,7 +26,8 @@ MAX_SCHEMA_BYTES = 16 << 20  # of one file, in all
 class FrameWriter:
     """Makes file `number` in `folder`, or takes up one of exactly `size` bytes that a process before made.
 
-    `size` is what is written; `is_over` says that no more can be. The owner closes it.
+    `size` is what is written, `gathered` the bytes for the next `write`, `schema_bytes` what the schemas
+    declared in it come to; `is_over` says that no more can be written. The owner closes it.
     """
 
     def __init__(self, path: Path, header: frames.FileHeader, size: int = 0) -> None:
@@ -37,10 +38,10 @@ class FrameWriter:
         self.size = size
         self.is_over = False
         self._schemas: dict[Schema, int] = {}
-        self._schema_bytes = 0
+        self.schema_bytes = 0
         self._sessions: dict[SessionKey, int] = {}
         self._gathered: list[bytes] = [] if size else [header.pack()]
-        self._gathered_bytes = 0 if size else frames.FILE_SIZE
+        self.gathered = 0 if size else frames.FILE_SIZE
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(path, flags if size else flags | os.O_CREAT | os.O_EXCL, 0o640)
         if not size:
@@ -54,22 +55,12 @@ class FrameWriter:
     @property
     def end(self) -> int:
         """Where the next frame will stand."""
-        return self.size + self._gathered_bytes
+        return self.size + self.gathered
 
     @property
     def schemas(self) -> int:
         """How many schemas are declared in this file."""
         return len(self._schemas)
-
-    @property
-    def schema_bytes(self) -> int:
-        """What the schemas declared in this file come to."""
-        return self._schema_bytes
-
-    @property
-    def gathered(self) -> int:
-        """Bytes for the next `write`."""
-        return self._gathered_bytes
 
     @property
     def is_linked(self) -> bool:
@@ -78,13 +69,13 @@ class FrameWriter:
 
     @property
     def is_full_of_schemas(self) -> bool:
-        return len(self._schemas) >= MAX_SCHEMAS or self._schema_bytes >= MAX_SCHEMA_BYTES
+        return len(self._schemas) >= MAX_SCHEMAS or self.schema_bytes >= MAX_SCHEMA_BYTES
 
     def add(self, frame: bytes) -> int:
         """Gather a frame for the next `write`; gives its offset."""
         at = self.end
         self._gathered.append(frame)
-        self._gathered_bytes += len(frame)
+        self.gathered += len(frame)
         return at
 
     def schema(self, schema: Schema) -> int:
@@ -92,7 +83,7 @@ class FrameWriter:
         number = self._schemas.get(schema)
         if number is None:
             number = self._schemas[schema] = len(self._schemas)
-            self._schema_bytes += len(schema.packed)
+            self.schema_bytes += len(schema.packed)
             self.add(frames.frame(self.seed, frames.SCHEMA, schema.packed, schema=number))
         return number
 
@@ -120,7 +111,7 @@ class FrameWriter:
             self.is_over = size != self.size
             self.size = size
             raise
-        self._gathered, self._gathered_bytes = [], 0
+        self._gathered, self.gathered = [], 0
         self.size += written
         if written < len(data):
             # What is missing fails at once, and tells why: a full disk, a limit.

@@ -124,11 +124,7 @@ class Journal:
         session.last_ms = t_ms
         schema = session.schema
         assert schema is not None
-        rows = self._rows.get(schema)
-        if rows is None:
-            rows = self._rows[schema] = []
-        rows.append(_HEAD.pack(session.number, t_ms))
-        rows.append(values)
+        self._rows.setdefault(schema, []).extend((_HEAD.pack(session.number, t_ms), values))
 
     def extend(self, session: Session, t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
         """Gather ticks, ascending and later than all that the session had; there is at least one."""
@@ -225,6 +221,10 @@ class Journal:
             self._frame_rows(writer, schema, parts)
             if writer.gathered > MAX_WRITE:
                 writer.write()
+        if self._ends:
+            self._frame_ends(writer)
+
+    def _frame_ends(self, writer: FrameWriter) -> None:
         ends, self._ends = self._ends, []
         # A reader marks the end of the series that a session had last.
         for schema, of_schema in groupby(ends, key=lambda end: end.session.schema):

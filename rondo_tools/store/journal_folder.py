@@ -27,7 +27,8 @@ class ClosedJournal(NamedTuple):
 
 
 class JournalFolder:
-    """`journal` is the one to gather rows in; `closed` are those to be rolled up, oldest first.
+    """`journal` is the one to gather rows in; `newest` the one written to last, None if this process has
+    written nothing; `closed` are those to be rolled up, oldest first.
 
     `left` are the journals of earlier processes that are not rolled up. `ended` is called with each end
     that is written, and the journal's number.
@@ -57,15 +58,10 @@ class JournalFolder:
         self._clock = clock
         self._made_at: float | None = None
         self.closed = deque(ClosedJournal(number, now_ms()) for number in left)
-        self._newest: Journal | None = None  # the last one that was written to
+        self.newest: Journal | None = None
         self.journal = self._next(max([rolled_up, *left]))
         self._marks = Marks()
         self._syncer = Syncer(self._marks, sync.every_ms / 1000, clock) if sync.every_ms else None
-
-    @property
-    def position(self) -> tuple[int, int] | None:
-        """Number and size of the journal written to last; None if this process has written nothing."""
-        return None if self._newest is None else (self._newest.number, self._newest.size)
 
     @property
     def is_behind(self) -> bool:
@@ -124,7 +120,7 @@ class JournalFolder:
         self._note_written(journal, ended)
 
     def _note_written(self, journal: Journal, ended: list[PendingEnd]) -> None:
-        self._newest = journal
+        self.newest = journal
         if self._sync.always or self._syncer is not None:
             self._marks.add(journal.path)
         for end in ended:

@@ -229,8 +229,8 @@ class Keeper:
 
     def newest_position(self) -> Position | None:
         """Where what is written ends; None if this process has written nothing."""
-        position = self._journals.position
-        return None if position is None else Position(self.folder.layout.path, *position)
+        journal = self._journals.newest
+        return None if journal is None else Position(self.folder.layout.path, journal.number, journal.size)
 
     # --- journals that are over ------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import logging
 import os
 import select
 import stat
-import time
 
 from rondo_tools.store.keeper import Position
 
@@ -33,16 +32,16 @@ class Watermarks:
         """Note how far it is written, and tell the reader if it has room for a line now."""
         if self._fd >= 0 and position is not None:
             self._newest = position
-            self._write_until(0.0)
+            self._write_within(0)
 
     def drain(self, seconds: float) -> None:
         """Give the reader up to `seconds` to take the last line."""
-        self._write_until(time.monotonic() + seconds)
+        self._write_within(seconds * 1000)
 
-    def _write_until(self, deadline: float) -> None:
+    def _write_within(self, milliseconds: float) -> None:
         if self._newest is None or self._newest == self._written or self._fd < 0:
             return
-        if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not self._poll.poll(milliseconds):
             return
         path, number, offset = self._newest
         try:
