@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 MAX_AHEAD_MS = 600_000  # a tick further ahead of the store's clock is a clock gone wrong
 MAX_GATHERED = 8 << 20  # bytes of streams, before they are written in the midst of a turn
 CHECK_EVERY_S = 0.1  # whether the folder is still ours, at most, before a write
+LOOK_EVERY_S = 0.1  # at the wall clock, at most, for bounds of minutes and days
 _MOST_SERIES_KNOWN = 8  # few, for a header may be large
 
 
@@ -100,6 +101,8 @@ class Keeper:
         self._clock = clock
         self._roll_up = roll_up
         self._checked_at = float("-inf")
+        self._limits = 0, 0
+        self._limits_at = float("-inf")
         self._known_series: dict[int, tuple[tuple[Series, ...], Schema]] = {}
         self.folder = folder
         try:
@@ -197,7 +200,11 @@ class Keeper:
 
     def limits(self) -> tuple[int, int]:
         """The oldest and the newest time of ticks that may be stored now."""
-        return self._now_ms() - self._span_ms, self._latest_ms() + MAX_AHEAD_MS
+        now = self._clock()
+        if now - self._limits_at >= LOOK_EVERY_S:
+            self._limits = self._now_ms() - self._span_ms, self._latest_ms() + MAX_AHEAD_MS
+            self._limits_at = now
+        return self._limits
 
     # --- the turn ------------------------------------------------------------------------------------
 
