@@ -27,6 +27,7 @@ from rondo_tools.store.keeper import Position
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.server import self_metrics
 from rondo_tools.store.server.listeners import listen
+from rondo_tools.store.server.rounds import MOST_READS
 from rondo_tools.store.server.self_metrics import SelfMetrics
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.stdin import read_to_end
@@ -184,6 +185,42 @@ def test_the_last_ticks_of_a_session_are_stored_before_those_of_the_next(host: H
     host.turns()
     _, record = read_journals(host.path).records[-1]
     assert (record.start_ms, record.before_ms) == (second, START_MS + 49_000)
+
+
+def test_a_tick_does_not_wait_for_all_who_have_much_to_say(host: Host) -> None:
+    names = [f"vm-{number}" for number in range(MOST_READS + 8)]
+    peers = [host.connect(header(name) + ticks(1, 2)) for name in (*names, "one")]
+    host.turns(len(peers) + 2)
+    for peer in peers[:-1]:
+        peer.send(ticks(2, 500))
+    peers[-1].send(ticks(2, 3))
+    host.turns(1)
+    stored = read_journals(host.path).rows
+    heard = [name for name in names if len(stored[name, START_MS]) > 1]
+    assert len(stored["one", START_MS]) == 2
+    assert len(heard) == MOST_READS
+    for peer in (peers[names.index(heard[0])], peers[-1]):  # a round goes on with those who were not heard
+        peer.send(ticks(500, 900))
+    host.turns(1)
+    stored = read_journals(host.path).rows
+    assert {name: len(stored[name, START_MS]) for name in names} == dict.fromkeys(names, 499)
+    host.turns(1)
+    assert times(host.path, heard[0]) == list(range(1, 900))
+
+
+def test_many_that_are_started_again_at_once_are_stored_in_order(host: Host) -> None:
+    second = START_MS + 1_000_000
+    names = [f"vm-{number}" for number in range(MOST_READS + 8)]
+    old = [host.connect(header(name) + ticks(1, 2)) for name in names]
+    host.turns(len(old) + 2)
+    new = [host.connect() for _ in names]
+    host.turns(len(new) + 2)
+    for name, peer, next_peer in zip(names, old, new, strict=True):
+        next_peer.send(header(name, start_ms=second) + ticks(1, 2, start_ms=second))
+        peer.send(ticks(2, 500) + end())
+    host.turns()
+    found = [one for _, one in read_journals(host.path).records if one.start_ms == second]
+    assert [one.before_ms for one in found] == [START_MS + 499_000] * len(names)
 
 
 def test_what_was_refused_is_named_before_the_acknowledgement(host: Host) -> None:

@@ -11,7 +11,10 @@ A full disk needs no buffer beyond one such look: the rest waits in the socket, 
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 
 from rondo_tools import stream
 from rondo_tools.store.intake import Intake
@@ -46,6 +49,12 @@ class Connection:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def unread(self) -> int:
+        """How many bytes the socket holds for us."""
+        size = fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4))
+        return int.from_bytes(size, sys.byteorder)
 
     def look(self) -> int:
         """Gather what has arrived; how many bytes that is.

@@ -1,6 +1,7 @@
 """Many streams at once, from sockets into the store: one process, one event loop.
 
-Strategy: each turn, every connection that has something to say gets one bounded read. What they all
+Strategy: each turn, connections that have something to say get one bounded read each: all of them, if
+they are few or have little to say, else as many as a turn has room for (`rounds`). What they all
 brought is written with one write, and only then taken from their sockets, and acknowledged to those
 who have ended. A connection that cannot go on is cut off with one line; a producer that brings more
 than its quota waits. A session continues on the newer of two connections.
@@ -25,6 +26,7 @@ from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.server.background import Background
 from rondo_tools.store.server.connection import Connection
 from rondo_tools.store.server.listeners import Listener
+from rondo_tools.store.server.rounds import Rounds
 from rondo_tools.store.server.timers import Timers
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.units import format_count
@@ -42,7 +44,7 @@ _TRY_AGAIN_S = 1.0  # while there is no room
 _RESUME_S = 0.1  # how often it is looked who has waited long enough
 _KEEP_HOUSE_S = 60.0
 _ROLL_UP_AGAIN_S = 10.0  # after one that failed
-_LAST_TURNS = 16  # for what has arrived when we are told to stop
+_LAST_ROUNDS = 16  # for what has arrived when we are told to stop
 
 
 class Server:
@@ -76,6 +78,7 @@ class Server:
         self._lag_ns = 0
         self._is_told_to_stop = False
         self._connections: dict[int, Connection] = {}  # by descriptor
+        self._rounds = Rounds()
         self._looked_at: list[Connection] = []  # whose bytes are gathered, and to be taken
         self._paused: dict[Connection, float] = {}  # beyond their quota, until then
         self._blocked = ""  # why nothing can be written now
@@ -104,9 +107,9 @@ class Server:
             while not self._is_told_to_stop and not self._is_idle():
                 self.turn(self.timers.seconds_left())
                 self.timers.run()
-            for _ in range(_LAST_TURNS):
-                if not self.turn(0):
-                    break
+            rounds = 0
+            while rounds < _LAST_ROUNDS and self.turn(0):
+                rounds += self._rounds.is_over
         finally:
             self.close()
 
@@ -123,7 +126,7 @@ class Server:
             log.info("listening on %s", listener.name)
 
     def turn(self, timeout: float | None) -> bool:
-        """Wait, and give everybody who has something to say one read. False if nobody had."""
+        """Wait, and read those who have something to say, each once. False if nobody had."""
         if self._blocked:
             return self._wait_for_room(timeout)
         ready = self._epoll.poll(0)
@@ -133,20 +136,18 @@ class Server:
         begin_ns = time.monotonic_ns()
         self._turns += 1
         first = self._turns % len(ready) if ready else 0  # each is first at some time
+        talking: list[Connection] = []
         fresh: list[Connection] = []
         for fd, _ in ready[first:] + ready[:first]:
             if (connection := self._connections.get(fd)) is not None:
-                if connection.intake.session is None:
-                    fresh.append(connection)
-                else:
-                    self._read(connection)
+                (fresh if connection.intake.session is None else talking).append(connection)
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
             elif fd == self._background.fileno():
                 self._background.take()
             else:
                 self._is_told_to_stop |= bool(self._signals.take())
-        for connection in fresh:  # a VM that was started again: its last ticks come before its first ones
+        for connection in self._rounds.next(talking, fresh):
             if self._connections.get(connection.fileno()) is connection:
                 self._read(connection)
         self.flush()
