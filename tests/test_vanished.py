@@ -16,13 +16,15 @@ from needs import must_have
 
 from rondo_tools import stream
 from rondo_tools.catalog import COUNTER, Series
+from rondo_tools.producer.address import TcpAddress
+from rondo_tools.producer.link import Link
 from rondo_tools.signals import Signals
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.server import listeners
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.stream import Header
-from rondo_tools.vmm.link import SocketOutput
+from rondo_tools.vmm.output import OutputThread
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_S = 60
@@ -193,7 +195,7 @@ def test_a_store_that_has_vanished_gets_every_tick_when_it_is_back(
     listener = socket.create_server((STORE, 0))
     listener.settimeout(WAIT_S)
     address = listener.getsockname()
-    output = SocketOutput(address, "store", interval_ms=5)  # 600 of them are three seconds
+    output = OutputThread(Link(TcpAddress(*address), "store", interval_ms=5))  # 600 of them are three seconds
     output.start(b"header;")
     output.put(b"tick 0;")
     sent = b"header;tick 0;"

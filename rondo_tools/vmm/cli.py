@@ -13,14 +13,15 @@ import argh
 from rondo_tools import clock, command, stream, units
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, UsageError, VmError
+from rondo_tools.producer.destination import open_output
+from rondo_tools.producer.text import TextEncoder
 from rondo_tools.stream import Header
 from rondo_tools.vmm.accel.choose import CHOICES
-from rondo_tools.vmm.destination import open_console, open_output
+from rondo_tools.vmm.console import open_console
 from rondo_tools.vmm.guests import Choice, Wanted, choose
 from rondo_tools.vmm.life import Account, live
 from rondo_tools.vmm.machine import Machine
-from rondo_tools.vmm.output import Output
-from rondo_tools.vmm.text import TextEncoder
+from rondo_tools.vmm.output import NOTICES, OutputThread
 from rondo_tools.vmm.waker import Waker
 
 log = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ def _check(flag: str, header: Header) -> None:
         raise UsageError(f"{flag}: {exc}") from exc
 
 
-def _output(spec: str, interval_ms: int, *, text: bool) -> Output:
+def _output(spec: str, interval_ms: int, *, text: bool) -> OutputThread:
     if spec == "-" and not text and os.isatty(1):
         raise UsageError(
             "standard output is a terminal, and the stream is binary: pipe it, as in "
@@ -242,7 +243,7 @@ def _output(spec: str, interval_ms: int, *, text: bool) -> Output:
         )
     if text and spec.startswith(("unix:", "tcp:")):
         raise UsageError(f"--text is for people; --output {spec} wants the stream")
-    return open_output(spec, interval_ms)
+    return OutputThread(open_output(spec, interval_ms, NOTICES))
 
 
 @contextmanager
@@ -261,7 +262,7 @@ def _typing(choice: Choice, machine: Machine) -> Iterator[None]:
             keyboard.close()
 
 
-def _linger(output: Output, waker: Waker, linger_ms: int) -> None:
+def _linger(output: OutputThread, waker: Waker, linger_ms: int) -> None:
     """Wait until everything is delivered, until the time is up, or until a signal."""
     deadline = time.monotonic() + linger_ms / 1000
     while not output.done and (left := deadline - time.monotonic()) > 0:
@@ -280,7 +281,7 @@ def _summarize(account: Account) -> None:
     )
 
 
-def _raise_for(account: Account, output: Output, *, text: bool) -> None:
+def _raise_for(account: Account, output: OutputThread, *, text: bool) -> None:
     """Turn what went wrong into an exit status: the guest's misfortune before the output's."""
     undelivered = ""
     if not output.delivered and not (text and output.gone):

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rondo_tools import stream
+from rondo_tools.producer.pace import Pace
 from rondo_tools.stream import Header, Tick
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.meter import Snapshot
-from rondo_tools.vmm.sampler import Pace, Sampler
+from rondo_tools.vmm.sampler import Sampler
 from rondo_tools.vmm.vcpu import End
 from rondo_tools.vmm.waker import Waker
 

@@ -21,9 +21,11 @@ from stream_model import check
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.producer.address import UnixAddress
+from rondo_tools.producer.link import Link
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import End, Header, Tick
-from rondo_tools.vmm.link import SocketOutput
+from rondo_tools.vmm.output import OutputThread
 
 VMM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-vmm")]
 TIERS = "100ms:1m,1s:10m,10s:6h"
@@ -37,7 +39,7 @@ class Producer:
     def __init__(self, number: int, address: str) -> None:
         self.header = Header(f"light-{number}", time.time_ns() // 1_000_000, (), 100, SERIES)
         self.sent: list[Tick] = []
-        self._output = SocketOutput(address, f"light-{number}")
+        self._output = OutputThread(Link(UnixAddress(address), f"light-{number}"))
         self._output.start(stream.encode(self.header))
 
     def tick(self) -> None:

@@ -10,14 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from needs import PATIENCE_S
 
 from rondo_tools.errors import UsageError
-from rondo_tools.vmm.destination import open_console, open_output
-from rondo_tools.vmm.link import SocketOutput
-from rondo_tools.vmm.output import Backlog, FileOutput, Output
+from rondo_tools.producer import pipe as pipe_module
+from rondo_tools.producer.address import TcpAddress, UnixAddress
+from rondo_tools.producer.destination import address, open_output
+from rondo_tools.producer.link import Link
+from rondo_tools.producer.pipe import Pipe
+from rondo_tools.vmm.console import open_console
+from rondo_tools.vmm.output import NOTICES, OutputThread
 
 
 def tick(number: int) -> bytes:
@@ -29,96 +31,13 @@ def ticks(first: int, last: int) -> bytes:
     return b"".join(tick(number) for number in range(first, last))
 
 
-def taken(backlog: Backlog) -> list[bytes]:
-    return [item for _, items in backlog.follow() for item in items]
+def thread_to(spec: str) -> OutputThread:
+    return OutputThread(open_output(spec))
 
 
-@given(st.integers(1, 20), st.integers(0, 60))
-def test_a_backlog_keeps_the_newest_and_counts_the_rest(limit: int, count: int) -> None:
-    backlog = Backlog(limit)
-    for number in range(count):
-        backlog.put(tick(number))
-    backlog.finish(b"end")
-    assert all_of(backlog) == ticks(max(count - limit, 0), count) + b"end"
-    assert backlog.dropped == max(count - limit, 0)
-
-
-@given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 8))
-def test_what_was_taken_is_not_lost_when_it_makes_room(bursts: list[int], limit: int) -> None:
-    backlog = Backlog(limit)
-    number = 0
-    got: list[bytes] = []
-    follower = backlog.follow()
-    for burst in bursts:
-        for _ in range(burst):
-            backlog.put(tick(number))
-            number += 1
-        if burst:
-            got += next(follower)[1]
-    backlog.finish(b"")
-    got += [item for _, items in follower for item in items]
-    assert len(got) + backlog.dropped == number
-    assert got == sorted(got)
-
-
-def test_a_second_follower_gets_all_that_is_kept_again() -> None:
-    backlog = Backlog(3)
-    for number in range(5):
-        backlog.put(tick(number))
-    backlog.finish(b"")
-    assert taken(backlog) == taken(backlog) == [tick(2), tick(3), tick(4)]
-
-
-def all_of(backlog: Backlog) -> bytes:
-    return b"".join(before + b"".join(items) for before, items in backlog.follow())
-
-
-@given(st.lists(st.sampled_from(["put", "put", "put", "anew", "look"]), max_size=40), st.integers(1, 6))
-def test_every_item_follows_the_header_of_its_session(steps: list[str], limit: int) -> None:
-    """Whatever a full backlog lost, and wherever a follower begins."""
-    backlog = Backlog(limit)
-    backlog.begin(b"head 0;")
-    follower = backlog.follow()
-    told, _ = next(follower)
-    session = number = 0
-    is_news = False
-    for step in steps:
-        if step == "look":
-            if is_news:
-                before, items = next(follower)
-                told += before + b"".join(items)
-            is_news = False
-            continue
-        backlog.put(b"item %d of %d;" % (number, session))
-        number += 1
-        if step == "anew":  # as a VM does it: no session is without a tick
-            backlog.begin_anew(b"end %d;" % session, b"head %d;" % (session + 1))
-            session += 1
-        is_news = True
-    backlog.finish(b"end %d;" % session)
-    told += b"".join(before + b"".join(items) for before, items in follower)
-    for stream in (told, all_of(backlog)):
-        opened, newest = -1, -1
-        is_open = False
-        for what, *numbers in (message.split() for message in stream.decode().split(";")[:-1]):
-            if what == "head":
-                assert not is_open
-                assert int(numbers[0]) > opened
-                opened, is_open = int(numbers[0]), True
-            elif what == "item":
-                assert int(numbers[2]) == opened
-                assert int(numbers[0]) > newest
-                newest = int(numbers[0])
-            else:
-                assert int(numbers[0]) == opened
-                is_open = False
-            assert is_open or what == "end"
-        assert (opened, is_open, newest) == (session, False, number - 1)
-
-
-def test_the_first_loss_is_told_and_no_other() -> None:
-    backlog = Backlog(2)
-    assert [backlog.put(tick(number)) for number in range(5)] == [False, False, True, False, False]
+def link(address: str | tuple[str, int], name: str, *, limit: int = 600) -> OutputThread:
+    where = UnixAddress(address) if isinstance(address, str) else TcpAddress(*address)
+    return OutputThread(Link(where, name, limit=limit))
 
 
 @pytest.fixture
@@ -136,7 +55,7 @@ def read_all(fd: int) -> bytes:
 
 
 def test_a_pipe_gets_header_ticks_and_end_in_order(pipe: tuple[int, int]) -> None:
-    output = FileOutput(pipe[1], "pipe")
+    output = OutputThread(Pipe(pipe[1], "pipe", notices=NOTICES))
     output.start(b"header;")
     for number in range(50):
         output.put(tick(number))
@@ -149,7 +68,7 @@ def test_a_pipe_gets_header_ticks_and_end_in_order(pipe: tuple[int, int]) -> Non
 
 def test_a_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
-    output = FileOutput(pipe[1], "pipe")
+    output = OutputThread(Pipe(pipe[1], "pipe", notices=NOTICES))
     output.start(b"h" * 200_000)  # more than a pipe holds
     output.finish(b"end")
     assert read_all(pipe[0]) == b"h" * 200_000 + b"end"
@@ -159,7 +78,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None
 def test_a_reader_that_stalls_costs_the_oldest_and_holds_nobody_up(
     pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    output = FileOutput(pipe[1], "pipe", limit=10)
+    output = OutputThread(Pipe(pipe[1], "pipe", limit=10, notices=NOTICES))
     output.start(b"h" * 100_000)  # fills the pipe: nothing behind it is written
     for number in range(100):
         output.put(tick(number))
@@ -178,7 +97,7 @@ def test_a_reader_that_is_gone_is_told_once_and_ends_the_output(
 ) -> None:
     os.close(pipe[0])
     woken = threading.Event()
-    output = FileOutput(pipe[1], "pipe")
+    output = OutputThread(Pipe(pipe[1], "pipe", notices=NOTICES))
     output.start(b"header", woken.set)
     assert woken.wait(PATIENCE_S)
     assert output.gone
@@ -192,7 +111,7 @@ def test_a_reader_that_is_gone_is_told_once_and_ends_the_output(
 def test_a_file_is_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "stream"
     path.write_bytes(b"what was there before, and longer than what comes")
-    output = open_output(str(path))
+    output = thread_to(str(path))
     output.start(b"header;")
     output.put(tick(1))
     output.finish(b"end")
@@ -204,7 +123,7 @@ def test_a_file_is_written_anew(tmp_path: Path) -> None:
 def test_a_named_pipe_waits_for_its_reader_without_holding_up(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    output = open_output(str(path))
+    output = thread_to(str(path))
     output.start(b"header;")
     output.put(tick(1))
     output.finish(b"end")
@@ -223,9 +142,9 @@ def test_a_full_disk_is_tried_again_from_where_it_was_left(
             raise answer
         return write(fd, data[:answer])
 
-    monkeypatch.setattr("rondo_tools.vmm.output.time.sleep", lambda seconds: None)
-    output = open_output(str(tmp_path / "stream"))
-    monkeypatch.setattr("rondo_tools.vmm.output.os.write", full_for_a_while)
+    monkeypatch.setattr(pipe_module, "RETRY_S", 0.0)
+    output = thread_to(str(tmp_path / "stream"))
+    monkeypatch.setattr("rondo_tools.producer.pipe.os.write", full_for_a_while)
     output.start(b"header;")
     output.put(tick(1))
     output.finish(b"end")
@@ -253,9 +172,9 @@ def test_a_destination_that_cannot_be_is_refused(spec: str, message: str) -> Non
 
 
 def test_an_address_of_version_six_keeps_its_colons() -> None:
-    output = open_output("tcp:[::1]:9400")
-    assert isinstance(output, SocketOutput)
-    assert output._address == ("::1", 9400)
+    where = address("tcp:[::1]:9400")
+    assert isinstance(where, TcpAddress)
+    assert (where.host, where.port) == ("::1", 9400)
 
 
 def test_the_console_may_be_nowhere_or_a_file(tmp_path: Path) -> None:
@@ -312,14 +231,14 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
     peer.close()
 
 
-def start(output: Output, *numbers: int) -> None:
+def start(output: OutputThread, *numbers: int) -> None:
     output.start(b"header;")
     for number in numbers:
         output.put(tick(number))
 
 
 def test_a_close_after_the_end_is_the_acknowledgement(peer: Peer) -> None:
-    output = SocketOutput(peer.address, "peer")
+    output = link(peer.address, "peer")
     start(output, 0, 1)
     with peer.accept() as connection:
         output.finish(b"end")
@@ -335,7 +254,7 @@ def test_a_close_before_the_end_is_none_and_everything_comes_again(
     peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    output = SocketOutput(peer.address, "peer")
+    output = link(peer.address, "peer")
     start(output, 0, 1)
     with peer.accept() as connection:
         assert receive(connection, 25) == b"header;" + ticks(0, 2)
@@ -350,7 +269,7 @@ def test_a_close_before_the_end_is_none_and_everything_comes_again(
 
 
 def test_a_close_that_the_end_finds_is_none(peer: Peer) -> None:
-    output = SocketOutput(peer.address, "peer")
+    output = link(peer.address, "peer")
     start(output, 0)
     with peer.accept() as connection:
         assert receive(connection, 16) == b"header;" + ticks(0, 1)
@@ -362,7 +281,7 @@ def test_a_close_that_the_end_finds_is_none(peer: Peer) -> None:
 
 
 def test_a_peer_that_breaks_instead_of_closing_has_acknowledged_nothing(peer: Peer) -> None:
-    output = SocketOutput(peer.address, "peer")
+    output = link(peer.address, "peer")
     start(output, 0)
     output.finish(b"end")
     with peer.accept() as connection:
@@ -375,7 +294,7 @@ def test_a_peer_that_breaks_instead_of_closing_has_acknowledged_nothing(peer: Pe
 
 def test_nobody_listening_at_first_costs_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
-    output = SocketOutput(path, "peer")
+    output = link(path, "peer")
     start(output, 0, 1, 2)
     late = Peer(socket.AF_UNIX, path)
     with late.accept() as connection:
@@ -388,7 +307,7 @@ def test_nobody_listening_at_first_costs_nothing(tmp_path: Path) -> None:
 
 def test_beyond_what_is_kept_the_oldest_are_lost_and_counted(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
-    output = SocketOutput(path, "peer", limit=10)
+    output = link(path, "peer", limit=10)
     start(output, *range(25))
     late = Peer(socket.AF_UNIX, path)
     output.finish(b"end")
@@ -401,7 +320,7 @@ def test_beyond_what_is_kept_the_oldest_are_lost_and_counted(tmp_path: Path) -> 
 
 
 def test_what_a_peer_says_is_ignored(peer: Peer) -> None:
-    output = SocketOutput(peer.address, "peer")
+    output = link(peer.address, "peer")
     start(output, 0)
     with peer.accept() as connection:
         connection.sendall(b"hello?" * 100)

@@ -423,7 +423,7 @@ def test_it_imports_nothing_that_it_does_not_need() -> None:
 
 
 def test_no_value_in_text_is_a_dash() -> None:
-    from rondo_tools.vmm.text import TextEncoder
+    from rondo_tools.producer.text import TextEncoder
 
     encoder = TextEncoder()
     encoder.encode(Header("x", 1, (), 1000, SERIES))

@@ -1,0 +1,73 @@
+"""What ``--output`` names, as an output: ``-``, a file, ``unix:PATH``, ``tcp:HOST:PORT``."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from rondo_tools.errors import UsageError
+from rondo_tools.producer.output import NOTICES, Notices, Output
+from rondo_tools.producer.pipe import Pipe
+
+if TYPE_CHECKING:
+    from rondo_tools.producer.address import TcpAddress, UnixAddress
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
+_MAX_UNIX_PATH = 107  # bytes, unix(7)
+
+
+def open_output(spec: str, interval_ms: int = 1000, notices: Notices = NOTICES) -> Output:
+    """The destination that ``--output`` names, for a tick in each interval. Raises UsageError for one
+    that cannot be.
+    """
+    if spec == "-":
+        return Pipe(standard(1, "output"), "standard output", notices=notices)
+    if (where := address(spec)) is not None:
+        from rondo_tools.producer.link import Link  # 8 ms, which a VM with a pipe need not wait for
+
+        return Link(where, spec, interval_ms=interval_ms, notices=notices)
+    return open_file("--output", spec, notices=notices)
+
+
+def address(spec: str) -> UnixAddress | TcpAddress | None:
+    """The socket that ``--output`` names; None if it names none. Raises UsageError for one that cannot be."""
+    kind, colon, rest = spec.partition(":")
+    if not colon or kind not in ("unix", "tcp"):
+        return None
+    from rondo_tools.producer.address import TcpAddress, UnixAddress
+
+    if kind == "unix":
+        if not 0 < len(os.fsencode(rest)) <= _MAX_UNIX_PATH:
+            raise UsageError(f"--output {spec}: a socket's path has 1 to {_MAX_UNIX_PATH} bytes")
+        return UnixAddress(rest)
+    host, _, port = rest.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UsageError(f"--output {spec}: write tcp:HOST:PORT, such as tcp:127.0.0.1:9400")
+    return TcpAddress(host.strip("[]"), int(port))
+
+
+def standard(fd: int, name: str) -> int:
+    """A standard descriptor to write to. Raises UsageError if it is closed."""
+    try:
+        os.fstat(fd)
+    except OSError as exc:
+        raise UsageError(f"standard {name} is closed, and something is to be written to it") from exc
+    return fd
+
+
+def open_file(flag: str, path: str, *, items: str = "ticks", notices: Notices = NOTICES) -> Output:
+    """A file, written anew, or a named pipe. Raises UsageError for one that cannot be."""
+    try:
+        mode = os.stat(path).st_mode if os.path.exists(path) else 0
+        if stat.S_ISFIFO(mode):
+            return Pipe(-1, path, fifo=path, items=items, notices=notices)
+        if stat.S_ISSOCK(mode):
+            raise UsageError(
+                f"{flag} {path}: this is a socket; a stream goes to it with --output unix:{path}"
+            )
+        fd = os.open(path, _NEW_FILE, 0o666)
+        os.set_blocking(fd, True)  # only to open it was not to be waited for: a serial line without a carrier
+        return Pipe(fd, path, items=items, notices=notices)
+    except OSError as exc:
+        raise UsageError(f"{flag} {path}: {exc.strerror}") from exc

@@ -1,0 +1,145 @@
+"""The backlog: bounded, in order, each item behind the header of its session."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rondo_tools.producer.backlog import Backlog, Follower
+
+ALL = 1 << 20  # bytes
+
+
+def tick(number: int) -> bytes:
+    return b"tick %03d;" % number
+
+
+def ticks(first: int, last: int) -> bytes:
+    """The ticks from `first` up to, but without, `last`."""
+    return b"".join(tick(number) for number in range(first, last))
+
+
+def rest_of(follower: Follower, most: int = ALL) -> bytes:
+    """What comes until the end of the last session, or until there is nothing."""
+    got = b""
+    while not follower.is_done and (piece := follower.next(most)):
+        got += piece
+    return got
+
+
+def all_of(backlog: Backlog, most: int = ALL) -> bytes:
+    return rest_of(Follower(backlog), most)
+
+
+@given(st.integers(1, 20), st.integers(0, 60), st.integers(1, 100))
+def test_a_backlog_keeps_the_newest_and_counts_the_rest(limit: int, count: int, most: int) -> None:
+    backlog = Backlog(limit)
+    for number in range(count):
+        backlog.put(tick(number))
+    backlog.finish(b"end")
+    assert all_of(backlog, most) == ticks(max(count - limit, 0), count) + b"end"
+    assert backlog.dropped == max(count - limit, 0)
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 8), st.integers(1, 50))
+def test_what_was_taken_is_not_lost_when_it_makes_room(bursts: list[int], limit: int, most: int) -> None:
+    backlog, number, got = Backlog(limit), 0, b""
+    follower = Follower(backlog)
+    for burst in bursts:
+        for _ in range(burst):
+            backlog.put(tick(number))
+            number += 1
+        got += follower.next(most)
+    backlog.finish(b"")
+    got += rest_of(follower, most)
+    items = got.split(b";")[:-1]
+    assert len(items) + backlog.dropped == number
+    assert len(items) == follower.items
+    assert items == sorted(items)
+    assert follower.is_done
+
+
+def test_a_second_follower_gets_all_that_is_kept_again() -> None:
+    backlog = Backlog(3)
+    for number in range(5):
+        backlog.put(tick(number))
+    backlog.finish(b"end")
+    assert all_of(backlog) == all_of(backlog) == ticks(2, 5) + b"end"
+    assert backlog.dropped == 2
+
+
+def test_a_piece_is_about_as_large_as_asked_for_and_the_end_comes_alone() -> None:
+    backlog = Backlog()
+    backlog.begin(b"header;")
+    follower = Follower(backlog)
+    assert follower.next(1) == b"header;"
+    assert follower.next(1) == b""
+    for number in range(5):
+        backlog.put(tick(number))
+    assert follower.next(1) == tick(0)
+    assert follower.next(10) == ticks(1, 3)
+    backlog.finish(b"end")
+    assert follower.next(ALL) == ticks(3, 5)
+    assert not follower.is_done
+    assert follower.next(ALL) == b"end"
+    assert follower.is_done
+    assert follower.next(ALL) == b""
+
+
+@given(
+    st.lists(st.sampled_from(["put", "put", "put", "anew", "look"]), max_size=40),
+    st.integers(1, 6),
+    st.sampled_from([1, 30, ALL]),
+)
+def test_every_item_follows_the_header_of_its_session(steps: list[str], limit: int, most: int) -> None:
+    """Whatever a full backlog lost, and wherever a follower begins."""
+    backlog = Backlog(limit)
+    backlog.begin(b"head 0;")
+    follower = Follower(backlog)
+    told = follower.next(most)
+    session = number = 0
+    for step in steps:
+        if step == "look":
+            told += follower.next(most)
+            continue
+        backlog.put(b"item %d of %d;" % (number, session))
+        number += 1
+        if step == "anew":  # as a VM does it: no session is without a tick
+            backlog.begin_anew(b"end %d;" % session, b"head %d;" % (session + 1))
+            session += 1
+    backlog.finish(b"end %d;" % session)
+    told += rest_of(follower, most)
+    for stream in (told, all_of(backlog, most)):
+        opened, newest = -1, -1
+        is_open = False
+        for what, *numbers in (message.split() for message in stream.decode().split(";")[:-1]):
+            if what == "head":
+                assert not is_open
+                assert int(numbers[0]) > opened
+                opened, is_open = int(numbers[0]), True
+            elif what == "item":
+                assert int(numbers[2]) == opened
+                assert int(numbers[0]) > newest
+                newest = int(numbers[0])
+            else:
+                assert int(numbers[0]) == opened
+                is_open = False
+            assert is_open or what == "end"
+        assert (opened, is_open, newest) == (session, False, number - 1)
+
+
+@given(st.lists(st.sampled_from(["put", "anew"]), max_size=60))
+def test_sessions_are_forgotten_with_their_last_item(steps: list[str]) -> None:
+    """A clock that is set back every minute, for a year, costs no memory."""
+    backlog = Backlog(4)
+    for step in steps:
+        if step == "put":
+            backlog.put(b"item;")
+        else:
+            backlog.begin_anew(b"end;", b"head;")
+    assert len(backlog._sessions) <= 4 + 1
+
+
+def test_the_first_loss_is_told_and_no_other() -> None:
+    backlog = Backlog(2)
+    assert [backlog.put(tick(number)) for number in range(5)] == [False, False, True, False, False]
