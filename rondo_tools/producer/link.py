@@ -125,8 +125,10 @@ class Link(Output):
 
     def on_time(self, now: float) -> None:
         match self.state:
-            case State.SENDING if not self.wants_write:
-                self._send(now)
+            case State.SENDING if not self.wants_write or now >= self.deadline:
+                self._send(now)  # a peer that took less than makes the socket writable has taken something
+                if now >= self.deadline:
+                    self._fail(TimeoutError("timed out"), now)
             case State.PAUSING:
                 if self.backlog.is_finished:
                     self.deadline = min(self.deadline, now + _LAST_PAUSE_S)
