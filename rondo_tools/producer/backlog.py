@@ -82,11 +82,14 @@ class Backlog:
 
     def advance(self, follower: Follower, most: int) -> bytes:
         """What `Follower.next` returns."""
-        parts, size = [], 0
+        session = self._sessions[-1]
+        if follower.position == self.count and follower.session is session and not self.is_finished:
+            return b""  # as after each tick that was sent; what another thread puts now is news to come
         with self._lock:
             oldest = self.count - len(self._items)
-            position = max(follower.position, oldest)
+            begin = position = max(follower.position, oldest)
             session, until = self._session_at(position)
+            parts = []
             if session is not follower.session:
                 parts.append(
                     session.header if follower.session is None else follower.session.end + session.header
@@ -95,7 +98,7 @@ class Backlog:
             if position == until and self.is_finished and not follower.is_done and not any(parts):
                 follower.is_done = True
                 parts.append(session.end)
-            begin = position
+            size = 0
             while position < until and size < most:
                 item = self._items[position - oldest]
                 parts.append(item)
@@ -104,15 +107,16 @@ class Backlog:
             follower.position = position
             follower.items += position - begin
             self._taken = max(self._taken, position)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _session_at(self, position: int) -> tuple[Session, int]:
         """The session of the item with that number, or of the items to come; and where its items end."""
-        until = self.count
-        for session in reversed(self._sessions):
-            if session.first <= position:
-                break
-            until = session.first
+        session, until = self._sessions[-1], self.count
+        if session.first > position:
+            for session in reversed(self._sessions):
+                if session.first <= position:
+                    break
+                until = session.first
         return session, until
 
     def _forget_sessions(self) -> None:

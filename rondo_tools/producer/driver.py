@@ -35,6 +35,9 @@ class _Wish(NamedTuple):
     deadline: float = math.inf
 
 
+_NOTHING = _Wish()
+
+
 class Driver:
     """Outputs, each from its first `update` until it is over or removed.
 
@@ -60,8 +63,9 @@ class Driver:
 
     def remove(self, output: Output) -> None:
         """Drive it no more; before it is closed by the caller."""
-        self._watch(output, -1, 0)
-        self._wishes.pop(output, None)
+        before = self._wishes.pop(output, _NOTHING)
+        if before.fd >= 0:
+            self._watch(output, before, -1, 0)
 
     def dispatch(self, fd: int, events: int, now: float) -> bool:
         """What an epoll has reported; False for a descriptor of somebody else."""
@@ -104,34 +108,36 @@ class Driver:
 
     def _look(self, output: Output) -> None:
         """See what the output waits for now."""
+        before = self._wishes.get(output, _NOTHING)
+        fd, deadline = output.fileno(), output.deadline
         events = _READ * output.wants_read | _WRITE * output.wants_write
-        before = self._watch(output, output.fileno(), events)
+        if fd != before.fd or events != before.events:
+            self._watch(output, before, fd, events)
+        elif deadline == before.deadline and before is not _NOTHING:
+            return
         if output.is_over:
             self._wishes.pop(output, None)
-        elif output.deadline != before.deadline:
-            self._wishes[output] = self._wishes[output]._replace(deadline=output.deadline)
-            if output.deadline != math.inf:
-                heapq.heappush(self._deadlines, (output.deadline, next(self._number), output))
+            return
+        self._wishes[output] = _Wish(fd, events, deadline)
+        if before.deadline != deadline != math.inf:
+            heapq.heappush(self._deadlines, (deadline, next(self._number), output))
 
-    def _watch(self, output: Output, fd: int, events: int) -> _Wish:
-        """Have the epoll report that; return what was wished for before."""
-        before = self._wishes.setdefault(output, _Wish())
-        if (fd, events) == (before.fd, before.events):
-            return before
-        if before.fd >= 0 and fd != before.fd:
+    def _watch(self, output: Output, before: _Wish, fd: int, events: int) -> None:
+        """Have the epoll report that."""
+        if fd == before.fd:
+            if fd not in self._unpolled:
+                self._epoll.modify(fd, events)
+            return
+        if before.fd >= 0:
             del self._by_fd[before.fd]
             self._unpolled.discard(before.fd)
             try:
                 self._epoll.unregister(before.fd)
             except (OSError, KeyError, ValueError):
                 pass  # it was closed, and with that it is out of an epoll; or it never was in it
-        elif before.fd >= 0 and fd not in self._unpolled:
-            self._epoll.modify(fd, events)
-        if fd >= 0 and fd != before.fd:
+        if fd >= 0:
             self._by_fd[fd] = output
             try:
                 self._epoll.register(fd, events)
             except PermissionError:
                 self._unpolled.add(fd)
-        self._wishes[output] = before._replace(fd=fd, events=events)
-        return before
