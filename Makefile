@@ -47,8 +47,8 @@ format: setup ## format the code
 	ruff format .
 	ruff check --fix .
 
-bench: setup ## measure; prints every figure that the docs quote
-	@python scripts/bench.py
+bench: setup ## measure; JSON=FILE keeps the figures
+	@python scripts/bench.py $(if $(JSON),--json $(JSON))
 
 dashboards: setup ## make deploy/k8s/ of the dashboards and rules
 	python scripts/dashboards.py

@@ -1,45 +1,111 @@
 #!/usr/bin/env python3
 """Measure rondo beside its peers, in one run: every figure that the docs quote comes from here.
 
-scripts/bench.py [PART ...]      all of them by default: vmm store lives serve stall flat race push wire
-                                 backlog dashboards
+    scripts/bench.py [--json FILE] [PART ...]      all parts by default
+    scripts/bench.py [--json FILE] PART --help     the options of a part, which stand behind its name
+    scripts/bench.py --docs                        make the figures of the docs anew from docs/benchmarks.json
+
+--json puts the results into FILE; parts that are in it and were not run now stay. The status is 1 if a
+bar was missed, or a part failed.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
+
+from bench import report
 
 SCRIPTS = Path(__file__).resolve().parent
-PARTS = ("vmm", "store", "lives", "serve", "stall", "flat", "race", "push", "wire", "backlog", "dashboards")
+ROOT = SCRIPTS.parent
+RESULTS = ROOT / "docs" / "benchmarks.json"
+PARTS = (
+    "vmm", "intake", "store", "lives", "serve", "stall", "flat", "race", "push", "wire", "backlog",
+    "dashboards",
+)  # fmt: skip
+EX_USAGE = 64
 
 
-def main(parts: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--docs", action="store_true")
+    parser.add_argument("parts", nargs=argparse.REMAINDER, metavar="PART")
+    own = parser.parse_args(arguments)
+    if own.docs:
+        fill_in_docs()
+        return 0
+    parts = [part for part in own.parts if not part.startswith("-")]
+    options: list[str] = []
+    if len(parts) < len(own.parts):  # a part with options of its own
+        parts, options = own.parts[:1], own.parts[1:]
     unknown = set(parts) - set(PARTS)
     if unknown:
         print(
-            f"bench.py: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}",
+            f"bench.py: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}, "
+            "and options stand behind one part alone",
             file=sys.stderr,
         )
-        return 64
-    print(f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} CPUs, {cpu()}")
-    statuses = []
-    for part in parts or PARTS:
-        print(f"\n== {part}", flush=True)
-        statuses.append(
-            subprocess.run([sys.executable, SCRIPTS / f"bench_{part}.py"], check=False).returncode
-        )
+        return EX_USAGE
+    print(machine())
+    statuses = [measure(part, options, own.json) for part in parts or PARTS]
     return max(statuses)
 
 
-def cpu() -> str:
-    """What the processor calls itself."""
+def measure(part: str, options: list[str], results: Path | None) -> int:
+    """Run a part, in a process of its own."""
+    print(f"\n== {part}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
+        rows = Path(folder) / "rows"
+        status = subprocess.run(
+            [sys.executable, "-m", f"bench.{part}", "--rows", rows, *options],
+            env=os.environ | {"PYTHONPATH": f"{SCRIPTS}{os.pathsep}{ROOT}"},
+            check=False,
+        ).returncode
+        if results is not None and rows.exists():
+            keep(results, part, options, json.loads(rows.read_text()))
+    return status
+
+
+def keep(results: Path, part: str, options: list[str], rows: list[dict[str, Any]]) -> None:
+    """Put a part's rows into the document."""
+    document = json.loads(results.read_text()) if results.exists() else {"parts": {}}
+    document["parts"][part] = {
+        "command": " ".join(["scripts/bench.py", part, *options]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "rows": rows,
+    }
+    results.write_text(json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def fill_in_docs() -> None:
+    results = json.loads(RESULTS.read_text())
+    for page in report.pages(ROOT):
+        old = page.read_text()
+        new = report.fill_in(old, results)
+        if new != old:
+            page.write_text(new)
+            print(f"{page.relative_to(ROOT)}: made anew")
+
+
+def machine() -> str:
+    """Python, kernel, processors and what they call themselves."""
     found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else platform.machine()
+    name = found[1] if found else platform.machine()
+    kernel = platform.release().split("-")[0]
+    return f"Python {platform.python_version()}, Linux {kernel}, {os.cpu_count()} CPUs, {name}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Measure what the dashboards and rules cost a Prometheus that holds the last five minutes of many VMs.
 
-    scripts/bench_dashboards.py [--vms 1000]
+    scripts/bench.py dashboards [--vms 1000]
 
 CPU time of the Prometheus' process, for one look at each dashboard as it opens (five minutes in steps of
 a second), and for one evaluation of all rules.
@@ -18,20 +17,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 import yaml
-from bench_push import process_cpu_s
 from fetch import fetch
 from filled_store import Life, fill
 from grafana import ALL, DASHBOARDS, Range, ask, load, queries, run
 from prometheus import Prometheus
 
+from bench.measure import ROOT, process_cpu_s, program
+from bench.report import Report, run_part
 from rondo_tools.catalog import COUNTER, SERIES
 from rondo_tools.stream import Header
 
-ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "deploy" / "rules" / "rondo.yml"
 SECONDS = 300
 
@@ -51,12 +48,10 @@ def lives(vms: int, end_ms: int) -> Iterator[Life]:
         yield Life(header, start_ms + 1000 * np.arange(1, SECONDS + 1), values)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--vms", type=int, default=1000)
-    vms = parser.parse_args().vms
+def main(report: Report, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench.py dashboards", description="Measure dashboards and rules.")
+    parser.add_argument("--vms", type=int, default=1000, help="VMs (default: 1000)")
+    vms = parser.parse_args(arguments).vms
     end_ms = int(time.time()) * 1000
     shown = Range(end_ms / 1000 - SECONDS, end_ms / 1000)
     with (
@@ -65,10 +60,10 @@ def main() -> int:
     ):
         store = Path(folder) / "vmm_metrics"
         fill(store, lives(vms, end_ms))
-        push = [sys.executable, ROOT / "bin" / "rondo-push", store, "--remote-write", prometheus.write_url]
+        push = program("rondo-push", store, "--remote-write", prometheus.write_url)
         subprocess.run(push, check=True)
         pid = prometheus.process.pid
-        print(f"{vms} VMs, {SECONDS} s of seconds; CPU time of Prometheus")
+        seen = f"{vms:,} VMs, {SECONDS} s of seconds"
         for path in DASHBOARDS:
             dashboard = load(path)
             one = path.stem == "rondo-vmm-dashboard"
@@ -78,18 +73,15 @@ def main() -> int:
                 run(prometheus.url, query, shown)
                 cost_s[query.panel["title"]] += process_cpu_s(pid) - before_s
             dearest = max(cost_s, key=lambda title: cost_s[title])
-            print(
-                f"  a look at {dashboard['title']}{', at one VM' * one}: {sum(cost_s.values()):.2f} s;",
-                end=" ",
-            )
-            print(f"the dearest panel, {dearest}: {cost_s[dearest]:.2f} s")
+            look = f"a look at {dashboard['title']}{', at one VM' * one}"
+            report.row(f"{look}: {seen}", sum(cost_s.values()), "s of Prometheus' CPU")
+            report.row(f"its dearest panel: {dearest}", cost_s[dearest], "s of Prometheus' CPU")
         before_s = process_cpu_s(pid)
         for group in yaml.safe_load(RULES.read_text())["groups"]:
             for rule in group["rules"]:
                 ask(prometheus.url, "query", query=rule["expr"], time=shown.end_s)
-        print(f"  all rules, once: {process_cpu_s(pid) - before_s:.2f} s")
-    return 0
+        report.row("all rules, once", process_cpu_s(pid) - before_s, "s of Prometheus' CPU")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(main))

@@ -1,11 +1,8 @@
-#!/usr/bin/env python3
-"""Measure a push that has a week to make up for: its memory, its time, and that it comes to an end.
+"""A push of an hour that was never delivered: its memory, its time, and that it comes to an end.
 
-    scripts/bench_backlog.py [--sessions 1000] [--days 7]
+    scripts/bench.py backlog [--sessions 300] [--hours 1]
 
-All VMs have lived so long, and nothing was ever delivered. One of them is made as rondo-store makes
-it; the others' slabs are links to its slabs, so that they cost no room, and no time to make. The
-receiver is one that takes everything: what is measured is the sender. Its peak is the one that the
+The receiver is one that takes everything: what is measured is the sender. Its peak is the one that the
 kernel has noted for that process alone (VmHWM, proc(5)).
 """
 
@@ -22,15 +19,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from filled_store import Life, fill
+from sink import Sink
 
-import numpy as np  # noqa: E402
-from filled_store import Life, fill  # noqa: E402
-from sink import Sink  # noqa: E402
-
-from rondo_tools.catalog import COUNTER, SERIES  # noqa: E402
-from rondo_tools.stream import Header  # noqa: E402
+from bench.measure import ROOT
+from bench.report import Report, run_part
+from rondo_tools.catalog import COUNTER, SERIES
+from rondo_tools.stream import Header
 
 BAR_MIB = 150
 HOUR_S = 3600
@@ -58,16 +54,16 @@ def lives(sessions: int, seconds: int, end_ms: int) -> Iterator[Life]:
         yield Life(header, begin_ms + 1000 * np.arange(seconds), values)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure a push of a long backlog.")
-    parser.add_argument("--sessions", type=int, default=1000, help="VMs (default: 1000)")
+def main(report: Report, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench.py backlog", description="Measure a push of a long backlog.")
+    parser.add_argument("--sessions", type=int, default=300, help="VMs (default: 300)")
     parser.add_argument("--hours", type=float, default=1, help="that nothing was delivered (default: 1)")
-    arguments = parser.parse_args()
+    own = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name, Sink() as sink:
         folder, now_ms = Path(name), time.time_ns() // 1_000_000
-        seconds = round(arguments.hours * HOUR_S)
-        fill(folder, lives(arguments.sessions, seconds, now_ms // 1000 * 1000 - 10_000))
-        samples = arguments.sessions * seconds * len(SERIES)
+        seconds = round(own.hours * HOUR_S)
+        fill(folder, lives(own.sessions, seconds, now_ms // 1000 * 1000 - 10_000))
+        samples = own.sessions * seconds * len(SERIES)
         before = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-c", PUSH, folder, "--remote-write", sink.write_url, "--backfill", "-v"],
@@ -77,19 +73,16 @@ def main() -> int:
         )
         out, err = process.communicate()
         wall = time.monotonic() - before
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # of this push alone: nothing else ran
         said = re.search(rb"(\d+) samples? sent, 0 rejected, 0 unclear", err)
         if process.returncode or said is None or int(said[1]) != samples:
-            print(f"not all of {samples} samples were delivered: {err.decode()}", file=sys.stderr)
-            return 1
-    peak = int(out) / 1024
-    cpu = usage.ru_utime + usage.ru_stime
-    print(f"{arguments.hours:g} hours of {arguments.sessions} VMs, {samples:,} samples, in one push")
-    print(f"  {sink.requests:,} requests; {wall:.0f} s, of which {cpu:.0f} s of CPU")
-    is_held = peak < BAR_MIB
-    print(f"  memory at its peak: {peak:.0f} MiB (bar: {BAR_MIB} MiB, {'held' if is_held else 'MISSED'})")
-    return 0 if is_held else 1
+            raise RuntimeError(f"not all of {samples} samples were delivered: {err.decode()}")
+    of = f"a push of {own.hours:g} h of {own.sessions} VMs, {samples:,} samples"
+    report.row(of, wall, "s")
+    report.row(f"{of}: of it CPU", usage.ru_utime + usage.ru_stime, "s")
+    report.row(f"{of}: requests", sink.requests)
+    report.row(f"{of}: memory at its peak", int(out) / 1024, "MiB", at_most=BAR_MIB)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(main))

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """How long a tick waits when a thousand other producers want something of rondo-store at once.
 
 One producer sends a tick, waits until rondo-store has taken it from the socket, which it does once it
@@ -9,12 +8,11 @@ up meanwhile; then all end. Each part is watched for two seconds more than the o
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import multiprocessing
-import resource
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import termios
@@ -23,11 +21,10 @@ from collections.abc import Callable, Sequence
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from rondo_tools import stream  # noqa: E402
-from rondo_tools.catalog import SERIES  # noqa: E402
+from bench.measure import raise_descriptor_limit, serving
+from bench.report import Report, run_part
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
 
 PRODUCERS = 1000
 BEGIN_MS = (time.time_ns() // 1_000_000 - 7_200_000) // 300_000 * 300_000
@@ -36,50 +33,34 @@ PAUSE_S = 0.002  # of the one producer, between its ticks
 PACK = struct.Struct(f"<{len(SERIES)}d").pack
 
 
-def main() -> int:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name:
-        store, address = Path(name) / "store", f"{name}/sock"
-        command: list[str | Path] = [
-            sys.executable,
-            ROOT / "bin" / "rondo-store",
-            store,
-            "-q",
-            "--no-health",
-            "--tiers",
-            "1s:10m,5s:6h",
-        ]
-        command += [*sys.argv[1:], "--listen", f"unix:{address}"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
-            try:
-                while not Path(address).exists():
-                    time.sleep(0.01)
-                measure(address)
-            finally:
-                process.terminate()
-    return 0
+def main(report: Report, arguments: list[str]) -> None:
+    argparse.ArgumentParser(prog="bench.py stall", description=__doc__).parse_args(arguments)
+    raise_descriptor_limit()
+    with (
+        tempfile.TemporaryDirectory(prefix="rondo-bench-") as name,
+        serving(Path(name) / "store", f"{name}/sock", "--no-health", "--tiers", "1s:10m,5s:6h"),
+    ):
+        measure(report, f"{name}/sock")
 
 
-def measure(address: str) -> None:
+def measure(report: Report, address: str) -> None:
     barrier = multiprocessing.Barrier(2)
     others = multiprocessing.Process(target=be_many, args=(address, barrier), daemon=True)
     others.start()
     one = Watched(address)
-    print(f"{'how long a tick waits':44} {'worst':>9} {'median':>9} {'all heard':>10}")
     one.tick_for(1.0)
-    one.report("alone")
+    one.report(report, "a tick's wait, alone")
     for what in (
-        "1,000 sessions begin at once",
-        "1,000 sessions send five minutes each",
-        "1,000 sessions end at once",
+        "while 1,000 sessions begin at once",
+        "while 1,000 sessions send five minutes each, 42 MB in all, rolled up meanwhile",
+        "while 1,000 sessions end at once",
     ):
         barrier.wait()
         begin = time.monotonic()
         one.tick_until(lambda: barrier.n_waiting > 0)
         heard = time.monotonic() - begin
         one.tick_for(2.0)
-        one.report(what, heard)
+        one.report(report, what, heard)
         barrier.wait()
     others.join(60)
 
@@ -106,13 +87,17 @@ class Watched:
             self._waits.append(time.monotonic() - begin)
             time.sleep(PAUSE_S)
 
-    def report(self, what: str, seconds: float | None = None) -> None:
+    def waits(self) -> list[float]:
+        """Of all ticks since the last time, in seconds, the shortest first."""
         waits, self._waits = sorted(self._waits), []
-        took = "" if seconds is None else f"{seconds:8.2f} s"
-        print(
-            f"{what:44} {waits[-1] * 1e3:6.1f} ms {waits[len(waits) // 2] * 1e3:6.2f} ms {took:>10}",
-            flush=True,
-        )
+        return waits
+
+    def report(self, report: Report, what: str, heard_s: float | None = None) -> None:
+        waits = self.waits()
+        report.row(f"{what}: worst", waits[-1] * 1e3, "ms")
+        report.row(f"{what}: median", waits[len(waits) // 2] * 1e3, "ms")
+        if heard_s is not None:
+            report.row(f"{what}: until all were heard", heard_s, "s")
 
     def _tick(self) -> int:
         t_ms = BEGIN_MS + self._sent * 1000
@@ -164,4 +149,4 @@ def ticks(first: int, stop: int) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(main))

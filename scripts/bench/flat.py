@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Is the cost of a tick flat: however old its session is, and however many there are beside it?
 
-    scripts/bench_flat.py                         prints it
-    scripts/bench_flat.py docs/cost-of-a-tick.svg draws it too (needs matplotlib, the extra plot-file)
+    scripts/bench.py flat                           prints it
+    scripts/bench.py flat docs/cost-of-a-tick.svg   draws it too (needs matplotlib, the extra plot-file)
 
 CPU time, user and system, of a live tick of the catalogue's sixteen series as rondo-store treats it:
 decode, write, tell, and at the end of five minutes roll up; without the system call that reads. Time is
@@ -12,6 +11,7 @@ and again: the median of the rounds. So what else the machine does falls on all 
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import sys
@@ -19,17 +19,14 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bench_race import BEGIN_MS, messages  # noqa: E402
-
-from rondo_tools import stream  # noqa: E402
-from rondo_tools.catalog import SERIES  # noqa: E402
-from rondo_tools.store.format.tiers import parse_tiers  # noqa: E402
-from rondo_tools.store.intake import Intake  # noqa: E402
-from rondo_tools.store.opened import OpenStore  # noqa: E402
-from rondo_tools.store.watermarks import Watermarks  # noqa: E402
+from bench.race import BEGIN_MS, messages
+from bench.report import Report, run_part
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.store.format.tiers import parse_tiers
+from rondo_tools.store.intake import Intake
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.watermarks import Watermarks
 
 HOUR, DAY = 3600, 86_400
 AGES = {
@@ -53,18 +50,21 @@ Figures = dict[str, float]
 """Microseconds a tick, by age, or by how many sessions there are."""
 
 
-def main(picture: Path | None) -> int:
+def main(report: Report, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="bench.py flat", description="Measure whether a tick's cost is flat."
+    )
+    parser.add_argument("picture", nargs="?", type=Path, help="where to draw it")
+    picture = parser.parse_args(arguments).picture
     by_age = aging()
-    print("µs of CPU a tick, one session at the age of")
-    print("  ".join(f"{name}: {cost:.1f}" for name, cost in by_age.items()), flush=True)
+    for name, cost in by_age.items():
+        report.row(f"a live tick, its session {name} old", cost, "µs of CPU")
     by_count = side_by_side()
-    print("and with so many sessions at once")
-    print("  ".join(f"{name}: {cost:.1f}" for name, cost in by_count.items()), flush=True)
-    week, thousand = by_age["7 d"] / by_age["1 h"], by_count["1,000"] / by_count["1"]
-    print(f"at 7 days {week:.2f} x the cost at 1 hour; with 1,000 sessions {thousand:.2f} x the cost with 1")
+    for name, cost in by_count.items():
+        report.row(f"a live tick, sessions at once: {name}", cost, "µs of CPU")
+    report.row("a tick at 7 days, beside one at 1 hour", by_age["7 d"] / by_age["1 h"], "times", at_most=1.1)
     if picture is not None:
         draw(by_age, by_count, picture)
-    return 0
 
 
 def aging() -> Figures:
@@ -163,4 +163,4 @@ def draw(by_age: Figures, by_count: Figures, picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
+    sys.exit(run_part(main))

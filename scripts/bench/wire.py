@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Measure bytes on the wire, a sample: rondo-push beside vmagent, which forwards the very same ones.
 
-    scripts/bench_wire.py [--sessions 200]
+    scripts/bench.py wire [--sessions 200]
 
 rondo-push delivers a store twice: to a receiver that counts, and to a vmagent that forwards to
 another one; both arrive with the same samples, or nothing is printed. Bytes are those of the bodies.
@@ -22,25 +21,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench_push import blocks, fill
 from fetch import fetch
 from prometheus import free_port
 from sink import Sink
 
+from bench.measure import program
+from bench.push import blocks, store_of
+from bench.report import Peer, Report, run_part
 from rondo_tools.push.encoding.v1 import decode
 
-ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0  # for vmagent to start, and to hand on what it has
 
 Sample = tuple[str, int, bytes]
 
 
 @contextmanager
-def vmagent(program: Path, folder: Path, to: str) -> Iterator[str]:
+def vmagent(path: Path, folder: Path, to: str) -> Iterator[str]:
     """A vmagent that forwards to a URL; yields the URL that it takes samples at."""
     address = f"127.0.0.1:{free_port()}"
     command = [
-        program,
+        path,
         f"-httpListenAddr={address}",
         f"-remoteWrite.url={to}",
         f"-remoteWrite.tmpDataPath={folder}",
@@ -66,7 +66,7 @@ def vmagent(program: Path, folder: Path, to: str) -> Iterator[str]:
 
 def push(store: Path, url: str, cursor: str) -> None:
     command = ["--remote-write", url, "--cursor", cursor, "--no-health"]
-    subprocess.run([sys.executable, ROOT / "bin" / "rondo-push", store, *command], check=True)
+    subprocess.run(program("rondo-push", store, *command), check=True)
 
 
 def samples(sink: Sink) -> list[Sample]:
@@ -81,46 +81,40 @@ def samples(sink: Sink) -> list[Sample]:
     return sorted(found)
 
 
-def measure(program: Path, sessions: int, rows: int) -> bool:
-    """A row of the table; whether both delivered the same."""
+def measure(report: Report, path: Path, sessions: int, rows: int) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="rondo-bench-") as name,
         Sink(keep=True) as ours,
         Sink(keep=True) as theirs,
-        vmagent(program, Path(name) / "vmagent", theirs.write_url) as forwarded,
+        vmagent(path, Path(name) / "vmagent", theirs.write_url) as forwarded,
     ):
         store = Path(name) / "store"
-        fill(store, blocks(sessions, rows), time.time_ns() // 1_000_000 - 10_000)
+        store_of(store, blocks(sessions, rows), time.time_ns() // 1_000_000 - 10_000)
         push(store, ours.write_url, "ours")
         push(store, forwarded, "theirs")
         wanted = samples(ours)
         deadline = time.monotonic() + PATIENCE_S
         while (got := samples(theirs)) != wanted:
             if len(got) > len(wanted) or time.monotonic() > deadline:
-                print(f"vmagent delivered {len(got)} samples, not the {len(wanted)} alike", file=sys.stderr)
-                return False
+                raise RuntimeError(f"vmagent delivered {len(got)} samples, not the {len(wanted)} alike")
             time.sleep(0.2)
     each, other = ours.bytes / len(wanted), theirs.bytes / len(wanted)
-    figures = (str(rows), str(len(wanted)), f"{each:.2f}", f"{other:.2f}", f"{other / each:.2f}")
-    requests = (f"{ours.requests}", f"{theirs.requests}")
-    print(" ".join(f"{figure:>12}" for figure in (*figures, *requests)))
-    return True
+    what = f"a sample on the wire, {rows} rows of {sessions} VMs, remote-write 1.0 and snappy"
+    report.row(what, each, "bytes", peer=Peer("vmagent, which forwards the same samples", other))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure bytes on the wire beside vmagent.")
+def main(report: Report, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench.py wire", description="Measure bytes on the wire.")
     parser.add_argument("--sessions", type=int, default=200, help="VMs (default: 200)")
-    arguments = parser.parse_args()
+    own = parser.parse_args(arguments)
     try:
-        program = fetch("vmagent")
+        path = fetch("vmagent")
     except LookupError as exc:
-        print(f"no vmagent to compare with: {exc}", file=sys.stderr)
-        return 0
-    print("bytes a sample on the wire, remote-write 1.0 and snappy both, the same samples")
-    names = ("rows a VM", "samples", "rondo-push", "vmagent", "vmagent/ours", "requests", "vmagent's")
-    print(" ".join(f"{name:>12}" for name in names))
-    return 0 if all(measure(program, arguments.sessions, rows) for rows in (10, 60)) else 1
+        report.note(f"no vmagent to compare with: {exc}")
+        return
+    for rows in (10, 60):
+        measure(report, path, own.sessions, rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(main))

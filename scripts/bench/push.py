@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Measure rondo-push: its encoder, one push of many VMs, and how soon an exit can be queried.
 
-    scripts/bench_push.py [--sessions 1000] [--rounds 5]
+    scripts/bench.py push [--sessions 1000] [--rounds 5]
 
 The samples are those of VMs with the 16 series of the catalogue: counters that climb, gauges that
 tremble, some without a value. CPU time, best of the rounds, for the machine may be busy with other
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import statistics
 import struct
 import subprocess
@@ -29,13 +27,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 from fetch import fetch
 from filled_store import Life, fill
 from prometheus import Prometheus
 
+from bench.measure import command_cpu_s, least, process_cpu_s, program
+from bench.report import Peer, Report, run_part
 from rondo_tools.catalog import COUNTER, SERIES
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
@@ -46,7 +44,6 @@ from rondo_tools.push.opened import open_store
 from rondo_tools.store.format.cursor import Progress
 from rondo_tools.stream import Header
 
-ROOT = Path(__file__).resolve().parent.parent
 STALE = struct.unpack("<d", struct.pack("<Q", STALE_NAN))[0]
 MAX_SAMPLES = 10_000  # rondo-push's own default for one request
 PUSHED_ROWS = 10
@@ -91,13 +88,14 @@ def plain(batch: list[Block]) -> bytes:
 
 
 def cpu_s(work: Callable[[], object], rounds: int) -> float:
-    """CPU time of the quickest of so many rounds."""
-    best = float("inf")
-    for _ in range(rounds):
+    """CPU time of the cheapest of so many rounds."""
+
+    def once() -> float:
         before = time.process_time()
         work()
-        best = min(best, time.process_time() - before)
-    return best
+        return time.process_time() - before
+
+    return least(rounds, once)
 
 
 def store_of(path: Path, all_blocks: list[Block], end_ms: int) -> None:
@@ -133,15 +131,9 @@ def at_an_interval(path: Path) -> Callable[[], int]:
     return push
 
 
-def encoding(sessions: int, rounds: int) -> bool:
-    """The table of the encoder; whether it equals the plain way."""
-    print(
-        f"encode and compress, {sessions} VMs, one CPU; then, as at an interval of a daemon, from the store's"
-    )
-    print("files to the bodies; bars: 5.00 at 10 rows, 8.00 at 60, and 6.0 x the plain way")
-    names = ("rows a VM", "samples", "M samples/CPU-s", "x the plain way", "bytes a sample", "from the store")
-    print(" ".join(f"{name:>15}" for name in names))
-    for rows in (10, 60):
+def encoding(report: Report, sessions: int, rounds: int) -> None:
+    """The encoder beside the plain way, which it equals; and all between the store's files and the bodies."""
+    for rows, bar in ((10, 5.0), (60, 8.0)):
         made = blocks(sessions, rows)
         batches = requests(made)
         samples = sum(block.values.size for block in made)
@@ -150,60 +142,43 @@ def encoding(sessions: int, rounds: int) -> bool:
         some = batches[:10]
         share = sum(block.values.size for batch in some for block in batch) / samples
         slow = cpu_s(lambda some=some: [plain(batch) for batch in some], 2) / share
-        if any(
-            decode(plain(batch)).SerializeToString() != decode(body).SerializeToString()
-            for batch, body in zip(some, bodies, strict=False)
-        ):
-            print("the two ways differ", file=sys.stderr)
-            return False
+        for batch, body in zip(some, bodies, strict=False):
+            if decode(plain(batch)).SerializeToString() != decode(body).SerializeToString():
+                raise RuntimeError("the encoder and the plain way differ")
         size = sum(map(len, bodies)) / samples
+        of, speed = f"{sessions:,} VMs, {rows} rows each", "M samples a CPU-second"
+        report.row(
+            f"{of}: rows to compressed bodies", samples / best / 1e6, speed, at_least=bar, times=6,
+            peer=Peer("protobuf, sample by sample", samples / slow / 1e6), more_is_better=True,
+        )  # fmt: skip
         del made, batches, bodies
         with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
             store_of(Path(folder), blocks(sessions, rows), time.time_ns() // 1_000_000 - 10_000)
             push = at_an_interval(Path(folder))
             if push() != samples:
-                print("the reader did not find what is new", file=sys.stderr)
-                return False
+                raise RuntimeError("the reader did not find what is new")
             read = cpu_s(push, rounds)
-        speeds = [f"{samples / taken / 1e6:.2f}" for taken in (best, read)]
-        figures = (rows, samples, speeds[0], f"{slow / best:.1f}", f"{size:.2f}", speeds[1])
-        print(" ".join(f"{figure:>15}" for figure in figures), flush=True)
-    return True
+        report.row(f"{of}: the journal to compressed bodies", samples / read / 1e6, speed)
+        report.row(f"{of}: a sample", size, "bytes")
 
 
-def push_cpu_s(*arguments: str | Path) -> tuple[float, float]:
-    """CPU and wall time of one rondo-push, which has to end well."""
-    before = time.monotonic()
-    process = subprocess.Popen([sys.executable, ROOT / "bin" / "rondo-push", *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"rondo-push ended with {process.returncode}")
-    return usage.ru_utime + usage.ru_stime, time.monotonic() - before
-
-
-def process_cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime: proc(5)
-
-
-def one_push(prometheus: Prometheus, folder: Path, sessions: int) -> None:
+def one_push(report: Report, prometheus: Prometheus, folder: Path, sessions: int) -> None:
     """One push of so many VMs: what it costs here, and there."""
     now_ms = time.time_ns() // 1_000_000
     store_of(folder / "full", blocks(sessions, PUSHED_ROWS), now_ms - 10_000)
     store_of(folder / "empty", [], now_ms)
-    started, _ = push_cpu_s(folder / "empty", "--remote-write", prometheus.write_url)
-    there = process_cpu_s(prometheus.process.pid)
-    cpu, wall = push_cpu_s(folder / "full", "--remote-write", prometheus.write_url)
-    there = process_cpu_s(prometheus.process.pid) - there
-    count = sessions * PUSHED_ROWS * len(SERIES)
-    print(f"\none push of {sessions} VMs, {PUSHED_ROWS} rows each, {count} samples, into Prometheus")
-    rest = f"all the rest {cpu - started:.2f} s (bar: 0.20)"
-    print(f"  CPU of rondo-push: start-up and imports {started:.2f} s, {rest}")
-    print(f"  CPU of Prometheus meanwhile: {there:.2f} s; wall time of the push: {wall:.2f} s")
+    to = ("--remote-write", prometheus.write_url)
+    start_up_s = command_cpu_s(program("rondo-push", folder / "empty", *to))
+    there_s = process_cpu_s(prometheus.process.pid)
+    push_s = command_cpu_s(program("rondo-push", folder / "full", *to))
+    there_s = process_cpu_s(prometheus.process.pid) - there_s
+    samples = f"{sessions * PUSHED_ROWS * len(SERIES):,} samples"
+    report.row("a push as cron starts it: start-up", start_up_s, "s of CPU")
+    report.row(f"a push of {samples}, start-up apart", push_s - start_up_s, "s of CPU", at_most=0.2)
+    report.row("Prometheus, to take them", there_s, "s of CPU")
 
 
-def latency(prometheus: Prometheus, folder: Path) -> None:
+def latency(report: Report, prometheus: Prometheus, folder: Path) -> None:
     """From a tick of a VM to the moment at which a query shows it."""
     commands = (
         ["rondo-vmm", "--duration", f"{LIFE_S}s", "--instance", "bench", "--serial", "none"],
@@ -215,9 +190,8 @@ def latency(prometheus: Prometheus, folder: Path) -> None:
     try:
         for command in commands:
             stdin = running[-1].stdout if running else subprocess.DEVNULL
-            program = [sys.executable, str(ROOT / "bin" / command[0]), *command[1:]]
             stdout = subprocess.PIPE if command is not commands[-1] else None
-            running.append(subprocess.Popen(program, stdin=stdin, stdout=stdout))
+            running.append(subprocess.Popen(program(*command), stdin=stdin, stdout=stdout))
             if len(running) > 1 and (handed_on := running[-2].stdout) is not None:
                 handed_on.close()  # the next process has it now
         while running[0].poll() is None:  # the last ticks are pushed at once: they would flatter
@@ -235,28 +209,28 @@ def latency(prometheus: Prometheus, folder: Path) -> None:
     if not waits:
         raise RuntimeError("no tick of the VM was ever shown")
     median = statistics.median(waits)
-    print(f"\nfrom a VM to a query, --interval 1s, {len(waits)} ticks seen of {LIFE_S} s")
-    print(f"  a tick can be queried after {median:.2f} s (median), {max(waits):.2f} s (longest)")
-    print(f"  an exit waits half a second, in the mean, for its tick: {median + 0.5:.2f} s")
+    report.row("a tick of a VM can be queried, --interval 1s: median", median, "s")
+    report.row("the same: longest", max(waits), "s")
+    # An exit falls anywhere between two ticks.
+    report.row("an exit can be queried, half a second before its tick in the mean", median + 0.5, "s",
+               at_most=1.6)  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure rondo-push.")
+def main(report: Report, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench.py push", description="Measure rondo-push.")
     parser.add_argument("--sessions", type=int, default=1000, help="VMs (default: 1000)")
     parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: 5)")
-    arguments = parser.parse_args()
-    if not encoding(arguments.sessions, arguments.rounds):
-        return 1
+    own = parser.parse_args(arguments)
+    encoding(report, own.sessions, own.rounds)
     try:
-        program = fetch("prometheus")
+        found = fetch("prometheus")
     except LookupError as exc:
-        print(f"no Prometheus to push into: {exc}", file=sys.stderr)
-        return 0
-    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name, Prometheus(program) as prometheus:
-        one_push(prometheus, Path(name), arguments.sessions)
-        latency(prometheus, Path(name))
-    return 0
+        report.note(f"no Prometheus to push into: {exc}")
+        return
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name, Prometheus(found) as prometheus:
+        one_push(report, prometheus, Path(name), own.sessions)
+        latency(report, prometheus, Path(name))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(main))

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """What rondo-vmm costs: its start, counting an exit, an exit on KVM; exits a second beside QEMU, and how
-late its ticks are meanwhile. Prints a table.
+late its ticks are meanwhile.
 
-    scripts/bench_vmm.py [--seconds 60]    how long ticks are watched
+    scripts/bench.py vmm [--seconds 60]    how long ticks are watched
 
 Strategy: every figure stands beside what it is compared with, measured alternately in the same run,
 and is a median: machines are noisy. Start-up is timed from outside: from before the process is made
@@ -22,18 +21,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(CHECKOUT))
+import exit_loop
 
-import exit_loop  # noqa: E402
-
-from rondo_tools.vmm.accel.base import IO, Exit, ScriptedVcpu  # noqa: E402
-from rondo_tools.vmm.bus import Bus  # noqa: E402
-from rondo_tools.vmm.devices.serial import Serial  # noqa: E402
-from rondo_tools.vmm.layout import COM1_BASE, COM1_LENGTH  # noqa: E402
-from rondo_tools.vmm.memory import GuestMemory  # noqa: E402
-from rondo_tools.vmm.meter import Meter  # noqa: E402
-from rondo_tools.vmm.vcpu import RunLoop  # noqa: E402
+from bench.measure import program
+from bench.report import Peer, Report, run_part
+from rondo_tools.vmm.accel.base import IO, Exit, ScriptedVcpu
+from rondo_tools.vmm.bus import Bus
+from rondo_tools.vmm.devices.serial import Serial
+from rondo_tools.vmm.layout import COM1_BASE, COM1_LENGTH
+from rondo_tools.vmm.memory import GuestMemory
+from rondo_tools.vmm.meter import Meter
+from rondo_tools.vmm.vcpu import RunLoop
 
 STARTS = 15
 START_BAR = 8.0  # times `python3 -c pass`
@@ -47,34 +45,23 @@ PEER_BAR = 0.5  # of QEMU's exits a second, where KVM is the slow part
 LATE_BAR_MS, LATEST_BAR_MS = 20.0, 250.0  # 95th percentile, and all
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(report: Report, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench.py vmm", description="Measure rondo-vmm.")
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="how long ticks are watched (default: 60)"
     )
-    seconds = parser.parse_args().seconds
-    print("what                                        median   compared with           bar")
-    start_up()
-    counting()
+    seconds = parser.parse_args(arguments).seconds
+    start_up(report)
+    counting(report)
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
-        exits_on_kvm()
-        beside_qemu()
-        ticks_under_exits(seconds)
+        exits_on_kvm(report)
+        beside_qemu(report)
+        ticks_under_exits(report, seconds)
     else:
-        print("exits on KVM, QEMU's, ticks: skipped, /dev/kvm does not open")
+        report.note("exits on KVM, QEMU's, ticks: skipped, /dev/kvm does not open")
 
 
-def row(what: str, value: str, compared: str, bar: str) -> None:
-    print(f"{what:<42} {value:>8}   {compared:<22}  {bar}")
-
-
-def verdict(bar: str, met: bool) -> str:
-    return f"{bar}: {'met' if met else 'MISSED'}"
-
-
-def start_up() -> None:
+def start_up(report: Report) -> None:
     bare, first = [], []
     for _ in range(STARTS):
         began = time.perf_counter()
@@ -82,19 +69,13 @@ def start_up() -> None:
         bare.append(time.perf_counter() - began)
         first.append(first_line())
     nothing, guest = statistics.median(bare), statistics.median(first)
-    row(
-        "start to the guest's first line",
-        f"{guest * 1e3:.0f} ms",
-        f"python3 -c pass {nothing * 1e3:.0f} ms",
-        "",
-    )
-    ratio = guest / nothing
-    row("", f"{ratio:.1f} x", "", verdict(f"under {START_BAR:.0f} x", ratio < START_BAR))
+    report.row("start to the guest's first line", guest * 1e3, "ms",
+               peer=Peer("python3 -c pass", nothing * 1e3), times=1 / START_BAR)  # fmt: skip
 
 
 def first_line() -> float:
     """Seconds from making a rondo-vmm until its guest has printed a line."""
-    command = [sys.executable, str(CHECKOUT / "bin" / "rondo-vmm"), "-q", "--duration", "1s"]
+    command = program("rondo-vmm", "-q", "--duration", "1s")
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as vmm:
         assert vmm.stderr is not None
@@ -118,7 +99,7 @@ class UntimedVcpu(ScriptedVcpu):
             answer(handle(exit))
 
 
-def counting() -> None:
+def counting(report: Report) -> None:
     """The same exits through the same loop, handled and counted against only handled."""
     script = [Exit(IO, True, COM1_BASE + 7, 1, 1, b"x")] * SCRIPT  # the scratch register: a cheap exit
     counted, uncounted = [], []
@@ -132,14 +113,8 @@ def counting() -> None:
         vcpu.run_untimed(loop.dispatch)
         uncounted.append((time.thread_time_ns() - began) / SCRIPT)
     with_count, without = statistics.median(counted), statistics.median(uncounted)
-    cost = with_count - without
-    row("an exit on the scripted vCPU, counted", f"{with_count:.0f} ns", f"not counted {without:.0f} ns", "")
-    row(
-        "counting it: reason, both durations",
-        f"{cost:.0f} ns",
-        "",
-        verdict(f"under {COUNT_BAR_NS:.0f} ns", cost < COUNT_BAR_NS),
-    )
+    report.row("an exit on the scripted vCPU, counted", with_count, "ns", peer=Peer("not counted", without))
+    report.row("counting it: reason, both durations", with_count - without, "ns", at_most=COUNT_BAR_NS)
 
 
 def scripted(script: list[Exit]) -> tuple[UntimedVcpu, RunLoop]:
@@ -153,7 +128,7 @@ def nowhere(line: bytes) -> None:
     """Where the serial port's lines go: there are none."""
 
 
-def exits_on_kvm() -> None:
+def exits_on_kvm(report: Report) -> None:
     """A guest that does nothing but write to a port."""
     from rondo_tools.vmm.accel.kvm import Kvm
 
@@ -169,16 +144,12 @@ def exits_on_kvm() -> None:
         kvm.close()
     snapshot = meter.snapshot()
     exits = sum(snapshot.exits)
-    row("exits on KVM", f"{exits / KVM_SECONDS / 1e3:.0f} k/s", "", "")
-    row(
-        "  of which in KVM_RUN",
-        f"{snapshot.run_ns / exits / 1e3:.1f} us",
-        f"handling {snapshot.exit_ns / exits / 1e3:.1f} us",
-        "",
-    )
+    report.row("exits on KVM", exits / KVM_SECONDS / 1e3, "k/s")
+    report.row("of an exit, in KVM_RUN", snapshot.run_ns / exits / 1e3, "µs")
+    report.row("of an exit, handling", snapshot.exit_ns / exits / 1e3, "µs")
 
 
-def beside_qemu() -> None:
+def beside_qemu(report: Report) -> None:
     """The same loop of exits under both, alternately."""
     own, peers = [], []
     try:
@@ -186,32 +157,29 @@ def beside_qemu() -> None:
             own.append(exit_loop.rondo(KVM_SECONDS).exits_per_s)
             peers.append(exit_loop.qemu(PEER_EXITS))
     except LookupError as exc:
-        print(f"exits beside QEMU: skipped, {exc}")
+        report.note(f"exits beside QEMU: skipped, {exc}")
         return
     ours, theirs = statistics.median(own), statistics.median(peers)
-    row("exits of a whole rondo-vmm", f"{ours / 1e3:.0f} k/s", f"QEMU {theirs / 1e3:.0f} k/s", "")
-    share = ours / theirs
     slow = Path("/sys/module/kvm_pvm").exists()
-    bar = verdict(f"at least {PEER_BAR:.1f} x", share >= PEER_BAR) if slow else "no bar: KVM is quick here"
-    row("", f"{share:.2f} x", "", bar)
+    report.row(
+        "exits of a whole rondo-vmm" if slow else "exits of a whole rondo-vmm (no bar: KVM is quick here)",
+        ours / 1e3, "k/s", peer=Peer("QEMU", theirs / 1e3), times=PEER_BAR if slow else None,
+        more_is_better=True,
+    )  # fmt: skip
 
 
-def ticks_under_exits(seconds: float) -> None:
+def ticks_under_exits(report: Report, seconds: float) -> None:
     """How late ticks are while a guest does nothing but exit."""
     late = sorted(exit_loop.rondo(seconds).late_ms)
     if len(late) < 2:
-        print("lateness of ticks: skipped, --seconds is too short")
+        report.note("lateness of ticks: skipped, --seconds is too short")
         return
     most, latest = statistics.quantiles(late, n=20)[-1], late[-1]
-    row(
-        f"lateness of {len(late)} ticks, 95th percentile",
-        f"{most:.1f} ms",
-        f"median {statistics.median(late):.1f} ms",
-        verdict(f"at most {LATE_BAR_MS:.0f} ms", most <= LATE_BAR_MS),
-    )
-    bar = verdict(f"at most {LATEST_BAR_MS:.0f} ms", latest <= LATEST_BAR_MS)
-    row("the latest of them", f"{latest:.1f} ms", "", bar)
+    watched = f"lateness of {len(late)} ticks while the guest only exits"
+    report.row(f"{watched}: median", statistics.median(late), "ms")
+    report.row(f"{watched}: 95th percentile", most, "ms", at_most=LATE_BAR_MS)
+    report.row(f"{watched}: the latest", latest, "ms", at_most=LATEST_BAR_MS)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_part(main))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench.measure import least, resident_bytes
+from bench.report import Report, run_part
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.store.folder import Folder
@@ -53,8 +53,9 @@ def cpu_of(work: Callable[[], None]) -> float:
 
 
 def best_of(rounds: int, work: Callable[[int], None]) -> float:
-    """The least of several rounds: what else the machine does only ever adds."""
-    return min(cpu_of(partial(work, number)) for number in range(rounds))
+    """CPU seconds of the cheapest round; each has its number."""
+    numbers = iter(range(rounds))
+    return least(rounds, lambda: cpu_of(partial(work, next(numbers))))
 
 
 def feed(kept: Keeper, data: bytes) -> None:
@@ -65,7 +66,7 @@ def feed(kept: Keeper, data: bytes) -> None:
     intake.close()
 
 
-def lives(count: int = 4000, rounds: int = 5) -> None:
+def lives(report: Report, count: int = 4000, rounds: int = 5) -> None:
     def life(number: int) -> bytes:
         start_ms = START_MS + 50 * number
         ticks = b"".join(tick(second, start_ms) for second in range(1, 6))
@@ -78,10 +79,10 @@ def lives(count: int = 4000, rounds: int = 5) -> None:
     data = [b"".join(map(life, range(count * n, count * (n + 1)))) for n in range(rounds)]
     with keeper(START_MS + 50 * count * rounds + 6000) as kept:
         seconds = best_of(rounds, lambda number: feed(kept, data[number]))
-        print(f"a life of 5 ticks from a file: {seconds / count * 1e6:.1f} us")
+        report.row("a life of 5 ticks, decoded and written", seconds / count * 1e6, "µs of CPU")
 
 
-def live(sessions: int, a_turn: int, seconds: int) -> None:
+def live(report: Report, sessions: int, a_turn: int, seconds: int) -> None:
     with keeper(START_MS + 1000 * seconds) as kept:
         intakes = [Intake(kept) for _ in range(sessions)]
         for number, intake in enumerate(intakes):
@@ -100,10 +101,10 @@ def live(sessions: int, a_turn: int, seconds: int) -> None:
             kept.flush()
 
         cost = best_of(10, work) / (part * sessions)
-        print(f"a live tick, {sessions} sessions, {a_turn} a turn: {cost * 1e6:.2f} us")
+        report.row(f"a live tick: {sessions:,} sessions, {a_turn} ticks a turn", cost * 1e6, "µs of CPU")
 
 
-def week() -> None:
+def week(report: Report) -> None:
     width = len(SERIES)
     ticks = np.zeros(WEEK_S, [("head", "u1", 2), ("t_ms", ">u8"), ("bin", "u1", 2), ("values", "<f8", width)])
     ticks["head"], ticks["bin"] = (0x92, 0xCF), (0xC4, 8 * width)
@@ -112,31 +113,27 @@ def week() -> None:
     data = header("vm-1") + ticks.tobytes()
     with keeper(START_MS + 1000 * WEEK_S) as kept:
         seconds = cpu_of(lambda: feed(kept, data))
-        print(f"a recorded week: {WEEK_S * width / seconds / 1e6:.0f} M samples a CPU-second")
+        report.row("a recorded week", WEEK_S * width / seconds / 1e6, "M samples a CPU-second")
 
 
-def memory(sessions: int = 10_000) -> None:
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
+def memory(report: Report, sessions: int = 10_000) -> None:
     with keeper(START_MS + 100_000) as kept:
-        before = resident()
+        before = resident_bytes(os.getpid())
         intakes = [Intake(kept) for _ in range(sessions)]
         for number, intake in enumerate(intakes):
             intake.feed(header(f"vm-{number:05d}") + tick(1))
         kept.flush()
-        print(f"a live session: {(resident() - before) / sessions:.0f} bytes of memory")
+        report.row("a live session", (resident_bytes(os.getpid()) - before) / sessions, "bytes of memory")
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    memory()
-    lives()
-    live(1, 1, 50_000)
-    live(1000, 20, 50)
-    live(1000, 1, 50)
-    week()
+def main(report: Report, _: list[str]) -> None:
+    memory(report)
+    lives(report)
+    live(report, 1, 1, 50_000)
+    live(report, 1000, 20, 50)
+    live(report, 1000, 1, 50)
+    week(report)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_part(main))

@@ -1,15 +1,14 @@
-#!/usr/bin/env python3
 """Read a whole store in a tight loop while rondo-store writes to it as fast as it can: does a reader
 ever get a wrong row, or miss one?
 
-For a minute (or as many seconds as the first argument says) four producers send all they can over
-one socket, and all tiers of all sessions are read and held against what was sent: the values of a
-tick, and so of every roll-up, follow from its time. Nothing that a reader has listed before may be
-missing.
+For half a minute (--seconds) four producers send all they can over one socket, and all tiers of all
+sessions are read and held against what was sent: the values of a tick, and so of every roll-up, follow
+from its time. Nothing that a reader has listed before may be missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import select
 import socket
@@ -17,20 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from rondo_tools import stream  # noqa: E402
-from rondo_tools.catalog import SERIES  # noqa: E402
-from rondo_tools.store.reader import Rows, Session, Store  # noqa: E402
+from bench import measure
+from bench.report import Report, run_part
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.store.reader import Rows, Session, Store
 
 PRODUCERS = 4
 MAX_AT_ONCE = 400  # ticks in a message of a producer
@@ -54,16 +50,18 @@ class Counts:
     ticks: int = 0  # that were written meanwhile, of all producers
 
 
-def main() -> int:
-    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+def main(report: Report, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench.py race", description="Read a store while it is written.")
+    parser.add_argument("--seconds", type=float, default=30, help="how long (default: 30)")
+    seconds = parser.parse_args(arguments).seconds
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
         counts = race(Path(folder), seconds)
-    print(f"{PRODUCERS} producers at full speed for {seconds} s: {counts.ticks:,} ticks written;")
-    print(f"the store read {counts.passes:,} times meanwhile, {counts.served:,} rows of all tiers:")
-    print(f"{counts.wrong} wrong, {counts.missed} missed that were there before, {counts.skipped} damaged")
-    held = counts.passes > 0 and not counts.wrong and not counts.missed
-    print(f"bar: none wrong, none missed: {'held' if held else 'MISSED'}")
-    return 0 if held else 1
+    report.row(f"ticks written by {PRODUCERS} producers at full speed in {seconds:g} s", counts.ticks)
+    report.row("times that the whole store was read meanwhile", counts.passes, at_least=1)
+    report.row("rows served, of all tiers", counts.served)
+    report.row("of these wrong", counts.wrong, at_most=0)
+    report.row("rows missed that an earlier pass had listed", counts.missed, at_most=0)
+    report.row("rows damaged", counts.skipped, at_most=0)
 
 
 def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> Counts:
@@ -72,9 +70,11 @@ def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> 
     told: dict[str, int] = {}  # of each session, the newest tick that the last pass listed
     address, path = f"{folder}/sock", folder / "store"
     with (
-        serving(path, address),
+        # Journals end each five seconds, so there is much to roll up.
+        measure.serving(path, address, "--no-health", "--tiers", "1s:10m,5s:6h,60s:10000d"),
         subprocess.Popen(
-            [sys.executable, __file__, address, str(seconds), str(ticks_each)], stdin=subprocess.PIPE
+            [sys.executable, "-m", "bench.race", "produce", address, str(seconds), str(ticks_each)],
+            stdin=subprocess.PIPE,
         ) as feeder,
     ):
         try:
@@ -94,20 +94,6 @@ def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> 
             counts.ticks += session.ticks
             look(session, session.last_ms, counts)
     return counts
-
-
-@contextmanager
-def serving(path: Path, address: str) -> Iterator[None]:
-    """rondo-store at `address`; its journals end each five seconds, so there is much to roll up."""
-    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-store", path, "-q", "--no-health"]
-    command += ["--tiers", "1s:10m,5s:6h,60s:10000d", "--listen", f"unix:{address}"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        try:
-            while not Path(address).exists() and process.poll() is None:
-                time.sleep(0.01)
-            yield
-        finally:
-            process.terminate()
 
 
 # --- the producers, a process of their own ---------------------------------------------------------
@@ -188,7 +174,7 @@ def _wrong(session: Session, tier: int, rows: Rows) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        produce(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[1:2] == ["produce"]:
+        produce(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
     else:
-        sys.exit(main())
+        sys.exit(run_part(main))

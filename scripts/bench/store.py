@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """What rondo-store costs, beside rrdtool with the same tiers, in one run.
 
 CPU time, user and system, of the process that does the work; the median of five runs. A sample is
@@ -7,7 +6,6 @@ one value of one series; a tick has the catalogue's sixteen.
 
 from __future__ import annotations
 
-import resource
 import statistics
 import struct
 import subprocess
@@ -17,18 +15,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from fetch import fetch
 
-from fetch import fetch  # noqa: E402
-
-from rondo_tools import stream  # noqa: E402
-from rondo_tools.catalog import SERIES  # noqa: E402
-from rondo_tools.store.format.tiers import DEFAULT_TIERS  # noqa: E402
-from rondo_tools.store.intake import Intake  # noqa: E402
-from rondo_tools.store.opened import OpenStore  # noqa: E402
-from rondo_tools.store.reader import Store  # noqa: E402
-from rondo_tools.store.watermarks import Watermarks  # noqa: E402
+from bench.measure import command_cpu_s, program
+from bench.report import Peer, Report, run_part
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.store.format.tiers import DEFAULT_TIERS
+from rondo_tools.store.intake import Intake
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.reader import Store
+from rondo_tools.store.watermarks import Watermarks
 
 RUNS = 5
 WIDTH = len(SERIES)
@@ -37,49 +34,45 @@ LIVE = 20_000
 RRD = 20_000
 SESSIONS = 1000
 WINDOW = 300  # ticks of a journal
-BAR_FILE, BAR_READ = 5.0, 25.0  # million samples a CPU-second
-BAR_LIVE = 20.0  # microseconds a tick
-BAR_LIVE_RATIO, BAR_FILE_RATIO = 1.5, 2.5  # beside rrdtool
+BAR_FILE_S, BAR_READ_S = 12.0, 25.0  # million samples a CPU-second
+BAR_LIVE, BAR_FILE = 4.5, 5.0  # times rrdtool
 
 
-def main() -> int:
+def main(report: Report, _: list[str]) -> None:
     begin_ms = time.time_ns() // 1_000_000_000 * 1000 - RECORDED * 1000
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name:
         folder = Path(name)
         recorded = folder / "recorded.stream"
         messages = record(begin_ms, RECORDED)
         recorded.write_bytes(b"".join(messages))
-        print(f"{'':44} {'µs/tick':>8} {'M samples/CPU-s':>16}")
-        file = row("rondo-store < file, start-up included", RECORDED, median(lambda: from_file(recorded)))
-        live = row("one message at a time, in process", LIVE, median(lambda: one_at_a_time(messages)))
-        row("the same, after a week of ticks", LIVE, median(lambda: one_at_a_time(messages, RECORDED - LIVE)))
-        row("with a roll-up every 300 ticks", LIVE, median(lambda: one_at_a_time(messages, rolls_up=True)))
-        read = row(
-            f"reading tier 0, {SESSIONS} sessions of 600 rows",
-            SESSIONS * 600,
-            median(reading(folder, begin_ms)),
-        )
-        bars = [
-            bar(WIDTH / file >= BAR_FILE, f"{BAR_FILE} M samples/CPU-s from a file"),
-            bar(live <= BAR_LIVE, f"{BAR_LIVE} µs a live tick"),
-            bar(WIDTH / read >= BAR_READ, f"{BAR_READ} M samples/CPU-s read"),
-        ]
-        try:
-            rrdtool = fetch("rrdtool")
-        except LookupError as exc:
-            print(f"no rrdtool to compare with: {exc}")
-        else:
-            single = row("rrdtool update, one tick a call", RRD, median(lambda: rrd(rrdtool, begin_ms, 1)))
-            bulk = row("rrdtool update, 60 ticks a call", RRD, median(lambda: rrd(rrdtool, begin_ms, 60)))
-            print(f"rondo : rrdtool   one at a time {single / live:.1f} x, in bulk {bulk / file:.1f} x")
-            bars.append(bar(single / live >= BAR_LIVE_RATIO, f"{BAR_LIVE_RATIO} x rrdtool one at a time"))
-            bars.append(bar(bulk / file >= BAR_FILE_RATIO, f"{BAR_FILE_RATIO} x rrdtool in bulk"))
-    return 0 if all(bars) else 1
+        single, bulk = peers(report, begin_ms)
+        live = cost(LIVE, lambda: one_at_a_time(messages, rolls_up=True))
+        report.row("a live tick, a roll-up of its one session each 300 ticks included", live, "µs",
+                   peer=single, times=BAR_LIVE)  # fmt: skip
+        live = cost(LIVE, lambda: one_at_a_time(messages))
+        report.row("a live tick of one session, without roll-up", live, "µs", peer=single)
+        late = cost(LIVE, lambda: one_at_a_time(messages, RECORDED - LIVE))
+        report.row("the same, after a week of ticks", late, "µs", peer=single)
+        file = cost(RECORDED, lambda: from_file(recorded))
+        report.row("a tick of a recorded week from a file, start-up and roll-ups included", file, "µs",
+                   peer=bulk, times=BAR_FILE)  # fmt: skip
+        report.row("a recorded week from a file", WIDTH / file, "M samples a CPU-second", at_least=BAR_FILE_S)
+        read = cost(SESSIONS * 600, reading(folder, begin_ms))
+        report.row(f"reading ten minutes of {SESSIONS:,} sessions", WIDTH / read, "M samples a CPU-second",
+                   at_least=BAR_READ_S)  # fmt: skip
 
 
-def bar(is_held: bool, what: str) -> bool:
-    print(f"bar: {what}: {'held' if is_held else 'MISSED'}")
-    return is_held
+def peers(report: Report, begin_ms: int) -> tuple[Peer | None, Peer | None]:
+    """rrdtool with one tick a call, and with sixty."""
+    try:
+        rrdtool = fetch("rrdtool")
+    except LookupError as exc:
+        report.note(f"no rrdtool to compare with: {exc}")
+        return None, None
+    return (
+        Peer("rrdtool, a tick a call", cost(RRD, lambda: rrd(rrdtool, begin_ms, 1))),
+        Peer("rrdtool, 60 ticks a call", cost(RRD, lambda: rrd(rrdtool, begin_ms, 60))),
+    )
 
 
 def record(begin_ms: int, count: int) -> list[bytes]:
@@ -92,28 +85,14 @@ def record(begin_ms: int, count: int) -> list[bytes]:
     ]
 
 
-def median(run: Callable[[], float]) -> float:
-    return statistics.median(run() for _ in range(RUNS))
-
-
-def row(what: str, ticks: int, seconds: float) -> float:
-    """Print a row of the table; returns microseconds a tick."""
-    cost = seconds / ticks * 1e6
-    print(f"{what:44} {cost:8.2f} {WIDTH / cost:16.2f}", flush=True)
-    return cost
-
-
-def of_child(command: list[str | Path], **options: object) -> float:
-    """CPU seconds of a command."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def cost(ticks: int, run: Callable[[], float]) -> float:
+    """Microseconds a tick; the median of the runs."""
+    return statistics.median(run() for _ in range(RUNS)) / ticks * 1e6
 
 
 def from_file(recorded: Path) -> float:
-    with tempfile.TemporaryDirectory() as store, recorded.open("rb") as file:
-        return of_child([sys.executable, ROOT / "bin" / "rondo-store", store], stdin=file)
+    with tempfile.TemporaryDirectory() as store:
+        return command_cpu_s(program("rondo-store", store, "-q"), recorded)
 
 
 def one_at_a_time(messages: list[bytes], before: int = 0, *, rolls_up: bool = False) -> float:
@@ -190,12 +169,11 @@ def rrd(rrdtool: Path, begin_ms: int, at_once: int) -> float:
         calls.write_text(
             "".join(f"update {file} {' '.join(ticks[at : at + at_once])}\n" for at in range(0, RRD, at_once))
         )
-        with calls.open("rb") as lines:
-            seconds = of_child([rrdtool, "-"], stdin=lines)
+        seconds = command_cpu_s([str(rrdtool), "-"], calls)
         last = subprocess.run([rrdtool, "last", file], capture_output=True, check=True, text=True).stdout
         assert int(last) == begin_s + RRD, "rrdtool did not take all ticks"
         return seconds
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(main))

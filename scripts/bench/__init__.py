@@ -1,0 +1,1 @@
+"""The benches: each module is a part of scripts/bench.py."""

@@ -1,0 +1,69 @@
+"""How the benches measure a process, and the programs that they start."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def program(name: str, *arguments: str | Path, checkout: Path = ROOT) -> list[str]:
+    """The command line of one of rondo's tools, of this checkout or another."""
+    return [sys.executable, str(checkout / "bin" / name), *map(str, arguments)]
+
+
+def process_cpu_s(pid: int) -> float:
+    """CPU time, user and system, of a process that runs: utime and stime of proc(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def command_cpu_s(command: list[str], stdin: Path | None = None) -> float:
+    """CPU time, user and system, of a command that has to end well; what it prints is thrown away."""
+    with (stdin or Path(os.devnull)).open("rb") as standard_input:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, stdin=standard_input, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def least(rounds: int, work: Callable[[], float]) -> float:
+    """The least of several rounds: what else the machine does only ever adds."""
+    return min(work() for _ in range(rounds))
+
+
+def disk_bytes(folder: Path) -> int:
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+
+
+def raise_descriptor_limit() -> int:
+    """As many descriptors as we may have, also for the processes that we start; how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+@contextmanager
+def serving(store: Path, address: str, *flags: str, checkout: Path = ROOT) -> Iterator[int]:
+    """A rondo-store that listens on the Unix socket at `address`; yields its process number."""
+    command = program("rondo-store", store, "-q", *flags, "--listen", f"unix:{address}", checkout=checkout)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        try:
+            while not Path(address).exists():
+                if process.poll() is not None:
+                    raise RuntimeError(f"rondo-store ended with {process.returncode}")
+                time.sleep(0.01)
+            yield process.pid
+        finally:
+            process.terminate()

@@ -1,0 +1,92 @@
+"""The benches' rows, and the figures of the docs that are made from them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from bench.report import Peer, Report, as_json, fill_in, from_json, number, run_part
+
+
+@pytest.fixture
+def report() -> Report:
+    made = Report()
+    made.row("10; rondo; cost", 2.0, "µs", peer=Peer("rrdtool", 9.0), times=4.5)
+    made.row("10; scraped; cost", 3.25, "µs", at_most=3)
+    made.row("100; rondo; cost", 1234.5, "µs", peer=Peer("rrdtool", 617.25), more_is_better=True)
+    made.row("100; rondo; lost", 0, at_most=0)
+    return made
+
+
+def results(report: Report) -> dict[str, object]:
+    rows = [as_json(row) for row in report.rows]
+    result = {"command": "scripts/bench.py x", "date": "2026-11-26", "machine": "a machine", "rows": rows}
+    document: dict[str, object] = json.loads(json.dumps({"parts": {"x": result}}))
+    return document
+
+
+def test_a_row_knows_its_ratio_and_whether_its_bars_are_held(report: Report) -> None:
+    first, second, third, fourth = report.rows
+    assert (first.ratio, first.bar, first.held) == (4.5, "≥ 4.5 times", True)
+    assert (second.ratio, second.bar, second.held) == (None, "≤ 3 µs", False)
+    assert (third.ratio, third.bar, third.held) == (2.0, None, None)
+    assert (fourth.figure, fourth.held) == ("0", True)
+    assert not report.is_held
+
+
+def test_rows_survive_json(report: Report) -> None:
+    assert [from_json(json.loads(json.dumps(as_json(row)))) for row in report.rows] == report.rows
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.0123, "0.012"),
+        (1.5, "1.50"),
+        (17.66, "17.7"),
+        (123.4, "123"),
+        (1234.5, "1,234"),
+        (20_000, "20,000"),
+    ],
+)
+def test_a_number_has_the_digits_that_it_needs(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_markers_are_filled_with_tables_figures_and_grids(report: Report) -> None:
+    page = (
+        "a <!-- bench x: 100; rondo; lost -->old<!-- end --> b\n"
+        "<!-- bench x -->old\n<!-- end -->\n<!-- bench x; cost --><!-- end -->\n"
+    )
+    filled = fill_in(page, results(report))
+    assert "a <!-- bench x: 100; rondo; lost -->0<!-- end --> b" in filled
+    assert "old" not in filled
+    assert "| 10; rondo; cost | 2 µs | rrdtool: 9 µs (4.5 times) | ≥ 4.5 times: held |" in filled
+    assert "| 10; scraped; cost | 3.25 µs | | ≤ 3 µs: MISSED |" in filled
+    grid = "| | rondo | scraped |\n| --- | --- | --- |\n"
+    grid += "| 10 | 2 µs | 3.25 µs: MISSED |\n| 100 | 1,234 µs | none |\n"
+    assert grid in filled
+    assert filled.count("`scripts/bench.py x`, 2026-11-26: a machine.") == 2
+    assert fill_in(filled, results(report)) == filled
+
+
+@pytest.mark.parametrize("marker", ["y", "x: no such row", "x; no such measure"])
+def test_a_figure_that_nobody_measured_is_an_error(report: Report, marker: str) -> None:
+    with pytest.raises(KeyError):
+        fill_in(f"<!-- bench {marker} --><!-- end -->", results(report))
+
+
+def test_a_part_keeps_its_rows_and_says_by_its_status_whether_bars_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main(report: Report, arguments: list[str]) -> None:
+        report.row("given", int(arguments[1]), at_most=5)
+
+    rows = tmp_path / "rows"
+    for given, status in (("5", 0), ("6", 1)):
+        monkeypatch.setattr(sys, "argv", ["part", "--rows", str(rows), "--given", given])
+        assert run_part(main) == status
+        assert [row["value"] for row in json.loads(rows.read_text())] == [int(given)]
