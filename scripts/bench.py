@@ -23,14 +23,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import report
+from bench import flat, report
 
 SCRIPTS = Path(__file__).resolve().parent
 ROOT = SCRIPTS.parent
 RESULTS = ROOT / "docs" / "benchmarks.json"
+PICTURES = {"flat": (flat.draw, "cost-of-a-tick.svg")}
 PARTS = (
-    "vmm", "intake", "store", "lives", "serve", "stall", "flat", "race", "push", "wire", "backlog",
-    "dashboards",
+    "startup", "vmm", "intake", "store", "lives", "churn", "remembered", "history", "serve", "stall", "flat",
+    "race", "push", "wire", "backlog", "dashboards",
 )  # fmt: skip
 EX_USAGE = 64
 
@@ -98,6 +99,8 @@ def fill_in_docs() -> None:
         if new != old:
             page.write_text(new)
             print(f"{page.relative_to(ROOT)}: made anew")
+    for part, (draw, name) in PICTURES.items():
+        draw([report.from_json(row) for row in results["parts"][part]["rows"]], ROOT / "docs" / name)
 
 
 def machine() -> str:

@@ -64,7 +64,7 @@ def test_markers_are_filled_with_tables_figures_and_grids(report: Report) -> Non
     filled = fill_in(page, results(report))
     assert "a <!-- bench x: 100; rondo; lost -->0<!-- end --> b" in filled
     assert "old" not in filled
-    assert "| 10; rondo; cost | 2 µs | rrdtool: 9 µs (4.5 times) | ≥ 4.5 times: held |" in filled
+    assert "| 10; rondo; cost | 2 µs | rrdtool: 9 µs (4.50 times) | ≥ 4.5 times: held |" in filled
     assert "| 10; scraped; cost | 3.25 µs | | ≤ 3 µs: MISSED |" in filled
     grid = "| | rondo | scraped |\n| --- | --- | --- |\n"
     grid += "| 10 | 2 µs | 3.25 µs: MISSED |\n| 100 | 1,234 µs | none |\n"

@@ -1,8 +1,5 @@
 """Is the cost of a tick flat: however old its session is, and however many there are beside it?
 
-    scripts/bench.py flat                           prints it
-    scripts/bench.py flat docs/cost-of-a-tick.svg   draws it too (needs matplotlib, the extra plot-file)
-
 CPU time, user and system, of a live tick of the catalogue's sixteen series as rondo-store treats it:
 decode, write, tell, and at the end of five minutes roll up; without the system call that reads. Time is
 simulated. All ages, and all numbers of sessions, are measured in turn, five minutes of their time each,
@@ -17,10 +14,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.race import BEGIN_MS, messages
-from bench.report import Report, run_part
+from bench.report import Report, Row, run_part
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.store.format.tiers import parse_tiers
@@ -46,6 +44,8 @@ TOGETHER = 9000  # ticks at least, of all of a number of sessions
 BULK = 4000  # ticks at once, up to an age
 TICK = len(messages(0, 1))
 
+AGE, AT_ONCE = "a live tick, age of its session: ", "a live tick, sessions at once: "
+
 Figures = dict[str, float]
 """Microseconds a tick, by age, or by how many sessions there are."""
 
@@ -54,17 +54,15 @@ def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="bench.py flat", description="Measure whether a tick's cost is flat."
     )
-    parser.add_argument("picture", nargs="?", type=Path, help="where to draw it")
-    picture = parser.parse_args(arguments).picture
+    parser.parse_args(arguments)
     by_age = aging()
     for name, cost in by_age.items():
-        report.row(f"a live tick, its session {name} old", cost, "µs of CPU")
-    by_count = side_by_side()
-    for name, cost in by_count.items():
-        report.row(f"a live tick, sessions at once: {name}", cost, "µs of CPU")
-    report.row("a tick at 7 days, beside one at 1 hour", by_age["7 d"] / by_age["1 h"], "times", at_most=1.1)
-    if picture is not None:
-        draw(by_age, by_count, picture)
+        report.row(f"{AGE}{name}", cost, "µs of CPU")
+    for name, cost in side_by_side().items():
+        report.row(f"{AT_ONCE}{name}", cost, "µs of CPU")
+    report.row(
+        "a tick at 7 d, beside one at 1 h", by_age["7 d"] / by_age["1 h"], "times as much", at_most=1.1
+    )
 
 
 def aging() -> Figures:
@@ -143,11 +141,15 @@ def _live(store: OpenStore, intakes: list[Intake], first: int, count: int) -> fl
         os.close(write)
 
 
-def draw(by_age: Figures, by_count: Figures, picture: Path) -> None:
+def draw(rows: Sequence[Row], picture: Path) -> None:
     """Both curves, in one picture, from zero."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    by_age, by_count = (
+        {row.name.removeprefix(what): row.value for row in rows if row.name.startswith(what)}
+        for what in (AGE, AT_ONCE)
+    )
     style = {"svg.fonttype": "none", "svg.hashsalt": "rondo", "font.size": 10}
     with mpl.rc_context(style):
         figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -159,7 +161,7 @@ def draw(by_age: Figures, by_count: Figures, picture: Path) -> None:
             axes.set(xlabel=what, ylabel="µs of CPU a tick", ylim=(0, top))
             axes.grid(axis="y", linewidth=0.4)
             axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else {})
+        figure.savefig(picture, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Row(NamedTuple):
         """The peer and the ratio, in words."""
         if self.peer is None:
             return ""
-        ratio = "" if self.ratio is None else f" ({self.ratio:.2g} times)"
+        ratio = "" if self.ratio is None else f" ({number(self.ratio)} times)"
         return f"{self.peer.name}: {with_unit(self.peer.value, self.unit)}{ratio}"
 
     @property
@@ -118,10 +118,10 @@ def number(value: float) -> str:
     """Three digits, or all of a whole number."""
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
-    digits = 1 if abs(value) >= 10 else 2
-    return (
-        f"{value:.0f}" if abs(value) >= 100 else f"{value:.{digits}f}" if abs(value) >= 1 else f"{value:.2g}"
-    )
+    for least, digits in ((100, 0), (10, 1), (1, 2)):
+        if abs(value) >= least:
+            return f"{value:.{digits}f}"
+    return f"{value:.2g}"
 
 
 # --- JSON ----------------------------------------------------------------------------------------------
