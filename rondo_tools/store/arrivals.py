@@ -1,8 +1,9 @@
 """What has come into a store since somebody looked last: ticks, and ends of sessions.
 
 Strategy: of each journal we know how many frames of rows and how many ends were taken, so each look
-reads what was appended, whatever the journals hold. A journal that is not the one of the last look is
-taken from its begin; so an end or a tick may come twice, if a store is put back, and is late then.
+reads what was appended, whatever the journals hold. A journal is known by its file id, as one may be
+written anew with the same frames. Any other is taken from its begin; so an end or a tick may come twice,
+if a store is put back, and is late then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from rondo_tools import stream
 from rondo_tools.catalog import Series
+from rondo_tools.store.format.frames import FileHeader
 from rondo_tools.store.format.records import SessionRecord
 from rondo_tools.store.journal_view import JournalView
 from rondo_tools.store.session_rows import Times, Values
@@ -41,18 +43,20 @@ class Arrivals:
     """Takes what has come from one snapshot to the next."""
 
     def __init__(self) -> None:
-        self._taken: dict[JournalView, tuple[int, int]] = {}  # frames of rows, ends
+        self._taken: dict[FileHeader, tuple[int, int]] = {}  # frames of rows, ends
 
     def skip(self, snapshot: Snapshot) -> None:
         """What is there now is no news."""
-        self._taken = {view: (view.heads.size, len(view.all_ends)) for view in snapshot.journals.values()}
+        self._taken = {
+            view.file.header: (view.heads.size, len(view.all_ends)) for view in snapshot.journals.values()
+        }
 
     def take(self, snapshot: Snapshot) -> tuple[list[Arrival], list[Ending]]:
         """What has come since; the ticks of a session in the order of its schemas."""
         ticks: list[Arrival] = []
         ends: list[Ending] = []
         for view in snapshot.journals.values():
-            frames, known = self._taken.get(view, (0, 0))
+            frames, known = self._taken.get(view.file.header, (0, 0))
             if frames == view.heads.size and known == len(view.all_ends):
                 continue
             sessions = {record.number: record for record in view.records.values()}
