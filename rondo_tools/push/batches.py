@@ -1,8 +1,8 @@
 """A slice of a stretch as batches: the rows of one request each, as columns.
 
 Strategy: a batch is a range of the slice's rows, so that a cursor says with one number what is done.
-What is not wanted (a selector, an age) is left out of a batch, never out of the count. A session's
-labels are made once and kept as long as its stretch.
+What is not wanted (a selector, an age) or was forgotten is left out of a batch, never out of the
+count. A session's labels are made once and kept as long as its stretch.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class _Sent(NamedTuple):
 
     columns: npt.NDArray[np.intp]
     series_set: SeriesSet
+
+
+_NOTHING = _Sent(np.empty(0, np.intp), SeriesSet((), (), ""))
 
 
 class Batches:
@@ -130,6 +133,8 @@ class Batches:
         """By the row of a change, stale markers for the series that are not sent any more with it."""
         found = {}
         for at, (record, schema) in one.changes:
+            if record.is_forgotten:
+                continue
             had, has = self._pattern(record, schema), set(sent[at].series_set.labels)
             series_set = SeriesSet(had.series, had.labels, record.instance)
             gone = [number for number, labels in enumerate(series_set.labels) if labels not in has]
@@ -147,6 +152,9 @@ class Batches:
         found = self._sent.get((session, schema))
         if found is None:
             record = self._stretch.sessions[session].record
+            if record.is_forgotten:
+                found = self._sent[session, schema] = _NOTHING
+                return found
             # A selector may look at the instance: then sessions share nothing.
             shared = None if self._wanted else (schema, record.labels)
             pattern = self._patterns.get(shared) if shared else None

@@ -31,7 +31,7 @@ from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
 from rondo_tools.store.format.layout import Layout, tier_name
-from rondo_tools.store.format.records import EndRecord, SessionRecord, ends_in, sessions_in
+from rondo_tools.store.format.records import EndRecord, SessionRecord, declared_in, ends_in
 from rondo_tools.store.format.schema import Schema
 
 SLICE_MS = 1_800_000  # half of the hour that Prometheus allows
@@ -145,7 +145,7 @@ class Stretch:
         earlier = Earlier(file, self._tier)
         for at, head, payload in file.frames(FILE_SIZE, end_at, (SCHEMA, SESSION, END)):
             if head.kind == SESSION:
-                records = list(sessions_in(payload))
+                records = list(declared_in(payload))
                 for record in records:
                     index = sessions[record.number] = self._session(record)
                     if at < begin_at:
@@ -226,14 +226,19 @@ class Stretch:
 
     def line_before(self) -> dict[str, int]:
         """What each instance had before the stretch."""
-        return {name: self._line[number] for name, number in self._instances.items()}
+        return self._named(self._line)
 
     def line(self) -> dict[str, int]:
         """What each instance has at the stretch's end."""
         line = self._line.copy()
         for one in self._files:
             self._raise(line, one, one.rows)
-        return {name: line[number] for name, number in self._instances.items()}
+        return self._named(line)
+
+    def _named(self, line: list[int]) -> dict[str, int]:
+        """By instance; what was forgotten has no name."""
+        forgotten = {one.instance for one in self.sessions if one.record.is_forgotten}
+        return {name: line[number] for name, number in self._instances.items() if number not in forgotten}
 
     def slice(self, number: int) -> Slice:
         """Slice `number`, from 0 on."""

@@ -30,11 +30,11 @@ from rondo_tools.store.format.records import (
     UNDECODABLE,
     Description,
     SessionKey,
+    declared_in,
     description_of,
     description_table,
     descriptions_in,
     key_of,
-    sessions_in,
 )
 from rondo_tools.store.journal_view import JournalView
 from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
@@ -98,7 +98,7 @@ class Checker:
 
 
 def _journal(view: JournalView) -> Iterator[Finding]:
-    declared = {record.number for record in view.records.values()}
+    declared = {record.number for record in view.records.values()} | view.forgotten
     undeclared = 0
     for piece in view.pieces():
         for rows in piece.values():
@@ -152,7 +152,7 @@ class _Contents:
     def take(self, at: int, head: Frame, payload: memoryview) -> None:
         least = greatest = 0
         if head.kind == SESSION:
-            numbers = [record.number for record in sessions_in(payload)]
+            numbers = [record.number for record in declared_in(payload)]
             least, greatest = min(numbers), max(numbers)
             self._declared.update(numbers)
         elif head.kind == ROWS:

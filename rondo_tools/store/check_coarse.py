@@ -113,7 +113,11 @@ class Comparison:
         for journal in self._journals:
             numbers = _by_number({one.number: self._numbers[one.key] for one in journal.records.values()})
             for piece in journal.pieces():
-                ticks = {schema: _ticks(numbers[rows["session"]], rows) for schema, rows in piece.items()}
+                ticks = {}
+                for schema, some in piece.items():
+                    rows = some[~np.isin(some["session"], list(journal.forgotten))]
+                    if rows.size:
+                        ticks[schema] = _ticks(numbers[rows["session"]], rows)
                 yield from self._hashed(tier, windows.add(ticks))
         carry = self._snapshot.carry
         if len(carry.windows) < len(self._tiers) - 1:

@@ -18,7 +18,7 @@ from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import Frame, Rows
-from rondo_tools.store.format.records import EndRecord, SessionRecord, ends_in, sessions_in
+from rondo_tools.store.format.records import EndRecord, SessionRecord, declared_in, ends_in
 from rondo_tools.store.format.rollup import Ints
 from rondo_tools.store.format.schema import Schema
 
@@ -88,7 +88,7 @@ class JournalPieces:
                 if 0 <= end.number < self._slots.size and self._slots[end.number] >= 0:
                     self.ends.append((int(self._slots[end.number]), end))
             return
-        declared = list(sessions_in(payload))
+        declared = list(declared_in(payload))
         greatest = max(session.number for session in declared)
         if greatest >= size:
             raise ValueError(f"session {greatest} in a file of {size} bytes")
@@ -96,7 +96,7 @@ class JournalPieces:
             more = max(greatest + 1, 2 * self._slots.size) - self._slots.size
             self._slots = np.concatenate((self._slots, np.full(more, -2)))
         for session in declared:
-            self._slots[session.number] = self._slot_of(session)
+            self._slots[session.number] = -1 if session.is_forgotten else self._slot_of(session)
 
     def _made(self, waiting: Mapping[Schema, list[memoryview]]) -> Piece:
         piece = {}

@@ -31,8 +31,8 @@ from rondo_tools.store.format.records import (
     EndRecord,
     SessionKey,
     SessionRecord,
+    declared_in,
     ends_in,
-    sessions_in,
 )
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.journal_rows import HEADS, Heads, Places, RowsReader, heads_of
@@ -65,6 +65,7 @@ class JournalView:
         self.file = FrameFile(path)
         self.known_to = FILE_SIZE
         self.records: dict[SessionKey, SessionRecord] = {}
+        self.forgotten: set[int] = set()  # numbers of sessions that nothing is known of any more
         self.ends: dict[int, list[EndRecord]] = {}
         self.all_ends: list[EndRecord] = []  # in the order in which they came
         self.bad: dict[int, str] = {}
@@ -94,7 +95,11 @@ class JournalView:
 
     def _take(self, head: Frame, payload: memoryview) -> None:
         if head.kind == SESSION:
-            self.records.update([(record.key, record) for record in sessions_in(payload)])
+            for record in declared_in(payload):
+                if record.is_forgotten:
+                    self.forgotten.add(record.number)
+                else:
+                    self.records[record.key] = record
         elif head.kind == END:
             for end in list(ends_in(payload)):
                 self.ends.setdefault(end.number, []).append(end)

@@ -38,14 +38,12 @@ def rows(path, tier, length=None):
         if kind == SCHEMA:
             schemas[schema] = [(one, what) for one in series_of(payload) for what in aggregates[one[2]]]
         elif kind == SESSION:
-            sessions |= {
-                number: (instance, start)
-                for number, instance, start, *_ in msgpack.Unpacker(BytesIO(payload))
-            }
+            sessions |= {one[0]: (one[1], one[2]) for one in msgpack.Unpacker(BytesIO(payload)) if one}
         elif kind == ROWS:
             row = struct.Struct(f"<Iq{len(schemas[schema])}d")
             for place, (number, t_ms, *values) in enumerate(row.iter_unpack(payload)):
-                yield (at, place), sessions[number], t_ms, dict(zip(schemas[schema], values, strict=True))
+                if type(sessions[number][0]) is str:  # else it was forgotten
+                    yield (at, place), sessions[number], t_ms, dict(zip(schemas[schema], values, strict=True))
 
 
 def add_tick(window, t_ms, row):
@@ -105,7 +103,8 @@ def read(path, intervals_ms):
     for file, length in files("ended"):
         for _, kind, _, entries, payload in frames(file, length):
             if kind == DESCRIPTIONS:
-                told |= {(one[0], one[1]): one for one in msgpack.Unpacker(BytesIO(payload[20 * entries :]))}
+                all_told = msgpack.Unpacker(BytesIO(payload[20 * entries :]))
+                told |= {(one[0], one[1]): one for one in all_told if one}
     last = {
         (int(f.name), *at): (t_ms, row) for f, n in files("last_rows") for at, _, t_ms, row in rows(f, 0, n)
     }

@@ -14,11 +14,15 @@
 A session is (instance, start_ms); its number means something in its file only, and may be another
 one when it is declared there again. Reasons are those of the stream, and `lost`. Places stand in the
 order in which the rows were written; where the schema changed, rows are to be sorted by time.
+
+What was forgotten keeps its room, so that nothing else moves: a session's instance is then a number,
+which is the same for all sessions of the instance, and means nothing; its interval is 0, its labels
+are gone. A description is gone from the table, too. In their room stand msgpack's nils.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -33,6 +37,7 @@ SessionKey = tuple[str, int]
 UNDECODABLE = ValueError, TypeError, AttributeError, IndexError, msgpack.UnpackException
 """What decoding raises for a payload that is whole, and yet none of these."""
 
+_FORGOTTEN = "\udc00"  # not to be had in UTF-8
 LOST = "lost"
 """The end of a session that its producer did not end; undone by any row later than its `last_ms`."""
 
@@ -55,6 +60,11 @@ class SessionRecord(NamedTuple):
     @property
     def key(self) -> SessionKey:
         return self.instance, self.start_ms
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether nothing is known of it any more; its `instance` is then none that a stream can have."""
+        return self.instance.startswith(_FORGOTTEN)
 
 
 class EndRecord(NamedTuple):
@@ -95,6 +105,7 @@ class Description(NamedTuple):
         return self.instance, self.start_ms
 
 
+_NIL = msgpack.packb(None)
 TABLE = np.dtype([("key", "<u8"), ("last_ms", "<i8"), ("offset", "<u4")])
 INDEX = np.dtype([("kind", "<u4"), ("least_session", "<u4"), ("greatest_session", "<u4"), ("offset", "<u4")])
 
@@ -114,10 +125,39 @@ def pack_sessions(records: Iterable[SessionRecord]) -> bytes:
 
 
 def sessions_in(payload: bytes | memoryview) -> Iterator[SessionRecord]:
-    for number, instance, start_ms, interval_ms, labels, last_ms, before_ms in _arrays(payload):
-        yield SessionRecord(
-            number, instance, start_ms, interval_ms, tuple(sorted(labels.items())), last_ms, before_ms
-        )
+    """The sessions that a frame declares, without those that were forgotten."""
+    return (one for one in declared_in(payload) if not one.is_forgotten)
+
+
+def declared_in(payload: bytes | memoryview) -> Iterator[SessionRecord]:
+    """All that a frame declares: those that were forgotten have a number and rows still."""
+    return map(_session_of, filter(None, _arrays(payload)))
+
+
+def _session_of(array: tuple[Any, ...]) -> SessionRecord:
+    number, instance, start_ms, interval_ms, labels, last_ms, before_ms = array
+    if type(instance) is int:
+        instance = f"{_FORGOTTEN}{instance}"
+    ordered = tuple(sorted(labels.items()))
+    return SessionRecord(number, instance, start_ms, interval_ms, ordered, last_ms, before_ms)
+
+
+def without_sessions(
+    payload: bytes | memoryview, is_wanted: Callable[[SessionRecord], bool], pseudonym: Callable[[str], int]
+) -> bytes:
+    """A SESSION frame's payload in which all sessions but those that are wanted are forgotten."""
+    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=len(payload) + 1)
+    unpacker.feed(payload)
+    made, end = bytearray(payload), 0
+    for array in unpacker:
+        begin, end = end, unpacker.tell()
+        if array is None or (one := _session_of(array)).is_forgotten or is_wanted(one):
+            continue
+        nobody = one._replace(instance="", interval_ms=0, labels=())
+        packed = msgpack.packb((nobody.number, pseudonym(one.instance), *nobody[2:4], {}, *nobody[5:]))
+        made[begin:end] = packed.ljust(end - begin, _NIL)
+    assert len(made) == len(payload), "a frame must keep its length"
+    return bytes(made)
 
 
 def pack_ends(records: Iterable[EndRecord]) -> bytes:
@@ -157,8 +197,7 @@ def packed_description_at(payload: bytes | memoryview, entries: int, place: int)
     """The array of one description of a frame."""
     table = description_table(payload, entries)
     end = int(table["offset"][place + 1]) if place + 1 < entries else len(payload)
-    array: tuple[Any, ...] = msgpack.unpackb(payload[int(table["offset"][place]) : end], use_list=False)
-    return array
+    return next(_arrays(payload[int(table["offset"][place]) : end]))
 
 
 def unpack_description(data: bytes) -> Description:
@@ -170,7 +209,22 @@ def unpack_description(data: bytes) -> Description:
 
 def packed_descriptions_in(payload: bytes | memoryview, entries: int) -> Iterator[tuple[Any, ...]]:
     """The arrays of a frame's descriptions, which `description_of` makes descriptions."""
-    return _arrays(memoryview(payload)[entries * TABLE.itemsize :])
+    return filter(None, _arrays(memoryview(payload)[entries * TABLE.itemsize :]))
+
+
+def without_descriptions(
+    payload: bytes | memoryview, entries: int, is_wanted: Callable[[Description], bool]
+) -> tuple[bytes, int]:
+    """A DESCRIPTIONS frame's payload with those that are wanted, at their offsets; and how many they are."""
+    table = description_table(payload, entries)
+    places = [place for place in range(entries) if is_wanted(description_at(payload, entries, place))]
+    made = bytearray(_NIL * len(payload))
+    made[: len(places) * TABLE.itemsize] = table[places].tobytes()
+    bounds = [*table["offset"].tolist(), len(payload)]
+    for place in places:
+        begin, end = bounds[place : place + 2]
+        made[begin:end] = payload[begin:end]
+    return bytes(made), len(places)
 
 
 def description_of(array: tuple[Any, ...]) -> Description:
