@@ -12,7 +12,10 @@ import argh
 
 from rondo_tools import command
 from rondo_tools.errors import UsageError
+from rondo_tools.selector import Selector
 from rondo_tools.signals import Signals
+from rondo_tools.store.forget.client import forget_sessions
+from rondo_tools.store.forget.request import parse_forget
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.opened import OpenStore
@@ -35,6 +38,7 @@ Store the streams of a host's VMs, second by second, for ten minutes whole and a
   rondo-vmm --duration 45 | rondo-store vmm_metrics | rondo-push --remote-write URL
   rondo-store vmm_metrics < recorded.stream
   rondo-store vmm_metrics --listen unix:/run/rondo/store.sock
+  rondo-store vmm_metrics --forget '{{instance="vm-1"}}'
 
 Reads one stream from standard input, or serves many at once. If standard output is a pipe, it writes
 lines to it that say how far the journal is written, which rondo-push follows; when their reader leaves,
@@ -94,6 +98,13 @@ def _folder(text: str) -> str:
     help="end when nobody has been connected for so long",
 )
 @argh.arg("--no-health", help="with --listen: do not store its own counts, as the instance rondo-store")
+@argh.arg(
+    "--forget",
+    type=command.typed(parse_forget),
+    metavar="SELECTOR",
+    help="remove for good what the store has of some sessions, such as '{instance=\"vm-1\"}', also while "
+    "a rondo-store writes to it; reads no stream",
+)
 def rondo_store(
     directory: str,
     *,
@@ -104,7 +115,13 @@ def rondo_store(
     socket_group: str | None = None,
     idle_exit: int | None = None,
     no_health: bool = False,
+    forget: Selector | None = None,
 ) -> None:
+    if forget is not None:
+        if listen or tiers or max_bytes or socket_group is not None or idle_exit is not None:
+            raise UsageError("--forget goes with no other flag")
+        forget_sessions(directory, forget)
+        return
     with ExitStack() as opened:
         signals = opened.enter_context(Signals())
         handed_over = inherited()

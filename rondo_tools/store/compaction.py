@@ -124,11 +124,12 @@ def clean_up(layout: Layout, state: State, tiers: tuple[Tier, ...]) -> None:
 
     Raises OSError if `state` cannot be forced to the disk; then nothing is removed.
     """
+    for path in layout.temporaries():
+        _remove(path)
     if not layout.state_json.exists():
         return  # nothing was ever committed, or nobody knows what was
     files.sync_folder(layout.path)  # who wrote the state may have been killed before
     paths = [layout.carry(number) for number in layout.carries() if number != state.carry]
-    paths += layout.temporaries()
     for folder in (*(tier_name(tier) for tier in range(1, len(tiers))), ENDED, LAST_ROWS):
         named = state.files.get(folder, {})
         paths += [layout.file(folder, number) for number in layout.numbers(folder) if number not in named]

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.selector import Selector
 from rondo_tools.store.folder import Folder, moved
 from rondo_tools.store.format.layout import JOURNALS
 from rondo_tools.store.format.records import LOST, Description, SessionRecord
@@ -250,6 +251,20 @@ class Keeper:
         """Write what was gathered, and let what follows go into another journal. Raises as `flush` does."""
         self.flush()
         self._journals.end_journal()
+
+    @property
+    def newest_closed(self) -> int:
+        """The newest journal that is over, rolled up or not."""
+        return self._journals.journal.number - 1
+
+    def forget(self, selector: Selector) -> int:
+        """After `end_journal`: nothing is stored of the sessions that are meant, once files say so too.
+
+        Gives how many of them are connected: their next tick is new data.
+        """
+        return self.live.forget(
+            lambda instance, labels: selector.matches({"instance": instance} | dict(labels))
+        )
 
     def roll_up(self) -> None:
         """Roll up all closed journals, here and now. Raises as RollUp.run."""

@@ -226,6 +226,24 @@ class Live:
                 if session.owner is None and self._is_over(session) and session.key in self._sessions:
                     self._forget(session)
 
+    def forget(self, is_meant: Callable[[str, Labels], bool]) -> int:
+        """Nothing is stored of some sessions any more; gives how many of them a stream may go on with.
+
+        These keep their last tick, and those whose connection is gone until they are given up: what
+        their producers send again is not new.
+        """
+        connected = 0
+        meant = [one for one in self._sessions.values() if is_meant(one.instance, one.labels)]
+        for session in meant:
+            session.is_stored = False
+            connected += session.owner is not None and not session.is_ended
+        for ended in self._ended_in.values():
+            ended[:] = [session for session in ended if session.is_stored]
+        for session in meant:
+            if session.owner is None and session.end is not None:
+                self._forget(session)
+        return connected
+
     def overdue(self) -> Iterable[Session]:
         """The sessions whose connection has been gone for too long."""
         now = self._clock()

@@ -18,6 +18,7 @@ from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store import compaction
 from rondo_tools.store.carry import LiveSession, parse_carry
 from rondo_tools.store.folder import Folder
+from rondo_tools.store.forget.service import Forgetter
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.format.tiers import Tier
@@ -69,16 +70,19 @@ class OpenStore:
                 latest_ms=LatestTime(now_ms, clock) if latest_ms is None else latest_ms,
                 clock=clock,
             )
+            self.forgetter = Forgetter(self.keeper, self.upkeep)
         except BaseException:
             folder.close()
             raise
 
     def keep_house(self) -> None:
-        """Roll up all journals that are over and remove what had its time, here and now.
+        """Take up a request to forget, roll up all journals that are over, and remove what had its time.
 
         What goes wrong is warned of: it is done the next time. Raises StoreError if the folder is no
         longer ours.
         """
+        if (answer := self.forgetter.serve()) is not None:
+            log.info("%s: %s", self.keeper.folder.layout.path, answer.error or answer)
         try:
             self.keeper.roll_up()
         except OSError as exc:

@@ -96,6 +96,10 @@ class Remembered:
             parts[-2:] = [_merged(parts[-2:])]
         self._parts = tuple(parts)
 
+    def replace(self, other: Remembered) -> None:
+        """Know what another index knows."""
+        self._parts = other._parts
+
     def forget(self, number: int) -> None:
         """File `number` was removed."""
         kept = []

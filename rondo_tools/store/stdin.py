@@ -78,7 +78,7 @@ def _read(fd: int, intake: Intake, store: OpenStore, watermarks: Watermarks, sig
         _retry(partial(intake.feed, data), intake.store, signals)
         _retry(keeper.flush, keeper.flush, signals)
         watermarks.update(keeper.newest_position())
-        if keeper.closed:
+        if keeper.closed or store.forgetter.next() is not None:
             store.keep_house()
         if stopping and (left := left - len(data)) <= 0:
             return  # else a producer as fast as we are would never let us go

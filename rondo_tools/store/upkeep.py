@@ -15,11 +15,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
+from rondo_tools.selector import Selector
 from rondo_tools.store import compaction
 from rondo_tools.store.compaction import Result
 from rondo_tools.store.cursors import Cursors
 from rondo_tools.store.folder import Folder
+from rondo_tools.store.forget.job import Forgetting, Removed
 from rondo_tools.store.format.layout import ENDED, JOURNALS
 from rondo_tools.store.format.state import State
 from rondo_tools.store.housekeeping import Housekeeper, Look
@@ -33,6 +36,18 @@ MOST_BYTES = 16 << 30  # what a store may take, if nobody says otherwise
 _SHARE = 10  # and of its file system
 _RESERVE = 16 << 20
 _RESERVE_SHARE = 16  # of what the store may take
+
+
+class Forgotten(NamedTuple):
+    """What was removed of sessions that were forgotten, and what is remembered now.
+
+    `cursors` have a batch in flight that has some of it; `sending` are in the midst of a stretch.
+    """
+
+    removed: Removed
+    remembered: Remembered
+    cursors: list[str]
+    sending: list[str]
 
 
 class Upkeep:
@@ -99,6 +114,33 @@ class Upkeep:
         self.used_bytes = self._housekeeper.used()
         return look
 
+    def forget(self, selector: Selector, key: bytes, upto: int) -> Forgotten:
+        """Remove what there is of some sessions in journals up to one, and in all other files.
+
+        Raises as `run`.
+        """
+        from rondo_tools.store.forget.in_flight import cursors_now
+
+        self._folder.check()
+        compaction.clean_up(self._layout, self.state, self._folder.tiers)
+        job = Forgetting(self._layout, self.state, len(self._folder.tiers), selector, key, upto)
+        try:
+            try:
+                job.run()
+            except OSError as exc:
+                if exc.errno not in FULL:
+                    raise
+                self._reserve.give_up()
+                job.run()
+        finally:
+            self.state = job.state
+        self._take_reserve()
+        remembered = Remembered(self._layout)
+        remembered.load(self.state)
+        cursors = cursors_now(self._layout, job.instances())
+        in_flight = [one.name for one in cursors if one.holds_some]
+        return Forgotten(job.removed, remembered, in_flight, [one.name for one in cursors if one.is_sending])
+
     def _roll_up(self, journal: ClosedJournal) -> Result:
         result = compaction.roll_up(
             self._layout, self.state, self._folder.tiers, self._folder.store_id, self._now_ms, journal.number,
@@ -131,6 +173,10 @@ class Upkeep:
         self._remembered.add(result.frames)
         self.forget_gone()
         return result.state
+
+    def forgot(self, result: Forgotten) -> None:
+        """Remember no more of it."""
+        self._remembered.replace(result.remembered)
 
     def forget_gone(self) -> None:
         """Forget the sessions whose descriptions went."""

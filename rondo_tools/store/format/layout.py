@@ -1,6 +1,6 @@
 """The names of a store's files and folders. No other module spells them.
 
-    store.json  state.json  lock  reserve  carry_N
+    store.json  state.json  lock  reserve  carry_N  forget.json
     tier_0/N    journals: every tick, in the order in which they came
     tier_1/N …  roll-ups, one folder a tier
     ended/N     descriptions of sessions that are over
@@ -19,9 +19,13 @@ from pathlib import Path
 JOURNALS = "tier_0"
 ENDED = "ended"
 LAST_ROWS = "last_rows"
+_FOLDER = re.compile(rf"tier_[0-9]+|{ENDED}|{LAST_ROWS}")
 _NUMBER = re.compile(r"[0-9]{10}")
 _CARRY = re.compile(r"carry_([0-9]{10})")
-_TEMPORARY = re.compile(r"\.(state\.json|store\.json|carry_[0-9]{10})\.[0-9]+")  # see files.replace
+# See files.replace; and files of frames that are written anew.
+_TEMPORARY = re.compile(r"\.(state\.json|store\.json|forget\.json|carry_[0-9]{10})\.[0-9]+")
+_TEMPORARY_FRAMES = re.compile(r"\.[0-9]{10}\.[0-9]+")
+_DEAD_LETTERS = re.compile(r"rejected_.*\.jsonl(\.1)?")
 _CURSOR = re.compile(r"cursor_([A-Za-z0-9][A-Za-z0-9_.-]{0,63})\.json")
 
 
@@ -34,6 +38,7 @@ class Layout:
         self.state_json = self.path / "state.json"
         self.lock = self.path / "lock"
         self.reserve = self.path / "reserve"
+        self.forget_json = self.path / "forget.json"
 
     def folder(self, name: str) -> Path:
         """The folder of JOURNALS, ENDED, LAST_ROWS or `tier_name(n)`."""
@@ -51,8 +56,11 @@ class Layout:
         return sorted(int(found[1]) for name in _names(self.path) if (found := _CARRY.fullmatch(name)))
 
     def temporaries(self) -> list[Path]:
-        """What is left of small files whose replacement was cut short."""
-        return [self.path / name for name in sorted(_names(self.path)) if _TEMPORARY.fullmatch(name)]
+        """What is left of files whose replacement was cut short."""
+        found = [self.path / name for name in sorted(_names(self.path)) if _TEMPORARY.fullmatch(name)]
+        for folder in (self.path / name for name in _names(self.path) if _FOLDER.fullmatch(name)):
+            found += [folder / name for name in sorted(_names(folder)) if _TEMPORARY_FRAMES.fullmatch(name)]
+        return found
 
     def numbers(self, name: str) -> list[int]:
         """The numbers of the files in a folder, ascending; none if there is no such folder."""
@@ -70,6 +78,10 @@ class Layout:
     def dead_letters_before(self, name: str) -> Path:
         """Those that there was no room for in the file."""
         return self.path / f"rejected_{name}.jsonl.1"
+
+    def all_dead_letters(self) -> list[Path]:
+        """The files of dead letters of all cursors, the older ones too."""
+        return [self.path / name for name in sorted(_names(self.path)) if _DEAD_LETTERS.fullmatch(name)]
 
     def cursors(self) -> list[str]:
         """The names of all cursors there are."""

@@ -28,6 +28,7 @@ from rondo_tools.store.server.connection import Connection
 from rondo_tools.store.server.listeners import Listener
 from rondo_tools.store.server.rounds import Rounds
 from rondo_tools.store.server.timers import Timers
+from rondo_tools.store.upkeep import Forgotten
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.units import format_count
 
@@ -329,6 +330,7 @@ class Server:
             self.keeper.give_up_gone()
             self.flush()
         self._start_roll_up()
+        self._take_up_request()
         if not self._is_accepting and len(self._connections) < self._most:
             self._accept_again()
 
@@ -354,6 +356,27 @@ class Server:
     def _keep_house(self) -> None:
         upkeep = self.store.upkeep
         self._background.add("housekeeping", upkeep.look, lambda _: upkeep.forget_gone(), self._not_kept)
+
+    def _take_up_request(self) -> None:
+        """Forget what somebody asks for who may write the folder."""
+        forgetter = self.store.forgetter
+        if (request := forgetter.next()) is None:
+            return
+        try:
+            job = forgetter.begin(request)
+        except OSError as exc:
+            self._not_forgotten(exc)
+            return
+        self._background.add("forget", job, self._forgot, self._not_forgotten)
+
+    def _forgot(self, result: Forgotten) -> None:
+        answer = self.store.forgetter.done(result)
+        log.info("%s: %s", self.keeper.folder.layout.path, answer.error or answer)
+
+    def _not_forgotten(self, error: Exception) -> None:
+        answer = self.store.forgetter.failed(error)
+        self.keeper.folder.check()
+        log.warning("%s: %s", self.keeper.folder.layout.path, answer.error)
 
     def _not_rolled_up(self, error: Exception) -> None:
         self._no_roll_up_before = self._clock() + _ROLL_UP_AGAIN_S

@@ -1,0 +1,150 @@
+"""`forget.json`: a request to forget sessions, left in a store's folder for whoever holds its lock.
+
+    {"selector": "{instance=\\"vm-1\\"}", "key": "…", "begun": false}     who asks leaves this
+    {"sessions": 2, "rows": 1200, …}                                     and finds this in its place
+
+Strategy: who may write the folder may ask, and nobody else: no socket leads here. The request stands
+until it is answered, so that a process that is killed in the midst of it is followed by one that does it
+again; the answer names nobody. Who asked removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from rondo_tools import files
+from rondo_tools.errors import EX_OK, EX_UNAVAILABLE, StoreError, UsageError
+from rondo_tools.selector import NAME, Selector, parse_selector
+from rondo_tools.store.format.layout import Layout
+from rondo_tools.units import format_count
+
+log = logging.getLogger(__name__)
+
+_KEY_SIZE = 16
+_MAX = 1 << 16  # bytes
+
+
+class Request(NamedTuple):
+    """`key` makes the pseudonyms of one forgetting; `is_begun` says that somebody took it up."""
+
+    selector: Selector
+    key: bytes
+    is_begun: bool = False
+
+    def pack(self) -> bytes:
+        document = {"selector": str(self.selector), "key": self.key.hex(), "begun": self.is_begun}
+        return json.dumps(document).encode()
+
+
+@dataclass(slots=True)
+class Answer:
+    """What was removed; `connected` producers may go on sending. `cursors` have a batch in flight that has
+    some of it; `sending` are pushes in the midst of what they send. `error` and `status` say what went
+    wrong."""
+
+    sessions: int = 0
+    rows: int = 0
+    files: int = 0
+    connected: int = 0
+    cursors: list[str] = field(default_factory=list)
+    sending: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    error: str = ""
+    status: int = EX_OK
+
+    def __str__(self) -> str:
+        rows, some = format_count(self.rows, "row"), format_count(self.files, "file")
+        return f"forgot {format_count(self.sessions, 'session')}: {rows} in {some}"
+
+
+def parse_forget(text: str) -> Selector:
+    """A selector of whole sessions. Raises UsageError for one that means everything, or series."""
+    found = parse_selector(text)
+    if any(matcher.label == NAME for matcher in found.matchers):
+        raise UsageError(
+            f"{text!r} names a metric, and sessions are forgotten as a whole: select them by instance and "
+            'labels, such as {instance="vm-1"}'
+        )
+    if all(matcher.matches("") for matcher in found.matchers):
+        raise UsageError(
+            f"{text!r} may mean every session: give it a matcher that an absent label does not meet, such as "
+            '{instance="vm-1"}. To forget all, remove the store\'s folder'
+        )
+    return found
+
+
+def new_request(selector: Selector) -> Request:
+    return Request(selector, os.urandom(_KEY_SIZE))
+
+
+class RequestFile:
+    """The request in the folder at `layout`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._path = layout.forget_json
+
+    def leave(self, request: Request) -> bool:
+        """False if there is one already. Raises StoreError if the folder cannot be written to."""
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            return False
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(request.pack())
+        except OSError as exc:
+            self.remove()
+            raise self._unavailable(exc) from exc
+        return True
+
+    def read(self) -> Request | Answer | None:
+        """None if there is none, or not yet. Raises StoreError for what is neither."""
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(_MAX)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+        if not data:
+            return None  # it is being written
+        try:
+            document: dict[str, Any] = json.loads(data)
+            if "selector" not in document:
+                return Answer(**document)
+            selector = parse_forget(document["selector"])
+            return Request(selector, bytes.fromhex(document["key"]), bool(document["begun"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as exc:
+            raise StoreError(f"{self._path}: not a request to forget ({exc!s:.200}); remove it") from exc
+
+    def begin(self, request: Request) -> None:
+        """Say that it was taken up."""
+        self._put(request._replace(is_begun=True).pack())
+
+    def answer(self, answer: Answer) -> None:
+        """Put the answer in the request's place; nothing if nobody asks any more."""
+        if self._path.exists():
+            self._put(json.dumps(asdict(answer)).encode())
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def _put(self, data: bytes) -> None:
+        try:
+            files.replace(self._path, data)
+        except OSError as exc:
+            log.debug("%s: %s", self._path, exc.strerror)
+            try:
+                with self._path.open("r+b") as file:  # a full disk has room for what is there
+                    file.write(data.ljust(self._path.stat().st_size))
+            except OSError as exc_again:
+                log.warning("%s: %s", self._path, exc_again.strerror)
+
+    def _unavailable(self, exc: OSError) -> StoreError:
+        return StoreError(f"{self._path}: {exc.strerror}", exit_code=EX_UNAVAILABLE)

@@ -1,0 +1,247 @@
+"""`--forget`: what was stored of a session is gone, and nothing else has changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mini_reader
+import pytest
+from faulty_disk import FaultyDisk, KillError
+from forget_host import SECRET, TIERS, Host, answers, findings, secrets, traces
+
+from rondo_tools.errors import EX_DATAERR, EX_TEMPFAIL, RondoError
+from rondo_tools.store.forget.client import EX_NOTHING, forget_sessions
+from rondo_tools.store.forget.request import parse_forget
+from rondo_tools.store.reader import Store
+
+FORGET = parse_forget(f"{{{SECRET}}}")
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: None)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A store that was written for a while. For a test to copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: None)
+        patch.setattr(os, "fdatasync", lambda fd: None)
+        host = Host(tmp_path_factory.mktemp("lived") / "store", 7)
+        host.play(30)
+    yield host
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 40))])
+def test_others_are_as_they_would_have_been(tmp_path: Path, seed: int) -> None:
+    path, other_path = tmp_path / "store", tmp_path / "other"
+    host = Host(path, seed)
+    host.play(60)
+    shutil.copytree(path, other_path)
+    other = host.copy_to(other_path)
+    assert secrets(path)
+    assert list(traces(path))
+    before = answers(path)
+    assert len(before) > 5
+
+    forget_sessions(str(path), FORGET)
+    assert answers(path) == before
+    assert not secrets(path)
+    assert not list(traces(path))
+    assert not findings(path)
+
+    host.play(40)  # forgotten sessions go on, as new data
+    other.play(40)
+    assert answers(path) == answers(other_path)
+    assert secrets(path)
+    assert not findings(path)
+    forget_sessions(str(path), FORGET)
+    assert answers(path) == answers(other_path)
+    assert not list(traces(path))
+
+
+def faulty(path: Path, seed: int) -> FaultyDisk:
+    """A disk that has all that is there."""
+    disk = FaultyDisk(path, seed)
+    disk._synced = {str(file): file.stat().st_size for file in path.rglob("*")}
+    return disk
+
+
+@pytest.mark.parametrize(
+    "every", [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.long)]
+)
+@pytest.mark.parametrize("power", [True, False], ids=["power cut", "kill"])
+def test_a_kill_at_any_step_and_again(tmp_path: Path, lived: Host, every: int, power: bool) -> None:
+    before = answers(lived.path)
+    for step in range(0, 10_000, every):
+        path = tmp_path / str(step)
+        shutil.copytree(lived.path, path)
+        disk = faulty(path, step)
+        disk.kill_in = step
+        with pytest.MonkeyPatch.context() as patch, disk.installed(patch), suppress(KillError):
+            forget_sessions(str(path), FORGET)
+        was_killed = disk.kill_in < 0
+        if power:
+            disk.cut_power()
+        assert answers(path) == before
+        assert not findings(path)
+        if step % 2 and was_killed:  # the next that opens the store does what is left
+            with lived.copy_to(path).open() as store:
+                store.keep_house()
+            assert answers(path) == before
+        with suppress(RondoError):  # there may be nothing left
+            forget_sessions(str(path), FORGET)
+        assert not list(traces(path)), step
+        assert answers(path) == before
+        assert not findings(path)
+        if not was_killed:
+            break
+        shutil.rmtree(path)
+    assert step > 2 * every
+
+
+@pytest.mark.parametrize("step", [0, 9, 30, 50])
+def test_a_disk_that_has_no_room(tmp_path: Path, lived: Host, step: int) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    before, disk = answers(path), faulty(path, 0)
+    original = disk._step
+
+    def count() -> None:
+        disk.is_full = disk.steps >= step
+        original()
+
+    disk._step = count  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch, disk.installed(patch), pytest.raises(RondoError) as error:
+        forget_sessions(str(path), FORGET)
+    assert "No space left on device" in str(error.value)
+    assert error.value.exit_code in (EX_TEMPFAIL, 69)
+    assert answers(path) == before
+    assert not findings(path)
+    forget_sessions(str(path), FORGET)
+    assert answers(path) == before
+    assert not list(traces(path))
+
+
+def test_nothing_matches(lived: Host, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    files = {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != "lock"}
+    with pytest.raises(RondoError) as error:
+        forget_sessions(str(path), parse_forget('{instance="nobody"}'))
+    assert error.value.exit_code == EX_NOTHING
+    assert files == {
+        file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != "lock"
+    }
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_reader_by_the_book_finds_the_others_alone(lived: Host, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    intervals_ms = [tier.interval_ms for tier in TIERS]
+
+    def of_others(found: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {key: one for key, one in found.items() if "z" not in str(key).replace("zeb'", "")}
+
+    ticks, coarse, told = mini_reader.read(path, intervals_ms)
+    forget_sessions(str(path), FORGET)
+    assert repr(mini_reader.read(path, intervals_ms)) == repr(
+        (of_others(ticks), [of_others(tier) for tier in coarse], of_others(told))
+    )
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_reader_goes_on_with_what_it_has_open(lived: Host, tmp_path: Path) -> None:
+    """Files are replaced, never changed: an answer is of before, or of after."""
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    store = Store(path)
+    store.recent()
+    old = [one for one in store.sessions() if one.key in secrets(path)]
+    before = [[one.rows(tier).values.tobytes() for tier in range(len(TIERS))] for one in old]
+    assert before
+    forget_sessions(str(path), FORGET)
+    assert [[one.rows(tier).values.tobytes() for tier in range(len(TIERS))] for one in old] == before
+    assert not {one.key for one in store.sessions()} & {one.key for one in old}
+    assert store.arrivals() == ([], []), "nothing of the others is news"
+
+
+def test_files_keep_their_owner_and_mode(lived: Host, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    owner = (1234, 4321) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    derived = [
+        file for folder in ("tier_0", "tier_1", "ended", "last_rows") for file in (path / folder).iterdir()
+    ]
+    for file in derived:
+        file.chmod(0o604)
+        os.chown(file, *owner)
+    inodes = {file: file.stat().st_ino for file in derived}
+    forget_sessions(str(path), FORGET)
+    for file in derived:
+        found = file.stat()
+        assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (0o604, *owner)
+    assert any(file.stat().st_ino != inode for file, inode in inodes.items())
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_what_is_damaged_does_not_hide_it(lived: Host, tmp_path: Path) -> None:
+    """Bytes that no reader takes for data may be somebody's all the same."""
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    journals = sorted((path / "tier_0").iterdir())
+    for file in journals:
+        data = bytearray(file.read_bytes())
+        at = data.find(b"zebra-vm")
+        if at > 0:
+            data[at - 3] ^= 1  # in the SESSION frame: its CRC is wrong
+            file.write_bytes(bytes(data))
+    with journals[-1].open("ab") as torn:  # a frame that is not whole, at the end
+        torn.write(journals[-1].read_bytes()[40:140] + b"zebra" * 20)
+    assert {what for _, what in findings(path)}
+    count = len(findings(path))
+    others = answers(path)
+    forget_sessions(str(path), FORGET)
+    assert not list(traces(path, (b"zebra", b"z3bra")))
+    assert answers(path) == others
+    assert len(findings(path)) <= count
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    lived: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    file = sorted((path / "tier_1").iterdir())[0]
+    file.write_bytes(b"\0" * 40 + file.read_bytes()[40:])
+    with pytest.raises(RondoError, match="not all files could be looked at") as error:
+        forget_sessions(str(path), FORGET)
+    assert error.value.exit_code == EX_DATAERR
+    assert f"{file}: not a file of a rondo store; it may have some of it still" in caplog.text
+    assert {where for where, _ in traces(path)} == {f"tier_1/{file.name}"}
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_dead_letters_about_it_go(lived: Host, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    line = '{"at_ms": 1, "series": "%s", "samples": 2, "answer": "out of order"}\n'
+    kept = [line % 'a{instance=\\"vm-1\\",tenant=\\"acme\\"}', "not a line of ours: zoo\n"]
+    gone = line % 'a{instance=\\"zebra-vm\\",tenant=\\"zebra\\"}'
+    for name in ("rejected_a.jsonl", "rejected_a.jsonl.1", "rejected_b.c.jsonl"):
+        (path / name).write_text(kept[0] + gone + kept[1])
+    forget_sessions(str(path), FORGET)
+    for name in ("rejected_a.jsonl", "rejected_a.jsonl.1", "rejected_b.c.jsonl"):
+        lines = (path / name).read_text().splitlines(keepends=True)
+        assert lines == [kept[0], " " * (len(gone) - 1) + "\n", kept[1]]
+    assert not list(traces(path))

@@ -1,0 +1,226 @@
+"""Forgetting while a rondo-store writes: by a request in its folder, and nothing that is new is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from needs import PATIENCE_S
+from store_host import PROGRAM, Clock, acknowledged, connected, data, deliver, said, started, turns
+
+from rondo_tools import stream
+from rondo_tools.errors import UsageError
+from rondo_tools.store.forget.request import Answer, RequestFile, new_request, parse_forget
+from rondo_tools.store.format.layout import Layout
+from rondo_tools.store.reader import Store
+from rondo_tools.store.server.server import Server
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+ONE = '{instance="secret"}'
+TICK = len(stream.encode(stream.Tick(1 << 40, bytes(128))))
+
+
+def ticks_of(path: Path) -> dict[str, int]:
+    return {one.instance: one.rows().t_ms.size for one in Store(path).sessions()}
+
+
+def is_clean(path: Path) -> bool:
+    return not list(Store(path).checker().findings())
+
+
+def has(path: Path, needle: bytes) -> bool:
+    return any(needle in file.read_bytes() for file in path.rglob("*") if file.is_file())
+
+
+def ask(server: Server, path: Path, clock: Clock, text: str = ONE) -> Answer:
+    """Leave a request, and let the server run until it is answered."""
+    file = RequestFile(Layout(path))
+    assert file.leave(new_request(parse_forget(text)))
+    while not isinstance(found := file.read(), Answer):
+        clock.now += 1
+        server.timers.run()
+        server.turn(0.05)
+    file.remove()
+    return found
+
+
+def test_what_comes_after_is_new(
+    serving: Server, path: Path, address: str, clock: Clock, begin_ms: int
+) -> None:
+    assert deliver_in(serving, address, data(begin_ms, 30, instance="other"))
+    whole = data(begin_ms, 60, end=False, instance="secret")
+    with connected(address) as peer:
+        peer.sendall(whole[: -20 * TICK])
+        turns(serving)
+        assert ticks_of(path) == {"other": 30, "secret": 40}
+        answer = ask(serving, path, clock)
+        assert (answer.sessions, answer.rows, answer.connected, answer.status) == (1, 40, 1, 0)
+        assert ticks_of(path) == {"other": 30}
+        assert not has(path, b"secret")
+        peer.sendall(whole[-20 * TICK : -10 * TICK])
+        turns(serving)
+        assert ticks_of(path) == {"other": 30, "secret": 10}
+    turns(serving)
+    # Its producer connects anew, and sends again what it keeps.
+    assert deliver_in(serving, address, whole)
+    assert ticks_of(path) == {"other": 30, "secret": 20}
+    assert is_clean(path)
+
+
+def deliver_in(server: Server, address: str, message: bytes) -> bool:
+    with connected(address) as peer:
+        peer.sendall(message)
+        turns(server)
+        peer.shutdown(1)
+        turns(server)
+        return peer.recv(1) == b""
+
+
+def test_an_ended_session_may_be_stored_again(
+    serving: Server, path: Path, address: str, clock: Clock, begin_ms: int
+) -> None:
+    whole = data(begin_ms, 30, instance="secret")
+    assert deliver_in(serving, address, whole)
+    assert ask(serving, path, clock).connected == 0
+    assert not has(path, b"secret")
+    assert ticks_of(path) == {}
+    assert deliver_in(serving, address, whole)
+    assert ticks_of(path) == {"secret": 30}
+    # Once more, when it is rolled up and remembered.
+    clock.now += 600
+    assert deliver_in(serving, address, data(begin_ms, 3, instance="other"))
+    while serving.keeper.closed or not serving.store.upkeep.remembered:
+        serving.turn(0.05)
+    assert deliver_in(serving, address, whole)
+    assert ticks_of(path) == {"other": 3, "secret": 30}
+    remembered = serving.store.upkeep.remembered
+    assert ask(serving, path, clock).sessions == 1
+    assert serving.store.upkeep.remembered < remembered
+    assert not has(path, b"secret")
+    assert deliver_in(serving, address, whole)
+    assert ticks_of(path) == {"other": 3, "secret": 30}
+    assert is_clean(path)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"", b"\0" * 100, b"[]", b'{"selector": "{}", "key": "00", "begun": false}', b'{"selector": 1}', b"{"],
+)
+def test_what_is_no_request_is_left_alone(
+    serving: Server, path: Path, address: str, clock: Clock, begin_ms: int, junk: bytes
+) -> None:
+    assert deliver_in(serving, address, data(begin_ms, 3))
+    request = Layout(path).forget_json
+    request.write_bytes(junk)
+    for _ in range(3):
+        clock.now += 1
+        serving.timers.run()
+        turns(serving)
+    assert request.read_bytes() == junk
+    assert ticks_of(path) == {"vm-1": 3}
+
+
+def test_the_command_beside_a_server(path: Path, run: Run, tmp_path: Path, begin_ms: int) -> None:
+    address = str(tmp_path / "sock")
+    with started(path, "--listen", f"unix:{address}", stdin=subprocess.DEVNULL) as server:
+        said(server, "listening")
+        assert deliver(address, data(begin_ms, 30, instance="secret"))
+        with connected(address) as peer:
+            peer.sendall(data(begin_ms, 20, end=False, instance="vm-1"))
+            done = run("rondo-store", path, "--forget", ONE)
+            assert (done.returncode, done.stdout) == (0, b"")
+            assert done.stderr == b"rondo-store: forgot 1 session: 30 rows in 1 file\n"
+            assert b"secret" not in b"".join(file.read_bytes() for file in path.rglob("0*"))
+            assert f"{path}: forgot 1 session" in said(server, "forgot")
+            done = run("rondo-store", path, "--forget", ONE)
+            assert done.returncode == 1
+            assert done.stderr == b'rondo-store: nothing matches {instance="secret"}\n'
+            while "vm-1" not in ticks_of(path):
+                pass
+            done = run("rondo-store", path, "--forget", '{instance="vm-1"}')
+            assert done.returncode == 0
+            assert b"1 of them is connected: what comes from there from now on is new data\n" in done.stderr
+            assert acknowledged(peer)
+        assert not (path / "forget.json").exists()
+        assert set(ticks_of(path)) == {"rondo-store"}
+
+
+def test_the_command_beside_a_pipe(path: Path, run: Run, begin_ms: int) -> None:
+    """A pipe takes requests up between two reads."""
+    assert run("rondo-store", path, stdin=None, input=data(begin_ms, 9, instance="secret")).returncode == 0
+    with started(path) as pipe:
+        pieces = data(begin_ms, 9, end=False)
+        assert pipe.stdin is not None
+        command: subprocess.Popen[bytes] | None = None
+        try:
+            pipe.stdin.write(pieces[:-TICK])
+            pipe.stdin.flush()
+            while "vm-1" not in ticks_of(path):
+                pass
+            command = subprocess.Popen([*PROGRAM, path, "--forget", ONE], stderr=subprocess.PIPE)
+            while not Layout(path).forget_json.exists():
+                assert command.poll() is None
+            pipe.stdin.write(pieces[-TICK:])
+            pipe.stdin.flush()
+            _, errors = command.communicate(timeout=PATIENCE_S)
+            assert command.returncode == 0, errors
+        finally:
+            if command is not None:
+                command.kill()
+                command.wait()
+        pipe.stdin.close()
+        assert pipe.wait() == 0
+    assert ticks_of(path) == {"vm-1": 9}
+    assert not has(path, b"secret")
+
+
+def test_the_next_that_opens_the_store_does_what_was_left(path: Path, run: Run, begin_ms: int) -> None:
+    assert run("rondo-store", path, stdin=None, input=data(begin_ms, 9, instance="secret")).returncode == 0
+    assert RequestFile(Layout(path)).leave(new_request(parse_forget(ONE)))
+    done = run("rondo-store", path, stdin=None, input=data(begin_ms, 9))
+    assert done.returncode == 0
+    assert b"forgot 1 session" in done.stderr
+    assert not has(path, b"secret")
+    assert ticks_of(path) == {"vm-1": 9}
+    assert "sessions" in json.loads(Layout(path).forget_json.read_bytes())  # the answer, if anybody comes
+    done = run("rondo-store", path, "--forget", '{instance="vm-1"}')
+    assert done.returncode == 0
+    assert not Layout(path).forget_json.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{}", "may mean every session"),
+        ("{ }", "may mean every session"),
+        ("", "a metric name or { is expected"),
+        ('{instance=~".*"}', "may mean every session"),
+        ('{instance!="a"}', "may mean every session"),
+        ('{instance=""}', "may mean every session"),
+        ('up{instance="a"}', "names a metric"),
+        ('{__name__="up"}', "names a metric"),
+    ],
+)
+def test_a_selector_that_means_too_much_is_refused(text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(why)):
+        parse_forget(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["{}"], 64, "argument --forget: '{}' may mean every session"),
+        ([ONE, "--listen", "unix:/nowhere"], 64, "--forget goes with no other flag"),
+        ([ONE], 69, "no store there"),
+    ],
+)
+def test_what_is_refused(path: Path, run: Run, arguments: list[str], status: int, text: str) -> None:
+    done = run("rondo-store", path, "--forget", *arguments)
+    assert done.returncode == status
+    assert text.encode() in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert not path.exists(), "nothing was made"
