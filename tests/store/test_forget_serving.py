@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 from collections.abc import Callable
@@ -14,8 +15,11 @@ from store_host import PROGRAM, Clock, acknowledged, connected, data, deliver, s
 
 from rondo_tools import stream
 from rondo_tools.errors import UsageError
+from rondo_tools.store.forget.client import forget_sessions
 from rondo_tools.store.forget.request import Answer, RequestFile, new_request, parse_forget
 from rondo_tools.store.format.layout import Layout
+from rondo_tools.store.intake import Intake
+from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.store.server.server import Server
 
@@ -134,7 +138,7 @@ def test_the_command_beside_a_server(path: Path, run: Run, tmp_path: Path, begin
             done = run("rondo-store", path, "--forget", ONE)
             assert (done.returncode, done.stdout) == (0, b"")
             assert done.stderr == b"rondo-store: forgot 1 session: 30 rows in 1 file\n"
-            assert b"secret" not in b"".join(file.read_bytes() for file in path.rglob("0*"))
+            assert not has_in_files(path, b"secret")
             assert f"{path}: forgot 1 session" in said(server, "forgot")
             done = run("rondo-store", path, "--forget", ONE)
             assert done.returncode == 1
@@ -224,3 +228,26 @@ def test_what_is_refused(path: Path, run: Run, arguments: list[str], status: int
     assert text.encode() in done.stderr
     assert b"Traceback" not in done.stderr
     assert not path.exists(), "nothing was made"
+
+
+def test_a_server_that_ends_in_the_midst_of_it(
+    path: Path, begin_ms: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It forgets, and has nobody left to say so; the command finds nothing to do, and that is no failure."""
+    with OpenStore(path) as store:
+        Intake(store.keeper).feed(data(begin_ms, 9, instance="secret"))
+        store.keeper.flush()
+        assert RequestFile(Layout(path)).leave(new_request(parse_forget(ONE)))
+        request = store.forgetter.next()
+        assert request is not None
+        store.forgetter.begin(request)()
+    assert not has_in_files(path, b"secret")
+    with caplog.at_level(logging.INFO):
+        forget_sessions(str(path), parse_forget(ONE))
+    assert "another process did so" in caplog.text
+    assert not Layout(path).forget_json.exists()
+
+
+def has_in_files(path: Path, needle: bytes) -> bool:
+    """Whether a file of frames, or the carry, has it."""
+    return any(needle in file.read_bytes() for file in path.rglob("*0*") if file.is_file())

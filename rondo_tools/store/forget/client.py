@@ -42,7 +42,10 @@ def forget_sessions(
     read_store_json(path)
     client = _Client(path, selector, clock, sleep)
     answer = client.ask()
-    _say(answer, selector)
+    if client.was_taken_up and not answer.files and not answer.error:
+        log.info("forgot what there was: another process did so, and ended before it could say more")
+    else:
+        _say(answer, selector)
     if answer.cursors or answer.sending:
         client.wait_for_pushes(answer)
 
@@ -53,6 +56,7 @@ class _Client:
     ) -> None:
         self._path, self._selector = path, selector
         self._clock, self._sleep = clock, sleep
+        self.was_taken_up = False  # the request, by another process that did not answer
         self._layout = Layout(path)
         self._file = RequestFile(self._layout)
 
@@ -101,6 +105,7 @@ class _Client:
         """Carry the request out, or wait a moment for who holds the lock to do so."""
         try:
             with OpenStore(self._path) as store:
+                self.was_taken_up = request.is_begun
                 store.forgetter.serve()
         except StoreError as exc:
             if exc.exit_code != EX_TEMPFAIL:
