@@ -16,7 +16,8 @@ from forget_host import SECRET, TIERS, Host, answers, findings, secrets, traces
 
 from rondo_tools.errors import EX_DATAERR, EX_TEMPFAIL, RondoError
 from rondo_tools.store.forget.client import EX_NOTHING, forget_sessions
-from rondo_tools.store.forget.request import parse_forget
+from rondo_tools.store.forget.request import RequestFile, new_request, parse_forget
+from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.reader import Store
 
 FORGET = parse_forget(f"{{{SECRET}}}")
@@ -244,4 +245,28 @@ def test_dead_letters_about_it_go(lived: Host, tmp_path: Path) -> None:
     for name in ("rejected_a.jsonl", "rejected_a.jsonl.1", "rejected_b.c.jsonl"):
         lines = (path / name).read_text().splitlines(keepends=True)
         assert lines == [kept[0], " " * (len(gone) - 1) + "\n", kept[1]]
+    assert not list(traces(path))
+
+
+def test_a_full_disk_gives_up_its_reserve(lived: Host, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(lived.path, path)
+    before, disk = answers(path), faulty(path, 0)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        disk.installed(patch),
+        lived.copy_to(path).open() as store,
+    ):
+        store.upkeep.keep_reserve()
+        store.upkeep.look()
+        reserve = Layout(path).reserve
+        assert reserve.stat().st_size > 1 << 20
+        disk.capacity = disk.used() + 2000
+        assert RequestFile(Layout(path)).leave(new_request(FORGET))
+        answer = store.forgetter.serve()
+        assert answer is not None
+        assert answer.error == ""
+        assert answer.sessions >= 3
+        assert reserve.exists(), "it is had again"
+    assert answers(path) == before
     assert not list(traces(path))
