@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, *, like: Path | None = None) -> None:
     """Put `data` at `path`: a temporary file beside it, fsync, rename, fsync of the folder.
 
+    With `like`, it gets that file's mode and, as far as we may give it away, its owner.
     A crash at any moment leaves the old file or the new one, whole. Raises OSError; then the old file
     stands untouched.
     """
@@ -17,12 +18,25 @@ def replace(path: Path, data: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
+            if like is not None:
+                look_like(file.fileno(), like)
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def look_like(fd: int, path: Path) -> None:
+    """Give a file of ours another's mode and, as far as we may, its owner. Raises OSError."""
+    other, ours = path.stat(), os.fstat(fd)
+    os.fchmod(fd, other.st_mode & 0o7777)
+    if (other.st_uid, other.st_gid) != (ours.st_uid, ours.st_gid):
+        try:
+            os.fchown(fd, other.st_uid, other.st_gid)
+        except PermissionError:
+            pass  # only root may give a file away
 
 
 def sync_folder(path: Path) -> None:

@@ -14,9 +14,10 @@ from needs import PATIENCE_S
 from store_host import PROGRAM, Clock, acknowledged, connected, data, deliver, said, started, turns
 
 from rondo_tools import stream
-from rondo_tools.errors import UsageError
+from rondo_tools.errors import EX_TEMPFAIL, RondoError, StoreError, UsageError
+from rondo_tools.store.folder import Folder
 from rondo_tools.store.forget.client import forget_sessions
-from rondo_tools.store.forget.request import Answer, RequestFile, new_request, parse_forget
+from rondo_tools.store.forget.request import Answer, Request, RequestFile, new_request, parse_forget
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
@@ -251,3 +252,62 @@ def test_a_server_that_ends_in_the_midst_of_it(
 def has_in_files(path: Path, needle: bytes) -> bool:
     """Whether a file of frames, or the carry, has it."""
     return any(needle in file.read_bytes() for file in path.rglob("*0*") if file.is_file())
+
+
+def test_a_request_that_nobody_takes_up_is_withdrawn(path: Path, clock: Clock) -> None:
+    def sleep(seconds: float) -> None:
+        assert isinstance(RequestFile(Layout(path)).read(), Request)
+        clock.now += seconds
+
+    with Folder(path), pytest.raises(StoreError, match="does not take up the request") as error:
+        forget_sessions(str(path), parse_forget(ONE), clock, sleep)
+    assert error.value.exit_code == EX_TEMPFAIL
+    assert not Layout(path).forget_json.exists()
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_command_that_is_interrupted(path: Path, clock: Clock, is_begun: bool) -> None:
+    """What was taken up is done anyway."""
+
+    def sleep(_: float) -> None:
+        file = RequestFile(Layout(path))
+        request = file.read()
+        assert isinstance(request, Request)
+        if is_begun:
+            file.begin(request)
+        raise KeyboardInterrupt
+
+    with Folder(path), pytest.raises(KeyboardInterrupt):
+        forget_sessions(str(path), parse_forget(ONE), clock, sleep)
+    assert Layout(path).forget_json.exists() == is_begun
+
+
+def test_two_commands_take_turns(path: Path, clock: Clock) -> None:
+    """The second waits until the first is answered; an answer that nobody fetched is in nobody's way."""
+    file = RequestFile(Layout(path))
+
+    def sleep(_: float) -> None:
+        request = file.read()
+        assert isinstance(request, Request)
+        asked.append(str(request.selector))
+        file.answer(Answer(1, 1, 1))
+
+    asked: list[str] = []
+    with Folder(path):
+        assert file.leave(new_request(parse_forget('{instance="first"}')))
+        forget_sessions(str(path), parse_forget(ONE), clock, sleep)
+    assert asked == ['{instance="first"}', ONE]
+    assert not Layout(path).forget_json.exists()
+
+
+@pytest.mark.parametrize("junk", [b"", b"\0" * 80, b'{"selector": 1}'])
+def test_what_a_power_cut_left_of_a_request(path: Path, clock: Clock, junk: bytes) -> None:
+    with OpenStore(path):
+        Layout(path).forget_json.write_bytes(junk)
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    with pytest.raises(RondoError, match="nothing matches"):
+        forget_sessions(str(path), parse_forget(ONE), clock, sleep)
+    assert not Layout(path).forget_json.exists()

@@ -150,9 +150,9 @@ class Forgetting:
         state = copy.deepcopy(self.state)
         state.carry += 1
         path, old = self._layout.carry(state.carry), self._layout.carry(self.state.carry)
-        files.replace(path, made.pack())
+        files.replace(path, made.pack(), like=self._layout.state_json)
         try:
-            files.replace(self._layout.state_json, state.pack())
+            files.replace(self._layout.state_json, state.pack(), like=self._layout.state_json)
         except OSError:
             if self._layout.state_json.read_bytes() != state.pack():
                 path.unlink(missing_ok=True)

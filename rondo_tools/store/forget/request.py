@@ -137,7 +137,7 @@ class RequestFile:
 
     def _put(self, data: bytes) -> None:
         try:
-            files.replace(self._path, data)
+            files.replace(self._path, data, like=self._path)
         except OSError as exc:
             log.debug("%s: %s", self._path, exc.strerror)
             try:

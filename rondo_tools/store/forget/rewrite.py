@@ -224,13 +224,7 @@ class _Copy:
         """Take the other's place, for good. Raises OSError."""
         self._write()
         os.ftruncate(self._fd, self._size)
-        old = self._path.stat()
-        os.fchmod(self._fd, old.st_mode & 0o7777)
-        if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-            try:
-                os.fchown(self._fd, old.st_uid, old.st_gid)
-            except PermissionError:
-                pass  # only root may give a file away
+        files.look_like(self._fd, self._path)
         os.fsync(self._fd)
         self._temporary.replace(self._path)
         files.sync_folder(self._path.parent)
