@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -298,6 +299,12 @@ def test_two_commands_take_turns(path: Path, clock: Clock) -> None:
         forget_sessions(str(path), parse_forget(ONE), clock, sleep)
     assert asked == ['{instance="first"}', ONE]
     assert not Layout(path).forget_json.exists()
+
+
+def test_a_store_that_goes_meanwhile_is_not_made_again(path: Path, clock: Clock) -> None:
+    with Folder(path), pytest.raises(StoreError, match="no store there"):
+        forget_sessions(str(path), parse_forget(ONE), clock, lambda _: shutil.rmtree(path))
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("junk", [b"", b"\0" * 80, b'{"selector": 1}'])

@@ -77,6 +77,7 @@ class _Client:
         try:
             while not isinstance(found := self._file.read(), Answer):
                 if found is None:
+                    read_store_json(self._path)
                     raise StoreError(
                         f"{self._layout.forget_json}: removed by somebody", exit_code=EX_TEMPFAIL
                     )
@@ -103,6 +104,7 @@ class _Client:
 
     def _see_to(self, request: Request, since: float) -> None:
         """Carry the request out, or wait a moment for who holds the lock to do so."""
+        read_store_json(self._path)  # else one would be made
         try:
             with OpenStore(self._path) as store:
                 self.was_taken_up = request.is_begun
