@@ -14,7 +14,6 @@ from rondo_tools import command
 from rondo_tools.errors import UsageError
 from rondo_tools.selector import Selector
 from rondo_tools.signals import Signals
-from rondo_tools.store.forget.client import forget_sessions
 from rondo_tools.store.forget.request import parse_forget
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
 from rondo_tools.store.intake import Counts, Intake
@@ -120,6 +119,8 @@ def rondo_store(
     if forget is not None:
         if listen or tiers or max_bytes or socket_group is not None or idle_exit is not None:
             raise UsageError("--forget goes with no other flag")
+        from rondo_tools.store.forget.client import forget_sessions  # it needs what storing does not
+
         forget_sessions(directory, forget)
         return
     with ExitStack() as opened:
