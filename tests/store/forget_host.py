@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from store_host import Clock
@@ -105,17 +105,31 @@ class Host:
         return store.keeper.begin(header, self), header
 
 
-def answers(path: Path, is_wanted: Callable[[str], bool] = lambda _: True) -> dict[str, object]:
-    """All that a reader can know of the sessions that are not secret, to the bit."""
+def answers(path: Path, *, in_order: bool = True) -> dict[str, object]:
+    """All that a reader can know of the sessions that are not secret, to the bit.
+
+    In which order the series of several headers come may depend on what others send in the same turn:
+    without `in_order` it does not count.
+    """
     found = {}
     for one in Store(path).sessions():
-        if dict(one.labels).get("tenant") != "zebra" and is_wanted(one.instance):
-            rows = [one.rows(tier) for tier in range(len(TIERS))]
-            runs = [(part.schema.packed, part.t_ms.tobytes(), part.values.tobytes()) for part in one.runs()]
-            found[one.key] = (
-                one.header, one.first_ms, one.last_ms, one.ticks, one.end, one.whole_since_ms(rows[0]), runs,
-                [(some.t_ms.tobytes(), some.values.tobytes(), some.skipped) for some in rows],
-            )  # fmt: skip
+        if dict(one.labels).get("tenant") == "zebra":
+            continue
+        series = one.header.series
+        rows = [one.rows(tier) for tier in range(len(TIERS))]
+        columns = [
+            {
+                (series[column.series], column.aggregate): some.values[:, at].tobytes()
+                for at, column in enumerate(one.columns(tier))
+            }
+            for tier, some in enumerate(rows)
+        ]
+        found[one.key] = (
+            one.labels, one.interval_ms, series if in_order else set(series), one.first_ms, one.last_ms,
+            one.ticks, one.end, one.whole_since_ms(rows[0]),
+            [(part.schema.packed, part.t_ms.tobytes(), part.values.tobytes()) for part in one.runs()],
+            [(some.t_ms.tobytes(), some.skipped) for some in rows], columns,
+        )  # fmt: skip
     return found
 
 
