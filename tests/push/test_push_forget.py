@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from journal_maker import Maker, series
-from rondo_tools.push.labels import sent_labels
 
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_TEMPFAIL, RondoError
+from rondo_tools.prom.labels import sent_labels
+from rondo_tools.prom.samples import Block, SeriesSet
 from rondo_tools.push.batches import Batches
 from rondo_tools.push.cursor import Cursor, InFlight
 from rondo_tools.push.encoding.body import PROTOCOLS, encode
-from rondo_tools.push.model import Block, SeriesSet
 from rondo_tools.push.piece import Piece
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.store.forget.client import EX_NOTHING, forget_sessions
