@@ -168,7 +168,7 @@ def test_the_command_beside_a_pipe(path: Path, run: Run, begin_ms: int) -> None:
             while "vm-1" not in ticks_of(path):
                 pass
             command = subprocess.Popen([*PROGRAM, path, "--forget", ONE], stderr=subprocess.PIPE)
-            while not Layout(path).forget_json.exists():
+            while not isinstance(RequestFile(Layout(path)).read(), Request):
                 assert command.poll() is None
             pipe.stdin.write(pieces[-TICK:])
             pipe.stdin.flush()
