@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rondo_tools.store.format import frames
-from rondo_tools.store.format.layout import Layout
+from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.journal import Describe, Journal, PendingEnd
 from rondo_tools.store.sync import Policy
 from rondo_tools.store.syncer import Marks, Syncer
@@ -61,6 +61,10 @@ class JournalFolder:
         self.newest: Journal | None = None
         self.journal = self._next(max([rolled_up, *left]))
         self._marks = Marks()
+        if sync.always or sync.every_ms:
+            # Who wrote them may have been killed before it synced them, and what is in them counts as stored.
+            for one in left:
+                self._marks.add(layout.file(JOURNALS, one))
         self._syncer = Syncer(self._marks, sync.every_ms / 1000, clock) if sync.every_ms else None
 
     @property

@@ -100,6 +100,25 @@ def test_always_acknowledges_nothing_that_is_not_synced(tmp_path: Path, disk: Fi
     kept.close()
 
 
+def test_always_syncs_what_a_process_before_wrote_before_it_counts(tmp_path: Path, disk: Files) -> None:
+    """It may have been killed between the write and the sync."""
+    with keeper(tmp_path) as kept:
+        store(kept, header() + ticks(1, 3))
+    with keeper(tmp_path, sync=ALWAYS) as kept:
+        assert kept.has_pending
+        store(kept, header() + ticks(1, 3))  # nothing new, and now acknowledged
+        assert disk.synced == [f"{1:010d}"]
+        assert not kept.has_pending
+
+
+def test_an_interval_syncs_what_a_process_before_wrote(tmp_path: Path, disk: Files) -> None:
+    with keeper(tmp_path) as kept:
+        store(kept, header() + ticks(1, 3))
+    with keeper(tmp_path, sync=Policy(False, 3_600_000)):
+        pass
+    assert disk.synced == [f"{1:010d}"]
+
+
 def test_an_interval_syncs_at_the_end_at_the_latest(tmp_path: Path, disk: Files) -> None:
     with keeper(tmp_path, sync=Policy(False, 3_600_000)) as kept:
         store(kept, header() + ticks(1, 3))
