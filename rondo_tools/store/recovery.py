@@ -2,7 +2,7 @@
 
 Strategy: one pass over each journal in order. The newest tick of a session is the greatest time of
 its rows, so that what its producer sends again is known; its end is the last one written, unless a
-row later than a `lost` one undid it.
+row later than a `lost` one undid it, or the ticks before it are not there.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ def _recover_journal(live: Live, file: FrameFile, journal: int) -> None:
             session.schema = file.schemas.get(int(schemas[number]))
             if session.end is not None:
                 live.resumed(session)
-        if (found := ends.get(number)) is not None and (
-            found.reason != LOST or found.last_ms >= session.last_ms
-        ):
+        found = ends.get(number)
+        if found is None or found.last_ms > session.last_ms:
+            continue  # the power took ticks that it was written with: its producer may send them again
+        if found.reason != LOST or found.last_ms == session.last_ms:
             session.end = SessionEnd(found.reason, found.t_ms)
             live.ended(session, journal)

@@ -342,6 +342,22 @@ def described(reason: str, last: int, start_ms: int = START_MS) -> Description:
     )
 
 
+def test_an_end_does_not_keep_out_the_ticks_that_a_power_cut_took_from_before_it(tmp_path: Path) -> None:
+    with keeper(tmp_path) as kept:
+        store(kept, header() + ticks(1, 3))
+        size = sum(path.stat().st_size for path in (tmp_path / JOURNALS).iterdir())
+        store(kept, header() + ticks(3, 6) + end())  # one write, two frames
+    (path,) = (tmp_path / JOURNALS).iterdir()
+    data = bytearray(path.read_bytes())
+    data[size + 60] ^= 1
+    path.write_bytes(data)
+    assert times(tmp_path) == [1, 2]
+    with keeper(tmp_path) as kept:
+        store(kept, header() + ticks(1, 6) + end())
+    assert times(tmp_path) == [1, 2, 3, 4, 5]
+    assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == "poweroff"
+
+
 def test_a_header_alone_leaves_nothing(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header()).close(give_up=True)
