@@ -353,7 +353,8 @@ class Stretch:
         """A frame's rows; none of a damaged one, and none of a session whose declaration was damaged."""
         rows = one.file.read_rows(at, head, self._tier)
         if rows is None:
-            return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 0))
+            width = one.file.schemas[head.schema].width_in(self._tier)
+            return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, width))
         if self._origins and head.origin == self._origins.start:
             rows = rows[rows["t_ms"] > self._first_origin_floor_ms]
         number = rows["session"]

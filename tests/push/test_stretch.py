@@ -12,6 +12,7 @@ from journal_maker import Maker, series
 from rondo_tools.push import stretch as module
 from rondo_tools.push.stretch import SLICE_MS, Stretch, cut_times
 from rondo_tools.store.format.cursor import Position
+from rondo_tools.store.format.layout import JOURNALS
 
 T0 = 1_732_300_000_000
 A, B = series("c1", "g1"), series("g1", "c2", "c3")
@@ -68,6 +69,23 @@ def test_a_slice_goes_by_instance_then_by_time(tmp_path: Path) -> None:
         [rows] = sent(stretch)
     maker.close()
     assert [row[:2] for row in rows] == [(vm, T0 + 1000 * n + 1) for vm in ("b", "a") for n in range(3)]
+
+
+def test_rows_that_are_damaged_cost_no_others_of_their_series(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    for second in range(3):
+        at = maker.position().offset
+        maker.rows(("vm", T0), A, [T0 + 1000 * second], [(second, second)])
+        if second == 1:
+            damaged_at = at + 60
+    end = maker.position()
+    maker.close()
+    path = maker.layout.file(JOURNALS, 1)
+    data = bytearray(path.read_bytes())
+    data[damaged_at] ^= 1
+    path.write_bytes(data)
+    with Stretch(maker.layout, maker.start(), end) as stretch:
+        assert [t_ms - T0 for rows in sent(stretch) for _, t_ms, _ in rows] == [0, 2000]
 
 
 def test_an_end_is_a_marker_a_millisecond_behind_the_last_tick(tmp_path: Path) -> None:
