@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from rondo_tools import selector
-from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, StoreError
 from rondo_tools.prom.samples import Labels
 from rondo_tools.push.batches import Batches
 from rondo_tools.push.opened import read_state
@@ -165,12 +165,12 @@ class Drain:
         folder = tier_name(progress.tier)
         numbers = self._layout.numbers(folder) if progress.tier == 0 else sorted(state.files.get(folder, {}))
         if progress.begin is None and progress.coarse is None:
-            if not numbers:
+            progress.begin = self._first_of(folder, numbers)
+            if progress.begin is None:
                 return None
-            progress.begin = Position(numbers[0], self._file_id(folder, numbers[0]), FILE_SIZE)
             progress.since_ms = 0 if backfill else max(0, now_ms - self._tiers[progress.tier].span_ms)
             if backfill and progress.tier == 0 and len(self._tiers) > 1:
-                progress.coarse = (1, 0, numbers[0])
+                progress.coarse = (1, 0, progress.begin.number)
         if progress.coarse is None:
             self._check_history(progress, numbers, state)
         if progress.coarse is not None:
@@ -179,7 +179,7 @@ class Drain:
         assert begin is not None
         if progress.end is None:
             end = self._newest(progress, numbers, state)
-            if end is None or end[::2] == begin[::2]:
+            if end is None or not begin.file_id or end[::2] == begin[::2]:
                 return None
             progress.freeze(end)
             if progress.floor_ms < now_ms - REMEMBERED_MS:
@@ -214,6 +214,7 @@ class Drain:
                         offset = file.end_of_frames(begin.offset if number == begin.number else FILE_SIZE)
                     return Position(number, file.header.file_id, offset)
             except StoreError as exc:
+                _must_be_damage(exc)
                 log.debug("%s", exc)  # made a moment ago, or damaged: the one before it is whole
         return None
 
@@ -223,12 +224,14 @@ class Drain:
         """Set `progress` to where delivery goes on, if the files it names are not there as they were."""
         begin, end = progress.begin, progress.end
         assert begin is not None
+        folder = tier_name(progress.tier)
         if not begin.file_id and begin.number in numbers:  # it was not there yet when we came to it
-            folder = tier_name(progress.tier)
-            progress.begin = begin = begin._replace(file_id=self._file_id(folder, begin.number))
+            there = self._first_of(folder, [number for number in numbers if number >= begin.number])
+            if there is None:
+                return
+            progress.begin = begin = there
         if self._is_there(progress, begin) and (end is None or self._is_there(progress, end)):
             return
-        folder = tier_name(progress.tier)
         same = [
             one for one in progress.known if one[0] in numbers and self._id_or_none(folder, one[0]) == one[1]
         ]
@@ -237,15 +240,15 @@ class Drain:
         if begin.number not in numbers and begin.number < first <= state.rolled_up + 1 and not other:
             if progress.tier == 0 and len(self._tiers) > 1:
                 progress.coarse = (1, begin.number, first)
-            elif numbers:
-                progress.begin = Position(first, self._file_id(folder, first), FILE_SIZE)
+            elif (there := self._first_of(folder, numbers)) is not None:
+                progress.begin = there
             progress.end, progress.slice, progress.done = None, 0, 0
             return
-        if not numbers:
+        there = self._first_of(folder, [same[-1][0]] if same else numbers)
+        if there is None:
             return  # it is the store that is gone, unmounted perhaps
         self._say_fork(progress)
-        number = same[-1][0] if same else first
-        progress.begin = Position(number, self._file_id(folder, number), FILE_SIZE)
+        progress.begin = there
         progress.end, progress.slice, progress.done = None, 0, 0
         progress.floor_ms = progress.time_ms
 
@@ -263,7 +266,10 @@ class Drain:
         try:
             with FrameFile(self._layout.file(tier_name(progress.tier), position.number)) as file:
                 return file.header.file_id == position.file_id and file.size >= position.offset
-        except (FileNotFoundError, StoreError):
+        except FileNotFoundError:
+            return False
+        except StoreError as exc:
+            _must_be_damage(exc)
             return False
 
     # --- what is owed from coarser tiers ---------------------------------------------------------------
@@ -327,12 +333,26 @@ class Drain:
 
     # --- files -----------------------------------------------------------------------------------------
 
-    def _file_id(self, folder: str, number: int) -> bytes:
-        with FrameFile(self._layout.file(folder, number)) as file:
-            return file.header.file_id
+    def _first_of(self, folder: str, numbers: Iterable[int]) -> Position | None:
+        """The beginning of the first of these files that has a header: a kill may leave one without."""
+        for number in numbers:
+            if (file_id := self._id_or_none(folder, number)) is not None:
+                return Position(number, file_id, FILE_SIZE)
+        return None
 
     def _id_or_none(self, folder: str, number: int) -> bytes | None:
+        """A file's id; None if it is not there, or has no right header."""
         try:
-            return self._file_id(folder, number)
-        except (FileNotFoundError, StoreError):
+            with FrameFile(self._layout.file(folder, number)) as file:
+                return file.header.file_id
+        except FileNotFoundError:
             return None
+        except StoreError as exc:
+            _must_be_damage(exc)
+            return None
+
+
+def _must_be_damage(exc: StoreError) -> None:
+    """Raise an error of the disk, or for want of permission or descriptors: it says nothing of the file."""
+    if exc.exit_code != EX_DATAERR:
+        raise exc

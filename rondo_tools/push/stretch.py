@@ -15,6 +15,7 @@ The first look reads headers of frames only; a slice reads the frames that touch
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rondo_tools.errors import StoreError
+from rondo_tools.errors import EX_DATAERR, StoreError
 from rondo_tools.prom.lives import in_order, is_marked, marker_ms
 from rondo_tools.push.vanished import LOOKBACK_MS, Change, Earlier, Fresh, Had, Vanished, worth_a_search
 from rondo_tools.store.format.cursor import Position
-from rondo_tools.store.format.frame_file import FrameFile
+from rondo_tools.store.format.frame_file import FrameFile, has_no_header
 from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
 from rondo_tools.store.format.layout import Layout, tier_name
 from rondo_tools.store.format.records import EndRecord, SessionRecord, declared_in, ends_in
@@ -37,6 +38,8 @@ from rondo_tools.store.format.schema import Schema
 SLICE_MS = 1_800_000  # half of the hour that Prometheus allows
 SLICE_SAMPLES = 1_000_000
 _SECOND_MS = 1000  # slices are cut between seconds
+
+log = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -82,6 +85,8 @@ class _File:
 
 class Stretch:
     """Files of `tier` from `begin` to `end`. Raises StoreError, or FileNotFoundError if one went.
+
+    A file without a right header has no rows.
 
     `line` is what each instance had at `begin`, where that is known already; else it is read out of
     the files. What is not later than `floor_ms` is passed over; so is what is not later than `since_ms`,
@@ -136,7 +141,15 @@ class Stretch:
     # --- the first look ------------------------------------------------------------------------------
 
     def _look(self, layout: Layout, number: int, begin: Position, end: Position) -> None:
-        file = FrameFile(layout.file(tier_name(self._tier), number))
+        path = layout.file(tier_name(self._tier), number)
+        try:
+            file = FrameFile(path)
+        except StoreError as exc:
+            if exc.exit_code != EX_DATAERR:
+                raise
+            if not has_no_header(path):
+                log.warning("%s; nothing of it is sent", exc)
+            return
         one = _File(file, [], [], np.empty(0, np.intp))
         self._files.append(one)
         begin_at = begin.offset if number == begin.number else FILE_SIZE

@@ -101,6 +101,55 @@ def test_a_stretch_that_was_begun_is_frozen(maker: Maker, drain: Drain) -> None:
     maker.close()
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"rondo", bytes(4096), b"x" * 100], ids=["empty", "torn", "zeros", "foreign"]
+)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_journal_without_a_header_holds_nothing_up(
+    maker: Maker, drain: Drain, number: int, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kill between making a file and its first write leaves one; the next process makes another."""
+    for second in (1, 2, 3):
+        ticks(maker, second)
+        maker.rotate()
+    maker.layout.file(JOURNALS, number).write_bytes(content)
+    progress, rest = Progress(), [second for second in (1, 2, 3) if second != number]
+    assert deliver(drain, progress) == rest
+    assert deliver(drain_of(maker), progress) == []
+    ticks(maker, 4)
+    assert deliver(drain, progress) == [4]
+    maker.close()
+    if number == 2:  # of others, nothing was ever looked for
+        assert ("nothing of it is sent" in caplog.text) == (len(content) > frames.FILE_SIZE)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_journal_that_cannot_be_opened_now_is_no_other_history(
+    maker: Maker, drain: Drain, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of descriptors, say: the next push sends what is in it."""
+    progress = Progress()
+    ticks(maker, 1)
+    assert deliver(drain, progress) == [1]
+    ticks(maker, 2)
+    maker.rotate()
+    ticks(maker, 3)
+    before, path, open_file = pack_progress(progress, None), maker.layout.file(JOURNALS, number), os.open
+
+    def failing(one: Path, *args: int) -> int:
+        if one == path:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_file(one, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing)
+        with pytest.raises(StoreError, match="Too many open files"):
+            deliver(drain, progress)
+        assert pack_progress(progress, None) == before
+    assert deliver(drain, progress) == [2, 3]
+    maker.close()
+
+
 def test_half_a_frame_at_the_end_is_left_for_the_next_stretch(maker: Maker, drain: Drain) -> None:
     progress = Progress()
     ticks(maker, 1, 2)
