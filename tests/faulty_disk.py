@@ -1,8 +1,9 @@
 """A disk that kills whoever uses it between any two steps, fails, and loses what was not synced.
 
 It stands in front of the functions of `os` that change files below a folder. A power cut leaves of a
-file what was synced, some of what was not, and zeros; names that were made, changed or removed since
-their folder was synced may be as they were.
+file what was synced, some of what was not, and zeros; with `tears`, of each sector that was not synced
+what was written, zeros or anything. Names that were made, changed or removed since their folder was
+synced may be as they were.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 
+SECTOR = 512  # bytes
+
 
 class KillError(BaseException):
     """The process was killed."""
@@ -26,8 +29,9 @@ class KillError(BaseException):
 class FaultyDisk:
     """Of the files below `root`. `kill_in` steps from now the process is killed; `fails` raise OSError."""
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int, *, tears: bool = False) -> None:
         self.root = str(root)
+        self.tears = tears
         self.random = random.Random(seed)
         self.kill_in: int | None = None
         self.fail_in: int | None = None
@@ -175,7 +179,17 @@ class FaultyDisk:
         if synced >= size:
             return
         data = path.read_bytes()
+        if self.tears and self.random.random() < 0.5:
+            path.write_bytes(data[:synced] + b"".join(self._torn(data, synced)))
+            self._synced[str(path)] = size
+            return
         kept = self.random.choice((synced, self.random.randint(synced, size)))
         zeros = size - kept if self.random.random() < 0.5 else 0
         path.write_bytes(data[:kept] + bytes(zeros))
         self._synced[str(path)] = kept + zeros
+
+    def _torn(self, data: bytes, synced: int) -> Iterator[bytes]:
+        """What is not synced, a sector at a time."""
+        for begin in range(synced // SECTOR * SECTOR, len(data), SECTOR):
+            sector = data[max(begin, synced) : begin + SECTOR]
+            yield self.random.choice((sector, bytes(len(sector)), self.random.randbytes(len(sector))))
