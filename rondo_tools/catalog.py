@@ -1,8 +1,8 @@
-"""The catalogue: the 16 series that rondo-vmm emits, once, for all who need them.
+"""The catalogue: the series that a VM can have, once, for all who need them.
 
 The stream's header, remote-write metadata, the table in docs/metrics.md and the dashboards' tests
 read it. Counters are cumulative from the start of the VM; a gauge with nothing to average in a
-tick is NaN, "no value".
+tick is NaN, "no value". A producer that cannot know a series leaves it out of its header.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ KINDS = (COUNTER, GAUGE)
 EXIT_REASONS = ("io", "mmio", "hlt", "shutdown", "other")
 BLOCK_OPS = ("read", "write", "flush")
 DIRECTIONS = ("read", "write")
+NET_DIRECTIONS = ("receive", "transmit")
 
 
 class Series(NamedTuple):
@@ -46,6 +47,7 @@ def _one_each(
     return tuple(Series(name, ((label, value),), kind, unit, help) for value in values)
 
 
+# What only the VMM itself can count, and its process: rondo-vmm has all of them, always.
 SERIES: tuple[Series, ...] = (
     *_one_each("vcpu_exits_total", "reason", EXIT_REASONS, COUNTER, "exits", "KVM exits, by reason."),
     Series(
@@ -89,3 +91,38 @@ SERIES: tuple[Series, ...] = (
     Series("vmm_open_fds", (), GAUGE, "descriptors", "Open file descriptors of the VMM process."),
     Series("vmm_uptime_seconds", (), GAUGE, "seconds", "Time since the VMM started."),
 )
+
+# What the kernel accounts to the threads of the VM.
+CPU: tuple[Series, ...] = (
+    Series("vcpu_cpu_seconds_total", (), COUNTER, "seconds", "CPU time of the vCPU threads."),
+    Series(
+        "vcpu_wait_seconds_total",
+        (),
+        COUNTER,
+        "seconds",
+        "Time that vCPU threads waited for a CPU to run on: steal, as the guest sees it.",
+    ),
+    Series(
+        "vmm_cpu_seconds_total", (), COUNTER, "seconds", "CPU time of the VMM process, all of its threads."
+    ),
+)
+# Of a VM with network devices.
+NET: tuple[Series, ...] = (
+    *_one_each(
+        "net_bytes_total",
+        "direction",
+        NET_DIRECTIONS,
+        COUNTER,
+        "bytes",
+        "Bytes of network traffic, by direction as the guest sees it.",
+    ),
+    *_one_each(
+        "net_packets_total",
+        "direction",
+        NET_DIRECTIONS,
+        COUNTER,
+        "packets",
+        "Packets of network traffic, by direction as the guest sees it.",
+    ),
+)
+ALL = (*SERIES, *CPU, *NET)

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from rondo_tools.catalog import SERIES  # noqa: E402
+from rondo_tools.catalog import ALL  # noqa: E402
 
 HEAD = "| series | kind | unit | meaning |\n|---|---|---|---|\n"
 
@@ -20,7 +20,7 @@ def with_table(text: str) -> str:
     if not head:
         raise SystemExit("docs/metrics.md has no table to fill")
     rest = after[after.find("\n\n") :] if "\n\n" in after else "\n"
-    rows = [f"| `{one}` | {one.kind} | {one.unit} | {one.help} |" for one in SERIES]
+    rows = [f"| `{one}` | {one.kind} | {one.unit} | {one.help} |" for one in ALL]
     return before + head + "\n".join(rows) + rest
 
 

@@ -1,6 +1,8 @@
-"""The catalogue: the 16 series of rondo-vmm, written out."""
+"""The catalogue: the series that a VM can have, written out."""
 
 from __future__ import annotations
+
+import pytest
 
 from rondo_tools import catalog, stream
 from rondo_tools.catalog import Series
@@ -23,25 +25,48 @@ EXPECTED = {
     "vmm_open_fds": ("gauge", "descriptors"),
     "vmm_uptime_seconds": ("gauge", "seconds"),
 }
+EXPECTED_CPU = {
+    "vcpu_cpu_seconds_total": ("counter", "seconds"),
+    "vcpu_wait_seconds_total": ("counter", "seconds"),
+    "vmm_cpu_seconds_total": ("counter", "seconds"),
+}
+EXPECTED_NET = {
+    'net_bytes_total{direction="receive"}': ("counter", "bytes"),
+    'net_bytes_total{direction="transmit"}': ("counter", "bytes"),
+    'net_packets_total{direction="receive"}': ("counter", "packets"),
+    'net_packets_total{direction="transmit"}': ("counter", "packets"),
+}
 
 
-def test_exactly_these_series_in_this_order() -> None:
-    assert [(str(one), (one.kind, one.unit)) for one in catalog.SERIES] == list(EXPECTED.items())
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        (catalog.SERIES, EXPECTED),
+        (catalog.CPU, EXPECTED_CPU),
+        (catalog.NET, EXPECTED_NET),
+        (catalog.ALL, EXPECTED | EXPECTED_CPU | EXPECTED_NET),
+    ],
+    ids=["SERIES", "CPU", "NET", "ALL"],
+)
+def test_exactly_these_series_in_this_order(
+    series: tuple[Series, ...], expected: dict[str, tuple[str, str]]
+) -> None:
+    assert [(str(one), (one.kind, one.unit)) for one in series] == list(expected.items())
 
 
 def test_counters_end_in_total_and_gauges_do_not() -> None:
-    for one in catalog.SERIES:
+    for one in catalog.ALL:
         assert one.name.endswith("_total") == (one.kind == catalog.COUNTER)
 
 
 def test_one_help_text_a_name() -> None:
     """Remote-write metadata is by name, not by series."""
-    said = {one.name: one.help for one in catalog.SERIES}
-    assert all(said[one.name] == one.help and one.help.endswith(".") for one in catalog.SERIES)
+    said = {one.name: one.help for one in catalog.ALL}
+    assert all(said[one.name] == one.help and one.help.endswith(".") for one in catalog.ALL)
 
 
 def test_a_stream_may_carry_it() -> None:
-    header = stream.Header("vm", 1, (), 1000, catalog.SERIES)
+    header = stream.Header("vm", 1, (), 1000, catalog.ALL)
     assert stream.header_from_map(stream.header_to_map(header)) == header
 
 

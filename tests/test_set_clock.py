@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Decoder, End, Event, Header, Tick
 from rondo_tools.units import format_count
 
@@ -163,7 +162,7 @@ def vm(start: Callable[..., Process], clock: SetClock) -> Vm:
 
 def counts(header: Header, tick: Tick) -> dict[str, float]:
     """The counters of a tick."""
-    values = struct.unpack(f"<{len(SERIES)}d", tick.values)
+    values = struct.unpack(f"<{len(header.series)}d", tick.values)
     return {
         str(one): value for one, value in zip(header.series, values, strict=True) if one.kind == "counter"
     }

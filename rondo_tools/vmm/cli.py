@@ -16,6 +16,7 @@ from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, UsageError, VmError
 from rondo_tools.producer.destination import open_output
 from rondo_tools.producer.text import TextEncoder
 from rondo_tools.stream import Header
+from rondo_tools.vmm import cpu
 from rondo_tools.vmm.accel.choose import CHOICES
 from rondo_tools.vmm.console import open_console
 from rondo_tools.vmm.guests import Choice, Wanted, choose
@@ -27,7 +28,7 @@ from rondo_tools.vmm.waker import Waker
 log = logging.getLogger(__name__)
 
 DESCRIPTION = """\
-Run one virtual machine and write its sixteen metrics, a tick a second, on the second.
+Run one virtual machine and write its metrics, a tick a second, on the second.
 
   rondo-vmm --duration 45 | rondo-store vmm_metrics
   rondo-vmm --duration 45 | rondo-store vmm_metrics | rondo-push --remote-write URL
@@ -217,7 +218,8 @@ def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: in
     """The session's header, checked as a reader of the stream will check it."""
     if instance is None:
         instance = f"{os.uname().nodename}-{os.getpid()}"
-    bare = Header(instance, clock.now_ms(), (), interval_ms, SERIES)
+    series = (*SERIES, *cpu.known_series())
+    bare = Header(instance, clock.now_ms(), (), interval_ms, series)
     _check("--instance", bare)
     names = [name for name, _ in labels]
     for name in names:

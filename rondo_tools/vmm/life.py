@@ -55,7 +55,7 @@ def live(
     wake-up, that nobody wants it any more. When the wall clock is set back, `begin_anew` gets the end
     of the session so far and the header of the one in which the ticks go on.
     """
-    pace, sampler = Pace(header.interval_ms, header.start_ms), Sampler()
+    pace, sampler = Pace(header.interval_ms, header.start_ms), Sampler(header.series)
     began = now = ticked = time.monotonic()
     deadline = math.inf if deadline_ms is None else began + deadline_ms / 1000
     due = began + pace.wait_ms(_wall_ms()) / 1000
@@ -78,19 +78,19 @@ def live(
             if pace.is_set_back(wall_ms):
                 # The last tick's time is what the clock would show: nothing between the two is lost.
                 end_ms = pace.final(pace.last_ms + 1000 * (now - ticked))
-                emit(Tick(end_ms, sampler.values(machine.meter.snapshot(), now - began)))
+                emit(Tick(end_ms, sampler.values(machine.snapshot(), now - began)))
                 ticks += 1
                 header = header._replace(start_ms=int(wall_ms))
                 begin_anew(stream.End("clock", end_ms), header)
                 sampler.begin_anew()
                 pace, ticked = Pace(header.interval_ms, header.start_ms), now
             elif (t_ms := pace.next(wall_ms)) is not None:
-                emit(Tick(t_ms, sampler.values(machine.meter.snapshot(), now - began)))
+                emit(Tick(t_ms, sampler.values(machine.snapshot(), now - began)))
                 ticks += 1
                 ticked = now
             due = now + pace.wait_ms(_wall_ms()) / 1000
     lived_s = time.monotonic() - began
-    counters, end_ms = machine.meter.snapshot(), pace.final(_wall_ms())
+    counters, end_ms = machine.snapshot(), pace.final(_wall_ms())
     emit(Tick(end_ms, sampler.values(counters, lived_s)))
     assert machine.end is not None
     return Account(machine.end, end_ms, lived_s, ticks + 1, counters)

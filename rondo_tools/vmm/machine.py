@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
+from rondo_tools.vmm.cpu import VcpuTimes
 from rondo_tools.vmm.devices.virtio.disk import Disk
 from rondo_tools.vmm.meter import Snapshot
 from rondo_tools.vmm.vcpu import End, Ending, RunLoop
@@ -67,11 +69,12 @@ class Machine:
         except BaseException:
             self._owned.close()
             raise
-        self.meter = self._board.meter
+        self._times = VcpuTimes(len(self._board.loops))
+        self._began_ns = time.process_time_ns()
         self._running = len(self._board.loops)
         self._counting = threading.Lock()  # of _running
         self._threads = [
-            threading.Thread(target=self._run, args=(loop,), name=f"vcpu {number}", daemon=True)
+            threading.Thread(target=self._run, args=(number, loop), name=f"vcpu {number}", daemon=True)
             for number, loop in enumerate(self._board.loops)
         ]
 
@@ -97,7 +100,17 @@ class Machine:
         """Why the VM ends or ended; None while nothing ends it."""
         return self._board.ending.end
 
+    def snapshot(self) -> Snapshot:
+        """All counters at one moment; those of CPU time are read one after another."""
+        times = self._times.read()
+        return self._board.meter.snapshot()._replace(
+            vcpu_cpu_ns=times.cpu_ns,
+            vcpu_wait_ns=times.wait_ns,
+            vmm_cpu_ns=time.process_time_ns() - self._began_ns,
+        )
+
     def start(self) -> None:
+        self._began_ns = time.process_time_ns()
         for thread in self._threads:
             thread.start()
 
@@ -109,12 +122,14 @@ class Machine:
         """
         self._board.ending.finish(reason)
 
-    def _run(self, loop: RunLoop) -> None:
+    def _run(self, number: int, loop: RunLoop) -> None:
+        self._times.begin(number)
         try:
             loop.run()
         except Exception:
             _log.exception("the VMM failed; please report it")
         finally:
+            self._times.end(number)
             with self._counting:
                 self._running -= 1
                 last = not self._running

@@ -28,6 +28,9 @@ class Snapshot(NamedTuple):
     block_bytes: tuple[int, ...] = (0,) * len(BLOCK_OPS)
     block_ns: int = 0
     kernel_halts: int = 0  # of vCPUs whose HLT never exits; not in `exits`, and no time in `exit_ns`
+    vcpu_cpu_ns: int = 0  # of their threads
+    vcpu_wait_ns: int = 0  # for a CPU to run on
+    vmm_cpu_ns: int = 0  # of the process, since the VM started
 
     def since(self, before: Snapshot) -> Snapshot:
         """What was counted after `before`."""
@@ -39,6 +42,9 @@ class Snapshot(NamedTuple):
             block_bytes=_differences(self.block_bytes, before.block_bytes),
             block_ns=self.block_ns - before.block_ns,
             kernel_halts=self.kernel_halts - before.kernel_halts,
+            vcpu_cpu_ns=self.vcpu_cpu_ns - before.vcpu_cpu_ns,
+            vcpu_wait_ns=self.vcpu_wait_ns - before.vcpu_wait_ns,
+            vmm_cpu_ns=self.vmm_cpu_ns - before.vmm_cpu_ns,
         )
 
     def exits_by_reason(self) -> dict[str, int]:

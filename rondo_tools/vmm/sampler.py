@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from rondo_tools.catalog import BLOCK_OPS, DIRECTIONS, EXIT_REASONS, SERIES
+from rondo_tools.catalog import BLOCK_OPS, DIRECTIONS, EXIT_REASONS, Series
 from rondo_tools.vmm.meter import Snapshot
 
 # What a series is found by: its name and its labels.
@@ -19,13 +19,14 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Sampler:
-    """Turns snapshots into ticks: `values` in the catalogue's order, little-endian float64.
+    """Turns snapshots into ticks: `values` in the order of `series`, little-endian float64.
 
     `proc` is where the kernel describes this process; what it does not tell is NaN. Counters are since
     the start of the session.
     """
 
-    def __init__(self, proc: str = "/proc/self") -> None:
+    def __init__(self, series: Sequence[Series], proc: str = "/proc/self") -> None:
+        self._keys = [(one.name, one.labels) for one in series]
         self._proc = proc
         self._page_size = os.sysconf("SC_PAGE_SIZE")
         self._before = Snapshot()  # of the last tick
@@ -39,7 +40,7 @@ class Sampler:
         """The values of a tick; means are over the time since the call before this one."""
         measured = self._measure(now, uptime_s)
         self._before = now
-        return struct.pack(f"<{len(SERIES)}d", *(measured[series.name, series.labels] for series in SERIES))
+        return struct.pack(f"<{len(self._keys)}d", *(measured[key] for key in self._keys))
 
     def _measure(self, now: Snapshot, uptime_s: float) -> dict[_Key, float]:
         before, total = self._before, now.since(self._base)
@@ -56,6 +57,9 @@ class Sampler:
             ("vmm_rss_bytes", ()): self._rss_bytes(),
             ("vmm_open_fds", ()): self._open_fds(),
             ("vmm_uptime_seconds", ()): uptime_s,
+            ("vcpu_cpu_seconds_total", ()): total.vcpu_cpu_ns / 1e9,
+            ("vcpu_wait_seconds_total", ()): total.vcpu_wait_ns / 1e9,
+            ("vmm_cpu_seconds_total", ()): total.vmm_cpu_ns / 1e9,
         }
 
     def _rss_bytes(self) -> float:

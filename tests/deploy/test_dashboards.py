@@ -79,8 +79,8 @@ TITLES = {
         "RSS Memory, Quantiles": "vmm_rss_bytes",
     },
 }
-METRIC = re.compile(r"\b(?:vmm|vcpu|blk|push|store)_\w+")
-KNOWN = {s.name for s in (*catalog.SERIES, *push_health.SERIES, *store_health.SERIES)}
+METRIC = re.compile(r"\b(?:vmm|vcpu|blk|net|push|store)_\w+")
+KNOWN = {s.name for s in (*catalog.ALL, *push_health.SERIES, *store_health.SERIES)}
 
 every = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 

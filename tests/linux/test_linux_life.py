@@ -124,7 +124,7 @@ def test_every_second_of_it_is_in_prometheus(life: Life) -> None:
     assert taken, life.log
     assert int(taken[1]) - len(t_ms) in (0, 1)
     here = stored(session)
-    assert len(here) == 16
+    assert len(here) == 19
     assert life.samples.keys() == here.keys()
     for labels, pairs in here.items():
         valued = [(t, bits(value)) for t, value in pairs if not math.isnan(value)]

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from needs import PATIENCE_S
 
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import End, Header, Tick
+from rondo_tools.vmm import cpu
 from rondo_tools.vmm.boot.builtin import Entry
 from rondo_tools.vmm.builtin import Builtin
+from rondo_tools.vmm.cpu import Times
 from rondo_tools.vmm.devices.virtio.disk import temporary_disk
 from rondo_tools.vmm.life import Account, live
 from rondo_tools.vmm.machine import Machine
@@ -128,6 +131,34 @@ def test_leaving_a_machine_ends_its_guest(accelerator: str) -> None:
         assert not machine.over()
     assert machine.over()
     assert ended.is_set()
+
+
+def test_cpu_time_of_a_guest_that_has_ended_is_there(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looked while it ran: the threads themselves have noted it."""
+
+    def boot(memory: GuestMemory) -> Entry:
+        memory.write(0x1000, bytes.fromhex(POWER_OFF))
+        return Entry(0x1000, 0x8000)
+
+    noted_in: list[int] = []
+
+    def times(_tid: int, _proc: str) -> Times:
+        noted_in.append(threading.get_ident())
+        return Times(5, 7)
+
+    monkeypatch.setattr(cpu, "thread_times", times)
+    ended = threading.Event()
+    plan = Builtin(accelerator, 1 << 20, 60_000, boot)
+    with Machine(plan, [temporary_disk(1 << 20)], lambda line: None, ended.set) as machine:
+        machine.start()
+        assert ended.wait(PATIENCE_S)
+        snapshot = machine.snapshot()
+    assert (snapshot.vcpu_cpu_ns, snapshot.vcpu_wait_ns) == (5, 7)
+    assert len(noted_in) == 1
+    assert threading.get_ident() not in noted_in
+    assert snapshot.vmm_cpu_ns > 0
 
 
 def test_a_machine_that_cannot_be_made_gives_everything_back(accelerator: str) -> None:

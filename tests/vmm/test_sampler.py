@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rondo_tools.catalog import SERIES, Series
-from rondo_tools.vmm import sampler as sampler_module
+from rondo_tools import catalog
+from rondo_tools.catalog import Series
 from rondo_tools.vmm.meter import Snapshot
 from rondo_tools.vmm.sampler import Sampler
 
@@ -21,7 +21,11 @@ BUSY = Snapshot(
     block_requests=(3, 4, 1),
     block_bytes=(1536, 2048, 0),
     block_ns=8000,
+    vcpu_cpu_ns=1_500_000_000,
+    vcpu_wait_ns=250_000_000,
+    vmm_cpu_ns=2_000_000_000,
 )
+SERIES = (*catalog.SERIES, *catalog.CPU)
 
 
 def sample(sampler: Sampler, snapshot: Snapshot, uptime_s: float = 1.5) -> dict[str, float]:
@@ -40,7 +44,7 @@ def proc(tmp_path: Path) -> str:
 
 
 def test_every_series_of_the_catalogue_has_its_value(proc: str) -> None:
-    assert sample(Sampler(proc), BUSY) == {
+    assert sample(Sampler(SERIES, proc), BUSY) == {
         'vcpu_exits_total{reason="io"}': 10,
         'vcpu_exits_total{reason="mmio"}': 20,
         'vcpu_exits_total{reason="hlt"}': 30,
@@ -57,25 +61,30 @@ def test_every_series_of_the_catalogue_has_its_value(proc: str) -> None:
         "vmm_rss_bytes": 1234 * os.sysconf("SC_PAGE_SIZE"),
         "vmm_open_fds": 5,  # without the one that lists them
         "vmm_uptime_seconds": 1.5,
+        "vcpu_cpu_seconds_total": 1.5,
+        "vcpu_wait_seconds_total": 0.25,
+        "vmm_cpu_seconds_total": 2,
     }
 
 
-def test_a_series_that_the_sampler_does_not_know_is_refused(
-    proc: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_series_that_the_sampler_does_not_know_is_refused(proc: str) -> None:
     unknown = Series("vcpu_naps_total", (), "counter", "naps", "")
-    monkeypatch.setattr(sampler_module, "SERIES", (*SERIES, unknown))
     with pytest.raises(KeyError, match="vcpu_naps_total"):
-        Sampler(proc).values(BUSY, 1.0)
+        Sampler((*SERIES, unknown), proc).values(BUSY, 1.0)
+
+
+def test_a_tick_has_the_series_of_its_header_in_their_order(proc: str) -> None:
+    some = (catalog.CPU[1], catalog.SERIES[0])
+    assert struct.unpack("<2d", Sampler(some, proc).values(BUSY, 1.0)) == (0.25, 10)
 
 
 def test_the_sampler_measures_nothing_that_the_catalogue_does_not_have(proc: str) -> None:
-    measured = Sampler(proc)._measure(BUSY, 1.0)
+    measured = Sampler(SERIES, proc)._measure(BUSY, 1.0)
     assert set(measured) == {(series.name, series.labels) for series in SERIES}
 
 
 def test_means_are_over_the_tick_and_counters_over_the_life(proc: str) -> None:
-    sampler = Sampler(proc)
+    sampler = Sampler(SERIES, proc)
     sample(sampler, BUSY)
     later = BUSY._replace(exits=(14, 20, 30, 1, 2), exit_ns=6500, run_ns=630_004)
     values = sample(sampler, later)
@@ -85,18 +94,19 @@ def test_means_are_over_the_tick_and_counters_over_the_life(proc: str) -> None:
 
 
 def test_halts_in_the_kernel_count_but_dilute_no_mean(proc: str) -> None:
-    values = sample(Sampler(proc), BUSY._replace(kernel_halts=1000))
+    values = sample(Sampler(SERIES, proc), BUSY._replace(kernel_halts=1000))
     assert values['vcpu_exits_total{reason="hlt"}'] == 1030
     assert (values["vcpu_exit_duration_ns"], values["vcpu_run_duration_ns"]) == (100, 10_000)
 
 
 def test_counters_of_another_session_begin_where_the_last_tick_of_the_first_was(proc: str) -> None:
-    sampler = Sampler(proc)
+    sampler = Sampler(SERIES, proc)
     sample(sampler, BUSY)
     sampler.begin_anew()
     later = BUSY._replace(
         exits=(14, 20, 31, 1, 2), exit_ns=6500, run_ns=630_005, block_requests=(3, 9, 1),
         block_bytes=(1536, 2560, 0), block_ns=8500, kernel_halts=7,
+        vcpu_cpu_ns=1_750_000_000, vcpu_wait_ns=250_000_001, vmm_cpu_ns=4_000_000_000,
     )  # fmt: skip
     for _ in range(2):
         values = sample(sampler, later, uptime_s=3.5)
@@ -108,9 +118,12 @@ def test_counters_of_another_session_begin_where_the_last_tick_of_the_first_was(
             'vcpu_exits_total{reason="hlt"}': 8,
             'blk_requests_total{op="write"}': 5,
             'blk_bytes_total{direction="write"}': 512,
+            "vcpu_cpu_seconds_total": 0.25,
+            "vcpu_wait_seconds_total": 1e-9,
+            "vmm_cpu_seconds_total": 2,
         }
         assert values["vmm_uptime_seconds"] == 3.5  # of the VMM
-    sampler = Sampler(proc)
+    sampler = Sampler(SERIES, proc)
     sample(sampler, BUSY)
     sampler.begin_anew()
     values = sample(sampler, later)
@@ -118,7 +131,7 @@ def test_counters_of_another_session_begin_where_the_last_tick_of_the_first_was(
 
 
 def test_nothing_to_average_is_no_value(proc: str) -> None:
-    sampler = Sampler(proc)
+    sampler = Sampler(SERIES, proc)
     sample(sampler, BUSY)
     values = sample(sampler, BUSY)
     nothing = {name for name, value in values.items() if math.isnan(value)}
@@ -126,12 +139,12 @@ def test_nothing_to_average_is_no_value(proc: str) -> None:
 
 
 def test_without_proc_there_is_no_value(tmp_path: Path) -> None:
-    values = sample(Sampler(str(tmp_path / "none")), BUSY)
+    values = sample(Sampler(SERIES, str(tmp_path / "none")), BUSY)
     assert {name for name, value in values.items() if math.isnan(value)} == {"vmm_rss_bytes", "vmm_open_fds"}
 
 
 def test_the_real_proc_is_read() -> None:
-    values = sample(Sampler(), BUSY)
+    values = sample(Sampler(SERIES), BUSY)
     if not Path("/proc/self/statm").exists():
         pytest.skip("no /proc")
     assert values["vmm_rss_bytes"] > 1 << 20
