@@ -189,7 +189,8 @@ class Link(Output):
             self.state, self.wants_write, self.deadline = State.CONNECTING, True, now + _STALL_S
         elif error == errno.EAGAIN and now < self._began + _STALL_S:  # a Unix socket whose queue is full
             self.close()
-            self.state, self.deadline = State.CALLING, now + self._jitter(_LOOK_S, 2 * _LOOK_S)
+            pause_s = max(2 * _LOOK_S, (now - self._began) / 2)  # a thousand may wait for the same store
+            self.state, self.deadline = State.CALLING, now + pause_s * self._jitter(0.5, 1)
         else:
             self._answered(OSError(error, os.strerror(error)) if error else None, now)
 

@@ -230,13 +230,30 @@ def test_a_full_queue_is_waited_in_without_a_word(
         try:
             connection = store.accept()
         except BlockingIOError:
-            break
+            continue
         got.add(received(connection))
         connection.close()
     loop.turn()
     assert got == {head(str(number)) + b"end" for number in range(40)}
     assert all(link.delivered for link in links)
     assert said.lines == []
+
+
+def test_the_longer_a_queue_is_full_the_less_often_it_is_tried(
+    loop: Loop, store: Store, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[float] = []
+    monkeypatch.setattr(
+        Link, "_call", lambda link, now, call=Link._call: (calls.append(now), call(link, now))
+    )
+    store.listen(queue=0)
+    with socket.socket(socket.AF_UNIX) as first:
+        first.connect(str(store.path))
+        loop.update(link)
+        while link.state is State.CALLING:
+            loop.turn(loop.driver.timeout(loop.now))
+    assert 10 < len(calls) < 20
+    assert calls[-1] - calls[0] >= 10
 
 
 def test_a_queue_that_stays_full_is_an_attempt_that_failed(
@@ -249,7 +266,7 @@ def test_a_queue_that_stays_full_is_an_attempt_that_failed(
         for _ in range(9):
             loop.turn(1)
         assert said.lines == []
-        loop.turn(1.1)
+        loop.turn(5)
         assert said.lines == ["link failed: Resource temporarily unavailable"]
 
 
