@@ -39,7 +39,7 @@ BELOW = {
 # No I/O but with files, no thread, no waiting: in these and in all that they import.
 PURE = (
     *("catalog", "errors", "selector", "stream", "units"),
-    *("prom", "store.format"),
+    *("prom", "store.format", "producer.pace", "producer.text"),
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
     *("push.stretch", "push.batches"),
 )

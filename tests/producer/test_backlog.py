@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rondo_tools.producer.backlog import Backlog, Follower
+from rondo_tools.stream import Tick, encode
 
 ALL = 1 << 20  # bytes
 
@@ -143,3 +147,19 @@ def test_sessions_are_forgotten_with_their_last_item(steps: list[str]) -> None:
 def test_the_first_loss_is_told_and_no_other() -> None:
     backlog = Backlog(2)
     assert [backlog.put(tick(number)) for number in range(5)] == [False, False, True, False, False]
+
+
+def test_a_thousand_vms_of_twenty_series_fit_into_two_hundred_megabytes() -> None:
+    """Of it, twenty are for the process itself."""
+    vms = 20
+    tracemalloc.start()
+    try:
+        backlogs = [Backlog() for _ in range(vms)]
+        for number in range(700):
+            values = struct.pack("<20d", *[number / 7] * 20)
+            for backlog in backlogs:
+                backlog.put(encode(Tick(1_732_300_000_000 + number, values)))
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size / vms * 1000 < 180e6
