@@ -28,11 +28,13 @@ thousand, with a `driver.Driver`, which keeps what each waits for:
     driver.update(link, now)
     ...
     if link.is_over:                            # acknowledged: `delivered`, or see `missing`, `refused`
-        driver.remove(link)
+        ...
     link.close()                                # to give up on it; `missing` says how many ticks
+    driver.update(link, now)
 
-`driver.update` is due after every call on an output, so that the driver sees what it waits for now. An
-output that is over needs no more calls. `now` is of one monotonic clock, in seconds.
+`driver.update` is due after every call on an output, so that the driver sees what it waits for now. The
+driver forgets an output that is over, and that needs no more calls. `now` is of one monotonic clock, in
+seconds.
 
 While the store is away a link keeps the newest 600 ticks, as the bytes that it will send: 0.13 MB a VM
 with twenty series. Lines for the log go through an `output.Notices`; a watcher of many VMs gives its own

@@ -30,12 +30,12 @@ class Epoll(Protocol):
 class _Wish(NamedTuple):
     """What an output was seen to wait for."""
 
-    fd: int = -1
-    events: int = 0
-    deadline: float = math.inf
+    fd: int
+    events: int
+    deadline: float
 
 
-_NOTHING = _Wish()
+_NOTHING = _Wish(-1, 0, math.nan)  # is no deadline that any has
 
 
 class Driver:
@@ -62,7 +62,7 @@ class Driver:
         self._look(output)
 
     def remove(self, output: Output) -> None:
-        """Drive it no more; before it is closed by the caller."""
+        """Drive it no more, though it may not be over; before it is closed, or nothing if it is forgotten."""
         before = self._wishes.pop(output, _NOTHING)
         if before.fd >= 0:
             self._watch(output, before, -1, 0)
@@ -111,10 +111,10 @@ class Driver:
         before = self._wishes.get(output, _NOTHING)
         fd, deadline = output.fileno(), output.deadline
         events = _READ * output.wants_read | _WRITE * output.wants_write
+        if (fd, events, deadline) == before and not output.is_over:
+            return
         if fd != before.fd or events != before.events:
             self._watch(output, before, fd, events)
-        elif deadline == before.deadline and before is not _NOTHING:
-            return
         if output.is_over:
             self._wishes.pop(output, None)
             return

@@ -117,6 +117,10 @@ class Link(Output):
         return -1 if self._peer is None else self._peer.fileno()
 
     def close(self) -> None:
+        super().close()
+        self.state = State.OVER
+
+    def _let_go(self) -> None:
         if self._peer is not None:
             self._peer.close()
             self._peer = None
@@ -188,7 +192,7 @@ class Link(Output):
         if error == errno.EINPROGRESS:
             self.state, self.wants_write, self.deadline = State.CONNECTING, True, now + _STALL_S
         elif error == errno.EAGAIN and now < self._began + _STALL_S:  # a Unix socket whose queue is full
-            self.close()
+            self._let_go()
             pause_s = max(2 * _LOOK_S, (now - self._began) / 2)  # a thousand may wait for the same store
             self.state, self.deadline = State.CALLING, now + pause_s * self._jitter(0.5, 1)
         else:
@@ -211,7 +215,7 @@ class Link(Output):
         assert self._peer is not None
         del self._candidates[0]
         if error is not None and self._candidates:
-            self.close()
+            self._let_go()
             self.state, self.deadline = State.CALLING, now
             return
         try:
@@ -293,14 +297,13 @@ class Link(Output):
         self.refused = stream.decode_refused(self._answer[:_LONGEST_ANSWER])
         self._acknowledged = True
         self.delivered = not self.missing
-        self.state = State.OVER
-        self._end()
+        self.close()
         if self.refused:
             self.notices.refused(self, self.refused)
 
     def _fail(self, exc: OSError, now: float) -> None:
         """This attempt failed; the next one follows after a pause."""
-        self.close()
+        self._let_go()
         if not self._trouble:
             self._trouble = True
             self.notices.failed(self, exc.strerror or str(exc))

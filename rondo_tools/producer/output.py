@@ -58,8 +58,8 @@ NOTICES = Notices()
 class Output(ABC):
     """`begin`, then any number of `put`, then `finish`; and calls of its driver until it `is_over`.
 
-    Over is an output when nothing more will be written: `delivered` if all of it arrived, or `gone` if
-    there is nobody left to write to.
+    Over is an output when nothing more will be written: `delivered` if all of it arrived, `gone` if
+    there is nobody left to write to, or neither if it was closed before.
     """
 
     __slots__ = (
@@ -125,12 +125,12 @@ class Output(ABC):
     def on_time(self, now: float) -> None:
         """The deadline has come, or there is news: an item, another session, the end."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Let go of the descriptor; what was not delivered is given up."""
-
-    def _end(self) -> None:
+        """It is over, also if not all was delivered; safe to call again."""
         self.is_over = True
-        self.wants_read = self.wants_write = False
         self.deadline = math.inf
-        self.close()
+        self._let_go()
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Close the descriptor, and want nothing of it."""

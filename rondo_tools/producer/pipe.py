@@ -79,7 +79,7 @@ class Pipe(Output):
             self._pending = self._pending[size:]
             self._look()
 
-    def close(self) -> None:
+    def _let_go(self) -> None:
         self.wants_write = False
         if self._fd > 2:
             os.close(self._fd)
@@ -106,11 +106,11 @@ class Pipe(Output):
             self.wants_write = True
         elif self._follower.is_done:
             self.delivered = not self.backlog.dropped
-            self._end()
+            self.close()
         else:
             self.wants_write = False
 
     def _lose(self, exc: OSError) -> None:
         self.gone = True
         self.notices.reader_gone(self, str(exc.strerror))
-        self._end()
+        self.close()

@@ -162,8 +162,9 @@ def test_a_full_disk_is_tried_again_every_second(
         assert path.read_bytes() == head()[:3]
         loop.turn(0.5)
     assert path.read_bytes() == head() + tick(0) * 2
-    loop.driver.remove(output)
     output.close()
+    loop.update(output)
+    assert len(loop.driver) == 0
 
 
 def test_a_named_pipe_is_opened_when_there_is_a_reader(loop: Loop, tmp_path: Path) -> None:
@@ -177,8 +178,9 @@ def test_a_named_pipe_is_opened_when_there_is_a_reader(loop: Loop, tmp_path: Pat
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     loop.turn(0.1)
     assert os.read(reader, 100) == head()
-    loop.driver.remove(output)
     output.close()
+    loop.update(output)
+    assert len(loop.driver) == 0
     os.close(reader)
 
 
@@ -200,4 +202,11 @@ def test_a_poll_does_as_well(ends: tuple[int, int]) -> None:
     assert driver.dispatch(fd, events, 0.0)
     assert os.read(ends[0], 100) == head()
     assert poll.poll(0) == []
-    driver.remove(output)
+    output.put(tick(0))
+    driver.update(output, 0.0)
+    assert poll.poll(0)
+    for _ in range(2):
+        driver.remove(output)
+        assert len(driver) == 0
+        assert poll.poll(0) == []
+        output.close()

@@ -275,9 +275,12 @@ def test_a_link_that_is_closed_knows_what_is_missing(loop: Loop, store: Store, l
     loop.update(link)
     put(link, 0, 1)
     loop.update(link)
-    loop.driver.remove(link)
-    link.close()
-    assert (link.missing, link.delivered) == (2, False)
+    for _ in range(2):
+        link.close()
+        loop.update(link)
+    loop.turn(60)
+    assert (link.is_over, link.missing, link.delivered) == (True, 2, False)
+    assert len(loop.driver) == 0
     with store.accept() as connection:
         assert connection.recv(100) == head() + ticks(0, 2)
         assert connection.recv(100) == b""
