@@ -17,6 +17,7 @@ from rondo_tools.store import check_coarse
 from rondo_tools.store.derived_view import DerivedView, RowsView
 from rondo_tools.store.format.frames import (
     DESCRIPTIONS,
+    END,
     FILE_SIZE,
     INDEX,
     ROWS,
@@ -34,6 +35,7 @@ from rondo_tools.store.format.records import (
     description_of,
     description_table,
     descriptions_in,
+    ends_in,
     key_of,
 )
 from rondo_tools.store.journal_view import JournalView
@@ -158,6 +160,9 @@ class _Contents:
         elif head.kind == ROWS:
             least, greatest = head.least_session, head.greatest_session
             self._take_rows(at, head, payload)
+        elif head.kind == END:
+            if not {end.number for end in ends_in(payload)} <= self._declared:
+                self.wrong[at] = "it has ends of sessions that were not declared before"
         elif head.kind == INDEX:
             self._indexes.append((at, np.frombuffer(payload, INDEX_ROW, head.entries).tolist()))
         elif head.kind == DESCRIPTIONS:
@@ -165,7 +170,7 @@ class _Contents:
             told = [(key_of(*one.key), one.last_ms) for one in descriptions_in(payload, head.entries)]
             if told != list(zip(table["key"].tolist(), table["last_ms"].tolist(), strict=True)):
                 self.wrong[at] = "its table does not fit its descriptions"
-        if head.kind in (SCHEMA, SESSION, ROWS):
+        if head.kind in (SCHEMA, SESSION, ROWS, END):
             self._seen[at] = head.kind, least, greatest
 
     def _take_rows(self, at: int, head: Frame, payload: memoryview) -> None:

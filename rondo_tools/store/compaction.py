@@ -27,6 +27,7 @@ from rondo_tools import files
 from rondo_tools.errors import StoreError
 from rondo_tools.store import ended
 from rondo_tools.store.carry import Carry, parse_carry
+from rondo_tools.store.coarse_ends import Ends
 from rondo_tools.store.derived import FILES_A_SPAN, MAX_FILE, Derived, Part
 from rondo_tools.store.derived_view import RowsView, schemas_in
 from rondo_tools.store.format.frame_file import has_no_header
@@ -323,7 +324,7 @@ class _RollUp:
             closed += windows.close(np.array(sorted(over), np.int64))
         for tier, closed in enumerate(self._closed, 1):
             parts = [self._coarse_part(schema, groups) for schema, groups in _by_schema(closed)]
-            derived[tier_name(tier)].append(parts, slots.describe)
+            derived[tier_name(tier)].append(parts, slots.describe, Ends(self._number, over))
         slots.advance()
         last_rows, descriptions = derived[LAST_ROWS], derived[ENDED]
         new = ended.write_ended(

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from rondo_tools import files
 from rondo_tools.errors import StoreError
 from rondo_tools.store.carry import OpenFile
+from rondo_tools.store.coarse_ends import Ends, end_frames
 from rondo_tools.store.format import frames, records
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import FILE_SIZE, HEAD_SIZE, MAX_PAYLOAD, Rows
@@ -108,8 +109,9 @@ class Derived:
     def number(self) -> int:
         return self.known.number
 
-    def append(self, parts: list[Part], describe: Describe) -> list[Appended]:
-        """Append rows, and what declares their sessions and schemas before them."""
+    def append(self, parts: list[Part], describe: Describe, ends: Ends | None = None) -> list[Appended]:
+        """Append rows, what declares their sessions and schemas before them, and behind them those of
+        `ends` whose sessions have their last row here."""
         if not any(part.slots.size for part in parts):
             return []
         writer = self._open(len({part.schema for part in parts}))
@@ -129,6 +131,10 @@ class Derived:
                 for frame in frames.rows_frames(writer.seed, some, number, origin=int(origins[begin])):
                     placed.append((len(found), slots[begin:end], some["t_ms"]))
                     found.append(_New(frames.ROWS, least, greatest, frame))
+        if ends is not None:
+            for part in parts:
+                of_rows = numbers[part.schema], part.slots, part.rows["t_ms"], self.known.numbers
+                found += (_New(frames.END, 0, 0, one) for one in end_frames(writer.seed, *of_rows, ends))
         offsets = self._write_indexed(writer, found)
         return [Appended(self.number, offsets[place], *columns) for place, *columns in placed]
 

@@ -27,6 +27,7 @@ from rondo_tools.store.format.records import (
     SessionKey,
     SessionRecord,
     descriptions_in,
+    ends_in,
     pack_ends,
     sessions_in,
 )
@@ -195,6 +196,31 @@ def check_indexes(file: FrameFile, length: int, index_at: int) -> None:
     assert whole == (indexed if index_at else [])
 
 
+def stored_ends(layout: Layout, state: State, tier: int) -> dict[SessionKey, tuple[EndRecord, int]]:
+    """The newest end of each session in a tier, and its journal; each stands behind the session's rows."""
+    found: dict[SessionKey, tuple[EndRecord, int]] = {}
+    folder = tier_name(tier)
+    for number, file in sorted(state.files.get(folder, {}).items()):
+        with FrameFile(layout.file(folder, number)) as opened:
+            sessions: dict[int, SessionKey] = {}
+            last: dict[int, tuple[int, Schema]] = {}
+            for _, head, payload in opened.frames(end=file.length):
+                if head.kind == frames.SESSION:
+                    sessions |= {record.number: record.key for record in sessions_in(payload)}
+                elif head.kind == frames.ROWS:
+                    rows, schema = opened.rows(head, payload, tier), opened.schemas[head.schema]
+                    assert rows is not None
+                    for row in rows:
+                        one = int(row["session"]), (int(row["t_ms"]), schema)
+                        if one[1][0] >= last.get(one[0], (0, schema))[0]:
+                            last[one[0]] = one[1]
+                elif head.kind == frames.END:
+                    for end in ends_in(payload):
+                        assert last[end.number] == (end.last_ms, opened.schemas[head.schema])
+                        found[sessions[end.number]] = end, head.origin
+    return found
+
+
 def descriptions(layout: Layout, state: State) -> dict[SessionKey, Description]:
     """Of each session that is over, the newest description."""
     found = {}
@@ -337,6 +363,12 @@ class Host:
                 assert found == expected, (tier, session)
                 rows += len(expected)
             assert 0 <= stored.count - rows <= doubles
+            ends = stored_ends(self.layout, self.state, tier)
+            for session, ticks in self.ticks.items():
+                if ticks and session.key not in live_keys:
+                    end, journal = ends[session.key]
+                    assert end.last_ms == ticks[-1].t_ms
+                    assert journal >= stored.origins[session.key, end.last_ms // interval_ms]
         rows_of = last_frames(self.layout, self.state)
         for session, ticks in self.ticks.items():
             if ticks and session.key not in live_keys:

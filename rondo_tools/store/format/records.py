@@ -161,7 +161,7 @@ def without_sessions(
 
 
 def pack_ends(records: Iterable[EndRecord]) -> bytes:
-    return b"".join(map(msgpack.packb, records))
+    return b"".join(map(msgpack.Packer().pack, records))
 
 
 def ends_in(payload: bytes | memoryview) -> Iterator[EndRecord]:
