@@ -169,13 +169,13 @@ class Stretch:
                     earlier.add_sessions(records)
             elif at < begin_at:
                 earlier.add(at, head, payload)
-            elif head.kind == END and head.schema in file.schemas:
-                one.ends += ((file.schemas[head.schema], one_end) for one_end in ends_in(payload))
-            elif (
-                head.kind == ROWS
-                and head.schema in file.schemas
-                and (self._origins is None or head.origin in self._origins)
-            ):
+            elif head.schema not in file.schemas:
+                continue  # it is damaged
+            elif self._origins is not None and head.origin not in self._origins:
+                continue
+            elif head.kind == END:
+                one.ends += ((file.schemas[head.schema], ended) for ended in self._ends_in(head, payload))
+            elif head.kind == ROWS:
                 one.rows.append((at, head))
         one.sessions = np.full(max(sessions, default=-1) + 1, -1, np.intp)
         one.sessions[list(sessions)] = list(sessions.values())
@@ -193,6 +193,15 @@ class Stretch:
                 seconds, counts = np.unique(self._read(one, at, head)[1] // _SECOND_MS, return_counts=True)
                 for second, count in zip(seconds.tolist(), counts.tolist(), strict=True):
                     self._samples[second] += count * width
+
+    def _ends_in(self, head: Frame, payload: memoryview) -> Iterable[EndRecord]:
+        if not self._is_first_origin(head):
+            return ends_in(payload)
+        return (end for end in ends_in(payload) if marker_ms(end.last_ms) > self._first_origin_floor_ms)
+
+    def _is_first_origin(self, head: Frame) -> bool:
+        """Whether it is of the journal of which a part was delivered."""
+        return self._origins is not None and head.origin == self._origins.start
 
     def _session(self, record: SessionRecord) -> int:
         index = self._index.get(record.key)
@@ -368,7 +377,7 @@ class Stretch:
         if rows is None:
             width = one.file.schemas[head.schema].width_in(self._tier)
             return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, width))
-        if self._origins and head.origin == self._origins.start:
+        if self._is_first_origin(head):
             rows = rows[rows["t_ms"] > self._first_origin_floor_ms]
         number = rows["session"]
         known = number < one.sessions.size

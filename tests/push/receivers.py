@@ -235,10 +235,12 @@ def push_once(
     max_samples: int = 10_000,
     with_health: bool = False,
     tally: Tally | None = None,
+    tier: int = 0,
 ) -> Tally:
     """What one run of rondo-push does, with waits left out."""
     tally = tally or Tally()
     with Cursor(path, "prometheus") as cursor:
+        cursor.belongs_to(open_store(path).store_id, tier, "")
         Pusher(
             drain_of(path, max_samples=max_samples),
             cursor,

@@ -116,6 +116,45 @@ def test_where_journals_are_gone_each_window_comes_from_tier_1(tmp_path: Path, g
     assert push_once(tmp_path, Scripted(receiver), now_ms=rows[-1][0] + 1000).requests == 0
 
 
+def ended_at(receiver: Receiver) -> dict[str, list[int]]:
+    """Of each instance, when its series have stale markers: all of them at the same times."""
+    found: dict[str, set[tuple[int, ...]]] = {}
+    for labels, samples in receiver.samples.items():
+        times = tuple(t_ms for t_ms, value in samples.items() if value == STALE_NAN)
+        found.setdefault(dict(labels)["instance"], set()).add(times)
+    assert all(len(times) == 1 for times in found.values())
+    return {instance: list(times.pop()) for instance, times in found.items()}
+
+
+@pytest.mark.parametrize("tier", [1, 2])
+def test_a_push_of_a_coarse_tier_says_when_a_session_has_ended(tmp_path: Path, tier: int) -> None:
+    receiver = Receiver()
+    fill(tmp_path, header("lives"), seconds(60), tiers=SMALL)
+    fill(tmp_path, header("ended"), seconds(43), "poweroff", tiers=SMALL)
+    fill(tmp_path, header("other"), seconds(10, T0 + 60_000), "reset", tiers=SMALL)
+    roll_up_and_remove(tmp_path, 2)
+    push_once(tmp_path, Scripted(receiver), now_ms=T0 + 100_000, tier=tier)
+    expected = {"lives": [], "ended": [T0 + 42_001], "other": [T0 + 69_001]}
+    assert ended_at(receiver) == expected
+    assert receiver.twice == 0
+    assert push_once(tmp_path, Scripted(receiver), now_ms=T0 + 100_000, tier=tier).requests == 0
+
+
+def test_what_ended_in_journals_that_are_gone_has_its_marker(tmp_path: Path) -> None:
+    """The first session was delivered as seconds, with its end; the others are owed from tier 1."""
+    receiver = Receiver()
+    fill(tmp_path, header("delivered"), seconds(30), "poweroff", tiers=SMALL)
+    push_once(tmp_path, Scripted(receiver), now_ms=T0 + 100_000)
+    assert ended_at(receiver) == {"delivered": [T0 + 29_001]}
+    fill(tmp_path, header("owed"), seconds(30, T0 + 40_000), tiers=SMALL)
+    fill(tmp_path, header("owed"), seconds(20, T0 + 70_000), "poweroff", tiers=SMALL)
+    fill(tmp_path, header("lives"), seconds(20, T0 + 90_000), tiers=SMALL)
+    roll_up_and_remove(tmp_path, 3)
+    push_once(tmp_path, Scripted(receiver), now_ms=T0 + 120_000)
+    assert ended_at(receiver) == {"delivered": [T0 + 29_001], "owed": [T0 + 89_001], "lives": []}
+    assert receiver.twice == 0
+
+
 def test_backfill_begins_with_the_coarser_tiers(tmp_path: Path) -> None:
     rows = gauge_and_counter(120, T0)
     fill(tmp_path, header(), ticks(*rows[:60]), tiers=SMALL)
