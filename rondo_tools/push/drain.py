@@ -9,12 +9,10 @@ store: that is said, and delivery goes on with what is later than the time that 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from rondo_tools import selector
+from rondo_tools import files, selector
 from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, StoreError
 from rondo_tools.prom.samples import Labels
 from rondo_tools.push.batches import Batches
@@ -125,40 +123,12 @@ class Drain:
             if progress.begin.number <= number <= progress.end.number:
                 path = self._layout.file(JOURNALS, number)
                 try:
-                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        os.fdatasync(fd)
-                    finally:
-                        os.close(fd)
+                    files.sync_file(path)
                 except OSError as exc:
                     raise StoreError(
                         f"{path}: cannot be synced, and nothing of it is sent: {exc.strerror}",
                         exit_code=EX_UNAVAILABLE,
                     ) from exc
-
-    def lines(self, progress: Progress, now_ms: int) -> Iterator[tuple[str, int, int]]:
-        """(instance, delivered up to, newest tick) of each instance in the cursor's tier, in ms; 0: never."""
-        stretch = self.next(Progress(store=progress.store, tier=progress.tier), now_ms)
-        if stretch is None:
-            return
-        with stretch:
-            newest_ms = stretch.line()
-        delivered_ms = newest_ms | self._line_at(progress, newest_ms, now_ms)
-        for instance, t_ms in sorted(newest_ms.items()):
-            yield instance, min(delivered_ms[instance], t_ms), t_ms
-
-    def _line_at(self, progress: Progress, instances: Iterable[str], now_ms: int) -> dict[str, int]:
-        """What these instances have at the cursor; those of which all is delivered may be missing."""
-        if progress.begin is None:
-            return dict.fromkeys(instances, 0)
-        progress = replace(progress, end=None, slice=0, done=0)
-        rest = self.next(progress, now_ms)
-        if rest is None:
-            return {}
-        with rest:
-            if progress.tier or progress.coarse is not None:
-                return dict.fromkeys(instances, progress.time_ms)  # coarse files do not tell it of each
-            return rest.line_before()
 
     def _next(self, progress: Progress, now_ms: int, backfill: bool) -> Stretch | None:
         state = read_state(self._layout)

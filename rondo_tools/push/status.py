@@ -7,8 +7,8 @@ a line is about, tabs between. Which journals stay for a cursor is the store's o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import AHEAD_MS, Drain
@@ -61,12 +61,38 @@ def instances(drain: Drain, cursor: Cursor, now_ms: int) -> Iterator[str]:
     "never"; one of which all is delivered is 0 seconds behind. Ahead is one that has delivered times ahead
     of this clock, and is passed over until then.
     """
-    for instance, delivered_ms, newest_ms in drain.lines(cursor.progress, now_ms):
+    for instance, delivered_ms, newest_ms in lines(drain, cursor.progress, now_ms):
         behind_ms = max(0, newest_ms - delivered_ms)
         behind = _seconds(behind_ms) if delivered_ms or not behind_ms else "-"
         ahead_ms = delivered_ms - now_ms
         ahead = _seconds(ahead_ms if ahead_ms > AHEAD_MS else 0)
         yield f"instance\t{instance}\t{delivered_ms}\t{newest_ms}\t{behind}\t{ahead}"
+
+
+def lines(drain: Drain, progress: Progress, now_ms: int) -> Iterator[tuple[str, int, int]]:
+    """(instance, delivered up to, newest tick) of each instance in the cursor's tier, in ms; 0: never."""
+    stretch = drain.next(Progress(store=progress.store, tier=progress.tier), now_ms)
+    if stretch is None:
+        return
+    with stretch:
+        newest_ms = stretch.line()
+    delivered_ms = newest_ms | _line_at(drain, progress, newest_ms, now_ms)
+    for instance, t_ms in sorted(newest_ms.items()):
+        yield instance, min(delivered_ms[instance], t_ms), t_ms
+
+
+def _line_at(drain: Drain, progress: Progress, instances: Iterable[str], now_ms: int) -> dict[str, int]:
+    """What these instances have at the cursor; those of which all is delivered may be missing."""
+    if progress.begin is None:
+        return dict.fromkeys(instances, 0)
+    progress = replace(progress, end=None, slice=0, done=0)
+    rest = drain.next(progress, now_ms)
+    if rest is None:
+        return {}
+    with rest:
+        if progress.tier or progress.coarse is not None:
+            return dict.fromkeys(instances, progress.time_ms)  # coarse files do not tell it of each
+        return rest.line_before()
 
 
 def held(store: OpenedStore, state: State, cursor: CursorPosition, now_ms: int) -> Held:

@@ -27,7 +27,16 @@ import numpy.typing as npt
 
 from rondo_tools.errors import EX_DATAERR, StoreError
 from rondo_tools.prom.lives import in_order, is_marked, marker_ms
-from rondo_tools.push.vanished import LOOKBACK_MS, Change, Earlier, Fresh, Had, Vanished, worth_a_search
+from rondo_tools.push.vanished import (
+    LOOKBACK_MS,
+    Change,
+    Earlier,
+    Fresh,
+    Had,
+    Vanished,
+    search,
+    worth_a_search,
+)
 from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.frame_file import FrameFile, has_no_header
 from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
@@ -342,24 +351,10 @@ class Stretch:
 
     def _had_before(self, fresh: dict[int, Fresh]) -> dict[int, Had]:
         """What was before the stretch, for `Vanished`."""
-        if self._since_ms or self._origins is not None:
+        if self._since_ms or self._origins is not None or self._earlier is None:
             return {}  # what was before is not delivered, or not in these files
         wanted = worth_a_search(fresh, self._declared_before)
-        since_ms = min((one.t_ms for one in wanted.values()), default=0) - LOOKBACK_MS
-        found = {} if self._earlier is None else self._earlier.find(wanted, since_ms)
-        folder = tier_name(self._tier)
-        numbers = [number for number in self._layout.numbers(folder) if number < self._begin.number]
-        while wanted and numbers:
-            try:
-                with FrameFile(self._layout.file(folder, numbers.pop())) as file:
-                    earlier = Earlier(file, self._tier)
-                    earlier.read()
-                    if max((head.greatest_ms for _, head in earlier.rows), default=0) < since_ms:
-                        break
-                    found |= earlier.find(wanted, since_ms)
-            except (FileNotFoundError, StoreError):
-                break
-        return found
+        return search(wanted, self._earlier, self._layout, self._tier, self._begin.number)
 
     def _floors(self) -> Ints:
         """For each session, the time up to which a first delivery leaves its rows."""

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rondo_tools.errors import StoreError
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
+from rondo_tools.store.format.layout import Layout, tier_name
 from rondo_tools.store.format.records import SessionRecord, ends_in, sessions_in
 from rondo_tools.store.format.schema import Schema
 
@@ -190,3 +192,23 @@ def worth_a_search(fresh: Mapping[int, Fresh], declared_before: set[int]) -> dic
         if index in declared_before
         or one.t_ms - max(one.record.last_ms, one.record.before_ms if one.is_new else 0) <= LOOKBACK_MS
     }
+
+
+def search(
+    wanted: dict[int, Fresh], first: Earlier, layout: Layout, tier: int, number: int
+) -> dict[int, Had]:
+    """What those wanted had before a stretch that begins in file `number` of a tier, behind `first`."""
+    since_ms = min((one.t_ms for one in wanted.values()), default=0) - LOOKBACK_MS
+    found = first.find(wanted, since_ms)
+    numbers = [one for one in layout.numbers(tier_name(tier)) if one < number] if wanted else []
+    while wanted and numbers:
+        try:
+            with FrameFile(layout.file(tier_name(tier), numbers.pop())) as file:
+                earlier = Earlier(file, tier)
+                earlier.read()
+                if max((head.greatest_ms for _, head in earlier.rows), default=0) < since_ms:
+                    break
+                found |= earlier.find(wanted, since_ms)
+        except (FileNotFoundError, StoreError):
+            break
+    return found

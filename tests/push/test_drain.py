@@ -15,6 +15,7 @@ from journal_maker import STORE_ID, Maker, series
 from rondo_tools.errors import StoreError
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.push.drain import Drain
+from rondo_tools.push.status import lines
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.cursor import Progress, pack_progress, parse_progress
@@ -287,18 +288,18 @@ def test_lines_of_instances_where_journals_are_gone(maker: Maker, drain: Drain) 
     state = State(rolled_up=2)
     state.files["tier_1"] = {1: a_coarse_file(maker, 1, 1, {1: [2], 2: [20]})}
     maker.layout.state_json.write_bytes(state.pack())
-    assert list(drain.lines(progress, T0)) == [("vm", T0 + 2000, T0 + 30_000)]
+    assert list(lines(drain, progress, T0)) == [("vm", T0 + 2000, T0 + 30_000)]
     for number in (1, 2):
         maker.layout.file(JOURNALS, number).unlink()
     before = pack_progress(progress, None)
-    assert list(drain.lines(progress, T0)) == [("vm", T0 + 2000, T0 + 30_000)]
-    assert list(drain.lines(Progress(), T0)) == [("vm", 0, T0 + 30_000)]
+    assert list(lines(drain, progress, T0)) == [("vm", T0 + 2000, T0 + 30_000)]
+    assert list(lines(drain, Progress(), T0)) == [("vm", 0, T0 + 30_000)]
     coarse = Progress(tier=1)
-    assert list(drain.lines(coarse, T0)) == [("vm", 0, T0 + 20_000)]
+    assert list(lines(drain, coarse, T0)) == [("vm", 0, T0 + 20_000)]
     assert pack_progress(progress, None) == before, "looking changes nothing"
     assert deliver(drain, coarse) == [2, 20]
     coarse.time_ms = T0 + 20_000
-    assert list(drain.lines(coarse, T0)) == [("vm", T0 + 20_000, T0 + 20_000)]
+    assert list(lines(drain, coarse, T0)) == [("vm", T0 + 20_000, T0 + 20_000)]
     maker.close()
 
 
