@@ -41,7 +41,7 @@ PURE = (
     *("catalog", "errors", "selector", "stream", "units"),
     *("prom", "store.format", "producer.pace", "producer.text"),
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
-    *("push.stretch", "push.batches"),
+    *("push.stretch", "push.stretch_file", "push.vanished", "push.batches"),
 )
 IMPURE = {
     "socket",

@@ -18,6 +18,7 @@ from rondo_tools.prom.samples import Labels
 from rondo_tools.push.batches import Batches
 from rondo_tools.push.opened import read_state
 from rondo_tools.push.stretch import Stretch
+from rondo_tools.push.stretch_file import Owed
 from rondo_tools.store.format.cursor import Position, Progress
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import FILE_SIZE
@@ -262,9 +263,8 @@ class Drain:
             files[0]._replace(offset=FILE_SIZE),
             progress.end,
             tier=tier,
-            origins=range(first, until),
             # Of the journal in which the cursor stood, a part was delivered.
-            first_origin_floor_ms=progress.time_ms,
+            owed=Owed(range(first, until), progress.time_ms),
         )
 
     def _finest_that_has(self, state: State, first: int, until: int) -> tuple[int, int, int]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -27,10 +26,10 @@ import numpy.typing as npt
 
 from rondo_tools.errors import EX_DATAERR, StoreError
 from rondo_tools.prom.lives import in_order, is_marked, marker_ms
+from rondo_tools.push.stretch_file import SECOND_MS, End, Floats, Ints, Owed, Rows, StretchFile
 from rondo_tools.push.vanished import (
     LOOKBACK_MS,
     Change,
-    Earlier,
     Fresh,
     Had,
     Vanished,
@@ -38,20 +37,16 @@ from rondo_tools.push.vanished import (
     worth_a_search,
 )
 from rondo_tools.store.format.cursor import Position
-from rondo_tools.store.format.frame_file import FrameFile, has_no_header
-from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSION, Frame
+from rondo_tools.store.format.frame_file import has_no_header
+from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import Layout, tier_name
-from rondo_tools.store.format.records import EndRecord, SessionRecord, declared_in, ends_in
+from rondo_tools.store.format.records import SessionRecord
 from rondo_tools.store.format.schema import Schema
 
 SLICE_MS = 1_800_000  # half of the hour that Prometheus allows
 SLICE_SAMPLES = 1_000_000
-_SECOND_MS = 1000  # slices are cut between seconds
 
 log = logging.getLogger(__name__)
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 class Session(NamedTuple):
@@ -59,10 +54,6 @@ class Session(NamedTuple):
 
     record: SessionRecord
     instance: int
-
-
-_Rows = tuple[npt.NDArray[np.intp], Ints, Floats]
-"""Of some rows: whose they are (an index of the stretch's sessions), their times, their values."""
 
 
 class Slice(NamedTuple):
@@ -82,16 +73,6 @@ class Slice(NamedTuple):
     changes: list[Change]
 
 
-@dataclass(slots=True)
-class _File:
-    """A file of the stretch: its ROWS frames and ENDs in it, and whose its session numbers are."""
-
-    file: FrameFile
-    rows: list[tuple[int, Frame]]
-    ends: list[tuple[Schema, EndRecord]]
-    sessions: npt.NDArray[np.intp]
-
-
 class Stretch:
     """Files of `tier` from `begin` to `end`. Raises StoreError, or FileNotFoundError if one went.
 
@@ -100,8 +81,8 @@ class Stretch:
     `line` is what each instance had at `begin`, where that is known already; else it is read out of
     the files. What is not later than `floor_ms` is passed over; so is what is not later than `since_ms`,
     but for the last `span_ms` of sessions that end in the stretch. With `future_ms`, what an instance had
-    that is later holds nothing back. `origins` restricts a coarse tier to
-    rows of these journals, those of the first one later than `first_origin_floor_ms`. The owner closes it.
+    that is later holds nothing back. `owed` restricts a coarse tier to what is owed of journals that are
+    gone. The owner closes it.
     """
 
     def __init__(
@@ -116,13 +97,11 @@ class Stretch:
         since_ms: int = 0,
         future_ms: int = 0,
         span_ms: int = 0,
-        origins: range | None = None,
-        first_origin_floor_ms: int = 0,
+        owed: Owed | None = None,
     ) -> None:
         self.sessions: list[Session] = []
         self._tier = tier
-        self._origins = origins
-        self._first_origin_floor_ms = first_origin_floor_ms
+        self._owed = owed
         self._instances: dict[str, int] = {}
         self._index: dict[tuple[str, int], int] = {}
         self._line: list[int] = []
@@ -131,86 +110,47 @@ class Stretch:
         self._since_ms = since_ms
         self._future_ms = future_ms
         self._span_ms = span_ms
-        self._files: list[_File] = []
+        self._files: list[StretchFile] = []
         self._layout, self._begin = layout, begin
-        self._earlier: Earlier | None = None  # of the file that the stretch begins in
-        self._declared_before: set[int] = set()
+        self._declared_before: set[int] = set()  # in the file that the stretch begins in
         self._new: set[int] = set()  # sessions that begin in the stretch
         self._vanished: tuple[int, Vanished] | None = None  # and the slice that it is to see next
-        self._samples: Counter[int] = Counter()  # of each second
+        samples: Counter[int] = Counter()  # of each second
         try:
             for number in layout.numbers(tier_name(tier)):
                 if begin.number <= number <= end.number:
-                    self._look(layout, number, begin, end)
+                    self._look(number, end, samples)
         except BaseException:
             self.close()
             raise
-        self.cuts = cut_times(self._samples)
+        self.cuts = cut_times(samples)
 
     # --- the first look ------------------------------------------------------------------------------
 
-    def _look(self, layout: Layout, number: int, begin: Position, end: Position) -> None:
-        path = layout.file(tier_name(self._tier), number)
+    def _look(self, number: int, end: Position, samples: Counter[int]) -> None:
+        begin_at = self._begin.offset if number == self._begin.number else FILE_SIZE
+        end_at = end.offset if number == end.number else None
+        path = self._layout.file(tier_name(self._tier), number)
         try:
-            file = FrameFile(path)
+            file = StretchFile(path, self._tier, begin_at, end_at, self._declare, self._owed)
         except StoreError as exc:
             if exc.exit_code != EX_DATAERR:
                 raise
             if not has_no_header(path):
                 log.warning("%s; nothing of it is sent", exc)
             return
-        one = _File(file, [], [], np.empty(0, np.intp))
-        self._files.append(one)
-        begin_at = begin.offset if number == begin.number else FILE_SIZE
-        end_at = end.offset if number == end.number else file.size
-        sessions: dict[int, int] = {}
-        earlier = Earlier(file, self._tier)
-        for at, head, payload in file.frames(FILE_SIZE, end_at, (SCHEMA, SESSION, END)):
-            if head.kind == SESSION:
-                records = list(declared_in(payload))
-                for record in records:
-                    index = sessions[record.number] = self._session(record)
-                    if at < begin_at:
-                        self._declared_before.add(index)
-                    elif not record.last_ms and index not in self._declared_before:
-                        self._new.add(index)
-                if at < begin_at:
-                    earlier.add_sessions(records)
-            elif at < begin_at:
-                earlier.add(at, head, payload)
-            elif head.schema not in file.schemas:
-                continue  # it is damaged
-            elif self._origins is not None and head.origin not in self._origins:
-                continue
-            elif head.kind == END:
-                one.ends += ((file.schemas[head.schema], ended) for ended in self._ends_in(head, payload))
-            elif head.kind == ROWS:
-                one.rows.append((at, head))
-        one.sessions = np.full(max(sessions, default=-1) + 1, -1, np.intp)
-        one.sessions[list(sessions)] = list(sessions.values())
+        self._files.append(file)
         if self._known_line is None:
-            self._raise(self._line, one, earlier.rows)
-        if number == begin.number:
-            self._earlier = earlier
-        for schema, ended in one.ends:
-            self._samples[marker_ms(ended.last_ms) // _SECOND_MS] += schema.width
-        for at, head in one.rows:
-            width = file.schemas[head.schema].width
-            if head.least_ms // _SECOND_MS == head.greatest_ms // _SECOND_MS:
-                self._samples[head.least_ms // _SECOND_MS] += head.entries * width
-            else:
-                seconds, counts = np.unique(self._read(one, at, head)[1] // _SECOND_MS, return_counts=True)
-                for second, count in zip(seconds.tolist(), counts.tolist(), strict=True):
-                    self._samples[second] += count * width
+            self._raise(self._line, file.each_before())
+        file.count(samples)
 
-    def _ends_in(self, head: Frame, payload: memoryview) -> Iterable[EndRecord]:
-        if not self._is_first_origin(head):
-            return ends_in(payload)
-        return (end for end in ends_in(payload) if marker_ms(end.last_ms) > self._first_origin_floor_ms)
-
-    def _is_first_origin(self, head: Frame) -> bool:
-        """Whether it is of the journal of which a part was delivered."""
-        return self._origins is not None and head.origin == self._origins.start
+    def _declare(self, record: SessionRecord, is_before: bool) -> int:
+        index = self._session(record)
+        if is_before:
+            self._declared_before.add(index)
+        elif not record.last_ms and index not in self._declared_before:
+            self._new.add(index)
+        return index
 
     def _session(self, record: SessionRecord) -> int:
         index = self._index.get(record.key)
@@ -230,14 +170,13 @@ class Stretch:
             self.sessions.append(Session(record, instance))
         return index
 
-    def _raise(self, line: list[int], one: _File, rows: Iterable[tuple[int, Frame]]) -> None:
-        """Raise each instance's line to its newest row in some frames."""
-        for at, head in rows:
-            session, t_ms, _ = self._read(one, at, head)
-            firsts = np.flatnonzero(np.diff(session, prepend=-1))
+    def _raise(self, line: list[int], some: Iterable[Rows]) -> None:
+        """Raise each instance's line to its newest row."""
+        for rows in some:
+            firsts = np.flatnonzero(np.diff(rows.session, prepend=-1))
             if firsts.size:
-                newest = np.maximum.reduceat(t_ms, firsts)
-                for index, last_ms in zip(session[firsts].tolist(), newest.tolist(), strict=True):
+                newest = np.maximum.reduceat(rows.t_ms, firsts)
+                for index, last_ms in zip(rows.session[firsts].tolist(), newest.tolist(), strict=True):
                     if self._future_ms and last_ms > self._future_ms:
                         continue
                     instance = self.sessions[index].instance
@@ -253,7 +192,7 @@ class Stretch:
     @property
     def rows(self) -> int:
         """How many rows there are, passed over or not."""
-        return sum(head.entries for one in self._files for _, head in one.rows)
+        return sum(one.rows for one in self._files)
 
     def line_before(self) -> dict[str, int]:
         """What each instance had before the stretch."""
@@ -263,7 +202,7 @@ class Stretch:
         """What each instance has at the stretch's end."""
         line = self._line.copy()
         for one in self._files:
-            self._raise(line, one, one.rows)
+            self._raise(line, one.each())
         return self._named(line)
 
     def _named(self, line: list[int]) -> dict[str, int]:
@@ -289,31 +228,23 @@ class Stretch:
 
     def _slice(self, number: int, vanished: Vanished) -> Slice:
         begin_ms, until_ms = self.cuts[number], self.cuts[number + 1]
-        rows: dict[Schema, list[_Rows]] = {}
-        markers: dict[Schema, list[_Rows]] = {}
+        rows: dict[Schema, list[Rows]] = {}
+        markers: dict[Schema, list[Rows]] = {}
         for one in self._files:
-            for at, head in one.rows:
-                if head.greatest_ms < begin_ms or head.least_ms >= until_ms:
-                    continue
-                session, t_ms, values = self._read(one, at, head)
-                if head.least_ms < begin_ms or head.greatest_ms >= until_ms:
-                    within = (t_ms >= begin_ms) & (t_ms < until_ms)
-                    session, t_ms, values = session[within], t_ms[within], values[within]
-                rows.setdefault(one.file.schemas[head.schema], []).append((session, t_ms, values))
-            for schema, record in one.ends:
-                at_ms = marker_ms(record.last_ms)
-                if begin_ms <= at_ms < until_ms and self._is_marked(one, record):
-                    nothing = np.full((1, schema.width_in(self._tier)), np.nan)
-                    session = one.sessions[[record.number]]
-                    markers.setdefault(schema, []).append((session, np.array([at_ms], np.int64), nothing))
+            for some in one.each(begin_ms, until_ms):
+                rows.setdefault(some.schema, []).append(some)
+            for end in one.ends:
+                at_ms = marker_ms(end.last_ms)
+                if begin_ms <= at_ms < until_ms and self._is_marked(end):
+                    nothing = np.full((1, end.schema.width_in(self._tier)), np.nan)
+                    marker = Rows(end.schema, np.array([end.session]), np.array([at_ms], np.int64), nothing)
+                    markers.setdefault(end.schema, []).append(marker)
         return self._in_order([*rows.items()], [*markers.items()], vanished)
 
-    def _is_marked(self, one: _File, record: EndRecord) -> bool:
+    def _is_marked(self, end: End) -> bool:
         """Whether an end gets a marker."""
-        if record.number >= one.sessions.size or one.sessions[record.number] < 0:
-            return False
-        mine = self.sessions[int(one.sessions[record.number])]
-        return is_marked(mine.record.start_ms, record.last_ms, self._starts_ms[mine.instance])
+        mine = self.sessions[end.session]
+        return is_marked(mine.record.start_ms, end.last_ms, self._starts_ms[mine.instance])
 
     @cached_property
     def _starts_ms(self) -> dict[int, list[int]]:
@@ -325,14 +256,15 @@ class Stretch:
 
     def _in_order(
         self,
-        rows: list[tuple[Schema, list[_Rows]]],
-        markers: list[tuple[Schema, list[_Rows]]],
+        rows: list[tuple[Schema, list[Rows]]],
+        markers: list[tuple[Schema, list[Rows]]],
         vanished: Vanished,
     ) -> Slice:
         parts: list[tuple[Schema, Floats]] = []
         columns = []
         for schema, some in (*rows, *markers):
-            session, t_ms, values = (np.concatenate(column) for column in zip(*some, strict=True))
+            _, *in_pieces = zip(*some, strict=True)
+            session, t_ms, values = map(np.concatenate, in_pieces)
             columns.append((session, t_ms, np.full(session.size, len(parts)), np.arange(session.size)))
             parts.append((schema, values))
         if not parts:
@@ -351,41 +283,23 @@ class Stretch:
 
     def _had_before(self, fresh: dict[int, Fresh]) -> dict[int, Had]:
         """What was before the stretch, for `Vanished`."""
-        if self._since_ms or self._origins is not None or self._earlier is None:
+        if self._since_ms or self._owed is not None:
             return {}  # what was before is not delivered, or not in these files
         wanted = worth_a_search(fresh, self._declared_before)
-        return search(wanted, self._earlier, self._layout, self._tier, self._begin.number)
+        return search(wanted, self._files[0].earlier, self._layout, self._tier, self._begin.number)
 
     def _floors(self) -> Ints:
         """For each session, the time up to which a first delivery leaves its rows."""
         floors = np.full(len(self.sessions), self._since_ms, np.int64)
         if self._since_ms:
             for one in self._files:
-                for _, record in one.ends:
-                    if record.number < one.sessions.size and (index := one.sessions[record.number]) >= 0:
-                        floors[index] = min(floors[index], record.last_ms - self._span_ms)
+                for end in one.ends:
+                    floors[end.session] = min(floors[end.session], end.last_ms - self._span_ms)
         return floors
-
-    def _read(self, one: _File, at: int, head: Frame) -> _Rows:
-        """A frame's rows; none of a damaged one, and none of a session whose declaration was damaged."""
-        rows = one.file.read_rows(at, head, self._tier)
-        if rows is None:
-            width = one.file.schemas[head.schema].width_in(self._tier)
-            return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, width))
-        if self._is_first_origin(head):
-            rows = rows[rows["t_ms"] > self._first_origin_floor_ms]
-        number = rows["session"]
-        known = number < one.sessions.size
-        if not known.all():
-            rows, number = rows[known], number[known]
-        session = one.sessions[number]
-        if session.size and session.min() < 0:
-            rows, session = rows[session >= 0], session[session >= 0]
-        return session, rows["t_ms"].astype(np.int64), rows["values"]
 
     def close(self) -> None:
         for one in self._files:
-            one.file.close()
+            one.close()
 
     def __enter__(self) -> Stretch:
         return self
@@ -403,9 +317,9 @@ def cut_times(samples: Mapping[int, int]) -> list[int]:
     seen = 0
     half_hour = -1
     for second in sorted(samples):
-        at_ms = second * _SECOND_MS
+        at_ms = second * SECOND_MS
         if at_ms // SLICE_MS != half_hour or seen + samples[second] > SLICE_SAMPLES:
             cuts.append(at_ms)
             half_hour, seen = at_ms // SLICE_MS, 0
         seen += samples[second]
-    return [*cuts, (max(samples) + 1) * _SECOND_MS] if cuts else []
+    return [*cuts, (max(samples) + 1) * SECOND_MS] if cuts else []
