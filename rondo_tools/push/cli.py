@@ -6,29 +6,27 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import argh
 
 from rondo_tools import command
 from rondo_tools.errors import UsageError
-from rondo_tools.prom.labels import parse_external, parse_job, sent_labels
+from rondo_tools.prom.labels import parse_external, parse_job
 from rondo_tools.push.cursor import Cursor, LockedError, parse_name
-from rondo_tools.push.drain import Drain
+from rondo_tools.push.delivery import Delivery
 from rondo_tools.push.drop import drop as drop_cursor
 from rondo_tools.push.dry_run import dry_run as preview
 from rondo_tools.push.encoding.body import PROTOCOLS, V1
 from rondo_tools.push.follow import Follower
-from rondo_tools.push.http.credentials import Credentials, parse_credentials
+from rondo_tools.push.http.credentials import parse_credentials
+from rondo_tools.push.http.endpoint import Endpoint
 from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.urls import parse_url
-from rondo_tools.push.model import Answer
 from rondo_tools.push.opened import OpenedStore, open_store
-from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import SelfMetrics, Tally
 from rondo_tools.push.service import Service, Stores
 from rondo_tools.push.status import cursors as cursor_lines
@@ -37,14 +35,10 @@ from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.units import parse_duration
 from rondo_tools.wakeup import Wakeup
 
-if TYPE_CHECKING:
-    from rondo_tools.push.http.transport import Transport
-
 DEFAULT_CURSOR = "prometheus"
 DEFAULT_INTERVAL_S = 10.0
 MAX_TIERS = 8  # of any store
 LONGEST_S = 86_400.0
-STOP_WITHIN_S = 10.0  # after a signal to stop no new request is begun beyond this
 
 log = logging.getLogger(__name__)
 
@@ -210,72 +204,29 @@ def push(
         header=header or (),
         proxy=proxy,
     )
-    tally = Tally()
     name = cursor or DEFAULT_CURSOR
-    health = None if no_health else SelfMetrics(tally, name, job, external, match)
-
-    selector = "" if match is None else str(match)
-
-    def open_drain(store: OpenedStore, cursor: Cursor) -> Drain:
-        if tier >= len(store.tiers):
-            raise UsageError(f"--tier {tier}: the tiers of {store.path} are 0 to {len(store.tiers) - 1}")
-        if not status:
-            cursor.belongs_to(store.store_id, tier, selector)
-        return Drain(
-            store.layout,
-            store.tiers,
-            lambda header: sent_labels(header, job, external),
-            max_samples_per_send,
-            wanted=match,
-            max_age_ms=max_age,
-            ignore_future=ignore_future,
-        )
-
+    delivery = Delivery(job, external, tier, match, max_age, max_samples_per_send, backfill, ignore_future)
     if dry_run or status or drop:
         if dry_run + status + drop > 1:
             raise UsageError("--dry-run, --status and --drop are three things: choose one")
         if store is None:
             raise UsageError("--dry-run, --status and --drop look at a STORE: name one")
+        if drop and cursor is None:
+            raise UsageError("--drop removes a cursor for good: name it, with --cursor NAME")
         found, now_ms = open_store(Path(store)), time.time_ns() // 1_000_000
         if drop:
-            if cursor is None:
-                raise UsageError("--drop removes a cursor for good: name it, with --cursor NAME")
-            drop_cursor(found, cursor, now_ms)
-            return
-        if status:
-            for line in cursor_lines(found, now_ms):
-                print(line)
-        place = Cursor(found.path, name, peek=True)
-        drain = open_drain(found, place)
-        lines = (
-            instance_lines(drain, place, now_ms)
-            if status
-            else preview(drain, place, now_ms, backfill=backfill)
-        )
-        for line in lines:
-            print(line)
+            drop_cursor(found, name, now_ms)
+        elif status:
+            _print(_status(delivery, found, name, now_ms))
+        else:
+            _print(_preview(delivery, found, name, now_ms))
         return
     if remote_write is None:
         raise UsageError("--remote-write is missing: where to deliver")
-
-    def open_pusher(wake: Wakeup | None, store: OpenedStore, cursor: Cursor) -> Pusher:
-        drain = open_drain(store, cursor)
-        if wake is None:
-            return Pusher(drain, cursor, negotiator, tally, backfill=backfill, health=health)
-        give_up = partial(wake.stopped_for, STOP_WITHIN_S)
-        return Pusher(
-            drain,
-            cursor,
-            negotiator,
-            tally,
-            pause=wake.pause,
-            give_up=give_up,
-            backfill=backfill,
-            health=health,
-        )
-
-    with closing(_Endpoint(remote_write, timeout, known)) as endpoint:
-        negotiator = Negotiator(endpoint, protocol)
+    tally = Tally()
+    health = None if no_health else SelfMetrics(tally, name, job, external, match)
+    with closing(Endpoint(remote_write, timeout, known)) as endpoint:
+        open_pusher = partial(delivery.pusher, Negotiator(endpoint, protocol), tally, health)
         if store is not None and interval is None:
             with Stores(name, partial(open_pusher, None), wait=wait) as stores:
                 _push_once(stores, Path(store))
@@ -294,25 +245,20 @@ def push(
                 log.info("%s", tally)
 
 
-class _Endpoint:
-    """The transport, made when something is sent: what it needs takes longer to load than an idle push."""
+def _status(delivery: Delivery, store: OpenedStore, cursor: str, now_ms: int) -> Iterator[str]:
+    yield from cursor_lines(store, now_ms)
+    place = Cursor(store.path, cursor, peek=True)
+    yield from instance_lines(delivery.drain_to_look(store), place, now_ms)
 
-    def __init__(self, url: str, timeout_s: float, credentials: Credentials) -> None:
-        self._url = url
-        self._timeout_s = timeout_s
-        self._credentials = credentials
-        self._transport: Transport | None = None
 
-    def send(self, data: bytes, protocol: str) -> Answer:
-        if self._transport is None:
-            from rondo_tools.push.http.transport import Transport
+def _preview(delivery: Delivery, store: OpenedStore, cursor: str, now_ms: int) -> Iterator[str]:
+    place = Cursor(store.path, cursor, peek=True)
+    return preview(delivery.drain(store, place), place, now_ms, backfill=delivery.backfill)
 
-            self._transport = Transport(self._url, timeout_s=self._timeout_s, credentials=self._credentials)
-        return self._transport.send(data, protocol)
 
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 def _push_once(stores: Stores, store: Path) -> None:

@@ -25,7 +25,8 @@ from needs import PATIENCE_S
 from prometheus import Prometheus
 from unit_file import Unit, environment
 
-from rondo_tools.push.cli import STOP_WITHIN_S, push
+from rondo_tools.push.cli import push
+from rondo_tools.push.delivery import STOP_WITHIN_S
 from rondo_tools.store.reader import Store
 from rondo_tools.vmm.cli import rondo_vmm
 
