@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 MAX_AHEAD_MS = 600_000  # a tick further ahead of the store's clock is a clock gone wrong
 MAX_GATHERED = 8 << 20  # bytes of streams, before they are written in the midst of a turn
 CHECK_EVERY_S = 0.1  # whether the folder is still ours, at most, before a write
-LOOK_EVERY_S = 0.1  # at the wall clock, at most, for bounds of minutes and days
 _MOST_SERIES_KNOWN = 8  # few, for a header may be large
 
 
@@ -103,7 +102,7 @@ class Keeper:
         self._roll_up = roll_up
         self._checked_at = float("-inf")
         self._limits = 0, 0
-        self._limits_at = float("-inf")
+        self._limits_of_ms = -1
         self._known_series: dict[int, tuple[tuple[Series, ...], Schema]] = {}
         self.folder = folder
         try:
@@ -201,10 +200,10 @@ class Keeper:
 
     def limits(self) -> tuple[int, int]:
         """The oldest and the newest time of ticks that may be stored now."""
-        now = self._clock()
-        if now - self._limits_at >= LOOK_EVERY_S:
-            self._limits = self._now_ms() - self._span_ms, self._latest_ms() + MAX_AHEAD_MS
-            self._limits_at = now
+        now_ms = self._now_ms()
+        if now_ms != self._limits_of_ms:  # in a millisecond many are stored
+            self._limits = now_ms - self._span_ms, self._latest_ms() + MAX_AHEAD_MS
+            self._limits_of_ms = now_ms
         return self._limits
 
     # --- the turn ------------------------------------------------------------------------------------
