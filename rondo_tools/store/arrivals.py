@@ -48,14 +48,14 @@ class Arrivals:
     def skip(self, snapshot: Snapshot) -> None:
         """What is there now is no news."""
         self._taken = {
-            view.file.header: (view.heads.size, len(view.all_ends)) for view in snapshot.journals.values()
+            view.file.header: (view.heads.size, len(view.all_ends)) for view in snapshot.whole_journals()
         }
 
     def take(self, snapshot: Snapshot) -> tuple[list[Arrival], list[Ending]]:
         """What has come since; the ticks of a session in the order of its schemas."""
         ticks: list[Arrival] = []
         ends: list[Ending] = []
-        for view in snapshot.journals.values():
+        for view in snapshot.whole_journals():
             frames, known = self._taken.get(view.file.header, (0, 0))
             if frames == view.heads.size and known == len(view.all_ends):
                 continue

@@ -68,7 +68,7 @@ class Checker:
         for path in snapshot.missing:
             yield Finding(path, "is not there, though state.json wants it")
         sound = set()
-        for journal in snapshot.journals.values():
+        for journal in snapshot.whole_journals():
             found = list(_journal(journal))
             yield from found
             if not found:

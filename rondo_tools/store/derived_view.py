@@ -328,9 +328,9 @@ class EndedView(DerivedView):
                     some = [
                         packed_description_at(found.payload, head.entries, place) for place in places.tolist()
                     ]
-                if any(len(array) != len(Description._fields) for array in some):
+                if set(map(len, some)) != {len(Description._fields)}:
                     raise ValueError("not a description")
             except UNDECODABLE as exc:
                 self.bad.setdefault(at, f"cannot be decoded ({exc!r:.100})")
                 continue
-            yield from (array for array in some if instance is None or array[0] == instance)
+            yield from some if instance is None else (array for array in some if array[0] == instance)

@@ -79,6 +79,11 @@ class JournalView:
         self._ticks = self._last = np.zeros(0, np.int64)  # by session number
         self._begins: dict[Schema, npt.NDArray[np.int64]] = {}  # by session number, its first row's time
 
+    @property
+    def is_read(self) -> bool:
+        """Whether `update` has found anything yet."""
+        return self.known_to > FILE_SIZE
+
     def update(self) -> bool:
         """Take up what was appended; says whether anything was."""
         before = self.known_to

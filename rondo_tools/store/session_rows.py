@@ -126,7 +126,7 @@ def ticks(snapshot: Snapshot, key: SessionKey, told: Description | None, after_m
     found = Parts()
     if told is not None and told.last_ms > after_ms:
         _add_last_rows(found, snapshot, told, after_ms)
-    _add_journals(found, snapshot.journals.values(), key, after_ms)
+    _add_journals(found, snapshot.whole_journals(), key, after_ms)
     return found
 
 

@@ -6,7 +6,8 @@ journal that this look did not see is in the files of the state.json that it rea
 missing in between means that the writer went on: look again. Two looks in a row that find the same
 have found all there is.
 
-Views of files are kept from one look to the next, and take up what was appended.
+Views of files are kept from one look to the next, and take up what was appended. A journal that is
+rolled up is read when somebody asks for its rows: all else is in the files that state.json names.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ log = logging.getLogger(__name__)
 
 
 class Snapshot(NamedTuple):
-    """What a look found: journals by number, derived files by number."""
+    """What a look found: journals by number, derived files by number.
+
+    In `journals`, those that are rolled up may not be read: `whole_journals` has them read.
+    """
 
     layout: Layout
     state: State
@@ -49,6 +53,13 @@ class Snapshot(NamedTuple):
     @property
     def not_rolled_up(self) -> list[JournalView]:
         return [view for number, view in self.journals.items() if number > self.state.rolled_up]
+
+    def whole_journals(self) -> list[JournalView]:
+        """All journals, oldest first, those that are rolled up read as well. Raises StoreError."""
+        for view in self.journals.values():
+            if not view.is_read:
+                view.update()
+        return list(self.journals.values())
 
 
 class Files:
@@ -93,10 +104,12 @@ class Files:
         for number in self._layout.numbers(JOURNALS):
             view = self._view(self._layout.file(JOURNALS, number), JournalView, [])
             if view is not None:
-                view.update()
-                self._tell_damage(view)
                 journals[number] = view
         state = self._read_state()
+        for number, view in journals.items():
+            if number > state.rolled_up or view.is_read:
+                view.update()
+                self._tell_damage(view)
         newest = max(journals, default=0)
         expected = state.journals.keys() | set(range(state.rolled_up + 1, newest))
         for number in sorted(expected - journals.keys()):
