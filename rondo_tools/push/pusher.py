@@ -114,11 +114,12 @@ class Pusher:
         self._described: set[str] = set()  # metric families whose metadata this process has sent
 
     def push(self) -> bool:
-        """Deliver all that is new; say if there was anything.
+        """Deliver all that is new when it begins; say if there was anything.
 
-        Raises NotTakenError (exit status 75, or 69 where trying again will not help) if the
-        endpoint does not take it: then nothing of the batch counts as delivered, and it stays in
-        flight if it may have landed all the same.
+        What comes meanwhile is left to the next push: else producers that never pause would keep this
+        one for ever, with a request for every few ticks. Raises NotTakenError (exit status 75, or 69
+        where trying again will not help) if the endpoint does not take it: then nothing of the batch
+        counts as delivered, and it stays in flight if it may have landed all the same.
         """
         sent = self._tally.sent
         now_ms = self._now_ms()
@@ -132,7 +133,13 @@ class Pusher:
             self._deliver(*self._cursor.in_flight)
         before_ms = progress.time_ms
         self._oldest_ms, self._newest_ms = now_ms, 0
-        while (stretch := self._drain.next(progress, now_ms, backfill=self._backfill)) is not None:
+        reaches_newest = False
+        while not reaches_newest:
+            is_left_over = progress.end is not None
+            stretch = self._drain.next(progress, now_ms, backfill=self._backfill)
+            if stretch is None:
+                break
+            reaches_newest = not is_left_over and progress.coarse is None
             with stretch:
                 self._send_stretch(stretch, now_ms)
         if self._health is not None and self._newest_ms > before_ms:

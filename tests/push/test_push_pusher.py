@@ -67,6 +67,34 @@ def test_everything_once_and_then_nothing(store: Path) -> None:
     assert (again.sent, again.requests) == (0, 0)
 
 
+def test_what_comes_during_a_push_is_the_next_one_s(store: Path) -> None:
+    receiver = Receiver()
+    session = header("c", T0 + 8000)
+
+    class Busy(Scripted):
+        def send(self, body: Body) -> Answer:
+            assert self.attempts < 10, "a push that producers keep from its end"
+            fill(store, session, seconds(1, T0 + 9000 + 1000 * self.attempts))
+            return super().send(body)
+
+    for pushes in (1, 2, 3):
+        sender = Busy(receiver)
+        assert push_once(store, sender).requests == 1
+        assert sender.attempts == 1, pushes
+        session = header(f"c-{pushes}", T0 + 8000)
+    push_once(store, Scripted(receiver))
+    assert receiver.samples == expected(store)
+
+
+def test_a_push_that_settles_what_was_left_delivers_what_came_since(store: Path) -> None:
+    receiver = Receiver()
+    with pytest.raises(NotTakenError):
+        push_once(store, Scripted(receiver, ["refused"] * 4))
+    fill(store, header("c", T0 + 8000), seconds(3, T0 + 9000))
+    push_once(store, Scripted(receiver))
+    assert receiver.samples == expected(store)
+
+
 def test_metadata_goes_with_the_first_request_only(store: Path) -> None:
     receiver = Receiver()
     push_once(store, Scripted(receiver), max_samples=4)
