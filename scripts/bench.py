@@ -23,17 +23,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import flat, report
+from bench import flat, report, scale
 
 SCRIPTS = Path(__file__).resolve().parent
 ROOT = SCRIPTS.parent
 RESULTS = ROOT / "docs" / "benchmarks.json"
-PICTURES = {"flat": (flat.draw, "cost-of-a-tick.svg")}
+PICTURES = {"flat": (flat.draw, "cost-of-a-tick.svg"), "scale": (scale.draw, "scale.svg")}
 PARTS = (
     "startup", "vmm", "intake", "store", "lives", "churn", "remembered", "history", "serve", "stall", "flat",
-    "race", "push", "wire", "backlog", "dashboards",
+    "race", "push", "wire", "backlog", "dashboards", "scale",
 )  # fmt: skip
-EX_USAGE = 64
+EX_USAGE, EX_DATA = 64, 65
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +45,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("parts", nargs=argparse.REMAINDER, metavar="PART")
     own = parser.parse_args(arguments)
     if own.docs:
-        fill_in_docs()
+        try:
+            fill_in_docs()
+        except (FileNotFoundError, KeyError) as exc:
+            print(f"bench.py: no such result: {exc}; run the part with --json {RESULTS}", file=sys.stderr)
+            return EX_DATA
         return 0
     parts = [part for part in own.parts if not part.startswith("-")]
     options: list[str] = []
@@ -92,12 +96,13 @@ def keep(results: Path, part: str, options: list[str], rows: list[dict[str, Any]
 
 
 def fill_in_docs() -> None:
+    """All pages and pictures; none is written if a result is missing."""
     results = json.loads(RESULTS.read_text())
-    for page in report.pages(ROOT):
-        old = page.read_text()
-        new = report.fill_in(old, results)
-        if new != old:
-            page.write_text(new)
+    pages = {page: page.read_text() for page in report.pages(ROOT)}
+    filled = {page: report.fill_in(text, results) for page, text in pages.items()}
+    for page, text in filled.items():
+        if text != pages[page]:
+            page.write_text(text)
             print(f"{page.relative_to(ROOT)}: made anew")
     for part, (draw, name) in PICTURES.items():
         draw([report.from_json(row) for row in results["parts"][part]["rows"]], ROOT / "docs" / name)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +106,12 @@ def run_part(main: Callable[[Report, list[str]], None]) -> int:
     parser.add_argument("--rows", type=Path)
     own, others = parser.parse_known_args()
     report = Report()
-    main(report, others)
+    # Told to end, it ends what it has started.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        main(report, others)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if own.rows is not None:
         own.rows.write_text(json.dumps([as_json(row) for row in report.rows]))
     return 0 if report.is_held else 1
@@ -143,8 +150,8 @@ def fill_in(text: str, results: Mapping[str, Any]) -> str:
     """A page with what is between its markers made anew of `results`, the JSON document of runs.
 
     `<!-- bench PART -->` holds a table of a part's rows, `<!-- bench PART: ROW -->` the figure of a row.
-    `<!-- bench PART; MEASURE -->` is for rows named `LINE; COLUMN; MEASURE`, and holds a table with
-    these lines and columns. Raises KeyError for a part or row that has no result.
+    `<!-- bench PART; MEASURE; ... -->` is for rows named `LINE; COLUMN; MEASURE`, and holds a table with
+    these lines and columns for each measure. Raises KeyError for a part or row that has no result.
     """
 
     def block(match: re.Match[str]) -> str:
@@ -154,7 +161,7 @@ def fill_in(text: str, results: Mapping[str, Any]) -> str:
         rows = [from_json(row) for row in result["rows"]]
         if mark == ":":
             return f"{opening}{_named(rows, name).figure}{closing}"
-        table = _grid(rows, name) if mark else _table(rows)
+        table = _grids(rows, name.split("; ")) if mark else _table(rows)
         source = f"`{result['command']}`, {result['date']}: {result['machine']}."
         return f"{opening}\n\n{table}\n{source}\n\n{closing}"
 
@@ -174,6 +181,10 @@ def _table(rows: list[Row]) -> str:
     columns += [("bar", [row.verdict for row in rows])]
     columns = [column for column in columns if any(column[1])]
     return _markdown([head for head, _ in columns], zip(*(cells for _, cells in columns), strict=True))
+
+
+def _grids(rows: list[Row], measures: list[str]) -> str:
+    return "\n".join(f"{one[0].upper()}{one[1:]}:\n\n{_grid(rows, one)}" for one in measures)
 
 
 def _grid(rows: list[Row], measure: str) -> str:
