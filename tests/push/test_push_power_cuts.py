@@ -309,16 +309,20 @@ class Host:
     # --- what must be
 
     def check_served(self) -> None:
-        """What a reader sees at any time was sent."""
+        """What a reader sees at any time was sent; and the store has what the receiver got of late."""
         if not (self.path / "store.json").exists():
             return
-        truth = self.truth()
+        truth, found = self.truth(), set[Sample]()
         for session in Store(self.path).sessions():
             rows = session.rows()
             keys = labels_of(session.header)
             for t_ms, values in zip(rows.t_ms.tolist(), rows.values.tolist(), strict=True):
                 for key, value in zip(keys, values, strict=True):
                     assert bits(value) in (STALE_NAN, truth.get((key, t_ms)))
+                    found.add((key, t_ms))
+        got = self.receiver.samples.items()
+        late = {(key, t) for key, samples in got for t in samples if t > self.now_ms - TIERS[0].span_ms}
+        assert late & truth.keys() <= found, "nothing leaves the host that its disk has not got"
 
     def truth(self) -> dict[Sample, int]:
         return {
