@@ -53,7 +53,7 @@ class Comparison:
         only_told = self._only_told()
         for tier in range(1, len(self._tiers)):
             expected = dict(self._of_journals(tier))
-            missed = expected.keys() if tier not in damaged and self._misses(tier) else set()
+            missed = set(expected) if tier not in damaged and self._misses(tier) else set()
             expected |= self._of_last_rows(tier, only_told)
             found = self._stored(tier)
             names = list(self._numbers)

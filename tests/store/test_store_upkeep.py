@@ -18,6 +18,7 @@ from stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 
 from rondo_tools import stream
 from rondo_tools.errors import StoreError
+from rondo_tools.store.check import Checker
 from rondo_tools.store.cursors import Cursors
 from rondo_tools.store.format.cursor import Position, Progress, pack_progress
 from rondo_tools.store.format.layout import JOURNALS, Layout
@@ -116,6 +117,17 @@ def test_journals_go_after_ten_minutes_by_two_looks_an_hour_apart(life: Life) ->
     assert 1 not in life.journals()
     for session in Store(life.path).sessions():
         check(session, ticks(5, session.start_ms + 1000, width=2), PAIR)
+
+
+def test_check_misses_no_coarse_rows_that_had_their_time(life: Life, no_waits: None) -> None:
+    """The last ten minutes of a session are there for a week, its rows of tier 1 for six hours."""
+    for _ in range(10):
+        life.pipe()
+        life.wait(HOUR_MS)
+    life.pipe()
+    assert 1 not in life.layout.numbers("tier_1")
+    assert len(Store(life.path).sessions()[0].rows().t_ms) == 5
+    assert list(Checker(life.path).findings()) == []
 
 
 def progress(life: Life, journal: int, tier: int = 0) -> bytes:
