@@ -109,7 +109,7 @@ def header_from_map(message: Mapping[str, Any]) -> Header:
         raise _InvalidError("the header's series are not a list with at least one entry")
     if len(items) > MAX_SERIES:
         raise _InvalidError(f"the header has {len(items)} series; {MAX_SERIES} is the limit")
-    header = _header(message, _all_series(items))
+    header = _header(message, series_from_maps(items))
     _check_identity(header)
     return header
 
@@ -124,7 +124,7 @@ def _header(message: Mapping[str, Any], series: tuple[Series, ...]) -> Header:
     )
 
 
-def _all_series(items: Sequence[Any]) -> tuple[Series, ...]:
+def series_from_maps(items: Sequence[Any]) -> tuple[Series, ...]:
     """A thousand VMs have the same series: these are checked, and kept in memory, once."""
     try:
         frozen = tuple(

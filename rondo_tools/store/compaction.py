@@ -163,7 +163,7 @@ class _RollUp:
         self.new: list[DescriptionFrames] = []
         self.counts = Counts(journals=1)
         self._layout, self._tiers, self._number, self._piece = layout, tiers, number, piece
-        self._carry = _read_carry(layout, state, len(tiers) - 1)
+        self._carry = read_carry(layout, state, len(tiers) - 1)
         self._slots = Slots(self._carry, number, max(ended.LAST_MS, tiers[-1].interval_ms), find)
         self._windows = [
             Windows(tier.interval_ms, open) for tier, open in zip(tiers[1:], self._carry.windows, strict=True)
@@ -341,7 +341,7 @@ class _RollUp:
         return Part(schema, groups.session, self._slots.origins(groups), rows)
 
 
-def _read_carry(layout: Layout, state: State, coarse: int) -> Carry:
+def read_carry(layout: Layout, state: State, coarse: int) -> Carry:
     """The carry that state.json names; an empty one, and a warning, if it cannot be read."""
     if state.carry:
         path = layout.carry(state.carry)

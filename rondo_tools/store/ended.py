@@ -68,7 +68,7 @@ def write_ended(
         where = newest([place for _, place in sorted(places.get(slot, []))])
         made.append(Description._make((*start, end.reason, end.t_ms, *counted, slots.series(slot), where)))
     made.sort(key=lambda one: key_of(*one.key))
-    return ended.append_frames(lambda seed: _description_frames(seed, made))
+    return ended.append_frames(lambda seed: description_frames(seed, made))
 
 
 def _write_last_rows(
@@ -80,7 +80,7 @@ def _write_last_rows(
     places: Places = {}
     came_back = those[live["described_ms"][those] > since_ms[those]]
     if came_back.size:
-        _append(places, derived, slots, _earlier_rows(layout, slots, came_back, since_ms))
+        append_last_rows(places, derived, slots, _earlier_rows(layout, slots, came_back, since_ms))
         since_ms[came_back] = live["described_ms"][came_back]
     slot_of = {
         (slots.names[slot][0], start_ms): slot
@@ -97,9 +97,9 @@ def _write_last_rows(
                 gathered.setdefault(schema, []).append(SlotRows(of_rows[wanted], rows[wanted]))
                 size += gathered[schema][-1].rows.nbytes
         if size >= piece:
-            _append(places, derived, slots, gathered)
+            append_last_rows(places, derived, slots, gathered)
             gathered, size = {}, 0
-    _append(places, derived, slots, gathered)
+    append_last_rows(places, derived, slots, gathered)
     return places
 
 
@@ -137,9 +137,10 @@ def _earlier_rows(
     return found
 
 
-def _append(
+def append_last_rows(
     places: Places, derived: Derived, slots: Slots, gathered: Mapping[Schema, list[SlotRows]]
 ) -> None:
+    """Append ticks, and note in `places`, by slot, where they went."""
     parts = []
     for schema, pieces in gathered.items():
         by_piece, rows = zip(*pieces, strict=True)
@@ -171,7 +172,8 @@ def newest(places: list[Place], most: int = MAX_LAST_ROWS) -> tuple[Place, ...]:
     return tuple(reversed(kept))
 
 
-def _description_frames(seed: int, made: list[Description]) -> list[bytes]:
+def description_frames(seed: int, made: list[Description]) -> list[bytes]:
+    """DESCRIPTIONS frames for `made`, which are sorted by key."""
     found = []
     for at in range(0, len(made), _DESCRIPTIONS_A_FRAME):
         some = made[at : at + _DESCRIPTIONS_A_FRAME]

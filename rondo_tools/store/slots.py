@@ -64,6 +64,10 @@ class Slots:
         self._fresh.append((record.start_ms, record.interval_ms, *counted, 0, number, number, number, 0))
         return slot
 
+    def known(self, key: SessionKey) -> int:
+        """The slot of a session; -1 if it has none."""
+        return self._slot_of.get(key, -1)
+
     def settle(self) -> None:
         """Give the sessions that began since the last call their places in the arrays."""
         if not self._fresh:
@@ -85,9 +89,9 @@ class Slots:
         last_ms[slots] = t_ms
         np.minimum(self.first_ms, first_ms, out=self.first_ms)
         np.maximum(self.last_ms, last_ms, out=self.last_ms)
-        self._has_series(np.unique(slots), schema)
+        self.has_series(np.unique(slots), schema)
 
-    def _has_series(self, slots: Ints, schema: Schema) -> None:
+    def has_series(self, slots: Ints, schema: Schema) -> None:
         """Note that sessions have had the series of a schema, besides those that they had."""
         before = self._schema[slots]
         for place in np.unique(before).tolist():
