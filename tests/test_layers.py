@@ -25,6 +25,7 @@ FOUNDATION = {
     "command",
     "printable",
     "ratelimit",
+    "progress",
 }
 # What a layer may import besides itself and the foundation. Producers are not to know who reads them,
 # ways out of a store not to know one another, nor how it is written.

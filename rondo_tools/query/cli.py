@@ -254,6 +254,29 @@ def stream(selector: str, **flags: Any) -> None:
     damage.finish()
 
 
+@argh.arg(
+    "selector",
+    nargs="?",
+    metavar="SELECTOR",
+    default="{}",
+    help="which sessions: those with a series that it means; then the dump has no cursors",
+)
+def dump(selector: str, **flags: Any) -> None:
+    from rondo_tools.query.damage import Damage
+    from rondo_tools.store.reader import Store
+
+    wanted = parse_selector(selector)
+    if sys.stdout.isatty():
+        raise UsageError("a dump is no text for a terminal: write it to a file or a pipe")
+    store = Store(flags["store"])
+    keys = None
+    if wanted.matchers:
+        keys = {(match.session.instance, match.session.start_ms) for match in _find(store, wanted)}
+    store.dump(sys.stdout.buffer.write, keys)
+    sys.stdout.buffer.flush()
+    Damage(store).finish()
+
+
 def _is_told_to_end(signals: Signals, seconds: float) -> bool:
     """Wait so long, or until a signal arrives. Raises BrokenPipeError when our reader leaves."""
     poll = select.poll()
@@ -320,6 +343,7 @@ COMMANDS = (
     ("export", export, "samples for other programs: CSV, JSON lines, OpenMetrics", manual.EXPORT),
     ("check", check, "look for damage in the store", manual.CHECK),
     ("stream", stream, "sessions as the stream that they were stored from", manual.STREAM),
+    ("dump", dump, "all of the store, for rondo-store --restore", manual.DUMP),
 )
 
 

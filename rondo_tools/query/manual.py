@@ -112,3 +112,17 @@ there is said on standard error. Given to the same store again, it changes nothi
 
 {SELECTOR}
 """
+
+DUMP = f"""\
+Write all that the store holds as one stream, also while it is written: every tick, the rows of all tiers,
+sessions that have ended, and where pushes stand. `rondo-store DIR --restore` reads it.
+
+  rondo-query vmm_metrics dump | rondo-store moved_metrics --restore
+  rondo-query vmm_metrics dump | zstd > vmm_metrics.dump.zst
+  rondo-query vmm_metrics dump '{{instance="vm-1"}}' > vm-1.dump
+
+What a producer writes after the dump has begun is not in it. To move a store, stop rondo-store and
+rondo-push first.
+
+{SELECTOR}
+"""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial as partial_of
 from pathlib import Path
 
 import argh
@@ -38,6 +40,7 @@ Store the streams of a host's VMs, second by second, for ten minutes whole and a
   rondo-store vmm_metrics < recorded.stream
   rondo-store vmm_metrics --listen unix:/run/rondo/store.sock
   rondo-store vmm_metrics --forget '{{instance="vm-1"}}'
+  rondo-query vmm_metrics dump | rondo-store other_metrics --restore
 
 Reads one stream from standard input, or serves many at once. If standard output is a pipe, it writes
 lines to it that say how far the journal is written, which rondo-push follows; when their reader leaves,
@@ -96,6 +99,11 @@ def _folder(text: str) -> str:
     metavar="DURATION",
     help="end when nobody has been connected for so long",
 )
+@argh.arg(
+    "--restore", help="read a dump (rondo-query STORE dump) from standard input, and add what is new in it"
+)
+@argh.arg("--partial", help="with --restore: rows that no tier takes may be left out")
+@argh.arg("--no-cursors", help="with --restore: leave the dump's cursors out, as for an archive")
 @argh.arg("--no-health", help="with --listen: do not store its own counts, as the instance rondo-store")
 @argh.arg(
     "--forget",
@@ -115,14 +123,24 @@ def rondo_store(
     idle_exit: int | None = None,
     no_health: bool = False,
     forget: Selector | None = None,
+    restore: bool = False,
+    partial: bool = False,
+    no_cursors: bool = False,
 ) -> None:
     if forget is not None:
-        if listen or tiers or max_bytes or socket_group is not None or idle_exit is not None:
+        if listen or tiers or max_bytes or socket_group is not None or idle_exit is not None or restore:
             raise UsageError("--forget goes with no other flag")
         from rondo_tools.store.forget.client import forget_sessions  # it needs what storing does not
 
         forget_sessions(directory, forget)
         return
+    if restore:
+        if listen:
+            raise UsageError("--restore reads standard input; --listen is for another run")
+        _restore(directory, tiers, max_bytes, partial=partial, bring_cursors=not no_cursors)
+        return
+    if partial or no_cursors:
+        raise UsageError("--partial and --no-cursors are for --restore")
     with ExitStack() as opened:
         signals = opened.enter_context(Signals())
         handed_over = inherited()
@@ -146,6 +164,24 @@ def rondo_store(
         else:
             store.keep_house()
             _read(sys.stdin.fileno(), store, watermarks, signals)
+
+
+def _restore(
+    directory: str,
+    tiers: tuple[Tier, ...] | None,
+    max_bytes: int | None,
+    *,
+    partial: bool,
+    bring_cursors: bool,
+) -> None:
+    from rondo_tools.store.restore import restore as restore_dump
+
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("a dump comes on standard input: rondo-query STORE dump | rondo-store DIR --restore")
+    read = partial_of(os.read, sys.stdin.fileno())
+    restore_dump(
+        directory, read, tiers=tiers, max_bytes=max_bytes, partial=partial, bring_cursors=bring_cursors
+    )
 
 
 def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -> None:

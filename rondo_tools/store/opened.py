@@ -15,7 +15,7 @@ from typing import Self
 
 from rondo_tools.clock import LatestTime
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
-from rondo_tools.store import compaction
+from rondo_tools.store import compaction, restored
 from rondo_tools.store.carry import LiveSession, parse_carry
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.forget.service import Forgetter
@@ -53,6 +53,7 @@ class OpenStore:
             layout = folder.layout
             state = _read_state(layout)
             try:
+                restored.settle(layout, state)
                 compaction.clean_up(layout, state, folder.tiers)
             except OSError as exc:
                 log.warning("%s: nothing that was left over is removed: %s", layout.path, exc.strerror)

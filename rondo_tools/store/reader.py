@@ -8,7 +8,7 @@ come as `session_rows` has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,17 @@ class Store:
         from rondo_tools.store.check import Checker
 
         return Checker(self.path)
+
+    def dump(self, write: Callable[[bytes], object], keys: Collection[SessionKey] | None = None) -> None:
+        """Give all that the store holds to `write` as a dump, or what it has of the sessions in `keys`.
+
+        What cannot be read is logged and left out. Raises as `write` does.
+        """
+        from rondo_tools.store.dump import read_cursors, write_dump
+
+        cursors = {} if keys is not None else read_cursors(self.path)
+        store_id = read_store_json(self.path).store_id
+        write_dump(self._look(), store_id, self.tiers, cursors, keys, write)
 
     def sessions(self, *, instance: str | None = None, since_ms: int = 0) -> list[Session]:
         """The sessions that there are now, by instance and start: all, or those of an instance; or those

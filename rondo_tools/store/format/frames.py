@@ -71,8 +71,8 @@ class FileHeader(NamedTuple):
         """Where the CRCs of this file's frames begin."""
         return crc32(self.file_id)
 
-    def pack(self) -> bytes:
-        head = _FILE.pack(MAGIC, FORMAT, self.number, self.store_id, self.file_id, 0, 0)[:32]
+    def pack(self, magic: bytes = MAGIC) -> bytes:
+        head = _FILE.pack(magic, FORMAT, self.number, self.store_id, self.file_id, 0, 0)[:32]
         return head + struct.pack("<II", crc32(head), 0)
 
 
@@ -116,13 +116,13 @@ def new_file(number: int, store_id: bytes) -> FileHeader:
     return FileHeader(number, store_id, os.urandom(8))
 
 
-def parse_file_header(data: bytes) -> FileHeader:
+def parse_file_header(data: bytes, wanted: bytes = MAGIC) -> FileHeader:
     """The header that a file begins with. Raises StoreError that does not name the file."""
     if len(data) < FILE_SIZE:
         raise StoreError("the file is shorter than its header")
     magic, version, number, store_id, file_id, crc, _ = _FILE.unpack_from(data)
-    if magic != MAGIC:
-        raise StoreError("not a file of a rondo store")
+    if magic != wanted:
+        raise StoreError("not a file of a rondo store" if wanted == MAGIC else "not a dump of a rondo store")
     if crc != crc32(data[:32]):
         raise StoreError("the file's header is damaged")
     if version != FORMAT:
@@ -152,7 +152,16 @@ def frame(
     return b"".join((head, crc32(head, seed).to_bytes(4, "little"), payload, bytes(-len(payload) % 8)))
 
 
-def parse_head(data: bytes | memoryview, at: int, seed: int) -> Frame | None:
+def copied(seed: int, head: Frame, payload: bytes | memoryview) -> bytes:
+    """The same frame for a file with another seed."""
+    return frame(
+        seed, head.kind, payload, schema=head.schema, entries=head.entries,
+        least_ms=head.least_ms, greatest_ms=head.greatest_ms, least_session=head.least_session,
+        greatest_session=head.greatest_session, origin=head.origin,
+    )  # fmt: skip
+
+
+def parse_head(data: bytes | bytearray | memoryview, at: int, seed: int) -> Frame | None:
     """The frame header at `at`; None if it is not right, or not whole."""
     if at + HEAD_SIZE > len(data):
         return None

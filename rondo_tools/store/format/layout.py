@@ -6,6 +6,8 @@
     ended/N     descriptions of sessions that are over
     last_rows/N their last ten minutes of ticks
     cursor_NAME.json  cursor_NAME.lock  rejected_NAME.jsonl  rejected_NAME.jsonl.1
+    restore_ID/  what a restore has made, until it is committed and in place
+    incomplete   sessions of which a restore had a part only
 
 Files of frames are named by their number, in ten digits, so that `ls` shows them in order.
 """
@@ -26,6 +28,7 @@ _CARRY = re.compile(r"carry_([0-9]{10})")
 _TEMPORARY = re.compile(r"\.(state\.json|store\.json|forget\.json|carry_[0-9]{10})\.[0-9]+")
 _TEMPORARY_FRAMES = re.compile(r"\.[0-9]{10}\.[0-9]+")
 _DEAD_LETTERS = re.compile(r"rejected_.*\.jsonl(\.1)?")
+_RESTORE = re.compile(r"restore_([0-9a-f]{16})")
 _CURSOR = re.compile(r"cursor_([A-Za-z0-9][A-Za-z0-9_.-]{0,63})\.json")
 
 
@@ -39,6 +42,7 @@ class Layout:
         self.lock = self.path / "lock"
         self.reserve = self.path / "reserve"
         self.forget_json = self.path / "forget.json"
+        self.incomplete = self.path / "incomplete"
 
     def folder(self, name: str) -> Path:
         """The folder of JOURNALS, ENDED, LAST_ROWS or `tier_name(n)`."""
@@ -50,6 +54,14 @@ class Layout:
     def carry(self, number: int) -> Path:
         """What roll-up number `number` left open."""
         return self.path / f"carry_{number:010d}"
+
+    def restore(self, name: str) -> Layout:
+        """The files that a restore of this name has made, named as in the store."""
+        return Layout(self.path / f"restore_{name}")
+
+    def restores(self) -> list[str]:
+        """The names of all restores that have a folder."""
+        return sorted(found[1] for name in _names(self.path) if (found := _RESTORE.fullmatch(name)))
 
     def carries(self) -> list[int]:
         """The numbers of all carry files there are."""
@@ -91,6 +103,10 @@ class Layout:
 def tier_name(tier: int) -> str:
     """The folder of a tier; tier 0 holds the journals."""
     return f"tier_{tier}"
+
+
+def is_cursor_name(name: str) -> bool:
+    return _CURSOR.fullmatch(f"cursor_{name}.json") is not None
 
 
 def _names(folder: Path) -> list[str]:

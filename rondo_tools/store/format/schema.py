@@ -20,6 +20,8 @@ from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.errors import StoreError
 
 LAST, AVG, MIN, MAX = "last", "avg", "min", "max"
+NO_NAME = "_"
+"""Of the series of a schema that only sessions had that were forgotten."""
 
 
 class Column(NamedTuple):
@@ -102,7 +104,7 @@ def unpack_schema(packed: bytes) -> Schema:
 def without_names(packed: bytes) -> bytes:
     """A schema as long and as wide, which says nothing but which series are counters."""
     series = [
-        {"name": "_", "labels": {}, "kind": one.kind, "unit": ""} for one in unpack_schema(packed).series
+        {"name": NO_NAME, "labels": {}, "kind": one.kind, "unit": ""} for one in unpack_schema(packed).series
     ]
     made = bytes(msgpack.packb([one | {"help": ""} for one in series]))[:-1]
     return made + _blank(len(packed) - len(made))

@@ -8,7 +8,8 @@
                "tier_2": {…}, "ended": {…}, "last_rows": {…}},
      "next": {"tier_1": 4, …},   the number of each folder's next file
      "looks_ms": [1732296400000, 1732300000000],  the clock at the last looks for what may go
-     "evictions": [{"tier": 0, "from_ms": …, "to_ms": …, "bytes": …, "delivered": false}, …]}
+     "evictions": [{"tier": 0, "from_ms": …, "to_ms": …, "bytes": …, "delivered": false}, …],
+     "restored": "0123456789abcdef"}  the last restore; what is in its folder belongs into the store
 
 A file that is not named here, and what lies behind `length` in one that is, is no data.
 """
@@ -58,6 +59,7 @@ class State:
     next: dict[str, int] = field(default_factory=dict)
     looks_ms: list[int] = field(default_factory=list)
     evictions: list[Eviction] = field(default_factory=list)
+    restored: str = ""
 
     def pack(self) -> bytes:
         document = {"format": FORMAT} | asdict(self)
@@ -82,6 +84,7 @@ def parse_state(data: bytes) -> State:
             next={folder: int(number) for folder, number in document["next"].items()},
             looks_ms=[int(look) for look in document["looks_ms"]],
             evictions=[Eviction(**one) for one in document["evictions"]],
+            restored=str(document.get("restored", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise StoreError(f"not a store's state ({exc!r})") from exc

@@ -1,0 +1,125 @@
+"""The derived files of a restore: coarse rows and last rows, gathered and appended as a roll-up does.
+
+Strategy: rows are appended some mebibytes at a time, in the order in which they come wherever two may
+be of the same session and window, for the last of them stands. Derived files are opened when there is
+something to append, so a replay leaves them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rondo_tools.store import ended
+from rondo_tools.store.derived import Derived, Part
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.frames import Rows
+from rondo_tools.store.format.layout import LAST_ROWS, tier_name
+from rondo_tools.store.format.rollup import Groups, Ints, Ticks, Windows, coarse_rows
+from rondo_tools.store.format.schema import Schema
+from rondo_tools.store.journal_pieces import PIECE, SlotRows
+from rondo_tools.store.slots import Slots
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Rows to append: `of` is the folder and the schema."""
+
+    of: tuple[str, Schema]
+    slots: list[Ints] = field(default_factory=list)
+    origins: list[Ints] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
+
+
+class RestoredRows:
+    """`open` opens the derived files, by folder. `folding` has the windows of tiers that the dump has not:
+    they are rolled up from its ticks. `places` says by slot where last rows went."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        open: Callable[[], dict[str, Derived]],
+        folding: dict[int, Windows],
+        piece: int = PIECE,
+    ) -> None:
+        self.folding = folding
+        self.places: ended.Places = {}
+        self._slots, self._open, self._piece = slots, open, piece
+        self._opened: dict[str, Derived] = {}
+        self._gathered: list[_Gathered] = []
+        self._bytes = 0
+
+    @property
+    def derived(self) -> dict[str, Derived]:
+        """The derived files, opened if they were not."""
+        if not self._opened:
+            self._opened = self._open()
+        return self._opened
+
+    def add(self, folder: str, schema: Schema, slots: Ints, origin: int, rows: Rows) -> None:
+        if not self._gathered or self._gathered[-1].of != (folder, schema):
+            if any(one.of == (folder, schema) for one in self._gathered):
+                self.flush()
+            self._gathered.append(_Gathered((folder, schema)))
+        last = self._gathered[-1]
+        last.slots.append(slots)
+        last.origins.append(np.full(rows.size, origin))
+        last.rows.append(rows)
+        self._bytes += rows.nbytes
+        if self._bytes >= self._piece:
+            self.flush()
+
+    def fold(self, schema: Schema, slots: Ints, rows: Rows, origin: int) -> None:
+        """Roll up ticks for the tiers that the dump has not."""
+        if rows.size:
+            self._slots.settle()
+            ticks = {schema: Ticks(slots, rows["t_ms"].astype(np.int64), rows["values"])}
+            for tier, windows in self.folding.items():
+                self._add_closed(tier, windows.add(ticks), origin)
+
+    def close_windows(self, slots: Ints, origin: int) -> None:
+        """The sessions in these slots are over."""
+        for tier, windows in self.folding.items():
+            self._add_closed(tier, windows.close(slots), origin)
+
+    def _add_closed(self, tier: int, closed: Iterable[tuple[Schema, Groups]], origin: int) -> None:
+        for schema, groups in closed:
+            coarse = coarse_rows(groups, schema)
+            rows = np.empty(groups.size, frames.row_dtype(schema.coarse_width))
+            rows["t_ms"], rows["values"] = coarse.t_ms, coarse.values
+            self.add(tier_name(tier), schema, groups.session, origin, rows)
+
+    def flush(self) -> None:
+        """Append what was gathered. Raises OSError."""
+        self._slots.settle()
+        gathered, self._gathered, self._bytes = self._gathered, [], 0
+        for folder in dict.fromkeys(one.of[0] for one in gathered):
+            mine = [one for one in gathered if one.of[0] == folder]
+            if folder == LAST_ROWS:
+                pieces = {
+                    one.of[1]: [SlotRows(*some) for some in zip(one.slots, one.rows, strict=True)]
+                    for one in mine
+                }
+                ended.append_last_rows(self.places, self.derived[folder], self._slots, pieces)
+            else:
+                parts = [
+                    Part(
+                        one.of[1],
+                        np.concatenate(one.slots),
+                        np.concatenate(one.origins),
+                        np.concatenate(one.rows),
+                    )
+                    for one in mine
+                ]
+                self.derived[folder].append(parts, self._slots.describe)
+
+    def close(self) -> None:
+        for one in self._opened.values():
+            one.close()
+
+    def undo(self) -> None:
+        """Remove the files that were made: nothing is restored."""
+        for one in self._opened.values():
+            one.undo()

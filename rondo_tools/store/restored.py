@@ -1,0 +1,76 @@
+"""What a restore leaves in a store's folder: files to move into place, and what it had only a part of.
+
+Strategy: a restore makes journals, cursors and `incomplete` in a folder `restore_ID`; the `state.json`
+that has this id commits them. They are moved after that, by the restore or by the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+
+from rondo_tools import files
+from rondo_tools.errors import StoreError
+from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.records import key_of
+from rondo_tools.store.format.state import State
+from rondo_tools.store.journal_view import JournalView
+
+log = logging.getLogger(__name__)
+
+_INCOMPLETE = np.dtype([("key", "<u8"), ("last_ms", "<i8")])  # of one session; it says no names
+
+
+def settle(layout: Layout, state: State) -> None:
+    """Move what the last restore has made into place, if it was committed; else remove it.
+
+    For the holder of the lock, at a start and after the commit. Raises OSError.
+    """
+    for name in layout.restores():
+        made = layout.restore(name)
+        if name == state.restored:
+            files.make_folder(layout.folder(JOURNALS))
+            for number in made.numbers(JOURNALS):
+                made.file(JOURNALS, number).replace(layout.file(JOURNALS, number))
+            files.sync_folder(layout.folder(JOURNALS))
+            for cursor in made.cursors():
+                made.cursor(cursor).replace(layout.cursor(cursor))
+            if made.incomplete.exists():
+                made.incomplete.replace(layout.incomplete)
+            if layout.incomplete.exists() and not layout.incomplete.stat().st_size:
+                layout.incomplete.unlink()
+            files.sync_folder(layout.path)
+        shutil.rmtree(made.path)
+
+
+def read_incomplete(layout: Layout) -> dict[int, tuple[int, int]]:
+    """By `key_of`, the sessions of which a restore had a part only: their last tick before it, and the last
+    of those that are in journals now."""
+    try:
+        table = np.frombuffer(layout.incomplete.read_bytes(), _INCOMPLETE)
+    except FileNotFoundError:
+        return {}
+    except ValueError as exc:
+        log.warning("%s: damaged (%r); taken as empty", layout.incomplete, exc)
+        return {}
+    found = {key: (last_ms, last_ms) for key, last_ms in table.tolist()}
+    for number in layout.numbers(JOURNALS):
+        try:
+            journal = JournalView(layout.file(JOURNALS, number))
+        except (FileNotFoundError, StoreError):
+            continue
+        journal.update()
+        mine = {key for key in journal.records if key_of(*key) in found}
+        for key, tally in journal.tallies(mine):
+            before_ms, ticks_ms = found[key_of(*key)]
+            found[key_of(*key)] = before_ms, max(ticks_ms, tally.last_ms)
+        journal.close()
+    return found
+
+
+def pack_incomplete(incomplete: Mapping[int, int]) -> bytes:
+    """What `read_incomplete` reads; nothing for none."""
+    return np.array(sorted(incomplete.items()), _INCOMPLETE).tobytes()
