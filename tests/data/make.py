@@ -1,7 +1,8 @@
-"""Makes the golden files anew: `PYTHONPATH=.:tests/store python tests/data/make.py`.
+"""Makes the golden files anew: `PYTHONPATH=.:tests:tests/store python tests/data/make.py`.
 
     store_2/       a store of format 2 with something in every folder
     store_2.json   what a reader must find in it
+    dump_1.bin     a dump of that store, of version 1, with a cursor
     stream_1.bin   a stream of version 1 with every kind of message
     stream_1.json  what a reader must find in that
 
@@ -15,14 +16,20 @@ import json
 import math
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import look_truth as truth
 from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill, union_of
+from restore_host import dumped
 
 from rondo_tools import stream
 from rondo_tools.catalog import COUNTER, GAUGE, Series
+from rondo_tools.store.format.cursor import Position, Progress, pack_progress
+from rondo_tools.store.format.frame_file import FrameFile
+from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.snapshot import read_store_json
 
 HERE = Path(__file__).parent
 NAME = "vm/ü 3"
@@ -40,6 +47,18 @@ def make_store(path: Path) -> list[dict[str, Any]]:
         writer.end(key, "hibernated", T0 + 100_001)  # a reason that nobody knows yet
         writer.flush()
         return [found(writer, key) for key in sorted(writer.lives)]
+
+
+def make_dump(path: Path) -> bytes:
+    """A dump of the store, and of a cursor that has delivered half of its second journal."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(shutil.copytree(path, Path(folder) / "store"))
+        with FrameFile(Layout(store).file(JOURNALS, 2)) as file:
+            at = [at for at, _, _ in file.frames()]
+            middle = Position(2, file.header.file_id, at[len(at) // 2])
+        cursor = Progress(store=read_store_json(store).store_id.hex(), begin=middle, time_ms=T0 + 20_000)
+        Layout(store).cursor("prometheus").write_bytes(pack_progress(cursor, None))
+        return dumped(store)
 
 
 def found(writer: Writer, key: tuple[str, int]) -> dict[str, Any]:
@@ -99,6 +118,7 @@ def write_json(path: Path, document: object) -> None:
 
 if __name__ == "__main__":
     write_json(HERE / "store_2.json", make_store(HERE / "store_2"))
+    (HERE / "dump_1.bin").write_bytes(make_dump(HERE / "store_2"))
     events = make_stream()
     (HERE / "stream_1.bin").write_bytes(b"".join(map(stream.encode, events)))
     write_json(HERE / "stream_1.json", list(map(shown, events)))

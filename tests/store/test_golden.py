@@ -11,9 +11,13 @@ from typing import Any
 import look_truth as truth
 import mini_reader
 import pytest
+from journal_fixtures import T0
+from restore_host import restored
 
 from rondo_tools import stream
 from rondo_tools.store.check import Checker
+from rondo_tools.store.format.cursor import parse_progress
+from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.reader import Store
 
 DATA = Path(__file__).parents[1] / "data"
@@ -24,9 +28,11 @@ def told(name: str) -> list[dict[str, Any]]:
     return document
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """A copy, so that no test can change the original."""
+@pytest.fixture(params=["store_2", "dump_1.bin"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A copy, so that no test can change the original; or what a dump of it becomes."""
+    if request.param == "dump_1.bin":
+        return restored((DATA / "dump_1.bin").read_bytes(), tmp_path / "store", lambda: T0 + 200_000)
     return Path(shutil.copytree(DATA / "store_2", tmp_path / "store"))
 
 
@@ -69,6 +75,16 @@ def test_a_reader_of_the_page_alone_finds_the_same(store: Path) -> None:
                 if key == (one["instance"], one["start_ms"])
             }
             assert as_told(rows) == one["tiers"][tier]
+
+
+def test_a_cursor_in_a_dump_of_version_1_stands_where_it_stood(tmp_path: Path) -> None:
+    moved = restored((DATA / "dump_1.bin").read_bytes(), tmp_path / "store", lambda: T0 + 200_000)
+    progress, in_flight = parse_progress((moved / "cursor_prometheus.json").read_bytes())
+    assert in_flight is None
+    assert progress.begin is not None
+    with FrameFile(moved / "tier_0" / "0000000002") as file:
+        at = [at for at, _, _ in file.frames()]
+        assert progress.begin == (2, file.header.file_id, at[len(at) // 2])
 
 
 def test_a_stream_of_version_1_says_what_it_said() -> None:
