@@ -105,6 +105,8 @@ class RequestFile:
 
     def read(self) -> Request | Answer | None:
         """None if there is none, or not yet. Raises StoreError for what is neither."""
+        if not self._path.exists():  # as mostly: to find that out takes no descriptor
+            return None
         try:
             with self._path.open("rb") as file:
                 data = file.read(_MAX)
