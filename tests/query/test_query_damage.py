@@ -14,6 +14,8 @@ import pytest
 from made_store import T0, Row, add_session, flip_a_bit, journal_of, roll_up
 from needs import PATIENCE_S
 
+from rondo_tools.store.format.frame_file import FrameFile
+from rondo_tools.store.format.frames import DESCRIPTIONS, HEAD_SIZE, ROWS
 from rondo_tools.stream import Decoder, Header
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,10 +89,13 @@ def test_a_damaged_frame_costs_its_ticks_and_no_others(store: Path, query: Query
 def test_damage_in_a_coarse_tier(store: Path, query: Query) -> None:
     two_halves(store, "vm-1")
     roll_up(store)
-    for name in ("tier_1", "ended"):
+    for name, kind in (("tier_1", ROWS), ("ended", DESCRIPTIONS)):
         path = store / name / f"{1:010d}"
         whole = path.read_bytes()
-        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        with FrameFile(path) as file:
+            *_, (at, head) = [(at, head) for at, head, _ in file.frames() if head.kind == kind]
+        last = at + HEAD_SIZE + head.length - 1
+        path.write_bytes(whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :])
         for tier, status in (("1", 65 if name == "tier_1" else 0), ("2", 0), ("0", 0)):
             done = query(store, "read", "rss_bytes", f"--tier={tier}")
             expected = status if name == "tier_1" else 65
