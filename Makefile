@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(VENV):$(PATH)
 # pytest rewrites each test file, for seconds: that it keeps the result is worth a folder.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test-quick test test-long test-linux check format bench dashboards dashboard-picture guest vmm-guest vmm-demo \
+.PHONY: help setup demo test-quick test test-long test-linux check format bench bench-docs dashboards dashboard-picture guest vmm-guest vmm-demo \
 	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto \
 	install-systemd uninstall-systemd clean
 
@@ -47,8 +47,11 @@ format: setup ## format the code
 	ruff format .
 	ruff check --fix .
 
-bench: setup ## measure; JSON=FILE keeps the figures
+bench: setup ## measure; JSON=docs/benchmarks.json keeps the figures for the docs
 	@python scripts/bench.py $(if $(JSON),--json $(JSON))
+
+bench-docs: setup ## make the figures of the docs anew from docs/benchmarks.json
+	@python scripts/bench.py --docs
 
 dashboards: setup ## make deploy/k8s/ of the dashboards and rules
 	python scripts/dashboards.py

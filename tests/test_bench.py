@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from bench.report import Peer, Report, as_json, fill_in, from_json, number, run_part
+from bench.report import Peer, Report, as_json, fill_in, from_json, number, pages, run_part
+from bench.vms import LIFE_S, Fleet
+
+from rondo_tools.catalog import COUNTER, SERIES
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ROOT / "scripts" / "bench"
+RESULTS = ROOT / "docs" / "benchmarks.json"
 
 
 @pytest.fixture
@@ -66,7 +76,7 @@ def test_markers_are_filled_with_tables_figures_and_grids(report: Report) -> Non
     assert "old" not in filled
     assert "| 10; rondo; cost | 2 µs | rrdtool: 9 µs (4.50 times) | ≥ 4.5 times: held |" in filled
     assert "| 10; scraped; cost | 3.25 µs | | ≤ 3 µs: MISSED |" in filled
-    grid = "| | rondo | scraped |\n| --- | --- | --- |\n"
+    grid = "Cost:\n\n| | rondo | scraped |\n| --- | --- | --- |\n"
     grid += "| 10 | 2 µs | 3.25 µs: MISSED |\n| 100 | 1,234 µs | none |\n"
     assert grid in filled
     assert filled.count("`scripts/bench.py x`, 2026-11-26: a machine.") == 2
@@ -90,3 +100,64 @@ def test_a_part_keeps_its_rows_and_says_by_its_status_whether_bars_are_held(
         monkeypatch.setattr(sys, "argv", ["part", "--rows", str(rows), "--given", given])
         assert run_part(main) == status
         assert [row["value"] for row in json.loads(rows.read_text())] == [int(given)]
+
+
+def test_the_figures_of_the_docs_are_those_of_the_results() -> None:
+    document = json.loads(RESULTS.read_text())
+    assert pages(ROOT)
+    for page in pages(ROOT):
+        text = page.read_text()
+        assert text == fill_in(text, document), f"{page.name}: run make bench-docs"
+
+
+@pytest.fixture(scope="module")
+def command() -> ModuleType:
+    """scripts/bench.py, which has the name of the package beside it."""
+    spec = importlib.util.spec_from_file_location("bench_command", ROOT / "scripts" / "bench.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_part_can_be_run_and_has_results_in_the_docs(command: ModuleType) -> None:
+    with_main = {path.stem for path in PARTS.glob("*.py") if "run_part(main)" in path.read_text()}
+    assert with_main == set(command.PARTS)
+    assert set(json.loads(RESULTS.read_text())["parts"]) == with_main
+    shown = "".join(page.read_text() for page in pages(ROOT))
+    for part in with_main:
+        assert f"<!-- bench {part} -->" in shown or f"<!-- bench {part}; " in shown, part
+
+
+def test_a_part_that_is_run_again_replaces_its_own_results_only(
+    command: ModuleType, report: Report, tmp_path: Path
+) -> None:
+    kept, rows = tmp_path / "results.json", [as_json(row) for row in report.rows]
+    command.keep(kept, "x", [], rows)
+    command.keep(kept, "y", ["--seconds", "5"], rows[:1])
+    command.keep(kept, "x", [], rows[1:])
+    parts = json.loads(kept.read_text())["parts"]
+    assert [from_json(row) for row in parts["x"]["rows"]] == report.rows[1:]
+    assert [from_json(row) for row in parts["y"]["rows"]] == report.rows[:1]
+    assert parts["y"]["command"] == "scripts/bench.py y --seconds 5"
+
+
+def test_a_part_that_there_is_not_is_a_wrong_argument(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["no-such-part"]) == 64
+    assert "no such part: no-such-part; there are startup, vmm" in capsys.readouterr().err
+
+
+def test_a_short_vm_of_the_fleet_lives_five_seconds() -> None:
+    fleet = Fleet(3)
+    lived = Counter(name for second in range(60) for name in fleet.at(second)[0])
+    assert lived == dict.fromkeys(fleet.steady, 60) | dict.fromkeys(fleet.short, LIFE_S)
+    begun = [name for second in range(60) for name in fleet.born(second)]
+    assert begun == fleet.short
+    later = dict(zip(fleet.at(6)[0], fleet.at(6)[1], strict=True))
+    earlier = dict(zip(fleet.at(5)[0], fleet.at(5)[1], strict=True))
+    at = [series.kind == COUNTER for series in SERIES]
+    for name in later.keys() & earlier.keys():
+        assert (later[name][at] > earlier[name][at]).all(), "counters climb"
