@@ -31,6 +31,7 @@ FOUNDATION = {
 # ways out of a store not to know one another, nor how it is written.
 BELOW = {
     "producer": (),
+    "attach": ("producer",),
     "vmm": ("producer",),
     "store": (),
     "prom": (),
@@ -43,6 +44,7 @@ PURE = (
     *("prom", "store.format", "producer.pace", "producer.text"),
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
     *("push.stretch", "push.stretch_file", "push.vanished", "push.batches"),
+    *("attach.counters.assembler", "attach.counters.programs"),
 )
 IMPURE = {
     "socket",

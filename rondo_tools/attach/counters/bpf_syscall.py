@@ -1,0 +1,122 @@
+"""bpf(2): maps, programs and raw tracepoints, by ctypes. Each function is one call; errors are OSError.
+
+`union bpf_attr` of <linux/bpf.h> is packed by `struct`; the kernel takes any prefix of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+_NUMBERS = {"x86_64": 321, "aarch64": 280}
+
+_MAP_CREATE, _MAP_LOOKUP, _MAP_DELETE, _PROG_LOAD = 0, 1, 3, 5
+_RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 17, 24
+HASH, ARRAY = 1, 2  # kinds of maps
+_RAW_TRACEPOINT = 17  # a kind of program
+
+_BATCH_COUNT_AT = 32  # in the attributes of a batch
+_BATCH_BYTES = 56
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def bpf(command: int, attributes: ctypes.Array[ctypes.c_char], size: int) -> int:
+    number = _NUMBERS.get(os.uname().machine)
+    if number is None:
+        raise OSError(38, f"bpf(2) is not known on {os.uname().machine}")
+    result = _libc.syscall(number, command, attributes, size)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(result)
+
+
+def _call(command: int, layout: str, *values: int | bytes) -> int:
+    packed = struct.pack(layout, *values)
+    return bpf(command, ctypes.create_string_buffer(packed, len(packed)), len(packed))
+
+
+def create_map(kind: int, key_bytes: int, value_bytes: int, entries: int, name: str) -> int:
+    return _call(_MAP_CREATE, "<7I16s", kind, key_bytes, value_bytes, entries, 0, 0, 0, name.encode())
+
+
+def load_program(code: bytes, name: str) -> int:
+    """Load a program for raw tracepoints; a program that the verifier refuses says why in the error."""
+    text = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"GPL")
+    log = ctypes.create_string_buffer(1 << 18)
+
+    def load(level: int) -> int:
+        return _call(
+            *(_PROG_LOAD, "<IIQQIIQII16s", _RAW_TRACEPOINT, len(code) // 8),
+            *(ctypes.addressof(text), ctypes.addressof(licence)),
+            *(level, len(log) if level else 0, ctypes.addressof(log) if level else 0),
+            *(0, 0, name.encode()),
+        )
+
+    try:
+        return load(0)
+    except PermissionError:
+        raise
+    except OSError as exc:
+        try:
+            os.close(load(1))  # once more, to hear why
+        except OSError:
+            pass
+        said = log.value.decode(errors="replace").strip().splitlines()
+        raise OSError(exc.errno, f"{exc.strerror}: {' / '.join(said[-3:])}") from exc
+
+
+def open_raw_tracepoint(name: str, program: int) -> int:
+    """Run a program at a tracepoint for as long as the returned descriptor is open."""
+    text = ctypes.create_string_buffer(name.encode())
+    return _call(_RAW_TRACEPOINT_OPEN, "<QI", ctypes.addressof(text), program)
+
+
+def look_up(fd: int, key: bytes, value_bytes: int) -> bytes:
+    at = ctypes.create_string_buffer(key, len(key))
+    value = ctypes.create_string_buffer(value_bytes)
+    _call(_MAP_LOOKUP, "<IIQQQ", fd, 0, ctypes.addressof(at), ctypes.addressof(value), 0)
+    return value.raw
+
+
+def delete(fd: int, key: bytes) -> None:
+    at = ctypes.create_string_buffer(key, len(key))
+    _call(_MAP_DELETE, "<IIQQQ", fd, 0, ctypes.addressof(at), 0, 0)
+
+
+class Batch:
+    """Reads a whole hash map with one call, or as many as it takes to find enough memory for it."""
+
+    def __init__(self, fd: int, key_bytes: int, value_bytes: int) -> None:
+        self._fd, self._key_bytes, self._value_bytes = fd, key_bytes, value_bytes
+        self._make_room(256)
+
+    def _make_room(self, entries: int) -> None:
+        self._entries = entries
+        self._keys = ctypes.create_string_buffer(self._key_bytes * entries)
+        self._values = ctypes.create_string_buffer(self._value_bytes * entries)
+        self._position = ctypes.create_string_buffer(8)
+        self._attributes = ctypes.create_string_buffer(_BATCH_BYTES)
+
+    def read(self) -> tuple[memoryview, memoryview]:
+        """Keys and values of all entries; valid until the next call."""
+        while True:
+            struct.pack_into(
+                *("<QQQQIIQQ", self._attributes, 0, 0, ctypes.addressof(self._position)),
+                *(ctypes.addressof(self._keys), ctypes.addressof(self._values)),
+                *(self._entries, self._fd, 0, 0),
+            )
+            try:
+                bpf(_MAP_LOOKUP_BATCH, self._attributes, _BATCH_BYTES)
+            except FileNotFoundError:  # the end of the map was reached
+                break
+            except OSError as exc:
+                if exc.errno != 28:  # ENOSPC: a bucket did not fit
+                    raise
+            self._make_room(2 * self._entries)
+        count: int = struct.unpack_from("<I", self._attributes, _BATCH_COUNT_AT)[0]
+        keys = memoryview(self._keys)[: count * self._key_bytes]
+        return keys, memoryview(self._values)[: count * self._value_bytes]

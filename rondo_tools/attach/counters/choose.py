@@ -1,0 +1,41 @@
+"""Which exit counters this host lets us have: BPF, else perf, else none; and why not the better ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rondo_tools.attach.counters import bpf, perf
+from rondo_tools.attach.counters.base import ExitCounters
+
+
+class Refusal(NamedTuple):
+    """Something that cannot be had. For people."""
+
+    source: str
+    why: str
+    needs: str
+    series: str  # what is missing for it
+
+
+class Chosen(NamedTuple):
+    counters: ExitCounters | None
+    refused: tuple[Refusal, ...]
+
+
+def choose() -> Chosen:
+    refused: list[Refusal] = []
+    tries: tuple[tuple[str, str, Callable[[], ExitCounters], str], ...] = (
+        ("bpf", bpf.NEEDS, lambda: bpf.BpfCounters(), "vcpu_cpu_seconds_total, vcpu_wait_seconds_total"),
+        ("perf", perf.NEEDS, lambda: perf.PerfCounters(), "vcpu_exits_total"),
+    )
+    for name, needs, make, series in tries:
+        try:
+            counters = make()
+        except OSError as exc:
+            where = f"{exc.filename}: " if exc.filename else ""
+            refused.append(Refusal(name, f"{where}{exc.strerror or exc}", needs, series))
+            continue
+        refused += [Refusal(name, note, "", "") for note in counters.notes]
+        return Chosen(counters, tuple(refused))
+    return Chosen(None, tuple(refused))
