@@ -1,0 +1,19 @@
+"""Whether process ids here are those that the kernel tells."""
+
+from __future__ import annotations
+
+import os
+
+from rondo_tools.errors import EX_UNAVAILABLE, RondoError
+
+_HOST = 0xEFFF_FFFC  # PROC_PID_INIT_INO of the kernel
+
+
+def check_namespace(path: str = "/proc/self/ns/pid") -> None:
+    """Raises RondoError outside the host's PID namespace, where a process id is another process."""
+    if os.stat(path).st_ino != _HOST:
+        raise RondoError(
+            "this is not the host's PID namespace, so the process ids that KVM tells mean nothing here; "
+            "in a container: --pid=host, or hostPID",
+            exit_code=EX_UNAVAILABLE,
+        )

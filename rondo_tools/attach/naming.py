@@ -1,0 +1,164 @@
+"""What a VM is called and which VMM runs it, from the VMM's command line and cgroup. No I/O.
+
+Strategy: the VMM is told by the file name of its program; each known VMM has flags that name a VM. Where none
+does, the cgroup may (libvirt and systemd-machined put a VM into `machine-NAME.scope`); else it is `pid-N`.
+A command line is the VMM's own claim: bounded, made printable, and never trusted for more than a name.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rondo_tools.errors import UsageError
+from rondo_tools.printable import printable
+from rondo_tools.stream import MAX_TEXT
+
+RONDO_VMM = "rondo-vmm"
+UNKNOWN = "unknown"
+
+# File names of programs, as patterns; the first that matches decides.
+_VMMS = (
+    (re.compile(r"qemu(-kvm|-system-[\w-]+)?|kvm"), "qemu"),
+    (re.compile(r"firecracker(-v[\w.-]+)?"), "firecracker"),
+    (re.compile(r"cloud-hypervisor(-static)?"), "cloud-hypervisor"),
+    (re.compile(r"crosvm"), "crosvm"),
+    (re.compile(r"msb|microsandbox|krunvm|libkrun\w*"), "libkrun"),
+    (re.compile(r"kvmtool|lkvm(-static)?"), "kvmtool"),
+    (re.compile(r"VBoxHeadless|VirtualBoxVM"), "virtualbox"),
+    (re.compile(r"rondo-vmm"), RONDO_VMM),
+)
+_NAME_FLAGS = {
+    "qemu": ("-name", "--name"),
+    "firecracker": ("--id",),
+    "crosvm": ("--name",),
+    "libkrun": ("--name",),
+    "kvmtool": ("--name", "-n"),
+    RONDO_VMM: ("--instance",),
+}
+_UUID_FLAGS = {"qemu": ("-uuid", "--uuid"), "crosvm": (), "libkrun": ()}
+_SCRIPTED = re.compile(r"python[\d.]*")  # whose first argument is the program
+_MACHINE = re.compile(r"machine-(.+)\.scope")
+_ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
+
+FIELDS = ("name", "pid", "vmm", "uuid", "cgroup", "host")
+
+
+class Identity(NamedTuple):
+    """`name_from` says where the name comes from, for people."""
+
+    name: str
+    name_from: str
+    vmm: str
+    uuid: str = ""
+    cgroup: str = ""  # the last part of its path
+
+
+def identify(pid: int, command_line: bytes, cgroups: bytes, comm: str) -> Identity:
+    """The identity of a VMM's process; `comm` is what it is called where the command line is empty."""
+    arguments = [_text(argument) for argument in command_line.split(b"\0")]
+    program, arguments = _program(arguments)
+    vmm = _vmm(program or comm)
+    uuid = _flag(arguments, _UUID_FLAGS.get(vmm, ()))[1]
+    leaf = _cgroup_leaf(cgroups)
+    name, name_from = "", ""
+    flag, value = _flag(arguments, _NAME_FLAGS.get(vmm, ()))
+    if value:
+        name, name_from = _qemu_name(value) if vmm == "qemu" else value, flag
+    if not name and (machine := _MACHINE.fullmatch(leaf)):
+        name, name_from = _unescape(machine[1]), "cgroup"
+    if not name:
+        name, name_from = f"pid-{pid}", "process id"
+    return Identity(bounded(name), name_from, vmm, bounded(uuid), bounded(leaf))
+
+
+def bounded(text: str, end: str = "") -> str:
+    """Text from a stranger as a label's value: one printable line of at most MAX_TEXT bytes, with `end` at
+    its end.
+    """
+    most = MAX_TEXT - len(end.encode())
+    return printable(text[:MAX_TEXT]).encode()[:most].decode(errors="ignore") + end
+
+
+class Template:
+    """``--name``: text with fields in braces, such as ``{name}`` or ``{host}-{pid}``."""
+
+    def __init__(self, text: str) -> None:
+        try:
+            parts = list(string.Formatter().parse(text))
+        except ValueError as exc:
+            raise UsageError(f"{text!r}: {exc}") from None
+        for _, field, spec, conversion in parts:
+            if field is not None and (field not in FIELDS or spec or conversion):
+                known = ", ".join(f"{{{name}}}" for name in FIELDS)
+                raise UsageError(f"{text!r}: {{{field}}} is not one of {known}")
+        if not any(field for _, field, _, _ in parts):
+            raise UsageError(
+                f"{text!r} has no field, so all VMs would have one name: add {{name}} or {{pid}}"
+            )
+        self._parts = parts
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """The name; "" if all fields are empty."""
+        if not any(values[field] for _, field, _, _ in self._parts if field):
+            return ""
+        filled = (text + (values[field] if field else "") for text, field, _, _ in self._parts)
+        return bounded("".join(filled))
+
+
+def _program(arguments: list[str]) -> tuple[str, list[str]]:
+    """The file name of the program, and its arguments. A script's interpreter is stepped over."""
+    program = arguments[0].rsplit("/", 1)[-1] if arguments else ""
+    if _SCRIPTED.fullmatch(program):
+        for at, argument in enumerate(arguments[1:], 1):
+            if not argument.startswith("-"):
+                return argument.rsplit("/", 1)[-1], arguments[at + 1 :]
+    return program, arguments[1:]
+
+
+def _vmm(program: str) -> str:
+    for pattern, vmm in _VMMS:
+        if pattern.fullmatch(program):
+            return vmm
+    return bounded(program[:64]) or UNKNOWN
+
+
+def _flag(arguments: Sequence[str], flags: Sequence[str]) -> tuple[str, str]:
+    """The first of some flags that is there, and its value, as `--flag value` or `--flag=value`."""
+    for at, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in flags:
+            if equals:
+                return name, value
+            if at + 1 < len(arguments):
+                return name, arguments[at + 1]
+    return "", ""
+
+
+def _qemu_name(value: str) -> str:
+    """Of ``-name web-1,process=x`` or ``-name guest=web-1,debug-threads=on``; ``,,`` is a comma."""
+    parts = value.replace(",,", "\0").split(",")
+    named = [part.removeprefix("guest=") for part in parts if part.startswith("guest=")]
+    first = [part for part in parts[:1] if "=" not in part]
+    return (*named, *first, "")[0].replace("\0", ",")
+
+
+def _cgroup_leaf(cgroups: bytes) -> str:
+    """The last part of the path of the version 2 cgroup, or of systemd's; from /proc/PID/cgroup."""
+    for line in cgroups.splitlines():
+        number, _, rest = line.partition(b":")
+        controllers, _, path = rest.partition(b":")
+        if number == b"0" or controllers == b"name=systemd":
+            return _text(path.rsplit(b"/", 1)[-1])
+    return ""
+
+
+def _unescape(text: str) -> str:
+    """systemd's escapes: ``qemu\\x2d1\\x2dweb`` is ``qemu-1-web``."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
