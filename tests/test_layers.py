@@ -44,7 +44,7 @@ PURE = (
     *("prom", "store.format", "producer.pace", "producer.text"),
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
     *("push.stretch", "push.stretch_file", "push.vanished", "push.batches"),
-    *("attach.counters.assembler", "attach.counters.programs"),
+    *("attach.naming", "attach.choose", "attach.counters.assembler", "attach.counters.programs"),
 )
 IMPURE = {
     "socket",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,8 +20,11 @@ class Refusal(NamedTuple):
 
 
 class Chosen(NamedTuple):
+    """`since_boot_s` is when the counters began to count, by CLOCK_BOOTTIME, or a moment after it."""
+
     counters: ExitCounters | None
     refused: tuple[Refusal, ...]
+    since_boot_s: float
 
 
 def choose() -> Chosen:
@@ -37,5 +41,5 @@ def choose() -> Chosen:
             refused.append(Refusal(name, f"{where}{exc.strerror or exc}", needs, series))
             continue
         refused += [Refusal(name, note, "", "") for note in counters.notes]
-        return Chosen(counters, tuple(refused))
-    return Chosen(None, tuple(refused))
+        return Chosen(counters, tuple(refused), time.clock_gettime(time.CLOCK_BOOTTIME))
+    return Chosen(None, tuple(refused), time.clock_gettime(time.CLOCK_BOOTTIME))

@@ -1,0 +1,233 @@
+"""rondo-attach: the command line. It checks, opens what the host allows, and watches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import select
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import argh
+
+from rondo_tools import clock, command, stream, units
+from rondo_tools.attach import listing
+from rondo_tools.attach.choose import Choice, Condition, parse_condition
+from rondo_tools.attach.counters.choose import Chosen, choose
+from rondo_tools.attach.discover import Uevents
+from rondo_tools.attach.namespace import check_namespace
+from rondo_tools.attach.naming import Template
+from rondo_tools.attach.single import claim
+from rondo_tools.attach.sinks import PipeSink, Sink, StoreSink
+from rondo_tools.attach.text import TextSink
+from rondo_tools.attach.watch import Options, Watcher
+from rondo_tools.catalog import SERIES
+from rondo_tools.errors import EX_TEMPFAIL, RondoError, UsageError
+from rondo_tools.producer.address import TcpAddress, UnixAddress
+from rondo_tools.producer.destination import address, standard
+from rondo_tools.signals import Signals
+from rondo_tools.stream import Header
+from rondo_tools.units import format_count
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """\
+Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CPU, memory, each second.
+
+  sudo rondo-attach --text
+  sudo rondo-attach --pid 4711 | rondo-store vmm_metrics
+  sudo rondo-attach --output unix:/run/rondo/store.sock
+  rondo-attach list
+
+VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM. Exits
+are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not counted is left out, never zero:
+`rondo-attach list` says what is refused, and which capability brings it. rondo-vmm sends its VMs' metrics
+itself: they are left out, unless --match vmm=rondo-vmm asks for them.
+
+On SIGINT, SIGTERM or SIGHUP (not under nohup) it stops; the VMs do not, and their sessions get no end. A
+second signal gives up on what was not delivered."""
+
+EPILOG = """\
+exit status of this command, beyond those below:
+  69  this is not the host's PID namespace, there is no such process, or another rondo-attach watches all
+  75  not all could be delivered
+"""
+
+
+def _interval(text: str) -> int:
+    ms = units.parse_duration(text)
+    if ms < 100:
+        raise UsageError(f"{text!r} is too short: 100ms is the shortest interval")
+    return ms
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+@argh.arg(
+    "--linger",
+    type=command.typed(units.parse_duration),
+    metavar="TIME",
+    help="how long to go on delivering at the end (default: 30s)",
+)
+@argh.arg("--pid", type=int, metavar="N", help="watch the VM of this process alone, and end with it")
+@argh.arg(
+    "--output",
+    type=str,
+    metavar="-|unix:PATH|tcp:HOST:PORT",
+    help="the store that gets a connection for each VM; with --pid also -, standard output, and that is the "
+    "default",
+)
+@argh.arg("--text", help="write readable lines to standard output")
+@argh.arg(
+    "--match",
+    type=command.typed(parse_condition),
+    action="append",
+    metavar="name=PATTERN|vmm=PATTERN",
+    help="watch only VMs for which one of these holds, such as name=ci-* or vmm=qemu; may be repeated",
+)
+@argh.arg(
+    "--ignore",
+    type=command.typed(parse_condition),
+    action="append",
+    metavar="name=PATTERN|vmm=PATTERN",
+    help="leave out VMs for which one of these holds; may be repeated. rondo-vmm's own are left out unless "
+    "--match asks for vmm=rondo-vmm",
+)
+@argh.arg(
+    "--label",
+    type=command.typed(_label),
+    action="append",
+    metavar="NAME=VALUE",
+    help="a label for all series of all VMs; may be repeated",
+)
+@argh.arg(
+    "--name",
+    type=command.typed(Template),
+    metavar="TEMPLATE",
+    help="how VMs are called, of the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {host} (default: {name})",
+)
+@argh.arg(
+    "--interval",
+    type=command.typed(_interval),
+    metavar="TIME",
+    help="time between ticks, which fall on its multiples (default: 1s)",
+)
+def rondo_attach(
+    *,
+    pid: int | None = None,
+    output: str | None = None,
+    text: bool = False,
+    match: list[Condition] | None = None,
+    ignore: list[Condition] | None = None,
+    label: list[tuple[str, str]] | None = None,
+    name: Template | None = None,
+    interval: int = 1_000,
+    linger: int = 30_000,
+) -> None:
+    labels = _labels(label or [], interval)
+    where = _destination(output, pid, text=text)
+    check_namespace()
+    _raise_limit()
+    options = Options(interval, Choice(match or (), ignore or ()), labels, name, pid)
+    with ExitStack() as opened:
+        if where is not None and pid is None and (lock := claim()) is not None:
+            opened.callback(lock.close)
+        epoll = opened.enter_context(select.epoll())
+        if text:
+            sink: Sink = TextSink(epoll, standard(1, "output"))
+        elif where is not None:
+            sink = StoreSink(epoll, where, str(output))
+        else:
+            sink = PipeSink(epoll, standard(1, "output"))
+        opened.callback(sink.close)
+        _watch(opened, options, sink, epoll, linger / 1000)
+
+
+def _watch(opened: ExitStack, options: Options, sink: Sink, epoll: select.epoll, linger_s: float) -> None:
+    signals = opened.enter_context(Signals())
+    chosen = choose()  # before the events: a VM whose making is told is counted from its first exit
+    if chosen.counters is not None:
+        opened.callback(chosen.counters.close)
+    uevents = Uevents()
+    opened.callback(uevents.close)
+    watcher = Watcher(options, sink, chosen.counters, chosen.since_boot_s, uevents, epoll)
+    _say(chosen)
+    opened.callback(watcher.close)
+    watcher.run(signals)
+    if sink.is_gone:
+        return
+    if unsent := watcher.linger(signals, linger_s):
+        raise RondoError(f"{format_count(unsent, 'session')} not delivered", exit_code=EX_TEMPFAIL)
+
+
+def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddress | TcpAddress | None:
+    """The store's address; None for standard output. Raises UsageError."""
+    if text:
+        if output not in (None, "-"):
+            raise UsageError(f"--text is for people; --output {output} wants the stream")
+        return None
+    if output not in (None, "-"):
+        where = address(output)
+        if where is None:
+            raise UsageError(f"--output {output}: write unix:PATH or tcp:HOST:PORT")
+        return where
+    if pid is None:
+        raise UsageError(
+            "say where the metrics of all VMs are to go: --output unix:PATH, or --text to read them; "
+            "standard output carries the stream of one VM, with --pid"
+        )
+    if os.isatty(1):
+        raise UsageError(
+            "standard output is a terminal, and the stream is binary: pipe it, as in "
+            f"`rondo-attach --pid {pid} | rondo-store vmm_metrics`, or say --text to read it"
+        )
+    return None
+
+
+def _raise_limit() -> None:
+    """A VM takes six descriptors: allow as many as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _say(chosen: Chosen) -> None:
+    for refusal in chosen.refused:
+        needs = f" (needs {refusal.needs})" if refusal.needs else ""
+        missing = (
+            f"; without it there is no {refusal.series}" if refusal.series and not chosen.counters else ""
+        )
+        log.warning("%s: %s%s%s", refusal.source, refusal.why, needs, missing)
+    counted = f"by {chosen.counters.name}" if chosen.counters is not None else "by nobody"
+    log.info("watching; exits are counted %s", counted)
+
+
+def _labels(labels: list[tuple[str, str]], interval_ms: int) -> tuple[tuple[str, str], ...]:
+    """The labels, checked as a reader of the stream will check them."""
+    names = [name for name, _ in labels]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--label: {name!r} is given more than once")
+    try:
+        stream.encode(Header("vm", clock.now_ms(), tuple(sorted(labels)), interval_ms, SERIES))
+    except ValueError as exc:
+        raise UsageError(f"--label: {exc}") from exc
+    return tuple(sorted(labels))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["list"]:
+        parser = command.Parser(prog="rondo-attach list", description=listing.DESCRIPTION)
+        parser.set_command(listing.list_vms)
+        return command.run(parser, arguments[1:])
+    parser = command.Parser(prog="rondo-attach", description=DESCRIPTION, epilog=EPILOG)
+    parser.set_command(rondo_attach)
+    return command.run(parser, arguments)

@@ -1,0 +1,139 @@
+"""`rondo-attach list`: the VMs of this host, what of them can be known, what is refused and why.
+
+Strategy: it looks once, as the watcher does at its start, and for a moment at who makes exits.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, NamedTuple, TextIO
+
+import argh
+
+from rondo_tools.attach import discover, naming
+from rondo_tools.attach.counters.base import ExitCounters
+from rondo_tools.attach.counters.choose import Refusal, choose
+from rondo_tools.attach.namespace import check_namespace
+from rondo_tools.attach.process import Process
+from rondo_tools.printable import printable
+from rondo_tools.units import format_duration
+
+DESCRIPTION = """\
+List the KVM VMs of this host: what they are called and why, which VMM runs them, how exits are counted.
+
+  rondo-attach list
+  sudo rondo-attach list --format json
+
+Looks for half a second, and needs neither a store nor a permission: what is refused is said below the
+table, with what it takes."""
+
+_LOOK_S = 0.5  # for VMs that only their exits show
+_COLUMNS = ("PID", "NAME", "FROM", "VMM", "AGE", "EXITS", "CPU", "MEMORY")
+
+
+class Vm(NamedTuple):
+    """One line. The last three say where that comes from; "" is nowhere."""
+
+    pid: int
+    name: str
+    name_from: str
+    vmm: str
+    age_s: float
+    exits: str
+    cpu: str
+    memory: str
+
+
+class Listing(NamedTuple):
+    vms: tuple[Vm, ...]
+    refused: tuple[Refusal, ...]
+
+
+@argh.arg("--format", choices=("table", "json"), help="how to write it")
+def list_vms(*, format: str = "table") -> None:
+    check_namespace()
+    listing = look()
+    if format == "json":
+        json.dump(as_json(listing), sys.stdout, indent=2)
+        print()
+    else:
+        write_table(listing, sys.stdout)
+
+
+def look(look_s: float = _LOOK_S) -> Listing:
+    """Find the VMs that there are."""
+    counters, refused, _ = choose()
+    try:
+        scan = discover.scan()
+        if not scan.is_complete:
+            refused += (Refusal("scan", scan.refused, _SCAN_NEEDS, "VMs that make no exit meanwhile"),)
+        pids = {found.pid for found in scan.found}
+        if counters is not None and not scan.is_complete:
+            time.sleep(look_s)
+            pids |= counters.read().keys()
+        vms = []
+        for pid in sorted(pids):
+            try:
+                process = Process(pid)
+            except OSError:
+                continue  # it ended
+            vms.append(_vm(process, counters))
+            process.close()
+    finally:
+        if counters is not None:
+            counters.close()
+    return Listing(tuple(vms), refused)
+
+
+_SCAN_NEEDS = "root, or CAP_DAC_READ_SEARCH and debugfs, or CAP_SYS_PTRACE"
+
+
+def _vm(process: Process, counters: ExitCounters | None) -> Vm:
+    identity = naming.identify(process.pid, process.command_line(), process.cgroups(), process.comm())
+    exits = ""
+    if counters is not None:
+        try:
+            counters.begin(process.pid)
+            exits = counters.name
+        except OSError:
+            pass
+    return Vm(
+        process.pid,
+        identity.name,
+        identity.name_from,
+        identity.vmm,
+        round(process.age_s(), 1),
+        exits,
+        "schedstat" if counters is not None and counters.knows_threads else "process",
+        "proc",
+    )
+
+
+def as_json(listing: Listing) -> dict[str, Any]:
+    return {
+        "vms": [vm._asdict() for vm in listing.vms],
+        "refused": [refusal._asdict() for refusal in listing.refused],
+    }
+
+
+def write_table(listing: Listing, out: TextIO) -> None:
+    rows = [_COLUMNS, *map(_row, listing.vms)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if listing.vms:
+        for row in rows:
+            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print(line.rstrip(), file=out)
+    else:
+        print("no VM was found", file=out)
+    for one in listing.refused:
+        missing = f"; missing: {one.series}" if one.series else ""
+        needs = f"; needs {one.needs}" if one.needs else ""
+        print(f"{one.source}: {printable(one.why)}{missing}{needs}", file=out)
+
+
+def _row(vm: Vm) -> tuple[str, ...]:
+    age = format_duration(max(round(vm.age_s), 1) * 1000)
+    cells = (str(vm.pid), vm.name, vm.name_from, vm.vmm, age, vm.exits, vm.cpu, vm.memory)
+    return tuple(printable(cell) or "-" for cell in cells)

@@ -1,0 +1,255 @@
+"""Where sessions go: lines for people, a pipe, or a store. A sink never makes the loop wait.
+
+Strategy: the watcher begins a session for each life of a VM and gives it ticks and an end. A store gets a
+connection for each session: a link keeps the newest 600 ticks while the store is away, and is let go when
+the store has acknowledged the end. A session without an end stays open: the watcher was stopped, the VM was
+not.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from rondo_tools.producer.address import TcpAddress, UnixAddress
+from rondo_tools.producer.driver import Driver
+from rondo_tools.producer.link import Link, State
+from rondo_tools.producer.output import Notices, Output
+from rondo_tools.producer.pipe import Pipe
+from rondo_tools.ratelimit import RateLimit
+from rondo_tools.stream import End, Header, Tick, encode
+from rondo_tools.units import format_count
+
+_log = logging.getLogger(__name__)
+
+MAX_ENDED = 10_000  # sessions that are over and not delivered: some 10 kB each
+
+
+class Session(Protocol):
+    """One session being sent."""
+
+    def tick(self, tick: Tick) -> None: ...
+
+    def begin_anew(self, end: End, header: Header) -> None:
+        """End the session, and go on in another."""
+
+    def end(self, end: End) -> None: ...
+
+
+class Sink(Protocol):
+    """Where sessions begin. The loop calls `dispatch` for descriptors that it does not know, and `turn` each
+    turn.
+    """
+
+    def begin(self, header: Header) -> Session: ...
+
+    def dispatch(self, fd: int, events: int) -> bool:
+        """Whether the descriptor was the sink's."""
+
+    def turn(self) -> None:
+        """Send what there is, and do what has fallen due."""
+
+    def timeout_s(self) -> float:
+        """How long until `turn` is due; infinity for never."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Nobody will read what is written from now on."""
+
+    @property
+    def unsent(self) -> int:
+        """How many sessions have something that was not taken yet."""
+
+    def close(self) -> None: ...
+
+
+class Driven:
+    """What the sinks have in common: outputs, driven in the watcher's loop."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._driver = Driver(epoll)
+
+    def dispatch(self, fd: int, events: int) -> bool:
+        return self._driver.dispatch(fd, events, time.monotonic())
+
+    def turn(self) -> None:
+        self._driver.on_time(time.monotonic())
+
+    def timeout_s(self) -> float:
+        timeout_s = self._driver.timeout(time.monotonic())
+        return timeout_s if timeout_s >= 0 else float("inf")
+
+
+class PipeSink(Driven):
+    """Standard output as a stream: one session at a time, as the format has it."""
+
+    def __init__(self, epoll: select.epoll, fd: int) -> None:
+        super().__init__(epoll)
+        self._pipe = Pipe(fd, "standard output")
+        self._begun = False
+
+    def begin(self, header: Header) -> PipeSession:
+        if self._begun:
+            self._pipe.begin_anew(b"", encode(header))
+        else:
+            self._pipe.begin(encode(header))
+            self._begun = True
+        self._update()
+        return PipeSession(self)
+
+    def put(self, data: bytes) -> None:
+        self._pipe.put(data)
+        self._update()
+
+    def begin_anew(self, end: bytes, header: bytes) -> None:
+        self._pipe.begin_anew(end, header)
+        self._update()
+
+    @property
+    def is_gone(self) -> bool:
+        return self._pipe.gone
+
+    @property
+    def unsent(self) -> int:
+        return int(self._pipe.wants_write)
+
+    def close(self) -> None:
+        self._driver.remove(self._pipe)
+        self._pipe.close()
+
+    def _update(self) -> None:
+        if not self._pipe.is_over:
+            self._driver.update(self._pipe, time.monotonic())
+
+
+class PipeSession:
+    """A session on a pipe. Its end is an item, so that it is written when it is known."""
+
+    def __init__(self, sink: PipeSink) -> None:
+        self._sink = sink
+
+    def tick(self, tick: Tick) -> None:
+        self._sink.put(encode(tick))
+
+    def begin_anew(self, end: End, header: Header) -> None:
+        self._sink.begin_anew(encode(end), encode(header))
+
+    def end(self, end: End) -> None:
+        self._sink.put(encode(end))
+
+
+class StoreSink(Driven):
+    """A store's socket: one connection for each session."""
+
+    def __init__(self, epoll: select.epoll, address: UnixAddress | TcpAddress, name: str) -> None:
+        super().__init__(epoll)
+        self._address, self._name = address, name
+        self._notices = _StoreNotices()
+        self._live: set[Link] = set()
+        self._ended: dict[Link, None] = {}  # in the order in which they ended
+        self._given_up = 0
+
+    def begin(self, header: Header) -> StoreSession:
+        link = Link(self._address, self._name, interval_ms=header.interval_ms, notices=self._notices)
+        link.begin(encode(header))
+        self._live.add(link)
+        self.update(link)
+        return StoreSession(self, link)
+
+    def update(self, link: Link) -> None:
+        self._driver.update(link, time.monotonic())
+
+    def end(self, link: Link) -> None:
+        """Nothing comes after this: let it go once it is acknowledged."""
+        self._live.discard(link)
+        self._ended[link] = None
+        self.update(link)
+        if len(self._ended) > MAX_ENDED:
+            self._give_up(next(iter(self._ended)))
+
+    def turn(self) -> None:
+        super().turn()
+        for link in [link for link in self._ended if link.is_over]:
+            del self._ended[link]
+            self._notices.forget(link)
+
+    @property
+    def is_gone(self) -> bool:
+        return False
+
+    @property
+    def unsent(self) -> int:
+        """Sessions that are not acknowledged, and live ones of which something was not sent."""
+        late = sum(link.wants_write or link.state is not State.SENDING for link in self._live)
+        return late + sum(not link.is_over for link in self._ended)
+
+    def close(self) -> None:
+        for link in (*self._live, *self._ended):
+            if not link.is_over:
+                self._driver.remove(link)
+                link.close()
+
+    def _give_up(self, link: Link) -> None:
+        """The store is away for so long that the oldest have to go."""
+        del self._ended[link]
+        self._driver.remove(link)
+        link.close()
+        self._notices.forget(link)
+        self._given_up += 1
+        self._notices.warnings.warn(
+            "given up",
+            "%s: %d sessions that are over wait for the store: the oldest are given up, %d so far",
+            *(self._name, MAX_ENDED, self._given_up),
+        )
+
+
+class StoreSession:
+    """A session that has a link of its own."""
+
+    def __init__(self, sink: StoreSink, link: Link) -> None:
+        self._sink, self._link = sink, link
+
+    def tick(self, tick: Tick) -> None:
+        self._link.put(encode(tick))
+        self._sink.update(self._link)
+
+    def begin_anew(self, end: End, header: Header) -> None:
+        self._link.begin_anew(encode(end), encode(header))
+        self._sink.update(self._link)
+
+    def end(self, end: End) -> None:
+        self._link.finish(encode(end))
+        self._sink.end(self._link)
+
+
+class _StoreNotices(Notices):
+    """What a thousand links have to say, once."""
+
+    def __init__(self) -> None:
+        self.warnings = RateLimit(_log, burst=3, window_s=60.0)
+        self._troubled: set[Output] = set()
+
+    def failed(self, output: Output, reason: str) -> None:
+        if not self._troubled:
+            _log.warning("%s: %s; trying again and again", output.name, reason)
+        self._troubled.add(output)
+
+    def connected(self, output: Output) -> None:
+        self.forget(output)
+
+    def forget(self, output: Output) -> None:
+        if output in self._troubled:
+            self._troubled.discard(output)
+            if not self._troubled:
+                _log.info("%s: connected", output.name)
+
+    def falls_behind(self, output: Output) -> None:
+        self.warnings.warn("behind", "%s does not keep up: oldest ticks are being dropped", output.name)
+
+    def refused(self, output: Output, counts: Mapping[str, int]) -> None:
+        ticks = format_count(sum(counts.values()), "tick")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        self.warnings.warn("refused", "%s: the store refused %s: %s", output.name, ticks, reasons)

@@ -1,0 +1,34 @@
+"""A source of values for a VM: what every way to know something about it has in common.
+
+Strategy: a session's header lists the series of its sources, in order; a tick asks each of them for its
+values. A source has only series that it can know: what cannot be counted is in no header, and is never
+sent as zero. A source that is late answers NaN for a gauge, and for a counter its last value; it never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from rondo_tools.attach.counters.base import ProcessExits
+from rondo_tools.catalog import Series
+
+
+class Moment(NamedTuple):
+    """A time, and what was read at it for all VMs at once."""
+
+    t_ms: int  # of the tick
+    boot_s: float  # the same, by CLOCK_BOOTTIME
+    exits: Mapping[int, ProcessExits]  # by process id
+
+
+class Source(Protocol):
+    """Values of one VM."""
+
+    series: tuple[Series, ...]
+
+    def values(self, moment: Moment) -> Sequence[float]:
+        """One value for each of `series`."""
+
+    def begin_anew(self) -> None:
+        """Let counters begin at 0, at their last values."""

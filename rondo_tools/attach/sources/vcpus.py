@@ -1,0 +1,80 @@
+"""The vCPUs of a VM: exits by reason, and the CPU time and waiting of their threads.
+
+Strategy: exits come from the counters, summed over the process's threads. A process that had a VM before,
+or was there before us, has counts that are not this VM's: they are the base, and are taken away. If several
+VMs share a process, each owns threads, and sums over those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rondo_tools.attach.counters.base import ExitCounters, Exits, ProcessExits
+from rondo_tools.attach.process import Process
+from rondo_tools.attach.sources.base import Moment
+from rondo_tools.catalog import COUNTER, EXIT_REASONS, SERIES, Series
+
+_NOTHING = ProcessExits(Exits(), {})
+_TIMES = (
+    Series("vcpu_cpu_seconds_total", (), COUNTER, "seconds", "CPU time of the vCPU threads."),
+    Series(
+        "vcpu_wait_seconds_total",
+        (),
+        COUNTER,
+        "seconds",
+        "Time that vCPU threads were ready to run and had no CPU: steal, as the guest sees it.",
+    ),
+)
+
+
+class VcpuSource:
+    """`counts` is what the counters have for the process now; only what comes after it is this VM's.
+
+    `threads` are those of this VM, if it shares its process. Without a `process`, which may be gone, there
+    are only exits.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        process: Process | None,
+        counters: ExitCounters,
+        counts: ProcessExits | None,
+        threads: set[int] | None = None,
+    ) -> None:
+        self._pid = pid
+        self._process = process if counters.knows_threads else None
+        self._at = tuple(EXIT_REASONS.index(reason) for reason in counters.reasons)
+        exits = (one for one in SERIES if one.name == "vcpu_exits_total")
+        self.series = tuple(one for one in exits if one.labels[0][1] in counters.reasons) + (
+            _TIMES if self._process else ()
+        )
+        self.threads = threads
+        self._counts = counts or _NOTHING
+        self._exits_base: Sequence[int] = Exits()
+        self._times_base: Sequence[int] = (0, 0)
+        if counts is not None:
+            self.begin_anew()
+
+    def values(self, moment: Moment) -> Sequence[float]:
+        self._counts = moment.exits.get(self._pid, self._counts)
+        total, base = self._total(), self._exits_base
+        values = [float(total[at] - base[at]) for at in self._at]
+        if self._process:
+            for time_ns, base_ns in zip(self._times(self._process), self._times_base, strict=True):
+                values.append((time_ns - base_ns) / 1e9)
+        return values
+
+    def begin_anew(self) -> None:
+        self._exits_base = self._total()
+        if self._process:
+            self._times_base = self._times(self._process)
+
+    def _total(self) -> Exits:
+        if self.threads is None:
+            return self._counts.total
+        own = [exits for tid, exits in self._counts.threads.items() if tid in self.threads]
+        return Exits(*map(sum, zip(*own, strict=True))) if own else Exits()
+
+    def _times(self, process: Process) -> Sequence[int]:
+        return process.thread_times(self._counts.threads if self.threads is None else self.threads)

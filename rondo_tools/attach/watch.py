@@ -1,0 +1,453 @@
+"""The watcher: one loop that sees VMs come and go, and sends a tick of each on every whole interval.
+
+Strategy: the exit counters are there before the first event is received, so a VM whose making is told has
+all of its exits counted. A VMM's process is followed by its pidfd; a VM's life is from its `create` to its
+`destroy` or the death of its process, whichever comes first.
+
+- Death: the kernel says `destroy`, then the pidfd is readable, then the parent reaps the process, and only
+  then is its exit status there. So an end is held for up to half a second, and ends that come close
+  together share one look at the counters. Nothing is lost meanwhile: counts stay until they are deleted.
+- A process that goes on after `destroy` (execve, or one VM after another) has ended that life; the next one
+  begins where the counts stand. Counts of threads are deleted only after their process is dead.
+- A VM that was there before the watcher, or whose `create` was lost, begins at 0 when it is found, and says
+  so with the label attached="late"; not if its process is younger than the counters, which then have all of
+  it.
+- Threads that the counters know and nobody announced are VMs too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from rondo_tools import clock
+from rondo_tools.attach import discover, naming
+from rondo_tools.attach.choose import Choice
+from rondo_tools.attach.counters.base import ExitCounters, ProcessExits
+from rondo_tools.attach.naming import Identity
+from rondo_tools.attach.process import Process, thread_group
+from rondo_tools.attach.sinks import Sink
+from rondo_tools.attach.sources.base import Moment, Source
+from rondo_tools.attach.sources.vcpus import VcpuSource
+from rondo_tools.attach.sources.vmm import VmmSource
+from rondo_tools.attach.vm import Vm
+from rondo_tools.ratelimit import RateLimit
+from rondo_tools.signals import Signals
+from rondo_tools.stream import Header
+
+_log = logging.getLogger(__name__)
+
+GATHER_S = 0.05  # ends wait so long for one another
+HOLD_S = 0.5  # and so long for the parent to reap the process
+_UNKNOWN_PATH = ""  # of a VM whose `create` was not received
+
+
+class Options(NamedTuple):
+    """What the command line says about all VMs."""
+
+    interval_ms: int
+    choice: Choice
+    labels: tuple[tuple[str, str], ...] = ()
+    template: naming.Template | None = None
+    only_pid: int | None = None  # watch this process, and end with it
+
+
+class Vmm:
+    """A process with VMs, also if they are left out: it is followed to delete its counts."""
+
+    def __init__(self, process: Process, *, is_late: bool) -> None:
+        self.process = process
+        self.is_late = is_late
+        self.lives = 0  # how many VMs it had
+        self.vms: dict[str, Vm | None] = {}  # those that it has, by path; None is one that is left out
+        self.vcpus: dict[str, VcpuSource] = {}
+        self.destroyed: dict[str, float] = {}  # paths of VMs that are gone, since when by the monotonic clock
+        self.death: Moment | None = None  # without exits
+        self.died_s = math.inf  # by the monotonic clock
+        self.is_reaped = False
+
+    def due_s(self) -> float:
+        """When there is something to end, by the monotonic clock."""
+        if self.death is not None:
+            return self.died_s + (GATHER_S if self.is_reaped else HOLD_S)
+        return min(self.destroyed.values(), default=math.inf) + GATHER_S
+
+
+class Watcher:
+    """Everything that is watched. `counters` is None where no exit can be counted."""
+
+    def __init__(
+        self,
+        options: Options,
+        sink: Sink,
+        counters: ExitCounters | None,
+        since_boot_s: float,
+        uevents: discover.Uevents,
+        epoll: select.epoll,
+        *,
+        scan: Callable[[], discover.Scan] = discover.scan,
+    ) -> None:
+        self._options, self._sink, self._counters, self._uevents = options, sink, counters, uevents
+        self._scan = scan
+        self._since_boot_s = since_boot_s  # the counters are older than this
+        self._vmms: dict[int, Vmm] = {}  # by process id
+        self._by_pidfd: dict[int, Vmm] = {}
+        self._ending: set[Vmm] = set()  # those with something to end
+        self._names: set[str] = set()  # of live sessions
+        self._overruns = self._lost = 0
+        self._warnings = RateLimit(_log, burst=10, window_s=60.0)
+        self._slot_ms = clock.now_ms() // options.interval_ms * options.interval_ms
+        self._epoll = epoll  # the sink's too
+        self._epoll.register(uevents.fileno(), select.EPOLLIN)
+
+    # The loop
+
+    def run(self, signals: Signals) -> None:
+        """Watch until a signal, until nobody reads, or until the only process that is asked for has ended."""
+        self._epoll.register(signals.fileno(), select.EPOLLIN)
+        if self._options.only_pid is None:
+            self.rescan()
+        else:
+            self._adopt(self._options.only_pid, created=False)
+        while not self._is_over():
+            self._sink.turn()
+            for fd, event in self._epoll.poll(self._timeout_s()):
+                if fd == signals.fileno():
+                    if signals.take():
+                        return
+                elif fd == self._uevents.fileno():
+                    self.receive()
+                elif fd in self._by_pidfd:
+                    self._on_pidfd(fd, event)
+                else:
+                    self._sink.dispatch(fd, event)
+            self.turn()
+
+    def linger(self, signals: Signals, seconds: float) -> int:
+        """Go on sending for so long, or until a signal; return how many sessions have something unsent."""
+        until_s = time.monotonic() + seconds
+        self._epoll.unregister(self._uevents.fileno())
+        for vmm in self._vmms.values():
+            if not vmm.is_reaped:
+                self._epoll.unregister(vmm.process.pidfd)
+        self._sink.turn()
+        while (unsent := self._sink.unsent) and (left_s := until_s - time.monotonic()) > 0:
+            for fd, event in self._epoll.poll(min(left_s, self._sink.timeout_s())):
+                if fd == signals.fileno() and signals.take():
+                    return unsent
+                self._sink.dispatch(fd, event)
+            self._sink.turn()
+        return unsent
+
+    def _is_over(self) -> bool:
+        return self._sink.is_gone or (self._options.only_pid is not None and not self._vmms)
+
+    def turn(self) -> None:
+        """Do what has fallen due."""
+        self._end_lives(time.monotonic())
+        now_ms = clock.now_ms()
+        if clock.is_set_back(now_ms, self._slot_ms, self._options.interval_ms):
+            self._begin_anew(now_ms)
+        slot_ms = now_ms // self._options.interval_ms * self._options.interval_ms
+        if slot_ms > self._slot_ms:
+            self._slot_ms = slot_ms
+            self._tick(slot_ms)
+
+    def _timeout_s(self) -> float:
+        interval_ms = self._options.interval_ms
+        tick_s = min(max(self._slot_ms + interval_ms - time.time() * 1000, 0.0), interval_ms) / 1000
+        end_s = min((vmm.due_s() for vmm in self._ending), default=math.inf) - time.monotonic()
+        return min(tick_s, max(end_s, 0.0), self._sink.timeout_s())
+
+    def close(self) -> None:
+        """Let go of all; no session is ended, for no VM is."""
+        for vmm in self._vmms.values():
+            vmm.process.close()
+        self._vmms.clear()
+        self._by_pidfd.clear()
+
+    # Finding VMs
+
+    def rescan(self) -> None:
+        """Find VMs whose making nobody told us."""
+        scan = self._scan()
+        for pid, path in scan.found:
+            if self._is_asked_for(pid):
+                vmm = self._vmms.get(pid)
+                if vmm is None or path not in vmm.vms:
+                    self._adopt(pid, created=False, path=path)
+
+    def receive(self) -> None:
+        """Take KVM's events."""
+        for event in self._uevents.receive():
+            if event.is_create:
+                pid = thread_group(event.tid)
+                if pid is not None and self._is_asked_for(pid):
+                    self._on_create(pid, event.path)
+            else:
+                self._on_destroy(event)
+        if self._uevents.overruns > self._overruns:
+            self._overruns = self._uevents.overruns
+            self._warnings.warn("overrun", "events of KVM were lost: looking for VMs anew")
+            if self._options.only_pid is None:
+                self.rescan()
+
+    def _is_asked_for(self, pid: int) -> bool:
+        return self._options.only_pid in (None, pid)
+
+    def _on_create(self, pid: int, path: str) -> None:
+        vmm = self._vmms.get(pid)
+        if vmm is None:
+            self._adopt(pid, created=True, path=path)
+            return
+        for gone in list(vmm.destroyed):  # one VM after another; the path may be the same
+            self._end_life(vmm, gone, self._moment(clock.now_ms()), "gone")
+        if path in vmm.vms:
+            return  # the scan was faster
+        if _UNKNOWN_PATH in vmm.vms:
+            vmm.vms[path] = vmm.vms.pop(_UNKNOWN_PATH)
+            if _UNKNOWN_PATH in vmm.vcpus:
+                vmm.vcpus[path] = vmm.vcpus.pop(_UNKNOWN_PATH)
+        else:
+            self._begin_life(vmm, path)
+
+    def _on_destroy(self, event: discover.KvmEvent) -> None:
+        """A process that dies closes its VM before its pidfd tells of it: end the life a moment later."""
+        vmm = self._vmms.get(thread_group(event.tid) or event.tid)
+        if vmm is None or event.path not in vmm.vms:
+            vmm = next((one for one in self._vmms.values() if event.path in one.vms), vmm)
+        path = event.path if vmm is not None and event.path in vmm.vms else _UNKNOWN_PATH
+        if vmm is not None and path in vmm.vms and vmm.death is None:
+            vmm.destroyed.setdefault(path, time.monotonic())
+            self._ending.add(vmm)
+
+    def _adopt(self, pid: int, *, created: bool, path: str = _UNKNOWN_PATH) -> None:
+        """Follow a process, and begin the life of its VM."""
+        vmm = self._vmms.get(pid)
+        if vmm is None:
+            try:
+                process = Process(pid)
+            except OSError:
+                return  # it is gone, or hidden; if it had exits, the counters' keys will tell
+            is_young = self._counts_from_birth() and process.started_s() > self._since_boot_s
+            vmm = Vmm(process, is_late=not created and not is_young)
+            self._vmms[pid] = self._by_pidfd[process.pidfd] = vmm
+            self._epoll.register(process.pidfd, select.EPOLLIN)
+        self._begin_life(vmm, path)
+
+    def _counts_from_birth(self) -> bool:
+        return self._counters is not None and self._counters.counts_from_birth
+
+    # Lives
+
+    def _begin_life(self, vmm: Vmm, path: str) -> None:
+        process = vmm.process
+        identity = naming.identify(process.pid, process.command_line(), process.cgroups(), process.comm())
+        is_wanted = self._options.only_pid is not None or self._options.choice.wants(identity)
+        if not is_wanted:
+            vmm.vms[path] = None
+            return
+        shares = any(vmm.vms.values())
+        if shares and not self._part(vmm, path):
+            return
+        sources: list[Source] = []
+        vcpus = self._vcpu_source(vmm, identity, set() if shares else None)
+        if vcpus is not None:
+            vmm.vcpus[path] = vcpus
+            sources.append(vcpus)
+        sources.append(VmmSource(process, is_late=vmm.is_late or vmm.lives > 0))
+        is_first = not vmm.lives and not vmm.is_late
+        start_ms = process.started_ms() if is_first else clock.now_ms()
+        vmm.vms[path] = self._begin(
+            process.pid, identity, start_ms, sources, is_late=vmm.is_late and not vmm.lives
+        )
+        vmm.lives += 1
+
+    def _vcpu_source(self, vmm: Vmm, identity: Identity, threads: set[int] | None) -> VcpuSource | None:
+        if self._counters is None:
+            return None
+        pid = vmm.process.pid
+        try:
+            self._counters.begin(pid)
+        except OSError as exc:
+            self._warnings.warn("begin", "%s: its exits cannot be counted: %s", identity.name, exc.strerror)
+            return None
+        has_base = vmm.is_late or vmm.lives > 0
+        base = self._counters.read().get(pid) if has_base else None
+        return VcpuSource(pid, vmm.process, self._counters, base, threads)
+
+    def _part(self, vmm: Vmm, path: str) -> bool:
+        """Another VM in a process that has one: whether their threads can be told apart."""
+        if self._counters is None or not self._counters.knows_threads or not discover.knows_vcpus(path):
+            names = ", ".join(vm.name for vm in vmm.vms.values() if vm)
+            self._warnings.warn(
+                "several", "process %d has several VMs, counted as one (%s): %s cannot be read",
+                vmm.process.pid, names, discover.DEBUGFS,
+            )  # fmt: skip
+            return False
+        counts = self._counters.read().get(vmm.process.pid)
+        for vcpus in vmm.vcpus.values():
+            if vcpus.threads is None:  # what ran so far is the first VM's
+                vcpus.threads = set(counts.threads if counts else ()) - set(discover.vcpu_threads(path))
+        return True
+
+    def _begin(
+        self, pid: int, identity: Identity, start_ms: int, sources: list[Source], *, is_late: bool
+    ) -> Vm:
+        identity = self._named(pid, identity)
+        labels = {
+            "vmm": identity.vmm,
+            **({"attached": "late"} if is_late else {}),
+            **dict(self._options.labels),
+        }
+        header = Header(identity.name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
+        self._names.add(identity.name)
+        vm = Vm(header, sources, self._sink)
+        _log.debug("%s begins: %s, name from %s", vm.name, identity.vmm, identity.name_from)
+        return vm
+
+    def _named(self, pid: int, identity: Identity) -> Identity:
+        """What a VM is called: by the template if there is one, and not as another that lives."""
+        if self._options.template is not None:
+            values = {
+                "name": identity.name,
+                "pid": str(pid),
+                "vmm": identity.vmm,
+                "uuid": identity.uuid,
+                "cgroup": identity.cgroup,
+                "host": os.uname().nodename,
+            }
+            filled = self._options.template.fill(values)
+            if filled:
+                identity = identity._replace(name=filled, name_from="--name")
+        return identity._replace(name=self._distinct(identity.name, pid))
+
+    def _distinct(self, name: str, pid: int) -> str:
+        if name not in self._names:
+            return name
+        ends = (f"-{pid}" if n == 1 else f"-{pid}-{n}" for n in range(1, len(self._names) + 2))
+        other = next(one for end in ends if (one := naming.bounded(name, end)) not in self._names)
+        self._warnings.warn("name", "another VM has the name %s: this one is %s", name, other)
+        return other
+
+    def _end_life(self, vmm: Vmm, path: str, moment: Moment, reason: str) -> None:
+        vm = vmm.vms.pop(path)
+        vmm.vcpus.pop(path, None)
+        vmm.destroyed.pop(path, None)
+        if vm is not None:
+            vm.end(moment, reason)
+            self._names.discard(vm.name)
+            _log.debug("%s ends: %s, %d ticks", vm.name, reason, vm.ticks)
+
+    # Ends
+
+    def _on_pidfd(self, fd: int, event: int) -> None:
+        vmm = self._by_pidfd[fd]
+        if vmm.death is None:
+            vmm.process.cpu_s()  # now, for it is gone when the process has been reaped
+            vmm.died_s = time.monotonic()
+            vmm.death = Moment(clock.now_ms(), time.clock_gettime(time.CLOCK_BOOTTIME), {})
+            self._ending.add(vmm)
+            self._epoll.modify(fd, 0)  # only the hang-up is still of interest: the parent has reaped it
+        if event & select.EPOLLHUP and not vmm.is_reaped:
+            vmm.is_reaped = True
+            self._epoll.unregister(fd)
+
+    def _end_lives(self, now_s: float) -> None:
+        """End what has been over for long enough, with one look at the counters for all."""
+        ready = [vmm for vmm in self._ending if now_s >= vmm.due_s()]
+        if not ready:
+            return
+        moment = self._moment(clock.now_ms())
+        for vmm in ready:
+            self._ending.discard(vmm)
+            if vmm.death is None:  # the process goes on without its VM
+                for path in list(vmm.destroyed):
+                    self._end_life(vmm, path, moment, "gone")
+                continue
+            status = vmm.process.exit_status()
+            reason = "signal" if status is not None and os.WIFSIGNALED(status) else "gone"
+            self._own_threads(vmm)
+            for path in list(vmm.vms):
+                self._end_life(vmm, path, vmm.death._replace(exits=moment.exits), reason)
+            self._forget(vmm)
+
+    def _forget(self, vmm: Vmm) -> None:
+        pid, pidfd = vmm.process.pid, vmm.process.pidfd
+        if not vmm.is_reaped:
+            self._epoll.unregister(pidfd)
+        del self._vmms[pid], self._by_pidfd[pidfd]
+        vmm.process.close()
+        if self._counters is not None:
+            self._counters.forget(pid)
+
+    # Ticks
+
+    def _tick(self, t_ms: int) -> None:
+        moment = self._moment(t_ms)
+        for pid in moment.exits.keys() - self._vmms.keys():
+            self._on_unknown(pid, moment)
+        for vmm in self._vmms.values():
+            if vmm.death is None:
+                self._own_threads(vmm)
+                for vm in vmm.vms.values():
+                    if vm is not None:
+                        vm.tick(moment)
+        self._report_lost()
+
+    def _on_unknown(self, pid: int, moment: Moment) -> None:
+        """A process has exits that nobody told us of: adopt it, or send what is left of it."""
+        assert self._counters is not None
+        if self._is_asked_for(pid):
+            self._adopt(pid, created=False)
+        if pid not in self._vmms and thread_group(pid) is None:
+            if self._is_asked_for(pid):
+                self._send_unseen(pid, moment)
+            self._counters.forget(pid)
+
+    def _send_unseen(self, pid: int, moment: Moment) -> None:
+        """The session of a VM that came and went unseen: its exits are all that is known."""
+        assert self._counters is not None
+        identity = Identity(f"pid-{pid}", "process id", naming.UNKNOWN)
+        if self._options.choice.wants(identity):
+            age_ms = round(moment.boot_s * 1000 - moment.exits[pid].first_ns / 1e6)
+            source = VcpuSource(pid, None, self._counters, None)
+            vm = self._begin(pid, identity, moment.t_ms - max(age_ms, 1), [source], is_late=False)
+            vm.end(moment, "gone")
+            self._names.discard(vm.name)
+
+    def _own_threads(self, vmm: Vmm) -> None:
+        """Where a process has several VMs: find the threads of each."""
+        if len(vmm.vcpus) < 2 and not any(one.threads is not None for one in vmm.vcpus.values()):
+            return
+        for path, vcpus in vmm.vcpus.items():
+            if vcpus.threads is not None:
+                vcpus.threads.update(discover.vcpu_threads(path))
+
+    def _begin_anew(self, now_ms: int) -> None:
+        back_s = (self._slot_ms - now_ms) / 1000
+        _log.warning("the clock was set back by %.1f s; the ticks go on in new sessions", back_s)
+        self._slot_ms = now_ms // self._options.interval_ms * self._options.interval_ms
+        for vm in self._live():
+            vm.begin_anew(now_ms)
+
+    def _live(self) -> Iterable[Vm]:
+        return (vm for vmm in self._vmms.values() for vm in vmm.vms.values() if vm is not None)
+
+    def _moment(self, t_ms: int) -> Moment:
+        return Moment(t_ms, time.clock_gettime(time.CLOCK_BOOTTIME), self._read())
+
+    def _read(self) -> Mapping[int, ProcessExits]:
+        return {} if self._counters is None else self._counters.read()
+
+    def _report_lost(self) -> None:
+        if self._counters is not None and (lost := self._counters.lost()) > self._lost:
+            self._lost = lost
+            self._warnings.warn(
+                "lost", "%d exits were not counted: more vCPU threads than the map has room for", lost
+            )

@@ -1,0 +1,297 @@
+"""rondo-attach as a process, a store's socket that says what it got, and VMs to watch.
+
+A watcher runs in a network namespace of its own, where the events of KVM come too: so its lock is its own,
+beside those of other tests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import exit_loop
+from needs import PATIENCE_S, must_have
+
+from rondo_tools.attach.counters.bpf import BpfCounters
+from rondo_tools.catalog import Series
+from rondo_tools.stream import Decoder, End, Header, Tick
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ATTACH = [sys.executable, str(ROOT / "bin" / "rondo-attach")]
+GUEST = Path(__file__).parent / "small_guest.py"
+LOOP_EXITS = 3  # of exit_loop's BIOS, beside its loop: 'S', 'E' and the way out
+
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+NOBODY_WITH_BPF = [*NOBODY, "--inh-caps=+bpf,+perfmon", "--ambient-caps=+bpf,+perfmon"]
+ROOT_WITHOUT_BPF = [
+    *("unshare", "--mount", "sh", "-c", 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$@"', "sh"),
+    *("setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"),
+]
+OWN_NETWORK = ["unshare", "--net"]
+
+
+@cache
+def _why_not() -> str:
+    if os.geteuid() != 0:
+        return "needs root, for namespaces, capabilities and other users' VMs"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "/dev/kvm does not open"
+    try:
+        BpfCounters().close()
+    except OSError as exc:
+        return f"the kernel refuses to count by BPF: {exc}"
+    return ""
+
+
+def needs_kvm_and_bpf() -> None:
+    """Skip the test where VMs cannot be made or their exits cannot be counted."""
+    if why := _why_not():
+        must_have(why)
+
+
+class Got(NamedTuple):
+    """A session as a store gets it."""
+
+    header: Header
+    ticks: list[Tick]
+    end: End | None
+
+    def last(self) -> dict[str, float]:
+        """The values of the last tick."""
+        values = struct.unpack(f"<{len(self.header.series)}d", self.ticks[-1].values)
+        return dict(zip(map(str, self.header.series), values, strict=True))
+
+    def exits(self) -> dict[str, int]:
+        reasons = re.compile(r'vcpu_exits_total\{reason="(\w+)"\}')
+        return {m[1]: int(v) for key, v in self.last().items() if (m := reasons.fullmatch(key))}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return dict(self.header.labels)
+
+
+class Receiver:
+    """A store's socket: takes every stream, and acknowledges it by its close."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._changed = threading.Condition()
+        self._got: dict[tuple[str, int], Got] = {}
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1000)
+        path.chmod(0o666)
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self._path}"
+
+    def sessions(self) -> list[Got]:
+        with self._changed:
+            return list(self._got.values())
+
+    def of(self, name: str) -> list[Got]:
+        """The sessions of an instance, in the order of their beginning."""
+        return sorted((got for got in self.sessions() if got.header.instance == name), key=_start)
+
+    def wait(self, name: str, *, ended: int = 0, ticks: int = 0) -> list[Got]:
+        """Wait until so many sessions of an instance have ended, or its newest has so many ticks."""
+
+        def is_there() -> bool:
+            sessions = self.of(name)
+            return bool(
+                sessions
+                and sum(got.end is not None for got in sessions) >= ended
+                and len(sessions[-1].ticks) >= ticks
+            )
+
+        with self._changed:
+            assert self._changed.wait_for(is_there, PATIENCE_S), (name, self._got.keys())
+        return self.of(name)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._take, args=(peer,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _take(self, peer: socket.socket) -> None:
+        with peer:
+            decoder, got = Decoder(), Got(Header("", 0, (), 0, ()), [], None)
+            while piece := peer.recv(1 << 16):
+                for event in decoder.feed(piece):
+                    with self._changed:
+                        if isinstance(event, Header):
+                            key = event.instance, event.start_ms
+                            got = self._got.get(key, Got(event, [], None))
+                        elif isinstance(event, Tick):
+                            if not got.ticks or got.ticks[-1].t_ms < event.t_ms:  # a resend
+                                got.ticks.append(event)
+                        else:
+                            got = got._replace(end=event)
+                        self._got[got.header.instance, got.header.start_ms] = got
+                        self._changed.notify_all()
+
+
+def _start(got: Got) -> int:
+    return got.header.start_ms
+
+
+class Watcher:
+    """rondo-attach as a process; `said` is its standard error so far."""
+
+    def __init__(self, *flags: str, wrapper: Sequence[str] = ()) -> None:
+        self.process = subprocess.Popen(
+            [*OWN_NETWORK, *wrapper, *ATTACH, "--verbose", *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.said = ""
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.said += line
+                self._changed.notify_all()
+        with self._changed:
+            self.said += "\n<end>\n"
+            self._changed.notify_all()
+
+    def wait_for(self, text: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: text in self.said or "<end>" in self.said, PATIENCE_S)
+            assert text in self.said, self.said
+
+    def stop(self) -> int:
+        """Its exit status after a SIGTERM."""
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        status = self.process.wait(PATIENCE_S)
+        self._thread.join(PATIENCE_S)
+        return status
+
+    def close(self) -> None:
+        self.process.kill()
+        self.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def watching(*flags: str, wrapper: Sequence[str] = ()) -> Iterator[Watcher]:
+    """A watcher that receives KVM's events by now."""
+    watcher = Watcher(*flags, wrapper=wrapper)
+    try:
+        watcher.wait_for("watching")
+        yield watcher
+    finally:
+        watcher.close()
+
+
+class SmallGuest:
+    """`small_guest.py` as a process with a command line of one's own."""
+
+    def __init__(self, *arguments: str, program: str = "qemu-kvm", name: str = "") -> None:
+        named = ("-name", f"guest={name}") if name else ()
+        # The command line says that it is QEMU, so that it can have a name.
+        self.process = subprocess.Popen(
+            [program, str(GUEST), *named, *arguments],
+            executable=sys.executable,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def do(self, *lines: str) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        for line in lines:
+            print(line, file=self.process.stdin)
+            assert self.process.stdout.readline() == f"{line}\n"
+
+    def quit(self, status: int = 0) -> None:
+        assert self.process.stdin is not None
+        print(f"quit {status}", file=self.process.stdin)
+        assert self.process.wait(PATIENCE_S) == status
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+
+
+@contextmanager
+def small_guest(*arguments: str, program: str = "qemu-kvm", name: str = "") -> Iterator[SmallGuest]:
+    guest = SmallGuest(*arguments, program=program, name=name)
+    try:
+        yield guest
+    finally:
+        guest.close()
+
+
+def start_qemu(program: Path, name: str, exits: int, folder: Path) -> subprocess.Popen[bytes]:
+    """A QEMU whose guest makes so many port exits, and LOOP_EXITS, and leaves with status 1."""
+    image = folder / f"bios-{exits}"
+    if not image.exists():
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(exit_loop.bios(exits))
+        Path(file.name).rename(image)
+    return subprocess.Popen(
+        [
+            *(str(program), "-name", f"guest={name}", "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-no-reboot", "-machine", "pc,accel=kvm", "-m", "16", "-bios", str(image)),
+            *("-chardev", "null,id=out", "-device", "isa-debugcon,iobase=0xe9,chardev=out"),
+            *("-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def has_series(header: Header) -> set[str]:
+    def name(series: Series) -> str:
+        return series.name
+
+    return set(map(name, header.series))

@@ -1,0 +1,220 @@
+"""Lives of VMs, each with exactly its exits: the first and the last second included."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from attach_host import (
+    LOOP_EXITS,
+    NOBODY_WITH_BPF,
+    ROOT,
+    Receiver,
+    has_series,
+    small_guest,
+    start_qemu,
+    watching,
+)
+from needs import PATIENCE_S
+
+
+@pytest.mark.parametrize("lives", [6, pytest.param(50, marks=pytest.mark.long)])
+def test_each_life_of_a_qemu_has_exactly_its_exits(
+    lives: int, receiver: Receiver, program: Callable[[str], Path], tmp_path: Path
+) -> None:
+    qemu = program("qemu-system-x86_64")
+    names = [f"life-{os.getpid()}-{number}" for number in range(lives)]
+    with watching(
+        "--output", receiver.address, "--match", f"name=life-{os.getpid()}-*", wrapper=NOBODY_WITH_BPF
+    ):
+        for at in range(0, lives, 2):
+            running = [start_qemu(qemu, name, 20_000, tmp_path) for name in names[at : at + 2]]
+            assert [one.wait(PATIENCE_S) for one in running] == [1] * len(running)
+        got = [receiver.wait(name, ended=1) for name in names]
+    assert all(len(sessions) == 1 for sessions in got)
+    counts = [sessions[0].exits()["io"] for sessions in got]
+    assert counts == [20_000 + LOOP_EXITS] * lives
+    for (session,) in got:
+        assert session.end is not None
+        assert session.end.reason == "gone"  # a status that is not 0 says nothing of how the guest ended
+        assert session.labels == {"vmm": "qemu"}
+        assert session.last()["vcpu_cpu_seconds_total"] > 0
+        assert session.last()["vmm_cpu_seconds_total"] > 0
+
+
+@pytest.mark.parametrize("lives", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_the_counts_are_those_of_rondo_vmm_itself(lives: int, receiver: Receiver) -> None:
+    reasons = ("io", "mmio", "hlt", "shutdown", "other")
+    with watching("--output", receiver.address, "--match", "vmm=rondo-vmm"):
+        for number in range(lives):
+            name = f"oracle-{os.getpid()}-{number}"
+            vmm = [sys.executable, ROOT / "bin" / "rondo-vmm", "--duration", "1s", "--instance", name]
+            done = subprocess.run(
+                [*vmm, "--output", "/dev/null"], capture_output=True, text=True, timeout=PATIENCE_S
+            )
+            counted = re.search("".join(rf"{reason} (\d+),? ?;?" for reason in reasons), done.stderr)
+            assert counted is not None, done.stderr
+            (session,) = receiver.wait(name, ended=1)
+            assert session.exits() == dict(zip(reasons, map(int, counted.groups()), strict=True))
+
+
+def test_a_vm_that_is_killed_ended_by_a_signal(receiver: Receiver) -> None:
+    with watching("--output", receiver.address), small_guest(name="killed") as guest:
+        guest.do("make", "run 1000")
+        guest.process.send_signal(signal.SIGKILL)
+        guest.process.wait(PATIENCE_S)
+        (session,) = receiver.wait("killed", ended=1)
+    assert session.exits() == {"io": 1000, "mmio": 0, "hlt": 1, "shutdown": 0, "other": 0}
+    assert session.end is not None
+    assert session.end.reason in ("signal", "gone")  # where the kernel is older than 6.15
+    if _tells_exit_status():
+        assert session.end.reason == "signal"
+
+
+def _tells_exit_status() -> bool:
+    release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    return release >= (6, 15)
+
+
+def test_a_vm_made_off_the_main_thread_is_its_process(receiver: Receiver) -> None:
+    with watching("--output", receiver.address), small_guest(name="thread") as guest:
+        guest.do("make STAYING", "run 500")
+        guest.quit()
+        (session,) = receiver.wait("thread", ended=1)
+    assert session.exits()["io"] == 500
+
+
+def test_a_vm_whose_maker_thread_is_gone_is_found_by_its_exits(receiver: Receiver) -> None:
+    with watching("--output", receiver.address), small_guest(name="other") as other:
+        other.do("make")
+        receiver.wait(
+            "other", ticks=1
+        )  # so the next process is younger than the counters by its start's 10 ms
+        with small_guest(name="found") as guest:
+            guest.do("make THREAD", "run 500")
+            receiver.wait("found", ticks=1)
+            guest.quit()
+            (session,) = receiver.wait("found", ended=1)
+    assert session.exits()["io"] == 500
+    assert "attached" not in session.labels  # its process is younger than the counters
+
+
+def test_one_vm_after_another_in_one_process(receiver: Receiver) -> None:
+    """The second has the descriptor of the first, and its threads; neither has an exit of the other."""
+    with watching("--output", receiver.address), small_guest(name="again") as guest:
+        guest.do("make", "run 100 HERE", "drop")
+        receiver.wait("again", ended=1)
+        guest.do("make", "run 20 HERE")
+        guest.quit()
+        first, second = receiver.wait("again", ended=2)
+    assert first.exits()["io"] == 100
+    assert second.exits()["io"] == 20
+    assert first.end is not None
+    assert first.end.reason == "gone"
+    assert "attached" not in second.labels
+
+
+def test_a_program_that_executes_another_has_another_vm(receiver: Receiver) -> None:
+    with watching("--output", receiver.address), small_guest(name="exec") as guest:
+        guest.do("make", "run 30", "exec", "make", "run 4")
+        guest.quit()
+        first, second = receiver.wait("exec", ended=2)
+    assert first.exits()["io"] == 30
+    assert second.exits()["io"] == 4
+
+
+def test_two_vms_in_one_process_without_debugfs_are_one(receiver: Receiver) -> None:
+    with watching("--output", receiver.address) as watcher, small_guest(name="two") as guest:
+        guest.do("make", "run 10")
+        receiver.wait("two")
+        guest.do("make", "run 5")
+        guest.quit()
+        (session,) = receiver.wait("two", ended=1)
+        watcher.wait_for("several VMs, counted as one (two)")
+    assert session.exits()["io"] == 15
+
+
+def test_two_vms_in_one_process_with_debugfs_are_two(receiver: Receiver) -> None:
+    debugfs = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t debugfs debugfs /sys/kernel/debug && exec "$@"',
+        "sh",
+    ]
+    with watching("--output", receiver.address, wrapper=debugfs), small_guest(name="pair") as guest:
+        guest.do("make", "run 10")
+        receiver.wait("pair", ticks=1)
+        guest.do("make", "run 5")
+        receiver.wait(f"pair-{guest.pid}", ticks=1)
+        guest.do("drop 0")
+        receiver.wait("pair", ended=1)
+        guest.quit()
+        (second,) = receiver.wait(f"pair-{guest.pid}", ended=1)
+        (first,) = receiver.of("pair")
+    assert first.exits()["io"] == 10
+    assert second.exits()["io"] == 5
+
+
+def test_a_vm_that_was_there_before_begins_at_zero(receiver: Receiver) -> None:
+    with small_guest(name="before") as guest:
+        guest.do("make", "run 1000")
+        with watching("--output", receiver.address):
+            (session,) = receiver.wait("before", ticks=1)
+            assert session.exits()["io"] == 0
+            guest.do("run 7")
+            guest.quit()
+            (session,) = receiver.wait("before", ended=1)
+    assert session.labels["attached"] == "late"
+    assert session.exits()["io"] == 7
+    assert session.last()["vmm_uptime_seconds"] > (session.ticks[-1].t_ms - session.header.start_ms) / 1000
+
+
+def test_a_clash_of_names_is_told_apart(receiver: Receiver) -> None:
+    with watching("--output", receiver.address) as watcher, small_guest(name="same") as one:
+        one.do("make", "run 1")
+        receiver.wait("same")
+        with small_guest(name="same") as other:
+            other.do("make", "run 2")
+            other.quit()
+            (session,) = receiver.wait(f"same-{other.pid}", ended=1)
+            watcher.wait_for(f"this one is same-{other.pid}")
+    assert session.exits()["io"] == 2
+
+
+@pytest.mark.parametrize("hostile", ["a\nb", "\x1b[31m", "x" * 100_000])
+def test_a_hostile_name_does_no_harm(hostile: str, receiver: Receiver) -> None:
+    with watching("--output", receiver.address), small_guest(*["y" * 100_000] * 9, name=hostile) as guest:
+        guest.do("make", "run 3")
+        guest.quit()
+        with small_guest(name="after") as after:
+            after.do("make", "run 1")
+            after.quit()
+            receiver.wait("after", ended=1)
+    names = [session.header.instance for session in receiver.sessions() if session.exits()["io"] == 3]
+    assert len(names) == 1
+    assert names[0].isprintable()
+    assert len(names[0].encode()) <= 1024
+
+
+def test_flags_choose_and_name(receiver: Receiver) -> None:
+    flags = ["--match", "name=ci-*", "--ignore", "name=*-x", "--name", "n/{name}", "--label", "rack=a1"]
+    with watching("--output", receiver.address, *flags):
+        for name in ("ci-1", "ci-x", "web"):
+            with small_guest(name=name) as guest:
+                guest.do("make", "run 1")
+                guest.quit()
+        (session,) = receiver.wait("n/ci-1", ended=1)
+    assert session.labels == {"rack": "a1", "vmm": "qemu"}
+    assert [one.header.instance for one in receiver.sessions()] == ["n/ci-1"]
+    assert has_series(session.header) == {
+        *("vcpu_exits_total", "vcpu_cpu_seconds_total", "vcpu_wait_seconds_total"),
+        *("vmm_rss_bytes", "vmm_open_fds", "vmm_uptime_seconds", "vmm_cpu_seconds_total"),
+    }
