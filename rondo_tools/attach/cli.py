@@ -17,14 +17,16 @@ from rondo_tools.attach import listing
 from rondo_tools.attach.choose import Choice, Condition, parse_condition
 from rondo_tools.attach.counters.choose import Chosen, choose
 from rondo_tools.attach.discover import Uevents
+from rondo_tools.attach.lives import Options
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.naming import Template
+from rondo_tools.attach.process import thread_group
 from rondo_tools.attach.single import claim
 from rondo_tools.attach.sinks import PipeSink, Sink, StoreSink
 from rondo_tools.attach.text import TextSink
-from rondo_tools.attach.watch import Options, Watcher
+from rondo_tools.attach.watch import Watcher
 from rondo_tools.catalog import SERIES
-from rondo_tools.errors import EX_TEMPFAIL, RondoError, UsageError
+from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, RondoError, UsageError
 from rondo_tools.producer.address import TcpAddress, UnixAddress
 from rondo_tools.producer.destination import address, standard
 from rondo_tools.signals import Signals
@@ -134,6 +136,8 @@ def rondo_attach(
     labels = _labels(label or [], interval)
     where = _destination(output, pid, text=text)
     check_namespace()
+    if pid is not None and thread_group(pid) != pid:
+        raise RondoError(f"--pid {pid}: there is no such process", exit_code=EX_UNAVAILABLE)
     _raise_limit()
     options = Options(interval, Choice(match or (), ignore or ()), labels, name, pid)
     with ExitStack() as opened:

@@ -39,10 +39,10 @@ class Gauges(NamedTuple):
 
 
 class ThreadTimes(NamedTuple):
-    """Sums over some threads, in nanoseconds."""
+    """Sums over some threads, in nanoseconds; NaN if they ended before any of them was read."""
 
-    run_ns: int
-    wait_ns: int
+    run_ns: float
+    wait_ns: float
 
 
 class Process:
@@ -109,14 +109,17 @@ class Process:
 
     def thread_times(self, tids: Iterable[int]) -> ThreadTimes:
         """How long threads ran and waited for a CPU; a thread that ended keeps its last times."""
-        run = wait = 0
+        run = wait = known = threads = 0
         for tid in tids:
-            ran, waited = self._thread(tid)
-            run += ran
-            wait += waited
-        return ThreadTimes(run, wait)
+            threads += 1
+            times = self._thread(tid)
+            if times is not None:
+                known += 1
+                run += times[0]
+                wait += times[1]
+        return ThreadTimes(run, wait) if known or not threads else ThreadTimes(math.nan, math.nan)
 
-    def _thread(self, tid: int) -> tuple[int, int]:
+    def _thread(self, tid: int) -> tuple[int, int] | None:
         fd = self._threads.get(tid)
         try:
             if fd is None:
@@ -127,7 +130,7 @@ class Process:
             if fd is not None and fd >= 0:
                 os.close(fd)
             self._threads[tid] = -1
-        return self._times.get(tid, (0, 0))
+        return self._times.get(tid)
 
     def command_line(self) -> bytes:
         """Its first 64 KiB; arguments end with a zero byte."""

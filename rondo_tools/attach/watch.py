@@ -22,60 +22,20 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 from rondo_tools import clock
-from rondo_tools.attach import discover, naming
-from rondo_tools.attach.choose import Choice
-from rondo_tools.attach.counters.base import ExitCounters, ProcessExits
-from rondo_tools.attach.naming import Identity
+from rondo_tools.attach import discover
+from rondo_tools.attach.counters.base import ExitCounters
+from rondo_tools.attach.lives import UNKNOWN_PATH, Lives, Options, Vmm
 from rondo_tools.attach.process import Process, thread_group
 from rondo_tools.attach.sinks import Sink
-from rondo_tools.attach.sources.base import Moment, Source
-from rondo_tools.attach.sources.vcpus import VcpuSource
-from rondo_tools.attach.sources.vmm import VmmSource
+from rondo_tools.attach.sources.base import Moment
 from rondo_tools.attach.vm import Vm
 from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
-from rondo_tools.stream import Header
 
 _log = logging.getLogger(__name__)
-
-GATHER_S = 0.05  # ends wait so long for one another
-HOLD_S = 0.5  # and so long for the parent to reap the process
-_UNKNOWN_PATH = ""  # of a VM whose `create` was not received
-
-
-class Options(NamedTuple):
-    """What the command line says about all VMs."""
-
-    interval_ms: int
-    choice: Choice
-    labels: tuple[tuple[str, str], ...] = ()
-    template: naming.Template | None = None
-    only_pid: int | None = None  # watch this process, and end with it
-
-
-class Vmm:
-    """A process with VMs, also if they are left out: it is followed to delete its counts."""
-
-    def __init__(self, process: Process, *, is_late: bool) -> None:
-        self.process = process
-        self.is_late = is_late
-        self.lives = 0  # how many VMs it had
-        self.vms: dict[str, Vm | None] = {}  # those that it has, by path; None is one that is left out
-        self.vcpus: dict[str, VcpuSource] = {}
-        self.destroyed: dict[str, float] = {}  # paths of VMs that are gone, since when by the monotonic clock
-        self.death: Moment | None = None  # without exits
-        self.died_s = math.inf  # by the monotonic clock
-        self.is_reaped = False
-
-    def due_s(self) -> float:
-        """When there is something to end, by the monotonic clock."""
-        if self.death is not None:
-            return self.died_s + (GATHER_S if self.is_reaped else HOLD_S)
-        return min(self.destroyed.values(), default=math.inf) + GATHER_S
 
 
 class Watcher:
@@ -98,9 +58,9 @@ class Watcher:
         self._vmms: dict[int, Vmm] = {}  # by process id
         self._by_pidfd: dict[int, Vmm] = {}
         self._ending: set[Vmm] = set()  # those with something to end
-        self._names: set[str] = set()  # of live sessions
         self._overruns = self._lost = 0
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
+        self._lives = Lives(options, sink, counters, self._warnings)
         self._slot_ms = clock.now_ms() // options.interval_ms * options.interval_ms
         self._epoll = epoll  # the sink's too
         self._epoll.register(uevents.fileno(), select.EPOLLIN)
@@ -186,7 +146,7 @@ class Watcher:
         """Take KVM's events."""
         for event in self._uevents.receive():
             if event.is_create:
-                pid = thread_group(event.tid)
+                pid = self._process_of(event)
                 if pid is not None and self._is_asked_for(pid):
                     self._on_create(pid, event.path)
             else:
@@ -200,33 +160,37 @@ class Watcher:
     def _is_asked_for(self, pid: int) -> bool:
         return self._options.only_pid in (None, pid)
 
+    def _process_of(self, event: discover.KvmEvent) -> int | None:
+        """The process whose thread made the VM; None if it is gone and was never seen."""
+        return event.tid if event.tid in self._vmms else thread_group(event.tid)
+
     def _on_create(self, pid: int, path: str) -> None:
         vmm = self._vmms.get(pid)
         if vmm is None:
             self._adopt(pid, created=True, path=path)
             return
         for gone in list(vmm.destroyed):  # one VM after another; the path may be the same
-            self._end_life(vmm, gone, self._moment(clock.now_ms()), "gone")
+            self._lives.end(vmm, gone, self._moment(clock.now_ms()), "gone")
         if path in vmm.vms:
             return  # the scan was faster
-        if _UNKNOWN_PATH in vmm.vms:
-            vmm.vms[path] = vmm.vms.pop(_UNKNOWN_PATH)
-            if _UNKNOWN_PATH in vmm.vcpus:
-                vmm.vcpus[path] = vmm.vcpus.pop(_UNKNOWN_PATH)
+        if UNKNOWN_PATH in vmm.vms:
+            vmm.vms[path] = vmm.vms.pop(UNKNOWN_PATH)
+            if UNKNOWN_PATH in vmm.vcpus:
+                vmm.vcpus[path] = vmm.vcpus.pop(UNKNOWN_PATH)
         else:
-            self._begin_life(vmm, path)
+            self._lives.begin(vmm, path)
 
     def _on_destroy(self, event: discover.KvmEvent) -> None:
         """A process that dies closes its VM before its pidfd tells of it: end the life a moment later."""
-        vmm = self._vmms.get(thread_group(event.tid) or event.tid)
+        vmm = self._vmms.get(self._process_of(event) or 0)
         if vmm is None or event.path not in vmm.vms:
             vmm = next((one for one in self._vmms.values() if event.path in one.vms), vmm)
-        path = event.path if vmm is not None and event.path in vmm.vms else _UNKNOWN_PATH
+        path = event.path if vmm is not None and event.path in vmm.vms else UNKNOWN_PATH
         if vmm is not None and path in vmm.vms and vmm.death is None:
             vmm.destroyed.setdefault(path, time.monotonic())
             self._ending.add(vmm)
 
-    def _adopt(self, pid: int, *, created: bool, path: str = _UNKNOWN_PATH) -> None:
+    def _adopt(self, pid: int, *, created: bool, path: str = UNKNOWN_PATH) -> None:
         """Follow a process, and begin the life of its VM."""
         vmm = self._vmms.get(pid)
         if vmm is None:
@@ -236,113 +200,14 @@ class Watcher:
                 return  # it is gone, or hidden; if it had exits, the counters' keys will tell
             is_young = self._counts_from_birth() and process.started_s() > self._since_boot_s
             vmm = Vmm(process, is_late=not created and not is_young)
+            if vmm.is_late:
+                vmm.counted = self._lives.read().get(pid)
             self._vmms[pid] = self._by_pidfd[process.pidfd] = vmm
             self._epoll.register(process.pidfd, select.EPOLLIN)
-        self._begin_life(vmm, path)
+        self._lives.begin(vmm, path)
 
     def _counts_from_birth(self) -> bool:
         return self._counters is not None and self._counters.counts_from_birth
-
-    # Lives
-
-    def _begin_life(self, vmm: Vmm, path: str) -> None:
-        process = vmm.process
-        identity = naming.identify(process.pid, process.command_line(), process.cgroups(), process.comm())
-        is_wanted = self._options.only_pid is not None or self._options.choice.wants(identity)
-        if not is_wanted:
-            vmm.vms[path] = None
-            return
-        shares = any(vmm.vms.values())
-        if shares and not self._part(vmm, path):
-            return
-        sources: list[Source] = []
-        vcpus = self._vcpu_source(vmm, identity, set() if shares else None)
-        if vcpus is not None:
-            vmm.vcpus[path] = vcpus
-            sources.append(vcpus)
-        sources.append(VmmSource(process, is_late=vmm.is_late or vmm.lives > 0))
-        is_first = not vmm.lives and not vmm.is_late
-        start_ms = process.started_ms() if is_first else clock.now_ms()
-        vmm.vms[path] = self._begin(
-            process.pid, identity, start_ms, sources, is_late=vmm.is_late and not vmm.lives
-        )
-        vmm.lives += 1
-
-    def _vcpu_source(self, vmm: Vmm, identity: Identity, threads: set[int] | None) -> VcpuSource | None:
-        if self._counters is None:
-            return None
-        pid = vmm.process.pid
-        try:
-            self._counters.begin(pid)
-        except OSError as exc:
-            self._warnings.warn("begin", "%s: its exits cannot be counted: %s", identity.name, exc.strerror)
-            return None
-        has_base = vmm.is_late or vmm.lives > 0
-        base = self._counters.read().get(pid) if has_base else None
-        return VcpuSource(pid, vmm.process, self._counters, base, threads)
-
-    def _part(self, vmm: Vmm, path: str) -> bool:
-        """Another VM in a process that has one: whether their threads can be told apart."""
-        if self._counters is None or not self._counters.knows_threads or not discover.knows_vcpus(path):
-            names = ", ".join(vm.name for vm in vmm.vms.values() if vm)
-            self._warnings.warn(
-                "several", "process %d has several VMs, counted as one (%s): %s cannot be read",
-                vmm.process.pid, names, discover.DEBUGFS,
-            )  # fmt: skip
-            return False
-        counts = self._counters.read().get(vmm.process.pid)
-        for vcpus in vmm.vcpus.values():
-            if vcpus.threads is None:  # what ran so far is the first VM's
-                vcpus.threads = set(counts.threads if counts else ()) - set(discover.vcpu_threads(path))
-        return True
-
-    def _begin(
-        self, pid: int, identity: Identity, start_ms: int, sources: list[Source], *, is_late: bool
-    ) -> Vm:
-        identity = self._named(pid, identity)
-        labels = {
-            "vmm": identity.vmm,
-            **({"attached": "late"} if is_late else {}),
-            **dict(self._options.labels),
-        }
-        header = Header(identity.name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
-        self._names.add(identity.name)
-        vm = Vm(header, sources, self._sink)
-        _log.debug("%s begins: %s, name from %s", vm.name, identity.vmm, identity.name_from)
-        return vm
-
-    def _named(self, pid: int, identity: Identity) -> Identity:
-        """What a VM is called: by the template if there is one, and not as another that lives."""
-        if self._options.template is not None:
-            values = {
-                "name": identity.name,
-                "pid": str(pid),
-                "vmm": identity.vmm,
-                "uuid": identity.uuid,
-                "cgroup": identity.cgroup,
-                "host": os.uname().nodename,
-            }
-            filled = self._options.template.fill(values)
-            if filled:
-                identity = identity._replace(name=filled, name_from="--name")
-        return identity._replace(name=self._distinct(identity.name, pid))
-
-    def _distinct(self, name: str, pid: int) -> str:
-        if name not in self._names:
-            return name
-        ends = (f"-{pid}" if n == 1 else f"-{pid}-{n}" for n in range(1, len(self._names) + 2))
-        other = next(one for end in ends if (one := naming.bounded(name, end)) not in self._names)
-        self._warnings.warn("name", "another VM has the name %s: this one is %s", name, other)
-        return other
-
-    def _end_life(self, vmm: Vmm, path: str, moment: Moment, reason: str) -> None:
-        vm = vmm.vms.pop(path)
-        vmm.vcpus.pop(path, None)
-        vmm.destroyed.pop(path, None)
-        if vm is not None:
-            vm.end(moment, reason)
-            self._names.discard(vm.name)
-            _log.debug("%s ends: %s, %d ticks", vm.name, reason, vm.ticks)
 
     # Ends
 
@@ -368,13 +233,14 @@ class Watcher:
             self._ending.discard(vmm)
             if vmm.death is None:  # the process goes on without its VM
                 for path in list(vmm.destroyed):
-                    self._end_life(vmm, path, moment, "gone")
+                    self._lives.end(vmm, path, moment, "gone")
                 continue
             status = vmm.process.exit_status()
             reason = "signal" if status is not None and os.WIFSIGNALED(status) else "gone"
-            self._own_threads(vmm)
+            self._lives.own_threads(vmm)
+            self._lives.begin_untold(vmm, moment)
             for path in list(vmm.vms):
-                self._end_life(vmm, path, vmm.death._replace(exits=moment.exits), reason)
+                self._lives.end(vmm, path, vmm.death._replace(exits=moment.exits), reason)
             self._forget(vmm)
 
     def _forget(self, vmm: Vmm) -> None:
@@ -394,7 +260,8 @@ class Watcher:
             self._on_unknown(pid, moment)
         for vmm in self._vmms.values():
             if vmm.death is None:
-                self._own_threads(vmm)
+                self._lives.own_threads(vmm)
+                self._lives.begin_untold(vmm, moment)
                 for vm in vmm.vms.values():
                     if vm is not None:
                         vm.tick(moment)
@@ -407,27 +274,8 @@ class Watcher:
             self._adopt(pid, created=False)
         if pid not in self._vmms and thread_group(pid) is None:
             if self._is_asked_for(pid):
-                self._send_unseen(pid, moment)
+                self._lives.send_unseen(pid, moment)
             self._counters.forget(pid)
-
-    def _send_unseen(self, pid: int, moment: Moment) -> None:
-        """The session of a VM that came and went unseen: its exits are all that is known."""
-        assert self._counters is not None
-        identity = Identity(f"pid-{pid}", "process id", naming.UNKNOWN)
-        if self._options.choice.wants(identity):
-            age_ms = round(moment.boot_s * 1000 - moment.exits[pid].first_ns / 1e6)
-            source = VcpuSource(pid, None, self._counters, None)
-            vm = self._begin(pid, identity, moment.t_ms - max(age_ms, 1), [source], is_late=False)
-            vm.end(moment, "gone")
-            self._names.discard(vm.name)
-
-    def _own_threads(self, vmm: Vmm) -> None:
-        """Where a process has several VMs: find the threads of each."""
-        if len(vmm.vcpus) < 2 and not any(one.threads is not None for one in vmm.vcpus.values()):
-            return
-        for path, vcpus in vmm.vcpus.items():
-            if vcpus.threads is not None:
-                vcpus.threads.update(discover.vcpu_threads(path))
 
     def _begin_anew(self, now_ms: int) -> None:
         back_s = (self._slot_ms - now_ms) / 1000
@@ -440,10 +288,7 @@ class Watcher:
         return (vm for vmm in self._vmms.values() for vm in vmm.vms.values() if vm is not None)
 
     def _moment(self, t_ms: int) -> Moment:
-        return Moment(t_ms, time.clock_gettime(time.CLOCK_BOOTTIME), self._read())
-
-    def _read(self) -> Mapping[int, ProcessExits]:
-        return {} if self._counters is None else self._counters.read()
+        return Moment(t_ms, time.clock_gettime(time.CLOCK_BOOTTIME), self._lives.read())
 
     def _report_lost(self) -> None:
         if self._counters is not None and (lost := self._counters.lost()) > self._lost:

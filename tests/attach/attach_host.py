@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -163,13 +163,20 @@ def _start(got: Got) -> int:
 class Watcher:
     """rondo-attach as a process; `said` is its standard error so far."""
 
-    def __init__(self, *flags: str, wrapper: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        network: Sequence[str] = OWN_NETWORK,
+    ) -> None:
         self.process = subprocess.Popen(
-            [*OWN_NETWORK, *wrapper, *ATTACH, "--verbose", *flags],
+            [*network, *wrapper, *ATTACH, "--verbose", *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=environment,
         )
         self.said = ""
         self._changed = threading.Condition()
@@ -210,9 +217,11 @@ class Watcher:
 
 
 @contextmanager
-def watching(*flags: str, wrapper: Sequence[str] = ()) -> Iterator[Watcher]:
+def watching(
+    *flags: str, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Watcher]:
     """A watcher that receives KVM's events by now."""
-    watcher = Watcher(*flags, wrapper=wrapper)
+    watcher = Watcher(*flags, wrapper=wrapper, environment=environment)
     try:
         watcher.wait_for("watching")
         yield watcher

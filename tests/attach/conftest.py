@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from attach_host import Receiver, needs_kvm_and_bpf
 
 
 @pytest.fixture
-def receiver(tmp_path: Path) -> Iterator[Receiver]:
+def receiver() -> Iterator[Receiver]:
     """A store's socket, where VMs can be made and watched."""
     needs_kvm_and_bpf()
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # a watcher may be nobody
-    receiver = Receiver(tmp_path / "store.sock")
-    yield receiver
-    receiver.close()
+    # Not in tmp_path, which is root's alone: a watcher may be nobody.
+    with tempfile.TemporaryDirectory(prefix="rondo-attach-") as folder:
+        Path(folder).chmod(0o755)
+        receiver = Receiver(Path(folder, "store.sock"))
+        try:
+            yield receiver
+        finally:
+            receiver.close()

@@ -44,7 +44,7 @@ def test_each_life_of_a_qemu_has_exactly_its_exits(
         assert session.end is not None
         assert session.end.reason == "gone"  # a status that is not 0 says nothing of how the guest ended
         assert session.labels == {"vmm": "qemu"}
-        assert session.last()["vcpu_cpu_seconds_total"] > 0
+        assert session.last()["vcpu_cpu_seconds_total"] != 0  # NaN if no tick fell into its life
         assert session.last()["vmm_cpu_seconds_total"] > 0
 
 
@@ -65,8 +65,9 @@ def test_the_counts_are_those_of_rondo_vmm_itself(lives: int, receiver: Receiver
 
 
 def test_a_vm_that_is_killed_ended_by_a_signal(receiver: Receiver) -> None:
-    with watching("--output", receiver.address), small_guest(name="killed") as guest:
+    with watching("--output", receiver.address) as watcher, small_guest(name="killed") as guest:
         guest.do("make", "run 1000")
+        watcher.wait_for("killed begins")
         guest.process.send_signal(signal.SIGKILL)
         guest.process.wait(PATIENCE_S)
         (session,) = receiver.wait("killed", ended=1)
@@ -83,8 +84,9 @@ def _tells_exit_status() -> bool:
 
 
 def test_a_vm_made_off_the_main_thread_is_its_process(receiver: Receiver) -> None:
-    with watching("--output", receiver.address), small_guest(name="thread") as guest:
+    with watching("--output", receiver.address) as watcher, small_guest(name="thread") as guest:
         guest.do("make STAYING", "run 500")
+        watcher.wait_for("thread begins")
         guest.quit()
         (session,) = receiver.wait("thread", ended=1)
     assert session.exits()["io"] == 500
@@ -111,6 +113,7 @@ def test_one_vm_after_another_in_one_process(receiver: Receiver) -> None:
         guest.do("make", "run 100 HERE", "drop")
         receiver.wait("again", ended=1)
         guest.do("make", "run 20 HERE")
+        receiver.wait("again", ticks=1)
         guest.quit()
         first, second = receiver.wait("again", ended=2)
     assert first.exits()["io"] == 100
@@ -120,9 +123,28 @@ def test_one_vm_after_another_in_one_process(receiver: Receiver) -> None:
     assert "attached" not in second.labels
 
 
+def test_a_life_that_nobody_saw_has_its_exits(receiver: Receiver) -> None:
+    """It may be over before its name can be read."""
+    with watching("--output", receiver.address), small_guest(name="blink") as guest:
+        guest.do("make", "run 77")
+        guest.quit()
+        with small_guest(name="after") as after:
+            after.do("make")
+            receiver.wait("after", ticks=1)
+        receiver.wait("after", ended=1)
+    sessions = [*receiver.of("blink"), *receiver.of(f"pid-{guest.pid}")]
+    assert [session.exits()["io"] for session in sessions] == [77]
+    assert sessions[0].end is not None
+
+
 def test_a_program_that_executes_another_has_another_vm(receiver: Receiver) -> None:
     with watching("--output", receiver.address), small_guest(name="exec") as guest:
-        guest.do("make", "run 30", "exec", "make", "run 4")
+        guest.do("make", "run 30")
+        receiver.wait("exec", ticks=1)
+        guest.do("exec")
+        receiver.wait("exec", ended=1)
+        guest.do("make", "run 4")
+        receiver.wait("exec", ticks=1)
         guest.quit()
         first, second = receiver.wait("exec", ended=2)
     assert first.exits()["io"] == 30
@@ -183,6 +205,7 @@ def test_a_clash_of_names_is_told_apart(receiver: Receiver) -> None:
         receiver.wait("same")
         with small_guest(name="same") as other:
             other.do("make", "run 2")
+            watcher.wait_for(f"same-{other.pid} begins")
             other.quit()
             (session,) = receiver.wait(f"same-{other.pid}", ended=1)
             watcher.wait_for(f"this one is same-{other.pid}")
@@ -191,11 +214,13 @@ def test_a_clash_of_names_is_told_apart(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("hostile", ["a\nb", "\x1b[31m", "x" * 100_000])
 def test_a_hostile_name_does_no_harm(hostile: str, receiver: Receiver) -> None:
-    with watching("--output", receiver.address), small_guest(*["y" * 100_000] * 9, name=hostile) as guest:
+    long = ["y" * 100_000] * 9
+    with watching("--output", receiver.address) as watcher, small_guest(*long, name=hostile) as guest:
         guest.do("make", "run 3")
-        guest.quit()
         with small_guest(name="after") as after:
             after.do("make", "run 1")
+            watcher.wait_for("after begins")
+            guest.quit()
             after.quit()
             receiver.wait("after", ended=1)
     names = [session.header.instance for session in receiver.sessions() if session.exits()["io"] == 3]
@@ -206,10 +231,12 @@ def test_a_hostile_name_does_no_harm(hostile: str, receiver: Receiver) -> None:
 
 def test_flags_choose_and_name(receiver: Receiver) -> None:
     flags = ["--match", "name=ci-*", "--ignore", "name=*-x", "--name", "n/{name}", "--label", "rack=a1"]
-    with watching("--output", receiver.address, *flags):
-        for name in ("ci-1", "ci-x", "web"):
+    with watching("--output", receiver.address, *flags) as watcher:
+        for name in ("ci-x", "web", "ci-1"):
             with small_guest(name=name) as guest:
                 guest.do("make", "run 1")
+                if name == "ci-1":
+                    watcher.wait_for("n/ci-1 begins")
                 guest.quit()
         (session,) = receiver.wait("n/ci-1", ended=1)
     assert session.labels == {"rack": "a1", "vmm": "qemu"}

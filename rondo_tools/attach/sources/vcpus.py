@@ -52,7 +52,7 @@ class VcpuSource:
         self.threads = threads
         self._counts = counts or _NOTHING
         self._exits_base: Sequence[int] = Exits()
-        self._times_base: Sequence[int] = (0, 0)
+        self._times_base: Sequence[float] = (0, 0)
         if counts is not None:
             self.begin_anew()
 
@@ -68,7 +68,7 @@ class VcpuSource:
     def begin_anew(self) -> None:
         self._exits_base = self._total()
         if self._process:
-            self._times_base = self._times(self._process)
+            self._times_base = [0 if one != one else one for one in self._times(self._process)]
 
     def _total(self) -> Exits:
         if self.threads is None:
@@ -76,5 +76,5 @@ class VcpuSource:
         own = [exits for tid, exits in self._counts.threads.items() if tid in self.threads]
         return Exits(*map(sum, zip(*own, strict=True))) if own else Exits()
 
-    def _times(self, process: Process) -> Sequence[int]:
+    def _times(self, process: Process) -> Sequence[float]:
         return process.thread_times(self._counts.threads if self.threads is None else self.threads)

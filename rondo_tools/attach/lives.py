@@ -1,0 +1,211 @@
+"""Lives of VMs: what a session is called, made of, and when its counts begin.
+
+Strategy: a process has lives, one after another or at once. What it had counted when its last life ended, or
+when a late watcher came, belongs to none of those to come: that is where the next one begins, so every exit
+is in exactly one life. Where several VMs share a process, debugfs tells whose a thread is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rondo_tools import clock
+from rondo_tools.attach import discover, naming
+from rondo_tools.attach.choose import Choice
+from rondo_tools.attach.counters.base import ExitCounters, ProcessExits
+from rondo_tools.attach.naming import Identity
+from rondo_tools.attach.process import Process
+from rondo_tools.attach.sinks import Sink
+from rondo_tools.attach.sources.base import Moment, Source
+from rondo_tools.attach.sources.vcpus import VcpuSource
+from rondo_tools.attach.sources.vmm import VmmSource
+from rondo_tools.attach.vm import Vm
+from rondo_tools.ratelimit import RateLimit
+from rondo_tools.stream import Header
+
+_log = logging.getLogger(__name__)
+
+GATHER_S = 0.05  # ends wait so long for one another
+HOLD_S = 0.5  # and so long for the parent to reap the process
+UNKNOWN_PATH = ""  # of a VM whose `create` was not received
+
+
+class Options(NamedTuple):
+    """What the command line says about all VMs."""
+
+    interval_ms: int
+    choice: Choice
+    labels: tuple[tuple[str, str], ...] = ()
+    template: naming.Template | None = None
+    only_pid: int | None = None  # watch this process, and end with it
+
+
+class Vmm:
+    """A process with VMs, also if they are left out: it is followed to delete its counts."""
+
+    def __init__(self, process: Process, *, is_late: bool) -> None:
+        self.process = process
+        self.is_late = is_late
+        self.lives = 0  # how many VMs it had
+        self.identity: Identity | None = None  # of the last one
+        self.counted: ProcessExits | None = None  # what belongs to none of the VMs to come
+        self.vms: dict[str, Vm | None] = {}  # those that it has, by path; None is one that is left out
+        self.vcpus: dict[str, VcpuSource] = {}
+        self.destroyed: dict[str, float] = {}  # paths of VMs that are gone, since when by the monotonic clock
+        self.death: Moment | None = None  # without exits
+        self.died_s = math.inf  # by the monotonic clock
+        self.is_reaped = False
+
+    def due_s(self) -> float:
+        """When there is something to end, by the monotonic clock."""
+        if self.death is not None:
+            return self.died_s + (GATHER_S if self.is_reaped else HOLD_S)
+        return min(self.destroyed.values(), default=math.inf) + GATHER_S
+
+
+class Lives:
+    """Begins and ends them. `counters` is None where no exit can be counted."""
+
+    def __init__(
+        self, options: Options, sink: Sink, counters: ExitCounters | None, warnings: RateLimit
+    ) -> None:
+        self._options, self._sink, self._counters, self._warnings = options, sink, counters, warnings
+        self._names: set[str] = set()  # of live sessions
+
+    def begin(self, vmm: Vmm, path: str) -> None:
+        process = vmm.process
+        identity = self._identify(vmm)
+        is_wanted = self._options.only_pid is not None or self._options.choice.wants(identity)
+        if not is_wanted:
+            vmm.vms[path] = None
+            return
+        shares = any(vmm.vms.values())
+        if shares and not self._part(vmm, path):
+            return
+        sources: list[Source] = []
+        vcpus = self._vcpu_source(vmm, identity, set() if shares else None)
+        if vcpus is not None:
+            vmm.vcpus[path] = vcpus
+            sources.append(vcpus)
+        sources.append(VmmSource(process, is_late=vmm.is_late or vmm.lives > 0))
+        is_first = not vmm.lives and not vmm.is_late
+        start_ms = process.started_ms() if is_first else clock.now_ms()
+        vmm.vms[path] = self._open(
+            process.pid, identity, start_ms, sources, is_late=vmm.is_late and not vmm.lives
+        )
+        vmm.lives += 1
+
+    def _vcpu_source(self, vmm: Vmm, identity: Identity, threads: set[int] | None) -> VcpuSource | None:
+        if self._counters is None:
+            return None
+        pid = vmm.process.pid
+        try:
+            self._counters.begin(pid)
+        except OSError as exc:
+            self._warnings.warn("begin", "%s: its exits cannot be counted: %s", identity.name, exc.strerror)
+            return None
+        return VcpuSource(pid, vmm.process, self._counters, vmm.counted, threads)
+
+    def _identify(self, vmm: Vmm) -> Identity:
+        """What a VM is called; a process that has exited has no command line any more, but had one."""
+        process = vmm.process
+        command_line = process.command_line()
+        if vmm.identity is None or command_line:
+            vmm.identity = naming.identify(process.pid, command_line, process.cgroups(), process.comm())
+        return vmm.identity
+
+    def _part(self, vmm: Vmm, path: str) -> bool:
+        """Another VM in a process that has one: whether their threads can be told apart."""
+        if self._counters is None or not self._counters.knows_threads or not discover.knows_vcpus(path):
+            names = ", ".join(vm.name for vm in vmm.vms.values() if vm)
+            self._warnings.warn(
+                "several", "process %d has several VMs, counted as one (%s): %s cannot be read",
+                vmm.process.pid, names, discover.DEBUGFS,
+            )  # fmt: skip
+            return False
+        counts = self._counters.read().get(vmm.process.pid)
+        for vcpus in vmm.vcpus.values():
+            if vcpus.threads is None:  # what ran so far is the first VM's
+                vcpus.threads = set(counts.threads if counts else ()) - set(discover.vcpu_threads(path))
+        return True
+
+    def _open(
+        self, pid: int, identity: Identity, start_ms: int, sources: list[Source], *, is_late: bool
+    ) -> Vm:
+        identity = self._named(pid, identity)
+        labels = {
+            "vmm": identity.vmm,
+            **({"attached": "late"} if is_late else {}),
+            **dict(self._options.labels),
+        }
+        header = Header(identity.name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
+        self._names.add(identity.name)
+        vm = Vm(header, sources, self._sink)
+        _log.debug("%s begins: %s, name from %s", vm.name, identity.vmm, identity.name_from)
+        return vm
+
+    def _named(self, pid: int, identity: Identity) -> Identity:
+        """What a VM is called: by the template if there is one, and not as another that lives."""
+        if self._options.template is not None:
+            values = {
+                "name": identity.name,
+                "pid": str(pid),
+                "vmm": identity.vmm,
+                "uuid": identity.uuid,
+                "cgroup": identity.cgroup,
+                "host": os.uname().nodename,
+            }
+            filled = self._options.template.fill(values)
+            if filled:
+                identity = identity._replace(name=filled, name_from="--name")
+        return identity._replace(name=self._distinct(identity.name, pid))
+
+    def _distinct(self, name: str, pid: int) -> str:
+        if name not in self._names:
+            return name
+        ends = (f"-{pid}" if n == 1 else f"-{pid}-{n}" for n in range(1, len(self._names) + 2))
+        other = next(one for end in ends if (one := naming.bounded(name, end)) not in self._names)
+        self._warnings.warn("name", "another VM has the name %s: this one is %s", name, other)
+        return other
+
+    def end(self, vmm: Vmm, path: str, moment: Moment, reason: str) -> None:
+        vm = vmm.vms.pop(path)
+        vmm.vcpus.pop(path, None)
+        vmm.destroyed.pop(path, None)
+        vmm.counted = moment.exits.get(vmm.process.pid)
+        if vm is not None:
+            vm.end(moment, reason)
+            self._names.discard(vm.name)
+            _log.debug("%s ends: %s, %d ticks", vm.name, reason, vm.ticks)
+
+    def begin_untold(self, vmm: Vmm, moment: Moment) -> None:
+        """A process whose VM was over makes exits: it has another, of which we were not told, or not yet."""
+        counts = moment.exits.get(vmm.process.pid)
+        if not vmm.vms and counts is not None and (vmm.counted is None or counts.total != vmm.counted.total):
+            self.begin(vmm, UNKNOWN_PATH)
+
+    def send_unseen(self, pid: int, moment: Moment) -> None:
+        """The session of a VM that came and went unseen: its exits are all that is known."""
+        assert self._counters is not None
+        identity = Identity(f"pid-{pid}", "process id", naming.UNKNOWN)
+        if self._options.choice.wants(identity):
+            age_ms = round(moment.boot_s * 1000 - moment.exits[pid].first_ns / 1e6)
+            source = VcpuSource(pid, None, self._counters, None)
+            vm = self._open(pid, identity, moment.t_ms - max(age_ms, 1), [source], is_late=False)
+            vm.end(moment, "gone")
+            self._names.discard(vm.name)
+
+    def own_threads(self, vmm: Vmm) -> None:
+        """Where a process has several VMs: find the threads of each."""
+        if len(vmm.vcpus) < 2 and not any(one.threads is not None for one in vmm.vcpus.values()):
+            return
+        for path, vcpus in vmm.vcpus.items():
+            if vcpus.threads is not None:
+                vcpus.threads.update(discover.vcpu_threads(path))
+
+    def read(self) -> Mapping[int, ProcessExits]:
+        return {} if self._counters is None else self._counters.read()

@@ -1,0 +1,284 @@
+"""rondo-attach as a program: its permissions, its outputs, its ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from attach_host import (
+    ATTACH,
+    NOBODY,
+    NOBODY_WITH_BPF,
+    OWN_NETWORK,
+    ROOT,
+    ROOT_WITHOUT_BPF,
+    Receiver,
+    Watcher,
+    has_series,
+    needs_kvm_and_bpf,
+    small_guest,
+    watching,
+)
+from needs import PATIENCE_S
+
+from rondo_tools.attach.counters.bpf import BpfCounters
+
+PROCESS_SERIES = {"vmm_rss_bytes", "vmm_open_fds", "vmm_uptime_seconds", "vmm_cpu_seconds_total"}
+MANY = [sys.executable, str(Path(__file__).parent / "many_vms.py")]
+
+
+# --- permissions ---------------------------------------------------------------------------------
+
+
+def test_nobody_gets_what_needs_no_permission(receiver: Receiver) -> None:
+    with watching("--output", receiver.address, wrapper=NOBODY) as watcher, small_guest(name="poor") as guest:
+        guest.do("make", "run 10")
+        receiver.wait("poor", ticks=1)
+        guest.quit()
+        (session,) = receiver.wait("poor", ended=1)
+        assert "CAP_BPF and CAP_PERFMON" in watcher.said
+        assert "vcpu_exits_total" in watcher.said
+    assert has_series(session.header) == PROCESS_SERIES  # and no zero for what nobody counts
+    assert session.last()["vmm_cpu_seconds_total"] > 0
+
+
+def test_perf_counts_where_bpf_is_refused(receiver: Receiver) -> None:
+    with watching("--output", receiver.address, wrapper=ROOT_WITHOUT_BPF) as watcher:
+        watcher.wait_for("counted by perf")
+        with small_guest(name="perf") as guest:
+            guest.do("make")
+            receiver.wait("perf", ticks=1)  # the counters are armed
+            guest.do("run 1000")
+            guest.quit()
+            (session,) = receiver.wait("perf", ended=1)
+    assert session.exits() == {"io": 1000, "mmio": 0, "hlt": 1, "shutdown": 0, "other": 0}
+    assert has_series(session.header) == PROCESS_SERIES | {"vcpu_exits_total"}
+
+
+def test_the_map_is_bounded_and_what_does_not_fit_is_counted() -> None:
+    needs_kvm_and_bpf()
+    counters = BpfCounters(max_threads=1)
+    try:
+        with small_guest(name="first") as first, small_guest(name="second") as second:
+            first.do("make", "run 10")
+            second.do("make", "run 20")
+            counted = counters.read()
+            assert counters.lost() >= 21 - 11 * (first.pid not in counted)
+            assert len(counted) == 1
+            for pid in counted:
+                counters.forget(pid)
+            assert not counters.read().get(first.pid)
+    finally:
+        counters.close()
+
+
+def listed(*wrapper: str) -> dict[str, list[dict[str, str]]]:
+    done = subprocess.run(
+        [*wrapper, *ATTACH, "list", "--format", "json"], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, list[dict[str, str]]] = json.loads(done.stdout)
+    return result
+
+
+def test_list_shows_each_vm_and_what_is_refused() -> None:
+    needs_kvm_and_bpf()
+    with small_guest(name="in the list") as guest:
+        guest.do("make")
+        (vm,) = [vm for vm in listed()["vms"] if int(vm["pid"]) == guest.pid]
+        refused = listed(*NOBODY)["refused"]
+        table = subprocess.run([*ATTACH, "list"], capture_output=True, text=True, timeout=PATIENCE_S).stdout
+    assert (vm["name"], vm["name_from"], vm["vmm"], vm["exits"]) == ("in the list", "-name", "qemu", "bpf")
+    assert "in the list" in table
+    assert {one["source"]: one["needs"] for one in refused}["bpf"] == "CAP_BPF and CAP_PERFMON"
+
+
+def test_outside_the_hosts_process_ids_it_refuses() -> None:
+    needs_kvm_and_bpf()
+    for arguments in (["--text"], ["list"]):
+        inside = ["unshare", "--pid", "--fork", "--mount-proc", *ATTACH, *arguments]
+        done = subprocess.run(inside, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert done.returncode == 69
+        assert "PID namespace" in done.stderr
+
+
+# --- outputs -------------------------------------------------------------------------------------
+
+
+def test_one_vm_as_a_pipe_into_a_store(
+    tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[bytes]]
+) -> None:
+    needs_kvm_and_bpf()
+    store = tmp_path / "store"
+    with small_guest(name="piped") as guest:
+        guest.do("make")
+        with watching("--pid", str(guest.pid)) as watcher:
+            watcher.wait_for("piped begins")
+            into = subprocess.Popen(
+                [sys.executable, ROOT / "bin" / "rondo-store", store], stdin=watcher.process.stdout
+            )
+            guest.do("run 40")
+            guest.quit()
+            assert watcher.wait() == 0  # it ends with the only process that it watches
+            assert into.wait(PATIENCE_S) == 0
+    exits = run("rondo-query", store, "read", 'vcpu_exits_total{reason="io"}', "--format", "csv")
+    assert exits.stdout.endswith(b",40\n"), exits.stdout
+
+
+def test_text_is_for_people_and_ends_with_its_reader() -> None:
+    needs_kvm_and_bpf()
+    with watching("--text", "--match", "name=shown") as watcher, small_guest(name="shown") as guest:
+        assert watcher.process.stdout is not None
+        guest.do("make", "run 40")
+        assert "shown  begins: vmm=qemu interval=1s" in watcher.process.stdout.readline()
+        assert "  cpu " in watcher.process.stdout.readline()
+        guest.quit()
+        lines = iter(watcher.process.stdout.readline, "")
+        assert any("ends: gone; exits: io 40, mmio 0, hlt 1, shutdown 0, other 0" in line for line in lines)
+        watcher.process.stdout.close()
+        with small_guest(name="shown") as guest:
+            guest.do("make")
+            assert watcher.wait() == 0
+
+
+def test_a_store_that_is_away_gets_all_ticks_later(tmp_path: Path, receiver: Receiver) -> None:
+    late = tmp_path / "late.sock"
+    with watching("--output", f"unix:{late}", "--interval", "100ms") as watcher:
+        with small_guest(name="kept") as guest:
+            guest.do("make", "run 12")
+            watcher.wait_for("trying again")
+            guest.quit()
+        watcher.wait_for("kept ends")
+        store = Receiver(late)
+        try:
+            (session,) = store.wait("kept", ended=1)
+        finally:
+            watcher.close()
+            store.close()
+    assert session.exits()["io"] == 12
+
+
+def test_a_watcher_that_is_stopped_ends_no_session(receiver: Receiver) -> None:
+    with small_guest(name="lives on") as guest:
+        with watching("--output", receiver.address) as watcher:
+            guest.do("make")
+            receiver.wait("lives on", ticks=1)
+            assert watcher.stop() == 0
+        assert all(session.end is None for session in receiver.of("lives on"))
+        guest.do("run 5")  # and the VM does
+
+
+def test_a_second_watcher_of_all_says_so(receiver: Receiver) -> None:
+    with watching("--output", receiver.address) as first:
+        same = ["nsenter", f"--net=/proc/{first.process.pid}/ns/net"]
+        second = Watcher("--output", receiver.address, network=same)
+        try:
+            assert second.wait() == 69
+            assert f"already watches all VMs of this host (process {first.process.pid})" in second.said
+        finally:
+            second.close()
+
+
+def test_the_clock_is_set_back(receiver: Receiver, tmp_path: Path) -> None:
+    """The session ends where it was, another begins at the new time, and its counters begin at 0."""
+    offset = tmp_path / "clock"
+    offset.write_text("0")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "set_clock"), "SET_CLOCK": str(offset)}
+    with (
+        watching("--output", receiver.address, environment=environment) as watcher,
+        small_guest(name="clocked") as guest,
+    ):
+        guest.do("make", "run 50")
+        receiver.wait("clocked", ticks=1)
+        new = tmp_path / "new"
+        new.write_text("-3600000")
+        new.replace(offset)
+        watcher.wait_for("set back by 3")
+        guest.do("run 6")
+        guest.quit()
+        second, first = receiver.wait("clocked", ended=2)
+    assert first.end is not None
+    assert (first.end.reason, first.exits()["io"]) == ("clock", 50)
+    assert first.header.start_ms - second.header.start_ms > 3_590_000
+    assert second.exits()["io"] == 6
+
+
+# --- many ----------------------------------------------------------------------------------------
+
+
+def pids_of(many: subprocess.Popen[str]) -> list[str]:
+    assert many.stdout is not None
+    with many.stdout:
+        pids = many.stdout.readline().split()
+    assert many.wait(PATIENCE_S) == 0
+    return pids
+
+
+@pytest.mark.long
+def test_of_three_hundred_lives_none_is_missed(receiver: Receiver) -> None:
+    with watching("--output", receiver.address, wrapper=NOBODY_WITH_BPF):
+        many = subprocess.Popen([*MANY, "300", "100", "1", "0.02"], stdout=subprocess.PIPE, text=True)
+        sessions = [receiver.wait(f"pid-{pid}", ended=1) for pid in pids_of(many)]
+    assert [got.exits()["io"] for (got,) in sessions] == [100] * 300
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(300, marks=pytest.mark.long)])
+def test_a_watcher_that_was_stopped_through_births_misses_none(count: int, receiver: Receiver) -> None:
+    """Its socket's buffer holds some 250 events, fewer than there were: the counters' keys tell the rest."""
+    with watching("--output", receiver.address, wrapper=NOBODY_WITH_BPF) as watcher:
+        many = subprocess.Popen([*MANY, str(count), "100", "3", "0"], stdout=subprocess.PIPE, text=True)
+        watcher.process.send_signal(signal.SIGSTOP)
+        pids = pids_of(many)
+        watcher.process.send_signal(signal.SIGCONT)
+        sessions = [receiver.wait(f"pid-{pid}", ended=1) for pid in pids]
+    assert [got.exits()["io"] for (got,) in sessions] == [100] * count
+
+
+# --- what cannot be meant ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 64, "say where"),
+        (["--output", "-"], 64, "say where"),
+        (["--output", "file"], 64, "unix:PATH or tcp:HOST:PORT"),
+        (["--output", "unix:x", "--text"], 64, "--text is for people"),
+        (["--text", "--interval", "99ms"], 64, "100ms is the shortest"),
+        (["--text", "--match", "web"], 64, "name=PATTERN"),
+        (["--text", "--name", "{nome}"], 64, "{name}"),
+        (["--text", "--label", "a"], 64, "NAME=VALUE"),
+        (["--text", "--label", "reason=x"], 64, "reason"),
+        (["--text", "--label", "a=1", "--label", "a=2"], 64, "more than once"),
+        (["--pid", "99999999", "--text"], 69, "no such process"),
+        (["list", "--output", "x"], 64, "unrecognized"),
+    ],
+)
+def test_what_cannot_be_meant(arguments: list[str], status: int, said: str) -> None:
+    done = subprocess.run([*ATTACH, *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_own_network_is_there() -> None:
+    """The tests' own assumption: events of KVM come into another network namespace."""
+    needs_kvm_and_bpf()
+    code = (
+        "from rondo_tools.attach.discover import Uevents; import select, sys; u = Uevents();"
+        "print(flush=True); select.select([u], [], []); sys.exit(not u.receive())"
+    )
+    with subprocess.Popen(
+        [*OWN_NETWORK, sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with small_guest() as guest:
+            guest.do("make")
+            assert process.wait(PATIENCE_S) == 0
