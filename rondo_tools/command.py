@@ -1,4 +1,4 @@
-"""What the four command lines share: parsing through argh, exit statuses, logging to stderr.
+"""What the command lines share: parsing through argh, exit statuses, logging to stderr.
 
 A command is a function whose parameters are declared with ``@arg`` (types given there: argh reads
 no annotations once ``@arg`` is used). Standard output is data; everything said to people goes to

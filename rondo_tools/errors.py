@@ -4,7 +4,7 @@ An error of the operating system is translated where it enters (``raise StoreErr
 ``command.run`` prints the message, without a traceback, and exits with the status.
 """
 
-# sysexits(3h); the statuses that the four tools document.
+# sysexits(3h); the statuses that the tools document.
 EX_OK = 0
 EX_USAGE = 64  # you erred: a flag or an argument
 EX_DATAERR = 65  # your peer erred: a stream, a store or a cursor that is not what it should be

@@ -98,7 +98,7 @@ def prometheus(program: Callable[[str], Path]) -> Iterator[Prometheus]:
 
 @pytest.fixture
 def run() -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Run one of the four commands to its end: ``run("rondo-query", "--help")``."""
+    """Run one of the commands to its end: ``run("rondo-query", "--help")``."""
 
     def start(*command: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
         options = {"capture_output": True, "timeout": PATIENCE_S, "stdin": subprocess.DEVNULL} | options

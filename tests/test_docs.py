@@ -19,7 +19,7 @@ PAGES = [
     ROOT / "deploy" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
+COMMANDS = ("rondo-vmm", "rondo-attach", "rondo-store", "rondo-push", "rondo-query")
 QUERY_COMMANDS = ("list", "read", "plot", "tail", "export", "check", "stream", "dump")
 
 # Not what is only the beginning of a name: rondo-x-y, rondo-x@y, rondo-x.y.
@@ -41,6 +41,8 @@ def help_of(command: str) -> str:
     text = ask("--help")
     if command == "rondo-query":
         text += "".join(ask("STORE", name, "--help") for name in QUERY_COMMANDS)
+    if command == "rondo-attach":
+        text += ask("list", "--help")
     return text
 
 

@@ -24,7 +24,7 @@ from attach_host import (
 from needs import PATIENCE_S
 
 
-@pytest.mark.parametrize("lives", [6, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("lives", [4, pytest.param(50, marks=pytest.mark.long)])
 def test_each_life_of_a_qemu_has_exactly_its_exits(
     lives: int, receiver: Receiver, program: Callable[[str], Path], tmp_path: Path
 ) -> None:
