@@ -12,19 +12,10 @@ from collections.abc import Sequence
 from rondo_tools.attach.counters.base import ExitCounters, Exits, ProcessExits
 from rondo_tools.attach.process import Process
 from rondo_tools.attach.sources.base import Moment
-from rondo_tools.catalog import COUNTER, EXIT_REASONS, SERIES, Series
+from rondo_tools.catalog import CPU, EXIT_REASONS, SERIES
 
 _NOTHING = ProcessExits(Exits(), {})
-_TIMES = (
-    Series("vcpu_cpu_seconds_total", (), COUNTER, "seconds", "CPU time of the vCPU threads."),
-    Series(
-        "vcpu_wait_seconds_total",
-        (),
-        COUNTER,
-        "seconds",
-        "Time that vCPU threads were ready to run and had no CPU: steal, as the guest sees it.",
-    ),
-)
+_TIMES = tuple(one for one in CPU if one.name in ("vcpu_cpu_seconds_total", "vcpu_wait_seconds_total"))
 
 
 class VcpuSource:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rondo_tools.attach.process import Process
 from rondo_tools.attach.sources.base import Moment
-from rondo_tools.catalog import COUNTER, SERIES, Series
+from rondo_tools.catalog import CPU, SERIES
 
-_CPU = Series("vmm_cpu_seconds_total", (), COUNTER, "seconds", "CPU time of the whole VMM process.")
+_CPU = next(one for one in CPU if one.name == "vmm_cpu_seconds_total")
 _GAUGES = tuple(one for one in SERIES if one.name in ("vmm_rss_bytes", "vmm_open_fds", "vmm_uptime_seconds"))
 
 
