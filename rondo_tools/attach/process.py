@@ -190,6 +190,17 @@ def parse_schedstat(schedstat: bytes) -> tuple[int, int]:
     return int(run), int(wait)
 
 
+def exists(pid: int) -> bool:
+    """Whether there is such a process, even one that /proc hides from us (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def thread_group(tid: int, proc: str = "/proc") -> int | None:
     """The process of a thread; None if it is gone."""
     try:

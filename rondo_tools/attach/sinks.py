@@ -26,6 +26,7 @@ from rondo_tools.units import format_count
 _log = logging.getLogger(__name__)
 
 MAX_ENDED = 10_000  # sessions that are over and not delivered: some 10 kB each
+_SWEEP_S = 0.1
 
 
 class Session(Protocol):
@@ -151,6 +152,7 @@ class StoreSink(Driven):
         self._live: set[Link] = set()
         self._ended: dict[Link, None] = {}  # in the order in which they ended
         self._given_up = 0
+        self._swept_s = 0.0  # when links that are over were let go
 
     def begin(self, header: Header) -> StoreSession:
         link = Link(self._address, self._name, interval_ms=header.interval_ms, notices=self._notices)
@@ -172,9 +174,12 @@ class StoreSink(Driven):
 
     def turn(self) -> None:
         super().turn()
-        for link in [link for link in self._ended if link.is_over]:
-            del self._ended[link]
-            self._notices.forget(link)
+        now = time.monotonic()
+        if now >= self._swept_s + _SWEEP_S:
+            self._swept_s = now
+            for link in [link for link in self._ended if link.is_over]:
+                del self._ended[link]
+                self._notices.forget(link)
 
     @property
     def is_gone(self) -> bool:

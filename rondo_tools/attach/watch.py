@@ -28,7 +28,7 @@ from rondo_tools import clock
 from rondo_tools.attach import discover
 from rondo_tools.attach.counters.base import ExitCounters
 from rondo_tools.attach.lives import UNKNOWN_PATH, Lives, Options, Vmm
-from rondo_tools.attach.process import Process, thread_group
+from rondo_tools.attach.process import Process, exists, thread_group
 from rondo_tools.attach.sinks import Sink
 from rondo_tools.attach.sources.base import Moment
 from rondo_tools.attach.vm import Vm
@@ -36,6 +36,8 @@ from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
 
 _log = logging.getLogger(__name__)
+
+_PRUNE_MS = 60_000  # how often counts of dead processes go that nobody asked for
 
 
 class Watcher:
@@ -256,8 +258,9 @@ class Watcher:
 
     def _tick(self, t_ms: int) -> None:
         moment = self._moment(t_ms)
-        for pid in moment.exits.keys() - self._vmms.keys():
-            self._on_unknown(pid, moment)
+        if self._options.only_pid is None or t_ms % _PRUNE_MS < self._options.interval_ms:
+            for pid in moment.exits.keys() - self._vmms.keys():
+                self._on_unknown(pid, moment)
         for vmm in self._vmms.values():
             if vmm.death is None:
                 self._lives.own_threads(vmm)
@@ -272,10 +275,15 @@ class Watcher:
         assert self._counters is not None
         if self._is_asked_for(pid):
             self._adopt(pid, created=False)
-        if pid not in self._vmms and thread_group(pid) is None:
-            if self._is_asked_for(pid):
-                self._lives.send_unseen(pid, moment)
-            self._counters.forget(pid)
+        if pid in self._vmms:
+            return
+        if exists(pid):
+            if self._is_asked_for(pid) and thread_group(pid) is None:
+                self._warnings.warn("hidden", "process %d has a VM, but /proc hides it: CAP_SYS_PTRACE", pid)
+            return
+        if self._is_asked_for(pid):
+            self._lives.send_unseen(pid, moment)
+        self._counters.forget(pid)
 
     def _begin_anew(self, now_ms: int) -> None:
         back_s = (self._slot_ms - now_ms) / 1000

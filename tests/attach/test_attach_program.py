@@ -186,6 +186,24 @@ def test_a_second_watcher_of_all_says_so(receiver: Receiver) -> None:
             second.close()
 
 
+def test_a_stranger_cannot_keep_it_from_starting(receiver: Receiver) -> None:
+    code = "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('\\0rondo-attach'); s.listen()"
+    stranger = [*OWN_NETWORK, *NOBODY, sys.executable, "-uc", f"{code}; print(); time.sleep(3600)"]
+    with subprocess.Popen(stranger, stdout=subprocess.PIPE) as squatter:
+        try:
+            assert squatter.stdout is not None
+            squatter.stdout.readline()
+            same = ["nsenter", f"--net=/proc/{squatter.pid}/ns/net"]
+            watcher = Watcher("--output", receiver.address, network=same)
+            try:
+                watcher.wait_for("watching")
+                assert "has the name of rondo-attach's lock; going on" in watcher.said
+            finally:
+                watcher.close()
+        finally:
+            squatter.kill()
+
+
 def test_the_clock_is_set_back(receiver: Receiver, tmp_path: Path) -> None:
     """The session ends where it was, another begins at the new time, and its counters begin at 0."""
     offset = tmp_path / "clock"

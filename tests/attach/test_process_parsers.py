@@ -61,4 +61,6 @@ def test_a_process_that_is_not_there() -> None:
     with pytest.raises(OSError, match="No such"):
         process.Process((1 << 22) + 1)
     assert process.thread_group((1 << 22) + 1) is None
+    assert not process.exists((1 << 22) + 1)
+    assert process.exists(1)
     assert process.thread_group(os.getpid()) == os.getpid()
