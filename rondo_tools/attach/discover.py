@@ -22,7 +22,7 @@ DEBUGFS = "/sys/kernel/debug/kvm"
 _NETLINK_KOBJECT_UEVENT = 15
 _KERNEL_GROUP = 1
 _SO_RCVBUFFORCE = 33
-_BUFFER_BYTES = 8 << 20  # of the kernel: 10,000 events
+BUFFER_BYTES = 8 << 20  # of the kernel: 10,000 events
 _MOST_EVENT_BYTES = 1 << 13
 _DEVPATH = b"/devices/virtual/misc/kvm"
 _VM_LINK = "anon_inode:kvm-vm"
@@ -68,12 +68,12 @@ def parse(message: bytes) -> KvmEvent | None:
 class Uevents:
     """KVM's events as they come, on a socket to wait for."""
 
-    def __init__(self, buffer_bytes: int = _BUFFER_BYTES) -> None:
+    def __init__(self) -> None:
         self.overruns = 0  # how often events were dropped, because we did not come to read them
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_KOBJECT_UEVENT)
         try:
-            self._set_buffer(buffer_bytes)
+            self._set_buffer(BUFFER_BYTES)
             self._socket.bind((0, _KERNEL_GROUP))
         except OSError:
             self._socket.close()

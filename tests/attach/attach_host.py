@@ -29,6 +29,12 @@ from rondo_tools.stream import Decoder, End, Header, Tick
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ATTACH = [sys.executable, str(ROOT / "bin" / "rondo-attach")]
+FORGETFUL = (
+    *(sys.executable, "-c"),
+    "import sys; from rondo_tools.attach import cli, discover; discover.BUFFER_BYTES = 1;"
+    "sys.exit(cli.main())",
+)
+"""The same, but with room for a few of KVM's events only."""
 GUEST = Path(__file__).parent / "small_guest.py"
 LOOP_EXITS = 3  # of exit_loop's BIOS, beside its loop: 'S', 'E' and the way out
 
@@ -169,9 +175,10 @@ class Watcher:
         wrapper: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         network: Sequence[str] = OWN_NETWORK,
+        command: Sequence[str] = ATTACH,
     ) -> None:
         self.process = subprocess.Popen(
-            [*network, *wrapper, *ATTACH, "--verbose", *flags],
+            [*network, *wrapper, *command, "--verbose", *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -218,10 +225,13 @@ class Watcher:
 
 @contextmanager
 def watching(
-    *flags: str, wrapper: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    *flags: str,
+    wrapper: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = ATTACH,
 ) -> Iterator[Watcher]:
     """A watcher that receives KVM's events by now."""
-    watcher = Watcher(*flags, wrapper=wrapper, environment=environment)
+    watcher = Watcher(*flags, wrapper=wrapper, environment=environment, command=command)
     try:
         watcher.wait_for("watching")
         yield watcher
