@@ -35,6 +35,8 @@ from rondo_tools.units import format_count
 
 log = logging.getLogger(__name__)
 
+_STDOUT = 1
+
 DESCRIPTION = """\
 Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CPU, memory, each second.
 
@@ -145,11 +147,11 @@ def rondo_attach(
             opened.callback(lock.close)
         epoll = opened.enter_context(select.epoll())
         if text:
-            sink: Sink = TextSink(epoll, standard(1, "output"))
+            sink: Sink = TextSink(epoll, _STDOUT)
         elif where is not None:
             sink = StoreSink(epoll, where, str(output))
         else:
-            sink = PipeSink(epoll, standard(1, "output"))
+            sink = PipeSink(epoll, _STDOUT)
         opened.callback(sink.close)
         _watch(opened, options, sink, epoll, linger / 1000)
 
@@ -176,6 +178,7 @@ def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddr
     if text:
         if output not in (None, "-"):
             raise UsageError(f"--text is for people; --output {output} wants the stream")
+        standard(_STDOUT, "output")
         return None
     if output not in (None, "-"):
         where = address(output)
@@ -187,7 +190,7 @@ def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddr
             "say where the metrics of all VMs are to go: --output unix:PATH, or --text to read them; "
             "standard output carries the stream of one VM, with --pid"
         )
-    if os.isatty(1):
+    if os.isatty(standard(_STDOUT, "output")):
         raise UsageError(
             "standard output is a terminal, and the stream is binary: pipe it, as in "
             f"`rondo-attach --pid {pid} | rondo-store vmm_metrics`, or say --text to read it"

@@ -126,10 +126,12 @@ class Process:
                 fd = self._threads[tid] = os.open(f"{self._folder}/task/{tid}/schedstat", _OPEN)
             if fd >= 0:
                 self._times[tid] = parse_schedstat(os.pread(fd, 128, 0))
-        except (OSError, ValueError):
+        except (FileNotFoundError, ProcessLookupError):
             if fd is not None and fd >= 0:
                 os.close(fd)
             self._threads[tid] = -1
+        except (OSError, ValueError):
+            pass  # out of descriptors: perhaps at the next tick
         return self._times.get(tid)
 
     def command_line(self) -> bytes:

@@ -198,8 +198,11 @@ class Watcher:
         if vmm is None:
             try:
                 process = Process(pid)
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError):
                 return  # it is gone, or hidden; if it had exits, the counters' keys will tell
+            except OSError as exc:
+                self._warnings.warn("adopt", "process %d cannot be watched: %s", pid, exc.strerror)
+                return
             is_young = self._counts_from_birth() and process.started_s() > self._since_boot_s
             vmm = Vmm(process, is_late=not created and not is_young)
             if vmm.is_late:

@@ -262,6 +262,19 @@ def test_a_watcher_that_was_stopped_through_births_misses_none(count: int, recei
     assert [got.exits()["io"] for (got,) in sessions] == [100] * count
 
 
+def test_without_descriptors_it_says_so_and_goes_on(receiver: Receiver) -> None:
+    few = ["prlimit", "--nofile=24:24"]
+    with watching("--output", receiver.address, wrapper=few) as watcher:
+        many = subprocess.Popen([*MANY, "12", "10", "2", "0"], stdout=subprocess.PIPE, text=True)
+        pids_of(many)
+        watcher.wait_for("cannot be watched: Too many open files")
+        with small_guest(name="afterwards") as guest:
+            guest.do("make")
+            receiver.wait("afterwards", ticks=1)
+            guest.quit()
+            receiver.wait("afterwards", ended=1)
+
+
 # --- what cannot be meant ------------------------------------------------------------------------
 
 
@@ -291,6 +304,13 @@ def test_what_cannot_be_meant(
         ended = int(str(exc.code))
     assert ended == status
     assert said in capsys.readouterr().err
+
+
+def test_standard_output_may_not_be_closed() -> None:
+    closed = ["sh", "-c", '"$@" >&-', "sh", *ATTACH, "--text"]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 64
+    assert "standard output is closed" in done.stderr
 
 
 def test_own_network_is_there() -> None:
