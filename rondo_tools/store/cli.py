@@ -1,4 +1,7 @@
-"""rondo-store: the command line, and the loop that reads standard input."""
+"""rondo-store: the command line, and the loop that reads standard input.
+
+What stores and serves is imported where it is needed, so that --help is quick.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial as partial_of
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import argh
 
@@ -18,17 +22,15 @@ from rondo_tools.selector import Selector
 from rondo_tools.signals import Signals
 from rondo_tools.store.forget.request import parse_forget
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, Tier, format_tiers, parse_tiers
-from rondo_tools.store.intake import Counts, Intake
-from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.server.listeners import inherited
-from rondo_tools.store.server.listeners import listen as listen_at
-from rondo_tools.store.server.sd_notify import Notifier
-from rondo_tools.store.server.self_metrics import SelfMetrics
-from rondo_tools.store.server.server import Server
-from rondo_tools.store.stdin import read_to_end
 from rondo_tools.store.sync import DEFAULT_POLICY, Policy, parse_policy
-from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.units import format_count, format_size, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from rondo_tools.store.intake import Counts
+    from rondo_tools.store.opened import OpenStore
+    from rondo_tools.store.server.self_metrics import SelfMetrics
+    from rondo_tools.store.server.server import Server
+    from rondo_tools.store.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +143,13 @@ def rondo_store(
         return
     if partial or no_cursors:
         raise UsageError("--partial and --no-cursors are for --restore")
+    from rondo_tools.store.opened import OpenStore
+    from rondo_tools.store.server.listeners import inherited
+    from rondo_tools.store.server.listeners import listen as listen_at
+    from rondo_tools.store.server.self_metrics import SelfMetrics
+    from rondo_tools.store.server.server import Server
+    from rondo_tools.store.watermarks import Watermarks
+
     with ExitStack() as opened:
         signals = opened.enter_context(Signals())
         handed_over = inherited()
@@ -185,6 +194,9 @@ def _restore(
 
 
 def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -> None:
+    from rondo_tools.store.intake import Intake
+    from rondo_tools.store.stdin import read_to_end
+
     intake = Intake(store.keeper)
     try:
         read_to_end(fd, intake, store, watermarks, signals)
@@ -194,6 +206,8 @@ def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -
 
 
 def _serve(server: Server, watermarks: Watermarks, metrics: SelfMetrics | None) -> None:
+    from rondo_tools.store.server.sd_notify import Notifier
+
     sys.setswitchinterval(_SWITCH_S)
     _say_bound(server.store)
     server.store.upkeep.keep_reserve()
