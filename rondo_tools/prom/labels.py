@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from rondo_tools.errors import UsageError
-from rondo_tools.prom.samples import Labels
 from rondo_tools.stream import MAX_TEXT, Header
+
+if TYPE_CHECKING:
+    from rondo_tools.prom.samples import Labels
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 

@@ -1,4 +1,7 @@
-"""The command line of rondo-push: flags become settings, settings become a pusher."""
+"""The command line of rondo-push: flags become settings, settings become a pusher.
+
+What reads the store and delivers is imported where it is needed, so that --help is quick.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import argh
 
 from rondo_tools import command
 from rondo_tools.errors import UsageError
 from rondo_tools.prom.labels import parse_external, parse_job
-from rondo_tools.push.cursor import Cursor, LockedError, parse_name
-from rondo_tools.push.delivery import Delivery
-from rondo_tools.push.drop import drop as drop_cursor
-from rondo_tools.push.dry_run import dry_run as preview
-from rondo_tools.push.encoding.body import PROTOCOLS, V1
-from rondo_tools.push.follow import Follower
+from rondo_tools.push.encoding import PROTOCOLS, V1
 from rondo_tools.push.http.credentials import parse_credentials
-from rondo_tools.push.http.endpoint import Endpoint
-from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.urls import parse_url
-from rondo_tools.push.opened import OpenedStore, open_store
-from rondo_tools.push.self_metrics import SelfMetrics, Tally
-from rondo_tools.push.service import Service, Stores
-from rondo_tools.push.status import cursors as cursor_lines
-from rondo_tools.push.status import instances as instance_lines
 from rondo_tools.selector import Selector, parse_selector
+from rondo_tools.store.format.layout import parse_cursor_name
 from rondo_tools.units import parse_duration
 from rondo_tools.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from rondo_tools.push.delivery import Delivery
+    from rondo_tools.push.opened import OpenedStore
+    from rondo_tools.push.service import Stores
 
 DEFAULT_CURSOR = "prometheus"
 DEFAULT_INTERVAL_S = 10.0
@@ -91,7 +89,7 @@ def _count(text: str) -> int:
 @argh.arg(
     "--cursor",
     metavar="NAME",
-    type=command.typed(parse_name),
+    type=command.typed(parse_cursor_name),
     help="one for each endpoint that gets this store's samples (default: prometheus)",
 )
 @argh.arg(
@@ -204,6 +202,8 @@ def push(
         header=header or (),
         proxy=proxy,
     )
+    from rondo_tools.push.delivery import Delivery
+
     name = cursor or DEFAULT_CURSOR
     delivery = Delivery(job, external, tier, match, max_age, max_samples_per_send, backfill, ignore_future)
     if dry_run or status or drop:
@@ -213,8 +213,12 @@ def push(
             raise UsageError("--dry-run, --status and --drop look at a STORE: name one")
         if drop and cursor is None:
             raise UsageError("--drop removes a cursor for good: name it, with --cursor NAME")
+        from rondo_tools.push.opened import open_store
+
         found, now_ms = open_store(Path(store)), time.time_ns() // 1_000_000
         if drop:
+            from rondo_tools.push.drop import drop as drop_cursor
+
             drop_cursor(found, name, now_ms)
         elif status:
             _print(_status(delivery, found, name, now_ms))
@@ -223,6 +227,11 @@ def push(
         return
     if remote_write is None:
         raise UsageError("--remote-write is missing: where to deliver")
+    from rondo_tools.push.http.endpoint import Endpoint
+    from rondo_tools.push.http.negotiate import Negotiator
+    from rondo_tools.push.self_metrics import SelfMetrics, Tally
+    from rondo_tools.push.service import Stores
+
     tally = Tally()
     health = None if no_health else SelfMetrics(tally, name, job, external, match)
     with closing(Endpoint(remote_write, timeout, known)) as endpoint:
@@ -246,12 +255,18 @@ def push(
 
 
 def _status(delivery: Delivery, store: OpenedStore, cursor: str, now_ms: int) -> Iterator[str]:
-    yield from cursor_lines(store, now_ms)
+    from rondo_tools.push import status
+    from rondo_tools.push.cursor import Cursor
+
+    yield from status.cursors(store, now_ms)
     place = Cursor(store.path, cursor, peek=True)
-    yield from instance_lines(delivery.drain_to_look(store), place, now_ms)
+    yield from status.instances(delivery.drain_to_look(store), place, now_ms)
 
 
 def _preview(delivery: Delivery, store: OpenedStore, cursor: str, now_ms: int) -> Iterator[str]:
+    from rondo_tools.push.cursor import Cursor
+    from rondo_tools.push.dry_run import dry_run as preview
+
     place = Cursor(store.path, cursor, peek=True)
     return preview(delivery.drain(store, place), place, now_ms, backfill=delivery.backfill)
 
@@ -262,6 +277,8 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _push_once(stores: Stores, store: Path) -> None:
+    from rondo_tools.push.cursor import LockedError
+
     try:
         stores.push(store)
     except LockedError as exc:
@@ -269,11 +286,16 @@ def _push_once(stores: Stores, store: Path) -> None:
 
 
 def _push_on(stores: Stores, wake: Wakeup, interval_s: float, store: Path) -> None:
+    from rondo_tools.push.service import Service
+
     stores.open(store)  # what is wrong with it is said at once, not at every interval
     Service(stores, wake, interval_s=interval_s, take=lambda: {store}).run()
 
 
 def _follow(stores: Stores, wake: Wakeup, interval_s: float) -> None:
+    from rondo_tools.push.follow import Follower
+    from rondo_tools.push.service import Service
+
     follower = Follower(sys.stdin.fileno(), on_end=wake.wake)
     follower.start()
     service = Service(

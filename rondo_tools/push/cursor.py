@@ -26,18 +26,17 @@ import base64
 import binascii
 import fcntl
 import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rondo_tools import files
-from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError, UsageError
-from rondo_tools.push.encoding.body import PROTOCOLS, Body
+from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, PushError
+from rondo_tools.push.encoding import PROTOCOLS
+from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.piece import Piece, State
 from rondo_tools.store.format.cursor import Progress, pack_progress, parse_progress
 from rondo_tools.store.format.layout import Layout
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # Fields of a piece that are in the file if they are not false or 0.
 _FLAGS = ("unclear", "is_fresh", "singly")
 _NUMBERS = ("witness", "asked", "bound_ms")
@@ -52,13 +51,6 @@ class InFlight(NamedTuple):
 
 class LockedError(PushError):
     """Another process holds the cursor."""
-
-
-def parse_name(text: str) -> str:
-    """A cursor's name: part of a file's name. Raises UsageError."""
-    if not _NAME.fullmatch(text):
-        raise UsageError(f"{text!r} is no name for a cursor: letters, digits, '_', '.' and '-', at most 64")
-    return text
 
 
 def lock(layout: Layout, name: str, *, wait: bool = False) -> int:

@@ -25,7 +25,8 @@ from rondo_tools.errors import EX_UNAVAILABLE, PushError
 from rondo_tools.push.cursor import Cursor, InFlight
 from rondo_tools.push.dead_letters import DeadLetters, Report
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.encoding.body import V1, Body, encode, encode_bounded
+from rondo_tools.push.encoding import V1
+from rondo_tools.push.encoding.body import Body, encode, encode_bounded
 from rondo_tools.push.model import Answer, Batch, Outcome
 from rondo_tools.push.piece import Piece
 from rondo_tools.push.reconcile import Reconciliation

@@ -20,11 +20,13 @@ from rondo_tools.catalog import Series
 from rondo_tools.errors import PushError, UsageError
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.samples import Block, SeriesSet
-from rondo_tools.push.cursor import Cursor, InFlight, LockedError, parse_name
-from rondo_tools.push.encoding.body import PROTOCOLS, encode
+from rondo_tools.push.cursor import Cursor, InFlight, LockedError
+from rondo_tools.push.encoding import PROTOCOLS
+from rondo_tools.push.encoding.body import encode
 from rondo_tools.push.encoding.v1 import compress, decode
 from rondo_tools.push.piece import Piece, State
 from rondo_tools.store.format.cursor import Position, Progress
+from rondo_tools.store.format.layout import parse_cursor_name
 
 NUMBERS = st.integers(0, 2**53)
 POSITIONS = st.builds(Position, NUMBERS, st.binary(min_size=8, max_size=8), NUMBERS)
@@ -237,4 +239,4 @@ def test_a_save_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("name", ["", "../x", ".x", "a/b", "a" * 65, "ä"])
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(UsageError):
-        parse_name(name)
+        parse_cursor_name(name)

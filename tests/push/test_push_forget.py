@@ -17,7 +17,8 @@ from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.samples import Block, SeriesSet
 from rondo_tools.push.batches import Batches
 from rondo_tools.push.cursor import Cursor, InFlight
-from rondo_tools.push.encoding.body import PROTOCOLS, encode
+from rondo_tools.push.encoding import PROTOCOLS
+from rondo_tools.push.encoding.body import encode
 from rondo_tools.push.piece import Piece
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.store.forget.client import EX_NOTHING, forget_sessions

@@ -12,7 +12,8 @@ from strict_v2 import WRITTEN, StrictReceiver
 
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.samples import Block, SeriesSet
-from rondo_tools.push.encoding.body import HEADERS, V1, V2, Body, encode
+from rondo_tools.push.encoding import V1, V2
+from rondo_tools.push.encoding.body import HEADERS, Body, encode
 from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.model import Answer, Outcome

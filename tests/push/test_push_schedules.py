@@ -48,7 +48,8 @@ from rondo_tools.catalog import Series
 from rondo_tools.errors import PushError
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.encoding.body import HEADERS, V1, V2, Body
+from rondo_tools.push.encoding import V1, V2
+from rondo_tools.push.encoding.body import HEADERS, Body
 from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.transport import WRITTEN, Transport
 from rondo_tools.push.model import Answer, Outcome

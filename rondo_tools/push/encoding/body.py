@@ -12,10 +12,8 @@ from typing import NamedTuple
 from rondo_tools.catalog import Series
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.samples import Block
-from rondo_tools.push.encoding import v1, v2
+from rondo_tools.push.encoding import V1, V2, v1, v2
 
-V1, V2 = "1.0", "2.0"
-PROTOCOLS = (V1, V2)
 HEADERS = {V1: v1.HEADERS, V2: v2.HEADERS}
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from rondo_tools.push.encoding.body import V1, V2, Body
+from rondo_tools.push.encoding import V1, V2
+from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.model import Answer, Outcome
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,8 @@ import os
 import re
 from pathlib import Path
 
+from rondo_tools.errors import UsageError
+
 JOURNALS = "tier_0"
 ENDED = "ended"
 LAST_ROWS = "last_rows"
@@ -29,7 +31,15 @@ _TEMPORARY = re.compile(r"\.(state\.json|store\.json|forget\.json|carry_[0-9]{10
 _TEMPORARY_FRAMES = re.compile(r"\.[0-9]{10}\.[0-9]+")
 _DEAD_LETTERS = re.compile(r"rejected_.*\.jsonl(\.1)?")
 _RESTORE = re.compile(r"restore_([0-9a-f]{16})")
-_CURSOR = re.compile(r"cursor_([A-Za-z0-9][A-Za-z0-9_.-]{0,63})\.json")
+_CURSOR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CURSOR = re.compile(rf"cursor_({_CURSOR_NAME.pattern})\.json")
+
+
+def parse_cursor_name(text: str) -> str:
+    """A cursor's name: part of a file's name. Raises UsageError."""
+    if not _CURSOR_NAME.fullmatch(text):
+        raise UsageError(f"{text!r} is no name for a cursor: letters, digits, '_', '.' and '-', at most 64")
+    return text
 
 
 class Layout:
