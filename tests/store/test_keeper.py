@@ -342,6 +342,27 @@ def described(reason: str, last: int, start_ms: int = START_MS) -> Description:
     )
 
 
+@pytest.mark.heavy
+def test_a_tail_that_is_zeros_costs_what_was_in_it_and_comes_again(tmp_path: Path) -> None:
+    """Of all lengths, over the last turn: what is sent again is stored, once."""
+    with keeper(tmp_path / "whole") as kept:
+        store(kept, header() + ticks(1, 3))
+        (path,) = (tmp_path / "whole" / JOURNALS).iterdir()
+        before = path.stat().st_size
+        store(kept, header() + ticks(3, 6) + end())
+    data = path.read_bytes()
+    for kept_bytes in range(before, len(data) + 1):
+        path.write_bytes(data[:kept_bytes].ljust(len(data), b"\0"))
+        copy = tmp_path / str(kept_bytes)
+        shutil.copytree(tmp_path / "whole", copy)
+        assert times(copy)[:2] == [1, 2]
+        with keeper(copy) as again:
+            store(again, header() + ticks(1, 6) + end())
+        assert times(copy) == [1, 2, 3, 4, 5]
+        assert read_journals(copy).state_of(("vm-1", START_MS)) == "poweroff"
+        shutil.rmtree(copy)
+
+
 def test_an_end_does_not_keep_out_the_ticks_that_a_power_cut_took_from_before_it(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 3))
