@@ -8,6 +8,7 @@ removed. What cannot be read is warned of, and passed over: the store starts and
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from rondo_tools.store import compaction, restored
 from rondo_tools.store.carry import LiveSession, parse_carry
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.forget.service import Forgetter
+from rondo_tools.store.format.frames import MAX_PAYLOAD
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.format.tiers import Tier
@@ -26,8 +28,12 @@ from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.remembered import Remembered
 from rondo_tools.store.sync import NEVER, Policy
 from rondo_tools.store.upkeep import Upkeep
+from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)
+
+# A file has to have room for a frame of each kind, else no journal ever holds a row.
+_LEAST_FILE = 4 * MAX_PAYLOAD
 
 
 class OpenStore:
@@ -48,6 +54,7 @@ class OpenStore:
         latest_ms: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        _check_file_limit()
         folder = Folder(path, tiers)
         try:
             layout = folder.layout
@@ -107,6 +114,18 @@ class OpenStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if soft != resource.RLIM_INFINITY and soft < _LEAST_FILE:
+        soft = _LEAST_FILE if hard == resource.RLIM_INFINITY else min(_LEAST_FILE, hard)
+        if soft < _LEAST_FILE:
+            raise StoreError(
+                f"files may have {format_size(soft)} only (ulimit -f), and need {format_size(_LEAST_FILE)}",
+                exit_code=EX_UNAVAILABLE,
+            )
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _read_state(layout: Layout) -> State:

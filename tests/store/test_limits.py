@@ -22,21 +22,26 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def stored(path: Path, stream: bytes, size: int) -> bytes:
-    """What rondo-store says that may write no file of more than `size` bytes, and ends well."""
-    done = subprocess.run(
+def limited(path: Path, stream: bytes, size: int) -> subprocess.CompletedProcess[bytes]:
+    """rondo-store, which may write no file of more than `size` bytes."""
+    return subprocess.run(
         [*PROGRAM, str(path)], input=stream, capture_output=True, timeout=PATIENCE_S,
         preexec_fn=partial(limit_files, size),
     )  # fmt: skip
+
+
+def stored(path: Path, stream: bytes, size: int) -> bytes:
+    """What it says, if it ends well."""
+    done = limited(path, stream, size)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
 def test_a_limit_on_the_size_of_files(path: Path, begin_ms: int, run: Run) -> None:
     """A journal ends there and another begins; what could not be rolled up waits for who may."""
-    size, names = 300_000, ("vm-1", "vm-2", "vm-3")
+    size, names = 4 << 20, tuple(f"vm-{number}" for number in range(24))
     said = stored(path, b"".join(data(begin_ms, 1500, instance=name) for name in names), size)
-    assert b"4500 ticks stored, 3 sessions; 0 late" in said
+    assert b"36000 ticks stored, 24 sessions; 0 late" in said
     sizes = [one.stat().st_size for one in (path / JOURNALS).iterdir()]
     assert len(sizes) > 1
     assert max(sizes) <= size
@@ -47,4 +52,11 @@ def test_a_limit_on_the_size_of_files(path: Path, begin_ms: int, run: Run) -> No
         done = run("rondo-store", path, stdin=None, input=b"")
         assert done.returncode == 0
         assert b"not rolled up" not in done.stderr
-    assert len(Store(path).sessions()) == 3
+    assert len(Store(path).sessions()) == 24
+
+
+def test_a_limit_that_leaves_no_room_for_a_frame_is_refused(path: Path, begin_ms: int) -> None:
+    done = limited(path, data(begin_ms, 10), 10_000)
+    assert done.returncode == 69
+    assert b"files may have 9.8 KiB only (ulimit -f), and need 4.0 MiB" in done.stderr
+    assert not path.exists()
