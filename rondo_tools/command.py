@@ -40,7 +40,7 @@ EXIT_STATUS = """exit status:
 """
 
 
-_LETTERS = ("-h", "-q", "-v")
+_LETTERED = ("--help", "--quiet", "--verbose")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -64,7 +64,7 @@ class Parser(argh.ArghParser):
     def add_argument(self, *names: str, **kwargs: Any) -> argparse.Action:
         # argh gives each option a letter of its own choice, and another one when options are added:
         # only those that we name ourselves stay.
-        if len(names) == 2 and len(names[0]) == 2 and names[0] not in _LETTERS:
+        if len(names) == 2 and len(names[0]) == 2 and names[1] not in _LETTERED:
             names = names[1:]
         return super().add_argument(*names, **kwargs)
 
