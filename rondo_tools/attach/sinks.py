@@ -34,6 +34,9 @@ class Session(Protocol):
 
     def tick(self, tick: Tick) -> None: ...
 
+    def go_on(self, header: Header) -> None:
+        """Go on in the same session, with other series."""
+
     def begin_anew(self, end: End, header: Header) -> None:
         """End the session, and go on in another."""
 
@@ -135,6 +138,9 @@ class PipeSession:
     def tick(self, tick: Tick) -> None:
         self._sink.put(encode(tick))
 
+    def go_on(self, header: Header) -> None:
+        self._sink.begin_anew(b"", encode(header))
+
     def begin_anew(self, end: End, header: Header) -> None:
         self._sink.begin_anew(encode(end), encode(header))
 
@@ -219,6 +225,10 @@ class StoreSession:
 
     def tick(self, tick: Tick) -> None:
         self._link.put(encode(tick))
+        self._sink.update(self._link)
+
+    def go_on(self, header: Header) -> None:
+        self._link.begin_anew(b"", encode(header))
         self._sink.update(self._link)
 
     def begin_anew(self, end: End, header: Header) -> None:

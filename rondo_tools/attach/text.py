@@ -11,6 +11,8 @@ from __future__ import annotations
 import select
 import struct
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from rondo_tools.attach.sinks import Driven
 from rondo_tools.catalog import EXIT_REASONS, escape
@@ -63,12 +65,18 @@ class TextSession:
 
     def _begin(self, header: Header) -> None:
         self._name = printable(header.instance)
-        self._columns = {str(series): at for at, series in enumerate(header.series)}
-        self._layout = struct.Struct(f"<{len(header.series)}d")
         self._before_ms = header.start_ms
-        self._before: tuple[float, ...] = (0.0,) * len(header.series)
+        self._set_series(header)
         labels = "".join(f" {name}={escape(printable(value))}" for name, value in header.labels)
         self._say(header.start_ms, f"begins:{labels} interval={format_duration(header.interval_ms)}")
+
+    def _set_series(self, header: Header, before: Mapping[str, float] = MappingProxyType({})) -> None:
+        self._columns = {str(series): at for at, series in enumerate(header.series)}
+        self._layout = struct.Struct(f"<{len(header.series)}d")
+        self._before: tuple[float, ...] = tuple(before.get(key, 0.0) for key in self._columns)
+
+    def go_on(self, header: Header) -> None:
+        self._set_series(header, dict(zip(self._columns, self._before, strict=True)))
 
     def tick(self, tick: Tick) -> None:
         values = self._layout.unpack(tick.values)

@@ -6,19 +6,30 @@ import struct
 from collections.abc import Sequence
 
 from rondo_tools.attach.sinks import Sink
-from rondo_tools.attach.sources.base import Moment, Source
+from rondo_tools.attach.sources.base import LateSource, Moment, Source
+from rondo_tools.catalog import Series
 from rondo_tools.stream import End, Header, Tick
 
 
 class Vm:
-    """Sends ticks to a sink until its end. Times ascend, whatever the clock does meanwhile."""
+    """Sends ticks to a sink until its end. Times ascend, whatever the clock does meanwhile.
 
-    def __init__(self, header: Header, sources: Sequence[Source], sink: Sink) -> None:
+    When a late source has its first answer, the session goes on with its series too. A series that two
+    sources have is the first one's, for good.
+    """
+
+    def __init__(
+        self, header: Header, sources: Sequence[Source], sink: Sink, late: Sequence[LateSource] = ()
+    ) -> None:
         """`header` without its series: they are those of the sources."""
-        self._sources = sources
-        series = tuple(series for source in sources for series in source.series)
-        self.header = header._replace(series=series)
-        self._layout = struct.Struct(f"<{len(series)}d")
+        self.late = late
+        self._sources = (*sources, *late)
+        self._owners: dict[Series, Source] = {}
+        self._columns: list[int] | None = None  # of the sources' values; None is all of them
+        for source in late:
+            source.take()
+        self.header = header
+        self._set_series()
         self._last_ms = header.start_ms
         self.ticks = 0
         self._session = sink.begin(self.header)
@@ -46,8 +57,25 @@ class Vm:
         self._last_ms = start_ms
         self._session.begin_anew(end, self.header)
 
+    def _set_series(self) -> None:
+        known = [(series, source) for source in self._sources for series in source.series]
+        columns = [
+            at for at, (series, source) in enumerate(known)
+            if self._owners.setdefault(series, source) is source
+        ]  # fmt: skip
+        self._columns = columns if len(columns) < len(known) else None
+        series = tuple(known[at][0] for at in columns)
+        self._layout = struct.Struct(f"<{len(series)}d")
+        self.header = self.header._replace(series=series)
+
     def _send(self, moment: Moment) -> None:
+        has_news = [source.take() for source in self.late]
+        if any(has_news):
+            self._set_series()
+            self._session.go_on(self.header)
         values = [value for source in self._sources for value in source.values(moment)]
+        if self._columns is not None:
+            values = [values[at] for at in self._columns]
         self._last_ms = moment.t_ms
         self.ticks += 1
         self._session.tick(Tick(moment.t_ms, self._layout.pack(*values)))

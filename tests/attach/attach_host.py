@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -72,11 +72,17 @@ class Got(NamedTuple):
     header: Header
     ticks: list[Tick]
     end: End | None
+    rows: list[dict[str, float]]  # the values of the ticks
 
     def last(self) -> dict[str, float]:
         """The values of the last tick."""
-        values = struct.unpack(f"<{len(self.header.series)}d", self.ticks[-1].values)
-        return dict(zip(map(str, self.header.series), values, strict=True))
+        return self.rows[-1]
+
+    def add(self, tick: Tick) -> None:
+        if not self.ticks or self.ticks[-1].t_ms < tick.t_ms:  # else a resend
+            values = struct.unpack(f"<{len(self.header.series)}d", tick.values)
+            self.rows.append(dict(zip(map(str, self.header.series), values, strict=True)))
+            self.ticks.append(tick)
 
     def exits(self) -> dict[str, int]:
         reasons = re.compile(r'vcpu_exits_total\{reason="(\w+)"\}')
@@ -128,6 +134,17 @@ class Receiver:
             assert self._changed.wait_for(is_there, PATIENCE_S), (name, self._got.keys())
         return self.of(name)
 
+    def wait_for(self, name: str, is_so: Callable[[Got], bool]) -> Got:
+        """Wait until the newest session of an instance has a tick, and is so."""
+
+        def is_there() -> bool:
+            sessions = self.of(name)
+            return bool(sessions and sessions[-1].ticks and is_so(sessions[-1]))
+
+        with self._changed:
+            assert self._changed.wait_for(is_there, PATIENCE_S), (name, self._got.keys())
+        return self.of(name)[-1]
+
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
@@ -146,16 +163,16 @@ class Receiver:
 
     def _take(self, peer: socket.socket) -> None:
         with peer:
-            decoder, got = Decoder(), Got(Header("", 0, (), 0, ()), [], None)
+            decoder, got = Decoder(), Got(Header("", 0, (), 0, ()), [], None, [])
             while piece := peer.recv(1 << 16):
                 for event in decoder.feed(piece):
                     with self._changed:
                         if isinstance(event, Header):
                             key = event.instance, event.start_ms
-                            got = self._got.get(key, Got(event, [], None))
+                            # Another header of the session brings other series.
+                            got = self._got.get(key, Got(event, [], None, []))._replace(header=event)
                         elif isinstance(event, Tick):
-                            if not got.ticks or got.ticks[-1].t_ms < event.t_ms:  # a resend
-                                got.ticks.append(event)
+                            got.add(event)
                         else:
                             got = got._replace(end=event)
                         self._got[got.header.instance, got.header.start_ms] = got

@@ -32,3 +32,14 @@ class Source(Protocol):
 
     def begin_anew(self) -> None:
         """Let counters begin at 0, at their last values."""
+
+
+class LateSource(Source, Protocol):
+    """A source that waits for somebody's answer, and has no series before it came."""
+
+    @property
+    def end_reason(self) -> str:
+        """How the VM ended, if the source was told; else ""."""
+
+    def take(self) -> bool:
+        """Take what came since the last tick, for `values` to tell; True if `series` are others now."""

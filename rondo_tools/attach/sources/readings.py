@@ -1,0 +1,120 @@
+"""What an adapter reports of a VM, and the source that makes a tick's values of it. No I/O.
+
+Strategy: the adapter's thread puts a whole new reading in place, the loop takes the newest at each tick: no
+lock, and nobody waits. A counter without a new reading repeats its last value; a mean over a tick in which
+nothing came is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rondo_tools.attach.sources.base import Moment
+from rondo_tools.catalog import NET, SERIES, Series
+
+MAX_DEVICES = 1000  # of one VM, ever; more are not counted
+MOST = 1 << 63  # a counter that is not below is nonsense
+
+_BLOCK = {str(one): one for one in SERIES if one.name.startswith("blk_")}
+_READS, _WRITES, _FLUSHES = (_BLOCK[f'blk_requests_total{{op="{op}"}}'] for op in ("read", "write", "flush"))
+_READ_BYTES, _WRITE_BYTES = (
+    _BLOCK[f'blk_bytes_total{{direction="{direction}"}}'] for direction in ("read", "write")
+)
+DURATION = _BLOCK["blk_request_duration_ns"]
+REQUESTS = (_READS, _WRITES, _FLUSHES)
+BLOCK = (*REQUESTS, _READ_BYTES, _WRITE_BYTES)
+BLOCK_BYTES = (_READ_BYTES, _WRITE_BYTES)
+NETWORK = NET
+"""Bytes received and transmitted, then packets, as the guest sees them."""
+
+
+class Reading(NamedTuple):
+    """Counters of a VM. `timed` requests took `time_ns` together; None where nobody measures."""
+
+    counters: Mapping[Series, float]
+    timed: float = 0
+    time_ns: float | None = None
+
+
+class Report:
+    """What the adapter's thread knows of one VM."""
+
+    def __init__(self) -> None:
+        self.reading: Reading | None = None  # never changed, but replaced
+        self.end_reason = ""
+        self.refused: tuple[str, str] | None = None  # why there is nothing now, and what is needed
+
+
+class Totals:
+    """Sums of counters over devices that come and go. A device whose counters fell has begun anew."""
+
+    def __init__(self, width: int) -> None:
+        self.sums = [0] * width
+        self._last: dict[str, Sequence[int]] = {}
+
+    def add(self, devices: Mapping[str, Sequence[int]]) -> None:
+        """What each device has counted by now."""
+        zeros = (0,) * len(self.sums)
+        for name, now in devices.items():
+            before = self._last.get(name, zeros)
+            if name not in self._last and len(self._last) >= MAX_DEVICES:
+                continue
+            if any(new < old for new, old in zip(now, before, strict=True)):
+                before = zeros
+            self.sums = [total + new - old for total, new, old in zip(self.sums, now, before, strict=True)]
+            self._last[name] = now
+
+
+def count_of(value: object) -> int:
+    """A counter out of somebody's JSON; 0 if it is none."""
+    return value if type(value) is int and 0 <= value < MOST else 0
+
+
+class AdapterSource:
+    """A late source: `begins_at_0` if its counters are to begin at their first reading."""
+
+    def __init__(self, name: str, brings: str, report: Report, *, begins_at_0: bool) -> None:
+        self.name, self.brings = name, brings
+        self.report = report
+        self.series: tuple[Series, ...] = ()
+        self._begins_at_0 = begins_at_0
+        self._base: dict[Series, float] = {}
+        self._before: Reading | None = None  # at the tick before
+        self._now: Reading | None = None
+
+    @property
+    def end_reason(self) -> str:
+        return self.report.end_reason
+
+    def take(self) -> bool:
+        self._before, self._now = self._now, self.report.reading
+        if self._now is None or self._now is self._before:
+            return False
+        counters = self._now.counters
+        series = (*counters, DURATION) if self._now.time_ns is not None else tuple(counters)
+        if series == self.series:
+            return False
+        for one in counters:
+            self._base.setdefault(one, counters[one] if self._begins_at_0 else 0)
+        self.series = series
+        return True
+
+    def values(self, _moment: Moment) -> Sequence[float]:
+        if self._now is None:
+            return ()
+        values = [float(value - self._base[one]) for one, value in self._now.counters.items()]
+        if self._now.time_ns is not None:
+            values.append(self._duration_ns(self._now, self._before))
+        return values
+
+    def begin_anew(self) -> None:
+        if self._now is not None:
+            self._base = dict(self._now.counters)
+
+    @staticmethod
+    def _duration_ns(now: Reading, before: Reading | None) -> float:
+        if before is None or before.time_ns is None or now.time_ns is None or now.timed <= before.timed:
+            return math.nan
+        return max(now.time_ns - before.time_ns, 0) / (now.timed - before.timed)

@@ -1,0 +1,129 @@
+"""Sources that have no series before somebody has answered, and series that two sources have."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+from rondo_tools.attach.sources.base import Moment
+from rondo_tools.attach.sources.readings import BLOCK, DURATION, NETWORK, AdapterSource, Reading, Report
+from rondo_tools.attach.text import TextSession
+from rondo_tools.attach.vm import Vm
+from rondo_tools.catalog import CPU, Series
+from rondo_tools.stream import End, Header, Tick
+
+HEADER = Header("vm", 1_000, (), 1_000, ())
+READS = BLOCK[0]
+CPU_TIME = CPU[2]
+
+
+class Fixed:
+    """A source that is there from the beginning."""
+
+    series: tuple[Series, ...] = (CPU_TIME,)
+
+    def values(self, _moment: Moment) -> tuple[float, ...]:
+        return (0.5,)
+
+    def begin_anew(self) -> None:
+        pass
+
+
+class Sent:
+    """A sink, and its session: what was sent, as dictionaries."""
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self.rows: list[dict[Series, float]] = []
+
+    def begin(self, header: Header) -> Sent:
+        self.headers.append(header)
+        return self
+
+    def go_on(self, header: Header) -> None:
+        self.headers.append(header)
+
+    def begin_anew(self, _end: End, header: Header) -> None:
+        self.headers.append(header)
+
+    def tick(self, tick: Tick) -> None:
+        series = self.headers[-1].series
+        values = struct.unpack(f"<{len(series)}d", tick.values)
+        self.rows.append(dict(zip(series, values, strict=True)))
+
+    def end(self, _end: End) -> None:
+        pass
+
+    def dispatch(self, _fd: int, _events: int) -> bool:
+        return False
+
+    def turn(self) -> None:
+        pass
+
+    def timeout_s(self) -> float:
+        return math.inf
+
+    is_gone, unsent = False, 0
+
+    def close(self) -> None:
+        pass
+
+
+def adapter(*, begins_at_0: bool = False) -> tuple[Report, AdapterSource]:
+    report = Report()
+    return report, AdapterSource("test", "blk_*", report, begins_at_0=begins_at_0)
+
+
+def at(t_s: int) -> Moment:
+    return Moment(t_s * 1000, 0.0, {})
+
+
+def test_a_source_that_comes_later_brings_a_header_of_the_same_session() -> None:
+    report, source = adapter()
+    sent = Sent()
+    vm = Vm(HEADER, [Fixed()], sent, [source])
+    vm.tick(at(2))
+    report.reading = Reading({READS: 7}, 7, 700)
+    vm.tick(at(3))
+    vm.tick(at(4))
+    report.reading = Reading({READS: 9}, 9, 1100)
+    vm.tick(at(5))
+    assert [header.series for header in sent.headers] == [(CPU_TIME,), (CPU_TIME, READS, DURATION)]
+    assert {header.start_ms for header in sent.headers} == {1_000}
+    assert [row.get(READS) for row in sent.rows] == [None, 7, 7, 9]  # late: its last value
+    assert math.isnan(sent.rows[2][DURATION])  # and none of a mean
+    assert sent.rows[3][DURATION] == 200
+
+
+def test_counters_begin_at_0_when_they_are_to() -> None:
+    report, source = adapter(begins_at_0=True)
+    sent = Sent()
+    vm = Vm(HEADER, [], sent, [source])
+    for t_s, reads in ((2, 100), (3, 103)):
+        report.reading = Reading({READS: reads})
+        vm.tick(at(t_s))
+    vm.begin_anew(1_000)
+    report.reading = Reading({READS: 104})
+    vm.tick(at(4))
+    assert [row[READS] for row in sent.rows] == [0, 3, 1]
+
+
+def test_a_series_of_two_sources_is_the_first_ones_for_good() -> None:
+    (early, first), (late, second) = adapter(), adapter()
+    sent = Sent()
+    vm = Vm(HEADER, [], sent, [first, second])
+    late.reading = Reading({READS: 20, BLOCK[1]: 21})
+    vm.tick(at(2))
+    early.reading = Reading({NETWORK[0]: 1, READS: 10})
+    vm.tick(at(3))
+    assert sent.rows == [{READS: 20, BLOCK[1]: 21}, {NETWORK[0]: 1, READS: 20, BLOCK[1]: 21}]
+
+
+def test_lines_go_on_over_a_change_of_series() -> None:
+    lines: list[str] = []
+    session = TextSession(HEADER._replace(series=(CPU_TIME,)), lines)
+    session.tick(Tick(2_000, struct.pack("<d", 5.0)))
+    session.go_on(HEADER._replace(series=(READS, CPU_TIME)))
+    session.tick(Tick(3_000, struct.pack("<2d", 1.0, 5.5)))
+    assert "cpu 500 %" in lines[1]
+    assert "cpu 50 %" in lines[2]
