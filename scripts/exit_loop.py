@@ -105,9 +105,13 @@ def qemu(exits: int, accelerator: str = "kvm") -> float:
 
 def bios(times: int) -> bytes:
     """64 KiB that end at 4 GiB: from the reset vector to 32-bit mode, then the loop."""
+    return bios_of(_out(_SAY, b"S") + loop(times) + _out(_SAY, b"E") + _out(_LEAVE, b"\0") + _HALT)
+
+
+def bios_of(code: bytes) -> bytes:
+    """A BIOS that runs this code, of 32-bit mode."""
     table = struct.pack("<3Q", 0, 0x00CF9B00_0000FFFF, 0x00CF9300_0000FFFF)  # flat, already accessed
-    flat = b"\x66\xb8\x10\x00\x8e\xd8\x8e\xc0\x8e\xd0"  # mov ax, 0x10; mov ds, es, ss
-    flat += _out(_SAY, b"S") + loop(times) + _out(_SAY, b"E") + _out(_LEAVE, b"\0") + _HALT
+    flat = b"\x66\xb8\x10\x00\x8e\xd8\x8e\xc0\x8e\xd0" + code  # mov ax, 0x10; mov ds, es, ss
     table_at, pointer_at, flat_at = 0x100, 0x180, 0x200
     real = b"\xfa\x2e\x66\x0f\x01\x16" + struct.pack("<H", pointer_at)  # cli; lgdt cs:[pointer]
     real += b"\x0f\x20\xc0\x0c\x01\x0f\x22\xc0"  # cr0 |= PE

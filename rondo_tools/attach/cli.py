@@ -9,6 +9,7 @@ import select
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import argh
 
@@ -19,10 +20,11 @@ from rondo_tools.attach.counters.choose import Chosen, choose
 from rondo_tools.attach.discover import Uevents
 from rondo_tools.attach.lives import Options
 from rondo_tools.attach.namespace import check_namespace
-from rondo_tools.attach.naming import Template
+from rondo_tools.attach.naming import PathTemplate, Template
 from rondo_tools.attach.process import thread_group
 from rondo_tools.attach.single import claim
 from rondo_tools.attach.sinks import PipeSink, Sink, StoreSink
+from rondo_tools.attach.sources.choose import QMP_HELP, open_adapters
 from rondo_tools.attach.text import TextSink
 from rondo_tools.attach.watch import Watcher
 from rondo_tools.catalog import SERIES
@@ -32,6 +34,9 @@ from rondo_tools.producer.destination import address, standard
 from rondo_tools.signals import Signals
 from rondo_tools.stream import Header
 from rondo_tools.units import format_count
+
+if TYPE_CHECKING:
+    from rondo_tools.attach.sources.adapters import Adapters
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +50,8 @@ Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CP
   sudo rondo-attach --output unix:/run/rondo/store.sock
   rondo-attach list
 
-VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM. Exits
+VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM, unless
+a flag says where: --qmp brings block metrics. Exits
 are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not counted is left out, never zero:
 `rondo-attach list` says what is refused, and which capability brings it. rondo-vmm sends its VMs' metrics
 itself: they are left out, unless --match vmm=rondo-vmm asks for them.
@@ -117,6 +123,7 @@ def _label(text: str) -> tuple[str, str]:
     metavar="TEMPLATE",
     help="how VMs are called, of the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {host} (default: {name})",
 )
+@argh.arg("--qmp", type=command.typed(PathTemplate), metavar="PATH", help=QMP_HELP)
 @argh.arg(
     "--interval",
     type=command.typed(_interval),
@@ -132,6 +139,7 @@ def rondo_attach(
     ignore: list[Condition] | None = None,
     label: list[tuple[str, str]] | None = None,
     name: Template | None = None,
+    qmp: PathTemplate | None = None,
     interval: int = 1_000,
     linger: int = 30_000,
 ) -> None:
@@ -153,17 +161,27 @@ def rondo_attach(
         else:
             sink = PipeSink(epoll, _STDOUT)
         opened.callback(sink.close)
-        _watch(opened, options, sink, epoll, linger / 1000)
+        adapters = open_adapters(interval / 1000, qmp)
+        if adapters is not None:
+            opened.callback(adapters.close)
+        _watch(opened, options, sink, epoll, adapters, linger / 1000)
 
 
-def _watch(opened: ExitStack, options: Options, sink: Sink, epoll: select.epoll, linger_s: float) -> None:
+def _watch(
+    opened: ExitStack,
+    options: Options,
+    sink: Sink,
+    epoll: select.epoll,
+    adapters: Adapters | None,
+    linger_s: float,
+) -> None:
     signals = opened.enter_context(Signals())
     chosen = choose()  # before the events: a VM whose making is told is counted from its first exit
     if chosen.counters is not None:
         opened.callback(chosen.counters.close)
     uevents = Uevents()
     opened.callback(uevents.close)
-    watcher = Watcher(options, sink, chosen.counters, chosen.since_boot_s, uevents, epoll)
+    watcher = Watcher(options, sink, chosen.counters, chosen.since_boot_s, uevents, epoll, adapters=adapters)
     _say(chosen)
     opened.callback(watcher.close)
     watcher.run(signals)

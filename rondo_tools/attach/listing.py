@@ -8,33 +8,42 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import argh
 
+from rondo_tools import command
 from rondo_tools.attach import discover, naming
 from rondo_tools.attach.counters.base import ExitCounters
 from rondo_tools.attach.counters.choose import Refusal, choose
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.process import Process
+from rondo_tools.attach.sources.choose import QMP_HELP, open_adapters
 from rondo_tools.printable import printable
 from rondo_tools.units import format_duration
+
+if TYPE_CHECKING:
+    from rondo_tools.attach.sources.adapters import Adapters
+    from rondo_tools.attach.sources.readings import AdapterSource
 
 DESCRIPTION = """\
 List the KVM VMs of this host: what they are called and why, which VMM runs them, how exits are counted.
 
   rondo-attach list
   sudo rondo-attach list --format json
+  sudo rondo-attach list --qmp '/run/qmp/{name}.sock'
 
 Looks for half a second, and needs neither a store nor a permission: what is refused is said below the
 table, with what it takes."""
 
+_ANSWER_S = 1.0  # how long adapters may take
 _LOOK_S = 0.5  # for VMs that only their exits show
-_COLUMNS = ("PID", "NAME", "FROM", "VMM", "AGE", "EXITS", "CPU", "MEMORY")
+_COLUMNS = ("PID", "NAME", "FROM", "VMM", "AGE", "EXITS", "CPU", "MEMORY", "ADAPTERS")
 
 
 class Vm(NamedTuple):
-    """One line. The last three say where that comes from; "" is nowhere."""
+    """One line. The last four say where that comes from; "" is nowhere."""
 
     pid: int
     name: str
@@ -44,6 +53,7 @@ class Vm(NamedTuple):
     exits: str
     cpu: str
     memory: str
+    adapters: str
 
 
 class Listing(NamedTuple):
@@ -52,9 +62,15 @@ class Listing(NamedTuple):
 
 
 @argh.arg("--format", choices=("table", "json"), help="how to write it")
-def list_vms(*, format: str = "table") -> None:
+@argh.arg("--qmp", type=command.typed(naming.PathTemplate), metavar="PATH", help=QMP_HELP)
+def list_vms(*, format: str = "table", qmp: naming.PathTemplate | None = None) -> None:
     check_namespace()
-    listing = look()
+    adapters = open_adapters(_ANSWER_S, qmp)
+    try:
+        listing = look(adapters)
+    finally:
+        if adapters is not None:
+            adapters.close()
     if format == "json":
         json.dump(as_json(listing), sys.stdout, indent=2)
         print()
@@ -62,8 +78,8 @@ def list_vms(*, format: str = "table") -> None:
         write_table(listing, sys.stdout)
 
 
-def look(look_s: float = _LOOK_S) -> Listing:
-    """Find the VMs that there are."""
+def look(adapters: Adapters | None = None, look_s: float = _LOOK_S) -> Listing:
+    """Find the VMs that there are, and ask what adapters there are about them."""
     counters, refused, _ = choose()
     try:
         scan = discover.scan()
@@ -73,25 +89,41 @@ def look(look_s: float = _LOOK_S) -> Listing:
         if counters is not None and not scan.is_complete:
             time.sleep(look_s)
             pids |= counters.read().keys()
-        vms = []
+        vms, asked = [], []
         for pid in sorted(pids):
             try:
                 process = Process(pid)
             except OSError:
                 continue  # it ended
-            vms.append(_vm(process, counters))
+            identity = naming.identify(pid, process.command_line(), process.cgroups(), process.comm())
+            vms.append(_vm(process, identity, counters))
             process.close()
+            asked.append(adapters.follow(pid, identity, begins_at_0=True) if adapters is not None else ())
     finally:
         if counters is not None:
             counters.close()
+    _wait_for_answers([source for sources in asked for source in sources])
+    for at, sources in enumerate(asked):
+        vms[at] = vms[at]._replace(adapters=" ".join(one.name for one in sources if one.report.reading))
+        for one in sources:
+            if one.report.reading is None:
+                why, needs = one.report.refused or (f"no answer within {_ANSWER_S:.0f} s", "")
+                refused += (Refusal(f"{vms[at].name}, {one.name}", why, needs, one.brings),)
     return Listing(tuple(vms), refused)
+
+
+def _wait_for_answers(sources: Sequence[AdapterSource]) -> None:
+    until_s = time.monotonic() + _ANSWER_S
+    while time.monotonic() < until_s:
+        if all(one.report.reading or one.report.refused for one in sources):
+            return
+        time.sleep(_LOOK_S / 20)
 
 
 _SCAN_NEEDS = "root, or CAP_DAC_READ_SEARCH and debugfs, or CAP_SYS_PTRACE"
 
 
-def _vm(process: Process, counters: ExitCounters | None) -> Vm:
-    identity = naming.identify(process.pid, process.command_line(), process.cgroups(), process.comm())
+def _vm(process: Process, identity: naming.Identity, counters: ExitCounters | None) -> Vm:
     exits = ""
     if counters is not None:
         try:
@@ -108,6 +140,7 @@ def _vm(process: Process, counters: ExitCounters | None) -> Vm:
         exits,
         "schedstat" if counters is not None and counters.knows_threads else "process",
         "proc",
+        "",
     )
 
 
@@ -135,5 +168,5 @@ def write_table(listing: Listing, out: TextIO) -> None:
 
 def _row(vm: Vm) -> tuple[str, ...]:
     age = format_duration(max(round(vm.age_s), 1) * 1000)
-    cells = (str(vm.pid), vm.name, vm.name_from, vm.vmm, age, vm.exits, vm.cpu, vm.memory)
+    cells = (str(vm.pid), vm.name, vm.name_from, vm.vmm, age, vm.exits, vm.cpu, vm.memory, vm.adapters)
     return tuple(printable(cell) or "-" for cell in cells)

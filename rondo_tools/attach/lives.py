@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from rondo_tools import clock
 from rondo_tools.attach import discover, naming
@@ -20,12 +19,15 @@ from rondo_tools.attach.counters.base import ExitCounters, ProcessExits
 from rondo_tools.attach.naming import Identity
 from rondo_tools.attach.process import Process
 from rondo_tools.attach.sinks import Sink
-from rondo_tools.attach.sources.base import Moment, Source
+from rondo_tools.attach.sources.base import LateSource, Moment, Source
 from rondo_tools.attach.sources.vcpus import VcpuSource
 from rondo_tools.attach.sources.vmm import VmmSource
 from rondo_tools.attach.vm import Vm
 from rondo_tools.ratelimit import RateLimit
 from rondo_tools.stream import Header
+
+if TYPE_CHECKING:
+    from rondo_tools.attach.sources.adapters import Adapters
 
 _log = logging.getLogger(__name__)
 
@@ -71,9 +73,15 @@ class Lives:
     """Begins and ends them. `counters` is None where no exit can be counted."""
 
     def __init__(
-        self, options: Options, sink: Sink, counters: ExitCounters | None, warnings: RateLimit
+        self,
+        options: Options,
+        sink: Sink,
+        counters: ExitCounters | None,
+        warnings: RateLimit,
+        adapters: Adapters | None = None,
     ) -> None:
         self._options, self._sink, self._counters, self._warnings = options, sink, counters, warnings
+        self._adapters = adapters
         self._names: set[str] = set()  # of live sessions
 
     def begin(self, vmm: Vmm, path: str) -> None:
@@ -94,8 +102,11 @@ class Lives:
         sources.append(VmmSource(process, is_late=vmm.is_late or vmm.lives > 0))
         is_first = not vmm.lives and not vmm.is_late
         start_ms = process.started_ms() if is_first else clock.now_ms()
+        late: Sequence[LateSource] = ()
+        if self._adapters is not None and not shares:  # what a VMM tells is not of one VM of several
+            late = self._adapters.follow(process.pid, identity, begins_at_0=not is_first)
         vmm.vms[path] = self._open(
-            process.pid, identity, start_ms, sources, is_late=vmm.is_late and not vmm.lives
+            process.pid, identity, start_ms, sources, late, is_late=vmm.is_late and not vmm.lives
         )
         vmm.lives += 1
 
@@ -134,7 +145,14 @@ class Lives:
         return True
 
     def _open(
-        self, pid: int, identity: Identity, start_ms: int, sources: list[Source], *, is_late: bool
+        self,
+        pid: int,
+        identity: Identity,
+        start_ms: int,
+        sources: Sequence[Source],
+        late: Sequence[LateSource] = (),
+        *,
+        is_late: bool,
     ) -> Vm:
         identity = self._named(pid, identity)
         labels = {
@@ -144,22 +162,14 @@ class Lives:
         }
         header = Header(identity.name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
         self._names.add(identity.name)
-        vm = Vm(header, sources, self._sink)
+        vm = Vm(header, sources, self._sink, late)
         _log.debug("%s begins: %s, name from %s", vm.name, identity.vmm, identity.name_from)
         return vm
 
     def _named(self, pid: int, identity: Identity) -> Identity:
         """What a VM is called: by the template if there is one, and not as another that lives."""
         if self._options.template is not None:
-            values = {
-                "name": identity.name,
-                "pid": str(pid),
-                "vmm": identity.vmm,
-                "uuid": identity.uuid,
-                "cgroup": identity.cgroup,
-                "host": os.uname().nodename,
-            }
-            filled = self._options.template.fill(values)
+            filled = self._options.template.fill(naming.fields(identity, pid))
             if filled:
                 identity = identity._replace(name=filled, name_from="--name")
         return identity._replace(name=self._distinct(identity.name, pid))
@@ -178,7 +188,11 @@ class Lives:
         vmm.destroyed.pop(path, None)
         vmm.counted = moment.exits.get(vmm.process.pid)
         if vm is not None:
+            if reason == "gone":
+                reason = next((one.end_reason for one in vm.late if one.end_reason), reason)
             vm.end(moment, reason)
+            if self._adapters is not None:
+                self._adapters.forget(vm.late)
             self._names.discard(vm.name)
             _log.debug("%s ends: %s, %d ticks", vm.name, reason, vm.ticks)
 

@@ -7,6 +7,7 @@ A command line is the VMM's own claim: bounded, made printable, and never truste
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,18 @@ def bounded(text: str, end: str = "") -> str:
     return printable(text[:MAX_TEXT]).encode()[:most].decode(errors="ignore") + end
 
 
+def fields(identity: Identity, pid: int) -> dict[str, str]:
+    """What the fields of templates stand for."""
+    return {
+        "name": identity.name,
+        "pid": str(pid),
+        "vmm": identity.vmm,
+        "uuid": identity.uuid,
+        "cgroup": identity.cgroup,
+        "host": os.uname().nodename,
+    }
+
+
 class Template:
     """``--name``: text with fields in braces, such as ``{name}`` or ``{host}-{pid}``."""
 
@@ -106,6 +119,20 @@ class Template:
             return ""
         filled = (text + (values[field] if field else "") for text, field, _, _ in self._parts)
         return bounded("".join(filled))
+
+
+class PathTemplate(Template):
+    """A path with fields in braces, such as ``/run/qmp/{name}.sock``.
+
+    A VM's name is its owner's choice: it may be the name of a file, and never lead to another folder.
+    """
+
+    def path(self, values: Mapping[str, str]) -> str:
+        """Raises ValueError if a field cannot be part of a path."""
+        for _, field, _, _ in self._parts:
+            if field and (not values[field] or "/" in values[field] or values[field] in (".", "..")):
+                raise ValueError(f"its {field}, {values[field]!r}, cannot be the name of a file")
+        return "".join(text + (values[field] if field else "") for text, field, _, _ in self._parts)
 
 
 def _program(arguments: list[str]) -> tuple[str, list[str]]:

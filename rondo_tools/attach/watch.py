@@ -23,6 +23,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from rondo_tools import clock
 from rondo_tools.attach import discover
@@ -34,6 +35,9 @@ from rondo_tools.attach.sources.base import Moment
 from rondo_tools.attach.vm import Vm
 from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
+
+if TYPE_CHECKING:
+    from rondo_tools.attach.sources.adapters import Adapters
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class Watcher:
         uevents: discover.Uevents,
         epoll: select.epoll,
         *,
+        adapters: Adapters | None = None,
         scan: Callable[[], discover.Scan] = discover.scan,
     ) -> None:
         self._options, self._sink, self._counters, self._uevents = options, sink, counters, uevents
@@ -62,7 +67,7 @@ class Watcher:
         self._ending: set[Vmm] = set()  # those with something to end
         self._overruns = self._lost = 0
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
-        self._lives = Lives(options, sink, counters, self._warnings)
+        self._lives = Lives(options, sink, counters, self._warnings, adapters)
         self._slot_ms = clock.now_ms() // options.interval_ms * options.interval_ms
         self._epoll = epoll  # the sink's too
         self._epoll.register(uevents.fileno(), select.EPOLLIN)

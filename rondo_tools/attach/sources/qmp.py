@@ -1,0 +1,194 @@
+"""QEMU's block devices, and how its guest ended, over a QMP socket that is for us alone.
+
+Strategy: one `query-blockstats` an interval, and events as they come. A QMP socket serves one client at a
+time, so one that somebody holds is left alone, and libvirt's is never touched; and it must be the socket of
+the very process that is watched. Nothing that QEMU sends is trusted: a line is at most 1 MiB, an interval's
+4 MiB, a number is a number or nothing.
+
+From QEMU's documentation: docs/interop/qmp-spec, qapi/block-core.json (BlockStats), qapi/run-state.json
+(SHUTDOWN, ShutdownCause).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+from rondo_tools.attach import naming
+from rondo_tools.attach.sources.adapters import RefusedError, Target
+from rondo_tools.attach.sources.readings import BLOCK, Reading, Report, Totals, count_of
+
+MAX_LINE_BYTES = 1 << 20
+MAX_INTERVAL_BYTES = 4 << 20
+_GREETING_S = 10.0
+
+_CAPABILITIES = b'{"execute":"qmp_capabilities"}\n'
+_QUERY = b'{"execute":"query-blockstats"}\n'
+_COUNTERS = ("rd_operations", "wr_operations", "flush_operations", "rd_bytes", "wr_bytes")
+_TIMES = ("rd_total_time_ns", "wr_total_time_ns", "flush_total_time_ns")
+_CAUSES = {
+    "guest-shutdown": "poweroff",
+    "guest-reset": "reset",
+    "guest-panic": "shutdown",
+    "host-signal": "signal",
+}
+_PEER = struct.Struct("3i")  # process, user, group
+_CONNECTED = "03"  # in /proc/net/unix
+
+
+class QmpAdapter:
+    """`template` is the path of a VM's socket."""
+
+    name = "qmp"
+    brings = "blk_*"
+
+    def __init__(self, template: naming.PathTemplate) -> None:
+        self._template = template
+
+    async def follow(self, target: Target, report: Report) -> None:
+        try:
+            path = self._template.path(naming.fields(target.identity, target.pid))
+        except ValueError as exc:
+            raise RefusedError(str(exc)) from None
+        reader, writer = await asyncio.open_unix_connection(
+            sock=_connect(path, target.pid), limit=MAX_LINE_BYTES
+        )
+        try:
+            await _converse(reader, writer, target, report)
+        finally:
+            writer.transport.abort()
+
+
+def _connect(path: str, pid: int) -> socket.socket:
+    """A connection to a socket of this process that nobody else has. Raises OSError or RefusedError."""
+    real = os.path.realpath(path, strict=True)
+    if "libvirt" in PurePath(real).parts:
+        raise RefusedError(f"{path} is libvirt's", "a second QMP socket, for rondo-attach alone")
+    if is_held(path, f"/proc/{pid}/net/unix") or is_held(real, f"/proc/{pid}/net/unix"):
+        raise RefusedError(f"{path} has a client", "a second QMP socket, for rondo-attach alone")
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        peer.connect(path)
+        owner, _, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        if owner != pid:
+            raise RefusedError(f"{path} belongs to process {owner}, not {pid}")
+    except OSError as exc:
+        peer.close()
+        if isinstance(exc, BlockingIOError):
+            raise RefusedError(f"{path} has a queue of clients") from None
+        raise type(exc)(exc.errno, exc.strerror or str(exc), path) from exc
+    except RefusedError:
+        peer.close()
+        raise
+    return peer
+
+
+def is_held(path: str, table: str = "/proc/net/unix") -> bool:
+    """Whether the socket of that path has a client."""
+    try:
+        with open(table, errors="surrogateescape") as lines:
+            for line in lines:
+                fields = line.rstrip("\n").split(None, 7)
+                if len(fields) == 8 and fields[5] == _CONNECTED and fields[7] == path:
+                    return True
+    except OSError:
+        pass
+    return False
+
+
+async def _converse(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Target, report: Report
+) -> None:
+    try:
+        async with asyncio.timeout(_GREETING_S):
+            greeting = parse(await _line(reader))
+    except TimeoutError:
+        raise RefusedError("it does not greet: it hangs, or has another client") from None
+    if "QMP" not in greeting:
+        raise RefusedError("it does not speak QMP")
+    writer.write(_CAPABILITIES)
+    asked, size = _CAPABILITIES, 0  # what is not answered yet, and what came meanwhile
+    totals = Totals(len(_COUNTERS) + len(_TIMES))
+    while True:
+        try:
+            async with asyncio.timeout(None if asked else target.until_due_s(time.time())):
+                line = await _line(reader)
+        except TimeoutError:
+            writer.write(_QUERY)
+            asked, size = _QUERY, 0
+            continue
+        size += len(line)
+        if size > MAX_INTERVAL_BYTES:
+            raise RefusedError(f"it sends more than {MAX_INTERVAL_BYTES >> 20} MiB in an interval")
+        message = parse(line)
+        if "event" in message:
+            reason = end_reason(message)
+            report.end_reason = report.end_reason if reason is None else reason
+        elif "error" in message:
+            raise RefusedError(f"it answers with an error: {message['error']}"[:200])
+        elif asked == _CAPABILITIES:
+            writer.write(_QUERY)  # at once, for a VM may be short-lived
+            asked = _QUERY
+        elif asked:
+            report.reading = reading_of(message.get("return"), totals)
+            report.refused = None
+            asked = b""
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        line = await reader.readline()
+    except ValueError:
+        raise RefusedError(f"it sends a line of more than {MAX_LINE_BYTES >> 20} MiB") from None
+    if not line.endswith(b"\n"):
+        raise EOFError("it closed the connection")
+    return line
+
+
+def parse(line: bytes) -> Mapping[str, object]:
+    """A message of QMP. Raises RefusedError."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        raise RefusedError("it sends what is not JSON") from None
+    if not isinstance(message, dict):
+        raise RefusedError("it sends what is no message of QMP")
+    return message
+
+
+def end_reason(event: Mapping[str, object]) -> str | None:
+    """How the guest ended, by an event; "" if it goes on; None if the event does not tell."""
+    kind, data = event.get("event"), event.get("data")
+    if kind in ("RESET", "RESUME"):
+        return ""
+    if kind == "GUEST_PANICKED":
+        return "shutdown"
+    if kind == "SHUTDOWN":
+        cause = data.get("reason") if isinstance(data, dict) else None
+        return _CAUSES.get(cause, "") if isinstance(cause, str) else ""
+    return None
+
+
+def devices_of(answer: object) -> dict[str, Sequence[int]]:
+    """The counters of each device, in an answer to query-blockstats."""
+    devices: dict[str, Sequence[int]] = {}
+    for one in answer if isinstance(answer, list) else ():
+        if not isinstance(one, dict) or not isinstance(stats := one.get("stats"), dict):
+            continue
+        # A drive's node changes with each snapshot; its device does not.
+        name = next((one[key] for key in ("qdev", "device", "node-name") if one.get(key)), None)
+        if isinstance(name, str):
+            devices[name] = [count_of(stats.get(key)) for key in (*_COUNTERS, *_TIMES)]
+    return devices
+
+
+def reading_of(answer: object, totals: Totals) -> Reading:
+    totals.add(devices_of(answer))
+    counters, times = totals.sums[: len(_COUNTERS)], totals.sums[len(_COUNTERS) :]
+    return Reading(dict(zip(BLOCK, counters, strict=True)), sum(counters[:3]), sum(times))
