@@ -4,6 +4,9 @@
     run TIMES     run a new vCPU of the newest VM in a thread, with HERE in the main one: TIMES port exits
                   and one HLT
     drop [N]      destroy the Nth VM (from 0), by default the newest
+    tap NAME      move into a network namespace of its own, and open a tap there
+    send COUNT    send so many frames of 100 bytes through the tap, as the guest
+    get COUNT     send so many frames of 60 bytes through the tap, as the host
     exec          become a new program with the same command line
     quit STATUS   exit
 
@@ -16,15 +19,20 @@ import ctypes
 import fcntl
 import mmap
 import os
+import socket
 import struct
 import sys
 import threading
 import time
+from pathlib import Path
 
 CREATE_VM, CREATE_VCPU, RUN = 0xAE01, 0xAE41, 0xAE80
 GET_VCPU_MMAP_SIZE, SET_MEMORY = 0xAE04, 0x4020AE46
 EXIT_IO, EXIT_HLT = 2, 5
 BYTES = 0x1_0000
+NEW_NETWORK, SET_TAP, SET_FLAGS = 0x4000_0000, 0x4004_54CA, 0x8914
+IFF_UP, IFF_TAP, IFF_NO_PI = 1, 2, 0x1000
+FRAME = b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x88\xb5"  # to all, of a kind for experiments
 
 
 def image(times: int) -> bytes:
@@ -64,6 +72,21 @@ class Guest:
         os.close(self.kvm)
 
 
+class Tap:
+    """A tap device that is up, and a socket on the host's side of it."""
+
+    def __init__(self, name: str) -> None:
+        if ctypes.CDLL(None, use_errno=True).unshare(NEW_NETWORK):
+            raise OSError(ctypes.get_errno(), "unshare")
+        # Else the kernel sends frames of its own when the device comes up.
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        self.fd = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(self.fd, SET_TAP, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+        self.host = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        fcntl.ioctl(self.host, SET_FLAGS, struct.pack("16sH22x", name.encode(), IFF_UP))
+        self.host.bind((name, 0x88B5))
+
+
 def in_thread(work: object, *arguments: object) -> None:
     thread = threading.Thread(target=work, args=arguments)  # type: ignore[arg-type]
     thread.start()
@@ -83,6 +106,7 @@ def main() -> None:
         made.set()
         time.sleep(3600)
 
+    taps: list[Tap] = []
     for line in iter(sys.stdin.readline, ""):
         match line.split():
             case ["make"]:
@@ -98,6 +122,15 @@ def main() -> None:
                 guests[-1].run(int(times))
             case ["drop", *which]:
                 guests.pop(*map(int, which)).close()
+            case ["tap", name]:
+                taps.append(Tap(name))
+            case ["send", count]:
+                for _ in range(int(count)):
+                    os.write(taps[-1].fd, FRAME.ljust(100, b"\0"))
+            case ["get", count]:
+                for _ in range(int(count)):
+                    taps[-1].host.send(FRAME.ljust(60, b"\0"))
+                    os.read(taps[-1].fd, 2000)  # only then is it counted
             case ["exec"]:
                 print(line, end="", flush=True)
                 os.execv("/proc/self/exe", sys.orig_argv)

@@ -20,6 +20,7 @@ from rondo_tools.printable import printable
 from rondo_tools.ratelimit import RateLimit
 
 _log = logging.getLogger(__name__)
+logging.getLogger("asyncio").setLevel(logging.WARNING)  # it says which system call it waits with
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 30.0
 _CLOSE_S = 5.0  # how long the thread may take to end

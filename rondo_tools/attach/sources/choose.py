@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rondo_tools.attach.naming import PathTemplate
 
@@ -15,15 +15,30 @@ QMP_HELP = (
 )
 
 
-def open_adapters(interval_s: float, qmp: PathTemplate | None) -> Adapters | None:
+TAPS_HELP = "any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE)"
+
+
+class Wanted(NamedTuple):
+    """The flags."""
+
+    qmp: PathTemplate | None = None
+    taps: bool = False
+
+
+def open_adapters(interval_s: float, wanted: Wanted) -> Adapters | None:
     """The adapters in their thread; None if none is wanted, which then costs nothing."""
+    if not any(wanted):
+        return None
+    # asyncio takes a while to load.
+    from rondo_tools.attach.sources.adapters import Adapters
+
     chosen: list[Adapter] = []
-    if qmp is not None:
+    if wanted.qmp is not None:
         from rondo_tools.attach.sources.qmp import QmpAdapter
 
-        chosen.append(QmpAdapter(qmp))
-    if not chosen:
-        return None
-    from rondo_tools.attach.sources.adapters import Adapters  # asyncio takes a while to load
+        chosen.append(QmpAdapter(wanted.qmp))
+    if wanted.taps:
+        from rondo_tools.attach.sources.taps import TapAdapter
 
+        chosen.append(TapAdapter())
     return Adapters(chosen, interval_s)

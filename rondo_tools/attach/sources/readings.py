@@ -45,6 +45,13 @@ class Report:
         self.reading: Reading | None = None  # never changed, but replaced
         self.end_reason = ""
         self.refused: tuple[str, str] | None = None  # why there is nothing now, and what is needed
+        self._totals: Totals | None = None
+
+    def totals(self, width: int) -> Totals:
+        """The sums of this VM's devices, which outlast a connection. For the adapter's thread."""
+        if self._totals is None:
+            self._totals = Totals(width)
+        return self._totals
 
 
 class Totals:
@@ -54,11 +61,11 @@ class Totals:
         self.sums = [0] * width
         self._last: dict[str, Sequence[int]] = {}
 
-    def add(self, devices: Mapping[str, Sequence[int]]) -> None:
-        """What each device has counted by now."""
+    def add(self, devices: Mapping[str, Sequence[int]], *, from_now: bool = False) -> None:
+        """What each device has counted by now; `from_now` if a new one is older than the VM."""
         zeros = (0,) * len(self.sums)
         for name, now in devices.items():
-            before = self._last.get(name, zeros)
+            before = self._last.get(name, now if from_now else zeros)
             if name not in self._last and len(self._last) >= MAX_DEVICES:
                 continue
             if any(new < old for new, old in zip(now, before, strict=True)):
