@@ -104,7 +104,7 @@ class Lives:
         start_ms = process.started_ms() if is_first else clock.now_ms()
         late: Sequence[LateSource] = ()
         if self._adapters is not None and not shares:  # what a VMM tells is not of one VM of several
-            late = self._adapters.follow(process.pid, identity, begins_at_0=not is_first)
+            late = self._adapters.follow(process.pid, identity, start_ms, begins_at_0=not is_first)
         vmm.vms[path] = self._open(
             process.pid, identity, start_ms, sources, late, is_late=vmm.is_late and not vmm.lives
         )
@@ -195,6 +195,13 @@ class Lives:
                 self._adapters.forget(vm.late)
             self._names.discard(vm.name)
             _log.debug("%s ends: %s, %d ticks", vm.name, reason, vm.ticks)
+
+    def hurry(self, vmm: Vmm) -> None:
+        """Its process is dead: its last values are to be there at its end."""
+        if self._adapters is not None:
+            for vm in vmm.vms.values():
+                if vm is not None:
+                    self._adapters.hurry(vm.late)
 
     def begin_untold(self, vmm: Vmm, moment: Moment) -> None:
         """A process whose VM was over makes exits: it has another, of which we were not told, or not yet."""

@@ -98,6 +98,8 @@ def fields(identity: Identity, pid: int) -> dict[str, str]:
 class Template:
     """``--name``: text with fields in braces, such as ``{name}`` or ``{host}-{pid}``."""
 
+    _needs_field = True
+
     def __init__(self, text: str) -> None:
         try:
             parts = list(string.Formatter().parse(text))
@@ -107,7 +109,7 @@ class Template:
             if field is not None and (field not in FIELDS or spec or conversion):
                 known = ", ".join(f"{{{name}}}" for name in FIELDS)
                 raise UsageError(f"{text!r}: {{{field}}} is not one of {known}")
-        if not any(field for _, field, _, _ in parts):
+        if self._needs_field and not any(field for _, field, _, _ in parts):
             raise UsageError(
                 f"{text!r} has no field, so all VMs would have one name: add {{name}} or {{pid}}"
             )
@@ -126,6 +128,8 @@ class PathTemplate(Template):
 
     A VM's name is its owner's choice: it may be the name of a file, and never lead to another folder.
     """
+
+    _needs_field = False  # with --pid there is one VM
 
     def path(self, values: Mapping[str, str]) -> str:
         """Raises ValueError if a field cannot be part of a path."""

@@ -228,6 +228,7 @@ class Watcher:
             vmm.died_s = time.monotonic()
             vmm.death = Moment(clock.now_ms(), time.clock_gettime(time.CLOCK_BOOTTIME), {})
             self._ending.add(vmm)
+            self._lives.hurry(vmm)
             self._epoll.modify(fd, 0)  # only the hang-up is still of interest: the parent has reaped it
         if event & select.EPOLLHUP and not vmm.is_reaped:
             vmm.is_reaped = True

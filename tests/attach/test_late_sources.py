@@ -6,7 +6,15 @@ import math
 import struct
 
 from rondo_tools.attach.sources.base import Moment
-from rondo_tools.attach.sources.readings import BLOCK, DURATION, NETWORK, AdapterSource, Reading, Report
+from rondo_tools.attach.sources.readings import (
+    BLOCK,
+    DURATION,
+    NETWORK,
+    AdapterSource,
+    Reading,
+    Report,
+    Spent,
+)
 from rondo_tools.attach.text import TextSession
 from rondo_tools.attach.vm import Vm
 from rondo_tools.catalog import CPU, Series
@@ -83,10 +91,10 @@ def test_a_source_that_comes_later_brings_a_header_of_the_same_session() -> None
     sent = Sent()
     vm = Vm(HEADER, [Fixed()], sent, [source])
     vm.tick(at(2))
-    report.reading = Reading({READS: 7}, 7, 700)
+    report.reading = Reading({READS: 7}, {DURATION: Spent(7, 700)})
     vm.tick(at(3))
     vm.tick(at(4))
-    report.reading = Reading({READS: 9}, 9, 1100)
+    report.reading = Reading({READS: 9}, {DURATION: Spent(9, 1100)})
     vm.tick(at(5))
     assert [header.series for header in sent.headers] == [(CPU_TIME,), (CPU_TIME, READS, DURATION)]
     assert {header.start_ms for header in sent.headers} == {1_000}

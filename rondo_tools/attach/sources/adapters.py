@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from rondo_tools.attach.naming import Identity
+from rondo_tools.attach.naming import Identity, PathTemplate, fields
 from rondo_tools.attach.sources.base import LateSource
 from rondo_tools.attach.sources.readings import AdapterSource, Report
 from rondo_tools.printable import printable
@@ -41,6 +41,14 @@ class Target(NamedTuple):
     pid: int
     identity: Identity
     interval_s: float
+    since_ms: int = 0  # when the session began
+
+    def path(self, template: PathTemplate) -> str:
+        """Raises RefusedError."""
+        try:
+            return template.path(fields(self.identity, self.pid))
+        except ValueError as exc:
+            raise RefusedError(str(exc)) from None
 
     def until_due_s(self, now_s: float) -> float:
         """How long until it is to be asked: once an interval, in its last half, not all VMs at once."""
@@ -70,15 +78,23 @@ class Adapters:
         self._thread = threading.Thread(target=self._run, name="adapters", daemon=True)
         self._thread.start()
 
-    def follow(self, pid: int, identity: Identity, *, begins_at_0: bool) -> list[AdapterSource]:
+    def follow(
+        self, pid: int, identity: Identity, since_ms: int = 0, *, begins_at_0: bool
+    ) -> list[AdapterSource]:
         """Ask for a VM by all ways that there are."""
-        target = Target(pid, identity, self._interval_s)
+        target = Target(pid, identity, self._interval_s, since_ms)
         sources = []
         for adapter in self._adapters:
             report = Report()
             sources.append(AdapterSource(adapter.name, adapter.brings, report, begins_at_0=begins_at_0))
             self._loop.call_soon_threadsafe(self._begin, adapter, target, report)
         return sources
+
+    def hurry(self, sources: Sequence[LateSource]) -> None:
+        """Their VM is dead: what can still be read is to be read now."""
+        for source in sources:
+            assert isinstance(source, AdapterSource)
+            self._loop.call_soon_threadsafe(source.report.is_last.set)
 
     def forget(self, sources: Sequence[LateSource]) -> None:
         """Their VM is gone."""
@@ -127,6 +143,8 @@ class Adapters:
             except Exception:  # one VM's is not to end the others'
                 _log.exception("%s: %s", target.identity.name, adapter.name)
                 report.refused = "this is a bug of rondo-attach: its log has more", ""
+            if report.is_last.is_set():
+                return
             if report.reading is not before:
                 pause_s = _FIRST_PAUSE_S
             await asyncio.sleep(pause_s)

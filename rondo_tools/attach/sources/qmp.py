@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import struct
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 
 from rondo_tools.attach import naming
 from rondo_tools.attach.sources.adapters import RefusedError, Target
-from rondo_tools.attach.sources.readings import BLOCK, Reading, Report, Totals, count_of
+from rondo_tools.attach.sources.peer import connect_alone
+from rondo_tools.attach.sources.readings import BLOCK, DURATION, Reading, Report, Spent, Totals, count_of
 
 MAX_LINE_BYTES = 1 << 20
 MAX_INTERVAL_BYTES = 4 << 20
@@ -38,8 +35,6 @@ _CAUSES = {
     "guest-panic": "shutdown",
     "host-signal": "signal",
 }
-_PEER = struct.Struct("3i")  # process, user, group
-_CONNECTED = "03"  # in /proc/net/unix
 
 
 class QmpAdapter:
@@ -52,54 +47,14 @@ class QmpAdapter:
         self._template = template
 
     async def follow(self, target: Target, report: Report) -> None:
-        try:
-            path = self._template.path(naming.fields(target.identity, target.pid))
-        except ValueError as exc:
-            raise RefusedError(str(exc)) from None
+        path = target.path(self._template)
         reader, writer = await asyncio.open_unix_connection(
-            sock=_connect(path, target.pid), limit=MAX_LINE_BYTES
+            sock=connect_alone(path, target.pid), limit=MAX_LINE_BYTES
         )
         try:
             await _converse(reader, writer, target, report)
         finally:
             writer.transport.abort()
-
-
-def _connect(path: str, pid: int) -> socket.socket:
-    """A connection to a socket of this process that nobody else has. Raises OSError or RefusedError."""
-    real = os.path.realpath(path, strict=True)
-    if "libvirt" in PurePath(real).parts:
-        raise RefusedError(f"{path} is libvirt's", "a second QMP socket, for rondo-attach alone")
-    if is_held(path, f"/proc/{pid}/net/unix") or is_held(real, f"/proc/{pid}/net/unix"):
-        raise RefusedError(f"{path} has a client", "a second QMP socket, for rondo-attach alone")
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        peer.connect(path)
-        owner, _, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        if owner != pid:
-            raise RefusedError(f"{path} belongs to process {owner}, not {pid}")
-    except OSError as exc:
-        peer.close()
-        if isinstance(exc, BlockingIOError):
-            raise RefusedError(f"{path} has a queue of clients") from None
-        raise type(exc)(exc.errno, exc.strerror or str(exc), path) from exc
-    except RefusedError:
-        peer.close()
-        raise
-    return peer
-
-
-def is_held(path: str, table: str = "/proc/net/unix") -> bool:
-    """Whether the socket of that path has a client."""
-    try:
-        with open(table, errors="surrogateescape") as lines:
-            for line in lines:
-                fields = line.rstrip("\n").split(None, 7)
-                if len(fields) == 8 and fields[5] == _CONNECTED and fields[7] == path:
-                    return True
-    except OSError:
-        pass
-    return False
 
 
 async def _converse(
@@ -191,4 +146,4 @@ def devices_of(answer: object) -> dict[str, Sequence[int]]:
 def reading_of(answer: object, totals: Totals) -> Reading:
     totals.add(devices_of(answer))
     counters, times = totals.sums[: len(_COUNTERS)], totals.sums[len(_COUNTERS) :]
-    return Reading(dict(zip(BLOCK, counters, strict=True)), sum(counters[:3]), sum(times))
+    return Reading(dict(zip(BLOCK, counters, strict=True)), {DURATION: Spent(sum(counters[:3]), sum(times))})

@@ -7,8 +7,10 @@ nothing came is NaN.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rondo_tools.attach.sources.base import Moment
@@ -23,6 +25,7 @@ _READ_BYTES, _WRITE_BYTES = (
     _BLOCK[f'blk_bytes_total{{direction="{direction}"}}'] for direction in ("read", "write")
 )
 DURATION = _BLOCK["blk_request_duration_ns"]
+EXIT_DURATION = next(one for one in SERIES if one.name == "vcpu_exit_duration_ns")
 REQUESTS = (_READS, _WRITES, _FLUSHES)
 BLOCK = (*REQUESTS, _READ_BYTES, _WRITE_BYTES)
 BLOCK_BYTES = (_READ_BYTES, _WRITE_BYTES)
@@ -30,12 +33,18 @@ NETWORK = NET
 """Bytes received and transmitted, then packets, as the guest sees them."""
 
 
+class Spent(NamedTuple):
+    """So many took so long together, ever."""
+
+    number: float
+    time_ns: float
+
+
 class Reading(NamedTuple):
-    """Counters of a VM. `timed` requests took `time_ns` together; None where nobody measures."""
+    """Counters of a VM, and what its means are made of."""
 
     counters: Mapping[Series, float]
-    timed: float = 0
-    time_ns: float | None = None
+    means: Mapping[Series, Spent] = MappingProxyType({})
 
 
 class Report:
@@ -45,6 +54,7 @@ class Report:
         self.reading: Reading | None = None  # never changed, but replaced
         self.end_reason = ""
         self.refused: tuple[str, str] | None = None  # why there is nothing now, and what is needed
+        self.is_last = asyncio.Event()  # the VM is dead: what is there now is all that comes
         self._totals: Totals | None = None
 
     def totals(self, width: int) -> Totals:
@@ -100,7 +110,7 @@ class AdapterSource:
         if self._now is None or self._now is self._before:
             return False
         counters = self._now.counters
-        series = (*counters, DURATION) if self._now.time_ns is not None else tuple(counters)
+        series = (*counters, *self._now.means)
         if series == self.series:
             return False
         for one in counters:
@@ -112,16 +122,17 @@ class AdapterSource:
         if self._now is None:
             return ()
         values = [float(value - self._base[one]) for one, value in self._now.counters.items()]
-        if self._now.time_ns is not None:
-            values.append(self._duration_ns(self._now, self._before))
+        before = self._before.means if self._before is not None else {}
+        values += [_mean(spent, before.get(one)) for one, spent in self._now.means.items()]
         return values
 
     def begin_anew(self) -> None:
         if self._now is not None:
             self._base = dict(self._now.counters)
 
-    @staticmethod
-    def _duration_ns(now: Reading, before: Reading | None) -> float:
-        if before is None or before.time_ns is None or now.time_ns is None or now.timed <= before.timed:
-            return math.nan
-        return max(now.time_ns - before.time_ns, 0) / (now.timed - before.timed)
+
+def _mean(now: Spent, before: Spent | None) -> float:
+    """Of what came since the tick before."""
+    if before is None or now.number <= before.number:
+        return math.nan
+    return max(now.time_ns - before.time_ns, 0) / (now.number - before.number)
