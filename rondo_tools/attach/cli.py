@@ -24,7 +24,14 @@ from rondo_tools.attach.naming import PathTemplate, Template
 from rondo_tools.attach.process import thread_group
 from rondo_tools.attach.single import claim
 from rondo_tools.attach.sinks import PipeSink, Sink, StoreSink
-from rondo_tools.attach.sources.choose import QMP_HELP, TAPS_HELP, Wanted, open_adapters
+from rondo_tools.attach.sources.choose import (
+    FIRECRACKER_HELP,
+    FLUSH_HELP,
+    QMP_HELP,
+    TAPS_HELP,
+    Wanted,
+    open_adapters,
+)
 from rondo_tools.attach.text import TextSink
 from rondo_tools.attach.watch import Watcher
 from rondo_tools.catalog import SERIES
@@ -51,7 +58,7 @@ Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CP
   rondo-attach list
 
 VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM, unless
-a flag says so: --qmp brings block metrics, --taps network. Exits
+a flag says so: --qmp and --firecracker bring block metrics, --firecracker and --taps network. Exits
 are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not counted is left out, never zero:
 `rondo-attach list` says what is refused, and which capability brings it. rondo-vmm sends its VMs' metrics
 itself: they are left out, unless --match vmm=rondo-vmm asks for them.
@@ -124,6 +131,8 @@ def _label(text: str) -> tuple[str, str]:
     help="how VMs are called, of the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {host} (default: {name})",
 )
 @argh.arg("--qmp", type=command.typed(PathTemplate), metavar="PATH", help=QMP_HELP)
+@argh.arg("--firecracker", type=command.typed(PathTemplate), metavar="PATH", help=FIRECRACKER_HELP)
+@argh.arg("--flush", type=command.typed(PathTemplate), metavar="PATH", help=FLUSH_HELP)
 @argh.arg("--taps", help=TAPS_HELP)
 @argh.arg(
     "--interval",
@@ -141,11 +150,14 @@ def rondo_attach(
     label: list[tuple[str, str]] | None = None,
     name: Template | None = None,
     qmp: PathTemplate | None = None,
+    firecracker: PathTemplate | None = None,
+    flush: PathTemplate | None = None,
     taps: bool = False,
     interval: int = 1_000,
     linger: int = 30_000,
 ) -> None:
     labels = _labels(label or [], interval)
+    wanted = Wanted(qmp, firecracker, flush, taps).checked()
     where = _destination(output, pid, text=text)
     check_namespace()
     if pid is not None and thread_group(pid) != pid:
@@ -163,7 +175,7 @@ def rondo_attach(
         else:
             sink = PipeSink(epoll, _STDOUT)
         opened.callback(sink.close)
-        adapters = open_adapters(interval / 1000, Wanted(qmp, taps))
+        adapters = open_adapters(interval / 1000, wanted)
         if adapters is not None:
             opened.callback(adapters.close)
         _watch(opened, options, sink, epoll, adapters, linger / 1000)

@@ -19,7 +19,14 @@ from rondo_tools.attach.counters.base import ExitCounters
 from rondo_tools.attach.counters.choose import Refusal, choose
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.process import Process
-from rondo_tools.attach.sources.choose import QMP_HELP, TAPS_HELP, Wanted, open_adapters
+from rondo_tools.attach.sources.choose import (
+    FIRECRACKER_HELP,
+    FLUSH_HELP,
+    QMP_HELP,
+    TAPS_HELP,
+    Wanted,
+    open_adapters,
+)
 from rondo_tools.printable import printable
 from rondo_tools.units import format_duration
 
@@ -63,10 +70,19 @@ class Listing(NamedTuple):
 
 @argh.arg("--format", choices=("table", "json"), help="how to write it")
 @argh.arg("--qmp", type=command.typed(naming.PathTemplate), metavar="PATH", help=QMP_HELP)
+@argh.arg("--firecracker", type=command.typed(naming.PathTemplate), metavar="PATH", help=FIRECRACKER_HELP)
+@argh.arg("--flush", type=command.typed(naming.PathTemplate), metavar="PATH", help=FLUSH_HELP)
 @argh.arg("--taps", help=TAPS_HELP)
-def list_vms(*, format: str = "table", qmp: naming.PathTemplate | None = None, taps: bool = False) -> None:
+def list_vms(
+    *,
+    format: str = "table",
+    qmp: naming.PathTemplate | None = None,
+    firecracker: naming.PathTemplate | None = None,
+    flush: naming.PathTemplate | None = None,
+    taps: bool = False,
+) -> None:
     check_namespace()
-    adapters = open_adapters(_ANSWER_S, Wanted(qmp, taps))
+    adapters = open_adapters(_ANSWER_S, Wanted(qmp, firecracker, flush, taps).checked())
     try:
         listing = look(adapters)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from rondo_tools.attach.naming import PathTemplate
+from rondo_tools.errors import UsageError
 
 if TYPE_CHECKING:
     from rondo_tools.attach.sources.adapters import Adapter, Adapters
@@ -15,6 +16,14 @@ QMP_HELP = (
 )
 
 
+FIRECRACKER_HELP = (
+    "Firecracker: read block and network metrics from its metrics file or FIFO at this path, such as "
+    "/srv/jailer/firecracker/{name}/root/metrics.json; fields as in --name"
+)
+FLUSH_HELP = (
+    "with --firecracker: ask for new metrics each interval, over the API socket at this path, such as "
+    "/srv/jailer/firecracker/{name}/root/run/firecracker.socket; else they come every 60 seconds"
+)
 TAPS_HELP = "any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE)"
 
 
@@ -22,7 +31,15 @@ class Wanted(NamedTuple):
     """The flags."""
 
     qmp: PathTemplate | None = None
+    firecracker: PathTemplate | None = None
+    flush: PathTemplate | None = None
     taps: bool = False
+
+    def checked(self) -> Wanted:
+        """Raises UsageError for flags that mean nothing together."""
+        if self.flush is not None and self.firecracker is None:
+            raise UsageError("--flush needs --firecracker, the file that Firecracker writes its metrics to")
+        return self
 
 
 def open_adapters(interval_s: float, wanted: Wanted) -> Adapters | None:
@@ -37,6 +54,10 @@ def open_adapters(interval_s: float, wanted: Wanted) -> Adapters | None:
         from rondo_tools.attach.sources.qmp import QmpAdapter
 
         chosen.append(QmpAdapter(wanted.qmp))
+    if wanted.firecracker is not None:
+        from rondo_tools.attach.sources.firecracker import FirecrackerAdapter
+
+        chosen.append(FirecrackerAdapter(wanted.firecracker, wanted.flush))
     if wanted.taps:
         from rondo_tools.attach.sources.taps import TapAdapter
 
