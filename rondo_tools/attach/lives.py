@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 GATHER_S = 0.05  # ends wait so long for one another
-HOLD_S = 0.5  # and so long for the parent to reap the process
+HOLD_S = 0.5  # and so long for the parent to reap the process, and for adapters
 UNKNOWN_PATH = ""  # of a VM whose `create` was not received
 
 
@@ -65,7 +65,8 @@ class Vmm:
     def due_s(self) -> float:
         """When there is something to end, by the monotonic clock."""
         if self.death is not None:
-            return self.died_s + (GATHER_S if self.is_reaped else HOLD_S)
+            is_told = all(one.is_done for vm in self.vms.values() if vm is not None for one in vm.late)
+            return self.died_s + (GATHER_S if self.is_reaped and is_told else HOLD_S)
         return min(self.destroyed.values(), default=math.inf) + GATHER_S
 
 

@@ -8,6 +8,7 @@ VM is young, ever more seldom later. Whatever a VMM sends is bounded in size and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Sequence
@@ -63,7 +64,9 @@ class Adapter(Protocol):
     brings: str  # which series, for people
 
     async def follow(self, target: Target, report: Report) -> None:
-        """Report of a VM until there is nothing more. Raises OSError, EOFError, or RefusedError."""
+        """Report of a VM. When it returns, or raises OSError, EOFError or RefusedError, it is called again:
+        after a pause, or for the last time when the VM is dead.
+        """
 
 
 class Adapters:
@@ -126,9 +129,9 @@ class Adapters:
         self._tasks.pop(report).cancel()
 
     async def _follow(self, adapter: Adapter, target: Target, report: Report) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s = _FIRST_PAUSE_S / 2
         while True:
-            before = report.reading
+            before, is_last = report.reading, report.is_last.is_set()
             try:
                 await adapter.follow(target, report)
             except RefusedError as exc:
@@ -143,12 +146,13 @@ class Adapters:
             except Exception:  # one VM's is not to end the others'
                 _log.exception("%s: %s", target.identity.name, adapter.name)
                 report.refused = "this is a bug of rondo-attach: its log has more", ""
-            if report.is_last.is_set():
+            if is_last:
+                report.is_done = True
                 return
-            if report.reading is not before:
-                pause_s = _FIRST_PAUSE_S
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            pause_s = _FIRST_PAUSE_S if report.reading is not before else min(pause_s * 2, _LONGEST_PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await report.is_last.wait()
 
     def _refuse(self, adapter: Adapter, target: Target, report: Report, why: str, needs: str) -> None:
         if report.refused != (why, needs):

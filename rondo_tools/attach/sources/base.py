@@ -41,5 +41,9 @@ class LateSource(Source, Protocol):
     def end_reason(self) -> str:
         """How the VM ended, if the source was told; else ""."""
 
+    @property
+    def is_done(self) -> bool:
+        """Whether its VM is dead, and nothing more comes of it."""
+
     def take(self) -> bool:
         """Take what came since the last tick, for `values` to tell; True if `series` are others now."""

@@ -69,7 +69,7 @@ async def _converse(
         raise RefusedError("it does not speak QMP")
     writer.write(_CAPABILITIES)
     asked, size = _CAPABILITIES, 0  # what is not answered yet, and what came meanwhile
-    totals = report.totals(len(_COUNTERS) + len(_TIMES))
+    totals = report.kept(lambda: Totals(len(_COUNTERS) + len(_TIMES)))
     while True:
         try:
             async with asyncio.timeout(None if asked else target.until_due_s(time.time())):

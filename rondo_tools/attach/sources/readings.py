@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rondo_tools.attach.sources.base import Moment
 from rondo_tools.catalog import NET, SERIES, Series
+
+T = TypeVar("T")
 
 MAX_DEVICES = 1000  # of one VM, ever; more are not counted
 MOST = 1 << 63  # a counter that is not below is nonsense
@@ -55,13 +57,15 @@ class Report:
         self.end_reason = ""
         self.refused: tuple[str, str] | None = None  # why there is nothing now, and what is needed
         self.is_last = asyncio.Event()  # the VM is dead: what is there now is all that comes
-        self._totals: Totals | None = None
+        self.is_done = False  # and it has come
+        self._kept: Any = None
 
-    def totals(self, width: int) -> Totals:
-        """The sums of this VM's devices, which outlast a connection. For the adapter's thread."""
-        if self._totals is None:
-            self._totals = Totals(width)
-        return self._totals
+    def kept(self, make: Callable[[], T]) -> T:
+        """What outlasts a connection, made once. For the adapter's thread."""
+        if self._kept is None:
+            self._kept = make()
+        kept: T = self._kept
+        return kept
 
 
 class Totals:
@@ -69,19 +73,19 @@ class Totals:
 
     def __init__(self, width: int) -> None:
         self.sums = [0] * width
-        self._last: dict[str, Sequence[int]] = {}
+        self.last: dict[str, Sequence[int]] = {}  # of each device
 
     def add(self, devices: Mapping[str, Sequence[int]], *, from_now: bool = False) -> None:
         """What each device has counted by now; `from_now` if a new one is older than the VM."""
         zeros = (0,) * len(self.sums)
         for name, now in devices.items():
-            before = self._last.get(name, now if from_now else zeros)
-            if name not in self._last and len(self._last) >= MAX_DEVICES:
+            before = self.last.get(name, now if from_now else zeros)
+            if name not in self.last and len(self.last) >= MAX_DEVICES:
                 continue
             if any(new < old for new, old in zip(now, before, strict=True)):
                 before = zeros
             self.sums = [total + new - old for total, new, old in zip(self.sums, now, before, strict=True)]
-            self._last[name] = now
+            self.last[name] = now
 
 
 def count_of(value: object) -> int:
@@ -104,6 +108,10 @@ class AdapterSource:
     @property
     def end_reason(self) -> str:
         return self.report.end_reason
+
+    @property
+    def is_done(self) -> bool:
+        return self.report.is_done
 
     def take(self) -> bool:
         self._before, self._now = self._now, self.report.reading

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from rondo_tools.attach.sources.adapters import RefusedError, Target
-from rondo_tools.attach.sources.readings import NETWORK, Reading, Report
+from rondo_tools.attach.sources.readings import NETWORK, Reading, Report, Totals
 
 _NEEDS = "CAP_SYS_PTRACE"
 _MOST_DESCRIPTORS = 4096  # of a VMM, that are looked at
@@ -41,7 +41,7 @@ class TapAdapter:
         if not taps:
             raise RefusedError("the VMM has no tap device open")
         until_s = time.monotonic() + _LOOK_AGAIN_S
-        totals = report.totals(len(NETWORK))
+        totals = report.kept(lambda: Totals(len(NETWORK)))
         while time.monotonic() < until_s:
             devices = self._read(target)
             totals.add({tap: devices[tap] for tap in taps if tap in devices}, from_now=True)
