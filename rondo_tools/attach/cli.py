@@ -25,6 +25,7 @@ from rondo_tools.attach.process import thread_group
 from rondo_tools.attach.single import claim
 from rondo_tools.attach.sinks import PipeSink, Sink, StoreSink
 from rondo_tools.attach.sources.choose import (
+    CLOUD_HYPERVISOR_HELP,
     FIRECRACKER_HELP,
     FLUSH_HELP,
     QMP_HELP,
@@ -58,10 +59,10 @@ Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CP
   rondo-attach list
 
 VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM, unless
-a flag says so: --qmp and --firecracker bring block metrics, --firecracker and --taps network. Exits
-are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not counted is left out, never zero:
-`rondo-attach list` says what is refused, and which capability brings it. rondo-vmm sends its VMs' metrics
-itself: they are left out, unless --match vmm=rondo-vmm asks for them.
+a flag says so: --qmp, --firecracker and --cloud-hypervisor bring block metrics, the last two and --taps
+network. Exits are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not counted is left out,
+never zero: `rondo-attach list` says what is refused, and which capability brings it. rondo-vmm sends its
+VMs' metrics itself: they are left out, unless --match vmm=rondo-vmm asks for them.
 
 On SIGINT, SIGTERM or SIGHUP (not under nohup) it stops; the VMs do not, and their sessions get no end. A
 second signal gives up on what was not delivered."""
@@ -133,6 +134,7 @@ def _label(text: str) -> tuple[str, str]:
 @argh.arg("--qmp", type=command.typed(PathTemplate), metavar="PATH", help=QMP_HELP)
 @argh.arg("--firecracker", type=command.typed(PathTemplate), metavar="PATH", help=FIRECRACKER_HELP)
 @argh.arg("--flush", type=command.typed(PathTemplate), metavar="PATH", help=FLUSH_HELP)
+@argh.arg("--cloud-hypervisor", type=command.typed(PathTemplate), metavar="PATH", help=CLOUD_HYPERVISOR_HELP)
 @argh.arg("--taps", help=TAPS_HELP)
 @argh.arg(
     "--interval",
@@ -152,12 +154,13 @@ def rondo_attach(
     qmp: PathTemplate | None = None,
     firecracker: PathTemplate | None = None,
     flush: PathTemplate | None = None,
+    cloud_hypervisor: PathTemplate | None = None,
     taps: bool = False,
     interval: int = 1_000,
     linger: int = 30_000,
 ) -> None:
     labels = _labels(label or [], interval)
-    wanted = Wanted(qmp, firecracker, flush, taps).checked()
+    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps).checked()
     where = _destination(output, pid, text=text)
     check_namespace()
     if pid is not None and thread_group(pid) != pid:

@@ -20,6 +20,7 @@ from rondo_tools.attach.counters.choose import Refusal, choose
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.process import Process
 from rondo_tools.attach.sources.choose import (
+    CLOUD_HYPERVISOR_HELP,
     FIRECRACKER_HELP,
     FLUSH_HELP,
     QMP_HELP,
@@ -72,6 +73,9 @@ class Listing(NamedTuple):
 @argh.arg("--qmp", type=command.typed(naming.PathTemplate), metavar="PATH", help=QMP_HELP)
 @argh.arg("--firecracker", type=command.typed(naming.PathTemplate), metavar="PATH", help=FIRECRACKER_HELP)
 @argh.arg("--flush", type=command.typed(naming.PathTemplate), metavar="PATH", help=FLUSH_HELP)
+@argh.arg(
+    "--cloud-hypervisor", type=command.typed(naming.PathTemplate), metavar="PATH", help=CLOUD_HYPERVISOR_HELP
+)
 @argh.arg("--taps", help=TAPS_HELP)
 def list_vms(
     *,
@@ -79,10 +83,11 @@ def list_vms(
     qmp: naming.PathTemplate | None = None,
     firecracker: naming.PathTemplate | None = None,
     flush: naming.PathTemplate | None = None,
+    cloud_hypervisor: naming.PathTemplate | None = None,
     taps: bool = False,
 ) -> None:
     check_namespace()
-    adapters = open_adapters(_ANSWER_S, Wanted(qmp, firecracker, flush, taps).checked())
+    adapters = open_adapters(_ANSWER_S, Wanted(qmp, firecracker, flush, cloud_hypervisor, taps).checked())
     try:
         listing = look(adapters)
     finally:

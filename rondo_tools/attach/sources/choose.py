@@ -24,6 +24,10 @@ FLUSH_HELP = (
     "with --firecracker: ask for new metrics each interval, over the API socket at this path, such as "
     "/srv/jailer/firecracker/{name}/root/run/firecracker.socket; else they come every 60 seconds"
 )
+CLOUD_HYPERVISOR_HELP = (
+    "Cloud Hypervisor: ask for block and network metrics over the API socket at this path, such as "
+    "/run/user/1000/cloud-hypervisor.{pid}; fields as in --name"
+)
 TAPS_HELP = "any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE)"
 
 
@@ -33,6 +37,7 @@ class Wanted(NamedTuple):
     qmp: PathTemplate | None = None
     firecracker: PathTemplate | None = None
     flush: PathTemplate | None = None
+    cloud_hypervisor: PathTemplate | None = None
     taps: bool = False
 
     def checked(self) -> Wanted:
@@ -58,6 +63,10 @@ def open_adapters(interval_s: float, wanted: Wanted) -> Adapters | None:
         from rondo_tools.attach.sources.firecracker import FirecrackerAdapter
 
         chosen.append(FirecrackerAdapter(wanted.firecracker, wanted.flush))
+    if wanted.cloud_hypervisor is not None:
+        from rondo_tools.attach.sources.cloud_hypervisor import CloudHypervisorAdapter
+
+        chosen.append(CloudHypervisorAdapter(wanted.cloud_hypervisor))
     if wanted.taps:
         from rondo_tools.attach.sources.taps import TapAdapter
 

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping
 
 from rondo_tools.attach.naming import PathTemplate
 from rondo_tools.attach.sources.adapters import RefusedError, Target
-from rondo_tools.attach.sources.peer import connect
 from rondo_tools.attach.sources.readings import (
     BLOCK,
     DURATION,
@@ -34,6 +33,7 @@ from rondo_tools.attach.sources.readings import (
     Spent,
     count_of,
 )
+from rondo_tools.attach.sources.unix_http import ask
 from rondo_tools.ratelimit import RateLimit
 
 _log = logging.getLogger(__name__)
@@ -43,10 +43,6 @@ _PIECE_BYTES, _MOST_PIECES = 1 << 18, 16  # in an interval
 _BACKLOG_BYTES = 16 << 20  # of a file that is there already: only its end is read
 _BEGIN = b'{"utc_timestamp_ms"'  # of every line
 _ACTION = b'{"action_type": "FlushMetrics"}'
-_FLUSH = (
-    b"PUT /actions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_ACTION), _ACTION)
-)
 _DEADLINE = 0.4  # of an interval, for a flush
 
 _BLOCK_FIELDS = ("read_count", "write_count", "flush_count", "read_bytes", "write_bytes")
@@ -65,6 +61,8 @@ class FirecrackerAdapter:
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
 
     async def follow(self, target: Target, report: Report) -> None:
+        if report.is_last.is_set() and report.reading is not None:
+            return  # all is read
         socket_path = target.path(self._flush) if self._flush is not None else ""
         tail = Tail(target.path(self._template))
         sums = Sums(target.since_ms)
@@ -95,13 +93,8 @@ class FirecrackerAdapter:
         """Have a line written. A VM that did not boot yet refuses; one that hangs is left alone."""
         try:
             async with asyncio.timeout(target.interval_s * _DEADLINE):
-                reader, writer = await asyncio.open_unix_connection(sock=connect(path, target.pid))
-                try:
-                    writer.write(_FLUSH)
-                    await reader.read(1 << 12)
-                finally:
-                    writer.transport.abort()
-        except (OSError, TimeoutError, RefusedError) as exc:
+                await ask(path, target.pid, "PUT", "/actions", _ACTION)
+        except (OSError, EOFError, TimeoutError, RefusedError) as exc:
             self._warnings.warn("flush", "%s: no flush: %s", target.identity.name, exc or "no answer")
 
 
