@@ -87,7 +87,8 @@ def list_vms(
     taps: bool = False,
 ) -> None:
     check_namespace()
-    adapters = open_adapters(_ANSWER_S, Wanted(qmp, firecracker, flush, cloud_hypervisor, taps).checked())
+    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps).checked()
+    adapters = open_adapters(_ANSWER_S, wanted, only_looks=True)
     try:
         listing = look(adapters)
     finally:

@@ -294,3 +294,11 @@ def test_list_shows_it(tmp_path: Path) -> None:
         guest.do("make")
         assert look(f"{tmp_path}/{{name}}") == ("firecracker", "")
         assert "neither a file nor a FIFO" in look(f"{tmp_path}/device")[1]
+        os.mkfifo(tmp_path / "fifo")
+        writer = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
+        try:
+            os.write(writer, line())
+            assert "a FIFO, which the watcher alone may read" in look(f"{tmp_path}/fifo")[1]
+            assert os.read(writer, 1 << 16) == line()  # it is still there
+        finally:
+            os.close(writer)

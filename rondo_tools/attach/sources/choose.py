@@ -47,8 +47,11 @@ class Wanted(NamedTuple):
         return self
 
 
-def open_adapters(interval_s: float, wanted: Wanted) -> Adapters | None:
-    """The adapters in their thread; None if none is wanted, which then costs nothing."""
+def open_adapters(interval_s: float, wanted: Wanted, *, only_looks: bool = False) -> Adapters | None:
+    """The adapters in their thread; None if none is wanted, which then costs nothing.
+
+    Who `only_looks` may do so beside a watcher, and takes nothing away from it.
+    """
     if not any(wanted):
         return None
     # asyncio takes a while to load.
@@ -62,7 +65,7 @@ def open_adapters(interval_s: float, wanted: Wanted) -> Adapters | None:
     if wanted.firecracker is not None:
         from rondo_tools.attach.sources.firecracker import FirecrackerAdapter
 
-        chosen.append(FirecrackerAdapter(wanted.firecracker, wanted.flush))
+        chosen.append(FirecrackerAdapter(wanted.firecracker, wanted.flush, takes_lines=not only_looks))
     if wanted.cloud_hypervisor is not None:
         from rondo_tools.attach.sources.cloud_hypervisor import CloudHypervisorAdapter
 

@@ -51,13 +51,18 @@ _EXIT_FIELDS = ("exit_io_in", "exit_io_out", "exit_mmio_read", "exit_mmio_write"
 
 
 class FirecrackerAdapter:
-    """`template` is the path of a VM's metrics, `flush` of its API socket."""
+    """`template` is the path of a VM's metrics, `flush` of its API socket.
+
+    Whoever reads a line of a FIFO takes it away: not `takes_lines` leaves them to the watcher.
+    """
 
     name = "firecracker"
     brings = "blk_*, net_*, vcpu_exit_duration_ns"
 
-    def __init__(self, template: PathTemplate, flush: PathTemplate | None = None) -> None:
-        self._template, self._flush = template, flush
+    def __init__(
+        self, template: PathTemplate, flush: PathTemplate | None = None, *, takes_lines: bool = True
+    ) -> None:
+        self._template, self._flush, self._takes_lines = template, flush, takes_lines
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
 
     async def follow(self, target: Target, report: Report) -> None:
@@ -67,6 +72,8 @@ class FirecrackerAdapter:
         tail = Tail(target.path(self._template))
         sums = Sums(target.since_ms)
         try:
+            if tail.is_fifo and not self._takes_lines:
+                raise RefusedError("its metrics are a FIFO, which the watcher alone may read")
             while True:
                 if socket_path and not report.is_last.is_set():
                     await self._ask(socket_path, target)
@@ -130,8 +137,8 @@ class Tail:
         handle = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
         try:
             status = os.fstat(handle)
-            self._is_fifo = stat.S_ISFIFO(status.st_mode)
-            if not self._is_fifo and not stat.S_ISREG(status.st_mode):
+            self.is_fifo = stat.S_ISFIFO(status.st_mode)
+            if not self.is_fifo and not stat.S_ISREG(status.st_mode):
                 raise RefusedError(f"{self._path} is neither a file nor a FIFO")
             try:
                 self._fd = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -140,12 +147,12 @@ class Tail:
         finally:
             os.close(handle)
         self._at = 0
-        if not self._is_fifo and status.st_size > _BACKLOG_BYTES:
+        if not self.is_fifo and status.st_size > _BACKLOG_BYTES:
             self._at, self._skips = status.st_size - _BACKLOG_BYTES, True
 
     def _read(self) -> bytes:
         try:
-            if self._is_fifo:
+            if self.is_fifo:
                 return os.read(self._fd, _PIECE_BYTES)
             piece = os.pread(self._fd, _PIECE_BYTES, self._at)
             if not piece:
