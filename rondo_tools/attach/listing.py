@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -45,6 +46,7 @@ List the KVM VMs of this host: what they are called and why, which VMM runs them
 Looks for half a second, and needs neither a store nor a permission: what is refused is said below the
 table, with what it takes."""
 
+_MOST_ALIKE = 5  # refusals for one reason, below the table
 _ANSWER_S = 1.0  # how long adapters may take
 _LOOK_S = 0.5  # for VMs that only their exits show
 _COLUMNS = ("PID", "NAME", "FROM", "VMM", "AGE", "EXITS", "CPU", "MEMORY", "ADAPTERS")
@@ -183,10 +185,18 @@ def write_table(listing: Listing, out: TextIO) -> None:
             print(line.rstrip(), file=out)
     else:
         print("no VM was found", file=out)
+    alike: Counter[tuple[str, ...]] = Counter()
     for one in listing.refused:
+        adapter = one.source.rpartition(", ")[2]
+        alike[adapter, one.series, one.needs] += 1
+        if alike[adapter, one.series, one.needs] > _MOST_ALIKE:
+            continue
         missing = f"; missing: {one.series}" if one.series else ""
         needs = f"; needs {one.needs}" if one.needs else ""
         print(f"{one.source}: {printable(one.why)}{missing}{needs}", file=out)
+    for (adapter, *_), count in alike.items():
+        if count > _MOST_ALIKE:
+            print(f"{adapter}: {count - _MOST_ALIKE} more like these; --format json has all", file=out)
 
 
 def _row(vm: Vm) -> tuple[str, ...]:

@@ -72,8 +72,9 @@ class Adapter(Protocol):
 class Adapters:
     """The thread. Call it from another."""
 
-    def __init__(self, adapters: Sequence[Adapter], interval_s: float) -> None:
-        self._adapters = adapters
+    def __init__(self, adapters: Sequence[Adapter], interval_s: float, *, warns: bool = True) -> None:
+        """It `warns` of what is refused, unless somebody looks at the reports."""
+        self._adapters, self._warns = adapters, warns
         self._interval_s = interval_s
         self._tasks: dict[Report, asyncio.Task[None]] = {}  # the thread's own
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
@@ -157,5 +158,7 @@ class Adapters:
     def _refuse(self, adapter: Adapter, target: Target, report: Report, why: str, needs: str) -> None:
         if report.refused != (why, needs):
             report.refused = why, needs
+            if not self._warns:
+                return
             text = f"{printable(why)}{f' (needs {needs})' if needs else ''}"
             self._warnings.warn(adapter.name, "%s: no %s: %s", target.identity.name, adapter.name, text)

@@ -74,4 +74,4 @@ def open_adapters(interval_s: float, wanted: Wanted, *, only_looks: bool = False
         from rondo_tools.attach.sources.taps import TapAdapter
 
         chosen.append(TapAdapter())
-    return Adapters(chosen, interval_s)
+    return Adapters(chosen, interval_s, warns=not only_looks)
