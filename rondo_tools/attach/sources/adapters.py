@@ -8,7 +8,6 @@ VM is young, ever more seldom later. Whatever a VMM sends is bounded in size and
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import Sequence
@@ -151,9 +150,7 @@ class Adapters:
                 report.is_done = True
                 return
             pause_s = _FIRST_PAUSE_S if report.reading is not before else min(pause_s * 2, _LONGEST_PAUSE_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await report.is_last.wait()
+            await report.dies_within(pause_s)
 
     def _refuse(self, adapter: Adapter, target: Target, report: Report, why: str, needs: str) -> None:
         if report.refused != (why, needs):

@@ -64,7 +64,8 @@ class CloudHypervisorAdapter:
                 raise RefusedError(f"it answers with status {status}: the VM is not booted")
             devices.add(parse(body))
             report.reading, report.refused = devices.reading(), None
-            await asyncio.sleep(target.until_due_s(time.time()))
+            if await report.dies_within(target.until_due_s(time.time())):
+                return
 
 
 class Devices:

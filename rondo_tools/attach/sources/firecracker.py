@@ -90,9 +90,7 @@ class FirecrackerAdapter:
                     )
                 if report.is_last.is_set():
                     return
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(target.until_due_s(time.time())):
-                        await report.is_last.wait()
+                await report.dies_within(target.until_due_s(time.time()))
         finally:
             tail.close()
 

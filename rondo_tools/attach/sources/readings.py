@@ -8,6 +8,7 @@ nothing came is NaN.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -59,6 +60,13 @@ class Report:
         self.is_last = asyncio.Event()  # the VM is dead: what is there now is all that comes
         self.is_done = False  # and it has come
         self._kept: Any = None
+
+    async def dies_within(self, seconds: float) -> bool:
+        """Wait for so long, or until the VM is dead; whether it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.is_last.wait()
+        return self.is_last.is_set()
 
     def kept(self, make: Callable[[], T]) -> T:
         """What outlasts a connection, made once. For the adapter's thread."""

@@ -8,7 +8,6 @@ than its VM: it counts from the moment in which it is found.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
@@ -47,7 +46,8 @@ class TapAdapter:
             totals.add({tap: devices[tap] for tap in taps if tap in devices}, from_now=True)
             report.reading = Reading(dict(zip(NETWORK, totals.sums, strict=True)))
             report.refused = None
-            await asyncio.sleep(target.until_due_s(time.time()))
+            if await report.dies_within(target.until_due_s(time.time())):
+                return
 
     def _read(self, target: Target) -> Mapping[str, Sequence[int]]:
         namespace = os.stat(f"/proc/{target.pid}/ns/net").st_ino
