@@ -144,7 +144,7 @@ class Intake:
         if before is not None and before is not session:
             self._keeper.give_up(before, self)
         self._session = session
-        self.counts.sessions += 1
+        self.counts.sessions += session is not before  # else it goes on with other series
         return session
 
     def _store_block(self, session: Session, block: Block, oldest_ms: int, newest_ms: int) -> None:

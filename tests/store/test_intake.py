@@ -110,6 +110,16 @@ def test_input_that_ends_inside_a_message(tmp_path: Path) -> None:
     assert times(tmp_path) == [1]
 
 
+def test_a_session_that_goes_on_with_other_series_is_one(tmp_path: Path) -> None:
+    counts = Counts()
+    with keeper(tmp_path) as kept:
+        intake = Intake(kept, counts)
+        intake.feed(header() + ticks(1, 3) + header(kind=1) + ticks(3, 5, 1) + end())
+        intake.feed(header("vm-2") + ticks(1, 3) + end())
+        kept.flush()
+    assert (counts.sessions, counts.stored) == (2, 6)
+
+
 def test_a_change_of_schema_waits_for_room(tmp_path: Path, install: Callable[[Disk], None]) -> None:
     full = [True]
     kept = keeper(tmp_path)
