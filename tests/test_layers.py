@@ -26,6 +26,7 @@ FOUNDATION = {
     "printable",
     "ratelimit",
     "progress",
+    "sd_notify",
 }
 # What a layer may import besides itself and the foundation. Producers are not to know who reads them,
 # ways out of a store not to know one another, nor how it is written.

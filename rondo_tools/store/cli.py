@@ -206,7 +206,7 @@ def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -
 
 
 def _serve(server: Server, watermarks: Watermarks, metrics: SelfMetrics | None) -> None:
-    from rondo_tools.store.server.sd_notify import Notifier
+    from rondo_tools.sd_notify import Notifier
 
     sys.setswitchinterval(_SWITCH_S)
     _say_bound(server.store)

@@ -15,8 +15,8 @@ from store_host import Clock, acknowledged, connected, data, said, started, turn
 from stream_model import check, ticks
 
 from rondo_tools import stream
+from rondo_tools.sd_notify import Notifier
 from rondo_tools.store.reader import Store
-from rondo_tools.store.server.sd_notify import Notifier
 from rondo_tools.store.server.self_metrics import SelfMetrics
 from rondo_tools.store.server.server import Server
 

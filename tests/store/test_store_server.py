@@ -25,13 +25,13 @@ from stream_model import ticks
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import RondoError, StoreError, UsageError
+from rondo_tools.sd_notify import Notifier
 from rondo_tools.signals import Signals
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.store.server import self_metrics
 from rondo_tools.store.server import server as server_module
 from rondo_tools.store.server.listeners import inherited, listen
-from rondo_tools.store.server.sd_notify import Notifier
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.server.timers import Timers
 from rondo_tools.store.watermarks import Watermarks

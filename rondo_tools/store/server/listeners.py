@@ -17,6 +17,7 @@ import stat
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from rondo_tools import sd_notify
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, StoreError, UsageError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ _BACKLOG = 1024
 _MAX_UNIX_PATH = 107  # bytes, unix(7)
 # A connection on which nothing has come for a minute is probed every 10 s; dead after 5 probes, at 110 s.
 KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 5}
-_FIRST_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 
 
 class Listener:
@@ -79,13 +79,8 @@ def listen(address: str, group: str | None = None) -> Listener:
 
 def inherited(environment: MutableMapping[str, str] = os.environ) -> list[Listener]:
     """The sockets that systemd has opened for us (sd_listen_fds(3)); none if there are none."""
-    count, pid = environment.pop("LISTEN_FDS", ""), environment.pop("LISTEN_PID", "")
-    environment.pop("LISTEN_FDNAMES", None)
-    if not count.isdecimal() or pid != str(os.getpid()):
-        return []  # not meant for us: a parent's
     found = []
-    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
-        os.set_inheritable(fd, False)
+    for _, fd in sd_notify.handed_over(environment):
         try:
             listening = socket.socket(fileno=fd)
         except OSError as exc:
