@@ -7,17 +7,20 @@ import os
 import resource
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import argh
 
-from rondo_tools import clock, command, stream, units
+from rondo_tools import clock, command, sd_notify, stream, units
 from rondo_tools.attach import listing
 from rondo_tools.attach.choose import Choice, Condition, parse_condition
+from rondo_tools.attach.counters.bpf import BpfCounters
 from rondo_tools.attach.counters.choose import Chosen, choose
 from rondo_tools.attach.discover import Uevents
+from rondo_tools.attach.kept import KeptFile
 from rondo_tools.attach.lives import Options
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.naming import PathTemplate, Template
@@ -193,19 +196,46 @@ def _watch(
     linger_s: float,
 ) -> None:
     signals = opened.enter_context(Signals())
-    chosen = choose()  # before the events: a VM whose making is told is counted from its first exit
+    notifier = sd_notify.Notifier()
+    handed_over = dict(sd_notify.handed_over())
+    # Before the events: a VM whose making is told is counted from its first exit.
+    chosen = choose(handed_over)
     if chosen.counters is not None:
         opened.callback(chosen.counters.close)
+    kept = _keep(chosen, handed_over, notifier)
+    since_boot_s = chosen.since_boot_s if kept is None else kept.since_boot_s
     uevents = Uevents()
     opened.callback(uevents.close)
-    watcher = Watcher(options, sink, chosen.counters, chosen.since_boot_s, uevents, epoll, adapters=adapters)
-    _say(chosen)
+    watcher = Watcher(
+        options, sink, chosen.counters, since_boot_s, uevents, epoll, adapters=adapters, kept=kept
+    )
     opened.callback(watcher.close)
+    watcher.begin()
+    _say(chosen)
+    notifier.ready()
     watcher.run(signals)
+    notifier.stopping()
     if sink.is_gone:
         return
     if unsent := watcher.linger(signals, linger_s):
         raise RondoError(f"{format_count(unsent, 'session')} not delivered", exit_code=EX_TEMPFAIL)
+
+
+def _keep(chosen: Chosen, handed_over: Mapping[str, int], notifier: sd_notify.Notifier) -> KeptFile | None:
+    """Have systemd keep the counters for a watcher after us; None where nobody keeps them."""
+    counters = chosen.counters
+    descriptors = counters.descriptors if isinstance(counters, BpfCounters) else {}
+    for name, fd in handed_over.items():
+        if name not in descriptors:  # of another release, or not all that belong together
+            os.close(fd)
+            notifier.remove(name)
+    folder, _, _ = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")
+    if not notifier.is_heard or not folder or not isinstance(counters, BpfCounters):
+        return None
+    if not counters.are_kept:
+        for name, fd in descriptors.items():
+            notifier.store(name, fd)
+    return KeptFile(Path(folder), counters.map_id, chosen.since_boot_s, is_map_kept=counters.are_kept)
 
 
 def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddress | TcpAddress | None:

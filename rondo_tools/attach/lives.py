@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from rondo_tools import clock
 from rondo_tools.attach import discover, naming
 from rondo_tools.attach.choose import Choice
-from rondo_tools.attach.counters.base import ExitCounters, ProcessExits
+from rondo_tools.attach.counters.base import ExitCounters, Exits, ProcessExits
+from rondo_tools.attach.kept import KeptProcess, KeptVm
 from rondo_tools.attach.naming import Identity
 from rondo_tools.attach.process import Process
 from rondo_tools.attach.sinks import Sink
 from rondo_tools.attach.sources.base import LateSource, Moment, Source
-from rondo_tools.attach.sources.vcpus import VcpuSource
+from rondo_tools.attach.sources.vcpus import Base, VcpuSource
 from rondo_tools.attach.sources.vmm import VmmSource
 from rondo_tools.attach.vm import Vm
 from rondo_tools.ratelimit import RateLimit
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 GATHER_S = 0.05  # ends wait so long for one another
 HOLD_S = 0.5  # and so long for the parent to reap the process, and for adapters
+ATTACHED = "attached"  # a label
 UNKNOWN_PATH = ""  # of a VM whose `create` was not received
 
 
@@ -57,6 +59,7 @@ class Vmm:
         self.counted: ProcessExits | None = None  # what belongs to none of the VMs to come
         self.vms: dict[str, Vm | None] = {}  # those that it has, by path; None is one that is left out
         self.vcpus: dict[str, VcpuSource] = {}
+        self.cpu: dict[str, VmmSource] = {}
         self.destroyed: dict[str, float] = {}  # paths of VMs that are gone, since when by the monotonic clock
         self.death: Moment | None = None  # without exits
         self.died_s = math.inf  # by the monotonic clock
@@ -84,8 +87,10 @@ class Lives:
         self._options, self._sink, self._counters, self._warnings = options, sink, counters, warnings
         self._adapters = adapters
         self._names: set[str] = set()  # of live sessions
+        self.changed: set[Vmm] = set()  # those that are to be kept anew
 
     def begin(self, vmm: Vmm, path: str) -> None:
+        self.changed.add(vmm)
         process = vmm.process
         identity = self._identify(vmm)
         is_wanted = self._options.only_pid is not None or self._options.choice.wants(identity)
@@ -100,7 +105,8 @@ class Lives:
         if vcpus is not None:
             vmm.vcpus[path] = vcpus
             sources.append(vcpus)
-        sources.append(VmmSource(process, is_late=vmm.is_late or vmm.lives > 0))
+        vmm.cpu[path] = VmmSource(process, is_late=vmm.is_late or vmm.lives > 0)
+        sources.append(vmm.cpu[path])
         is_first = not vmm.lives and not vmm.is_late
         start_ms = process.started_ms() if is_first else clock.now_ms()
         late: Sequence[LateSource] = ()
@@ -156,16 +162,15 @@ class Lives:
         is_late: bool,
     ) -> Vm:
         identity = self._named(pid, identity)
-        labels = {
-            "vmm": identity.vmm,
-            **({"attached": "late"} if is_late else {}),
-            **dict(self._options.labels),
-        }
-        header = Header(identity.name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
-        self._names.add(identity.name)
+        header = self._header(identity.name, identity.vmm, start_ms, is_late=is_late)
         vm = Vm(header, sources, self._sink, late)
         _log.debug("%s begins: %s, name from %s", vm.name, identity.vmm, identity.name_from)
         return vm
+
+    def _header(self, name: str, vmm: str, start_ms: int, *, is_late: bool) -> Header:
+        self._names.add(name)
+        labels = {"vmm": vmm, **({ATTACHED: "late"} if is_late else {}), **dict(self._options.labels)}
+        return Header(name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
 
     def _named(self, pid: int, identity: Identity) -> Identity:
         """What a VM is called: by the template if there is one, and not as another that lives."""
@@ -184,8 +189,10 @@ class Lives:
         return other
 
     def end(self, vmm: Vmm, path: str, moment: Moment, reason: str) -> None:
+        self.changed.add(vmm)
         vm = vmm.vms.pop(path)
         vmm.vcpus.pop(path, None)
+        vmm.cpu.pop(path, None)
         vmm.destroyed.pop(path, None)
         vmm.counted = moment.exits.get(vmm.process.pid)
         if vm is not None:
@@ -221,12 +228,94 @@ class Lives:
             vm.end(moment, "gone")
             self._names.discard(vm.name)
 
+    # After a restart
+
+    def keep(self, vmm: Vmm) -> KeptProcess:
+        """What a watcher after us must know to go on with the sessions of a process."""
+        counted = vmm.counted
+        return KeptProcess(
+            vmm.process.pid,
+            vmm.process.started_ticks,
+            vmm.is_late,
+            vmm.lives,
+            None if counted is None else dict(counted.threads),
+            {path: None if vm is None else self._keep(vmm, path, vm) for path, vm in vmm.vms.items()},
+        )
+
+    def _keep(self, vmm: Vmm, path: str, vm: Vm) -> KeptVm:
+        labels, vcpus = dict(vm.header.labels), vmm.vcpus.get(path)
+        base = Base() if vcpus is None else vcpus.base
+        threads = None if vcpus is None or vcpus.threads is None else tuple(sorted(vcpus.threads))
+        return KeptVm(
+            vm.name,
+            labels["vmm"],
+            vm.header.start_ms,
+            labels.get(ATTACHED) == "late",
+            tuple(base.exits),
+            tuple(base.times_ns),
+            vmm.cpu[path].cpu_base_s,
+            threads,
+        )
+
+    def resume(self, vmm: Vmm, kept: KeptProcess, exits: ProcessExits | None) -> None:
+        """Go on with the sessions of a process that lives."""
+        self.changed.add(vmm)
+        vmm.lives = kept.lives
+        if kept.counted is not None:
+            threads = {tid: Exits(*counted) for tid, counted in kept.counted.items()}
+            total = Exits(*map(sum, zip(*threads.values(), strict=True))) if threads else Exits()
+            vmm.counted = ProcessExits(total, threads)
+        is_wanted = self._options.choice.wants(self._identify(vmm))
+        is_alone = sum(vm is not None for vm in kept.vms.values()) == 1
+        for path, vm in kept.vms.items():
+            if vm is None:
+                self.begin(vmm, path)  # perhaps it is asked for now
+            elif not is_wanted:
+                vmm.vms[path] = None
+            else:
+                self._resume(vmm, path, vm, exits, is_alone=is_alone)
+
+    def _resume(
+        self, vmm: Vmm, path: str, kept: KeptVm, exits: ProcessExits | None, *, is_alone: bool
+    ) -> None:
+        sources: list[Source] = []
+        if self._counters is not None:
+            threads = None if kept.threads is None else set(kept.threads)
+            base = Base(kept.exits, kept.times_ns)
+            vcpus = VcpuSource(vmm.process.pid, vmm.process, self._counters, exits, threads, base)
+            vmm.vcpus[path] = vcpus
+            sources.append(vcpus)
+        vmm.cpu[path] = VmmSource(vmm.process, is_late=kept.is_late, cpu_base_s=kept.cpu_s)
+        sources.append(vmm.cpu[path])
+        late: Sequence[LateSource] = ()
+        if self._adapters is not None and is_alone:
+            begins_at_0 = kept.is_late or vmm.lives > 1
+            late = self._adapters.follow(
+                vmm.process.pid, self._identify(vmm), kept.start_ms, begins_at_0=begins_at_0
+            )
+        header = self._header(kept.name, kept.vmm, kept.start_ms, is_late=kept.is_late)
+        vmm.vms[path] = Vm(header, sources, self._sink, late)
+        _log.debug("%s goes on", kept.name)
+
+    def end_unseen(self, pid: int, kept: KeptVm, moment: Moment) -> None:
+        """End the session of a VM that ended while nobody watched: its exits are in the map, all of them."""
+        if self._counters is None:
+            return
+        threads = None if kept.threads is None else set(kept.threads)
+        base = Base(kept.exits, kept.times_ns)
+        source = VcpuSource(pid, None, self._counters, None, threads, base)
+        header = self._header(kept.name, kept.vmm, kept.start_ms, is_late=kept.is_late)
+        Vm(header, [source], self._sink).end(moment, "gone")
+        self._names.discard(kept.name)
+        _log.debug("%s ended while nobody watched", kept.name)
+
     def own_threads(self, vmm: Vmm) -> None:
         """Where a process has several VMs: find the threads of each."""
         if len(vmm.vcpus) < 2 and not any(one.threads is not None for one in vmm.vcpus.values()):
             return
         for path, vcpus in vmm.vcpus.items():
             if vcpus.threads is not None:
+                self.changed.add(vmm)
                 vcpus.threads.update(discover.vcpu_threads(path))
 
     def read(self) -> Mapping[int, ProcessExits]:

@@ -13,6 +13,8 @@ all of its exits counted. A VMM's process is followed by its pidfd; a VM's life 
   so with the label attached="late"; not if its process is younger than the counters, which then have all of
   it.
 - Threads that the counters know and nobody announced are VMs too.
+- Where the counters outlive the watcher (see `kept`), a watcher goes on with the sessions of the one before
+  it. A VM that ended in between has all of its exits, and its end is not known.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING
 from rondo_tools import clock
 from rondo_tools.attach import discover
 from rondo_tools.attach.counters.base import ExitCounters
+from rondo_tools.attach.kept import KeptFile, KeptProcess
 from rondo_tools.attach.lives import UNKNOWN_PATH, Lives, Options, Vmm
 from rondo_tools.attach.process import Process, exists, thread_group
 from rondo_tools.attach.sinks import Sink
@@ -57,15 +60,16 @@ class Watcher:
         epoll: select.epoll,
         *,
         adapters: Adapters | None = None,
+        kept: KeptFile | None = None,
         scan: Callable[[], discover.Scan] = discover.scan,
     ) -> None:
         self._options, self._sink, self._counters, self._uevents = options, sink, counters, uevents
-        self._scan = scan
+        self._scan, self._kept = scan, kept
         self._since_boot_s = since_boot_s  # the counters are older than this
         self._vmms: dict[int, Vmm] = {}  # by process id
         self._by_pidfd: dict[int, Vmm] = {}
         self._ending: set[Vmm] = set()  # those with something to end
-        self._overruns = self._lost = 0
+        self._overruns, self._lost = 0, 0 if counters is None else counters.lost()
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
         self._lives = Lives(options, sink, counters, self._warnings, adapters)
         self._slot_ms = clock.now_ms() // options.interval_ms * options.interval_ms
@@ -74,13 +78,18 @@ class Watcher:
 
     # The loop
 
-    def run(self, signals: Signals) -> None:
-        """Watch until a signal, until nobody reads, or until the only process that is asked for has ended."""
-        self._epoll.register(signals.fileno(), select.EPOLLIN)
+    def begin(self) -> None:
+        """Find the VMs that are there already."""
         if self._options.only_pid is None:
+            self._resume()
             self.rescan()
         else:
             self._adopt(self._options.only_pid, created=False)
+        self._keep()
+
+    def run(self, signals: Signals) -> None:
+        """Watch until a signal, until nobody reads, or until the only process that is asked for has ended."""
+        self._epoll.register(signals.fileno(), select.EPOLLIN)
         while not self._is_over():
             self._sink.turn()
             for fd, event in self._epoll.poll(self._timeout_s()):
@@ -124,6 +133,16 @@ class Watcher:
         if slot_ms > self._slot_ms:
             self._slot_ms = slot_ms
             self._tick(slot_ms)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Put down what has changed, before anything of it is sent."""
+        if self._kept is not None:
+            for vmm in self._lives.changed:
+                if self._vmms.get(vmm.process.pid) is vmm:
+                    self._kept.put(self._lives.keep(vmm))
+            self._kept.write()
+        self._lives.changed.clear()
 
     def _timeout_s(self) -> float:
         interval_ms = self._options.interval_ms
@@ -140,13 +159,47 @@ class Watcher:
 
     # Finding VMs
 
+    def _resume(self) -> None:
+        """Go on with the sessions of the watcher before us."""
+        if self._kept is None or not self._kept.processes:
+            return
+        moment = self._moment(clock.now_ms())
+        for kept in self._kept.processes:
+            try:
+                process = Process(kept.pid)
+            except (FileNotFoundError, ProcessLookupError):
+                self._end_unseen(kept, moment)
+                continue
+            except OSError as exc:
+                self._warnings.warn("adopt", "process %d cannot be watched: %s", kept.pid, exc.strerror)
+                continue
+            if process.started_ticks != kept.started_ticks:  # another one has its id
+                process.close()
+                self._end_unseen(kept, moment)
+                continue
+            vmm = self._follow(process, is_late=kept.is_late)
+            self._lives.resume(vmm, kept, moment.exits.get(kept.pid))
+
+    def _end_unseen(self, kept: KeptProcess, moment: Moment) -> None:
+        for vm in kept.vms.values():
+            if vm is not None:
+                self._lives.end_unseen(kept.pid, vm, moment)
+        if self._counters is not None:
+            self._counters.forget(kept.pid)
+
+    def _follow(self, process: Process, *, is_late: bool) -> Vmm:
+        vmm = Vmm(process, is_late=is_late)
+        self._vmms[process.pid] = self._by_pidfd[process.pidfd] = vmm
+        self._epoll.register(process.pidfd, select.EPOLLIN)
+        return vmm
+
     def rescan(self) -> None:
         """Find VMs whose making nobody told us."""
         scan = self._scan()
         for pid, path in scan.found:
             if self._is_asked_for(pid):
                 vmm = self._vmms.get(pid)
-                if vmm is None or path not in vmm.vms:
+                if vmm is None or (path not in vmm.vms and not self._learn_path(vmm, path)):
                     self._adopt(pid, created=False, path=path)
 
     def receive(self) -> None:
@@ -180,12 +233,20 @@ class Watcher:
             self._lives.end(vmm, gone, self._moment(clock.now_ms()), "gone")
         if path in vmm.vms:
             return  # the scan was faster
-        if UNKNOWN_PATH in vmm.vms:
-            vmm.vms[path] = vmm.vms.pop(UNKNOWN_PATH)
-            if UNKNOWN_PATH in vmm.vcpus:
-                vmm.vcpus[path] = vmm.vcpus.pop(UNKNOWN_PATH)
-        else:
+        if not self._learn_path(vmm, path):
             self._lives.begin(vmm, path)
+
+    def _learn_path(self, vmm: Vmm, path: str) -> bool:
+        """Whether a path is that of a VM that was found without it."""
+        if UNKNOWN_PATH not in vmm.vms:
+            return False
+        vmm.vms[path] = vmm.vms.pop(UNKNOWN_PATH)
+        if UNKNOWN_PATH in vmm.vcpus:
+            vmm.vcpus[path] = vmm.vcpus.pop(UNKNOWN_PATH)
+        if UNKNOWN_PATH in vmm.cpu:
+            vmm.cpu[path] = vmm.cpu.pop(UNKNOWN_PATH)
+        self._lives.changed.add(vmm)
+        return True
 
     def _on_destroy(self, event: discover.KvmEvent) -> None:
         """A process that dies closes its VM before its pidfd tells of it: end the life a moment later."""
@@ -209,11 +270,9 @@ class Watcher:
                 self._warnings.warn("adopt", "process %d cannot be watched: %s", pid, exc.strerror)
                 return
             is_young = self._counts_from_birth() and process.started_s() > self._since_boot_s
-            vmm = Vmm(process, is_late=not created and not is_young)
+            vmm = self._follow(process, is_late=not created and not is_young)
             if vmm.is_late:
                 vmm.counted = self._lives.read().get(pid)
-            self._vmms[pid] = self._by_pidfd[process.pidfd] = vmm
-            self._epoll.register(process.pidfd, select.EPOLLIN)
         self._lives.begin(vmm, path)
 
     def _counts_from_birth(self) -> bool:
@@ -262,6 +321,8 @@ class Watcher:
         vmm.process.close()
         if self._counters is not None:
             self._counters.forget(pid)
+        if self._kept is not None:
+            self._kept.drop(pid)
 
     # Ticks
 
@@ -300,6 +361,7 @@ class Watcher:
         self._slot_ms = now_ms // self._options.interval_ms * self._options.interval_ms
         for vm in self._live():
             vm.begin_anew(now_ms)
+        self._lives.changed.update(self._vmms.values())
 
     def _live(self) -> Iterable[Vm]:
         return (vm for vmm in self._vmms.values() for vm in vmm.vms.values() if vm is not None)

@@ -193,9 +193,11 @@ class Watcher:
         environment: Mapping[str, str] | None = None,
         network: Sequence[str] = OWN_NETWORK,
         command: Sequence[str] = ATTACH,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.process = subprocess.Popen(
             [*network, *wrapper, *command, "--verbose", *flags],
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -256,6 +258,77 @@ def watching(
         watcher.close()
 
 
+_HAND_OVER = """
+import fcntl, os, sys
+count = int(sys.argv[1])
+fds = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[2:2 + count]]
+for number, fd in enumerate(fds, 3):
+    os.dup2(fd, number)
+os.closerange(3 + count, 200)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
+os.execvp(sys.argv[2 + count], sys.argv[2 + count:])
+"""
+
+
+class ServiceManager:
+    """What systemd does for rondo-attach.service: keeps its descriptors and its runtime directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kept: dict[str, int] = {}
+        self.runtime = folder / "run"
+        self.runtime.mkdir()
+        self._address = folder / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self._address))
+        self._socket.settimeout(PATIENCE_S)
+        for path in (self.runtime, self._address):
+            path.chmod(0o777)
+
+    @contextmanager
+    def started(self, *flags: str) -> Iterator[Watcher]:
+        """The service, ready; killed at the end."""
+        fds = [str(fd) for fd in self.kept.values()]
+        watcher = Watcher(
+            *flags,
+            wrapper=[sys.executable, "-c", _HAND_OVER, str(len(fds)), *fds, *NOBODY_WITH_BPF],
+            environment={
+                **os.environ,
+                "NOTIFY_SOCKET": str(self._address),
+                "RUNTIME_DIRECTORY": str(self.runtime),
+                "LISTEN_FDNAMES": ":".join(self.kept),
+            },
+            pass_fds=[*self.kept.values()],
+        )
+        try:
+            self._take_messages(watcher)
+            yield watcher
+        finally:
+            watcher.close()
+
+    def _take_messages(self, watcher: Watcher) -> None:
+        """Until it is ready."""
+        while True:
+            message, fds, _, _ = socket.recv_fds(self._socket, 1 << 12, 10)
+            fields = dict(line.split("=", 1) for line in message.decode().splitlines())
+            if "FDSTORE" in fields:
+                (self.kept[fields["FDNAME"]],) = fds
+            elif "FDSTOREREMOVE" in fields:
+                os.close(self.kept.pop(fields["FDNAME"]))
+            elif "READY" in fields:
+                return
+            assert watcher.process.poll() is None, watcher.said
+
+    def drop(self) -> None:
+        """Forget all descriptors, as when the service is stopped."""
+        for fd in self.kept.values():
+            os.close(fd)
+        self.kept.clear()
+
+    def close(self) -> None:
+        self.drop()
+        self._socket.close()
+
+
 class SmallGuest:
     """`small_guest.py` as a process with a command line of one's own."""
 
@@ -276,11 +349,17 @@ class SmallGuest:
         return self.process.pid
 
     def do(self, *lines: str) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         for line in lines:
-            print(line, file=self.process.stdin)
-            assert self.process.stdout.readline() == f"{line}\n"
+            self.begin(line)
+            self.finish(line)
+
+    def begin(self, line: str) -> None:
+        assert self.process.stdin is not None
+        print(line, file=self.process.stdin)
+
+    def finish(self, line: str) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == f"{line}\n"
 
     def quit(self, status: int = 0) -> None:
         assert self.process.stdin is not None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attach_host import Receiver, needs_kvm_and_bpf
+from attach_host import Receiver, ServiceManager, needs_kvm_and_bpf
 
 
 @pytest.fixture
@@ -22,3 +22,15 @@ def receiver() -> Iterator[Receiver]:
             yield receiver
         finally:
             receiver.close()
+
+
+@pytest.fixture
+def manager() -> Iterator[ServiceManager]:
+    needs_kvm_and_bpf()
+    with tempfile.TemporaryDirectory(prefix="rondo-attach-") as folder:
+        Path(folder).chmod(0o755)
+        manager = ServiceManager(Path(folder))
+        try:
+            yield manager
+        finally:
+            manager.close()

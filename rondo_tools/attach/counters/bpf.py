@@ -5,6 +5,9 @@ has to be armed when a VM is born, and its last exits are still in the map when 
 reads all threads of all VMs. Entries are deleted only after their process is dead: deleting them under a
 process that lives would lose the exits between the look and the deletion.
 
+All of it hangs on four descriptors: the two maps and a link for each program. A watcher that is given
+those of the one before it goes on counting in its maps; nothing stops in between.
+
 Needs CAP_BPF and CAP_PERFMON, and Linux 5.8.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -21,6 +25,9 @@ from rondo_tools.catalog import EXIT_REASONS
 
 NEEDS = "CAP_BPF and CAP_PERFMON"
 MAX_THREADS = 16384  # vCPU threads of the host, those of the last moment's dead included
+# Other programs count in other ways: theirs are not gone on with.
+_VERSION = f"{zlib.crc32(programs.count_exits(0, 0) + programs.count_wakeups(0, 0)):08x}"
+_THREADS, _LOST, _EXITS, _WAKEUPS = (f"{name}-{_VERSION}" for name in ("threads", "lost", "exits", "wakeups"))
 _ROW = struct.Struct("<7Q")
 _KEY = struct.Struct("<II")  # thread id, process id: the two halves of a little-endian u64
 
@@ -32,34 +39,52 @@ class BpfCounters:
     counts_from_birth = True
     knows_threads = True
 
-    def __init__(self, max_threads: int = MAX_THREADS) -> None:
-        """Load and attach. Raises OSError; PermissionError where a capability is missing."""
+    def __init__(self, max_threads: int = MAX_THREADS, kept: Mapping[str, int] | None = None) -> None:
+        """Load and attach, or go on with `kept`, the `descriptors` of a process before us, which are ours
+        then: `are_kept` tells which it was. Raises OSError; PermissionError where a capability is missing.
+        """
         self._keys: dict[int, tuple[int, ...]] = {}  # thread ids in the map, by process id, at the last look
         self.reasons: tuple[str, ...] = EXIT_REASONS
         self.notes: tuple[str, ...] = ()
+        self.are_kept = kept is not None and {_THREADS, _LOST, _EXITS} <= kept.keys()
         with ExitStack() as opened:
-            self._threads = _owned(
-                opened,
-                bpf_syscall.create_map(
-                    bpf_syscall.HASH, programs.KEY_BYTES, programs.VALUE_BYTES, max_threads, "rondo_threads"
-                ),
-            )
-            self._lost = _owned(
-                opened,
-                bpf_syscall.create_map(
-                    bpf_syscall.ARRAY, programs.LOST_KEY_BYTES, programs.LOST_VALUE_BYTES, 1, "rondo_lost"
-                ),
-            )
-            code = programs.count_exits(self._threads, self._lost)
-            _attach(opened, programs.EXIT_TRACEPOINT, code, "rondo_exits")
-            try:
-                code = programs.count_wakeups(self._threads, self._lost)
-                _attach(opened, programs.WAKEUP_TRACEPOINT, code, "rondo_wakeups")
-            except OSError as exc:
-                self.reasons = tuple(reason for reason in EXIT_REASONS if reason != "hlt")
-                self.notes = (f"hlt is not counted: the tracepoint {programs.WAKEUP_TRACEPOINT}: {exc}",)
+            if kept is not None and self.are_kept:
+                self.descriptors = {name: _owned(opened, fd) for name, fd in kept.items()}
+                if _WAKEUPS not in kept:
+                    self._leave_out_hlt("the watcher before this one had no program there")
+            else:
+                self.descriptors = self._load(opened, max_threads)
+            self._threads, self._lost = self.descriptors[_THREADS], self.descriptors[_LOST]
+            self.map_id = bpf_syscall.map_id(self._threads)
             self._batch = bpf_syscall.Batch(self._threads, programs.KEY_BYTES, programs.VALUE_BYTES)
             self._opened = opened.pop_all()
+
+    def _load(self, opened: ExitStack, max_threads: int) -> dict[str, int]:
+        threads = _owned(
+            opened,
+            bpf_syscall.create_map(
+                bpf_syscall.HASH, programs.KEY_BYTES, programs.VALUE_BYTES, max_threads, "rondo_threads"
+            ),
+        )
+        lost = _owned(
+            opened,
+            bpf_syscall.create_map(
+                bpf_syscall.ARRAY, programs.LOST_KEY_BYTES, programs.LOST_VALUE_BYTES, 1, "rondo_lost"
+            ),
+        )
+        loaded = {_THREADS: threads, _LOST: lost}
+        code = programs.count_exits(threads, lost)
+        loaded[_EXITS] = _attach(opened, programs.EXIT_TRACEPOINT, code, "rondo_exits")
+        try:
+            code = programs.count_wakeups(threads, lost)
+            loaded[_WAKEUPS] = _attach(opened, programs.WAKEUP_TRACEPOINT, code, "rondo_wakeups")
+        except OSError as exc:
+            self._leave_out_hlt(str(exc))
+        return loaded
+
+    def _leave_out_hlt(self, why: str) -> None:
+        self.reasons = tuple(reason for reason in EXIT_REASONS if reason != "hlt")
+        self.notes = (f"hlt is not counted: the tracepoint {programs.WAKEUP_TRACEPOINT}: {why}",)
 
     def begin(self, pid: int) -> None:
         """Nothing to do: all are counted."""
@@ -104,9 +129,9 @@ def _owned(opened: ExitStack, fd: int) -> int:
     return fd
 
 
-def _attach(opened: ExitStack, tracepoint: str, code: bytes, name: str) -> None:
+def _attach(opened: ExitStack, tracepoint: str, code: bytes, name: str) -> int:
     program = bpf_syscall.load_program(code, name)
     try:
-        _owned(opened, bpf_syscall.open_raw_tracepoint(tracepoint, program))
+        return _owned(opened, bpf_syscall.open_raw_tracepoint(tracepoint, program))
     finally:
         os.close(program)  # the link holds it

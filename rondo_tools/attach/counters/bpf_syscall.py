@@ -12,7 +12,7 @@ import struct
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_DELETE, _PROG_LOAD = 0, 1, 3, 5
-_RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 17, 24
+_OBJECT_INFO, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 15, 17, 24
 HASH, ARRAY = 1, 2  # kinds of maps
 _RAW_TRACEPOINT = 17  # a kind of program
 
@@ -40,6 +40,13 @@ def _call(command: int, layout: str, *values: int | bytes) -> int:
 
 def create_map(kind: int, key_bytes: int, value_bytes: int, entries: int, name: str) -> int:
     return _call(_MAP_CREATE, "<7I16s", kind, key_bytes, value_bytes, entries, 0, 0, 0, name.encode())
+
+
+def map_id(fd: int) -> int:
+    """The kernel's number of a map; no other map gets it while the host runs."""
+    info = ctypes.create_string_buffer(8)  # of struct bpf_map_info: type, id
+    _call(_OBJECT_INFO, "<IIQ", fd, len(info), ctypes.addressof(info))
+    return int.from_bytes(info.raw[4:], "little")
 
 
 def load_program(code: bytes, name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from rondo_tools.attach.counters import bpf, perf
@@ -27,10 +27,16 @@ class Chosen(NamedTuple):
     since_boot_s: float
 
 
-def choose() -> Chosen:
+def choose(kept: Mapping[str, int] | None = None) -> Chosen:
+    """`kept` are the descriptors of the counters of a watcher before us, to go on with."""
     refused: list[Refusal] = []
     tries: tuple[tuple[str, str, Callable[[], ExitCounters], str], ...] = (
-        ("bpf", bpf.NEEDS, lambda: bpf.BpfCounters(), "vcpu_cpu_seconds_total, vcpu_wait_seconds_total"),
+        (
+            "bpf",
+            bpf.NEEDS,
+            lambda: bpf.BpfCounters(kept=kept),
+            "vcpu_cpu_seconds_total, vcpu_wait_seconds_total",
+        ),
         ("perf", perf.NEEDS, lambda: perf.PerfCounters(), "vcpu_exits_total"),
     )
     for name, needs, make, series in tries:

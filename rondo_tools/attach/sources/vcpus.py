@@ -8,6 +8,7 @@ VMs share a process, each owns threads, and sums over those.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rondo_tools.attach.counters.base import ExitCounters, Exits, ProcessExits
 from rondo_tools.attach.process import Process
@@ -18,8 +19,16 @@ _NOTHING = ProcessExits(Exits(), {})
 _TIMES = tuple(one for one in CPU if one.name in ("vcpu_cpu_seconds_total", "vcpu_wait_seconds_total"))
 
 
+class Base(NamedTuple):
+    """Where the counts of a VM begin."""
+
+    exits: Sequence[int] = Exits()
+    times_ns: Sequence[float] = (0, 0)
+
+
 class VcpuSource:
-    """`counts` is what the counters have for the process now; only what comes after it is this VM's.
+    """`counts` is what the counters have for the process now; only what comes after it is this VM's, or after
+    its `base`, if it has had one.
 
     `threads` are those of this VM, if it shares its process. Without a `process`, which may be gone, there
     are only exits.
@@ -32,6 +41,7 @@ class VcpuSource:
         counters: ExitCounters,
         counts: ProcessExits | None,
         threads: set[int] | None = None,
+        base: Base | None = None,
     ) -> None:
         self._pid = pid
         self._process = process if counters.knows_threads else None
@@ -42,24 +52,23 @@ class VcpuSource:
         )
         self.threads = threads
         self._counts = counts or _NOTHING
-        self._exits_base: Sequence[int] = Exits()
-        self._times_base: Sequence[float] = (0, 0)
-        if counts is not None:
+        self.base = base or Base()
+        if base is None and counts is not None:
             self.begin_anew()
 
     def values(self, moment: Moment) -> Sequence[float]:
         self._counts = moment.exits.get(self._pid, self._counts)
-        total, base = self._total(), self._exits_base
+        total, base = self._total(), self.base.exits
         values = [float(total[at] - base[at]) for at in self._at]
         if self._process:
-            for time_ns, base_ns in zip(self._times(self._process), self._times_base, strict=True):
-                values.append((time_ns - base_ns) / 1e9)
+            for time_ns, base_ns in zip(self._times(self._process), self.base.times_ns, strict=True):
+                # Less than the base is a thread that ended while nobody watched.
+                values.append(max(time_ns - base_ns, 0.0) / 1e9)
         return values
 
     def begin_anew(self) -> None:
-        self._exits_base = self._total()
-        if self._process:
-            self._times_base = [0 if one != one else one for one in self._times(self._process)]
+        times_ns = self._times(self._process) if self._process else (0, 0)
+        self.base = Base(self._total(), [0 if one != one else one for one in times_ns])
 
     def _total(self) -> Exits:
         if self.threads is None:

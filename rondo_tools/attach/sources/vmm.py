@@ -13,19 +13,22 @@ _GAUGES = tuple(one for one in SERIES if one.name in ("vmm_rss_bytes", "vmm_open
 
 
 class VmmSource:
-    """`is_late`: the process ran before we came, so its CPU time begins at 0 now. Its uptime does not."""
+    """`is_late`: the process ran before we came, so its CPU time begins at 0 now; its uptime does not.
 
-    def __init__(self, process: Process, *, is_late: bool) -> None:
+    `cpu_base_s` is where it began, if it has begun.
+    """
+
+    def __init__(self, process: Process, *, is_late: bool, cpu_base_s: float | None = None) -> None:
         self._process = process
         gauges = _GAUGES if process.counts_fds else tuple(g for g in _GAUGES if g.name != "vmm_open_fds")
         self.series = (*gauges, _CPU)
-        self._cpu_base = process.cpu_s() if is_late else 0.0
+        self.cpu_base_s = (process.cpu_s() if is_late else 0.0) if cpu_base_s is None else cpu_base_s
 
     def values(self, moment: Moment) -> Sequence[float]:
         rss, fds = self._process.gauges()
         known = (rss, fds) if self._process.counts_fds else (rss,)
         uptime_s = moment.boot_s - self._process.started_s()
-        return (*known, uptime_s, self._process.cpu_s() - self._cpu_base)
+        return (*known, uptime_s, self._process.cpu_s() - self.cpu_base_s)
 
     def begin_anew(self) -> None:
-        self._cpu_base = self._process.cpu_s()
+        self.cpu_base_s = self._process.cpu_s()

@@ -1,0 +1,133 @@
+"""What a watcher leaves to the one that is started after it: whose exits are in the map that outlives it.
+
+Strategy: a small file in the runtime directory, replaced whole before anything of a new session is sent; so
+a watcher that is killed at any moment has no session that its successor does not know. Its first line names
+the map: identities say nothing of the counts of another map. A line follows for each process. Nothing is
+forced to the disk, for the map does not outlive the host either.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_NAME = "lives"
+
+
+class KeptVm(NamedTuple):
+    """A session that goes on. Where its counts begin: `exits` by reason, `times_ns` of its vCPUs, `cpu_s`."""
+
+    name: str
+    vmm: str
+    start_ms: int
+    is_late: bool
+    exits: tuple[int, ...]
+    times_ns: tuple[float, ...]
+    cpu_s: float
+    threads: tuple[int, ...] | None = None  # if it shares its process
+
+
+class KeptProcess(NamedTuple):
+    """A process with its VMs, by path; None is one that is left out. `counted` is by thread."""
+
+    pid: int
+    started_ticks: int  # tells it apart from another process of the same id
+    is_late: bool
+    lives: int
+    counted: dict[int, tuple[int, ...]] | None
+    vms: dict[str, KeptVm | None]
+
+    def line(self) -> str:
+        vms = {path: None if vm is None else vm._asdict() for path, vm in self.vms.items()}
+        return json.dumps(self._replace(vms=vms)._asdict())  # type: ignore[arg-type]
+
+
+def parse_process(line: str) -> KeptProcess:
+    """Raises ValueError, KeyError or TypeError."""
+    fields = json.loads(line)
+    counted = fields["counted"]
+    return KeptProcess(
+        int(fields["pid"]),
+        int(fields["started_ticks"]),
+        bool(fields["is_late"]),
+        int(fields["lives"]),
+        None if counted is None else {int(tid): tuple(map(int, exits)) for tid, exits in counted.items()},
+        {path: None if vm is None else _vm(vm) for path, vm in fields["vms"].items()},
+    )
+
+
+def _vm(fields: dict[str, Any]) -> KeptVm:
+    threads = fields["threads"]
+    exits, times_ns = tuple(map(int, fields["exits"])), tuple(map(float, fields["times_ns"]))
+    if len(exits) != 5 or len(times_ns) != 2:
+        raise ValueError("exits or times_ns are not as many as they should be")
+    return KeptVm(
+        str(fields["name"]),
+        str(fields["vmm"]),
+        int(fields["start_ms"]),
+        bool(fields["is_late"]),
+        exits,
+        times_ns,
+        float(fields["cpu_s"]),
+        None if threads is None else tuple(map(int, threads)),
+    )
+
+
+class KeptFile:
+    """The file, for the counts of one map. `since_boot_s` is when they began, by CLOCK_BOOTTIME."""
+
+    def __init__(self, folder: Path, map_id: int, since_boot_s: float, *, is_map_kept: bool) -> None:
+        """Read it. It is ignored if the map is a new one or another, or if it is damaged."""
+        self._path, self._map_id = folder / _NAME, map_id
+        self.since_boot_s = since_boot_s
+        self.processes: tuple[KeptProcess, ...] = self._read() if is_map_kept else ()
+        self._lines: dict[int, str] = {}
+        self._is_changed = True
+        self._failed = False
+
+    def _read(self) -> tuple[KeptProcess, ...]:
+        try:
+            first, *lines = self._path.read_text().splitlines()
+            head = json.loads(first)
+            if (head["format"], head["map"]) != (_FORMAT, self._map_id):
+                _log.warning("%s is of other counters: the VMs that run are taken as late", self._path)
+                return ()
+            processes = tuple(map(parse_process, lines))
+            self.since_boot_s = float(head["since_boot_s"])
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+            _log.warning("%s: %s: the VMs that run are taken as late", self._path, exc)
+            return ()
+        return processes
+
+    def put(self, process: KeptProcess) -> None:
+        line = process.line()
+        if self._lines.get(process.pid) != line:
+            self._lines[process.pid] = line
+            self._is_changed = True
+
+    def drop(self, pid: int) -> None:
+        self._is_changed |= self._lines.pop(pid, None) is not None
+
+    def write(self) -> None:
+        """Replace the file if anything is different; if that fails, say so once, and go on."""
+        if not self._is_changed:
+            return
+        self._is_changed = False
+        head = json.dumps({"format": _FORMAT, "map": self._map_id, "since_boot_s": self.since_boot_s})
+        temporary = self._path.with_name(f".{self._path.name}")
+        try:
+            temporary.write_text("\n".join((head, *self._lines.values(), "")))
+            temporary.replace(self._path)
+        except OSError as exc:
+            if not self._failed:
+                _log.warning("%s: %s: a restart will not know the sessions", self._path, exc.strerror)
+            self._failed = True
+        else:
+            self._failed = False

@@ -1,0 +1,125 @@
+"""rondo-attach is killed and started again: no exit and no session is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from attach_host import Receiver, ServiceManager, small_guest
+
+from rondo_tools.attach.kept import KeptFile, KeptProcess, KeptVm
+
+
+def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, manager: ServiceManager) -> None:
+    """Killed under load; one VM is born and one ends while it is away, and others go on."""
+    flags = ("--output", receiver.address)
+    busy = "run 50000"
+    with ExitStack() as opened:
+        names = ("stays-1", "stays-2", "ends")
+        guests = {name: opened.enter_context(small_guest(name=name)) for name in names}
+        with manager.started(*flags):
+            assert len(manager.kept) == 4
+            for name, guest in guests.items():
+                guest.do("make", "run 1000")
+                receiver.wait(name, ticks=1)
+                guest.begin(busy)
+        guests["ends"].finish(busy)
+        guests["ends"].quit()
+        born = opened.enter_context(small_guest(name="born"))
+        born.do("make", "run 777")
+        with manager.started(*flags) as watcher:
+            (ended,) = receiver.wait("ends", ended=1)
+            for name in ("stays-1", "stays-2"):
+                guests[name].finish(busy)
+                guests[name].quit()
+                receiver.wait(name, ended=1)
+            receiver.wait("born", ticks=1)
+            born.quit()
+            (young,) = receiver.wait("born", ended=1)
+            assert watcher.stop() == 0
+    assert ended.end is not None
+    assert ended.end.reason == "gone"
+    for name in names:
+        (session,) = receiver.of(name)
+        assert session.exits() == {"io": 51_000, "mmio": 0, "hlt": 2, "shutdown": 0, "other": 0}
+        assert session.labels == {"vmm": "qemu"}
+        times = [tick.t_ms for tick in session.ticks]
+        assert times == sorted(set(times))
+    assert young.exits()["io"] == 777
+    assert young.labels == {"vmm": "qemu"}  # not late
+    assert len(manager.kept) == 4
+    assert len((manager.runtime / "lives").read_text().splitlines()) == 1
+
+
+def test_a_late_vm_goes_on_where_it_began(receiver: Receiver, manager: ServiceManager) -> None:
+    """Its exits of before the first watcher are nobody's, before a restart and after."""
+    flags = ("--output", receiver.address)
+    with small_guest(name="late") as guest:
+        guest.do("make", "run 1000")
+        with manager.started(*flags):
+            guest.do("run 20")  # by which it is found
+            receiver.wait("late", ticks=1)
+        guest.do("run 3")
+        with manager.started(*flags):
+            guest.do("run 4")
+            guest.quit()
+            (session,) = receiver.wait("late", ended=1)
+    assert session.labels["attached"] == "late"
+    assert session.exits()["io"] == 7
+    assert session.last()["vmm_cpu_seconds_total"] >= 0
+
+
+def _of_another_map(manager: ServiceManager) -> None:
+    file = manager.runtime / "lives"
+    head, *lines = file.read_text().splitlines()
+    other = json.dumps({**json.loads(head), "map": json.loads(head)["map"] + 1})
+    file.write_text("\n".join((other, *lines)))
+
+
+def _damaged(manager: ServiceManager) -> None:
+    file = manager.runtime / "lives"
+    file.write_text(file.read_text()[:-20])
+
+
+def _without_links(manager: ServiceManager) -> None:
+    for name in [name for name in manager.kept if name.startswith("exits")]:
+        manager.kept.pop(name)
+
+
+@pytest.mark.parametrize("harm", [ServiceManager.drop, _of_another_map, _damaged, _without_links])
+def test_what_was_kept_is_ignored_where_it_does_not_fit(
+    harm: Callable[[ServiceManager], None], receiver: Receiver, manager: ServiceManager
+) -> None:
+    """A VM that runs is late then: counted from 0, in a session of its own."""
+    flags = ("--output", receiver.address)
+    with small_guest(name="on") as guest:
+        with manager.started(*flags):
+            guest.do("make", "run 30")
+            receiver.wait("on", ticks=1)
+        harm(manager)
+        with manager.started(*flags) as watcher:
+            guest.do("run 4")  # by which it is found
+            watcher.wait_for("on begins")
+            guest.do("run 5")
+            guest.quit()
+            _, second = receiver.wait("on", ended=1)
+        assert len(manager.kept) == 4
+    assert second.labels["attached"] == "late"
+    assert second.exits()["io"] == 5
+
+
+def test_a_process_is_kept_as_it_was(tmp_path: Path) -> None:
+    vm = KeptVm("a\n\u202e", "qemu", 5, False, (1, 2, 3, 4, 5), (6.0, 7.0), 0.5, (8, 9))
+    process = KeptProcess(7, 8, True, 2, {9: (1, 2, 3, 4, 5)}, {"/kvm/7-9": vm, "": None})
+    first = KeptFile(tmp_path, 3, 1.5, is_map_kept=False)
+    first.put(process)
+    first.put(process._replace(pid=10))
+    first.drop(10)
+    first.write()
+    second = KeptFile(tmp_path, 3, 99.0, is_map_kept=True)
+    assert second.processes == (process,)
+    assert second.since_boot_s == 1.5
+    assert KeptFile(tmp_path, 4, 99.0, is_map_kept=True).processes == ()
