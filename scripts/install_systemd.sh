@@ -30,7 +30,7 @@ install)
     done
     put "$here/sysusers.conf" "$sysusers"
     put "$here/tmpfiles.conf" "$tmpfiles"
-    for file in store.env push.env vmm/demo.conf; do
+    for file in store.env push.env attach.env vmm/demo.conf; do
         put_once "$here/rondo/$file" "$config/$file"
     done
     if [ ! -x "$dest$bin/rondo-store" ] && [ ! -x "$bin/rondo-store" ]; then
@@ -42,6 +42,7 @@ Next, as root:
   systemd-sysusers && systemd-tmpfiles --create rondo.conf && systemctl daemon-reload
   systemctl enable --now rondo-store.socket rondo-store.service
   systemctl start rondo-vmm@demo.service       # a VM of 45 s, as /etc/rondo/vmm/demo.conf says
+  systemctl enable --now rondo-attach.service  # watches VMs that others start
   editor /etc/rondo/push.env                   # where to deliver
   systemctl enable --now rondo-push.service    # or rondo-push-once.timer: once a minute
 END

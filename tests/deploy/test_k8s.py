@@ -29,6 +29,7 @@ import rondo_tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODE = K8S / "node" / "rondo-node.yaml"
+ATTACH = K8S / "attach" / "rondo-attach.yaml"
 SCHEMAS = {
     schema["properties"]["kind"]["const"]: schema
     for schema in (
@@ -105,7 +106,9 @@ def validate(document: Json) -> None:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
-@pytest.mark.parametrize("document", [*top(), *documents(NODE)], ids=lambda one: one["kind"])
+@pytest.mark.parametrize(
+    "document", [*top(), *documents(NODE), *documents(ATTACH)], ids=lambda one: one["kind"]
+)
 def test_every_manifest_is_valid(document: Json) -> None:
     validate(document)
 
@@ -175,6 +178,26 @@ def test_containers_are_locked_down() -> None:
         else:
             assert set(context) == {"readOnlyRootFilesystem", "allowPrivilegeEscalation", "capabilities"}
             assert "add" not in context["capabilities"]
+
+
+def test_the_watcher_has_two_capabilities_and_the_nodes_processes() -> None:
+    (daemon_set,) = documents(ATTACH)
+    spec: Json = daemon_set["spec"]["template"]["spec"]
+    assert spec["hostPID"] is True
+    (container,) = spec["containers"]
+    context = container["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["BPF", "PERFMON"]}
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    # Root without CAP_DAC_OVERRIDE may connect to the node's store for its group.
+    assert context["runAsGroup"] == pod()["securityContext"]["runAsGroup"]
+    store = containers()["store"]
+    assert container["image"] == store["image"]
+    (output,) = (word for word in container["command"] if word.startswith("--output="))
+    assert output.removeprefix("--output=") in store["command"][2]
+    assert {"name": "socket", "mountPath": "/run/rondo"} in container["volumeMounts"]
+    assert spec["volumes"] == [one for one in pod()["volumes"] if one["name"] == "socket"]
+    assert daemon_set["metadata"]["namespace"] == "rondo"
 
 
 def test_the_image_is_the_one_that_the_dockerfile_makes() -> None:

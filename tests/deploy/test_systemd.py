@@ -25,6 +25,7 @@ from needs import PATIENCE_S
 from prometheus import Prometheus
 from unit_file import Unit, environment
 
+from rondo_tools.attach.cli import rondo_attach
 from rondo_tools.push.cli import push
 from rondo_tools.push.delivery import STOP_WITHIN_S
 from rondo_tools.store.reader import Store
@@ -33,8 +34,12 @@ from rondo_tools.vmm.cli import rondo_vmm
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "deploy" / "systemd"
 BIN = Path(sys.executable).parent
-SERVICES = ("rondo-store.service", "rondo-push.service", "rondo-push-once.service", "rondo-vmm@.service")
+SERVICES = (
+    *("rondo-store.service", "rondo-push.service", "rondo-push-once.service", "rondo-vmm@.service"),
+    "rondo-attach.service",
+)
 UNITS = (*SERVICES, "rondo-store.socket", "rondo-push-once.timer")
+CONFIG = ("store.env", "push.env", "attach.env", "vmm/demo.conf")
 COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
 
 Program = Callable[[str], Path]
@@ -78,7 +83,7 @@ def test_what_is_installed_and_what_goes_again(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     first = make("install-systemd", f"DESTDIR={tree}", "PREFIX=/usr", f"BINDIR={BIN}")
     names = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
-    config = {"etc/rondo/store.env", "etc/rondo/push.env", "etc/rondo/vmm/demo.conf"}
+    config = {f"etc/rondo/{name}" for name in CONFIG}
     libraries = {f"usr/lib/systemd/system/{unit}" for unit in UNITS}
     libraries |= {"usr/lib/sysusers.d/rondo.conf", "usr/lib/tmpfiles.d/rondo.conf"}
     assert names == config | libraries
@@ -106,12 +111,21 @@ def test_systemd_finds_no_fault_with_the_units(installed: Path, program: Program
     paths = [units(installed) / name for name in UNITS]
     assert said([analyze, "verify", "--man=no", *paths], SYSTEMD_UNIT_PATH=path) == ""
 
-    # With the token's drop-in, too; and the door is shut: a wrong line is noticed.
+    # With the drop-ins, too.
+    drop_ins = tmp_path / "attach"
+    attach = units(installed) / "rondo-attach.service"
+    for name in ("debugfs.conf", "ptrace.conf"):
+        drop_in = drop_ins / "rondo-attach.service.d" / name
+        drop_in.parent.mkdir(parents=True, exist_ok=True)
+        drop_in.write_text((SOURCE / name).read_text())
+    assert said([analyze, "verify", "--man=no", attach], SYSTEMD_UNIT_PATH=f"{drop_ins}:{path}") == ""
     drop_in = tmp_path / "rondo-push.service.d" / "token.conf"
     drop_in.parent.mkdir()
     drop_in.write_text((SOURCE / "token.conf").read_text())
     push = units(installed) / "rondo-push.service"
     assert said([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}") == ""
+
+    # The door is shut: a wrong line is noticed.
     drop_in.write_text("[Service]\nLoadCredentials=token\n")
     found = said([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}")
     assert "Unknown key" in found
@@ -132,8 +146,8 @@ def test_what_a_service_may_do_is_no_more_than_documented(
 
 def test_the_users_and_folders(installed: Path, program: Program) -> None:
     users = said([program("systemd-sysusers"), "--dry-run", f"--root={installed}"])
-    for line in ("Creating user 'rondo'", "Creating group 'rondo-vmm'", "Creating group 'kvm'"):
-        assert line in users
+    for line in ("user 'rondo'", "user 'rondo-attach'", "group 'rondo-vmm'", "group 'kvm'"):
+        assert f"Creating {line}" in users
     # What the units name is what is made, and the line for tmpfiles names no one else.
     store, vmm = Unit(SOURCE / "rondo-store.service"), Unit(SOURCE / "rondo-vmm@.service")
     listening = Unit(SOURCE / "rondo-store.socket")
@@ -149,9 +163,8 @@ def test_the_users_and_folders(installed: Path, program: Program) -> None:
         uid = int(line.split(":")[2])
         # Else rondo could not give its own socket to the VMs' group, as a store without systemd does.
         groups = (tree / "etc/group").read_text().splitlines()
-        assert "rondo" in next(line for line in groups if line.startswith("rondo-vmm:")).split(":")[3].split(
-            ","
-        )
+        members = next(line for line in groups if line.startswith("rondo-vmm:")).split(":")[3].split(",")
+        assert {"rondo", "rondo-attach"} <= set(members)
         for folder, mode in (("run/rondo", 0o755), ("var/lib/rondo", 0o750)):
             status = (tree / folder).stat()
             assert (status.st_uid, status.st_mode & 0o7777) == (uid, mode), folder
@@ -168,7 +181,7 @@ class Host:
         self.etc = folder / "etc"
         (folder / "lib").mkdir()
         (self.etc / "vmm").mkdir(parents=True)
-        for name in ("store.env", "push.env", "vmm/demo.conf"):
+        for name in CONFIG:
             (self.etc / name).write_text((tree / "etc/rondo" / name).read_text())
 
     def unit(self, name: str) -> Unit:
@@ -285,6 +298,20 @@ def test_a_service_is_given_the_time_that_it_takes_to_stop(host: Host) -> None:
     assert seconds("rondo-push.service") > STOP_WITHIN_S + request_s
     assert seconds("rondo-push-once.service") > STOP_WITHIN_S + request_s
     assert seconds("rondo-vmm@.service") > linger_s
+    assert (
+        seconds("rondo-attach.service") > inspect.signature(rondo_attach).parameters["linger"].default / 1000
+    )
+
+
+def test_the_watcher_has_what_a_restart_needs_and_two_capabilities() -> None:
+    unit = Unit(SOURCE / "rondo-attach.service")
+    assert unit.one("Service", "Type") == "notify"
+    assert unit.one("Service", "FileDescriptorStoreMax") == "4"  # two maps, two links
+    assert unit.one("Service", "RuntimeDirectoryPreserve") == "restart"
+    for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        assert unit.one("Service", name) == "CAP_BPF CAP_PERFMON"
+    vmm = Unit(SOURCE / "rondo-vmm@.service")
+    assert unit.one("Service", "SupplementaryGroups") in vmm.one("Service", "SupplementaryGroups").split()
 
 
 def test_every_service_is_hardened_alike() -> None:
@@ -300,8 +327,15 @@ def test_every_service_is_hardened_alike() -> None:
         "rondo-push-once.service": {"PrivateNetwork=yes"},
         "rondo-vmm@.service": {"PrivateDevices=yes"},  # would hide /dev/kvm
     }
+    attach = hardening.pop("rondo-attach.service")
     everything = {line for lines in hardening.values() for line in lines if "AddressFamilies" not in line}
     assert len(everything) >= 22
+    assert everything - attach == {
+        "CapabilityBoundingSet=",
+        "PrivateNetwork=yes",  # would make the name that one watcher of all has another in each
+        "PrivateUsers=yes",  # no event of KVM comes there, and no BPF is allowed
+        "ProtectProc=invisible",
+    }
     for name, lines in hardening.items():
         assert everything - lines == own[name]
     vmm = Unit(SOURCE / "rondo-vmm@.service")
@@ -316,6 +350,7 @@ def test_the_examples_in_the_configuration_are_right(
     for name, command in {
         "store.env": ["rondo-store", "DIR"],
         "push.env": ["rondo-push"],
+        "attach.env": ["rondo-attach"],
         "vmm/demo.conf": ["rondo-vmm"],
     }.items():
         lines = (SOURCE / "rondo" / name).read_text().splitlines()
