@@ -69,6 +69,7 @@ BROKEN = {
     "job:vmm_ended:count1m": ("(vmm_uptime_seconds offset 2m) or", "(vmm_uptime_seconds) or"),
     "RondoVmStuck": ("== 0\n", "== 1\n"),
     "RondoExitStorm": ("> 50000", "> 70000"),
+    "RondoVmSteal": ("> 0.25\n", "> 0.5\n"),
     "RondoBlockSlow": ("> 0.1 and vmm_uptime_seconds", "> 0.1"),
     "RondoDescriptorLeak": ("offset 10m) > 10", "offset 10m) > 20"),
     "RondoRssGrowth": ("> 1.25 *", "> 5 *"),
