@@ -217,4 +217,5 @@ UNITS: dict[str, Callable[[float], str]] = {
     "binBps": lambda value: _scaled(value, 1024, (" B/s", " KiB/s", " MiB/s", " GiB/s")),
     "ns": lambda value: _scaled(value, 1000, (" ns", " µs", " ms", " s")),
     "s": lambda value: f"{value:.3g} s" if value < 120 else f"{value / 60:.3g} min",
+    "percentunit": lambda value: f"{value * 100:.3g} %",
 }

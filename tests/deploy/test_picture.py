@@ -59,4 +59,5 @@ def test_units_are_those_of_the_panels() -> None:
     assert UNITS["ns"](23_400) == "23.4 µs"
     assert UNITS["cps"](12_000) == "12K c/s"
     assert UNITS["s"](45) == "45 s"
+    assert UNITS["percentunit"](1.25) == "125 %"
     assert UNITS["short"](0) == "0"
