@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from attach_host import Receiver, ServiceManager, small_guest
+from attach_host import ROOT, Receiver, ServiceManager, small_guest
+from needs import PATIENCE_S
 
 from rondo_tools.attach.kept import KeptFile, KeptProcess, KeptVm
+from rondo_tools.store.reader import Store
 
 
 def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, manager: ServiceManager) -> None:
@@ -52,6 +57,60 @@ def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, manager: Ser
     assert young.labels == {"vmm": "qemu"}  # not late
     assert len(manager.kept) == 4
     assert len((manager.runtime / "lives").read_text().splitlines()) == 1
+
+
+def test_a_store_has_one_session_of_each(tmp_path: Path, manager: ServiceManager) -> None:
+    """One that ended while nobody watched, and one that went on."""
+    address = manager.runtime.parent / "store.sock"
+    command = [
+        sys.executable,
+        ROOT / "bin" / "rondo-store",
+        tmp_path / "store",
+        "--listen",
+        f"unix:{address}",
+        "--no-health",
+    ]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as store:
+        try:
+            until(address.exists)
+            address.chmod(0o666)
+            flags = ("--output", f"unix:{address}", "--match", "name=ends", "--match", "name=stays")
+            with small_guest(name="ends") as ends, small_guest(name="stays") as stays:
+                with manager.started(*flags):
+                    for guest in (ends, stays):
+                        guest.do("make", "run 100")
+                    until(lambda: _stored(tmp_path / "store") == {"ends": [100.0], "stays": [100.0]})
+                ends.quit()
+                with manager.started(*flags) as watcher:
+                    stays.do("run 10")
+                    stays.quit()
+                    until(lambda: _ends(tmp_path / "store") == {"ends": "gone", "stays": "gone"})
+                    assert watcher.stop() == 0
+        finally:
+            store.terminate()
+    assert _stored(tmp_path / "store") == {"ends": [100.0], "stays": [110.0]}
+
+
+def until(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _ends(path: Path) -> dict[str, str | None]:
+    return {one.instance: one.end and one.end.reason for one in Store(path).sessions()}
+
+
+def _stored(path: Path) -> dict[str, list[float]]:
+    """The last count of port exits in each session, by instance."""
+    found: dict[str, list[float]] = {}
+    for session in Store(path).sessions() if (path / "store.json").exists() else ():
+        names = [str(series) for series in session.header.series]
+        if names:  # it has a tick
+            at = names.index('vcpu_exits_total{reason="io"}')
+            found.setdefault(session.instance, []).append(float(session.rows().values[-1, at]))
+    return found
 
 
 def test_a_late_vm_goes_on_where_it_began(receiver: Receiver, manager: ServiceManager) -> None:
