@@ -172,11 +172,13 @@ class _Filter:
 
     `by_place`: rows stay where they are in their frame, for descriptions say so, and those of others
     become zeros.
+
+    Sessions get numbers without gaps: a reader takes a number that a file has no room to declare as damage.
     """
 
     def __init__(self, keys: Collection[SessionKey] | None, *, by_place: bool) -> None:
         self._keys, self._by_place = keys, by_place
-        self._numbers: set[int] = set()
+        self._numbers: dict[int, int] = {}  # in the dump, by those in the file
         self._is_everything = keys is None
 
     def frames(self, seed: int, head: Frame, payload: memoryview, *, is_sound: bool) -> list[bytes]:
@@ -197,7 +199,10 @@ class _Filter:
 
     def _sessions(self, seed: int, _: Frame, payload: memoryview) -> Iterator[bytes]:
         some = [one for one in declared_in(payload) if self._is_wanted(one)]
-        self._numbers |= {one.number for one in some}
+        for place, one in enumerate(some):
+            number = self._numbers.setdefault(one.number, len(self._numbers))
+            self._is_everything &= number == one.number
+            some[place] = one._replace(number=number)
         if some:
             yield frames.frame(seed, SESSION, pack_sessions(some), entries=len(some))
 
@@ -207,16 +212,23 @@ class _Filter:
 
     def _rows(self, seed: int, head: Frame, payload: memoryview) -> Iterator[bytes]:
         rows = frames.rows_of(payload, (head.length // max(head.entries, 1) - 12) // 8)
-        is_wanted = np.isin(rows["session"], np.array(list(self._numbers), np.int64))
+        declared, place = np.unique(rows["session"], return_inverse=True)
+        numbers = np.array([self._numbers.get(one, -1) for one in declared.tolist()])[place]
+        is_wanted = numbers >= 0
+        rows = rows.copy()
+        rows["session"][is_wanted] = numbers[is_wanted]
         if not self._by_place:
             yield from frames.rows_frames(seed, rows[is_wanted], head.schema, origin=head.origin)
         elif is_wanted.any():
-            rows = rows.copy()
             rows[~is_wanted] = np.zeros(1, rows.dtype)
             yield frames.copied(seed, head, rows.tobytes())
 
     def _ends(self, seed: int, head: Frame, payload: memoryview) -> Iterator[bytes]:
-        some = [one for one in ends_in(payload) if one.number in self._numbers]
+        some = [
+            one._replace(number=self._numbers[one.number])
+            for one in ends_in(payload)
+            if one.number in self._numbers
+        ]
         if some:
             yield frames.frame(seed, END, pack_ends(some), schema=head.schema, entries=len(some))
 

@@ -222,6 +222,25 @@ def test_a_dump_of_some_sessions_has_nothing_of_the_others(tmp_path: Path) -> No
     assert answers(rest) == before
 
 
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_one_session_of_very_many_is_restored_from_a_journal(tmp_path: Path, is_forgotten: bool) -> None:
+    """Its number in the journal is greater than the restored journal has bytes."""
+    path, key = tmp_path / "store", ("vm-1", T0)
+    with Writer(path, SMALL_TIERS) as writer:
+        for number in range(2000):
+            writer.tick((f"ci-{number}", T0), T0 + 1)
+        writer.tick(key, T0 + 2)
+        writer.end(key)
+        writer.flush()
+    before = answers(path)[key]
+    if is_forgotten:
+        forget_sessions(str(path), parse_forget('{instance=~"ci-.*"}'))
+    data = dumped(path, None if is_forgotten else {key})
+    moved = restored(data, tmp_path / "moved", now_ms)
+    assert answers(moved) == {key: before}
+    assert list(Checker(moved).findings()) == []
+
+
 def test_what_was_forgotten_is_in_no_dump(tmp_path: Path) -> None:
     path = tmp_path / "store"
     with Writer(path, SMALL_TIERS, per_frame=7) as writer:
