@@ -129,16 +129,22 @@ def rondo_store(
     partial: bool = False,
     no_cursors: bool = False,
 ) -> None:
+    serving = bool(
+        listen or socket_group is not None or idle_exit is not None or no_health or sync != DEFAULT_POLICY
+    )
     if forget is not None:
-        if listen or tiers or max_bytes or socket_group is not None or idle_exit is not None or restore:
+        if serving or tiers or max_bytes or restore or partial or no_cursors:
             raise UsageError("--forget goes with no other flag")
         from rondo_tools.store.forget.client import forget_sessions  # it needs what storing does not
 
         forget_sessions(directory, forget)
         return
     if restore:
-        if listen:
-            raise UsageError("--restore reads standard input; --listen is for another run")
+        if serving:
+            raise UsageError(
+                "--restore reads standard input to its end, and forces all to the disk: --listen, "
+                "--socket-group, --idle-exit, --no-health and --sync are for another run"
+            )
         _restore(directory, tiers, max_bytes, partial=partial, bring_cursors=not no_cursors)
         return
     if partial or no_cursors:
