@@ -16,6 +16,7 @@ import numpy.typing as npt
 from rondo_tools import stream
 from rondo_tools.errors import RondoError, StoreError
 from rondo_tools.store.carry import Carry, parse_carry
+from rondo_tools.store.ended import MAX_LAST_ROWS
 from rondo_tools.store.format import dump, frames
 from rondo_tools.store.format.frames import Frame, Rows
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, tier_name
@@ -37,8 +38,10 @@ BAD = (*UNDECODABLE, KeyError)
 """What this module raises for a frame that is right, and yet not what it should be."""
 
 MAX_SCHEMA_BYTES = 256 << 20  # of one part, as of a journal
+MAX_NUMBER = 1 << 31  # of a file
 MAX_SMALL_FILE = 1 << 30  # a carry of a million sessions has less
 _ANY_SERIES = {"name": "any", "labels": {}, "kind": "gauge", "unit": "", "help": ""}
+_JOURNALS_OF_LIVE = "journal", "from_journal", "mark_journal"
 _INT = range(stream.MAX_T_MS + 1)
 
 
@@ -138,7 +141,7 @@ def part_of(payload: bytes) -> Part | DumpedStore:
     if name not in (JOURNALS, ENDED, LAST_ROWS, *coarse):
         raise ValueError(f"part {name!r:.100}")
     number, file_id = facts["number"], facts["id"]
-    if type(file_id) is not bytes or type(number) is not int or not 0 < number < 1 << 31:
+    if type(file_id) is not bytes or type(number) is not int or not 0 < number < MAX_NUMBER:
         raise ValueError("no file")
     return Part(name, number, file_id, tier=coarse.get(name, 0))
 
@@ -152,7 +155,7 @@ def _dumped_store(facts: dict[str, Any]) -> DumpedStore:
     evictions = tuple(Eviction(**one) for one in facts["evictions"])
     for one in evictions:
         _check_ints(one.tier, one.from_ms, one.to_ms, one.bytes, int(one.delivered))
-    if facts["rolled_up"] >= 1 << 31:
+    if facts["rolled_up"] >= MAX_NUMBER:
         raise ValueError("no number of a journal")
     return DumpedStore(tiers, facts["rolled_up"], evictions, facts["bytes"])
 
@@ -163,12 +166,14 @@ def descriptions(head: Frame, payload: bytes) -> list[Description]:
         _check_session(one.instance, one.start_ms, one.interval_ms, one.labels)
         _check_reason(one.reason)
         _check_ints(one.end_ms, one.first_ms, one.last_ms, one.ticks, one.series)
-        _check_ints(*(place.rows for place in one.places))
+        _check_ints(*(number for place in one.places for number in place))
+        if sum(place.rows for place in one.places) > MAX_LAST_ROWS:
+            raise ValueError("more last rows than a session can have")
     return some
 
 
-def carry_of(data: bytes) -> Carry:
-    """Raises ValueError for what is no carry."""
+def carry_of(data: bytes, rolled_up: int) -> Carry:
+    """Raises ValueError for what is no carry of a store whose journals are rolled up so far."""
     try:
         carry = parse_carry(data)
     except StoreError as exc:
@@ -181,6 +186,8 @@ def carry_of(data: bytes) -> Carry:
     for name in live.dtype.names or ():
         if live.size and not (int(live[name].min()) >= 0 and int(live[name].max()) in _INT):
             raise ValueError("a carry with times that are none")
+    if any(live.size and int(live[name].max()) > rolled_up for name in _JOURNALS_OF_LIVE):
+        raise ValueError("a carry of journals that are not rolled up")
     if live.size and int(live["schema"].max()) >= len(carry.schemas):
         raise ValueError("a carry without its schemas")
     for schema in carry.schemas:

@@ -87,7 +87,8 @@ def _write_last_rows(
         for slot, start_ms in zip(those.tolist(), live["start_ms"][those].tolist(), strict=True)
     }
     oldest = int(live["from_journal"][those].min())
-    journals = range(oldest, slots.number if whole else slots.number + 1)
+    newest_read = slots.number - 1 if whole else slots.number
+    journals = [number for number in layout.numbers(JOURNALS) if oldest <= number <= newest_read]
     gathered: dict[Schema, list[SlotRows]] = {}
     size = 0
     for some in _pieces(layout, journals, slot_of, int(since_ms.min()), whole, piece):

@@ -210,8 +210,10 @@ class Restore:
             try:
                 if head.kind == dump.PART:
                     ending, part = part, None
-                    self._end_part(ending, bring_cursors=bring_cursors)
-                    part = self._begin_part(payload)
+                    try:
+                        self._end_part(ending, bring_cursors=bring_cursors)
+                    finally:
+                        part = self._begin_part(payload)
                 elif part is None:
                     raise ValueError("in no part")
                 else:
@@ -236,7 +238,7 @@ class Restore:
         if self.journals.is_open:
             self.journals.end()
         elif part is not None and part.name == dump.CARRY:
-            self.sessions.take_carry(dump_parts.carry_of(bytes(part.data)))
+            self.sessions.take_carry(dump_parts.carry_of(bytes(part.data), self._source.rolled_up))
         elif part is not None and part.name == dump.CURSOR and bring_cursors:
             self.landing.take(part.cursor, bytes(part.data))
 
@@ -269,8 +271,8 @@ class Restore:
 
     def _take_coarse(self, part: Part, head: Frame, payload: bytes) -> None:
         tier = part.tier
-        if tier not in self._tier_of:
-            raise ValueError("rows of no tier of the dump's store")
+        if tier not in self._tier_of or head.origin > self._source.rolled_up:
+            raise ValueError("rows of no tier of the dump's store, or of a journal that is not rolled up")
         schema, rows = part.rows(head, payload, tier)
         here = self._tier_of[tier]
         if here is None:
@@ -294,6 +296,8 @@ class Restore:
         if self._last_rows is None:
             self._last_rows = self.sessions.last_rows()
         for slot, place in self._last_rows.pop((part.number, head.origin), ()):
+            if place.first + place.rows > head.entries:
+                raise ValueError("last rows beyond their frame")
             only = np.arange(place.first, place.first + place.rows)
             schema, rows = part.rows(head, payload, 0, only)
             owners = {part.sessions[number].key for number in np.unique(rows["session"]).tolist()}

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from rondo_tools.errors import EX_TEMPFAIL, StoreError
+from rondo_tools.store import dump_parts
 from rondo_tools.store.format.cursor import Position, Progress, pack_progress, parse_progress
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import FILE_SIZE, FileHeader
@@ -119,13 +120,15 @@ class Landing:
         """A cursor of the dump. Raises ValueError if it is none."""
         if not is_cursor_name(name):
             raise ValueError(f"{name!r:.100} is no name of a cursor")
-        self._cursors[name] = parse_progress(data)
+        progress, in_flight = parse_progress(data)
+        if any(not 0 < number < dump_parts.MAX_NUMBER for number in _journals_of(progress)):
+            raise ValueError("a cursor in a journal that cannot be")
+        self._cursors[name] = progress, in_flight
 
     def oldest(self) -> list[int]:
         """The journals of the dump in which cursors stand."""
         mine = [one for one, _ in self._cursors.values() if not one.tier]
-        found = [one.begin.number for one in mine if one.begin is not None]
-        return found + [one.coarse[1] for one in mine if one.coarse is not None]
+        return [number for one in mine for number in _journals_of(one)]
 
     def begin_journal(self, number: int, file_id: bytes, header: FileHeader) -> None:
         self.newest = header.number
@@ -213,6 +216,12 @@ class Landing:
     def _end(self) -> Position | None:
         """Behind all that was restored."""
         return self.journals[max(self.journals)] if self.journals else None
+
+
+def _journals_of(progress: Progress) -> list[int]:
+    """The oldest journals that a cursor means."""
+    found = [] if progress.begin is None else [progress.begin.number]
+    return found if progress.coarse is None else [*found, progress.coarse[1]]
 
 
 def _purpose(progress: Progress) -> tuple[int, str]:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import msgpack
 
 from rondo_tools import files
+from rondo_tools.errors import StoreError
+from rondo_tools.store import dump_parts
 from rondo_tools.store.dump_parts import DumpedStore, Part
 from rondo_tools.store.format import dump, frames
 from rondo_tools.store.format.frames import END, ROWS, SESSION, Frame
@@ -58,6 +60,8 @@ class RestoredJournals:
             # The numbers of all that are in the dump, or owed, follow those of the store.
             oldest = min([number, self._source.rolled_up + 1, *self._landing.oldest()])
             self.shift = max(0, self._newest + 1 - oldest)
+            if self._source.rolled_up + self.shift >= dump_parts.MAX_NUMBER:
+                raise StoreError("the numbers of the dump's journals are too high; nothing was restored")
         moved = number + self.shift
         return moved if moved > self._newest else 0
 
@@ -73,7 +77,7 @@ class RestoredJournals:
     def begin(self, part: Part) -> None:
         """Raises ValueError if it is out of order, and OSError."""
         number = self.moved(part.number)
-        if number <= self._landing.newest:
+        if not self._landing.newest < number < dump_parts.MAX_NUMBER:
             raise ValueError("journals that are not in order")
         files.make_folder(self._made.folder(JOURNALS))
         header = frames.new_file(number, self._store_id)

@@ -115,6 +115,9 @@ class RestoredSessions:
     # --- what the dump says -------------------------------------------------------------------------
 
     def take_carry(self, carry: Carry) -> None:
+        """Raises ValueError for a second one."""
+        if self.live:
+            raise ValueError("two carries in a dump")
         self.carry = carry
         for place, (instance, labels) in enumerate(carry.names):
             row = carry.live[place]

@@ -13,18 +13,29 @@ from pathlib import Path
 from random import Random
 
 import msgpack
+import numpy as np
 import pytest
-from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
+from journal_fixtures import C1, G1, SCHEMAS, SMALL_TIERS, T0, Writer, fill
 from needs import PATIENCE_S
 from restore_host import answers, dumped, restored
 
-from rondo_tools import files
+from rondo_tools import files, stream
 from rondo_tools.errors import EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, StoreError
-from rondo_tools.store.carry import Carry
+from rondo_tools.store.carry import LIVE, Carry
 from rondo_tools.store.check import Checker
 from rondo_tools.store.format import dump, frames
-from rondo_tools.store.format.records import SessionRecord, pack_descriptions, pack_sessions
+from rondo_tools.store.format.cursor import Position, Progress, pack_progress
+from rondo_tools.store.format.records import (
+    Description,
+    Place,
+    SessionRecord,
+    pack_descriptions,
+    pack_sessions,
+)
 from rondo_tools.store.frame_writer import FrameWriter
+from rondo_tools.store.intake import Intake
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.stream import Header
 
 
 def now_ms() -> int:
@@ -226,6 +237,40 @@ def in_journal(*some: tuple[int, bytes]) -> Callable[[dump.DumpWriter], None]:
     return fill
 
 
+def carry(writer: dump.DumpWriter, *names: str, **columns: int) -> None:
+    live = np.zeros(len(names), LIVE)
+    facts = {"start_ms": T0, "interval_ms": 1000, "last_ms": T0 + 1000, "ticks": 1, "journal": 1}
+    for column, value in (facts | columns).items():
+        live[column] = value
+    writer.part(dump.CARRY)
+    writer.bytes(Carry([(name, ()) for name in names], live, [SCHEMAS[0]], [{}, {}]).pack())
+
+
+def cursor_at(writer: dump.DumpWriter, **where: object) -> None:
+    writer.part(dump.CURSOR, cursor="x")
+    writer.bytes(pack_progress(Progress(**where), None))  # type: ignore[arg-type]
+
+
+def last_rows_at(place: Place) -> Callable[[dump.DumpWriter], None]:
+    def fill(writer: dump.DumpWriter) -> None:
+        told = Description("vm-1", T0, 1000, (), "poweroff", T0 + 2000, T0 + 1000, T0 + 1000, 1, 2, (place,))
+        writer.part("ended", number=1, id=bytes(8))
+        add(writer, frames.DESCRIPTIONS, pack_descriptions([told]))
+        writer.part("last_rows", number=1, id=bytes(8))
+        add(writer, SCHEMA, PACKED)
+        add(writer, SESSION, session())
+        add(writer, ROWS, row(), origin=40)
+
+    return fill
+
+
+def coarse(writer: dump.DumpWriter, tier: str, **fields: int) -> None:
+    writer.part(tier, number=1, id=bytes(8))
+    add(writer, SCHEMA, PACKED)
+    add(writer, SESSION, session())
+    add(writer, ROWS, struct.pack("<Iqdddd", 0, T0, 1, 2, 3, 4), **fields)
+
+
 SCHEMA, SESSION, ROWS, END = frames.SCHEMA, frames.SESSION, frames.ROWS, frames.END
 PACKED = SCHEMAS[0].packed
 HOSTILE = {
@@ -265,12 +310,18 @@ HOSTILE = {
         add(writer, frames.DESCRIPTIONS, bytes(20) + b"\x93\x01\x02\x03"),
     ),
     "descriptions in a journal": in_journal((frames.DESCRIPTIONS, pack_descriptions([]))),
-    "a tier that is not there": lambda writer: (
-        writer.part("tier_5", number=1, id=bytes(8)),
-        add(writer, SCHEMA, PACKED),
-        add(writer, SESSION, session()),
-        add(writer, ROWS, struct.pack("<Iqdddd", 0, T0, 1, 2, 3, 4)),
+    "a tier that is not there": lambda writer: coarse(writer, "tier_5"),
+    "a coarse row of a journal beyond all": lambda writer: coarse(writer, "tier_1", origin=(1 << 32) - 1),
+    "two carries": lambda writer: (carry(writer, "vm-1", "vm-2"), carry(writer)),
+    "a carry of journals to come": lambda writer: carry(writer, "vm-1", from_journal=5),
+    "a cursor before all journals": lambda writer: cursor_at(writer, begin=Position(0, bytes(8), 40)),
+    "a cursor beyond all journals": lambda writer: cursor_at(writer, begin=Position(1 << 62, bytes(8), 40)),
+    "a cursor that is owed all": lambda writer: cursor_at(
+        writer, begin=Position(1, bytes(8), 40), coarse=(1, 0, 1 << 62)
     ),
+    "last rows without an end": last_rows_at(Place(1, 40, 0, 1 << 40)),
+    "last rows beyond their frame": last_rows_at(Place(1, 40, 1 << 40, 1)),
+    "last rows before their frame": last_rows_at(Place(1, 40, -1, 1)),
     "a mark of nothing": in_journal((dump.MARK, b"\x01")),
     "bytes in a journal": in_journal((SESSION, session()), (END + 20, b"")),
 }
@@ -285,6 +336,59 @@ def test_a_hostile_dump_is_an_error_with_a_place(tmp_path: Path, what: str) -> N
         answers(tmp_path / "store")
         assert list(Checker(tmp_path / "store").findings()) == []
     assert {path.name for path in tmp_path.iterdir()} == {"store"}
+
+
+def test_what_follows_a_carry_that_is_damaged_is_restored(tmp_path: Path) -> None:
+    def fill(writer: dump.DumpWriter) -> None:
+        writer.part(dump.CARRY)
+        writer.bytes(b"nothing")
+        journal(writer)
+        add(writer, SCHEMA, PACKED)
+        add(writer, SESSION, session())
+        add(writer, ROWS, row(), least_ms=T0 + 1000, greatest_ms=T0 + 1000)
+
+    with pytest.raises(StoreError, match="are damaged"):
+        restored(made(fill, rolled_up=0), tmp_path / "store", now_ms)
+    assert list(answers(tmp_path / "store")) == [("vm-1", T0)]
+
+
+def test_numbers_of_journals_do_not_run_out(tmp_path: Path) -> None:
+    def fill(writer: dump.DumpWriter) -> None:
+        journal(writer)
+        add(writer, SCHEMA, PACKED)
+        add(writer, SESSION, session(instance=f"vm-{time}"))
+        add(writer, ROWS, row(), least_ms=T0 + 1000, greatest_ms=T0 + 1000)
+
+    time = 1
+    restored(made(fill, rolled_up=(1 << 31) - 1), tmp_path / "store", now_ms)
+    before = sorted((tmp_path / "store").rglob("*"))
+    time = 2
+    with pytest.raises(StoreError, match="too high; nothing was restored") as raised:
+        restored(made(fill, rolled_up=(1 << 31) - 1), tmp_path / "store", now_ms)
+    assert raised.value.exit_code == EX_DATAERR
+    assert sorted((tmp_path / "store").rglob("*")) == before
+
+
+def test_the_last_rows_of_a_session_are_sought_in_journals_that_are_there(tmp_path: Path) -> None:
+    """Not in each of two billion numbers."""
+
+    def fill(writer: dump.DumpWriter) -> None:
+        carry(writer, "vm-1", journal=newest, from_journal=1, mark_journal=1)
+
+    newest = (1 << 31) - 1
+    restored(made(fill, rolled_up=newest), tmp_path / "store", now_ms)
+    with OpenStore(tmp_path / "store", now_ms=now_ms) as store:
+        intake = Intake(store.keeper)
+        intake.feed(
+            stream.encode(Header("vm-1", T0, (), 1000, (C1, G1)))
+            + stream.encode(stream.Tick(T0 + 2000, bytes(16)))
+            + stream.encode(stream.End("poweroff", T0 + 2000))
+        )
+        intake.close(give_up=True)
+        store.keeper.flush()
+        store.keeper.end_journal()
+        store.keep_house()
+    assert answers(tmp_path / "store")["vm-1", T0]["end"]
 
 
 def test_frames_whose_part_is_lost_are_nobody_s(tmp_path: Path) -> None:
