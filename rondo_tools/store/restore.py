@@ -12,7 +12,6 @@ tiers; a tier that it has not is rolled up from their ticks. Those that were not
 from __future__ import annotations
 
 import copy
-import errno
 import logging
 import os
 import shutil
@@ -48,6 +47,7 @@ from rondo_tools.store.journal_pieces import PIECE
 from rondo_tools.store.looks import stamp
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.remembered import Remembered
+from rondo_tools.store.reserve import FULL
 from rondo_tools.store.restore_cursors import CursorsHere, Landing
 from rondo_tools.store.restore_journals import RestoredJournals
 from rondo_tools.store.restore_rows import RestoredRows
@@ -175,7 +175,7 @@ class Restore:
                 if self.sessions.new:
                     self._finish()
         except OSError as exc:
-            status = EX_TEMPFAIL if exc.errno in (errno.ENOSPC, errno.EDQUOT) else EX_UNAVAILABLE
+            status = EX_TEMPFAIL if exc.errno in FULL else EX_UNAVAILABLE
             why = exc.strerror or str(exc)
             raise StoreError(f"{self._layout.path}: {why}; nothing was restored", exit_code=status) from exc
         finally:

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from rondo_tools import files
-from rondo_tools.errors import EX_OK, EX_UNAVAILABLE, StoreError, UsageError
+from rondo_tools.errors import EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, StoreError, UsageError
 from rondo_tools.selector import NAME, Selector, parse_selector
 from rondo_tools.store.format.layout import Layout
+from rondo_tools.store.reserve import FULL
 from rondo_tools.units import format_count
 
 log = logging.getLogger(__name__)
@@ -149,4 +150,5 @@ class RequestFile:
                 log.warning("%s: %s", self._path, exc_again.strerror)
 
     def _unavailable(self, exc: OSError) -> StoreError:
-        return StoreError(f"{self._path}: {exc.strerror}", exit_code=EX_UNAVAILABLE)
+        status = EX_TEMPFAIL if exc.errno in FULL else EX_UNAVAILABLE
+        return StoreError(f"{self._path}: {exc.strerror}", exit_code=status)
