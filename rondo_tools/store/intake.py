@@ -144,7 +144,8 @@ class Intake:
         if before is not None and before is not session:
             self._keeper.give_up(before, self)
         self._session = session
-        self.counts.sessions += session is not before  # else it goes on with other series
+        goes_on = session is before and not session.is_ended  # with other series
+        self.counts.sessions += not goes_on
         return session
 
     def _store_block(self, session: Session, block: Block, oldest_ms: int, newest_ms: int) -> None:
