@@ -344,6 +344,7 @@ class Host:
         assert twice <= self.unclear, len(twice - self.unclear)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "seed",
     [

@@ -141,6 +141,7 @@ def test_series_that_change(store: Path) -> None:
     assert second.values == [15.0, 2.0]
 
 
+@pytest.mark.heavy
 def test_a_look_reads_what_has_come_and_no_more(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much the journals hold."""
     values = (0.0, 0.0, 0.0)

@@ -60,6 +60,7 @@ def check_nothing_made_up(writer: Writer) -> None:
             session.rows(tier)
 
 
+@pytest.mark.heavy
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_flipped_bit_goes_unnoticed(written: Writer, data: st.DataObject) -> None:

@@ -336,6 +336,7 @@ def test_without_its_carry_a_roll_up_goes_on(host: Host, caplog: pytest.LogCaptu
     assert stored.rows[other.key] == expected_rows(host.ticks[other], 10_000)
 
 
+@pytest.mark.heavy
 def test_many_sessions_of_many_schemas(host: Host) -> None:
     journal = host.journal()
     for n in range(300):

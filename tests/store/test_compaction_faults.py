@@ -232,6 +232,7 @@ class Schedule:
         return {end for end, *_ in (*written.ticks, *written.ends) if end <= reached}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEED, SEED + SCHEDULES))
 def test_schedules(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -77,6 +77,7 @@ def faulty(path: Path, seed: int) -> FaultyDisk:
     return disk
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "every", [pytest.param(29, id="some"), pytest.param(1, id="all", marks=pytest.mark.long)]
 )

@@ -66,6 +66,7 @@ def test_any_flipped_bit_loses_its_own_frame_and_no_other() -> None:
             assert damage.first_at == begins[1]
 
 
+@pytest.mark.heavy
 def test_zeros_behind_the_end_are_no_frames() -> None:
     data, begins = a_file(2)
     for size in range(5000):

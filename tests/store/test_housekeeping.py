@@ -204,6 +204,7 @@ def test_runs_from_cron_expire_too(store: Store, unsynced: None) -> None:
     assert len(store.state.looks_ms) <= 12
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEED, SEED + SCHEDULES))
 def test_a_clock_that_is_wrong_for_a_while_erases_nothing(tmp_path: Path, seed: int, unsynced: None) -> None:
     """What went was over its span by the true time; in the end all that is over its span goes."""
@@ -345,6 +346,7 @@ def test_if_the_state_cannot_be_replaced_nothing_is_removed(
     assert not store.journals()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEED, SEED + max(SCHEDULES // 3, 1)))
 def test_a_full_disk_is_no_deadlock(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Roll-ups fail, the reserve is given up, files go, and the store goes on; all that stays is right."""
@@ -435,6 +437,7 @@ def test_the_reserve_is_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert not layout.reserve.exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("minutes", "days"), [(30, 11), pytest.param(1, 9, marks=pytest.mark.long)])
 def test_days_of_short_pipes_keep_files_and_state_flat(
     tmp_path: Path, unsynced: None, minutes: int, days: int

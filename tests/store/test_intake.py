@@ -142,6 +142,7 @@ def test_a_change_of_schema_waits_for_room(tmp_path: Path, install: Callable[[Di
     assert found.state_of(("vm-1", START_MS)) == "poweroff"
 
 
+@pytest.mark.heavy
 def test_a_turn_with_much_in_it_is_written_in_its_midst(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         intake = Intake(kept)

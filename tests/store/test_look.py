@@ -90,6 +90,7 @@ def truth_row(row: dict[tuple[tuple[str, object, str], str], float]) -> truth.Ro
     return {(series[0], what): truth.bits(value) for (series, what), value in row.items() if value == value}
 
 
+@pytest.mark.heavy
 @settings(max_examples=150)
 @given(st.data())
 def test_what_is_served_is_what_was_written(data: st.DataObject) -> None:
@@ -166,6 +167,7 @@ def check_moment(found: list[Session], some: slice = slice(None)) -> int:
     return newest_ms
 
 
+@pytest.mark.heavy
 @given(seed=st.integers(0, 1 << 30))
 @settings(max_examples=40)
 def test_a_writer_may_go_on_between_any_two_steps_of_a_look(seed: int) -> None:

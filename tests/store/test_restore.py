@@ -71,6 +71,7 @@ def test_every_answer_is_the_same_after_a_move(tmp_path: Path, seed: int) -> Non
     assert answers(restored(dumped(tmp_path / "moved"), tmp_path / "back", now_ms)) == before
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "seed", [*range(6), *(pytest.param(n, marks=pytest.mark.long) for n in range(6, 60))]
 )
@@ -222,6 +223,7 @@ def test_a_dump_of_some_sessions_has_nothing_of_the_others(tmp_path: Path) -> No
     assert answers(rest) == before
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("is_forgotten", [False, True])
 def test_one_session_of_very_many_is_restored_from_a_journal(tmp_path: Path, is_forgotten: bool) -> None:
     """Its number in the journal is greater than the restored journal has bytes."""

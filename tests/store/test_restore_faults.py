@@ -70,6 +70,7 @@ def is_within(path: Path, source: Path) -> None:
         assert set(one["tier 0"][0]) <= set(whole[key]["tier 0"][0])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 6))])
 def test_a_cut_dump_restores_what_is_whole_and_a_whole_one_completes_it(
     tmp_path: Path, source: Path, part: int
