@@ -9,6 +9,7 @@ import select
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,21 +28,14 @@ from rondo_tools.attach.naming import PathTemplate, Template
 from rondo_tools.attach.process import thread_group
 from rondo_tools.attach.single import claim
 from rondo_tools.attach.sinks import PipeSink, Sink, StoreSink
-from rondo_tools.attach.sources.choose import (
-    CLOUD_HYPERVISOR_HELP,
-    FIRECRACKER_HELP,
-    FLUSH_HELP,
-    QMP_HELP,
-    TAPS_HELP,
-    Wanted,
-    open_adapters,
-)
+from rondo_tools.attach.sources.choose import Wanted, adapter_flags, open_adapters
 from rondo_tools.attach.text import TextSink
 from rondo_tools.attach.watch import Watcher
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, RondoError, UsageError
 from rondo_tools.producer.address import TcpAddress, UnixAddress
 from rondo_tools.producer.destination import address, standard
+from rondo_tools.producer.flags import parse_interval, parse_label
 from rondo_tools.signals import Signals
 from rondo_tools.stream import Header
 from rondo_tools.units import format_count
@@ -77,20 +71,6 @@ exit status of this command, beyond those below:
 """
 
 
-def _interval(text: str) -> int:
-    ms = units.parse_duration(text)
-    if ms < 100:
-        raise UsageError(f"{text!r} is too short: 100ms is the shortest interval")
-    return ms
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
 @argh.arg(
     "--linger",
     type=command.typed(units.parse_duration),
@@ -123,7 +103,7 @@ def _label(text: str) -> tuple[str, str]:
 )
 @argh.arg(
     "--label",
-    type=command.typed(_label),
+    type=command.typed(parse_label),
     action="append",
     metavar="NAME=VALUE",
     help="a label for all series of all VMs; may be repeated",
@@ -134,14 +114,10 @@ def _label(text: str) -> tuple[str, str]:
     metavar="TEMPLATE",
     help="how VMs are called, of the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {host} (default: {name})",
 )
-@argh.arg("--qmp", type=command.typed(PathTemplate), metavar="PATH", help=QMP_HELP)
-@argh.arg("--firecracker", type=command.typed(PathTemplate), metavar="PATH", help=FIRECRACKER_HELP)
-@argh.arg("--flush", type=command.typed(PathTemplate), metavar="PATH", help=FLUSH_HELP)
-@argh.arg("--cloud-hypervisor", type=command.typed(PathTemplate), metavar="PATH", help=CLOUD_HYPERVISOR_HELP)
-@argh.arg("--taps", help=TAPS_HELP)
+@adapter_flags
 @argh.arg(
     "--interval",
-    type=command.typed(_interval),
+    type=command.typed(partial(parse_interval, shortest_ms=100)),
     metavar="TIME",
     help="time between ticks, which fall on its multiples (default: 1s)",
 )

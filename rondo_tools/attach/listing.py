@@ -14,21 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import argh
 
-from rondo_tools import command
 from rondo_tools.attach import discover, naming
 from rondo_tools.attach.counters.base import ExitCounters
 from rondo_tools.attach.counters.choose import Refusal, choose
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.process import Process
-from rondo_tools.attach.sources.choose import (
-    CLOUD_HYPERVISOR_HELP,
-    FIRECRACKER_HELP,
-    FLUSH_HELP,
-    QMP_HELP,
-    TAPS_HELP,
-    Wanted,
-    open_adapters,
-)
+from rondo_tools.attach.sources.choose import Wanted, adapter_flags, open_adapters
 from rondo_tools.printable import printable
 from rondo_tools.units import format_duration
 
@@ -72,13 +63,7 @@ class Listing(NamedTuple):
 
 
 @argh.arg("--format", choices=("table", "json"), help="how to write it")
-@argh.arg("--qmp", type=command.typed(naming.PathTemplate), metavar="PATH", help=QMP_HELP)
-@argh.arg("--firecracker", type=command.typed(naming.PathTemplate), metavar="PATH", help=FIRECRACKER_HELP)
-@argh.arg("--flush", type=command.typed(naming.PathTemplate), metavar="PATH", help=FLUSH_HELP)
-@argh.arg(
-    "--cloud-hypervisor", type=command.typed(naming.PathTemplate), metavar="PATH", help=CLOUD_HYPERVISOR_HELP
-)
-@argh.arg("--taps", help=TAPS_HELP)
+@adapter_flags
 def list_vms(
     *,
     format: str = "table",

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import argh
 
@@ -14,6 +15,7 @@ from rondo_tools import clock, command, stream, units
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, UsageError, VmError
 from rondo_tools.producer.destination import open_output
+from rondo_tools.producer.flags import parse_interval, parse_label
 from rondo_tools.producer.text import TextEncoder
 from rondo_tools.stream import Header
 from rondo_tools.vmm import cpu
@@ -57,20 +59,6 @@ EX_SHUTDOWN = 1  # a triple fault of the guest
 LAST_LINES_S = 1.0  # for the console's last lines to be written
 
 
-def _interval(text: str) -> int:
-    ms = units.parse_duration(text)
-    if ms < 10:
-        raise UsageError(f"{text!r} is too short: 10ms is the shortest interval")
-    return ms
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
 @argh.arg(
     "--accel",
     choices=CHOICES,
@@ -85,14 +73,14 @@ def _label(text: str) -> tuple[str, str]:
 )
 @argh.arg(
     "--interval",
-    type=command.typed(_interval),
+    type=command.typed(partial(parse_interval, shortest_ms=10)),
     metavar="TIME",
     help="time between ticks, which fall on its multiples (default: 1s)",
 )
 @argh.arg("--instance", type=str, metavar="NAME", help="the VM's name (default: host name and process id)")
 @argh.arg(
     "--label",
-    type=command.typed(_label),
+    type=command.typed(parse_label),
     action="append",
     metavar="NAME=VALUE",
     help="a label for all series; may be given again",

@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import argh
+
+from rondo_tools import command
 from rondo_tools.attach.naming import PathTemplate
 from rondo_tools.errors import UsageError
 
 if TYPE_CHECKING:
     from rondo_tools.attach.sources.adapters import Adapter, Adapters
 
-QMP_HELP = (
-    "QEMU: ask for block metrics and the end's reason over the QMP socket at this path, such as "
-    "/run/qmp/{name}.sock; a socket for rondo-attach alone, fields as in --name"
-)
+F = TypeVar("F", bound=Callable[..., None])
 
 
-FIRECRACKER_HELP = (
-    "Firecracker: read block and network metrics from its metrics file or FIFO at this path, such as "
-    "/srv/jailer/firecracker/{name}/root/metrics.json; fields as in --name"
-)
-FLUSH_HELP = (
-    "with --firecracker: ask for new metrics each interval, over the API socket at this path, such as "
-    "/srv/jailer/firecracker/{name}/root/run/firecracker.socket; else they come every 60 seconds"
-)
-CLOUD_HYPERVISOR_HELP = (
-    "Cloud Hypervisor: ask for block and network metrics over the API socket at this path, such as "
-    "/run/user/1000/cloud-hypervisor.{pid}; fields as in --name"
-)
-TAPS_HELP = "any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE)"
+def adapter_flags(function: F) -> F:
+    """The flags of a command that may ask adapters: what `Wanted` is made of."""
+    flags = (
+        argh.arg(
+            "--qmp",
+            type=command.typed(PathTemplate),
+            metavar="PATH",
+            help=(
+                "QEMU: ask for block metrics and the end's reason over the QMP socket at this path, such as "
+                "/run/qmp/{name}.sock; a socket for rondo-attach alone, fields as in --name"
+            ),
+        ),
+        argh.arg(
+            "--firecracker",
+            type=command.typed(PathTemplate),
+            metavar="PATH",
+            help=(
+                "Firecracker: read block and network metrics from its metrics file or FIFO at this path, "
+                "such as /srv/jailer/firecracker/{name}/root/metrics.json; fields as in --name"
+            ),
+        ),
+        argh.arg(
+            "--flush",
+            type=command.typed(PathTemplate),
+            metavar="PATH",
+            help=(
+                "with --firecracker: ask for new metrics each interval, over the API socket at this path, "
+                "such as /srv/jailer/firecracker/{name}/root/run/firecracker.socket; else they come every "
+                "60 seconds"
+            ),
+        ),
+        argh.arg(
+            "--cloud-hypervisor",
+            type=command.typed(PathTemplate),
+            metavar="PATH",
+            help=(
+                "Cloud Hypervisor: ask for block and network metrics over the API socket at this path, such "
+                "as /run/user/1000/cloud-hypervisor.{pid}; fields as in --name"
+            ),
+        ),
+        argh.arg(
+            "--taps",
+            help="any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE)",
+        ),
+    )
+    for flag in reversed(flags):  # as a pile of decorators, the last is the first
+        function = flag(function)
+    return function
 
 
 class Wanted(NamedTuple):
