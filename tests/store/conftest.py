@@ -107,3 +107,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
         monkeypatch.setattr(files, "os", disk)
 
     return put
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk: for what is about days, or reads only, and not about crashes."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: None)

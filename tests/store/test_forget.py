@@ -23,13 +23,6 @@ from rondo_tools.store.reader import Store
 FORGET = parse_forget(f"{{{SECRET}}}")
 
 
-@pytest.fixture
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(os, "fdatasync", lambda fd: None)
-
-
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A store that was written for a while. For a test to copy."""

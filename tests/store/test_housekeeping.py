@@ -86,13 +86,6 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-@pytest.fixture
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits for no disk: where it is about days, not about crashes."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(os, "fdatasync", lambda fd: None)
-
-
 def an_hour_of_looks(store: Store) -> None:
     for _ in range(7):
         store.look()
@@ -177,7 +170,7 @@ def test_the_last_ten_minutes_of_a_session_that_is_not_over_stay(store: Store) -
     store.check()
 
 
-def test_tiers_and_what_is_over_go_by_their_spans(store: Store, unsynced: None) -> None:
+def test_tiers_and_what_is_over_go_by_their_spans(store: Store, no_waits: None) -> None:
     an_hour_of_looks(store)
     store.live_a_while(Session("vm-1"), 30)
     counts = []
@@ -194,7 +187,7 @@ def test_tiers_and_what_is_over_go_by_their_spans(store: Store, unsynced: None) 
     assert min(store.state.files["tier_1"]) == 2, "a number is never used twice"
 
 
-def test_runs_from_cron_expire_too(store: Store, unsynced: None) -> None:
+def test_runs_from_cron_expire_too(store: Store, no_waits: None) -> None:
     for number in range(200):
         store.restart()
         store.live_a_while(Session("vm", T0 + number * 10_000), 3)
@@ -206,7 +199,7 @@ def test_runs_from_cron_expire_too(store: Store, unsynced: None) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEED, SEED + SCHEDULES))
-def test_a_clock_that_is_wrong_for_a_while_erases_nothing(tmp_path: Path, seed: int, unsynced: None) -> None:
+def test_a_clock_that_is_wrong_for_a_while_erases_nothing(tmp_path: Path, seed: int, no_waits: None) -> None:
     """What went was over its span by the true time; in the end all that is over its span goes."""
     choose = random.Random(seed)
     store = Store(tmp_path / "store", parse_tiers("1s:10m,10s:2h,1m:1d"))
@@ -285,7 +278,7 @@ def test_for_want_of_room_files_go_in_their_order(store: Store, caplog: pytest.L
     assert descriptions(store.layout, store.state)
 
 
-def test_max_bytes_holds(store: Store, unsynced: None) -> None:
+def test_max_bytes_holds(store: Store, no_waits: None) -> None:
     store.keeper.max_bytes = 250_000
     for number in range(1, 60):
         store.live_a_while(Session(f"vm-{number}"), 100)
@@ -440,7 +433,7 @@ def test_the_reserve_is_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.heavy
 @pytest.mark.parametrize(("minutes", "days"), [(30, 11), pytest.param(1, 9, marks=pytest.mark.long)])
 def test_days_of_short_pipes_keep_files_and_state_flat(
-    tmp_path: Path, unsynced: None, minutes: int, days: int
+    tmp_path: Path, no_waits: None, minutes: int, days: int
 ) -> None:
     """As cron makes them."""
     every_ms = minutes * MINUTE_MS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from pathlib import Path
@@ -42,9 +41,7 @@ def resident() -> int:
 
 
 @pytest.mark.long
-def test_six_hundred_thousand_lives(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # it is about days, not about crashes
-    monkeypatch.setattr(os, "fdatasync", lambda fd: None)
+def test_six_hundred_thousand_lives(path: Path, no_waits: None) -> None:
     clock, layout = Clock(), Layout(path)
     now_ms = T0
     files, memory, cpu = [], [], []

@@ -77,13 +77,6 @@ def life(path: Path) -> Life:
     return Life(path)
 
 
-@pytest.fixture
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits for no disk: where it is about days, not about crashes."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(os, "fdatasync", lambda fd: None)
-
-
 @pytest.mark.heavy
 def test_short_pipes_for_weeks_leave_the_disk_flat(life: Life, no_waits: None) -> None:
     used, files = [], []
