@@ -1,0 +1,50 @@
+"""`dump`: all of a store, for `rondo-store --restore`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import argh
+
+from rondo_tools.errors import UsageError
+from rondo_tools.query.ask import find
+from rondo_tools.query.manual import SELECTOR
+from rondo_tools.selector import parse_selector
+
+HELP = f"""\
+Write all that the store holds as one stream, also while it is written: every tick, the rows of all tiers,
+sessions that have ended, and where pushes stand. `rondo-store DIR --restore` reads it.
+
+  rondo-query vmm_metrics dump | rondo-store moved_metrics --restore
+  rondo-query vmm_metrics dump | zstd > vmm_metrics.dump.zst
+  rondo-query vmm_metrics dump '{{instance="vm-1"}}' > vm-1.dump
+
+What a producer writes after the dump has begun is not in it. To move a store, stop rondo-store and
+rondo-push first.
+
+{SELECTOR}
+"""
+
+
+@argh.arg(
+    "selector",
+    nargs="?",
+    metavar="SELECTOR",
+    default="{}",
+    help="which sessions: those with a series that it means; then the dump has no cursors",
+)
+def dump(selector: str, **flags: Any) -> None:
+    from rondo_tools.query.damage import Damage
+    from rondo_tools.store.reader import Store
+
+    wanted = parse_selector(selector)
+    if sys.stdout.isatty():
+        raise UsageError("a dump is no text for a terminal: write it to a file or a pipe")
+    store = Store(flags["store"])
+    keys = None
+    if wanted.matchers:
+        keys = {(match.session.instance, match.session.start_ms) for match in find(store, wanted)}
+    store.dump(sys.stdout.buffer.write, keys)
+    sys.stdout.buffer.flush()
+    Damage(store).finish()

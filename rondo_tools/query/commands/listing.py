@@ -1,0 +1,83 @@
+"""`list`: which sessions there are, and how they ended."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import Any
+
+import argh
+
+from rondo_tools import clock, command
+from rondo_tools.errors import RondoError
+from rondo_tools.query import flags as share
+from rondo_tools.query.ask import find
+from rondo_tools.selector import parse_selector
+
+HELP = """\
+One line for each session, which is one life of an instance, by start:
+
+  instance  session  first  last  state  age_s  series  ticks
+
+session is the time it began, first and last are its oldest and newest tick, age_s the seconds since the
+last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error, gone, clock, or lost:
+given up by the store, until it comes back), or running, or silent: no end, and no tick for three
+intervals and five seconds, or the last one as far ahead of the clock (age_s is negative). series and
+ticks are all that it has had; how many ticks are still there is a matter of the tiers.
+
+  rondo-query vmm_metrics list --state silent,lost --since 1h
+  rondo-query vmm_metrics list --match '{instance=~"vm-.*"}' -n 20
+  rondo-query vmm_metrics list --sort ticks --reverse | head
+"""
+
+
+@argh.arg(
+    "--match", metavar="SELECTOR", help="only sessions with a series that it means: '{instance=~\"vm-.*\"}'"
+)
+@argh.arg(
+    "--since",
+    metavar="DURATION|TIME",
+    help="only those that were alive since then: 10m, 2026-11-23T10:00:00Z, Unix seconds",
+)
+@argh.arg(
+    "--state",
+    type=command.typed(share.states),
+    metavar="STATE[,...]",
+    help="only those that are running or silent, or ended so: poweroff, lost, ...",
+)
+@argh.arg("-n", type=command.typed(share.count), metavar="N", help="only the N newest of these")
+@argh.arg("--sort", metavar="FIELD", default="session", help="order by a field of the list")
+@argh.arg("--reverse", action="store_true", default=False, help="from the largest down")
+@share.format
+def list_sessions(**flags: Any) -> None:
+    gc.disable()  # of 100,000 sessions none is garbage, and to look for it takes as long as all the rest
+    from rondo_tools.query import evicted, life, output
+    from rondo_tools.query.damage import EX_NOTHING, Damage
+    from rondo_tools.query.times import Span, format_time, parse_since
+    from rondo_tools.store.reader import Store
+
+    wanted = None if flags["match"] is None else parse_selector(flags["match"])
+    now_ms = clock.now_ms()
+    since_ms = 0 if flags["since"] is None else parse_since(flags["since"], now_ms)
+    store = Store(flags["store"])
+    order = life.Order(flags["sort"], reverse=flags["reverse"])
+    if wanted is None:
+        sessions = list(store.each_session(since_ms=since_ms))
+    else:
+        sessions = [match.session for match in find(store, wanted, since_ms)]
+    what = ["no session"]
+    if since_ms:
+        sessions = life.alive_since(sessions, since_ms, now_ms)
+        what.append(f"that was alive since {format_time(since_ms)}")
+    if flags["state"] is not None:
+        sessions = life.in_state(sessions, flags["state"], now_ms)
+        what.append(f"that is {' or '.join(sorted(flags['state']))}")
+    damage = Damage(store)
+    evicted.warn(store, Span(since_ms or None, None), range(len(store.tiers)))
+    if not sessions and len(what) > 1:
+        damage.finish()
+        raise RondoError(" ".join(what), exit_code=EX_NOTHING)
+    sessions = life.newest(sessions, flags["n"])
+    columns = order.sorted(life.lives(sessions, now_ms, unix=flags["unix"]))
+    output.write_columns(sys.stdout, flags["format"], columns)
+    damage.finish()

@@ -1,0 +1,92 @@
+"""`tail`: ticks as they arrive."""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+from typing import Any
+
+import argh
+
+from rondo_tools import clock, command
+from rondo_tools.errors import RondoError
+from rondo_tools.query import flags as share
+from rondo_tools.query.ask import find
+from rondo_tools.query.manual import SELECTOR
+from rondo_tools.selector import parse_selector
+from rondo_tools.signals import Signals
+
+HELP = f"""\
+Follow running sessions: a line for each tick, as it arrives, with the time, the instance and the
+values of the series; a line of names before it, and again when the series change.
+
+  rondo-query vmm_metrics tail '{{instance="vm-1",__name__=~"vmm_.+"}}'
+  rondo-query vmm_metrics tail vcpu_exits_total --rate --new
+  rondo-query vmm_metrics tail vmm_rss_bytes --lines 0 | awk '$3+0 > 64e6'
+
+It ends when every session that it follows has ended, was lost or fell silent, which it says on standard
+error; one that comes back before is followed again. With --new it does not end before Ctrl-C.
+
+{SELECTOR}
+"""
+
+_LOOK_EVERY_S = 0.2  # of tail: a tick is shown so soon after it was stored
+_REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most of a processor to them
+
+
+@share.selector
+@argh.arg(
+    "--lines",
+    type=command.typed(share.count),
+    metavar="N",
+    default=10,
+    help="ticks of the past to begin with, for each session",
+)
+@argh.arg("--new", action="store_true", default=False, help="follow sessions that begin later, too")
+@share.rate
+@argh.arg("--format", choices=("table", "json"), default="table", help="json: one object a line")
+@share.unix
+def tail(selector: str, **flags: Any) -> None:
+    from rondo_tools.query import curve
+    from rondo_tools.query.damage import EX_NOTHING
+    from rondo_tools.query.output import LineWriter
+    from rondo_tools.query.tail import Tail
+    from rondo_tools.store.reader import Store
+
+    wanted = parse_selector(selector)
+    store = Store(flags["store"])
+    if flags["rate"] or not flags["new"]:
+        curve.check(curve.Question(rate=flags["rate"]), find(store, wanted), store.tiers)
+    following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"])
+    writer = LineWriter(sys.stdout, flags["format"], unix=flags["unix"])
+    with Signals() as signals:
+        lines = following.look(clock.now_ms())
+        took_s = 0.0
+        if following.is_over and not lines:
+            following.damage.finish()
+            raise RondoError(
+                f"nothing that matches {wanted} is running (--new waits for what begins later)",
+                exit_code=EX_NOTHING,
+            )
+        while True:
+            for line in lines:
+                writer.write(line)
+            sys.stdout.flush()
+            if following.is_over or _is_told_to_end(signals, max(_LOOK_EVERY_S, _REST * took_s)):
+                following.damage.finish()
+                return
+            began_s = time.monotonic()
+            lines = following.look(clock.now_ms())
+            took_s = time.monotonic() - began_s
+
+
+def _is_told_to_end(signals: Signals, seconds: float) -> bool:
+    """Wait so long, or until a signal arrives. Raises BrokenPipeError when our reader leaves."""
+    poll = select.poll()
+    poll.register(signals.fileno(), select.POLLIN)
+    poll.register(sys.stdout.fileno(), 0)  # errors only
+    ready = dict(poll.poll(seconds * 1000))
+    if ready.get(sys.stdout.fileno(), 0) & select.POLLERR:
+        raise BrokenPipeError
+    return signals.fileno() in ready
