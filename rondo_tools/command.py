@@ -11,15 +11,17 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import argh
 from argh.assembling import NameMappingPolicy
+from argh.constants import DEST_FUNCTION
 
 from rondo_tools import __version__, printable
 from rondo_tools.errors import EX_OK, EX_TEMPFAIL, EX_USAGE, RondoError, UsageError
@@ -58,6 +60,8 @@ class Parser(argh.ArghParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
+        self._commands: Any = None  # argparse's action, once there are any
+        self.asked = self.prog  # the command, once its words are parsed
         self.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong")
         self.add_argument("-v", "--verbose", action="store_true", help="say more")
 
@@ -74,9 +78,92 @@ class Parser(argh.ArghParser):
         self.epilog = f"{self.epilog or ''}\n\n{EXIT_STATUS}".lstrip()
         self.add_argument("--version", action="version", version=f"{self.prog} {__version__}")
 
+    def add_command(self, name: str, **kwargs: Any) -> Parser:
+        """A command below this one, or below a tool that is no command itself. Its words follow its name."""
+        if self._commands is None:
+            is_command = DEST_FUNCTION in self._defaults
+            self._commands = self.add_subparsers(
+                title="commands",
+                metavar="[COMMAND]" if is_command else "COMMAND",
+                dest="command",
+                prog=self.prog,
+                required=not is_command,
+            )
+        parser: Parser = self._commands.add_parser(name, **kwargs)
+        return parser
+
+    @property
+    def commands(self) -> dict[str, Parser]:
+        """The parsers of the commands below, by name."""
+        return {} if self._commands is None else dict(self._commands.choices)
+
+    @property
+    def flags(self) -> list[str]:
+        """All flags, with their dashes."""
+        return list(self._option_string_actions)
+
+    @property
+    def value_flags(self) -> set[str]:
+        """The flags whose value is the next word."""
+        return {flag for flag, action in self._option_string_actions.items() if action.nargs is None}
+
+    @property
+    def most_arguments(self) -> float:
+        """How many words it takes that are neither flags nor values of flags."""
+        arguments = self._get_positional_actions()
+        is_open = any(one.nargs in (argparse.ONE_OR_MORE, argparse.ZERO_OR_MORE) for one in arguments)
+        return math.inf if is_open else len(arguments)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's, but what nobody knows is an error here: the parser of a command knows its flags."""
+        self._check_flags(args)
+        namespace, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        name = getattr(namespace, "command", None)
+        if name in self.commands:
+            if DEST_FUNCTION in self._defaults and args[0] != name:
+                self.error(f"{name} comes first, its flags after it: {self.prog} {name}")
+            self.asked = self.commands[name].prog
+        return namespace, left
+
+    def _check_flags(self, words: Sequence[str]) -> None:
+        """Report the first flag that does not exist, before its value is taken for something else."""
+        for word in words:
+            if word == "--" or word in self.commands:
+                return
+            flag = word.partition("=")[0]
+            # argparse takes a word with a space in it for a value
+            if flag.startswith("--") and " " not in word and flag not in self.flags:
+                self.error(f"there is no flag {flag}{did_you_mean(flag, self.flags)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        hint = did_you_mean(str(value), choices)
+        if action is self._commands:
+            raise argparse.ArgumentError(
+                None, f"there is no command {value!r}{hint or ': ' + ', '.join(choices)}"
+            )
+        raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(choices)}{hint}")
+
     def error(self, message: str) -> NoReturn:
         message = printable.message(message)
-        self.exit(EX_USAGE, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
+        self.exit(EX_USAGE, f"{self.prog}: {message}\n{_hint(self.prog)}\n")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean --format?``, to end a message with; empty if nothing is like it."""
+    import difflib  # only an error needs it
+
+    bare = {one.lstrip("-"): one for one in known}
+    near = difflib.get_close_matches(word.lstrip("-").lower(), bare, n=1)
+    return f"; did you mean {bare[near[0]]}?" if near else ""
+
+
+def _hint(prog: str) -> str:
+    return f"try: {prog} --help"
 
 
 def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -102,8 +189,9 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     """Call the command that `argv` names and return the exit status.
 
     A command returns None; it ends with another status than 0 by raising a RondoError or
-    SystemExit. A RondoError becomes one line on standard error. A reader of our standard output
-    that is gone ends us as quietly as SIGPIPE would.
+    SystemExit. A RondoError becomes one line on standard error, and a UsageError one more, which
+    names the command's --help. A reader of our standard output that is gone ends us as quietly as
+    SIGPIPE would.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
@@ -120,7 +208,7 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
         with _flushed(sys.stdout):
             parser.dispatch(argv=arguments, completion=False)
     except RondoError as exc:
-        _complain(parser.prog, exc)
+        _complain(parser.prog, exc, _hint(parser.asked) if exc.exit_code == EX_USAGE else "")
         return exc.exit_code
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
@@ -156,10 +244,13 @@ def _settle(stream: TextIO | None, *, is_data: bool = False) -> None:
             raise
 
 
-def _complain(prog: str, exc: Exception) -> None:
+def _complain(prog: str, exc: Exception, hint: str = "") -> None:
+    lines = [f"{prog}: {printable.message(str(exc))}"]
+    if hint and "\n" not in lines[0]:  # else it shows by itself what is wrong
+        lines.append(hint)
     if sys.stderr is not None:  # print() would take standard output instead
         try:
-            print(f"{prog}: {printable.message(str(exc))}", file=sys.stderr)
+            print(*lines, sep="\n", file=sys.stderr)
         except OSError:
             pass  # nobody is there to hear it; the status says it too
 

@@ -1,11 +1,16 @@
-"""What the four command lines share: exit statuses, messages, types, help."""
+"""What the command lines share: exit statuses, messages, types, help."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 
 import argh
 import pytest
@@ -14,6 +19,8 @@ from needs import PATIENCE_S
 from rondo_tools import __version__, command
 from rondo_tools.errors import PushError, RondoError, StoreError, StreamError, UsageError, VmError
 from rondo_tools.units import parse_duration
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def make(function: object) -> command.Parser:
@@ -48,7 +55,7 @@ def test_an_error_is_one_line_and_a_status(
     assert run_raising(exc) == status
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"rondo-x: {exc}\n"
+    assert err == f"rondo-x: {exc}\n" + ("try: rondo-x --help\n" if status == 64 else "")
 
 
 def test_all_is_well() -> None:
@@ -78,7 +85,8 @@ def test_options_arrive_with_their_types(capsys: pytest.CaptureFixture[str]) -> 
 
     assert command.run(make(rondo_x), ["d"]) == 0
     assert command.run(make(rondo_x), ["d", "--interval", "5m", "--count=3"]) == 0
-    assert seen == ["d", 1000, None, "d", 300_000, 3]
+    assert command.run(make(rondo_x), ["--", "--d"]) == 0
+    assert seen == ["d", 1000, None, "d", 300_000, 3, "--d", 1000, None]
     for arguments in (
         ["d", "--interval", "soon"],
         ["d", "--count", "x"],
@@ -96,6 +104,93 @@ def test_options_arrive_with_their_types(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         command.run(make(rondo_x), ["d", "--interval", "soon"])
     assert "--interval: 'soon' is not a duration: write 500ms" in capsys.readouterr().err
+
+
+def make_tool() -> command.Parser:
+    """A tool that is a command, and has one more below."""
+
+    @argh.arg("--interval", type=command.typed(parse_duration), help="how often")
+    @argh.arg("--text", help="for people")
+    def rondo_x(*, interval: int = 1000, text: bool = False) -> None:
+        pass
+
+    @argh.arg("--format", choices=("table", "json"), help="how")
+    def list_all(*, format: str = "table") -> None:
+        raise UsageError(f"no {format} now")
+
+    parser = make(rondo_x)
+    parser.add_command("list", help="list all").set_command(list_all)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--intervall", "5s"], "rondo-x: there is no flag --intervall; did you mean --interval?"),
+        (["--Text=1"], "rondo-x: there is no flag --Text; did you mean --text?"),
+        (["--bogus"], "rondo-x: there is no flag --bogus"),
+        (["lst"], "rondo-x: there is no command 'lst'; did you mean list?"),
+        (["bogus"], "rondo-x: there is no command 'bogus': list"),
+        (
+            ["--interval", "--x y"],
+            "rondo-x: argument --interval: '--x y' is not a duration: write 500ms, 10s, 5m, 1h30m or 7d",
+        ),
+        (["--text", "list"], "rondo-x: list comes first, its flags after it: rondo-x list"),
+        (["list", "--text"], "rondo-x list: there is no flag --text"),
+        (["list", "--formt", "json"], "rondo-x list: there is no flag --formt; did you mean --format?"),
+        (["list", "x"], "rondo-x list: unrecognized arguments: x"),
+        (["list", "-x"], "rondo-x list: unrecognized arguments: -x"),
+        (
+            ["list", "--format", "jso"],
+            "rondo-x list: argument --format: 'jso' is none of table, json; did you mean json?",
+        ),
+        (["list", "--format", "xml"], "rondo-x list: argument --format: 'xml' is none of table, json"),
+        (["list", "--format"], "rondo-x list: argument --format: expected one argument"),
+        (["list"], "rondo-x: no table now"),
+    ],
+)
+def test_an_error_says_what_was_meant(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = command.run(make_tool(), arguments)
+    except SystemExit as exc:
+        status = exc.code
+    assert status == 64
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == says
+    knows = "rondo-x list" if "rondo-x list:" in says or arguments == ["list"] else "rondo-x"
+    assert second == f"try: {knows} --help"
+
+
+def test_an_error_that_shows_the_place_needs_no_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_raising(UsageError("column 2\n  {x\n   ^")) == 64
+    assert capsys.readouterr().err == "rondo-x: column 2\n  {x\n   ^\n"
+
+
+TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def parsers() -> Iterator[command.Parser]:
+    """Those of all tools, and of all commands below them."""
+    for tool in TOOLS:
+        package = tool.removeprefix("rondo-")
+        parser = importlib.import_module(f"rondo_tools.{package}.cli").make_parser()
+        assert parser.prog == tool
+        yield parser
+        yield from parser.commands.values()
+
+
+def test_each_tool_and_command_has_examples_and_knows_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    for parser in parsers():
+        assert re.search(rf"^  .*\b{parser.prog.split()[0]}\b", parser.description, re.MULTILINE), parser.prog
+        for arguments, hint in (([f"{flag}x"], flag) for flag in parser.flags if flag.startswith("--")):
+            with pytest.raises(SystemExit) as exit_info:
+                parser.parse_args(arguments)
+            first, second = capsys.readouterr().err.splitlines()
+            assert exit_info.value.code == 64
+            assert first.endswith(f"there is no flag {hint}x; did you mean {hint}?"), parser.prog
+            assert second == f"try: {parser.prog} --help"
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import select
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -270,12 +269,14 @@ def _labels(labels: list[tuple[str, str]], interval_ms: int) -> tuple[tuple[str,
     return tuple(sorted(labels))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["list"]:
-        parser = command.Parser(prog="rondo-attach list", description=listing.DESCRIPTION)
-        parser.set_command(listing.list_vms)
-        return command.run(parser, arguments[1:])
+def make_parser() -> command.Parser:
+    """The parser of rondo-attach, with its command `list`."""
     parser = command.Parser(prog="rondo-attach", description=DESCRIPTION, epilog=EPILOG)
     parser.set_command(rondo_attach)
-    return command.run(parser, arguments)
+    listed = parser.add_command("list", help=listing.SUMMARY, description=listing.DESCRIPTION)
+    listed.set_command(listing.list_vms)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(make_parser(), argv)

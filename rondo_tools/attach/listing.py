@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rondo_tools.attach.sources.adapters import Adapters
     from rondo_tools.attach.sources.readings import AdapterSource
 
+SUMMARY = "list the KVM VMs of this host, and what can be known of them"
+
 DESCRIPTION = """\
 List the KVM VMs of this host: what they are called and why, which VMM runs them, how exits are counted.
 

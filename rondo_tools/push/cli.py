@@ -306,7 +306,12 @@ def _follow(stores: Stores, wake: Wakeup, interval_s: float) -> None:
         log.warning("no line of rondo-store's came on standard input: nothing was delivered")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def make_parser() -> command.Parser:
+    """The parser of rondo-push."""
     parser = command.Parser(prog="rondo-push", description=DESCRIPTION)
     parser.set_command(push)
-    return command.run(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(make_parser(), argv)

@@ -33,10 +33,9 @@ def make_parser() -> command.Parser:
     parser.epilog = f"{manual.NOTHING}\n\n{command.EXIT_STATUS}"
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
     parser.add_argument("store", metavar="STORE", help="the folder that rondo-store writes")
-    commands = parser.add_subparsers(metavar="|".join(name for name, *_ in COMMANDS), required=True)
     for name, function, summary, description in COMMANDS:
         epilog = None if name == "check" else manual.NOTHING  # of damage, nothing is good news
-        sub = commands.add_parser(name, help=summary, description=description, epilog=epilog)
+        sub = parser.add_command(name, help=summary, description=description, epilog=epilog)
         sub.set_command(function)
     return parser
 

@@ -256,7 +256,12 @@ def _say(counts: Counts) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def make_parser() -> command.Parser:
+    """The parser of rondo-store."""
     parser = command.Parser(prog="rondo-store", description=DESCRIPTION)
     parser.set_command(rondo_store)
-    return command.run(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(make_parser(), argv)

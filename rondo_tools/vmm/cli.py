@@ -196,10 +196,15 @@ def rondo_vmm(
     _raise_for(account, target, text=text)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def make_parser() -> command.Parser:
+    """The parser of rondo-vmm."""
     parser = command.Parser(prog="rondo-vmm", description=DESCRIPTION, epilog=EPILOG)
     parser.set_command(rondo_vmm)
-    return command.run(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(make_parser(), argv)
 
 
 def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: int) -> Header:

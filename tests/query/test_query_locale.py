@@ -208,7 +208,7 @@ HOSTILE = [
     ([b"\x1b[31mred\x07", b"list"], 69, b"\\x1b[31mred\\x07: no store there"),
     ([b"\xff\xfe", b"list"], 69, b"\\udcff\\udcfe: no store there"),
     ([b"S", b"li\x1bst"], 64, b"\\x1b"),
-    ([b"S", b"list", b"--so\x1brt"], 64, b"unrecognized arguments: --so\\x1brt"),
+    ([b"S", b"list", b"--so\x1brt"], 64, b"there is no flag --so\\x1brt; did you mean --sort?"),
     ([b"S", b"list", b"--sort=\x9b\x1b"], 69, b"S: no store"),
     ([b"S", b"read", b"{\x1b}"], 64, b"column 2: a label name is expected"),
     ([b"S", b"read", b'{a="\xff"}'], 64, b"the string is not valid UTF-8"),

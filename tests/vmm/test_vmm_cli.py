@@ -334,7 +334,7 @@ def test_the_disk_that_is_given_is_written_to(run: Callable[..., Any], tmp_path:
         (["--label", "a=1", "--label", "a=2"], "--label: 'a' is given more than once"),
         (["--label", "reason=x"], "--label: the label 'reason' of"),
         (["--instance", ""], "--instance: 'instance' is empty"),
-        (["--accel", "xen"], "invalid choice: 'xen'"),
+        (["--accel", "xen"], "--accel: 'xen' is none of kvm, soft, auto"),
         (["--output", "/nowhere/x"], "--output /nowhere/x: No such file"),
         (["--text", "--output", "unix:/x"], "--text is for people"),
         (["--serial", "/nowhere/x"], "--serial /nowhere/x: No such file"),
