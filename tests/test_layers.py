@@ -36,8 +36,8 @@ BELOW = {
     "vmm": ("producer",),
     "store": (),
     "prom": (),
-    "push": ("prom", "store.format", "store.reader"),
-    "query": ("store.format", "store.reader"),
+    "push": ("prom", "store.format", "store.reader", "store.default"),
+    "query": ("store.format", "store.reader", "store.default"),
 }
 # No I/O but with files, no thread, no waiting: in these and in all that they import.
 PURE = (

@@ -24,6 +24,7 @@ from rondo_tools.push.encoding import PROTOCOLS, V1
 from rondo_tools.push.http.credentials import parse_credentials
 from rondo_tools.push.http.urls import parse_url
 from rondo_tools.selector import Selector, parse_selector
+from rondo_tools.store.default import default_store
 from rondo_tools.store.format.layout import parse_cursor_name
 from rondo_tools.units import parse_duration
 from rondo_tools.wakeup import Wakeup
@@ -67,7 +68,11 @@ def _count(text: str) -> int:
 
 
 @argh.arg(
-    "store", nargs="?", metavar="STORE", help="folder of the store; without it, standard input is followed"
+    "store",
+    nargs="?",
+    metavar="STORE",
+    help="folder of the store; without it, standard input is followed; for --status and --dry-run it is then "
+    "$RONDO_STORE, ./vmm_metrics or /var/lib/rondo/vmm_metrics",
 )
 @argh.arg(
     "--remote-write",
@@ -187,6 +192,8 @@ def push(
 ) -> None:
     if max(interval or 0, timeout) > LONGEST_S:
         raise UsageError("--interval and --timeout are at most 24h")
+    if store is None and (status or dry_run):
+        store = default_store()  # these two only read
     if store is None and sys.stdin.isatty():
         raise UsageError(
             "no STORE, and standard input is a terminal: name one, or pipe rondo-store into this"
@@ -210,7 +217,7 @@ def push(
         if dry_run + status + drop > 1:
             raise UsageError("--dry-run, --status and --drop are three things: choose one")
         if store is None:
-            raise UsageError("--dry-run, --status and --drop look at a STORE: name one")
+            raise UsageError("--drop removes a cursor for good: name the STORE that it is in")
         if drop and cursor is None:
             raise UsageError("--drop removes a cursor for good: name it, with --cursor NAME")
         from rondo_tools.push.opened import open_store

@@ -6,14 +6,21 @@ Each command is a module in `commands/`, which says what it does and takes, and 
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rondo_tools import __version__, command
 from rondo_tools.errors import EX_USAGE
 from rondo_tools.query import flags as share
 from rondo_tools.query import manual
+from rondo_tools.query.arguments import NOT_GIVEN, arrange
 from rondo_tools.query.commands import check, dump, export, listing, plot, read, stream, tail
+from rondo_tools.store.default import default_store
+
+log = logging.getLogger(__name__)
 
 COMMANDS = (
     ("list", listing.list_sessions, "which sessions there are, and how they ended", listing.HELP),
@@ -32,12 +39,25 @@ def make_parser() -> command.Parser:
     parser = command.Parser(prog="rondo-query", description=manual.DESCRIPTION)
     parser.epilog = f"{manual.NOTHING}\n\n{command.EXIT_STATUS}"
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
-    parser.add_argument("store", metavar="STORE", help="the folder that rondo-store writes")
     for name, function, summary, description in COMMANDS:
         epilog = None if name == "check" else manual.NOTHING  # of damage, nothing is good news
         sub = parser.add_command(name, help=summary, description=description, epilog=epilog)
-        sub.set_command(function)
+        sub.add_argument("store", metavar="[STORE]", help=manual.STORE)
+        sub.set_command(_with_store(function))
     return parser
+
+
+def _with_store(function: share.Command) -> share.Command:
+    """The command with the store of this user's or host's where none is named."""
+
+    @functools.wraps(function)
+    def with_store(*arguments: Any, **flags: Any) -> None:
+        if flags["store"] == NOT_GIVEN:
+            flags["store"] = default_store()
+            log.debug("the store is %s", flags["store"])
+        function(*arguments, **flags)
+
+    return with_store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,4 +65,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         print("rondo-query: standard output is closed; what is found goes there", file=sys.stderr)
         return EX_USAGE
-    return command.run(make_parser(), share.tied(sys.argv[1:] if argv is None else argv))
+    parser = make_parser()
+    return command.run(parser, arrange(parser, share.tied(sys.argv[1:] if argv is None else argv)))

@@ -3,14 +3,23 @@
 DESCRIPTION = """\
 Look into a store of rondo-store, also while it is being written.
 
+  rondo-query list
   rondo-query vmm_metrics list
   rondo-query vmm_metrics read 'vcpu_exits_total{reason="io"}' --rate
   rondo-query vmm_metrics read '{instance=~"vm-.*"}' --range 10m --format csv > vm.csv
   rondo-query vmm_metrics plot 'vcpu_exits_total' --rate
   rondo-query vmm_metrics tail '{instance="vm-1"}'
 
-Each command has its own help: rondo-query STORE read --help
+STORE is the folder that rondo-store writes; it stands before the command or after it. Without one it is
+$RONDO_STORE, else ./vmm_metrics, else /var/lib/rondo/vmm_metrics. To name a series or an instance that is
+called like such a folder, name the store as well.
+
+Each command has its own help: rondo-query read --help
 """
+
+STORE = (
+    "the folder that rondo-store writes (default: $RONDO_STORE, ./vmm_metrics, /var/lib/rondo/vmm_metrics)"
+)
 
 NOTHING = "Like grep, it ends with exit status 1 when there is nothing to show."
 

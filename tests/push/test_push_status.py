@@ -178,9 +178,23 @@ def test_drop_of_a_cursor_that_is_not_there_names_those_that_are(
 
 def test_what_is_missing_is_said(run: Run, store: Path) -> None:
     for flags, words in (
-        (["--status"], b"STORE"),
+        (["--drop", "--cursor", "lab"], b"STORE"),
         ([store, "--drop"], b"--cursor NAME"),
         ([store, "--drop", "--status", "--cursor", "lab"], b"choose one"),
     ):
         done = run("rondo-push", *flags)
         assert (done.returncode, words in done.stderr) == (64, True), flags
+
+
+@pytest.mark.parametrize("flag", ["--status", "--dry-run"])
+def test_what_only_reads_finds_the_store(
+    flag: str, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(store), flag]) == 0
+    named = capsys.readouterr().out
+    monkeypatch.setenv("RONDO_STORE", str(store))
+    assert cli.main([flag]) == 0
+    assert capsys.readouterr().out == named
+    monkeypatch.setenv("RONDO_STORE", "/nowhere")
+    assert cli.main([flag]) == 69
+    assert "/nowhere: no store there (no store.json); RONDO_STORE names it" in capsys.readouterr().err

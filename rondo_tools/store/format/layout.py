@@ -42,6 +42,17 @@ def parse_cursor_name(text: str) -> str:
     return text
 
 
+def is_store(path: str | Path) -> bool:
+    """Whether `path` has a store in it; a folder that this user may not look into counts as one."""
+    try:
+        Layout(path).store_json.stat()
+    except PermissionError:
+        return True
+    except (OSError, ValueError):  # also of a name that no file can have
+        return False
+    return True
+
+
 class Layout:
     """The paths in one store's folder."""
 

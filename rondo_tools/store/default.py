@@ -1,0 +1,28 @@
+"""The store that is read when none is named: that of the shell's choice, of this folder, of this host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from rondo_tools.errors import EX_UNAVAILABLE, StoreError
+from rondo_tools.store.format.layout import is_store
+
+VARIABLE = "RONDO_STORE"
+PLACES = ("./vmm_metrics", "/var/lib/rondo/vmm_metrics")
+
+
+def default_store(environment: Mapping[str, str] = os.environ, places: tuple[str, ...] = PLACES) -> str:
+    """The path of the store. Raises StoreError, which names where it was looked for."""
+    if named := environment.get(VARIABLE):
+        if not is_store(named):
+            raise StoreError(
+                f"{named}: no store there (no store.json); {VARIABLE} names it", exit_code=EX_UNAVAILABLE
+            )
+        return named
+    for place in places:
+        if is_store(place):
+            return place
+    raise StoreError(
+        f"no store at {' or '.join(places)}: name one, or set {VARIABLE}", exit_code=EX_UNAVAILABLE
+    )
