@@ -31,6 +31,7 @@ FOUNDATION = {
 # What a layer may import besides itself and the foundation. Producers are not to know who reads them,
 # ways out of a store not to know one another, nor how it is written.
 BELOW = {
+    "start": (),
     "producer": (),
     "attach": ("producer",),
     "vmm": ("producer",),
