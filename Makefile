@@ -3,10 +3,13 @@
 
 PYTHON ?= python3
 VENV = .venv/bin
-# Where install-systemd puts the units, below DESTDIR; BINDIR is where they look for the four commands.
+# Where install-systemd puts the units, below DESTDIR; BINDIR is where they look for the commands.
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
+# Man pages and completion go into SHAREDIR, from the installed wheel or, without one, from SHARE (`make man`).
+SHAREDIR ?= $(PREFIX)/share
+SHARE ?= build/share
 # A file's tests stay in one process, for they may share what is costly to make.
 PYTEST = pytest --numprocesses auto --dist loadfile --durations 15
 export PATH := $(CURDIR)/$(VENV):$(PATH)
@@ -14,7 +17,7 @@ export PATH := $(CURDIR)/$(VENV):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test-quick test test-long test-linux check format bench bench-docs dashboards dashboard-picture guest vmm-guest vmm-demo \
-	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto \
+	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto man \
 	install-systemd uninstall-systemd clean
 
 help: ## this list
@@ -86,11 +89,16 @@ lab: setup vmm-guest ## a shell on an emulated machine whose KVM boots Linux (do
 proto: setup ## generate the protobuf code
 	python scripts/build_proto.py
 
-install-systemd: ## systemd's units into DESTDIR, starting nothing (deploy/README.md)
-	@DESTDIR="$(DESTDIR)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" scripts/install_systemd.sh install
+man: setup ## make man pages and shell completion, in build/share (a wheel brings its own)
+	@python scripts/build_share.py $(SHARE)
+
+install-systemd: ## systemd's units, man pages, completion into DESTDIR, starting nothing (deploy/README.md)
+	@DESTDIR="$(DESTDIR)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" SHAREDIR="$(SHAREDIR)" SHARE="$(SHARE)" \
+		scripts/install_systemd.sh install
 
 uninstall-systemd: ## and out again
-	@DESTDIR="$(DESTDIR)" LIBDIR="$(LIBDIR)" scripts/install_systemd.sh uninstall
+	@DESTDIR="$(DESTDIR)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" SHAREDIR="$(SHAREDIR)" \
+		scripts/install_systemd.sh uninstall
 
 clean: ## remove what the targets made, .venv and .tools included
 	rm -rf .venv .tools .demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics

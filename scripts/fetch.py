@@ -46,7 +46,9 @@ class Program(NamedTuple):
 
 PROGRAMS = {
     "busybox": Program("busybox-static", "bin/busybox", Needs.NOTHING),
+    "fish": Program("fish", "usr/bin/fish", Needs.MISSING),
     "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
+    "mandoc": Program("mandoc", "usr/bin/mandoc", Needs.NOTHING),
     "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING),
     "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING),
     "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),
@@ -59,6 +61,7 @@ PROGRAMS = {
     "systemd-tmpfiles": Program("systemd", "bin/systemd-tmpfiles", Needs.MISSING),
     "victoria-metrics": Program("victoria-metrics", "usr/bin/victoria-metrics", Needs.NOTHING),
     "vmagent": Program("victoria-metrics", "usr/bin/vmagent", Needs.NOTHING),
+    "zsh": Program("zsh", "bin/zsh", Needs.MISSING),
 }
 
 

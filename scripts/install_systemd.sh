@@ -1,8 +1,9 @@
 #!/bin/sh
-# Put rondo's systemd units into a tree, for the machine itself or, below DESTDIR, for a package; or take
-# them out again. Starts nothing, and keeps files in /etc/rondo that are there.
+# Put rondo's systemd units, man pages and shell completion into a tree, for the machine itself or, below
+# DESTDIR, for a package; or take them out again. Starts nothing, and keeps files in /etc/rondo that are there.
 #
-#     DESTDIR= BINDIR=/usr/local/bin LIBDIR=/usr/local/lib scripts/install_systemd.sh install|uninstall
+#     DESTDIR= BINDIR=/usr/local/bin LIBDIR=/usr/local/lib SHAREDIR=/usr/local/share SHARE=build/share \
+#         scripts/install_systemd.sh install|uninstall
 set -eu
 here=$(dirname "$0")/../deploy/systemd
 dest=${DESTDIR:-}
@@ -12,6 +13,9 @@ units=$dest$lib/systemd/system
 sysusers=$dest$lib/sysusers.d/rondo.conf
 tmpfiles=$dest$lib/tmpfiles.d/rondo.conf
 config=$dest/etc/rondo
+share=$dest${SHAREDIR:-/usr/local/share}
+pages="man/man1/rondo-*.1 bash-completion/completions/rondo-* zsh/site-functions/_rondo-*
+    fish/vendor_completions.d/rondo-*.fish"
 
 put() {
     install -D -m 644 "$1" "$2"
@@ -20,6 +24,14 @@ put() {
 
 put_once() {
     if [ -e "$2" ]; then echo "$2 (kept as it is)"; else put "$1" "$2"; fi
+}
+
+# The share/ of the wheel that the commands are from; nothing if they are from none.
+wheel_share() {
+    command=$dest$bin/rondo-store
+    [ -x "$command" ] || command=$bin/rondo-store
+    found=$(dirname "$(readlink -f "$command" || echo /)")/../share
+    if [ -e "$found/man/man1/rondo-store.1" ]; then readlink -f "$found"; fi
 }
 
 case ${1:-} in
@@ -33,6 +45,13 @@ install)
     for file in store.env push.env attach.env vmm/demo.conf; do
         put_once "$here/rondo/$file" "$config/$file"
     done
+    from=$(wheel_share)
+    from=${from:-${SHARE:-build/share}}
+    if [ ! -e "$from/man/man1/rondo-store.1" ]; then
+        echo "No man pages and completion: these commands are from no wheel; make man, then this again."
+    elif [ "$(readlink -f "$from")" != "$(readlink -f "$share")" ]; then
+        (cd "$from" && ls $pages) | while read -r page; do put "$from/$page" "$share/$page"; done
+    fi
     if [ ! -x "$dest$bin/rondo-store" ] && [ ! -x "$bin/rondo-store" ]; then
         echo "install-systemd: there is no $bin/rondo-store yet, which the units start (BINDIR=)" >&2
     fi
@@ -52,6 +71,9 @@ uninstall)
         rm -f "$units/${unit##*/}"
     done
     rm -f "$sysusers" "$tmpfiles"
+    if [ -d "$share" ] && [ "$(wheel_share)" != "$(readlink -f "$share")" ]; then
+        (cd "$share" && rm -f $pages)
+    fi
     echo "The units are gone; what is in /etc/rondo and /var/lib/rondo is yours to remove."
     ;;
 *)

@@ -46,7 +46,8 @@ Program = Callable[[str], Path]
 
 
 def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
-    command = ["make", "--no-print-directory", target, *variables]
+    # Whether somebody has made man pages in this checkout is no matter here: see tests/test_wheel.py.
+    command = ["make", "--no-print-directory", target, "SHARE=/nowhere", *variables]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
