@@ -51,7 +51,7 @@ EPILOG = """\
 exit status of this command, beyond those below:
   0   the guest powered off or reset, its deadline passed, or a signal ended it
   1   the guest shut down by a triple fault
-  70  KVM or the VMM failed
+  70  KVM or the VMM failed, or a Linux guest gave no sign of life
   75  not all ticks could be delivered
 """
 
@@ -185,6 +185,7 @@ def rondo_vmm(
                 begin_anew,
                 waker,
                 deadline_ms=choice.deadline_ms,
+                silent_s=choice.silent_s,
                 is_over=lambda: text and target.gone,
             )
         target.finish(encode(stream.End(account.end.reason, account.t_ms)))
@@ -284,12 +285,15 @@ def _raise_for(account: Account, output: OutputThread, *, text: bool) -> None:
         what = f"{missing} {'was' if output.missing == 1 else 'were'}" if output.missing else "the end was"
         undelivered = f"{output.name}: {what} not delivered"
     status = {"shutdown": EX_SHUTDOWN, "error": EX_SOFTWARE}.get(account.end.reason)
+    trouble = f"the VM ended by {account.end.reason}: {account.end.detail}"
+    if status is None and account.was_silent:
+        status, trouble = EX_SOFTWARE, "the guest never gave a sign of life"
     if status is None and undelivered:
         raise VmError(undelivered, exit_code=EX_TEMPFAIL)
     if status is not None:
         if undelivered:
             log.warning("%s", undelivered)
-        raise VmError(f"the VM ended by {account.end.reason}: {account.end.detail}", exit_code=status)
+        raise VmError(trouble, exit_code=status)
 
 
 def _nowhere(data: bytes) -> None:

@@ -24,6 +24,7 @@ _BUILTIN_DISK_BYTES = 8 << 20
 _BUILTIN_MEMORY = 16 << 20
 
 LINUX_MARGIN_MS = 60_000  # the same, and to boot: on an emulated machine that may take half a minute
+LINUX_SILENT_S = 10.0  # its first access to a device comes in the first second, on an emulated machine too
 _LINUX_MEMORY = 256 << 20
 
 _STEP = 4096  # of memory
@@ -46,12 +47,16 @@ class Wanted(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A VM that can be made. Without a deadline it lives until it ends itself, or a signal comes."""
+    """A VM that can be made. Without a deadline it lives until it ends itself, or a signal comes.
+
+    After `silent_s` a guest should have given a sign of life; None: it is not watched for one.
+    """
 
     plan: Plan
     disks: list[Disk]
     deadline_ms: int | None
     keyboard: Keyboard | None = None
+    silent_s: float | None = None
 
 
 def choose(wanted: Wanted) -> Choice:
@@ -100,7 +105,7 @@ def _linux(wanted: Wanted, kernel: str) -> Choice:
     keyboard = Keyboard() if wanted.console else None
     disks = _open_disks(wanted.disks)
     deadline_ms = None if wanted.duration_ms is None else wanted.duration_ms + LINUX_MARGIN_MS
-    return Choice(Pc(guest, memory, cpus, keyboard), disks, deadline_ms, keyboard)
+    return Choice(Pc(guest, memory, cpus, keyboard), disks, deadline_ms, keyboard, LINUX_SILENT_S)
 
 
 def _open_disks(specs: Sequence[str]) -> list[Disk]:

@@ -47,6 +47,12 @@ class Snapshot(NamedTuple):
             vmm_cpu_ns=self.vmm_cpu_ns - before.vmm_cpu_ns,
         )
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the guest has never accessed a device: no byte on its console, no sign of life."""
+        exits = self.exits_by_reason()
+        return not exits["io"] and not exits["mmio"]
+
     def exits_by_reason(self) -> dict[str, int]:
         """All exits, those that the kernel handled included."""
         by_reason = dict(zip(EXIT_REASONS, self.exits, strict=True))

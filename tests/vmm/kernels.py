@@ -7,7 +7,8 @@ import struct
 ENTRY = 0x100_0000  # of a vmlinux
 POWER_OFF = "66ba0006 b034 ee ebfe"  # mov dx, 0x600; mov al, SLP_EN | S5 << 2; out dx, al; jmp to itself
 RESET = "b0fe e664 ebfe"  # mov al, 0xfe; out 0x64, al
-SPIN = "ebfe"
+SILENT = "ebfe"
+SPIN = "e680" + SILENT  # out 0x80, al: a sign of life
 # The serial port with its receiver's interrupt on, polled: echo up to a full stop, then power off.
 ECHO = "66bafc03 b008ee 66baf903 b001ee 66bafd03 ec a801 74f7 66baf803 ec ee 3c2e 75ed" + POWER_OFF
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernels import ECHO, POWER_OFF, SPIN, bzimage, vmlinux
+from kernels import ECHO, POWER_OFF, SILENT, SPIN, bzimage, vmlinux
 from needs import PATIENCE_S, must_have
 
 from rondo_tools.errors import UsageError, VmError
@@ -99,6 +100,57 @@ def test_a_deadline_is_the_duration_and_a_margin(
     path = str(kernel(vmlinux(SPIN)))
     assert cli.main(["--kernel", path, "--duration", "50ms", "--output", os.devnull]) == 0
     assert "ended by deadline" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("kvm")
+def test_a_guest_without_a_sign_of_life_is_no_success(kernel: Callable[[bytes], Path]) -> None:
+    code = """
+import sys
+from rondo_tools.vmm import cli, guests
+guests.LINUX_SILENT_S = 0.05
+sys.exit(cli.main())
+"""
+    # No tick is due for a day, and there is no deadline: the loop wakes up for this.
+    flags = ["--kernel", str(kernel(vmlinux(SILENT))), "--interval", "24h", "--output", os.devnull]
+    command = [sys.executable, "-c", code, *flags]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            assert first.startswith("rondo-vmm: no sign of life from the guest in 0.05 s: ")
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert process.returncode == 70
+    summary, last = err.splitlines()
+    assert summary.endswith("ended by signal")
+    assert last == "rondo-vmm: the guest never gave a sign of life"
+
+
+@pytest.mark.usefixtures("kvm")
+def test_a_sign_of_life_may_come_late(
+    kernel: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rondo_tools.vmm import cli
+
+    monkeypatch.setattr(guests, "LINUX_SILENT_S", 0.0)
+    path = str(kernel(vmlinux(POWER_OFF)))
+    assert cli.main(["--kernel", path, "--output", os.devnull]) == 0
+    assert "never gave" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("kvm")
+def test_a_guest_that_ends_early_need_not_have_given_a_sign(
+    kernel: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rondo_tools.vmm import cli
+
+    monkeypatch.setattr(guests, "LINUX_MARGIN_MS", 50)
+    monkeypatch.setattr(guests, "LINUX_SILENT_S", 3600.0)
+    path = str(kernel(vmlinux(SILENT)))
+    assert cli.main(["--kernel", path, "--duration", "50ms", "--output", os.devnull]) == 0
+    assert "sign of life" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
