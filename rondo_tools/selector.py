@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from rondo_tools.catalog import Series, escape
@@ -83,6 +84,29 @@ def _is_plain_name(matcher: Matcher) -> bool:
 def labels_of(header: Header, series: Series) -> dict[str, str]:
     """What a selector sees of a series: ``__name__``, ``instance``, the header's labels, its own."""
     return {NAME: series.name, "instance": header.instance, **dict(header.labels), **dict(series.labels)}
+
+
+def rest_of(selector: Selector, instance: str, labels: Iterable[tuple[str, str]]) -> Selector | None:
+    """What the labels of a session leave to be decided by those of its series; None if they do not match.
+
+    Its series may be far to seek.
+    """
+    known = {"instance": instance, **dict(labels)}
+    rest = []
+    for matcher in selector.matchers:
+        if matcher.label not in known:
+            rest.append(matcher)
+        elif not matcher.matches(known[matcher.label]):
+            return None
+    return Selector(tuple(rest))
+
+
+@lru_cache(maxsize=256)
+def matching_series(series: tuple[Series, ...], selector: Selector) -> tuple[int, ...]:
+    """The series that match by their names and labels alone, by their place."""
+    return tuple(
+        number for number, one in enumerate(series) if selector.matches({NAME: one.name, **dict(one.labels)})
+    )
 
 
 def parse_selector(text: str) -> Selector:

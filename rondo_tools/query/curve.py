@@ -9,8 +9,7 @@ that is damaged does not keep the others from being read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from rondo_tools.query import evicted
 from rondo_tools.query.damage import EX_NOTHING, Damage
 from rondo_tools.query.names import counted, full_name, word
 from rondo_tools.query.times import Span, format_time
-from rondo_tools.selector import NAME, Selector, labels_of
+from rondo_tools.selector import Selector, labels_of, matching_series, rest_of
 from rondo_tools.store.reader import Rows, Session, Store, Tier
 
 LAST = "last"  # what every column of tier 0 is, and of a counter in the others
@@ -69,29 +68,6 @@ def matching(session: Session, selector: Selector) -> tuple[int, ...]:
     """The series of a session that match, by their place in its header."""
     rest = rest_of(selector, session.instance, session.labels)
     return () if rest is None else matching_series(session.header.series, rest)
-
-
-def rest_of(selector: Selector, instance: str, labels: Iterable[tuple[str, str]]) -> Selector | None:
-    """What the labels of a session leave to be decided by those of its series; None if they do not match.
-
-    Its series may be far to seek.
-    """
-    known = {"instance": instance, **dict(labels)}
-    rest = []
-    for matcher in selector.matchers:
-        if matcher.label not in known:
-            rest.append(matcher)
-        elif not matcher.matches(known[matcher.label]):
-            return None
-    return Selector(tuple(rest))
-
-
-@lru_cache(maxsize=256)
-def matching_series(series: tuple[Series, ...], selector: Selector) -> tuple[int, ...]:
-    """The series that match by their names and labels alone, by their place."""
-    return tuple(
-        number for number, one in enumerate(series) if selector.matches({NAME: one.name, **dict(one.labels)})
-    )
 
 
 def find_in(sessions: Sequence[Session], selector: Selector) -> list[Match]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rondo_tools.store.arrivals import Arrival, Arrivals, Ending
+from rondo_tools.store.arrivals import Arrival, Arrivals, Ending, News
 from rondo_tools.store.carry import Carry, LiveSession
 from rondo_tools.store.format.records import Labels, SessionKey, key_of
 from rondo_tools.store.format.schema import Column
@@ -25,7 +25,9 @@ from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
 if TYPE_CHECKING:
     from rondo_tools.store.check import Checker
 
-__all__ = ["Arrival", "Column", "Ending", "Eviction", "Part", "Rows", "Session", "Store", "Tier"]
+__all__ = [
+    "Arrival", "Column", "Ending", "Eviction", "News", "Part", "Rows", "Session", "Store", "Tier"
+]  # fmt: skip
 
 _NEVER = 1 << 62  # ms
 _MISSING = "is not there, though state.json wants it"
@@ -94,16 +96,20 @@ class Store:
             if not since_ms or (session.last_ms or session.start_ms) >= since_ms or session.end is None:
                 yield session
 
-    def recent(self) -> list[Session]:
-        """The sessions that have not ended, and some of those that ended lately; `arrivals` goes on from
-        here."""
+    def recent(self, since_ms: int | None = None) -> list[Session]:
+        """The sessions that have not ended, and some of those that ended lately; `arrivals` and `news` go
+        on from here, or from the first tick since `since_ms` that is still in a journal."""
         snapshot = self._look()
-        self._arrivals.skip(snapshot)
+        self._arrivals.skip(snapshot, since_ms)
         return _sorted(self._each(snapshot, None, _NEVER))
 
     def arrivals(self) -> tuple[list[Arrival], list[Ending]]:
         """What has come since `recent`, or since this was called last."""
         return self._arrivals.take(self._look())
+
+    def news(self) -> Iterator[News]:
+        """The same as it stands in the journals: many sessions at once."""
+        return self._arrivals.news(self._look())
 
     def _each(self, snapshot: Snapshot, instance: str | None, since_ms: int) -> Iterator[Session]:
         """All sessions of `snapshot` but for those that are rolled up as ended before `since_ms`."""
