@@ -37,13 +37,15 @@ BELOW = {
     "vmm": ("producer",),
     "store": (),
     "prom": (),
-    "push": ("prom", "store.format", "store.reader", "store.default"),
-    "query": ("store.format", "store.reader", "store.default"),
+    "view": ("store.format", "store.reader"),
+    "push": ("prom", "view", "store.format", "store.reader", "store.default"),
+    "query": ("view", "store.format", "store.reader", "store.default"),
 }
 # No I/O but with files, no thread, no waiting: in these and in all that they import.
 PURE = (
     *("catalog", "errors", "selector", "stream", "units"),
     *("prom", "store.format", "producer.pace", "producer.text"),
+    *("view.measures", "view.state", "view.window"),
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
     *("push.stretch", "push.stretch_file", "push.vanished", "push.batches"),
     *("attach.naming", "attach.choose", "attach.counters.assembler", "attach.counters.programs"),
@@ -222,6 +224,9 @@ def test_no_module_imports_another_in_a_circle() -> None:
         ("query.cli", "from rondo_tools.push.cursor import Cursor", "imports push.cursor"),
         ("query.cli", "from rondo_tools.prom.labels import sent_labels", "imports prom.labels"),
         ("query.curve", "from rondo_tools.store.snapshot import Snapshot", "imports store.snapshot"),
+        ("view.fleet", "from rondo_tools.query import tail", "imports query.tail"),
+        ("view.fleet", "from rondo_tools.push.cursor import Cursor", "imports push.cursor"),
+        ("view.fleet", "from rondo_tools.store.snapshot import Snapshot", "imports store.snapshot"),
         ("prom.samples", "from rondo_tools.push.model import Batch", "imports push.model"),
         ("prom.samples", "from rondo_tools.store.format.schema import Schema", "imports store.format.schema"),
         ("store.keeper", "from rondo_tools.prom.samples import STALE_NAN", "imports prom.samples"),

@@ -1,9 +1,6 @@
 """Lives: what `rondo-query STORE list` tells of each session, one record each.
 
-Strategy: a session whose end was recorded ended so. One without is running while its ticks keep
-coming, and silent once three of them and five seconds more have passed: its producer, or the way to
-the store, died. So it is where its last tick is as far ahead of our clock, which was set back since:
-nothing shows that it is alive.
+Strategy: a session whose end was recorded ended so; one without is running or silent (view.state).
 
 No rows are read, and times are formatted together: there may be 100,000 sessions.
 """
@@ -19,8 +16,8 @@ import numpy as np
 from rondo_tools.errors import UsageError
 from rondo_tools.query.times import format_times
 from rondo_tools.store.reader import Session
+from rondo_tools.view.state import RUNNING, running_or_silent
 
-RUNNING, SILENT = "running", "silent"
 FIELDS = ("instance", "session", "first", "last", "state", "age_s", "series", "ticks")
 Columns = dict[str, list[Any]]
 """By field, the values of all sessions."""
@@ -114,8 +111,3 @@ def state(session: Session, age_ms: int) -> str:
     `age_ms` is the time since its last tick, negative where that is ahead of the clock.
     """
     return session.reason or running_or_silent(session.interval_ms, age_ms)
-
-
-def running_or_silent(interval_ms: int, age_ms: int) -> str:
-    """The state of a session without an end."""
-    return RUNNING if abs(age_ms) <= 3 * interval_ms + 5_000 else SILENT

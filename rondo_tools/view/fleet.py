@@ -1,0 +1,375 @@
+"""The fleet: every VM of a store and what it does now, kept up to date look by look.
+
+Strategy: the first look reads the window's ticks, each other one those that have come since; so it costs
+by what happened, not by what the store holds. A session has a row, or one for each value of a label
+that its series have. Rows that came in one look are worked on together, as columns. Of a counter the
+view has increases, of each series by itself, so that one that begins anew or goes away harms no sum.
+
+The window is cut into buckets (`window`): by default a minute in seconds. Where it is longer than the
+journals reach back, it begins with rows of a coarse tier. A VM that has ended stays for as long as the
+window; of very many the oldest go earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.catalog import Series
+from rondo_tools.selector import Selector, rest_of
+from rondo_tools.store.format.frames import Rows
+from rondo_tools.store.format.records import LOST, EndRecord, SessionRecord
+from rondo_tools.store.format.schema import AVG, LAST, Schema
+from rondo_tools.store.reader import Session, Store
+from rondo_tools.view.measures import MEASURES, Part, Plan, make_plan
+from rondo_tools.view.state import SILENT, running_or_silent
+from rondo_tools.view.window import BUCKETS, Numbers, Sums, Values, Window
+
+MINUTE_MS = 60_000
+_NOW_MS = 1000  # what the latest ticks tell is taken over this long
+_MARGIN_MS = 10_000  # before the window: its first tick has an increase since the one before
+_MOST_ENDED = 4096
+_MOST_PLANS = 1024
+_MORE_ROWS = 256
+
+EVERYTHING = Selector(())
+
+
+class VM:
+    """One session. `rows` are the numbers of its rows in the fleet, by the value of the label."""
+
+    __slots__ = (
+        "before", "end_ms", "instance", "interval_ms", "labels", "last_ms", "plan", "reason", "rest", "rows",
+        "start_ms",
+    )  # fmt: skip
+
+    def __init__(self, one: Session | SessionRecord, rest: Selector) -> None:
+        self.instance, self.start_ms = one.instance, one.start_ms
+        self.interval_ms, self.labels = one.interval_ms, one.labels
+        self.rest = rest  # of the selector, for its series
+        self.last_ms = 0  # its newest tick that was taken
+        self.plan: Plan | None = None
+        self.before: Values | None = None  # the counters then, in the plan's order
+        self.rows: dict[str, int] = {}
+        self.reason: str | None = None
+        self.end_ms = 0
+
+    def state(self, now_ms: int) -> str:
+        """How it ended, or `running` or `silent`."""
+        return self.reason or running_or_silent(self.interval_ms, now_ms - (self.last_ms or self.start_ms))
+
+
+class View(NamedTuple):
+    """What a look found: a place in these columns for each row of the fleet.
+
+    `now` (n, MEASURES) are the rates and gauges at the last tick, NaN where there is no value; of one
+    that is silent there is none. `sums` are those of the window.
+    """
+
+    now_ms: int
+    vms: list[VM]
+    values: list[str]  # of the label, if one was asked for
+    states: list[str]
+    now: Values
+    known: npt.NDArray[np.bool_]  # (n, MEASURES): which of them it has
+    sums: Sums
+    born: int  # sessions that began within the window, and that ended
+    ended: int
+
+
+class Fleet:
+    """The VMs of `store` that have series which `selector` means, as `look` finds them.
+
+    `window_ms` is what the sums are over. With `label` a VM has a row for each value that its series have
+    of it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        selector: Selector = EVERYTHING,
+        *,
+        window_ms: int = MINUTE_MS,
+        label: str | None = None,
+    ) -> None:
+        self._store, self._selector, self._label = store, selector, label
+        bucket_ms = max(1, -(-window_ms // BUCKETS))
+        self.window_ms = bucket_ms * BUCKETS
+        self._window = Window(bucket_ms)
+        self._vms: dict[tuple[str, int], VM] = {}
+        self._plans: dict[tuple[Schema, Selector], Plan] = {}
+        self._owner: list[tuple[VM, str] | None] = []  # by row
+        self._free: list[int] = []
+        self._now = np.zeros((0, len(MEASURES)))
+        self._known = np.zeros((0, len(MEASURES)), np.bool_)
+        self._is_first = True
+        self._old_ms = 0  # ticks up to then are no matter
+
+    def look(self, now_ms: int) -> View:
+        """Take what has come since the last look. Raises StoreError."""
+        self._old_ms = now_ms - self.window_ms
+        if self._is_first:
+            self._is_first = False
+            self._begin()
+        for news in self._store.news():
+            for schema, rows in _in_order(news.ticks):
+                self._take_rows(news.sessions, schema, rows)
+            for end in news.ends:
+                self._take_end(news.sessions, end)
+        self._forget_ended(now_ms)
+        return self._view(now_ms)
+
+    def _begin(self) -> None:
+        begin_ms = self._old_ms - _MARGIN_MS
+        is_in_journals = self.window_ms <= self._store.tiers[0].span_ms
+        for session in self._store.recent(begin_ms if is_in_journals else None):
+            if session.end is None and (vm := self._vm(session)) is not None:
+                self._plan(vm, session.header.series)
+                vm.last_ms = session.last_ms if session.last_ms <= begin_ms else 0
+        if not is_in_journals:
+            for session in self._store.each_session(since_ms=self._old_ms):
+                self._take_history(session)
+
+    def _vm(self, one: Session | SessionRecord) -> VM | None:
+        key = one.instance, one.start_ms
+        found = self._vms.get(key)
+        if found is None:
+            rest = rest_of(self._selector, one.instance, one.labels)
+            if rest is None:
+                return None
+            found = self._vms[key] = VM(one, rest)
+        return found
+
+    def _plan(self, vm: VM, series: tuple[Series, ...], schema: Schema | None = None) -> Plan:
+        """The plan for a VM's ticks with these series; from now on it is the VM's."""
+        plan = None if schema is None else self._plans.get((schema, vm.rest))
+        if plan is None:
+            plan = make_plan(series, vm.rest, self._label)
+            if schema is not None:
+                if len(self._plans) >= _MOST_PLANS:
+                    self._plans.clear()
+                self._plans[schema, vm.rest] = plan
+        if vm.plan is not plan:
+            vm.before = _carried_over(vm, plan)
+            vm.plan = plan
+            for part in plan.parts:
+                row = self._row(vm, part)  # which may make room
+                self._known[row] |= part.known
+        return plan
+
+    def _row(self, vm: VM, part: Part) -> int:
+        row = vm.rows.get(part.value)
+        if row is None:
+            if not self._free:
+                self._grow()
+            row = vm.rows[part.value] = self._free.pop()
+            self._owner[row] = vm, part.value
+            self._now[row], self._known[row] = np.nan, False
+            self._window.clear(row)
+        return row
+
+    def _grow(self) -> None:
+        before = len(self._owner)
+        more = max(_MORE_ROWS, before // 2)
+        self._owner += [None] * more
+        self._free += range(before + more - 1, before - 1, -1)
+        self._window.grow(before + more)
+        self._now = np.concatenate((self._now, np.full((more, len(MEASURES)), np.nan)))
+        self._known = np.concatenate((self._known, np.zeros((more, len(MEASURES)), np.bool_)))
+
+    # --- what comes in -------------------------------------------------------------------------------
+
+    def _take_rows(self, sessions: Mapping[int, SessionRecord], schema: Schema, rows: Rows) -> None:
+        """Ticks of many sessions, of one schema."""
+        rows = rows[rows["t_ms"] > self._old_ms - _MARGIN_MS]
+        rows = rows[np.argsort(rows["session"], kind="stable")]
+        numbers, first = np.unique(rows["session"], return_index=True)
+        size = np.diff(first, append=rows.size)
+        by_plan: dict[int, tuple[Plan, list[VM], list[int]]] = {}
+        for at, number in enumerate(numbers.tolist()):
+            record = sessions.get(number)
+            vm = None if record is None else self._vm(record)
+            if vm is not None:
+                plan = self._plan(vm, schema.series, schema)
+                by_plan.setdefault(id(plan), (plan, [], []))[1].append(vm)
+                by_plan[id(plan)][2].append(at)
+        for plan, vms, places in by_plan.values():
+            if len(places) < numbers.size:
+                mine = np.repeat(np.isin(np.arange(numbers.size), places), size)
+                self._take(plan, vms, size[places], rows["t_ms"][mine], rows["values"][mine])
+            else:
+                self._take(plan, vms, size, rows["t_ms"], rows["values"])
+
+    def _take_history(self, session: Session) -> None:
+        """A session's ticks and rows of a coarse tier, from before the journals begin."""
+        vm = self._vm(session)
+        if vm is None:
+            return
+        tiers = self._store.tiers
+        tier = next((n for n, one in enumerate(tiers) if one.span_ms >= self.window_ms), len(tiers) - 1)
+        vm.last_ms = 0
+        plan = self._plan(vm, session.header.series)
+        step_ms = max(tiers[tier].interval_ms, session.interval_ms)
+        rows = session.rows(tier, self._old_ms - max(_MARGIN_MS, step_ms))
+        place = {
+            column.series: at
+            for at, column in enumerate(session.columns(tier))
+            if column.aggregate in (LAST, AVG)
+        }
+        columns = [place[number] for number in range(len(session.header.series))]
+        if rows.t_ms.size:
+            size = np.array([rows.t_ms.size], np.int64)
+            self._take(plan, [vm], size, rows.t_ms, rows.values[:, columns], step_ms)
+        if (end := session.end) is not None:
+            vm.reason, vm.end_ms = end.reason, end.t_ms
+
+    def _take(
+        self, plan: Plan, vms: list[VM], size: Numbers, t_ms: Numbers, values: Values, step_ms: int = 0
+    ) -> None:
+        """Ticks of `vms`, of which each has so many (`size`), in time order; `step_ms` apart, if not by
+        the VMs' intervals."""
+        if not plan.parts:
+            return
+        which = np.repeat(np.arange(len(vms)), size)
+        last_ms = np.array([vm.last_ms for vm in vms], np.int64)
+        late = t_ms > last_ms[which]
+        late[1:] &= (t_ms[1:] > t_ms[:-1]) | (which[1:] != which[:-1])
+        if not late.all():
+            which, t_ms, values = which[late], t_ms[late], values[late]
+            there, which = np.unique(which, return_inverse=True)
+            vms, last_ms = [vms[at] for at in there.tolist()], last_ms[there]
+        if not t_ms.size:
+            return
+        first = np.flatnonzero(np.diff(which, prepend=-1))
+        final = np.append(first[1:], t_ms.size) - 1
+        counters = values[:, plan.counters]
+        before_ms = np.concatenate(([0], t_ms[:-1]))
+        before = np.concatenate((np.zeros((1, counters.shape[1])), counters[:-1]))
+        before_ms[first], before[first] = _before(vms, t_ms[first], counters.shape[1], step_ms)
+        took_ms = t_ms - before_ms
+        with np.errstate(invalid="ignore"):
+            increase = np.where(counters < before, counters, counters - before)
+        increase[took_ms <= 0] = 0
+        increase[~np.isfinite(increase)] = 0
+        took_ms = np.maximum(took_ms, 0)
+        latest = t_ms > np.maximum(t_ms[final][which] - _NOW_MS, 0)
+        for part in plan.parts:
+            rows = np.array([vm.rows[part.value] for vm in vms], np.int64)
+            grew = increase @ part.counters
+            gauge = _gauges(values[:, plan.gauges], part.gauges)
+            self._window.add(rows[which], t_ms, took_ms, grew, gauge)
+            self._now[rows] = np.hstack((_rates(grew, took_ms, latest, which, first), gauge[final]))
+        for vm, newest_ms, kept in zip(vms, t_ms[final].tolist(), counters[final], strict=True):
+            vm.last_ms, vm.before = newest_ms, kept.copy()
+            if vm.reason == LOST:
+                vm.reason = None
+
+    def _take_end(self, sessions: Mapping[int, SessionRecord], end: EndRecord) -> None:
+        record = sessions.get(end.number)
+        vm = None if record is None else self._vms.get(record.key)
+        if vm is None or (end.reason == LOST and (vm.reason is not None or vm.last_ms > end.last_ms)):
+            return
+        vm.reason, vm.end_ms = end.reason, end.t_ms
+
+    def _forget_ended(self, now_ms: int) -> None:
+        """Those that ended before the window, those that are no VMs, and the oldest of very many."""
+        ended = sorted(
+            (max(vm.end_ms, vm.last_ms), key)
+            for key, vm in self._vms.items()
+            if vm.reason is not None or not vm.rows
+        )
+        many = len(ended) - _MOST_ENDED
+        for at, (end_ms, key) in enumerate(ended):
+            if end_ms <= now_ms - self.window_ms or at < many:
+                for row in self._vms.pop(key).rows.values():
+                    self._owner[row] = None
+                    self._free.append(row)
+
+    # --- what is seen --------------------------------------------------------------------------------
+
+    def _view(self, now_ms: int) -> View:
+        found = [(row, owner) for row, owner in enumerate(self._owner) if owner is not None]
+        rows = np.array([row for row, _ in found], np.int64)
+        vms = [vm for _, (vm, _) in found]
+        states = [vm.state(now_ms) for vm in vms]
+        now = self._now[rows]
+        now[[state == SILENT for state in states]] = np.nan
+        whole = [vm for vm in self._vms.values() if vm.rows]
+        return View(
+            now_ms,
+            vms,
+            [value for _, (_, value) in found],
+            states,
+            now,
+            self._known[rows],
+            self._window.sums(rows, now_ms, 0),
+            sum(vm.start_ms > self._old_ms for vm in whole),
+            sum(vm.reason is not None for vm in whole),
+        )
+
+
+def _in_order(parts: list[tuple[Schema, Rows]]) -> Iterator[tuple[Schema, Rows]]:
+    """Rows of some schemas so that those of each session come in time order."""
+    of_schema: dict[Schema, list[npt.NDArray[np.uint32]]] = {}
+    for schema, rows in parts:
+        of_schema.setdefault(schema, []).append(rows["session"])
+    found, counts = np.unique(
+        np.concatenate(
+            [np.zeros(0, np.uint32), *(np.unique(np.hstack(some)) for some in of_schema.values())]
+        ),
+        return_counts=True,
+    )
+    changed = found[counts > 1]  # few, and each by itself
+    for schema, rows in parts:
+        yield schema, rows[~np.isin(rows["session"], changed)] if changed.size else rows
+    for number in changed.tolist():
+        mine = [(schema, rows[rows["session"] == number]) for schema, rows in parts]
+        which = np.repeat(np.arange(len(mine)), [rows.size for _, rows in mine])
+        place = np.concatenate([np.arange(rows.size) for _, rows in mine])
+        order = np.argsort(np.concatenate([rows["t_ms"] for _, rows in mine]), kind="stable")
+        begins = np.flatnonzero(np.diff(which[order], prepend=-1))
+        for run in np.split(order, begins[1:]):
+            schema, rows = mine[which[run[0]]]
+            yield schema, rows[place[run]]
+
+
+def _before(vms: list[VM], t_ms: Numbers, width: int, step_ms: int) -> tuple[Numbers, Values]:
+    """When each VM's tick before the one at `t_ms` was, and its counters then.
+
+    They are 0 at a session's start. Where the tick before is not known, it counts as the same one.
+    """
+    before = np.zeros((len(vms), width))
+    before_ms = t_ms.copy()
+    for at, (vm, first_ms) in enumerate(zip(vms, t_ms.tolist(), strict=True)):
+        if vm.before is not None:
+            before[at], before_ms[at] = vm.before, vm.last_ms
+        elif first_ms - vm.start_ms <= 3 * (step_ms or vm.interval_ms) // 2:
+            before_ms[at] = vm.start_ms
+    return before_ms, before
+
+
+def _carried_over(vm: VM, plan: Plan) -> Values | None:
+    """A VM's counters in the order of another plan; NaN for those that it did not have."""
+    if vm.plan is None or vm.before is None:
+        return None
+    known = dict(zip(vm.plan.series, vm.before.tolist(), strict=True))
+    return np.array([known.get(one, np.nan) for one in plan.series])
+
+
+def _rates(
+    grew: Values, took_ms: Numbers, latest: npt.NDArray[np.bool_], which: Numbers, first: Numbers
+) -> Values:
+    """What each VM's counters grew by, a second, over its latest ticks; NaN where nothing is known."""
+    total = np.add.reduceat(np.where(latest[:, np.newaxis], grew, 0), first)
+    ms = np.bincount(which, weights=np.where(latest, took_ms, 0))
+    return np.asarray(total * 1000 / np.where(ms > 0, ms, np.nan)[:, np.newaxis])
+
+
+def _gauges(values: Values, columns: Values) -> Values:
+    """The mean of the columns of each measure that have a value."""
+    there = ~np.isnan(values)
+    count = there @ columns
+    return np.asarray(np.where(there, values, 0) @ columns / np.where(count > 0, count, np.nan))

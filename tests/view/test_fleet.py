@@ -1,0 +1,251 @@
+"""The fleet beside a plain account of the same ticks, look by look, with a clock that is passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fleet_truth import Told, now, sums
+
+from rondo_tools.catalog import CPU, NET, SERIES, Series
+from rondo_tools.selector import parse_selector
+from rondo_tools.store.format.tiers import parse_tiers
+from rondo_tools.store.live import Session
+from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.reader import Store
+from rondo_tools.stream import End, Header
+from rondo_tools.view.fleet import Fleet, View
+from rondo_tools.view.measures import NUMBER
+
+T0 = 1_795_395_000_000
+TIERS = parse_tiers("1s:10m,10s:6h,5m:7d")
+OWN = (Series("store_ticks_total", (), "counter", "ticks", "Ticks."),)
+
+
+class Host:
+    """A store that is written, and an account of what was."""
+
+    def __init__(self, store: OpenStore, path: Path, clock: list[int]) -> None:
+        self.store, self.path, self.clock = store, path, clock
+        self.told: dict[tuple[str, int], Told] = {}
+        self._open: dict[tuple[str, int], tuple[Session, tuple[Series, ...]]] = {}
+
+    def begin(
+        self, instance: str, series: tuple[Series, ...] = SERIES, interval_ms: int = 1000, **labels: str
+    ) -> Told:
+        told = Told(instance, self.clock[0], interval_ms)
+        self.told[instance, told.start_ms] = told
+        self.go_on(told, series, **labels)
+        return told
+
+    def go_on(self, told: Told, series: tuple[Series, ...], **labels: str) -> None:
+        """The session has these series from now on."""
+        header = Header(told.instance, told.start_ms, tuple(labels.items()), told.interval_ms, series)
+        self._open[told.instance, told.start_ms] = self.store.keeper.begin(header, self), series
+
+    def tick(self, told: Told, values: Callable[[Series], float], t_ms: int | None = None) -> None:
+        session, series = self._open[told.instance, told.start_ms]
+        t_ms = self.clock[0] if t_ms is None else t_ms
+        row = [values(one) for one in series]
+        assert self.store.keeper.append(session, t_ms, np.array(row, "<f8").tobytes()) is not False
+        told.ticks.append((t_ms, dict(zip(series, row, strict=True))))
+        told.end = None
+
+    def end(self, told: Told, reason: str) -> None:
+        told.end, told.end_ms = reason, self.clock[0]
+        session, _ = self._open[told.instance, told.start_ms]
+        self.store.keeper.end(session, End(reason, told.end_ms))
+
+    def look(self, fleet: Fleet) -> View:
+        self.store.keeper.flush()
+        return fleet.look(self.clock[0])
+
+
+@contextmanager
+def host(path: Path) -> Iterator[Host]:
+    clock = [T0]
+    with OpenStore(
+        path, TIERS, now_ms=lambda: clock[0], latest_ms=lambda: clock[0], clock=lambda: clock[0] / 1000
+    ) as store:
+        yield Host(store, path, clock)
+
+
+def rows_of(view: View, instance: str) -> list[int]:
+    return [row for row, vm in enumerate(view.vms) if vm.instance == instance]
+
+
+def compare(view: View, told: dict[tuple[str, int], Told], window_ms: int) -> None:
+    """Everything that the view says of each VM that is not long over."""
+    first_ms = view.now_ms - window_ms
+    wanted = {key for key, one in told.items() if one.ticks and (one.end is None or one.end_ms > first_ms)}
+    assert {(vm.instance, vm.start_ms) for vm in view.vms} == wanted
+    for row, vm in enumerate(view.vms):
+        one = told[vm.instance, vm.start_ms]
+        assert view.states[row] == one.state(view.now_ms)
+        both = [*view.sums.increase[row], *view.sums.mean[row]]
+        np.testing.assert_allclose(both, sums(one, first_ms, view.now_ms), err_msg=vm.instance)
+        np.testing.assert_allclose(view.now[row], now(one, view.now_ms), err_msg=vm.instance)
+    assert view.born == sum(told[key].start_ms > first_ms for key in wanted)
+    assert view.ended == sum(told[key].end is not None for key in wanted)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_look_says_what_was_stored(tmp_path: Path, seed: int) -> None:
+    """VMs of several schemas and intervals, that come, change their series, go silent, come back, end."""
+    rng = np.random.default_rng(seed)
+    schemas = (SERIES, (*SERIES, *CPU, *NET), SERIES[:5], (*CPU, SERIES[13]))
+    with host(tmp_path) as it:
+        fleet = late = None
+        counts: dict[tuple[str, Series], float] = {}
+        alive: list[Told] = []
+
+        def values(told: Told) -> Callable[[Series], float]:
+            def of(one: Series) -> float:
+                if rng.random() < 0.03:
+                    return float("nan")
+                if one.kind == "gauge":
+                    return float(rng.integers(1, 1000))
+                key = told.instance, one
+                begins_anew = rng.random() < 0.02
+                counts[key] = (0 if begins_anew else counts.get(key, 0)) + int(rng.integers(0, 100))
+                return float(counts[key])
+
+            return of
+
+        for second in range(100):
+            if rng.random() < 0.2:
+                schema = schemas[rng.integers(len(schemas))]
+                alive.append(it.begin(f"vm-{second}", schema, int(rng.choice([250, 1000]))))
+            it.clock[0] += 1000
+            for one in list(alive):
+                if rng.random() < 0.03:
+                    it.go_on(one, schemas[rng.integers(len(schemas))])
+                if one.instance.endswith("7") and second % 30 > 15:
+                    continue  # silent for a while
+                for before_ms in range(1000 - one.interval_ms, -1, -one.interval_ms):
+                    it.tick(one, values(one), it.clock[0] - before_ms)
+                if rng.random() < 0.02:
+                    it.end(one, "poweroff")
+                    alive.remove(one)
+            it.store.keeper.flush()
+            if second == 20:
+                fleet = Fleet(Store(it.path))
+            if fleet is not None and (second < 40 or second % 3 == 0):
+                compare(it.look(fleet), it.told, 60_000)
+        late = Fleet(Store(it.path))
+        compare(it.look(late), it.told, 60_000)
+
+
+def test_a_life_between_two_looks_is_seen_whole(tmp_path: Path) -> None:
+    with host(tmp_path) as it:
+        fleet = Fleet(Store(tmp_path))
+        assert it.look(fleet).vms == []
+        vm = it.begin("short")
+        for _ in range(3):
+            it.clock[0] += 1000
+            it.tick(vm, lambda one: 50.0 * len(vm.ticks) + 50)
+        it.end(vm, "reset")
+        view = it.look(fleet)
+        assert (view.states, view.born, view.ended) == (["reset"], 1, 1)
+        assert view.sums.increase[0][NUMBER["exits"]] == 5 * 150  # the first tick counts from its start
+        it.clock[0] += 59_000
+        assert it.look(fleet).states == ["reset"]
+        it.clock[0] += 1000
+        assert it.look(fleet).states == [], "over for longer than the window"
+
+
+def test_what_was_lost_comes_back(tmp_path: Path) -> None:
+    with host(tmp_path) as it:
+        fleet = Fleet(Store(tmp_path))
+        vm = it.begin("vm-1")
+        it.clock[0] += 1000
+        it.tick(vm, lambda one: 1.0)
+        it.end(vm, "lost")
+        assert it.look(fleet).states == ["lost"]
+        it.clock[0] += 1000
+        it.go_on(vm, SERIES)
+        it.tick(vm, lambda one: 2.0)
+        view = it.look(fleet)
+        assert view.states == ["running"]
+        assert view.now[0][NUMBER["exits"]] == 5
+
+
+def test_what_is_no_vm_is_left_out(tmp_path: Path) -> None:
+    with host(tmp_path) as it:
+        own, vm = it.begin("rondo-store", OWN), it.begin("vm-1")
+        it.clock[0] += 1000
+        it.tick(own, lambda one: 1.0)
+        it.tick(vm, lambda one: 1.0)
+        for fleet in (Fleet(Store(tmp_path)), Fleet(Store(tmp_path), window_ms=3_600_000)):
+            for _ in range(2):
+                assert [one.instance for one in it.look(fleet).vms] == ["vm-1"]
+
+
+def test_a_selector_chooses_vms_and_series(tmp_path: Path) -> None:
+    with host(tmp_path) as it:
+        for name in ("a", "b"):
+            vm = it.begin(name, tenant=name)
+            it.clock[0] += 1000
+            it.tick(vm, lambda one: 10.0)
+        view = it.look(Fleet(Store(tmp_path), parse_selector('{tenant="b",reason=~"io|hlt"}')))
+        assert [vm.instance for vm in view.vms] == ["b"]
+        assert view.now[0][NUMBER["exits"]] == 20
+        assert view.known[0].nonzero()[0].tolist() == [NUMBER["exits"]]
+
+
+def test_a_label_of_series_splits_a_vm(tmp_path: Path) -> None:
+    with host(tmp_path) as it:
+        vm = it.begin("vm-1")
+        it.clock[0] += 1000
+        it.tick(vm, lambda one: 30.0 if ("reason", "io") in one.labels else 1.0)
+        view = it.look(Fleet(Store(tmp_path), label="reason"))
+        exits = dict(zip(view.values, view.now[:, NUMBER["exits"]].tolist(), strict=True))
+        assert exits == {"": 0, "hlt": 1, "io": 30, "mmio": 1, "other": 1, "shutdown": 1}
+        assert view.known[:, NUMBER["exits"]].tolist() == [value != "" for value in view.values]
+
+
+def test_a_window_that_journals_do_not_reach_begins_with_coarse_rows(tmp_path: Path) -> None:
+    """An hour, of which the journals have the last minutes only."""
+    with host(tmp_path) as it:
+        gone, lives = it.begin("gone"), it.begin("lives")
+        for second in range(1, 2401):
+            it.clock[0] += 1000
+            some = [one for one in (gone, lives) if one.end is None]
+            for one in some:
+                it.tick(one, lambda _, second=second: float(second))  # type: ignore[misc]
+            if second == 600:
+                it.end(gone, "error")
+            it.store.keeper.flush()
+            if second % 300 == 0:
+                it.store.keep_house()
+        fleet = Fleet(Store(tmp_path), window_ms=3_600_000)
+        view = it.look(fleet)
+        exits = {
+            vm.instance: grew
+            for vm, grew in zip(view.vms, view.sums.increase[:, NUMBER["exits"]].tolist(), strict=True)
+        }
+        assert exits == {"gone": 5 * 600, "lives": 5 * 2400}
+        assert sorted(view.states) == ["error", "running"]
+        it.clock[0] += 1000
+        it.tick(lives, lambda one: 2401.0)
+        view = it.look(fleet)
+        (row,) = rows_of(view, "lives")
+        assert view.sums.increase[row][NUMBER["exits"]] == 5 * 2401
+
+
+def test_memory_is_bounded_by_what_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rondo_tools.view.fleet._MOST_ENDED", 50)
+    with host(tmp_path) as it:
+        fleet = Fleet(Store(tmp_path))
+        for number in range(400):
+            if number % 100 == 0:
+                it.clock[0] += 1000
+            vm = it.begin(f"vm-{number}")
+            it.tick(vm, lambda one: 1.0, it.clock[0] + 1)
+            it.end(vm, "poweroff")
+            if number % 20 == 19:
+                assert len(it.look(fleet).vms) <= 50
+        assert len(fleet._owner) == 256
