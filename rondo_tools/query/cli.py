@@ -17,12 +17,13 @@ from rondo_tools.errors import EX_USAGE
 from rondo_tools.query import flags as share
 from rondo_tools.query import manual
 from rondo_tools.query.arguments import NOT_GIVEN, arrange
-from rondo_tools.query.commands import check, dump, export, listing, plot, read, stream, tail
+from rondo_tools.query.commands import check, dump, export, listing, plot, read, stream, tail, top
 from rondo_tools.store.default import default_store
 
 log = logging.getLogger(__name__)
 
 COMMANDS = (
+    ("top", top.top, "which VM does what, each second anew or over a range", top.HELP),
     ("list", listing.list_sessions, "which sessions there are, and how they ended", listing.HELP),
     ("read", read.read, "print samples", read.HELP),
     ("plot", plot.plot, "draw series in the terminal", plot.HELP),

@@ -4,6 +4,7 @@ DESCRIPTION = """\
 Look into a store of rondo-store, also while it is being written.
 
   rondo-query list
+  rondo-query vmm_metrics top
   rondo-query vmm_metrics list
   rondo-query vmm_metrics read 'vcpu_exits_total{reason="io"}' --rate
   rondo-query vmm_metrics read '{instance=~"vm-.*"}' --range 10m --format csv > vm.csv

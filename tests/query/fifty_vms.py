@@ -59,19 +59,28 @@ def make(path: Path) -> None:
     fill(path, [one for one in late if one.t_ms.size], lambda: NOW_MS)
 
 
-def write_program(folder: Path) -> None:
-    """A `rondo-query` in `folder` for which it is `NOW_MS`, for the PATH of a shell."""
+def write_program(folder: Path, now_ms: int = NOW_MS) -> Path:
+    """A `rondo-query` in `folder`, for the PATH of a shell; its clock is what the file `clock` there says."""
+    set_clock(folder, now_ms)
     program = folder / "rondo-query"
     program.write_text(
         f"#!{sys.executable}\n"
         "import sys\n"
+        "from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})\n"
         "from rondo_tools import clock\n"
-        f"clock.now_ms = lambda: {NOW_MS}\n"
+        f"clock.now_ms = lambda: int(Path({str(folder / 'clock')!r}).read_text())\n"
         "from rondo_tools.query.cli import main\n"
         "sys.exit(main())\n"
     )
     program.chmod(0o755)
+    return program
+
+
+def set_clock(folder: Path, now_ms: int) -> None:
+    new = folder / "clock.new"
+    new.write_text(str(now_ms))
+    new.replace(folder / "clock")
 
 
 def _lives() -> Iterator[Life]:

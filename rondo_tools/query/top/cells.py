@@ -1,0 +1,108 @@
+"""Text in the cells of a terminal: how wide it is, cut and filled to a width; numbers in a few of them."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = ".:-=+*#@"
+_LETTERS = ("", "k", "M", "G", "T", "P", "E")
+
+
+def width(text: str) -> int:
+    """How many cells a printable text takes."""
+    return len(text) if text.isascii() else sum(map(_width, text))
+
+
+def fit(text: str, size: int, *, right: bool = False) -> str:
+    """`text` in exactly `size` cells: filled, or cut, which a `~` at the end says."""
+    missing = size - width(text)
+    if missing < 0:
+        taken, room = [], size - 1
+        for char in text:
+            room -= _width(char)
+            if room < 0:
+                break
+            taken.append(char)
+        text = ("".join(taken) + "~")[: max(size, 0)]
+        missing = size - width(text)
+    return " " * missing + text if right else text + " " * missing
+
+
+def _width(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def amount(value: float, base: int = 1000) -> str:
+    """``0``, ``0.5``, ``12``, ``9.9k``, ``64M``: at most five cells; ``-`` without a value."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    for letter in _LETTERS:
+        if abs(value) < 999.5 or letter == _LETTERS[-1]:
+            is_small = abs(value) < 9.95 and (letter or value != round(value))
+            return f"{value:.1f}{letter}" if is_small else f"{value:.0f}{letter}"
+        value /= base
+    raise AssertionError("the last letter takes all that is left")
+
+
+def bytes_(value: float) -> str:
+    """In powers of 1024, as the memory of a process is told."""
+    return amount(value, 1024)
+
+
+def percent(value: float) -> str:
+    """Of one CPU."""
+    return "-" if math.isnan(value) else f"{value * 100:.0f}%"
+
+
+def seconds(value: float) -> str:
+    return "-" if math.isnan(value) else f"{amount(value)}s"
+
+
+def latency(ns: float, *, ascii_only: bool = False) -> str:
+    """``850ns``, ``12us``, ``1.5ms``."""
+    if math.isnan(ns):
+        return "-"
+    for unit, size in (("ns", 1), ("us" if ascii_only else "µs", 1e3), ("ms", 1e6)):
+        if abs(ns / size) < 999.5:
+            value = ns / size
+            return f"{value:.1f}{unit}" if value < 9.95 and size > 1 else f"{value:.0f}{unit}"
+    return f"{ns / 1e9:.1f}s"
+
+
+def age(ms: int) -> str:
+    """``45s``, ``12m``, ``7h``, ``12d``: the largest unit of which there are two digits, or seconds."""
+    total = ms // 1000
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if total >= (2 if unit == "m" else 1) * size:
+            return f"{total // size}{unit}"
+    return f"{total}s"
+
+
+def sparkline(values: Iterable[float], size: int, blocks: str) -> str:
+    """The values in at most `size` cells, the newest last; a blank where nothing is known.
+
+    A cell may stand for several values, and shows the greatest of them.
+    """
+    all_values = list(values)
+    step = -(-len(all_values) // max(size, 1))
+    cells = [
+        max((one for one in all_values[at : at + step] if not math.isnan(one)), default=math.nan)
+        for at in range(0, len(all_values), step)
+    ]
+    most = max((one for one in cells if not math.isnan(one)), default=0.0)
+    return "".join(_block(one, most, blocks) for one in cells)
+
+
+def _block(value: float, most: float, blocks: str) -> str:
+    if math.isnan(value):
+        return " "
+    if most <= 0 or math.isinf(most):
+        return blocks[0]
+    return blocks[min(int(value / most * len(blocks)), len(blocks) - 1)]

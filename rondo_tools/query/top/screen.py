@@ -1,0 +1,329 @@
+"""Top's screen: what keys do to it, and its lines for a size. It knows of no terminal.
+
+Strategy: a frame is a list of lines, each of exactly the width of the screen, so whoever draws it can
+tell which changed. Which columns there are is decided by the width: each has a rank, and those that fit
+are shown, in an order of their own. What no VM has is no column.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rondo_tools.printable import encodable
+from rondo_tools.query.names import word
+from rondo_tools.query.top import cells
+from rondo_tools.query.top.rows import SORTS, Numbers, Order, Rows, Summary
+from rondo_tools.units import format_duration
+from rondo_tools.view.measures import NUMBER
+from rondo_tools.view.state import RUNNING, SILENT
+
+REVERSE, BOLD, DIM, RED, YELLOW, PLAIN = "\x1b[7m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
+
+_NAME = 12  # cells that a name has at least
+_SPARK, _WHOLE_SPARK = 12, 60
+_MISSING = "-"
+_BAD_ENDS = frozenset({"error", "lost", "gone", "deadline", "shutdown"})
+
+HELP = (
+    "Left Right < >  choose the column to sort by",
+    "r               reverse the order",
+    "/               only VMs with this in their name or state; Enter ends it, Esc clears it",
+    "Up Down PgUp PgDn Home   scroll",
+    "p, Space        pause, and go on",
+    "c               choose the columns",
+    "h, ?            this help",
+    "q, Ctrl-C       quit",
+)
+_HINTS = "q quit  < > sort  r reverse  / filter  p pause  c columns  h help"
+
+
+class Look(NamedTuple):
+    """How things may look: `unicode` and `color`, or not. `range_ms` is what sums are over, None: rates."""
+
+    unicode: bool = True
+    color: bool = True
+    range_ms: int | None = None
+    by: str | None = None
+    encoding: str | None = "utf-8"
+
+
+class Column(NamedTuple):
+    """`rank` is the lower the sooner it is left out. `text` takes a row's number."""
+
+    key: str
+    heading: str
+    size: int
+    rank: int
+    text: Callable[[int], str]
+    right: bool = True
+
+
+class Frame(NamedTuple):
+    """What there is to draw."""
+
+    rows: Rows
+    summary: Summary
+    now_ms: int
+
+
+class Screen:
+    """Holds what the keys have chosen. `most` is how many rows there are at most."""
+
+    def __init__(self, order: Order, look: Look, title: str, most: int | None = None) -> None:
+        self.order, self.look, self.most = order, look, most
+        self.title = encodable(word(title), look.encoding)
+        self.is_paused = self.is_over = False
+        self.filter = ""
+        self.message = ""
+        self._mode = ""  # "", "filter", "columns", "help"
+        self._hidden: set[str] = set()
+        self._scrolled = 0
+        self._page = 1
+        self._fitting: list[str] = []  # keys of the columns that were drawn last
+        self._choices: list[str] = []
+
+    # --- keys ----------------------------------------------------------------------------------------
+
+    def press(self, key: str) -> None:
+        """A character, or the name of a key: left, right, up, down, pageup, pagedown, home, esc, enter,
+        backspace."""
+        if self._mode == "filter":
+            self._press_in_filter(key)
+        elif self._mode == "columns" and key not in ("q",):
+            self._press_in_columns(key)
+        elif self._mode == "help" and key != "q":
+            self._mode = ""
+        elif key == "q":
+            self.is_over = True
+        elif key in ("left", "<", "right", ">"):
+            self._move_sort(-1 if key in ("left", "<") else 1)
+        elif key == "r":
+            self.order = self.order._replace(reverse=not self.order.reverse)
+        elif key == "esc":
+            self.filter = ""
+        elif key in ("/", "c", "h", "?"):
+            self._mode = {"/": "filter", "c": "columns"}.get(key, "help")
+        elif key in ("p", " "):
+            self.is_paused = not self.is_paused
+        elif key in ("up", "down", "pageup", "pagedown", "home"):
+            by = {"up": -1, "down": 1, "pageup": -self._page, "pagedown": self._page}.get(key)
+            self._scrolled = 0 if by is None else max(0, self._scrolled + by)
+
+    def _press_in_filter(self, key: str) -> None:
+        if key in ("enter", "esc"):
+            self._mode = ""
+            self.filter = self.filter if key == "enter" else ""
+        elif key == "backspace":
+            self.filter = self.filter[:-1]
+        elif len(key) == 1 and key.isprintable() and len(self.filter) < 200:
+            self.filter += key
+        self._scrolled = 0
+
+    def _press_in_columns(self, key: str) -> None:
+        at = "123456789abcdef".find(key) if len(key) == 1 else -1
+        if 0 <= at < len(self._choices):
+            self._hidden ^= {self._choices[at]}
+        else:
+            self._mode = ""
+
+    def _move_sort(self, by: int) -> None:
+        shown = [key for key in self._fitting if key in SORTS] or list(SORTS)
+        at = shown.index(self.order.by) if self.order.by in shown else -by
+        self.order = Order(shown[(at + by) % len(shown)], self.order.reverse)
+
+    # --- lines ---------------------------------------------------------------------------------------
+
+    def lines(self, frame: Frame, width: int, height: int) -> list[str]:
+        """`height` lines; of each `width` cells are filled, besides what colours it."""
+        chosen = self.chosen(frame.rows)
+        room = max(0, height - 4)
+        self._page = max(1, room - 1)
+        self._scrolled = max(0, min(self._scrolled, chosen.size - room))
+        shown = chosen[self._scrolled : self._scrolled + room]
+        columns = self._columns(frame.rows, chosen, width)
+        lines = [
+            f"{BOLD}{cells.fit(self._first(frame), width)}{PLAIN}",
+            cells.fit(self._second(frame, chosen.size), width),
+            f"{REVERSE}{cells.fit(self._headings(columns, marked=True), width)}{PLAIN}",
+        ]
+        if self._mode == "help":
+            lines += [cells.fit(line, width) for line in HELP[:room]]
+        else:
+            lines += [self._colored(frame.rows, row, self._line(columns, row), width) for row in shown]
+        lines += [" " * width] * (height - 1 - len(lines))
+        return [*lines[: max(0, height - 1)], cells.fit(self._last(), width)][-height:]
+
+    def table(self, rows: Rows) -> list[str]:
+        """All columns of all rows that are chosen, as lines without colours, for --once."""
+        chosen = self.chosen(rows)
+        columns = self._columns(rows, chosen, None)
+        return [
+            line.rstrip()
+            for line in (self._headings(columns), *(self._line(columns, row) for row in chosen.tolist()))
+        ]
+
+    def summary(self, frame: Frame) -> list[str]:
+        """The fleet in two lines."""
+        return [self._first(frame), self._second(frame, len(frame.rows.names))]
+
+    def chosen(self, rows: Rows) -> Numbers:
+        """The numbers of the rows to show, in their order."""
+        chosen = self.order.numbers(rows)
+        if self.filter:
+            low = self.filter.lower()
+            there = [low in rows.names[n].lower() or low in rows.states[n] for n in chosen.tolist()]
+            chosen = chosen[np.array(there, np.bool_)]
+        return chosen if self.most is None else chosen[: self.most]
+
+    def _first(self, frame: Frame) -> str:
+        one = frame.summary
+        clock = time.strftime("%H:%M:%S", time.localtime(frame.now_ms / 1000))
+        over = format_duration(self.look.range_ms) if self.look.range_ms else "minute"
+        silent = f"  silent {one.silent}" if one.silent else ""
+        paused = "  PAUSED" if self.is_paused else ""
+        return (
+            f"rondo top  {clock}{paused}  running {one.running}{silent}  "
+            f"last {over}: began {one.born}, ended {one.ended}  {self.title}"
+        )
+
+    def _second(self, frame: Frame, count: int) -> str:
+        one, each = frame.summary, "" if self.look.range_ms else "/s"
+        cpu = "s" if self.look.range_ms else ""
+        texts = []
+        for name, before, after in (
+            ("exits", "exits ", each),
+            ("requests", "disk ", each),
+            ("bytes", "", f"B{each}"),
+            ("cpu", "CPU ", cpu),
+            ("net", "net ", f"B{each}"),
+            ("rss", "RSS ", ""),
+        ):
+            if one.known[NUMBER[name]]:
+                value = float(one.values[NUMBER[name]])
+                text = cells.bytes_(value) if name == "rss" else cells.amount(value)
+                texts.append(f"{before}{text}{after}" if text != _MISSING else f"{before}{text}")
+        if self.filter or self._mode == "filter":
+            texts.append(f"filter {word(self.filter)!r}: {count}")
+        return "  ".join(texts)
+
+    def _last(self) -> str:
+        if self._mode == "filter":
+            return f"/{word(self.filter)}_"
+        if self._mode == "columns":
+            marks = zip("123456789abcdef", self._choices, strict=False)
+            return "  ".join(f"{mark}{'-' if key in self._hidden else '+'}{key}" for mark, key in marks)
+        return self.message or _HINTS
+
+    def _headings(self, columns: Sequence[Column], *, marked: bool = False) -> str:
+        """The names of the columns; `marked` shows which one decides the order."""
+        mark = ("▾▴" if self.look.unicode else "*^")[self.order.reverse]
+        texts = [one.heading + mark * (marked and one.key == self.order.by) for one in columns]
+        padded = zip(columns, texts, strict=True)
+        return " ".join(cells.fit(text, one.size, right=one.right) for one, text in padded)
+
+    def _line(self, columns: Sequence[Column], row: int) -> str:
+        return " ".join(cells.fit(one.text(row), one.size, right=one.right) for one in columns)
+
+    def _colored(self, rows: Rows, row: int, line: str, width: int) -> str:
+        line = cells.fit(line, width)
+        state = rows.states[row]
+        if state in (RUNNING, ""):
+            return line
+        how = (YELLOW if state == SILENT else RED if state in _BAD_ENDS else DIM) if self.look.color else ""
+        return f"{how}{line}{PLAIN}" if how else line
+
+    # --- columns -------------------------------------------------------------------------------------
+
+    def _columns(self, rows: Rows, chosen: Numbers, width: int | None) -> list[Column]:
+        """Those that fit into `width`; None: all."""
+        names = [self._word(rows.names[row]) for row in range(len(rows.names))]
+        longest = max((cells.width(names[row]) for row in chosen.tolist()), default=0)
+        every = self._all_columns(
+            rows, names, max(_NAME if width else 2, min(longest, 64 if width else 9999))
+        )
+        self._choices = [one.key for one in every[1:]]
+        every = [one for one in every if one.key not in self._hidden]
+        if width is None:
+            return every
+        taken, left = {"name"}, width - _NAME
+        for one in sorted(every, key=lambda one: one.rank):
+            size = _SPARK if one.key == "spark" else one.size
+            if one.key != "name" and size + 1 <= left:
+                taken.add(one.key)
+                left -= size + 1
+        found = []
+        for one in every:
+            if one.key == "name":
+                size = min(one.size, _NAME + left)
+                left -= size - _NAME
+                found.append(one._replace(size=min(size, width)))
+            elif one.key == "spark" and one.key in taken:
+                size = max(size for size in (_SPARK, 15, 20, 30, _WHOLE_SPARK) if size <= _SPARK + left)
+                left -= size - _SPARK
+                found.append(one._replace(size=size, text=self._spark(rows, size)))
+            elif one.key in taken:
+                found.append(one)
+        self._fitting = [one.key for one in found]
+        return found
+
+    def _all_columns(self, rows: Rows, names: list[str], longest: int) -> list[Column]:
+        look, each = self.look, "" if self.look.range_ms else "/s"
+
+        def value(name: str, show: Callable[[float], str]) -> Callable[[int], str]:
+            column, known = rows.values[:, NUMBER[name]], rows.known[:, NUMBER[name]]
+            return lambda row: show(float(column[row])) if known[row] else _MISSING
+
+        def latency(ns: float) -> str:
+            return cells.latency(ns, ascii_only=not look.unicode)
+
+        used = cells.seconds if look.range_ms else cells.percent
+        over = format_duration(look.range_ms) if look.range_ms else "minute"
+        measured = (
+            Column("exits", f"EXITS{each}", 9, 1, value("exits", cells.amount)),
+            Column("requests", f"DISK{each}", 8, 8, value("requests", cells.amount)),
+            Column("bytes", f"DISK B{each}", 9, 7, value("bytes", cells.amount)),
+            Column("latency", "LATENCY", 8, 9, value("latency", latency)),
+            Column("cpu", "CPU", 6, 4, value("cpu", used)),
+            Column("steal", "STEAL", 6, 10, value("steal", used)),
+            Column("net", f"NET B{each}", 8, 11, value("net", cells.amount)),
+            Column("rss", "RSS", 6, 5, value("rss", cells.bytes_)),
+        )
+        known = np.logical_or.reduce(rows.known, axis=0)
+        about = (
+            [Column("vms", "VMS", 6, 2, lambda row: str(rows.vms[row]))]
+            if look.by
+            else [
+                Column("state", "STATE", 8, 2, lambda row: self._word(rows.states[row]), right=False),
+                Column("age", "AGE", 4, 3, lambda row: cells.age(int(rows.age_ms[row]))),
+            ]
+        )
+        found = [
+            Column(
+                "name", "VM" if not look.by else look.by.upper(), longest, 0, names.__getitem__, right=False
+            ),
+            *about,
+            *(one for one in measured if known[NUMBER[one.key]]),
+        ]
+        if known[NUMBER["exits"]]:
+            found.append(
+                Column(
+                    "spark",
+                    f"LAST {over.upper()}",
+                    _WHOLE_SPARK,
+                    6,
+                    self._spark(rows, _WHOLE_SPARK),
+                    right=False,
+                )
+            )
+        return found
+
+    def _spark(self, rows: Rows, size: int) -> Callable[[int], str]:
+        blocks = cells.BLOCKS if self.look.unicode else cells.ASCII_BLOCKS
+        return lambda row: cells.sparkline(rows.spark[row].tolist(), size, blocks)
+
+    def _word(self, text: str) -> str:
+        return encodable(word(text), self.look.encoding) or _MISSING
