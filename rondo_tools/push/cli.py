@@ -31,8 +31,8 @@ from rondo_tools.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from rondo_tools.push.delivery import Delivery
-    from rondo_tools.push.opened import OpenedStore
     from rondo_tools.push.service import Stores
+    from rondo_tools.store.format.opened import OpenedStore
 
 DEFAULT_CURSOR = "prometheus"
 DEFAULT_INTERVAL_S = 10.0
@@ -149,7 +149,11 @@ def _count(text: str) -> int:
 )
 @argh.arg("--wait", help="while another rondo-push holds the cursor, wait for it")
 @argh.arg("--dry-run", help="print what would be sent (time, series, value), and send nothing")
-@argh.arg("--status", help="print what each cursor keeps in the store, and how far behind each instance is")
+@argh.arg(
+    "--status",
+    help="print how far behind each cursor and each instance is, and what cursors keep in the store",
+)
+@argh.arg("--format", choices=("table", "json"), help="of --status; json: one object a line")
 @argh.arg(
     "--drop", help="remove the cursor that --cursor names: nothing is kept for it any more, nothing is sent"
 )
@@ -185,6 +189,7 @@ def push(
     wait: bool = False,
     dry_run: bool = False,
     status: bool = False,
+    format: str = "table",
     drop: bool = False,
     no_health: bool = False,
     max_samples_per_send: int = 10_000,
@@ -213,6 +218,8 @@ def push(
 
     name = cursor or DEFAULT_CURSOR
     delivery = Delivery(job, external, tier, match, max_age, max_samples_per_send, backfill, ignore_future)
+    if format != "table" and not status:
+        raise UsageError("--format is for --status")
     if dry_run or status or drop:
         if dry_run + status + drop > 1:
             raise UsageError("--dry-run, --status and --drop are three things: choose one")
@@ -220,7 +227,7 @@ def push(
             raise UsageError("--drop removes a cursor for good: name the STORE that it is in")
         if drop and cursor is None:
             raise UsageError("--drop removes a cursor for good: name it, with --cursor NAME")
-        from rondo_tools.push.opened import open_store
+        from rondo_tools.store.format.opened import open_store
 
         found, now_ms = open_store(Path(store)), time.time_ns() // 1_000_000
         if drop:
@@ -228,7 +235,7 @@ def push(
 
             drop_cursor(found, name, now_ms)
         elif status:
-            _print(_status(delivery, found, name, now_ms))
+            _print(_status(delivery, found, name, now_ms, format))
         else:
             _print(_preview(delivery, found, name, now_ms))
         return
@@ -261,13 +268,21 @@ def push(
                 log.info("%s", tally)
 
 
-def _status(delivery: Delivery, store: OpenedStore, cursor: str, now_ms: int) -> Iterator[str]:
+def _status(delivery: Delivery, store: OpenedStore, cursor: str, now_ms: int, format: str) -> Iterator[str]:
     from rondo_tools.push import status
     from rondo_tools.push.cursor import Cursor
+    from rondo_tools.view.table import json_lines, table_lines
 
-    yield from status.cursors(store, now_ms)
+    cursors = status.cursors(store, now_ms)
     place = Cursor(store.path, cursor, peek=True)
-    yield from status.instances(delivery.drain_to_look(store), place, now_ms)
+    instances = status.instances(delivery.drain_to_look(store), place.progress, now_ms)
+    if format == "json":
+        yield from json_lines(cursors)
+        yield from json_lines(instances)
+        return
+    yield from table_lines(cursors, sys.stdout.encoding)
+    yield ""
+    yield from table_lines(instances, sys.stdout.encoding)
 
 
 def _preview(delivery: Delivery, store: OpenedStore, cursor: str, now_ms: int) -> Iterator[str]:

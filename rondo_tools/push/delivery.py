@@ -10,10 +10,10 @@ from rondo_tools.errors import UsageError
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
-from rondo_tools.push.opened import OpenedStore
 from rondo_tools.push.pusher import Pusher, Sender
 from rondo_tools.push.self_metrics import SelfMetrics, Tally
 from rondo_tools.selector import Selector
+from rondo_tools.store.format.opened import OpenedStore
 from rondo_tools.wakeup import Wakeup
 
 STOP_WITHIN_S = 10.0  # after a signal to stop no new request is begun beyond this

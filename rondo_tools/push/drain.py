@@ -16,13 +16,13 @@ from rondo_tools import files, selector
 from rondo_tools.errors import EX_DATAERR, EX_UNAVAILABLE, StoreError
 from rondo_tools.prom.samples import Labels
 from rondo_tools.push.batches import Batches
-from rondo_tools.push.opened import read_state
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.push.stretch_file import Owed
 from rondo_tools.store.format.cursor import Position, Progress
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import JOURNALS, Layout, tier_name
+from rondo_tools.store.format.opened import read_state
 from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.stream import Header

@@ -13,11 +13,11 @@ import os
 from rondo_tools import files
 from rondo_tools.errors import EX_UNAVAILABLE, PushError
 from rondo_tools.push.cursor import Cursor, InFlight, LockedError, lock
-from rondo_tools.push.opened import OpenedStore
 from rondo_tools.push.split import count
-from rondo_tools.push.status import held
 from rondo_tools.store.format.cursors import find_cursors
+from rondo_tools.store.format.opened import OpenedStore
 from rondo_tools.units import format_count
+from rondo_tools.view.delivery import held
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rondo_tools.errors import EX_SOFTWARE, PushError, RondoError
 from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.opened import OpenedStore, open_store
 from rondo_tools.push.pusher import NotTakenError, Pusher
+from rondo_tools.store.format.opened import OpenedStore, open_store
 from rondo_tools.wakeup import Wakeup
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ by where each row stands, which is worked out once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,6 +166,32 @@ class JournalView:
             size = row_dtype(schema.width).itemsize
             rows = np.frombuffer(b"".join(self._pieces_at(at[first:last], size)), row_dtype(schema.width))
             found.append((schema, rows if after_ms < 1 else rows[rows["t_ms"] > after_ms]))
+        return found
+
+    def oldest(
+        self, at: int, done_at: int, done_ms: int, is_wanted: Callable[[SessionRecord], bool]
+    ) -> tuple[int, SessionRecord] | None:
+        """The time of the oldest row in frames from `at` on, and whose it is; of those before `done_at`
+        only rows later than `done_ms` count, and of all rows those of wanted sessions.
+
+        Frames are read in the order in which they may have it, so mostly one is.
+        """
+        heads = self.heads[self.heads["at"] >= at]
+        is_begun = heads["at"] < done_at
+        left = ~is_begun | (heads["greatest_ms"] > done_ms)
+        heads, is_begun = heads[left], is_begun[left]
+        least = np.where(is_begun, np.maximum(heads["least_ms"], done_ms + 1), heads["least_ms"])
+        wanted = {one.number: one for one in self.records.values() if is_wanted(one)}
+        found: tuple[int, SessionRecord] | None = None
+        for frame in np.argsort(least, kind="stable").tolist():
+            if found is not None and found[0] <= least[frame]:
+                break
+            for picked in (one for piece in self._reader.pieces(heads[frame : frame + 1]) for one in piece):
+                t_ms, session = picked.t_ms, picked.session
+                mine = np.isin(session, list(wanted)) & (t_ms > (done_ms if is_begun[frame] else -1))
+                if mine.any() and (found is None or int(t_ms[mine].min()) < found[0]):
+                    first = int(np.flatnonzero(mine)[t_ms[mine].argmin()])
+                    found = int(t_ms[first]), wanted[int(session[first])]
         return found
 
     def pieces(self, since: int = 0) -> Iterator[dict[Schema, Rows]]:

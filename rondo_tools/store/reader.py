@@ -12,9 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rondo_tools.selector import Selector, rest_of
 from rondo_tools.store.arrivals import Arrival, Arrivals, Ending, News
 from rondo_tools.store.carry import Carry, LiveSession
-from rondo_tools.store.format.records import Labels, SessionKey, key_of
+from rondo_tools.store.format.cursor import Position
+from rondo_tools.store.format.records import Labels, SessionKey, SessionRecord, key_of
 from rondo_tools.store.format.schema import Column
 from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.format.tiers import Tier
@@ -64,6 +66,35 @@ class Store:
                 yield view.path, view.file.damage.first_at, f"{view.file.damage.bytes} bytes are damaged"
             for at, what in view.bad.items():
                 yield view.path, at, what
+
+    def oldest_after(
+        self, begin: Position | None, end: Position | None, done_ms: int, selector: Selector
+    ) -> tuple[int, str] | None:
+        """The time of the oldest tick in the journals from a position on, and its instance.
+
+        Up to `end` those not later than `done_ms` are dealt with. `begin` None is the oldest journal. In
+        sessions that the selector cannot mean there is none. Raises StoreError.
+        """
+
+        def is_wanted(record: SessionRecord) -> bool:
+            return rest_of(selector, record.instance, record.labels) is not None
+
+        found = []
+        for view in self._look().whole_journals():
+            here = view.number, view.file.header.file_id
+            at = done_at = 0
+            if begin is not None and here[0] <= begin.number:
+                if here[0] < begin.number:
+                    continue
+                at = begin.offset
+                if here != begin[:2]:  # another history: what is not later was delivered before it
+                    at, done_at = 0, _NEVER
+            if end is not None and here[0] <= end.number:
+                done_at = max(done_at, end.offset if here[0] == end.number else _NEVER)
+            one = view.oldest(at, done_at, done_ms, is_wanted)
+            if one is not None:
+                found.append((one[0], one[1].instance))
+        return min(found, default=None)
 
     def checker(self) -> Checker:
         """Checks the store."""

@@ -40,8 +40,8 @@ from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.samples import STALE_NAN, Block, SeriesSet
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.v1 import compress, decode, encode
-from rondo_tools.push.opened import open_store
 from rondo_tools.store.format.cursor import Progress
+from rondo_tools.store.format.opened import open_store
 from rondo_tools.stream import Header
 
 STALE = struct.unpack("<d", struct.pack("<Q", STALE_NAN))[0]

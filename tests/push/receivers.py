@@ -22,13 +22,13 @@ from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.encoding.v1 import decode
 from rondo_tools.push.model import Answer, Outcome
-from rondo_tools.push.opened import open_store
 from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import INSTANCE, SelfMetrics, Tally
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.opened import open_store
 from rondo_tools.store.format.records import SessionRecord, ends_in, sessions_in
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.format.tiers import parse_tiers

@@ -34,10 +34,10 @@ from receivers import (
 
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push import stretch as stretch_module
-from rondo_tools.push.opened import open_store
 from rondo_tools.store.compaction import roll_up
 from rondo_tools.store.format.cursor import Position, Progress
 from rondo_tools.store.format.layout import JOURNALS
+from rondo_tools.store.format.opened import open_store
 from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.remembered import Remembered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -14,11 +15,12 @@ from receivers import T0, Crash, Receiver, Scripted, fill, header, push_once, se
 
 from rondo_tools.push import cli
 from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.opened import open_store
 from rondo_tools.push.status import cursors
 from rondo_tools.store.format.cursor import Position, Progress, pack_progress
 from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.opened import open_store
 from rondo_tools.store.format.state import State
+from rondo_tools.view.table import iso
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HOUR_MS = 3_600_000
@@ -33,22 +35,34 @@ def store(tmp_path: Path) -> Path:
 
 
 def instances(text: str) -> list[list[str]]:
-    return [line.split("\t")[1:] for line in text.splitlines() if line.startswith("instance\t")]
+    heading, *rows = text.partition("\n\n")[2].splitlines()
+    assert heading.split() == ["instance", "delivered", "newest", "behind_s", "ahead_s"]
+    return [row.split() for row in rows]
 
 
 def test_status_says_how_far_behind_each_instance_is(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([str(store), "--status"]) == 0
     assert instances(capsys.readouterr().out) == [
-        ["a", "0", f"{T0 + 1000}", "-", "0.0"],
-        ["b", "0", f"{T0 + 4000}", "-", "0.0"],
+        ["a", "-", iso(T0 + 1000), "-", "0.0"],
+        ["b", "-", iso(T0 + 4000), "-", "0.0"],
     ]
     push_once(store, Scripted(Receiver()))
     fill(store, header("b"), seconds(3, T0 + 5000))
     assert cli.main([str(store), "--status"]) == 0
     assert instances(capsys.readouterr().out) == [
-        ["a", f"{T0 + 1000}", f"{T0 + 1000}", "0.0", "0.0"],
-        ["b", f"{T0 + 4000}", f"{T0 + 7000}", "3.0", "0.0"],
+        ["a", iso(T0 + 1000), iso(T0 + 1000), "0.0", "0.0"],
+        ["b", iso(T0 + 4000), iso(T0 + 7000), "3.0", "0.0"],
     ]
+    assert cli.main([str(store), "--status", "--format", "json"]) == 0
+    cursor, *_, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (cursor["cursor"], cursor["instance"], cursor["delivered"]) == ("prometheus", "b", iso(T0 + 4000))
+    assert last == {
+        "instance": "b",
+        "delivered": iso(T0 + 4000),
+        "newest": iso(T0 + 7000),
+        "behind_s": 3.0,
+        "ahead_s": 0.0,
+    }
 
 
 def test_status_says_which_instance_has_delivered_times_ahead_of_the_clock(
@@ -92,28 +106,35 @@ def test_status_says_what_each_cursor_keeps(tmp_path: Path, caplog: pytest.LogCa
     minutes = [7 * 60, 2 * 60, 60, 5, 0]
     now_ms = T0 + 7 * HOUR_MS
     sizes = journals(tmp_path, [now_ms - 60_000 * one for one in minutes])
-    at = {"begin": Position(3, bytes(8), 40), "time_ms": now_ms - HOUR_MS}
+    ids = [Layout(tmp_path).file(JOURNALS, number).read_bytes()[24:32] for number in range(1, 6)]
+    at = {"begin": Position(3, ids[2], 40), "time_ms": now_ms - HOUR_MS}
     write_cursor(tmp_path, "active", now_ms - HOUR_MS, **at)
     write_cursor(tmp_path, "idle", now_ms - HOUR_MS - 1, **at)
     write_cursor(tmp_path, "new", now_ms)
     write_cursor(tmp_path, "other", now_ms, **at, store="00" * 8)
     write_cursor(tmp_path, "coarse", now_ms, tier=1)
-    end = Position(5, bytes(8), sizes[4])
+    end = Position(5, ids[4], sizes[4])
+    fork = {"begin": Position(3, bytes(8), 40), "time_ms": now_ms - HOUR_MS}
+    write_cursor(tmp_path, "fork", now_ms, **fork)
     write_cursor(tmp_path, "done", now_ms, begin=end, time_ms=now_ms - 60_000)
     damaged = Layout(tmp_path).cursor("damaged")
     damaged.write_bytes(b"{}")
     os.utime(damaged, ns=(0, now_ms * 1_000_000))
-    all_kept = [str(sum(sizes[1:3])), "7200.0"]
-    everything = str(sum(sizes) - 5 * 40)
-    found = {line.split("\t")[1]: line.split("\t")[2:] for line in cursors(open_store(tmp_path), now_ms)}
+    columns = cursors(open_store(tmp_path), now_ms)
+    found = {row[0]: row[1:] for row in zip(*columns.values(), strict=True)}
+    all_kept, everything = sum(sizes[1:3]), sum(sizes) - 5 * 40
+    hour, seven = 3600.0, 7 * 3600.0
+    delivered = iso(now_ms - HOUR_MS)
+    rest = sum(sizes[2:]) - 3 * 40
     assert found == {
-        "active": ["active", "1", str(sizes[2]), "3600.0", str(sum(sizes[2:]) - 3 * 40), "3600.0"],
-        "idle": ["idle", "0", "0", "0.0", str(sum(sizes[2:]) - 3 * 40), "3600.0"],
-        "new": ["active", "2", *all_kept, everything, "-"],
-        "other": ["active", "2", *all_kept, everything, "3600.0"],
-        "coarse": ["active", "0", "0", "0.0", "0", "0.0"],
-        "done": ["active", "0", "0", "0.0", "0", "0.0"],
-        "damaged": ["active", "2", *all_kept, everything, "-"],
+        "active": ("active", hour, "vm-2", delivered, rest, 0, 1, sizes[2]),
+        "idle": ("idle", hour, "vm-2", delivered, rest, 0, 0, 0),
+        "new": ("active", seven, "vm-0", None, everything, 0, 2, all_kept),
+        "other": ("active", seven, "vm-0", delivered, everything, 0, 2, all_kept),
+        "fork": ("active", 300.0, "vm-3", delivered, rest, 0, 1, sizes[2]),
+        "coarse": ("active", 0.0, None, None, 0, 0, 0, 0),
+        "done": ("active", 0.0, None, iso(now_ms - 60_000), 0, 0, 0, 0),
+        "damaged": ("damaged", seven, "vm-0", None, everything, 0, 2, all_kept),
     }
     assert "cursor_damaged.json: cannot be read" in caplog.text
 
@@ -123,7 +144,7 @@ def test_a_cursor_of_another_tier_has_a_status_without_its_flags(
 ) -> None:
     write_cursor(store, "lab", 0, selector='{a="b"}', begin=Position(2, bytes(8), 40))
     assert cli.main([str(store), "--status", "--cursor", "lab"]) == 0
-    assert capsys.readouterr().out.startswith("cursor\tlab\tidle\t")
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["lab", "idle"]
 
 
 def test_drop_removes_one_cursor_and_says_what_was_in_flight(
@@ -179,6 +200,7 @@ def test_drop_of_a_cursor_that_is_not_there_names_those_that_are(
 def test_what_is_missing_is_said(run: Run, store: Path) -> None:
     for flags, words in (
         (["--drop", "--cursor", "lab"], b"STORE"),
+        ([store, "--format", "json"], b"--status"),
         ([store, "--drop"], b"--cursor NAME"),
         ([store, "--drop", "--status", "--cursor", "lab"], b"choose one"),
     ):

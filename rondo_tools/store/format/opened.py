@@ -1,4 +1,4 @@
-"""A store's folder, as far as a push has to know it: its files' names, its tiers, its id."""
+"""A store's folder, as far as those who only read have to know it: its files' names, its tiers, its id."""
 
 from __future__ import annotations
 
