@@ -20,7 +20,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 COMMANDS = ("rondo-vmm", "rondo-attach", "rondo-store", "rondo-push", "rondo-query")
-QUERY_COMMANDS = ("top", "list", "read", "plot", "tail", "export", "check", "stream", "dump")
+QUERY_COMMANDS = ("top", "status", "list", "read", "plot", "tail", "export", "check", "stream", "dump")
 
 # Not what is only the beginning of a name: rondo-x-y, rondo-x@y, rondo-x.y.
 NO_NAME_GOES_ON = r"(?![\w@-]|\.\w)"

@@ -17,13 +17,14 @@ from rondo_tools.errors import EX_USAGE
 from rondo_tools.query import flags as share
 from rondo_tools.query import manual
 from rondo_tools.query.arguments import NOT_GIVEN, arrange
-from rondo_tools.query.commands import check, dump, export, listing, plot, read, stream, tail, top
+from rondo_tools.query.commands import check, dump, export, listing, plot, read, status, stream, tail, top
 from rondo_tools.store.default import default_store
 
 log = logging.getLogger(__name__)
 
 COMMANDS = (
     ("top", top.top, "which VM does what, each second anew or over a range", top.HELP),
+    ("status", status.status, "is all well: writer, VMs, disk, deliveries", status.HELP),
     ("list", listing.list_sessions, "which sessions there are, and how they ended", listing.HELP),
     ("read", read.read, "print samples", read.HELP),
     ("plot", plot.plot, "draw series in the terminal", plot.HELP),
@@ -41,7 +42,8 @@ def make_parser() -> command.Parser:
     parser.epilog = f"{manual.NOTHING}\n\n{command.EXIT_STATUS}"
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
     for name, function, summary, description in COMMANDS:
-        epilog = None if name == "check" else manual.NOTHING  # of damage, nothing is good news
+        # Of damage, nothing is good news, and a status there always is.
+        epilog = None if name in ("check", "status") else manual.NOTHING
         sub = parser.add_command(name, help=summary, description=description, epilog=epilog)
         sub.add_argument("store", metavar="[STORE]", help=manual.STORE)
         sub.set_command(_with_store(function))

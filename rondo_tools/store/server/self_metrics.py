@@ -47,6 +47,7 @@ SERIES = (
     Series("store_ended_sessions", (), GAUGE, "sessions", "Sessions that are over and known."),
     Series("store_waiting_journals", (), GAUGE, "journals", "Journals that are over and not rolled up."),
     Series("store_used_bytes", (), GAUGE, "bytes", "What the store takes on the disk."),
+    Series("store_max_bytes", (), GAUGE, "bytes", "What the store may take on the disk."),
     Series("store_loop_lag_ns", (), GAUGE, "ns", "The longest turn of the loop, over the tick."),
 )
 _PACK = struct.Struct(f"<{len(SERIES)}d").pack
@@ -104,7 +105,7 @@ class SelfMetrics:
                 return
         gauges = (
             server.connections, len(keeper.live), server.store.upkeep.remembered, len(keeper.closed),
-            server.store.upkeep.used_bytes, server.take_lag_ns(),
+            server.store.upkeep.used_bytes, server.store.upkeep.max_bytes, server.take_lag_ns(),
         )  # fmt: skip
         values = _PACK(*map(operator.sub, count, self._base), *gauges)
         keeper.append(self._session, t_ms, values)
