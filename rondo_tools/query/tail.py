@@ -10,6 +10,7 @@ are waited for.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -141,6 +142,19 @@ class Tail:
             return []
         if not matching(session, self._selector):
             return []
+        return self._last_lines(session)
+
+    def last(self, sessions: Iterable[Session]) -> list[Line]:
+        """The last ticks of the newest of these sessions of each instance, running or over, in time order."""
+        newest: dict[str, Session] = {}
+        for session in sessions:
+            if session.instance not in newest or session.start_ms > newest[session.instance].start_ms:
+                newest[session.instance] = session
+        lines = [line for session in newest.values() for line in self._last_lines(session)]
+        return sorted(lines, key=lambda line: (line.t_ms, line.session.key))
+
+    def _last_lines(self, session: Session) -> list[Line]:
+        """From now on the session is followed."""
         followed = self._follow(session)
         if followed is None:
             return []

@@ -52,6 +52,22 @@ def test_each_tick_is_told_once_in_time_order(store: Path) -> None:
     assert not tail.is_over
 
 
+def test_once_tells_the_end_of_the_newest_life_also_of_one_that_is_over(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_session(store, ticks(1, 20), instance="a", end="reset")
+    add_session(store, ticks(1, 15, T0 + 30_000), instance="a", start_ms=T0 + 30_000, end="error")
+    add_session(store, ticks(1, 3), instance="b")
+    assert main([str(store), "tail", "rss_bytes", "--once"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:] for line in lines] == [
+        *(["b", str(i)] for i in range(1, 4)),
+        *(["a", str(i)] for i in range(6, 16)),
+    ]
+    assert main([str(store), "tail", "rss_bytes", "--once", "--new"]) == 64
+    assert main([str(store), "tail", "nothing", "--once"]) == 1
+
+
 def test_it_is_over_when_all_have_ended(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     add_session(store, ticks(1, 2), instance="a")

@@ -10,7 +10,7 @@ from typing import Any
 import argh
 
 from rondo_tools import clock, command
-from rondo_tools.errors import RondoError
+from rondo_tools.errors import RondoError, UsageError
 from rondo_tools.query import flags as share
 from rondo_tools.query.ask import find
 from rondo_tools.query.manual import SELECTOR
@@ -23,6 +23,7 @@ values of the series; a line of names before it, and again when the series chang
 
   rondo-query vmm_metrics tail '{{instance="vm-1",__name__=~"vmm_.+"}}'
   rondo-query vmm_metrics tail vcpu_exits_total --rate --new
+  rondo-query vmm_metrics tail '{{instance="vm-1"}}' --once    # the last ten ticks of one that is gone
   rondo-query vmm_metrics tail vmm_rss_bytes --lines 0 | awk '$3+0 > 64e6'
 
 It ends when every session that it follows has ended, was lost or fell silent, which it says on standard
@@ -44,6 +45,12 @@ _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most 
     help="ticks of the past to begin with, for each session",
 )
 @argh.arg("--new", action="store_true", default=False, help="follow sessions that begin later, too")
+@argh.arg(
+    "--once",
+    action="store_true",
+    default=False,
+    help="print the last ticks of each instance's newest session, running or over, and end",
+)
 @share.rate
 @argh.arg("--format", choices=("table", "json"), default="table", help="json: one object a line")
 @share.unix
@@ -56,10 +63,17 @@ def tail(selector: str, **flags: Any) -> None:
 
     wanted = parse_selector(selector)
     store = Store(flags["store"])
+    if flags["new"] and flags["once"]:
+        raise UsageError("--new waits for what begins later, and --once for nothing: choose one")
     if flags["rate"] or not flags["new"]:
         curve.check(curve.Question(rate=flags["rate"]), find(store, wanted), store.tiers)
     following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"])
     writer = LineWriter(sys.stdout, flags["format"], unix=flags["unix"])
+    if flags["once"]:
+        for line in following.last(match.session for match in find(store, wanted)):
+            writer.write(line)
+        following.damage.finish()
+        return
     with Signals() as signals:
         lines = following.look(clock.now_ms())
         took_s = 0.0
