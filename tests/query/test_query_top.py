@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -297,3 +299,13 @@ def test_what_cannot_be_meant_is_said(run: Run, fifty: Path) -> None:
             fill(store, [], lambda: NOW_MS)
         done = run("rondo-query", store, "top", *flags)
         assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+
+
+def test_the_picture_in_the_docs_can_be_drawn(tmp_path: Path) -> None:
+    picture = tmp_path / "top.svg"
+    script = Path(__file__).resolve().parents[2] / "scripts" / "top_picture.py"
+    subprocess.run([sys.executable, script, picture], check=True)
+    document = ElementTree.parse(picture)
+    texts = ["".join(one.itertext()) for one in document.iter() if one.tag.endswith("text")]
+    assert texts[0].startswith("rondo top  03:05:00  running 28  silent 1  last minute: began 5, ended 2")
+    assert texts[3].split()[:3] == ["web-19", "running", "1h"]
