@@ -12,6 +12,7 @@ window; of very many the oldest go earlier.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.catalog import Series
+from rondo_tools.errors import StoreError
 from rondo_tools.selector import Selector, rest_of
 from rondo_tools.store.format.frames import Rows
 from rondo_tools.store.format.records import LOST, EndRecord, SessionRecord
@@ -36,6 +38,8 @@ _MOST_PLANS = 1024
 _MORE_ROWS = 256
 
 EVERYTHING = Selector(())
+
+log = logging.getLogger(__name__)
 
 
 class VM:
@@ -131,7 +135,10 @@ class Fleet:
                 vm.last_ms = session.last_ms if session.last_ms <= begin_ms else 0
         if not is_in_journals:
             for session in self._store.each_session(since_ms=self._old_ms):
-                self._take_history(session)
+                try:
+                    self._take_history(session)
+                except StoreError as exc:
+                    log.warning("%s; left out", exc)
 
     def _vm(self, one: Session | SessionRecord) -> VM | None:
         key = one.instance, one.start_ms
