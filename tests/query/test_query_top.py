@@ -130,6 +130,9 @@ def test_lives_come_and_go_while_one_looks_unless_it_is_paused(
     store_all(vm("steady", NOW_MS, 2, 3), vm("short", NOW_MS + 1000, 1, 2, "poweroff"))
     host.until(lambda text: rows(text) == ["short", "steady"] and "poweroff" in text)
     assert "running 1  last minute: began 2, ended 1" in host.text
+    set_clock(tmp_path, at_ms + 5000)
+    host.until(lambda text: ":08  running" in text)
+    assert rows(host.text) == ["short", "steady"]
     host.press("p")
     host.until(lambda text: "PAUSED" in text)
     at_ms += 11_000
