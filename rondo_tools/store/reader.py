@@ -80,17 +80,20 @@ class Store:
             return rest_of(selector, record.instance, record.labels) is not None
 
         found = []
-        for view in self._look().whole_journals():
-            here = view.number, view.file.header.file_id
+        for number, view in self._look().journals.items():
+            if begin is not None and number < begin.number:
+                continue
+            if not view.is_read:
+                view.update()
             at = done_at = 0
-            if begin is not None and here[0] <= begin.number:
-                if here[0] < begin.number:
-                    continue
+            if begin is not None and number == begin.number:
                 at = begin.offset
-                if here != begin[:2]:  # another history: what is not later was delivered before it
+                if (
+                    view.file.header.file_id != begin.file_id
+                ):  # another history: what is not later was delivered before it
                     at, done_at = 0, _NEVER
-            if end is not None and here[0] <= end.number:
-                done_at = max(done_at, end.offset if here[0] == end.number else _NEVER)
+            if end is not None and number <= end.number:
+                done_at = max(done_at, end.offset if number == end.number else _NEVER)
             one = view.oldest(at, done_at, done_ms, is_wanted)
             if one is not None:
                 found.append((one[0], one[1].instance))

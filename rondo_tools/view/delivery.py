@@ -52,10 +52,6 @@ class Delivery(NamedTuple):
     rejected: int
     error: str
 
-    @property
-    def is_behind(self) -> bool:
-        return self.behind_ms != 0
-
 
 def deliveries(opened: OpenedStore, now_ms: int) -> list[Delivery]:
     """Of each cursor, by name. Raises StoreError."""

@@ -1,13 +1,13 @@
 """The fleet: every VM of a store and what it does now, kept up to date look by look.
 
-Strategy: the first look reads the window's ticks, each other one those that have come since; so it costs
+Strategy: the first look reads the range's ticks, each other one those that have come since; so it costs
 by what happened, not by what the store holds. A session has a row, or one for each value of a label
 that its series have. Rows that came in one look are worked on together, as columns. Of a counter the
 view has increases, of each series by itself, so that one that begins anew or goes away harms no sum.
 
-The window is cut into buckets (`window`): by default a minute in seconds. Where it is longer than the
+The range is cut into buckets (`buckets`): by default a minute in seconds. Where it is longer than the
 journals reach back, it begins with rows of a coarse tier. A VM that has ended stays for as long as the
-window; of very many the oldest go earlier.
+range; of very many the oldest go earlier.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rondo_tools.store.format.frames import Rows
 from rondo_tools.store.format.records import LOST, EndRecord, SessionRecord
 from rondo_tools.store.format.schema import AVG, LAST, Schema
 from rondo_tools.store.reader import Session, Store
+from rondo_tools.view.buckets import BUCKETS, Buckets, Numbers, Sums, Values
 from rondo_tools.view.measures import MEASURES, Part, Plan, make_plan
 from rondo_tools.view.state import SILENT, running_or_silent
-from rondo_tools.view.window import BUCKETS, Numbers, Sums, Values, Window
 
 MINUTE_MS = 60_000
 _NOW_MS = 1000  # what the latest ticks tell is taken over this long
-_MARGIN_MS = 10_000  # before the window: its first tick has an increase since the one before
+_MARGIN_MS = 10_000  # before the range: its first tick has an increase since the one before
 _MOST_ENDED = 4096
 _MOST_PLANS = 1024
 _MORE_ROWS = 256
@@ -70,7 +70,7 @@ class View(NamedTuple):
     """What a look found: a place in these columns for each row of the fleet.
 
     `now` (n, MEASURES) are the rates and gauges at the last tick, NaN where there is no value; of one
-    that is silent there is none. `sums` are those of the window.
+    that is silent there is none. `sums` are those of the range.
     """
 
     now_ms: int
@@ -80,14 +80,16 @@ class View(NamedTuple):
     now: Values
     known: npt.NDArray[np.bool_]  # (n, MEASURES): which of them it has
     sums: Sums
-    born: int  # sessions that began within the window, and that ended
+    born: int  # sessions that began within the range, and that ended
     ended: int
+    new: list[VM]  # those that came since the last look; at the first one all
+    over: list[VM]  # those that ended since then
 
 
 class Fleet:
     """The VMs of `store` that have series which `selector` means, as `look` finds them.
 
-    `window_ms` is what the sums are over. With `label` a VM has a row for each value that its series have
+    `range_ms` is what the sums are over. With `label` a VM has a row for each value that its series have
     of it.
     """
 
@@ -96,25 +98,28 @@ class Fleet:
         store: Store,
         selector: Selector = EVERYTHING,
         *,
-        window_ms: int = MINUTE_MS,
+        range_ms: int = MINUTE_MS,
         label: str | None = None,
     ) -> None:
         self._store, self._selector, self._label = store, selector, label
-        bucket_ms = max(1, -(-window_ms // BUCKETS))
-        self.window_ms = bucket_ms * BUCKETS
-        self._window = Window(bucket_ms)
+        bucket_ms = max(1, -(-range_ms // BUCKETS))
+        self.range_ms = bucket_ms * BUCKETS
+        self._buckets = Buckets(bucket_ms)
         self._vms: dict[tuple[str, int], VM] = {}
         self._plans: dict[tuple[Schema, Selector], Plan] = {}
         self._owner: list[tuple[VM, str] | None] = []  # by row
         self._free: list[int] = []
         self._now = np.zeros((0, len(MEASURES)))
         self._known = np.zeros((0, len(MEASURES)), np.bool_)
+        self._new: list[VM] = []  # since the last look
+        self._over: list[VM] = []
         self._is_first = True
         self._old_ms = 0  # ticks up to then are no matter
 
     def look(self, now_ms: int) -> View:
         """Take what has come since the last look. Raises StoreError."""
-        self._old_ms = now_ms - self.window_ms
+        self._old_ms = now_ms - self.range_ms
+        self._new, self._over = [], []
         if self._is_first:
             self._is_first = False
             self._begin()
@@ -128,7 +133,7 @@ class Fleet:
 
     def _begin(self) -> None:
         begin_ms = self._old_ms - _MARGIN_MS
-        is_in_journals = self.window_ms <= self._store.tiers[0].span_ms
+        is_in_journals = self.range_ms <= self._store.tiers[0].span_ms
         for session in self._store.recent(begin_ms if is_in_journals else None):
             if session.end is None and (vm := self._vm(session)) is not None:
                 self._plan(vm, session.header.series)
@@ -172,10 +177,12 @@ class Fleet:
         if row is None:
             if not self._free:
                 self._grow()
+            if not vm.rows:
+                self._new.append(vm)
             row = vm.rows[part.value] = self._free.pop()
             self._owner[row] = vm, part.value
             self._now[row], self._known[row] = np.nan, False
-            self._window.clear(row)
+            self._buckets.clear(row)
         return row
 
     def _grow(self) -> None:
@@ -183,7 +190,7 @@ class Fleet:
         more = max(_MORE_ROWS, before // 2)
         self._owner += [None] * more
         self._free += range(before + more - 1, before - 1, -1)
-        self._window.grow(before + more)
+        self._buckets.grow(before + more)
         self._now = np.concatenate((self._now, np.full((more, len(MEASURES)), np.nan)))
         self._known = np.concatenate((self._known, np.zeros((more, len(MEASURES)), np.bool_)))
 
@@ -216,7 +223,7 @@ class Fleet:
         if vm is None:
             return
         tiers = self._store.tiers
-        tier = next((n for n, one in enumerate(tiers) if one.span_ms >= self.window_ms), len(tiers) - 1)
+        tier = next((n for n, one in enumerate(tiers) if one.span_ms >= self.range_ms), len(tiers) - 1)
         vm.last_ms = 0
         plan = self._plan(vm, session.header.series)
         step_ms = max(tiers[tier].interval_ms, session.interval_ms)
@@ -267,7 +274,7 @@ class Fleet:
             rows = np.array([vm.rows[part.value] for vm in vms], np.int64)
             grew = increase @ part.counters
             gauge = _gauges(values[:, plan.gauges], part.gauges)
-            self._window.add(rows[which], t_ms, took_ms, grew, gauge)
+            self._buckets.add(rows[which], t_ms, took_ms, grew, gauge)
             self._now[rows] = np.hstack((_rates(grew, took_ms, latest, which, first), gauge[final]))
         for vm, newest_ms, kept in zip(vms, t_ms[final].tolist(), counters[final], strict=True):
             vm.last_ms, vm.before = newest_ms, kept.copy()
@@ -279,10 +286,12 @@ class Fleet:
         vm = None if record is None else self._vms.get(record.key)
         if vm is None or (end.reason == LOST and (vm.reason is not None or vm.last_ms > end.last_ms)):
             return
+        if vm.reason is None and vm.rows:
+            self._over.append(vm)
         vm.reason, vm.end_ms = end.reason, end.t_ms
 
     def _forget_ended(self, now_ms: int) -> None:
-        """Those that ended before the window, those that are no VMs, and the oldest of very many."""
+        """Those that ended before the range, those that are no VMs, and the oldest of very many."""
         ended = sorted(
             (max(vm.end_ms, vm.last_ms), key)
             for key, vm in self._vms.items()
@@ -290,7 +299,7 @@ class Fleet:
         )
         many = len(ended) - _MOST_ENDED
         for at, (end_ms, key) in enumerate(ended):
-            if end_ms <= now_ms - self.window_ms or at < many:
+            if end_ms <= now_ms - self.range_ms or at < many:
                 for row in self._vms.pop(key).rows.values():
                     self._owner[row] = None
                     self._free.append(row)
@@ -312,9 +321,11 @@ class Fleet:
             states,
             now,
             self._known[rows],
-            self._window.sums(rows, now_ms, 0),
+            self._buckets.sums(rows, now_ms, 0),
             sum(vm.start_ms > self._old_ms for vm in whole),
             sum(vm.reason is not None for vm in whole),
+            self._new,
+            self._over,
         )
 
 

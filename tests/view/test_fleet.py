@@ -77,9 +77,9 @@ def rows_of(view: View, instance: str) -> list[int]:
     return [row for row, vm in enumerate(view.vms) if vm.instance == instance]
 
 
-def compare(view: View, told: dict[tuple[str, int], Told], window_ms: int) -> None:
+def compare(view: View, told: dict[tuple[str, int], Told], range_ms: int) -> None:
     """Everything that the view says of each VM that is not long over."""
-    first_ms = view.now_ms - window_ms
+    first_ms = view.now_ms - range_ms
     wanted = {key for key, one in told.items() if one.ticks and (one.end is None or one.end_ms > first_ms)}
     assert {(vm.instance, vm.start_ms) for vm in view.vms} == wanted
     for row, vm in enumerate(view.vms):
@@ -150,11 +150,13 @@ def test_a_life_between_two_looks_is_seen_whole(tmp_path: Path) -> None:
         it.end(vm, "reset")
         view = it.look(fleet)
         assert (view.states, view.born, view.ended) == (["reset"], 1, 1)
+        assert [vm.instance for vm in (*view.new, *view.over)] == ["short", "short"]
         assert view.sums.increase[0][NUMBER["exits"]] == 5 * 150  # the first tick counts from its start
         it.clock[0] += 59_000
-        assert it.look(fleet).states == ["reset"]
+        view = it.look(fleet)
+        assert (view.states, view.new, view.over) == (["reset"], [], [])
         it.clock[0] += 1000
-        assert it.look(fleet).states == [], "over for longer than the window"
+        assert it.look(fleet).states == [], "over for longer than the range"
 
 
 def test_what_was_lost_comes_back(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_what_is_no_vm_is_left_out(tmp_path: Path) -> None:
         it.clock[0] += 1000
         it.tick(own, lambda one: 1.0)
         it.tick(vm, lambda one: 1.0)
-        for fleet in (Fleet(Store(tmp_path)), Fleet(Store(tmp_path), window_ms=3_600_000)):
+        for fleet in (Fleet(Store(tmp_path)), Fleet(Store(tmp_path), range_ms=3_600_000)):
             for _ in range(2):
                 assert [one.instance for one in it.look(fleet).vms] == ["vm-1"]
 
@@ -207,7 +209,7 @@ def test_a_label_of_series_splits_a_vm(tmp_path: Path) -> None:
         assert view.known[:, NUMBER["exits"]].tolist() == [value != "" for value in view.values]
 
 
-def test_a_window_that_journals_do_not_reach_begins_with_coarse_rows(tmp_path: Path) -> None:
+def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(tmp_path: Path) -> None:
     """An hour, of which the journals have the last minutes only."""
     with host(tmp_path) as it:
         gone, lives = it.begin("gone"), it.begin("lives")
@@ -221,7 +223,7 @@ def test_a_window_that_journals_do_not_reach_begins_with_coarse_rows(tmp_path: P
             it.store.keeper.flush()
             if second % 300 == 0:
                 it.store.keep_house()
-        fleet = Fleet(Store(tmp_path), window_ms=3_600_000)
+        fleet = Fleet(Store(tmp_path), range_ms=3_600_000)
         view = it.look(fleet)
         exits = {
             vm.instance: grew

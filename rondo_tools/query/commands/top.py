@@ -95,7 +95,7 @@ def top(selector: str, **flags: Any) -> None:
     order = rows.parse_order(flags["sort"], reverse=flags["reverse"])
     is_once = flags["once"] or flags["format"] != "table" or not terminal.is_usable(dict(os.environ))
     store = Store(flags["store"])
-    fleet = Fleet(store, wanted, window_ms=flags["range"] or MINUTE_MS, label=flags["by"])
+    fleet = Fleet(store, wanted, range_ms=flags["range"] or MINUTE_MS, label=flags["by"])
     look = _look(flags["range"], flags["by"])
     screen = Screen(order, look, flags["store"], flags["n"])
     view = fleet.look(clock.now_ms())

@@ -16,10 +16,10 @@ from rondo_tools.errors import RondoError, UsageError
 from rondo_tools.query.damage import EX_NOTHING
 from rondo_tools.query.output import format_number
 from rondo_tools.query.times import format_times
+from rondo_tools.view.buckets import Values
 from rondo_tools.view.fleet import VM, View
 from rondo_tools.view.measures import NUMBER
 from rondo_tools.view.state import RUNNING, SILENT
-from rondo_tools.view.window import Values
 
 LINGER_MS = 10_000  # a VM that ended is shown for so long; with a range, for that
 

@@ -93,7 +93,7 @@ class Screen:
         backspace."""
         if self._mode == "filter":
             self._press_in_filter(key)
-        elif self._mode == "columns" and key not in ("q",):
+        elif self._mode == "columns" and key != "q":
             self._press_in_columns(key)
         elif self._mode == "help" and key != "q":
             self._mode = ""

@@ -22,17 +22,15 @@ Values = npt.NDArray[np.float64]
 
 
 class Sums(NamedTuple):
-    """Of some rows over a window: what counters grew by, the milliseconds that were counted over, the mean
-    of gauges (NaN without a value); and for each bucket the increase of one counter a second, NaN where
-    nothing was counted."""
+    """Of some rows over the range: what counters grew by and the mean of gauges (NaN without a value); and
+    for each bucket the increase of one counter a second, NaN where nothing was counted."""
 
     increase: Values  # (rows, COUNTERS)
-    counted_ms: Numbers  # (rows,)
     mean: Values  # (rows, GAUGES)
     spark: Values  # (rows, BUCKETS), the oldest first
 
 
-class Window:
+class Buckets:
     """`bucket_ms` is how long each of BUCKETS is."""
 
     def __init__(self, bucket_ms: int) -> None:
@@ -96,7 +94,6 @@ class Window:
         with np.errstate(invalid="ignore", divide="ignore"):
             return Sums(
                 np.einsum("rb,rbc->rc", mask, self._increase[rows]),
-                ms.sum(axis=1),
                 np.einsum("rb,rbg->rg", mask, self._gauge[rows]) / np.where(gauge_ms > 0, gauge_ms, np.nan),
                 np.where(ms > 0, spark * 1000 / ms, np.nan),
             )
