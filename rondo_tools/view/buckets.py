@@ -23,11 +23,13 @@ Values = npt.NDArray[np.float64]
 
 class Sums(NamedTuple):
     """Of some rows over the range: what counters grew by and the mean of gauges (NaN without a value); and
-    for each bucket the increase of one counter a second, NaN where nothing was counted."""
+    for each bucket the increase of one counter a second, NaN where nothing was counted. `newest` is the
+    number of the last bucket, counted since 1970."""
 
     increase: Values  # (rows, COUNTERS)
     mean: Values  # (rows, GAUGES)
     spark: Values  # (rows, BUCKETS), the oldest first
+    newest: int
 
 
 class Buckets:
@@ -96,6 +98,7 @@ class Buckets:
                 np.einsum("rb,rbc->rc", mask, self._increase[rows]),
                 np.einsum("rb,rbg->rg", mask, self._gauge[rows]) / np.where(gauge_ms > 0, gauge_ms, np.nan),
                 np.where(ms > 0, spark * 1000 / ms, np.nan),
+                newest,
             )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import pairwise
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = ".:-=+*#@"
@@ -26,7 +27,7 @@ def fit(text: str, size: int, *, right: bool = False) -> str:
             if room < 0:
                 break
             taken.append(char)
-        text = ("".join(taken) + "~")[: max(size, 0)]
+        text = "".join(taken) + "~" if size > 0 else ""
         missing = size - width(text)
     return " " * missing + text if right else text + " " * missing
 
@@ -85,17 +86,20 @@ def age(ms: int) -> str:
     return f"{total}s"
 
 
-def sparkline(values: Iterable[float], size: int, blocks: str) -> str:
+def sparkline(values: Sequence[float], newest: int, size: int, blocks: str) -> str:
     """The values in at most `size` cells, the newest last; a blank where nothing is known.
 
-    A cell may stand for several values, and shows the greatest of them.
+    A cell may stand for several values, and shows the greatest of them. Which ones go together is decided
+    by their numbers, of which the last is `newest`: so a line moves on as time does, and keeps its shape.
     """
-    all_values = list(values)
-    step = -(-len(all_values) // max(size, 1))
+    step = -(-len(values) // max(size, 1))
+    first = (len(values) - (newest + 1) % step) % step
+    edges = sorted({0, *range(first, len(values), step), len(values)})
     cells = [
-        max((one for one in all_values[at : at + step] if not math.isnan(one)), default=math.nan)
-        for at in range(0, len(all_values), step)
+        max((one for one in values[begin:end] if not math.isnan(one)), default=math.nan)
+        for begin, end in pairwise(edges)
     ]
+    cells = cells[max(0, len(cells) - size) :]
     most = max((one for one in cells if not math.isnan(one)), default=0.0)
     return "".join(_block(one, most, blocks) for one in cells)
 

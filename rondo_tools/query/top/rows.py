@@ -51,6 +51,7 @@ class Rows(NamedTuple):
     values: Values
     known: npt.NDArray[np.bool_]
     spark: Values
+    newest: int  # the number of the last bucket of `spark`, counted since 1970
 
 
 class Summary(NamedTuple):
@@ -106,6 +107,7 @@ def rows_of(view: View, *, is_range: bool) -> Rows:
         _values(view, is_range=is_range)[shown],
         view.known[shown],
         _spark(view)[shown],
+        view.sums.newest,
     )
 
 
@@ -143,6 +145,7 @@ def grouped(view: View, label: str, *, is_range: bool) -> Rows:
         _together(which, values, len(names), means=_MEANS),
         _together(which, np.where(view.known[live], 1.0, np.nan), len(names)) > 0,
         _together(which, _spark(view)[live], len(names)),
+        view.sums.newest,
     )
 
 

@@ -323,7 +323,7 @@ class Screen:
 
     def _spark(self, rows: Rows, size: int) -> Callable[[int], str]:
         blocks = cells.BLOCKS if self.look.unicode else cells.ASCII_BLOCKS
-        return lambda row: cells.sparkline(rows.spark[row].tolist(), size, blocks)
+        return lambda row: cells.sparkline(rows.spark[row].tolist(), rows.newest, size, blocks)
 
     def _word(self, text: str) -> str:
         return encodable(word(text), self.look.encoding) or _MISSING
