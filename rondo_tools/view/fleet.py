@@ -1,9 +1,9 @@
 """The fleet: every VM of a store and what it does now, kept up to date look by look.
 
-Strategy: the first look reads the range's ticks, each other one those that have come since; so it costs
-by what happened, not by what the store holds. A session has a row, or one for each value of a label
-that its series have. Rows that came in one look are worked on together, as columns. Of a counter the
-view has increases, of each series by itself, so that one that begins anew or goes away harms no sum.
+Strategy: the first look reads the ticks of the range, each later one those that have come since; so its
+cost depends on what happened, not on what the store holds. A session has a row, or one for each value of a
+label that its series have. Rows that came in one look are processed together, as columns. Increases of
+counters are taken of each series by itself, so that one that begins anew or goes away harms no sum.
 
 The range is cut into buckets (`buckets`): by default a minute in seconds. Where it is longer than the
 journals reach back, it begins with rows of a coarse tier. A VM that has ended stays for as long as the
@@ -33,7 +33,7 @@ from rondo_tools.view.state import SILENT, running_or_silent
 MINUTE_MS = 60_000
 _NOW_MS = 1000  # what the latest ticks tell is taken over this long
 _MARGIN_MS = 10_000  # before the range: its first tick has an increase since the one before
-_MOST_ENDED = 4096
+_MOST_ENDED = 10_000
 _MOST_PLANS = 1024
 _MORE_ROWS = 256
 
@@ -114,7 +114,8 @@ class Fleet:
         self._new: list[VM] = []  # since the last look
         self._over: list[VM] = []
         self._is_first = True
-        self._old_ms = 0  # ticks up to then are no matter
+        self._has_left_out = False
+        self._old_ms = 0  # older ticks are of no use
 
     def look(self, now_ms: int) -> View:
         """Take what has come since the last look. Raises StoreError."""
@@ -237,6 +238,7 @@ class Fleet:
         if rows.t_ms.size:
             size = np.array([rows.t_ms.size], np.int64)
             self._take(plan, [vm], size, rows.t_ms, rows.values[:, columns], step_ms)
+        vm.last_ms = vm.last_ms or session.last_ms
         if (end := session.end) is not None:
             vm.reason, vm.end_ms = end.reason, end.t_ms
 
@@ -299,7 +301,11 @@ class Fleet:
         )
         many = len(ended) - _MOST_ENDED
         for at, (end_ms, key) in enumerate(ended):
-            if end_ms <= now_ms - self.range_ms or at < many:
+            is_old = end_ms <= now_ms - self.range_ms
+            if not is_old and at < many and not self._has_left_out:
+                self._has_left_out = True
+                log.warning("more than %d VMs ended in the range: the oldest are left out", _MOST_ENDED)
+            if is_old or at < many:
                 for row in self._vms.pop(key).rows.values():
                     self._owner[row] = None
                     self._free.append(row)

@@ -238,7 +238,9 @@ def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(tmp_path: Pa
         assert view.sums.increase[row][NUMBER["exits"]] == 5 * 2401
 
 
-def test_memory_is_bounded_by_what_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_by_what_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("rondo_tools.view.fleet._MOST_ENDED", 50)
     with host(tmp_path) as it:
         fleet = Fleet(Store(tmp_path))
@@ -251,3 +253,4 @@ def test_memory_is_bounded_by_what_can_be_seen(tmp_path: Path, monkeypatch: pyte
             if number % 20 == 19:
                 assert len(it.look(fleet).vms) <= 50
         assert len(fleet._owner) == 256
+    assert caplog.messages == ["more than 50 VMs ended in the range: the oldest are left out"]

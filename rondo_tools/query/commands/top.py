@@ -85,7 +85,9 @@ def _range(text: str) -> int:
     "--format", choices=("table", "csv", "json"), default="table", help="of --once; json: one object a line"
 )
 def top(selector: str, **flags: Any) -> None:
+    from rondo_tools.query import evicted
     from rondo_tools.query.damage import Damage
+    from rondo_tools.query.times import Span
     from rondo_tools.query.top import rows, terminal
     from rondo_tools.query.top.screen import Screen
     from rondo_tools.store.reader import Store
@@ -99,6 +101,8 @@ def top(selector: str, **flags: Any) -> None:
     look = _look(flags["range"], flags["by"])
     screen = Screen(order, look, flags["store"], flags["n"])
     view = fleet.look(clock.now_ms())
+    if flags["range"] is not None:
+        evicted.warn(store, Span(view.now_ms - flags["range"], None), range(len(store.tiers)))
     if flags["by"] is not None:
         rows.must_have(view, flags["by"])
     if is_once:
