@@ -64,6 +64,12 @@ class Arrivals:
             for view in snapshot.whole_journals()
         }
 
+    def skip_rolled_up(self, snapshot: Snapshot) -> None:
+        """All is news that no roll-up has taken up."""
+        self.skip(snapshot)
+        for view in snapshot.not_rolled_up:
+            del self._taken[view.file.header]
+
     def news(self, snapshot: Snapshot) -> Iterator[News]:
         """What has come since, journal by journal, the oldest first."""
         for view in snapshot.whole_journals():

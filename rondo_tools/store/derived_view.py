@@ -43,6 +43,7 @@ from rondo_tools.store.format.records import (
     Description,
     Place,
     SessionKey,
+    SessionRecord,
     description_table,
     instance_hash,
     packed_description_at,
@@ -254,20 +255,28 @@ class RowsView(DerivedView):
     def sessions(self) -> dict[int, SessionKey]:
         """The sessions that are declared in this file, by number."""
         if self._sessions is None:
-            index = self.index()
-            frames = map(self.read, index["offset"][index["kind"] == SESSION].tolist())
-            self._sessions = {
-                record.number: record.key
-                for frame in frames
-                if frame is not None and frame.payload is not None
-                for record in sessions_in(frame.payload)
-            }
+            self._sessions = {number: record.key for number, record in self.records().items()}
         return self._sessions
 
-    def all_rows(self, tier: int) -> Iterator[tuple[Schema, Rows]]:
-        """The rows of all frames that are not damaged, in the order in which they were written."""
+    def records(self) -> dict[int, SessionRecord]:
+        """The same as they are declared."""
+        index = self.index()
+        frames = map(self.read, index["offset"][index["kind"] == SESSION].tolist())
+        return {
+            record.number: record
+            for frame in frames
+            if frame is not None and frame.payload is not None
+            for record in sessions_in(frame.payload)
+        }
+
+    def all_rows(self, tier: int, after_ms: int = 0) -> Iterator[tuple[Schema, Rows]]:
+        """The rows of all frames that are not damaged and have one with t_ms > after_ms, in the order in
+        which they were written."""
         index = self.index()
         for at in index["offset"][index["kind"] == ROWS].tolist():
+            head = self._head(at) if after_ms else None
+            if head is not None and head.greatest_ms <= after_ms:
+                continue
             frame = self.read(at)
             found = None if frame is None else self.rows(at, frame, tier)
             if found is not None:

@@ -141,6 +141,24 @@ class Store:
         """What has come since `recent`, or since this was called last."""
         return self._arrivals.take(self._look())
 
+    def history(self, tier: int, since_ms: int) -> tuple[list[Session], Iterator[News]]:
+        """The sessions as `sessions(since_ms=since_ms)` has them, and the rows of a coarse tier since then,
+        as news; `news` goes on with the ticks that are not rolled up yet. What a roll-up has left open is in
+        neither, but for counters, which go on from the row before.
+        """
+        snapshot = self._look()
+        self._arrivals.skip_rolled_up(snapshot)
+        found = [
+            session
+            for session in self._each(snapshot, None, since_ms)
+            if (session.last_ms or session.start_ms) >= since_ms or session.end is None
+        ]
+        files = (
+            News(view.records(), list(view.all_rows(tier, since_ms - 1)), [])
+            for _, view in sorted(snapshot.tiers[tier].items())
+        )
+        return _sorted(found), files
+
     def news(self) -> Iterator[News]:
         """The same as it stands in the journals: many sessions at once."""
         return self._arrivals.news(self._look())

@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rondo_tools.catalog import Series
-from rondo_tools.errors import StoreError
 from rondo_tools.selector import Selector, rest_of
 from rondo_tools.store.format.frames import Rows
 from rondo_tools.store.format.records import LOST, EndRecord, SessionRecord
@@ -133,18 +132,18 @@ class Fleet:
         return self._view(now_ms)
 
     def _begin(self) -> None:
-        begin_ms = self._old_ms - _MARGIN_MS
-        is_in_journals = self.range_ms <= self._store.tiers[0].span_ms
-        for session in self._store.recent(begin_ms if is_in_journals else None):
-            if session.end is None and (vm := self._vm(session)) is not None:
-                self._plan(vm, session.header.series)
-                vm.last_ms = session.last_ms if session.last_ms <= begin_ms else 0
-        if not is_in_journals:
-            for session in self._store.each_session(since_ms=self._old_ms):
-                try:
-                    self._take_history(session)
-                except StoreError as exc:
-                    log.warning("%s; left out", exc)
+        begin_ms, tiers = self._old_ms - _MARGIN_MS, self._store.tiers
+        if self.range_ms <= tiers[0].span_ms or len(tiers) == 1:
+            sessions = self._store.recent(begin_ms)
+        else:
+            tier = next((n for n, one in enumerate(tiers) if one.span_ms >= self.range_ms), len(tiers) - 1)
+            sessions = self._take_history(tier, begin_ms - tiers[tier].interval_ms)
+        for session in sessions:
+            vm = self._vm(session) if session.end is None else None
+            if vm is not None:
+                if not vm.rows:
+                    self._plan(vm, session.header.series)
+                vm.last_ms = vm.last_ms or (session.last_ms if session.last_ms <= begin_ms else 0)
 
     def _vm(self, one: Session | SessionRecord) -> VM | None:
         key = one.instance, one.start_ms
@@ -197,12 +196,18 @@ class Fleet:
 
     # --- what comes in -------------------------------------------------------------------------------
 
-    def _take_rows(self, sessions: Mapping[int, SessionRecord], schema: Schema, rows: Rows) -> None:
-        """Ticks of many sessions, of one schema."""
-        rows = rows[rows["t_ms"] > self._old_ms - _MARGIN_MS]
+    def _take_rows(
+        self, sessions: Mapping[int, SessionRecord], schema: Schema, rows: Rows, tier: int = 0
+    ) -> None:
+        """Ticks of many sessions, of one schema, or rows of a coarse tier."""
+        step_ms = self._store.tiers[tier].interval_ms if tier else 0
+        rows = rows[rows["t_ms"] > self._old_ms - max(_MARGIN_MS, step_ms)]
         rows = rows[np.argsort(rows["session"], kind="stable")]
         numbers, first = np.unique(rows["session"], return_index=True)
         size = np.diff(first, append=rows.size)
+        values = rows["values"]
+        if tier:
+            values = values[:, [n for n, one in enumerate(schema.coarse) if one.aggregate in (LAST, AVG)]]
         by_plan: dict[int, tuple[Plan, list[VM], list[int]]] = {}
         for at, number in enumerate(numbers.tolist()):
             record = sessions.get(number)
@@ -214,33 +219,27 @@ class Fleet:
         for plan, vms, places in by_plan.values():
             if len(places) < numbers.size:
                 mine = np.repeat(np.isin(np.arange(numbers.size), places), size)
-                self._take(plan, vms, size[places], rows["t_ms"][mine], rows["values"][mine])
+                self._take(plan, vms, size[places], rows["t_ms"][mine], values[mine], step_ms)
             else:
-                self._take(plan, vms, size, rows["t_ms"], rows["values"])
+                self._take(plan, vms, size, rows["t_ms"], values, step_ms)
 
-    def _take_history(self, session: Session) -> None:
-        """A session's ticks and rows of a coarse tier, from before the journals begin."""
-        vm = self._vm(session)
-        if vm is None:
-            return
-        tiers = self._store.tiers
-        tier = next((n for n, one in enumerate(tiers) if one.span_ms >= self.range_ms), len(tiers) - 1)
-        vm.last_ms = 0
-        plan = self._plan(vm, session.header.series)
-        step_ms = max(tiers[tier].interval_ms, session.interval_ms)
-        rows = session.rows(tier, self._old_ms - max(_MARGIN_MS, step_ms))
-        place = {
-            column.series: at
-            for at, column in enumerate(session.columns(tier))
-            if column.aggregate in (LAST, AVG)
-        }
-        columns = [place[number] for number in range(len(session.header.series))]
-        if rows.t_ms.size:
-            size = np.array([rows.t_ms.size], np.int64)
-            self._take(plan, [vm], size, rows.t_ms, rows.values[:, columns], step_ms)
-        vm.last_ms = vm.last_ms or session.last_ms
-        if (end := session.end) is not None:
-            vm.reason, vm.end_ms = end.reason, end.t_ms
+    def _take_history(self, tier: int, since_ms: int) -> list[Session]:
+        """Rows of a coarse tier, from before the journals begin. Returns the sessions since then."""
+        sessions, files = self._store.history(tier, since_ms)
+        ended = sorted((one for one in sessions if one.end is not None), key=lambda one: one.last_ms)
+        self._leave_out(len(ended) - _MOST_ENDED)
+        ended = ended[max(len(ended) - _MOST_ENDED, 0) :]
+        wanted = {(one.instance, one.start_ms) for one in sessions if one.end is None}
+        wanted |= {(one.instance, one.start_ms) for one in ended}
+        for news in files:
+            some = {number: record for number, record in news.sessions.items() if record.key in wanted}
+            for schema, rows in _in_order(news.ticks):
+                self._take_rows(some, schema, rows, tier)
+        for session in ended:
+            vm, end = self._vms.get((session.instance, session.start_ms)), session.end
+            if vm is not None and end is not None:
+                vm.reason, vm.end_ms = end.reason, end.t_ms
+        return sessions
 
     def _take(
         self, plan: Plan, vms: list[VM], size: Numbers, t_ms: Numbers, values: Values, step_ms: int = 0
@@ -300,15 +299,17 @@ class Fleet:
             if vm.reason is not None or not vm.rows
         )
         many = len(ended) - _MOST_ENDED
+        self._leave_out(sum(end_ms > now_ms - self.range_ms for end_ms, _ in ended[: max(many, 0)]))
         for at, (end_ms, key) in enumerate(ended):
-            is_old = end_ms <= now_ms - self.range_ms
-            if not is_old and at < many and not self._has_left_out:
-                self._has_left_out = True
-                log.warning("more than %d VMs ended in the range: the oldest are left out", _MOST_ENDED)
-            if is_old or at < many:
+            if end_ms <= now_ms - self.range_ms or at < many:
                 for row in self._vms.pop(key).rows.values():
                     self._owner[row] = None
                     self._free.append(row)
+
+    def _leave_out(self, count: int) -> None:
+        if count > 0 and not self._has_left_out:
+            self._has_left_out = True
+            log.warning("more than %d VMs ended in the range: the oldest are left out", _MOST_ENDED)
 
     # --- what is seen --------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from fleet_truth import Told, now, sums
 
 from rondo_tools.catalog import CPU, NET, SERIES, Series
 from rondo_tools.selector import parse_selector
-from rondo_tools.store.format.tiers import parse_tiers
+from rondo_tools.store.format.tiers import Tier, parse_tiers
 from rondo_tools.store.live import Session
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
@@ -65,10 +65,10 @@ class Host:
 
 
 @contextmanager
-def host(path: Path) -> Iterator[Host]:
+def host(path: Path, tiers: tuple[Tier, ...] = TIERS) -> Iterator[Host]:
     clock = [T0]
     with OpenStore(
-        path, TIERS, now_ms=lambda: clock[0], latest_ms=lambda: clock[0], clock=lambda: clock[0] / 1000
+        path, tiers, now_ms=lambda: clock[0], latest_ms=lambda: clock[0], clock=lambda: clock[0] / 1000
     ) as store:
         yield Host(store, path, clock)
 
@@ -209,7 +209,18 @@ def test_a_label_of_series_splits_a_vm(tmp_path: Path) -> None:
         assert view.known[:, NUMBER["exits"]].tolist() == [value != "" for value in view.values]
 
 
-def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(tmp_path: Path) -> None:
+def test_a_store_of_one_tier_has_what_its_journals_have(tmp_path: Path) -> None:
+    with host(tmp_path, parse_tiers("1s:10m")) as it:
+        vm = it.begin("vm-1")
+        it.clock[0] += 1000
+        it.tick(vm, lambda one: 1.0)
+        view = it.look(Fleet(Store(tmp_path), range_ms=3_600_000))
+        assert view.sums.increase[0][NUMBER["exits"]] == 5
+
+
+def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """An hour, of which the journals have the last minutes only."""
     with host(tmp_path) as it:
         gone, lives = it.begin("gone"), it.begin("lives")
@@ -236,6 +247,10 @@ def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(tmp_path: Pa
         view = it.look(fleet)
         (row,) = rows_of(view, "lives")
         assert view.sums.increase[row][NUMBER["exits"]] == 5 * 2401
+        assert not caplog.messages
+        monkeypatch.setattr("rondo_tools.view.fleet._MOST_ENDED", 0)
+        assert [vm.instance for vm in it.look(Fleet(Store(tmp_path), range_ms=3_600_000)).vms] == ["lives"]
+        assert caplog.messages == ["more than 0 VMs ended in the range: the oldest are left out"]
 
 
 def test_memory_is_bounded_by_what_can_be_seen(
