@@ -45,7 +45,7 @@ BELOW = {
 PURE = (
     *("catalog", "errors", "selector", "stream", "units"),
     *("prom", "store.format", "producer.pace", "producer.text"),
-    *("view.measures", "view.state", "view.buckets"),
+    *("view.buckets", "view.columns", "view.measures", "view.state"),
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
     *("push.stretch", "push.stretch_file", "push.vanished", "push.batches"),
     *("attach.naming", "attach.choose", "attach.counters.assembler", "attach.counters.programs"),

@@ -13,7 +13,7 @@ range; of very many the oldest go earlier.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from rondo_tools.store.format.records import LOST, EndRecord, SessionRecord
 from rondo_tools.store.format.schema import AVG, LAST, Schema
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.view.buckets import BUCKETS, Buckets, Numbers, Sums, Values
+from rondo_tools.view.columns import in_order, means, rates
 from rondo_tools.view.measures import MEASURES, Part, Plan, make_plan
 from rondo_tools.view.state import SILENT, running_or_silent
 
@@ -124,7 +125,7 @@ class Fleet:
             self._is_first = False
             self._begin()
         for news in self._store.news():
-            for schema, rows in _in_order(news.ticks):
+            for schema, rows in in_order(news.ticks):
                 self._take_rows(news.sessions, schema, rows)
             for end in news.ends:
                 self._take_end(news.sessions, end)
@@ -233,7 +234,7 @@ class Fleet:
         wanted |= {(one.instance, one.start_ms) for one in ended}
         for news in files:
             some = {number: record for number, record in news.sessions.items() if record.key in wanted}
-            for schema, rows in _in_order(news.ticks):
+            for schema, rows in in_order(news.ticks):
                 self._take_rows(some, schema, rows, tier)
         for session in ended:
             vm, end = self._vms.get((session.instance, session.start_ms)), session.end
@@ -274,9 +275,9 @@ class Fleet:
         for part in plan.parts:
             rows = np.array([vm.rows[part.value] for vm in vms], np.int64)
             grew = increase @ part.counters
-            gauge = _gauges(values[:, plan.gauges], part.gauges)
+            gauge = means(values[:, plan.gauges], part.gauges)
             self._buckets.add(rows[which], t_ms, took_ms, grew, gauge)
-            self._now[rows] = np.hstack((_rates(grew, took_ms, latest, which, first), gauge[final]))
+            self._now[rows] = np.hstack((rates(grew, took_ms, latest, which, first), gauge[final]))
         for vm, newest_ms, kept in zip(vms, t_ms[final].tolist(), counters[final], strict=True):
             vm.last_ms, vm.before = newest_ms, kept.copy()
             if vm.reason == LOST:
@@ -336,31 +337,6 @@ class Fleet:
         )
 
 
-def _in_order(parts: list[tuple[Schema, Rows]]) -> Iterator[tuple[Schema, Rows]]:
-    """Rows of some schemas so that those of each session come in time order."""
-    of_schema: dict[Schema, list[npt.NDArray[np.uint32]]] = {}
-    for schema, rows in parts:
-        of_schema.setdefault(schema, []).append(rows["session"])
-    found, counts = np.unique(
-        np.concatenate(
-            [np.zeros(0, np.uint32), *(np.unique(np.hstack(some)) for some in of_schema.values())]
-        ),
-        return_counts=True,
-    )
-    changed = found[counts > 1]  # few, and each by itself
-    for schema, rows in parts:
-        yield schema, rows[~np.isin(rows["session"], changed)] if changed.size else rows
-    for number in changed.tolist():
-        mine = [(schema, rows[rows["session"] == number]) for schema, rows in parts]
-        which = np.repeat(np.arange(len(mine)), [rows.size for _, rows in mine])
-        place = np.concatenate([np.arange(rows.size) for _, rows in mine])
-        order = np.argsort(np.concatenate([rows["t_ms"] for _, rows in mine]), kind="stable")
-        begins = np.flatnonzero(np.diff(which[order], prepend=-1))
-        for run in np.split(order, begins[1:]):
-            schema, rows = mine[which[run[0]]]
-            yield schema, rows[place[run]]
-
-
 def _before(vms: list[VM], t_ms: Numbers, width: int, step_ms: int) -> tuple[Numbers, Values]:
     """When each VM's tick before the one at `t_ms` was, and its counters then.
 
@@ -382,19 +358,3 @@ def _carried_over(vm: VM, plan: Plan) -> Values | None:
         return None
     known = dict(zip(vm.plan.series, vm.before.tolist(), strict=True))
     return np.array([known.get(one, np.nan) for one in plan.series])
-
-
-def _rates(
-    grew: Values, took_ms: Numbers, latest: npt.NDArray[np.bool_], which: Numbers, first: Numbers
-) -> Values:
-    """What each VM's counters grew by, a second, over its latest ticks; NaN where nothing is known."""
-    total = np.add.reduceat(np.where(latest[:, np.newaxis], grew, 0), first)
-    ms = np.bincount(which, weights=np.where(latest, took_ms, 0))
-    return np.asarray(total * 1000 / np.where(ms > 0, ms, np.nan)[:, np.newaxis])
-
-
-def _gauges(values: Values, columns: Values) -> Values:
-    """The mean of the columns of each measure that have a value."""
-    there = ~np.isnan(values)
-    count = there @ columns
-    return np.asarray(np.where(there, values, 0) @ columns / np.where(count > 0, count, np.nan))
