@@ -50,6 +50,9 @@ PROGRAMS = {
     "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
     "mandoc": Program("mandoc", "usr/bin/mandoc", Needs.NOTHING),
     "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING),
+    "prometheus-node-exporter": Program(
+        "prometheus-node-exporter", "usr/bin/prometheus-node-exporter", Needs.NOTHING
+    ),
     "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING),
     "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),
     "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING),
