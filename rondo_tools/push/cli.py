@@ -22,11 +22,11 @@ from rondo_tools.errors import UsageError
 from rondo_tools.prom.labels import parse_external, parse_job
 from rondo_tools.push.encoding import PROTOCOLS, V1
 from rondo_tools.push.http.credentials import parse_credentials
-from rondo_tools.push.http.urls import parse_url
 from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.store.default import default_store
 from rondo_tools.store.format.layout import parse_cursor_name
 from rondo_tools.units import parse_duration
+from rondo_tools.urls import parse_url
 from rondo_tools.wakeup import Wakeup
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from receivers import Reply, http_server
 
 from rondo_tools.errors import UsageError
 from rondo_tools.push.http.transport import Transport
-from rondo_tools.push.http.urls import parse_url
 from rondo_tools.push.model import Answer, Outcome
+from rondo_tools.urls import parse_url
 
 BODY = b"body" * 100
 

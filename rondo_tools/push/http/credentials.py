@@ -1,8 +1,7 @@
 """What the endpoint is told about us, and how we tell that it is the endpoint.
 
-Strategy: secrets stand in files, never on a command line, where every user of the machine can read
-them, and never in a message. They are read anew when their file changes, so that a token may be
-renewed under a running push. Everything is tried when it is given, before a byte is sent.
+Strategy: secrets stand in files, read anew when they change. Everything is tried when it is given, before a
+byte is sent.
 """
 
 from __future__ import annotations
@@ -14,46 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rondo_tools import urls
 from rondo_tools.errors import PushError, UsageError
-from rondo_tools.push.http import urls
+from rondo_tools.secret import Secret, SecretError, user_and_password
 
-_MAX_SECRET = 64 * 1024  # bytes; no token is longer
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SECRETS = ("authorization", "proxy-authorization", "cookie")
 _OURS = ("content-encoding", "content-type", "content-length", "transfer-encoding", "host", "connection",
          "user-agent", "x-prometheus-remote-write-version", "accept-encoding", "expect")  # fmt: skip
-
-
-class Secret:
-    """The text of a file, read again when the file is another one or has changed."""
-
-    def __init__(self, path: Path, flag: str) -> None:
-        self._path = path
-        self._flag = flag
-        self._version: tuple[int, int, int] | None = None
-        self._text = ""
-        try:
-            self.text()
-        except PushError as exc:
-            raise UsageError(str(exc)) from None
-
-    def text(self) -> str:
-        """Its one line. Raises PushError if it cannot be read, or holds something else."""
-        try:
-            status = self._path.stat()
-            version = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if version != self._version:
-                with self._path.open("rb") as file:
-                    data = file.read(_MAX_SECRET + 1)
-                text = data.decode("ascii").strip()
-                if not text or len(data) > _MAX_SECRET or not text.isprintable():
-                    raise ValueError
-                self._version, self._text = version, text
-        except OSError as exc:
-            raise PushError(f"{self._flag} {self._path}: {exc.strerror}") from None
-        except ValueError:  # the decoder's error would show what it could not decode
-            raise PushError(f"{self._flag} {self._path}: not one line of printable ASCII") from None
-        return self._text
 
 
 @dataclass(frozen=True)
@@ -69,10 +36,13 @@ class Credentials:
 
     def authorization(self) -> str | None:
         """The value of the header, as it is now. Raises PushError."""
-        if self.bearer is not None:
-            return f"Bearer {self.bearer.text()}"
-        if self.basic is not None:
-            return f"Basic {base64.b64encode(self.basic.text().encode()).decode()}"
+        try:
+            if self.bearer is not None:
+                return f"Bearer {self.bearer.text()}"
+            if self.basic is not None:
+                return f"Basic {base64.b64encode(self.basic.text().encode()).decode()}"
+        except SecretError as exc:
+            raise PushError(str(exc)) from None
         return None
 
     def proxies(self, url: str) -> dict[str, str]:
@@ -101,9 +71,7 @@ def parse_credentials(
         raise UsageError("--basic-auth-file and --bearer-token-file: give one of them")
     if client_key and not client_cert:
         raise UsageError("--client-key goes with --client-cert")
-    basic = Secret(Path(basic_auth_file), "--basic-auth-file") if basic_auth_file else None
-    if basic is not None and ":" not in basic.text():
-        raise UsageError(f"--basic-auth-file {basic_auth_file}: write USER:PASSWORD in it")
+    basic = user_and_password(Path(basic_auth_file), "--basic-auth-file") if basic_auth_file else None
     pair = (Path(client_cert), Path(client_key or client_cert)) if client_cert else None
     if ca_file or pair:
         _try_tls(ca_file, pair)

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from rondo_tools import __version__
+from rondo_tools import __version__, urls
 from rondo_tools.errors import PushError
 from rondo_tools.push.encoding import V1
 from rondo_tools.push.encoding.body import HEADERS
-from rondo_tools.push.http import urls
 from rondo_tools.push.http.causes import config_mistake, reason, tls_mistake
 from rondo_tools.push.http.credentials import Credentials
 from rondo_tools.push.http.session import Client, NoReplyError, Reply

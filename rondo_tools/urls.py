@@ -17,7 +17,7 @@ def parse_url(text: str) -> str:
     if wrong is None and urlsplit(text).fragment:
         wrong = "a fragment, from # on, is never sent"
     if wrong is not None:
-        raise UsageError(f"{text!r} is no URL to write to: {wrong}")
+        raise UsageError(f"{text!r} is no URL that can be used: {wrong}")
     return text
 
 

@@ -1,0 +1,60 @@
+"""Secrets that stand in files.
+
+Strategy: never on a command line, where every user of the machine can read them, and never in a message.
+A file is read anew when it changes, so that a token may be renewed under a running process; and once when it
+is named, so that what is wrong with it is said at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rondo_tools.errors import EX_TEMPFAIL, RondoError, UsageError
+
+_MAX_BYTES = 64 * 1024  # no token is longer
+
+
+class SecretError(RondoError):
+    """A file that cannot be read now, or holds something else."""
+
+    exit_code = EX_TEMPFAIL
+
+
+class Secret:
+    """The text of a file, read again when the file is another one or has changed."""
+
+    def __init__(self, path: Path, flag: str) -> None:
+        self._path = path
+        self._flag = flag
+        self._version: tuple[int, int, int] | None = None
+        self._text = ""
+        try:
+            self.text()
+        except SecretError as exc:
+            raise UsageError(str(exc)) from None
+
+    def text(self) -> str:
+        """Its one line. Raises SecretError if it cannot be read, or holds something else."""
+        try:
+            status = self._path.stat()
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if version != self._version:
+                with self._path.open("rb") as file:
+                    data = file.read(_MAX_BYTES + 1)
+                text = data.decode("ascii").strip()
+                if not text or len(data) > _MAX_BYTES or not text.isprintable():
+                    raise ValueError
+                self._version, self._text = version, text
+        except OSError as exc:
+            raise SecretError(f"{self._flag} {self._path}: {exc.strerror}") from None
+        except ValueError:  # the decoder's error would show what it could not decode
+            raise SecretError(f"{self._flag} {self._path}: not one line of printable ASCII") from None
+        return self._text
+
+
+def user_and_password(path: Path, flag: str) -> Secret:
+    """A file with USER:PASSWORD. Raises UsageError."""
+    secret = Secret(path, flag)
+    if ":" not in secret.text():
+        raise UsageError(f"{flag} {path}: write USER:PASSWORD in it")
+    return secret
