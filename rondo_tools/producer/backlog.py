@@ -45,6 +45,11 @@ class Backlog:
         self.dropped = 0  # how many of them went before they were taken
         self.is_finished = False
 
+    @property
+    def waiting(self) -> int:
+        """How many items no follower has taken yet, those that were lost included."""
+        return self.count - self._taken
+
     def begin(self, header: bytes) -> None:
         """The items to come follow this header; to be called before there is a follower."""
         with self._lock:

@@ -30,6 +30,23 @@ def open_output(spec: str, interval_ms: int = 1000, notices: Notices = NOTICES) 
     return open_file("--output", spec, notices=notices)
 
 
+def open_stream(
+    spec: str, interval_ms: int, *, text: bool, example: str, notices: Notices = NOTICES
+) -> Output:
+    """The destination of a tool that writes the stream or, with --text, lines for people. Raises UsageError.
+
+    The stream is nothing for a terminal: `example` shows how to pipe it.
+    """
+    if spec == "-" and not text and os.isatty(1):
+        raise UsageError(
+            f"standard output is a terminal, and the stream is binary: pipe it, as in `{example}`, or say "
+            "--output FILE, or --text to read it"
+        )
+    if text and address(spec) is not None:
+        raise UsageError(f"--text is for people; --output {spec} wants the stream")
+    return open_output(spec, interval_ms, notices)
+
+
 def address(spec: str) -> UnixAddress | TcpAddress | None:
     """The socket that ``--output`` names; None if it names none. Raises UsageError for one that cannot be."""
     kind, colon, rest = spec.partition(":")

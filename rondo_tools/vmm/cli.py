@@ -14,7 +14,7 @@ import argh
 from rondo_tools import clock, command, stream, units
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, UsageError, VmError
-from rondo_tools.producer.destination import open_output
+from rondo_tools.producer.destination import open_stream
 from rondo_tools.producer.flags import parse_interval, parse_label
 from rondo_tools.producer.text import TextEncoder
 from rondo_tools.stream import Header
@@ -149,7 +149,8 @@ def rondo_vmm(
 ) -> None:
     header = _header(instance, label or [], interval)
     encode = TextEncoder().encode if text else stream.encode
-    target = _output(output, interval, text=text)
+    example = "rondo-vmm | rondo-store vmm_metrics"
+    target = OutputThread(open_stream(output, interval, text=text, example=example, notices=NOTICES))
     printer = open_console(serial)
     wanted = Wanted(
         accelerator=accel,
@@ -229,17 +230,6 @@ def _check(flag: str, header: Header) -> None:
         stream.encode(header)
     except ValueError as exc:
         raise UsageError(f"{flag}: {exc}") from exc
-
-
-def _output(spec: str, interval_ms: int, *, text: bool) -> OutputThread:
-    if spec == "-" and not text and os.isatty(1):
-        raise UsageError(
-            "standard output is a terminal, and the stream is binary: pipe it, as in "
-            "`rondo-vmm | rondo-store vmm_metrics`, or say --output FILE, or --text to read it"
-        )
-    if text and spec.startswith(("unix:", "tcp:")):
-        raise UsageError(f"--text is for people; --output {spec} wants the stream")
-    return OutputThread(open_output(spec, interval_ms, NOTICES))
 
 
 @contextmanager

@@ -63,6 +63,18 @@ def test_what_was_taken_is_not_lost_when_it_makes_room(bursts: list[int], limit:
     assert follower.is_done
 
 
+def test_what_waits_is_what_no_follower_has_taken() -> None:
+    backlog = Backlog(3)
+    for number in range(5):
+        backlog.put(tick(number))
+    assert backlog.waiting == 5
+    Follower(backlog).next(ALL)
+    assert backlog.waiting == 0
+    backlog.put(tick(5))
+    Follower(backlog).next(1)  # an older one again
+    assert backlog.waiting == 1
+
+
 def test_a_second_follower_gets_all_that_is_kept_again() -> None:
     backlog = Backlog(3)
     for number in range(5):
