@@ -55,6 +55,7 @@ def _entry_point(package: str) -> "Callable[[], int]":
 
 
 rondo_attach = _entry_point("attach")
+rondo_feed = _entry_point("feed")
 rondo_push = _entry_point("push")
 rondo_query = _entry_point("query")
 rondo_store = _entry_point("store")

@@ -36,6 +36,7 @@ BELOW = {
     "start": (),
     "producer": (),
     "attach": ("producer",),
+    "feed": ("producer",),
     "vmm": ("producer",),
     "store": (),
     "prom": (),
@@ -50,6 +51,7 @@ PURE = (
     *("view.buckets", "view.columns", "view.measures", "view.state"),
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
     *("push.stretch", "push.stretch_file", "push.vanished", "push.batches"),
+    *("feed.text", "feed.session", "feed.lines"),
     *("attach.naming", "attach.choose", "attach.counters.assembler", "attach.counters.programs"),
 )
 IMPURE = {

@@ -1,0 +1,160 @@
+"""Standard input as ticks: lines that come when they come, or that say their time.
+
+Strategy: a value stands until its series is given another, or for `hold`. Lines without a time are taken as
+they come, and each interval has a tick of the values that stand. Lines with a time are ticks by themselves:
+all lines of one time are one tick. When the input ends, the values that stand are repeated until `hold` is
+over. Then comes the end.
+
+A line that cannot be fed is left out, with a warning; the others are fed. Reads no clock and does no I/O.
+"""
+
+from __future__ import annotations
+
+import math
+
+from rondo_tools.feed.session import Session
+from rondo_tools.feed.text import MAX_LINE, Parser, Sample, TextError
+from rondo_tools.producer.pace import Pace
+from rondo_tools.ratelimit import RateLimit
+
+
+class Lines:
+    """Call `take` with what was read, `close` at the input's end, and `on_time` when `wait_ms` is over."""
+
+    def __init__(self, parser: Parser, session: Session, hold_ms: int, warnings: RateLimit) -> None:
+        self._parser, self._session, self._hold_ms, self._warnings = parser, session, hold_ms, warnings
+        self._rest = b""  # of the input: a line that is not complete
+        self._is_too_long = False  # that line, and the rest of it is dropped
+        self._number = 0  # of the last complete line
+        self._pace: Pace | None = None  # while ticks go by the clock
+        self._time_ms = 0  # of the last lines that had one
+        self._came_ms = 0  # when the last value came
+        self._is_pending = False  # it was in no tick yet
+        self._ticked_ms = -math.inf  # when the last tick was made
+        self._newest_ms = 0  # the time of the newest value
+        self._has_ended = False
+        self.has_times: bool | None = None  # whether lines have a time; None until one has come
+        self.is_over = False
+        self.refused = 0  # how many lines were left out
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the input has ended and its values are still shown."""
+        return self._has_ended and not self.is_over
+
+    def take(self, data: bytes, now_ms: int) -> None:
+        """The next bytes of the input."""
+        self._parser.trim()
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            self._number += 1
+            whole, self._rest = self._rest + line, b""
+            if not self._is_too_long:
+                self._line(whole, now_ms)
+            self._is_too_long = False
+        if not self._is_too_long:
+            self._rest += rest
+            if len(self._rest) > MAX_LINE:
+                self._refuse(f"longer than {MAX_LINE} bytes", self._number + 1)
+                self._rest, self._is_too_long = b"", True
+
+    def close(self, now_ms: int) -> None:
+        """The input has ended."""
+        if self._rest.strip():
+            self._refuse("it has no newline, so it may be cut", self._number + 1)
+        self._has_ended = True
+        if self.has_times:
+            self._flush()
+            self._ticked_ms = math.inf  # no value has come since
+            self._pace = Pace(self._session.interval_ms, self._session.last_ms)
+        self.on_time(now_ms)
+
+    def on_time(self, now_ms: int) -> None:
+        """Send the tick that is due, or the end."""
+        if self._has_ended and now_ms >= self._newest_ms + self._hold_ms:
+            self.stop("eof", now_ms)
+        elif self._pace is not None:
+            if not self.has_times and self._pace.is_set_back(now_ms):
+                self._session.set_back(now_ms)
+                self._pace = Pace(self._session.interval_ms, now_ms)
+            t_ms = self._pace.next(now_ms)
+            if t_ms is not None:
+                self._tick(t_ms, now_ms)
+        elif now_ms >= self._came_ms + self._session.interval_ms:
+            self._flush()
+
+    def wait_ms(self, now_ms: int) -> float:
+        """How long until `on_time` is due."""
+        wait_ms = math.inf
+        if self._pace is not None:
+            wait_ms = self._pace.wait_ms(now_ms)
+        elif self._is_pending:
+            wait_ms = self._came_ms + self._session.interval_ms - now_ms
+        if self._has_ended:
+            wait_ms = min(wait_ms, self._newest_ms + self._hold_ms - now_ms)
+        return max(wait_ms, 0)
+
+    def stop(self, reason: str, now_ms: int) -> None:
+        """Send what came since the last tick, and the end."""
+        self.is_over = True
+        if self.has_times:
+            self._flush()
+        elif self._is_pending and self._pace is not None:
+            self._tick(self._pace.final(now_ms), now_ms)
+        if self._session.has_begun:
+            self._session.finish(reason)
+
+    def _line(self, line: bytes, now_ms: int) -> None:
+        try:
+            sample = self._parser.line(line)
+            if sample is not None:
+                self._give(sample, now_ms)
+        except TextError as exc:
+            self._refuse(str(exc), self._number)
+
+    def _give(self, sample: Sample, now_ms: int) -> None:
+        current, value, t_ms = sample
+        if self.has_times is None:
+            self.has_times = t_ms is not None
+            self._session.start_at(now_ms if t_ms is None else t_ms)
+            self._pace = Pace(self._session.interval_ms, now_ms) if t_ms is None else None
+        if self.has_times != (t_ms is not None):
+            had, has = ("no time", "has one") if t_ms is not None else ("a time", "has none")
+            raise TextError(
+                f"the lines before it had {had} and it {has}: give a time to all lines or to none"
+            )
+        at_ms = now_ms
+        if t_ms is not None:
+            at_ms = t_ms
+            if t_ms < self._time_ms or (t_ms == self._time_ms and not self._is_pending):
+                raise TextError(
+                    "its time is before that of the tick above it; a tick has one time, and ticks ascend: "
+                    "sort the lines by time"
+                )
+            if t_ms > self._time_ms:
+                self._flush()
+            self._time_ms = t_ms
+        self._session.give(current, value, at_ms, at_ms - self._hold_ms)
+        self._newest_ms, self._came_ms, self._is_pending = at_ms, now_ms, True
+
+    def _flush(self) -> None:
+        """Send the lines with the last time as a tick."""
+        if self._is_pending:
+            self._send(self._time_ms, self._time_ms - self._hold_ms)
+
+    def _tick(self, t_ms: int, now_ms: int) -> None:
+        """Send what stands now: what is not older than `hold`, or came since the last tick."""
+        self._send(t_ms, min(now_ms - self._hold_ms, self._ticked_ms))
+        self._ticked_ms = now_ms
+
+    def _send(self, t_ms: int, oldest_ms: float) -> None:
+        self._is_pending = False
+        try:
+            self._session.tick(t_ms, oldest_ms)
+        except TextError as exc:
+            self._refuse(str(exc), self._number)
+            self._session.tick(t_ms, oldest_ms)  # without what was new
+
+    def _refuse(self, why: str, number: int) -> None:
+        self.refused += 1
+        self._warnings.warn("lines", "line %d is left out: %s", number, why)

@@ -1,0 +1,108 @@
+"""An exporter's pages as ticks: one each interval, at the time at which its scrape began.
+
+Strategy: a page is all that there is: a series that is not on it has no value. So is one that cannot be had
+or understood, and then `up` is 0. Reads no clock and does no I/O but through the scraper.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+from rondo_tools.catalog import GAUGE, Series
+from rondo_tools.feed.scrape import Scraped, Scraper
+from rondo_tools.feed.session import Session
+from rondo_tools.feed.text import Current, Page, Parser, TextError
+from rondo_tools.producer.pace import Pace
+
+_log = logging.getLogger(__name__)
+
+UP = Series("up", (), GAUGE, "", "1 if the scrape brought a page, 0 if not.")
+DURATION = Series("scrape_duration_seconds", (), GAUGE, "seconds", "How long the scrape took.")
+
+
+class Pages:
+    """Call `begin`, and then `on_time` when `wait_ms` is over or the scraper has something."""
+
+    def __init__(
+        self, parser: Parser, session: Session, scraper: Scraper, *, ignore_times: bool = False
+    ) -> None:
+        self._parser, self._session, self._scraper = parser, session, scraper
+        self._ignore_times = ignore_times
+        self._up, self._duration = parser.add(UP), parser.add(DURATION)
+        self._began_ms = 0  # the scrape that is going on; 0 for none
+        self._has_failed = False  # the last scrape
+        self._warned: set[str] = set()
+        self.is_over = False
+        self._pace = Pace(session.interval_ms, 0)
+
+    def begin(self, now_ms: int) -> None:
+        """The session starts."""
+        self._session.start_at(now_ms)
+        self._pace = Pace(self._session.interval_ms, now_ms)
+
+    def on_time(self, now_ms: int) -> None:
+        """Take what the scrape has brought, and begin the next one when it is due."""
+        if self._began_ms and (scraped := self._scraper.take()) is not None:
+            began_ms, self._began_ms = self._began_ms, 0
+            self._take(scraped, began_ms)
+        if self._began_ms:
+            return
+        if self._pace.is_set_back(now_ms):
+            self._session.set_back(now_ms)
+            self._pace = Pace(self._session.interval_ms, now_ms)
+        if (t_ms := self._pace.next(now_ms)) is not None:
+            self._began_ms = t_ms
+            self._scraper.begin()
+
+    def wait_ms(self, now_ms: int) -> float:
+        """How long until `on_time` is due, if the scraper is silent."""
+        return self._scraper.left_s * 1000 if self._began_ms else self._pace.wait_ms(now_ms)
+
+    def stop(self, reason: str, now_ms: int) -> None:  # noqa: ARG002  (what came has its tick)
+        """Send the end."""
+        self.is_over = True
+        if self._session.has_begun:
+            self._session.finish(reason)
+
+    def _take(self, scraped: Scraped, began_ms: int) -> None:
+        own = {self._up: 1.0, self._duration: scraped.seconds}
+        page, error = Page({}, None, 0), scraped.error
+        try:
+            if not error:
+                page = self._parser.page(scraped.page, ignore_times=self._ignore_times)
+                t_ms = began_ms if page.t_ms is None else page.t_ms
+                if t_ms > self._session.last_ms:
+                    self._send(page.values | own, t_ms)
+                elif t_ms < self._session.last_ms:
+                    self._warn("its times go back; --ignore-times takes that of the scrape")
+                if page.repeated:
+                    self._warn("lines name a series again, and only the first of each counts")
+        except TextError as exc:
+            for current in page.values:
+                current.at_ms = -math.inf
+            error = f"the page cannot be fed: {exc}"
+        if error and began_ms > self._session.last_ms:
+            self._send(own | {self._up: 0.0}, began_ms)
+        self._say(error)
+
+    def _send(self, values: Mapping[Current, float], t_ms: int) -> None:
+        """Send a tick. Raises TextError for what is too much for a stream; then nothing is sent."""
+        for current, value in values.items():
+            self._session.give(current, value, t_ms, t_ms)
+        self._session.tick(t_ms, t_ms)
+
+    def _say(self, error: str) -> None:
+        """Tell of a failure, once until a page is good again."""
+        if error and not self._has_failed:
+            _log.warning("%s: %s; up is 0 until that is over", self._scraper.name, error)
+        elif self._has_failed and not error:
+            _log.info("%s: the page is good again", self._scraper.name)
+        self._has_failed = bool(error)
+
+    def _warn(self, what: str) -> None:
+        """Tell of something odd, once."""
+        if what not in self._warned:
+            self._warned.add(what)
+            _log.warning("%s: %s", self._scraper.name, what)

@@ -1,0 +1,132 @@
+"""The series that are fed, as sessions of a stream: headers, ticks, ends.
+
+Strategy: a header lists the series that there are. A series that comes later is listed by a new header of
+the same session, before its first tick. One that goes away is NaN, until the next header leaves it out.
+Encodes and puts into an output; does no I/O itself.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from typing import Protocol
+
+from rondo_tools.feed.text import TOO_MANY, Current, TextError
+from rondo_tools.stream import MAX_SERIES, End, Event, Header, Tick
+
+Encode = Callable[[Event], bytes]
+
+
+class Sink(Protocol):
+    """What is needed of a producer's output."""
+
+    def begin(self, header: bytes) -> None: ...
+    def begin_anew(self, end: bytes, header: bytes) -> None: ...
+    def put(self, item: bytes) -> None: ...
+    def finish(self, end: bytes) -> None: ...
+
+
+class Session:
+    """One instance on one output. `header` is the one of all sessions, but for its series and its start."""
+
+    def __init__(self, output: Sink, encode: Encode, header: Header) -> None:
+        self._output, self._encode, self._header = output, encode, header
+        self._listed: list[Current] = []  # in the order of the header
+        self._fresh: list[Current] = []  # for the next header
+        self._end = b""  # of the session before, where the next header begins another
+        self._needs_header = True
+        self._had_values = False  # the last tick
+        self.has_begun = False
+        self.last_ms = header.start_ms  # of the last tick, or the start
+
+    @property
+    def interval_ms(self) -> int:
+        return self._header.interval_ms
+
+    def start_at(self, start_ms: int) -> None:
+        """The first session starts then; before its first tick."""
+        self._header = self._header._replace(start_ms=start_ms)
+        self.last_ms = start_ms
+
+    def set_back(self, start_ms: int) -> None:
+        """The clock was set back: end this session, and go on in another with the same values."""
+        if self.has_begun:
+            self._end = self._encode(End("clock", self.last_ms))
+        self._needs_header = True
+        self.start_at(start_ms)
+
+    def give(self, current: Current, value: float, at_ms: float, oldest_ms: float) -> None:
+        """Set the value of a series. Raises TextError for one too many.
+
+        In a full header those that had no value since `oldest_ms` make way.
+        """
+        if not current.listed:
+            if self._count() >= MAX_SERIES:
+                self._drop(oldest_ms)
+            if self._count() >= MAX_SERIES:
+                raise TextError(TOO_MANY)
+            current.listed = True
+            self._fresh.append(current)
+        current.value, current.at_ms = value, at_ms
+
+    def tick(self, t_ms: int, oldest_ms: float) -> None:
+        """Send the values that were given at `oldest_ms` or later, and NaN for all others.
+
+        Without any value nothing is sent, unless the last tick had one. Raises TextError, with nothing sent
+        and the new series left out, if those do not fit into a header.
+        """
+        if self._fresh or self._needs_header:
+            self._renew_header(oldest_ms)
+        values = [one.value if one.at_ms >= oldest_ms else math.nan for one in self._listed]
+        has_values = not all(map(math.isnan, values))
+        if has_values or self._had_values:
+            self._output.put(self._encode(Tick(t_ms, struct.pack(f"<{len(values)}d", *values))))
+            self.last_ms, self._had_values = t_ms, has_values
+
+    def finish(self, reason: str) -> None:
+        """End the session; nothing comes after this."""
+        self._output.finish(self._encode(End(reason, self.last_ms)))
+
+    def _count(self) -> int:
+        return len(self._listed) + len(self._fresh)
+
+    def _drop(self, oldest_ms: float) -> None:
+        """Leave out what had no value since then."""
+        count = len(self._listed)
+        for listed in (self._listed, self._fresh):
+            for one in listed:
+                one.listed = one.at_ms >= oldest_ms
+            listed[:] = [one for one in listed if one.listed]
+        self._needs_header |= len(self._listed) < count
+
+    def _renew_header(self, oldest_ms: float) -> None:
+        """Send a header with the new series and without those that have gone."""
+        self._drop(oldest_ms)
+        fresh, self._fresh = self._fresh, []
+        if not self._listed and not fresh:
+            return
+        try:
+            header = self._encoded([*self._listed, *fresh])
+        except TextError:
+            for one in fresh:
+                one.listed = False
+            raise
+        self._listed += fresh
+        if self.has_begun:
+            self._output.begin_anew(self._end, header)
+        else:
+            self._output.begin(header)
+        self.has_begun, self._end, self._needs_header = True, b"", False
+
+    def _encoded(self, listed: list[Current]) -> bytes:
+        """The header of these series; without their help if it is too large with it. Raises TextError."""
+        header = self._header._replace(series=tuple(one.series for one in listed))
+        try:
+            return self._encode(header)
+        except ValueError:
+            bare = tuple(series._replace(help="") for series in header.series)
+        try:
+            return self._encode(header._replace(series=bare))
+        except ValueError as exc:
+            raise TextError(f"the series do not fit into a header: {exc}; choose some with --match") from None

@@ -1,0 +1,396 @@
+"""rondo-feed as a program: pipes, stores that die, cron, ends, and what is wrong with a command line."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from feed_host import rows_of
+from needs import PATIENCE_S
+
+from rondo_tools.store.reader import Session, Store
+from rondo_tools.stream import Decoder, End, Header, Tick
+
+ROOT = Path(__file__).resolve().parents[2]
+FEED = [sys.executable, str(ROOT / "bin" / "rondo-feed")]
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def events_of(data: bytes) -> list[Header | Tick | End]:
+    decoder = Decoder()
+    events = list(decoder.feed(data))
+    decoder.close()
+    return events
+
+
+def fed(run: Run, text: str, *flags: str | Path, status: int = 0) -> tuple[list[Header | Tick | End], str]:
+    """What rondo-feed makes of an input, and what it says."""
+    ran = run("rondo-feed", *flags, input=text.encode(), stdin=None)
+    assert ran.returncode == status, ran.stderr
+    return events_of(ran.stdout), ran.stderr.decode()
+
+
+def until(happened: Callable[[], object]) -> None:
+    """Wait for something that must happen."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.02)
+
+
+@contextmanager
+def feeding(*flags: str | Path, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A rondo-feed with a pipe to say lines into."""
+    settings = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    with subprocess.Popen([*FEED, *map(str, flags)], **settings) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def say(process: subprocess.Popen[bytes], *lines: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+    process.stdin.flush()
+
+
+class Served:
+    """A rondo-store on a Unix socket, that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "vmm_metrics"
+        self.address = f"unix:{folder / 'store.sock'}"
+        self._socket = folder / "store.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        command = [
+            sys.executable,
+            ROOT / "bin" / "rondo-store",
+            self.path,
+            "--listen",
+            self.address,
+            "--no-health",
+            "-q",
+        ]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        until(self._socket.exists)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def sessions(self, instance: str = "box") -> list[Session]:
+        if not (self.path / "store.json").exists():
+            return []
+        found = [one for one in Store(self.path).sessions() if one.instance == instance]
+        return sorted(found, key=lambda one: one.start_ms)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Served]:
+    served = Served(tmp_path)
+    yield served
+    served.kill()
+
+
+def values_of(session: Session, series: str) -> list[float]:
+    """Of each tick that has one."""
+    rows = session.rows()
+    column = [str(one) for one in session.header.series].index(series)
+    return [value for value in rows.values[:, column].tolist() if value == value]
+
+
+# --- pipes -----------------------------------------------------------------------------------------------
+
+
+def test_a_line_becomes_a_session(run: Run) -> None:
+    flags = ("--hold", "0", "--instance", "box", "--label", "rack=a1", "--interval", "10s")
+    (header, tick, end), said = fed(run, 'jobs{queue="mail"} 3\n', *flags)
+    assert isinstance(header, Header)
+    assert header[0] == "box"
+    assert header[2:4] == ((("rack", "a1"),), 10_000)
+    assert rows_of([header, tick]) == [(tick.t_ms, {'jobs{queue="mail"}': 3})]  # type: ignore[union-attr]
+    assert end == End("eof", tick.t_ms)  # type: ignore[union-attr]
+    assert said == ""
+
+
+def test_the_instance_is_the_host_if_nobody_says_otherwise(run: Run) -> None:
+    header = fed(run, "x 1\n", "--hold", "0")[0][0]
+    assert isinstance(header, Header)
+    assert header.instance == os.uname().nodename
+
+
+def test_a_recorded_input_is_stored_once_however_often_it_is_fed(run: Run, tmp_path: Path) -> None:
+    """More than a backlog holds, into a pipe that is read slowly: nothing is dropped."""
+    recorded = "".join(
+        f"x {i} {1_600_000_000 + i}\ny_total {2 * i} {1_600_000_000 + i}\n" for i in range(5_000)
+    )
+    for _ in range(2):
+        with feeding("--instance", "old", "--output", "-") as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            writer = os.fork()
+            if writer == 0:
+                process.stdin.write(recorded.encode())
+                process.stdin.close()
+                os._exit(0)
+            process.stdin.close()
+            pieces = []
+            while piece := process.stdout.read1(500):
+                pieces.append(piece)
+            os.waitpid(writer, 0)
+            assert process.wait(PATIENCE_S) == 0
+        data = b"".join(pieces)
+        rows = rows_of(events_of(data))
+        assert rows == [(1000 * (1_600_000_000 + i), {"x": i, "y_total": 2 * i}) for i in range(5_000)]
+        (tmp_path / "stream").write_bytes(data)
+        with (tmp_path / "stream").open("rb") as stream:
+            stored = run("rondo-store", tmp_path / "m", "--tiers", "1s:10m,1m:1000w", "-q", stdin=stream)
+        assert stored.returncode == 0, stored.stderr
+    (session,) = Store(tmp_path / "m").sessions()
+    assert session.start_ms == 1_600_000_000_000
+
+
+def test_a_shell_loop_into_a_store(store: Served) -> None:
+    """The example of --help, quicker."""
+    feed = " ".join(FEED)
+    script = 'i=0; while [ $i -lt 20 ]; do i=$((i + 1)); echo "jobs_total $i"; sleep 0.1; done'
+    script += f" | {feed} --instance box --interval 100ms --hold 0 --output {store.address}"
+    assert subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, timeout=PATIENCE_S).returncode == 0
+    (session,) = store.sessions()
+    assert session.end is not None
+    assert session.end.reason == "eof"
+    found = values_of(session, "jobs_total")
+    assert found == sorted(found)
+    assert found[-1] == 20
+    assert session.header.series[0].kind == "counter"
+
+
+def test_readable_lines(run: Run) -> None:
+    ran = run("rondo-feed", "--text", "--hold", "0", "--instance", "box", input=b"x 1\n", stdin=None)
+    first, second, third = ran.stdout.decode().splitlines()
+    assert first.startswith("# rondo instance=box")
+    assert second.endswith("Z x=1")
+    assert third.startswith("# end eof")
+
+
+# --- stores that die -------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_killed_loses_nothing(store: Served) -> None:
+    away = []
+    with feeding("--instance", "box", "--interval", "100ms", "--output", store.address) as process:
+        number = 0
+
+        def say_until(happened: Callable[[], object]) -> None:
+            nonlocal number
+            while not happened():
+                number += 1
+                say(process, f"x {number}")
+                time.sleep(0.05)
+
+        say_until(lambda: [one for one in store.sessions() if one.rows().t_ms.size > 3])
+        for _ in range(2):
+            store.kill()
+            began_ms = time.time() * 1000
+            say_until(lambda: time.time() * 1000 > began_ms + 1_000)  # noqa: B023
+            away.append((began_ms, time.time() * 1000))
+            store.start()
+            said = number
+            say_until(lambda: values_of(store.sessions()[0], "x")[-1] > said)  # noqa: B023
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0  # every tick was acknowledged
+    (session,) = store.sessions()
+    assert session.end is not None
+    t_ms, values = session.rows().t_ms.tolist(), values_of(session, "x")
+    assert len(t_ms) == len(set(t_ms)) == len(values)
+    assert values == sorted(values)
+    for begin_ms, end_ms in away:
+        assert [t for t in t_ms if begin_ms < t < end_ms]
+
+
+def test_a_feed_that_is_killed_leaves_what_it_has_fed(store: Served) -> None:
+    with feeding("--instance", "box", "--interval", "100ms", "--output", store.address) as process:
+        say(process, "x 1")
+        until(lambda: [one for one in store.sessions() if one.rows().t_ms.size > 3])
+        process.kill()
+        process.wait()
+    with feeding(
+        "--instance", "box", "--interval", "100ms", "--hold", "0", "--output", store.address
+    ) as process:
+        process.communicate(b"x 2\n", PATIENCE_S)
+        assert process.returncode == 0  # a name is free again when its owner is gone
+    assert [values_of(one, "x")[-1] for one in store.sessions()] == [1, 2]
+
+
+def test_what_nobody_takes_is_said(run: Run, tmp_path: Path) -> None:
+    _, said = fed(
+        run, "x 1\n", "--hold", "0", "--linger", "100ms", "--output", f"unix:{tmp_path / 'none'}", status=75
+    )
+    assert "1 of 1 tick not delivered" in said
+
+
+# --- holding, and who takes over -------------------------------------------------------------------------
+
+
+def by_cron(store: Served, line: str, home: Path) -> subprocess.Popen[bytes]:
+    """Run a line as crontab(5) has it: by sh, with next to no environment."""
+    environment = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", "HOME": str(home), "LOGNAME": "me"}
+    command = f"{line} | {' '.join(FEED)} --instance box --output {store.address}"
+    return subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        env=environment,
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+    )
+
+
+def test_a_line_from_cron_is_shown_until_the_next_one_takes_over(store: Served, tmp_path: Path) -> None:
+    first = by_cron(store, "echo backup_bytes 1", tmp_path)
+    second = None
+    try:
+        until(lambda: [one for one in store.sessions() if one.rows().t_ms.size > 1])  # it is repeated
+        second = by_cron(store, "echo backup_bytes 2", tmp_path)
+        assert first.communicate(timeout=PATIENCE_S) == (b"", None)  # else cron would send mail
+        assert first.returncode == 0
+        until(lambda: [one for one in store.sessions() if values_of(one, "backup_bytes")[-1:] == [2]])
+        assert second.poll() is None
+    finally:
+        for process in (first, second):
+            if process is not None:
+                subprocess.run(["pkill", "-INT", "-P", str(process.pid)], check=False)
+                process.communicate()
+    old, new = store.sessions()
+    assert old.end is not None
+    assert old.end.reason == "eof"
+    assert {*values_of(old, "backup_bytes")} == {1}
+    assert {*values_of(new, "backup_bytes")} == {2}
+    assert old.rows().t_ms[-1] < new.rows().t_ms[0]  # never in turns
+
+
+def test_two_that_feed_the_same_instance_are_one_too_many(
+    store: Served,
+) -> None:
+    with feeding("--instance", "box", "--output", store.address) as process:
+        say(process, "x 1")
+        until(store.sessions)
+        program = (
+            "import sys; from rondo_tools.feed import cli, single; single._WAIT_S = 0.1; sys.exit(cli.main())"
+        )
+        command = [sys.executable, "-c", program, "--instance", "box", "--output", store.address]
+        second = subprocess.run(command, input=b"x 2\n", capture_output=True, cwd=ROOT, timeout=PATIENCE_S)
+        assert second.returncode == 69
+        assert f"fed by another rondo-feed (process {process.pid})" in second.stderr.decode()
+        assert "--instance" in second.stderr.decode()
+        # The first one is not disturbed, not even when it begins to hold.
+        assert process.stdin is not None
+        process.stdin.close()
+        ticks = store.sessions()[0].rows().t_ms.size
+        until(lambda: store.sessions()[0].rows().t_ms.size > ticks + 1)
+        assert process.poll() is None
+
+
+# --- ends ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_sends_the_last_values_and_the_end(number: signal.Signals, store: Served) -> None:
+    with feeding("--instance", "box", "--interval", "1h", "--output", store.address) as process:
+        say(process, "x 1", "x 2")
+        until(lambda: not unread(process))
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == 0
+    (session,) = store.sessions()
+    assert session.end is not None
+    assert session.end.reason == "signal"
+    assert values_of(session, "x") == [2]
+
+
+def unread(process: subprocess.Popen[bytes]) -> int:
+    """How many bytes of its input a process has not read."""
+    assert process.stdin is not None
+    return int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def test_a_reader_that_has_gone_ends_it() -> None:
+    with feeding("--interval", "100ms") as process:
+        say(process, "x 1")
+        assert process.stdout is not None
+        assert process.stdout.read(10)
+        process.stdout.close()
+        assert process.wait(PATIENCE_S) == 75
+        assert process.stderr is not None
+        assert b"not delivered" in process.stderr.read()
+
+
+def test_lines_that_were_left_out_make_the_status(run: Run) -> None:
+    events, said = fed(run, "x 1\ngarbage\n", "--hold", "0", status=65)
+    assert [values for _, values in rows_of(events)] == [{"x": 1}]
+    assert "line 2 is left out: not NAME" in said
+    assert said.endswith("rondo-feed: 1 line left out\n")
+    assert "without a value" in fed(run, "", status=65)[1]
+
+
+# --- what is wrong with a command line -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--url", "localhost:9100"], "--url"),
+        (["--url", "http://me:secret@localhost/"], "other users of this machine can read it"),
+        (["--url", "http://localhost/", "--hold", "5m"], "--hold is for standard input"),
+        (["--url", "http://localhost/", "--timeout", "1s"], "it must be less than the interval, 1s"),
+        (["--timeout", "1s"], "--timeout goes with --url"),
+        (["--ignore-times"], "--ignore-times goes with --url"),
+        (["--ca-file", "x"], "--ca-file goes with --url"),
+        (["--instance", ""], "--instance"),
+        (["--label", "instance=a"], "--label"),
+        (["--label", "a=b", "--label", "a=c"], "--label: 'a' is given more than once"),
+        (["--label", "a"], "NAME=VALUE"),
+        (["--interval", "10ms"], "100ms is the shortest interval"),
+        (["--match", "{"], "selector"),
+        (["--hold", "soon"], "--hold"),
+        (["--text", "--output", "unix:/nowhere"], "--text is for people"),
+        (["--output", "tcp:here"], "tcp:HOST:PORT"),
+    ],
+)  # fmt: skip
+def test_a_wrong_flag_is_named(flags: Sequence[str], why: str, run: Run) -> None:
+    assert why in fed(run, "x 1\n", *flags, status=64)[1]
+
+
+def test_the_stream_is_nothing_for_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with feeding(stdout=theirs) as process:
+            _, said = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 64
+        assert b"`rondo-feed | rondo-store vmm_metrics`" in said
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_an_input_that_is_closed_is_said() -> None:
+    ran = subprocess.run(["sh", "-c", f"{' '.join(FEED)} <&-"], capture_output=True, timeout=PATIENCE_S)
+    assert ran.returncode == 64
+    assert b"standard input is closed" in ran.stderr
