@@ -1,0 +1,218 @@
+"""A real node-exporter: what arrives by rondo-feed, store and push is what a real Prometheus has scraped.
+
+Strategy: a recorder stands between. It asks the exporter for a page each second, and gives both scrapers the
+newest one. A page has a number in it, so samples are compared page by page, whenever each scraper came by.
+"""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from needs import PATIENCE_S
+from prometheus import PORT_TAKEN, Labels, Prometheus, free_port
+
+from rondo_tools.store.reader import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = 5
+NUMBER = "recorder_page_number"
+# What Prometheus says of a scrape, and rondo-feed of its own.
+OF_SCRAPES = {"up", "scrape_duration_seconds"}
+NOT_ON_PAGES = OF_SCRAPES | {
+    "scrape_samples_scraped", "scrape_samples_post_metric_relabeling", "scrape_series_added"
+}  # fmt: skip
+
+
+class Recorder:
+    """Serves the newest page of an exporter, packed if that is wanted."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.pages: list[bytes] = []
+        self._record()
+        recorder = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                page = gzip.compress(recorder.pages[-1])
+                assert "gzip" in self.headers["Accept-Encoding"]
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Encoding", "gzip")
+                self.send_header("Content-Length", str(len(page)))
+                self.end_headers()
+                self.wfile.write(page)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._server.server_port}"
+        self._threads = [
+            threading.Thread(target=self._server.serve_forever),
+            threading.Thread(target=self._run),
+        ]
+        self._is_over = threading.Event()
+        for thread in self._threads:
+            thread.start()
+
+    def _record(self) -> None:
+        with urllib.request.urlopen(self._url, timeout=PATIENCE_S) as answer:
+            page = answer.read()
+        self.pages.append(
+            page + b"# TYPE %b counter\n%b %d\n" % (NUMBER.encode(), NUMBER.encode(), len(self.pages))
+        )
+
+    def _run(self) -> None:
+        while not self._is_over.wait(1):
+            self._record()
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def recording(program: Path) -> Iterator[Recorder]:
+    """A node-exporter, and a recorder of it."""
+    while True:
+        port = free_port()
+        with subprocess.Popen(
+            [program, f"--web.listen-address=127.0.0.1:{port}"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert process.stderr is not None
+                said = next(
+                    (line for line in process.stderr if "Listening on" in line or PORT_TAKEN in line), ""
+                )
+                if PORT_TAKEN in said:
+                    continue
+                threading.Thread(target=process.stderr.read, daemon=True).start()
+                recorder = Recorder(f"http://127.0.0.1:{port}/metrics")
+                try:
+                    yield recorder
+                finally:
+                    recorder.close()
+                return
+            finally:
+                process.kill()
+
+
+def by_page(samples: dict[Labels, list[tuple[int, str]]]) -> dict[int, dict[Labels, int]]:
+    """The bits of the values, by the page that they were on and by labels without job and instance."""
+    page_at: dict[int, int] = {}
+    for labels, pairs in samples.items():
+        if dict(labels)["__name__"] == NUMBER:
+            page_at.update((t_ms, int(value)) for t_ms, value in pairs)
+    found: dict[int, dict[Labels, int]] = {page: {} for page in page_at.values()}
+    for labels, pairs in samples.items():
+        own = tuple(label for label in labels if label[0] not in ("job", "instance"))
+        if dict(own)["__name__"] not in NOT_ON_PAGES:
+            for t_ms, value in pairs:
+                if value != "NaN":  # in a stream that is no value
+                    found[page_at[t_ms]][own] = int.from_bytes(struct.pack(">d", float(value)))
+    return found
+
+
+def command(name: str) -> list[str]:
+    return [sys.executable, str(ROOT / "bin" / name)]
+
+
+def test_what_is_fed_is_what_prometheus_scrapes(
+    program: Callable[[str], Path], prometheus: Prometheus, tmp_path: Path
+) -> None:
+    store, socket = tmp_path / "vmm_metrics", tmp_path / "store.sock"
+    output = f"unix:{socket}"
+    with recording(program("prometheus-node-exporter")) as recorder:
+        config = (
+            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            f"scrape_configs: [{{job_name: scraped, static_configs: [targets: ['{recorder.address}']]}}]\n"
+        )
+        with (
+            Prometheus(program("prometheus"), config=config) as scraper,
+            subprocess.Popen(
+                [*command("rondo-store"), store, "--listen", output, "--no-health", "-q"],
+                stdin=subprocess.DEVNULL,
+            ) as server,
+        ):
+            feed = None
+            try:
+                feed = subprocess.Popen(
+                    [
+                        *command("rondo-feed"),
+                        "--url",
+                        f"http://{recorder.address}/metrics",
+                        "--output",
+                        output,
+                    ],
+                    stdin=subprocess.DEVNULL,
+                )
+                fed: set[int] = set()
+                scraped: set[int] = set()
+                deadline = time.monotonic() + PATIENCE_S
+                while len(fed & scraped) < PAGES:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.5)
+                    scraped = {int(value) for _, value in next(iter(scraper.samples(NUMBER).values()), ())}
+                    fed = pages_in(store)
+                feed.send_signal(signal.SIGTERM)
+                assert feed.wait(PATIENCE_S) == 0
+                there = by_page(scraper.samples('{job="scraped"}'))
+            finally:
+                if feed is not None:
+                    feed.kill()
+                    feed.wait()
+                server.terminate()
+        pushed = subprocess.run(
+            [*command("rondo-push"), store, "--remote-write", prometheus.write_url, "--no-health"],
+            capture_output=True,
+            timeout=PATIENCE_S,
+        )
+        assert pushed.returncode == 0, pushed.stderr
+        arrived = prometheus.samples('{job="rondo-vmm"}')
+    here = by_page(arrived)
+    both = here.keys() & there.keys()
+    assert len(both) >= PAGES
+    for page in both:
+        assert here[page] == there[page]
+        assert len(here[page]) > 300
+    names = {dict(labels)["__name__"] for labels in arrived}
+    assert names >= OF_SCRAPES | {"node_cpu_seconds_total", "node_load1", NUMBER}
+    assert {dict(labels)["instance"] for labels in arrived} == {recorder.address}
+    (session,) = Store(store).sessions()
+    kinds = {one.name: one.kind for one in session.header.series}
+    assert (kinds["node_cpu_seconds_total"], kinds["node_load1"]) == ("counter", "gauge")
+    assert kinds["go_gc_duration_seconds_count"] == "counter"
+
+
+def pages_in(store: Path) -> set[int]:
+    """The numbers of the pages that are stored."""
+    found: set[int] = set()
+    if (store / "store.json").exists():
+        for session in Store(store).sessions():
+            numbers = [place for place, one in enumerate(session.header.series) if one.name == NUMBER]
+            rows = session.rows()
+            found |= {
+                int(value) for place in numbers for value in rows.values[:, place].tolist() if value == value
+            }
+    return found
