@@ -42,7 +42,7 @@ install)
     done
     put "$here/sysusers.conf" "$sysusers"
     put "$here/tmpfiles.conf" "$tmpfiles"
-    for file in store.env push.env attach.env vmm/demo.conf; do
+    for file in store.env push.env attach.env vmm/demo.conf feed/node.conf; do
         put_once "$here/rondo/$file" "$config/$file"
     done
     from=$(wheel_share)
@@ -62,6 +62,7 @@ Next, as root:
   systemctl enable --now rondo-store.socket rondo-store.service
   systemctl start rondo-vmm@demo.service       # a VM of 45 s, as /etc/rondo/vmm/demo.conf says
   systemctl enable --now rondo-attach.service  # watches VMs that others start
+  systemctl enable --now rondo-feed@node.service  # scrapes what /etc/rondo/feed/node.conf says
   editor /etc/rondo/push.env                   # where to deliver
   systemctl enable --now rondo-push.service    # or rondo-push-once.timer: once a minute
 END

@@ -8,7 +8,7 @@ import sys
 from bench.measure import command_cpu_s, least, program
 from bench.report import Peer, Report, run_part
 
-TOOLS = ("rondo-vmm", "rondo-attach", "rondo-store", "rondo-push", "rondo-query")
+TOOLS = ("rondo-vmm", "rondo-attach", "rondo-feed", "rondo-store", "rondo-push", "rondo-query")
 ROUNDS = 7
 BAR_S = 0.15
 

@@ -1,0 +1,150 @@
+"""What rondo-feed costs: 4,000 series once a second, from an exporter's page and from standard input.
+
+    scripts/bench.py feed [--seconds 20]    how long each is fed
+
+Strategy: the page is like a node-exporter's: names with labels, a third of its values changes each second.
+rondo-feed sends to a real rondo-store; its CPU time is its process's own. Beside it stands what the parser of
+prometheus_client takes for the same page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.measure import least, process_cpu_s, program, serving
+from bench.report import Peer, Report, run_part
+from rondo_tools.store.reader import Store
+
+SERIES, NAMES = 4_000, 40
+BAR = 5.0  # % of a core
+SETTLE_S = 3.0  # imports, the first page, the first header
+
+
+def main(report: Report, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench.py feed", description="Measure rondo-feed.")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long each is fed (default: 20)")
+    seconds = parser.parse_args(arguments).seconds
+    page = Page()
+    text = page.text()
+    peer = Peer("prometheus_client's parser alone", 100 * least(3, lambda: parse_s(text)))
+    with tempfile.TemporaryDirectory(prefix="rondo-bench-feed-") as folder:
+        socket = f"{folder}/store.sock"
+        with serving(Path(folder, "store"), socket, "--no-health"):
+            output = ("--output", f"unix:{socket}", "--instance")
+            with served(page) as url:
+                scraped = share(program("rondo-feed", "--url", url, *output, "scraped"), None, seconds)
+            read = share(program("rondo-feed", *output, "read"), page, seconds)
+        late = failed(Path(folder, "store"))
+    what = f"{SERIES:,} series at 1 Hz"
+    report.row(f"{what}, from a page", scraped, "% of a core", peer=peer, at_most=BAR)
+    report.row(f"{what}, from standard input", read, "% of a core", peer=peer, at_most=BAR)
+    report.row(f"{what}, from a page: scrapes that came to nothing", late)
+
+
+class Page:
+    """A page that changes: `text` is the next one."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(1)
+        self._heads = [
+            f'exporter_{name}_bytes_total{{device="disk{number}",mode="read",zone="eu-west-1a"}}'
+            for name in range(NAMES)
+            for number in range(SERIES // NAMES)
+        ]
+        self._values = [self._random.uniform(0, 1e9) for _ in self._heads]
+
+    def text(self) -> str:
+        for place in range(self._random.randrange(3), SERIES, 3):
+            self._values[place] += self._random.randrange(1_000)
+        lines = []
+        for place, (head, value) in enumerate(zip(self._heads, self._values, strict=True)):
+            if place % (SERIES // NAMES) == 0:
+                name = head.partition("{")[0]
+                lines += [f"# HELP {name} Bytes that were read.", f"# TYPE {name} counter"]
+            lines.append(f"{head} {value!r}")
+        return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def served(page: Page) -> Iterator[str]:
+    """An exporter with that page; yields its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            data = page.text().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            try:
+                self.wfile.write(data)
+            except ConnectionError:
+                pass  # it came too late, on a machine that is busy
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+
+
+def share(command: list[str], page: Page | None, seconds: float) -> float:
+    """CPU time of a rondo-feed in percent of a core; it is given a page each second, if there is one."""
+    pipe = subprocess.DEVNULL if page is None else subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe) as process:
+        try:
+            say(process, page, SETTLE_S)
+            before, began = process_cpu_s(process.pid), time.monotonic()
+            say(process, page, seconds)
+            used_s, lasted_s = process_cpu_s(process.pid) - before, time.monotonic() - began
+            if process.poll() is not None:
+                raise RuntimeError(f"rondo-feed ended with {process.returncode}")
+        finally:
+            process.kill()
+    return 100 * used_s / lasted_s
+
+
+def failed(store: Path) -> int:
+    """How many scrapes brought no page."""
+    (session,) = (one for one in Store(store).sessions() if one.instance == "scraped")
+    place = [series.name for series in session.header.series].index("up")
+    return int((session.rows().values[:, place] == 0).sum())
+
+
+def say(process: subprocess.Popen[bytes], page: Page | None, seconds: float) -> None:
+    """Let so much time pass, with a page in each second."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if page is not None:
+            assert process.stdin is not None
+            process.stdin.write(page.text().encode())
+            process.stdin.flush()
+        time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+
+
+def parse_s(text: str) -> float:
+    before = time.process_time()
+    for _ in text_string_to_metric_families(text):
+        pass
+    return time.process_time() - before
+
+
+if __name__ == "__main__":
+    sys.exit(run_part(main))
