@@ -6,6 +6,7 @@ runs, and is in tests/linux/test_systemd_boot.py.
 
 from __future__ import annotations
 
+import http.server
 import inspect
 import os
 import re
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,9 +28,10 @@ from prometheus import Prometheus
 from unit_file import Unit, environment
 
 from rondo_tools.attach.cli import rondo_attach
+from rondo_tools.feed.cli import rondo_feed
 from rondo_tools.push.cli import push
 from rondo_tools.push.delivery import STOP_WITHIN_S
-from rondo_tools.store.reader import Store
+from rondo_tools.store.reader import Session, Store
 from rondo_tools.vmm.cli import rondo_vmm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,10 +39,10 @@ SOURCE = ROOT / "deploy" / "systemd"
 BIN = Path(sys.executable).parent
 SERVICES = (
     *("rondo-store.service", "rondo-push.service", "rondo-push-once.service", "rondo-vmm@.service"),
-    "rondo-attach.service",
+    *("rondo-attach.service", "rondo-feed@.service"),
 )
 UNITS = (*SERVICES, "rondo-store.socket", "rondo-push-once.timer")
-CONFIG = ("store.env", "push.env", "attach.env", "vmm/demo.conf")
+CONFIG = ("store.env", "push.env", "attach.env", "vmm/demo.conf", "feed/node.conf")
 COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
 
 Program = Callable[[str], Path]
@@ -181,7 +184,8 @@ class Host:
         self.socket = folder / "store.sock"
         self.etc = folder / "etc"
         (folder / "lib").mkdir()
-        (self.etc / "vmm").mkdir(parents=True)
+        for name in ("vmm", "feed"):
+            (self.etc / name).mkdir(parents=True)
         for name in CONFIG:
             (self.etc / name).write_text((tree / "etc/rondo" / name).read_text())
 
@@ -256,6 +260,41 @@ def test_a_vm_a_store_and_a_push_by_the_lines_of_their_units(
     assert prometheus.samples('store_ticks_total{instance="rondo-store",host="this-host"}')
 
 
+def test_a_feed_by_the_line_of_its_unit(host: Host, program: Program) -> None:
+    page = b"# TYPE jobs gauge\njobs 3\n"
+
+    class Exporter(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    def fed() -> list[Session]:
+        found = Store(host.store).sessions() if (host.store / "store.json").exists() else []
+        return [one for one in found if one.instance == "node" and one.rows().t_ms.size]
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Exporter) as exporter, host.serving(program):
+        threading.Thread(target=exporter.serve_forever, daemon=True).start()
+        config = host.etc / "feed" / "node.conf"
+        config.write_text(config.read_text().replace("127.0.0.1:9100", f"127.0.0.1:{exporter.server_port}"))
+        feed = subprocess.Popen(host.command("rondo-feed@.service", "node"), stdin=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while not fed() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            feed.send_signal(signal.SIGTERM)
+            assert feed.wait(PATIENCE_S) == 0
+        finally:
+            feed.kill()
+            feed.wait()
+            exporter.shutdown()
+    (session,) = fed()
+    assert {"jobs", "up", "scrape_duration_seconds"} == {series.name for series in session.header.series}
+
+
 def test_the_push_as_a_daemon_delivers_and_at_sigterm_what_is_left(
     host: Host, prometheus: Prometheus, run: Callable[..., subprocess.CompletedProcess[bytes]]
 ) -> None:
@@ -299,9 +338,8 @@ def test_a_service_is_given_the_time_that_it_takes_to_stop(host: Host) -> None:
     assert seconds("rondo-push.service") > STOP_WITHIN_S + request_s
     assert seconds("rondo-push-once.service") > STOP_WITHIN_S + request_s
     assert seconds("rondo-vmm@.service") > linger_s
-    assert (
-        seconds("rondo-attach.service") > inspect.signature(rondo_attach).parameters["linger"].default / 1000
-    )
+    for name, command in {"rondo-attach.service": rondo_attach, "rondo-feed@.service": rondo_feed}.items():
+        assert seconds(name) > inspect.signature(command).parameters["linger"].default / 1000
 
 
 def test_the_watcher_has_what_a_restart_needs_and_two_capabilities() -> None:
@@ -327,6 +365,7 @@ def test_every_service_is_hardened_alike() -> None:
         "rondo-push.service": {"PrivateNetwork=yes"},
         "rondo-push-once.service": {"PrivateNetwork=yes"},
         "rondo-vmm@.service": {"PrivateDevices=yes"},  # would hide /dev/kvm
+        "rondo-feed@.service": {"PrivateNetwork=yes"},
     }
     attach = hardening.pop("rondo-attach.service")
     everything = {line for lines in hardening.values() for line in lines if "AddressFamilies" not in line}
@@ -353,6 +392,7 @@ def test_the_examples_in_the_configuration_are_right(
         "push.env": ["rondo-push"],
         "attach.env": ["rondo-attach"],
         "vmm/demo.conf": ["rondo-vmm"],
+        "feed/node.conf": ["rondo-feed"],
     }.items():
         lines = (SOURCE / "rondo" / name).read_text().splitlines()
         found = [line.lstrip("#") for line in lines if re.match(r"#?RONDO_\w+_OPTIONS=", line)]
