@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -249,10 +250,20 @@ def test_what_nobody_takes_is_said(run: Run, tmp_path: Path) -> None:
 # --- holding, and who takes over -------------------------------------------------------------------------
 
 
-def by_cron(store: Served, line: str, home: Path) -> subprocess.Popen[bytes]:
-    """Run a line as crontab(5) has it: by sh, with next to no environment."""
+def by_cron(store: Served, home: Path) -> subprocess.Popen[bytes]:
+    """Run the line of docs/feed.md as crontab(5) has it: by sh, in the user's home, with next to no environment."""
+    page = (ROOT / "docs" / "feed.md").read_text()
+    (line,) = re.findall(r"^(?:\* ){5}me (.*rondo-feed.*)$", page, re.MULTILINE)
+    command = line.replace(r"\%", "%")
+    assert "%" not in line.replace(r"\%", "")  # would be a newline, for cron
+    for there, here in (
+        ("/usr/local/bin/rondo-feed", " ".join(FEED)),
+        ("unix:/run/rondo/store.sock", store.address),
+        ("/var/backups/db.tar", str(home / "db.tar")),
+    ):
+        assert there in command
+        command = command.replace(there, here)
     environment = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", "HOME": str(home), "LOGNAME": "me"}
-    command = f"{line} | {' '.join(FEED)} --instance box --output {store.address}"
     return subprocess.Popen(
         ["/bin/sh", "-c", command],
         env=environment,
@@ -265,21 +276,23 @@ def by_cron(store: Served, line: str, home: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_line_from_cron_is_shown_until_the_next_one_takes_over(store: Served, tmp_path: Path) -> None:
-    first = by_cron(store, "echo backup_bytes 1", tmp_path)
+    (tmp_path / "db.tar").write_bytes(b"1")
+    first = by_cron(store, tmp_path)
     second = None
     try:
-        until(lambda: [one for one in store.sessions() if one.rows().t_ms.size > 1])  # it is repeated
-        second = by_cron(store, "echo backup_bytes 2", tmp_path)
+        until(lambda: [one for one in store.sessions("backup") if one.rows().t_ms.size > 1])  # it is repeated
+        (tmp_path / "db.tar").write_bytes(b"12")
+        second = by_cron(store, tmp_path)
         assert first.communicate(timeout=PATIENCE_S) == (b"", None)  # else cron would send mail
         assert first.returncode == 0
-        until(lambda: [one for one in store.sessions() if values_of(one, "backup_bytes")[-1:] == [2]])
+        until(lambda: [one for one in store.sessions("backup") if values_of(one, "backup_bytes")[-1:] == [2]])
         assert second.poll() is None
     finally:
         for process in (first, second):
             if process is not None:
                 subprocess.run(["pkill", "-INT", "-P", str(process.pid)], check=False)
                 process.communicate()
-    old, new = store.sessions()
+    old, new = store.sessions("backup")
     assert old.end is not None
     assert old.end.reason == "eof"
     assert {*values_of(old, "backup_bytes")} == {1}
