@@ -34,7 +34,7 @@ from rondo_tools.units import format_count
 
 VERSION = 1
 # Those that rondo's own tools give; a reader takes any other lower-case word as it is.
-END_REASONS = ("poweroff", "reset", "shutdown", "deadline", "signal", "error", "gone", "clock", "lost")
+END_REASONS = ("poweroff", "reset", "shutdown", "deadline", "signal", "error", "gone", "clock", "lost", "eof")
 
 # Limits, so that a reader's memory is bounded whatever it is sent.
 MAX_MESSAGE = 1 << 20  # bytes
