@@ -15,6 +15,9 @@ from typing import Protocol
 from rondo_tools.feed.text import TOO_MANY, Current, TextError
 from rondo_tools.stream import MAX_SERIES, End, Event, Header, Tick
 
+# What headers may take, where series come and go all the time: so much at once, and then so much in each ms.
+_HEADER_BYTES, _HEADER_BYTES_PER_MS = 2_000_000, 100
+
 Encode = Callable[[Event], bytes]
 
 
@@ -36,6 +39,7 @@ class Session:
         self._fresh: list[Current] = []  # for the next header
         self._end = b""  # of the session before, where the next header begins another
         self._needs_header = True
+        self._paid_ms = 0.0  # until when there may be no header but for need
         self._had_values = False  # the last tick
         self.has_begun = False
         self.last_ms = header.start_ms  # of the last tick, or the start
@@ -73,11 +77,12 @@ class Session:
     def tick(self, t_ms: int, oldest_ms: float) -> None:
         """Send the values that were given at `oldest_ms` or later, and NaN for all others.
 
-        Without any value nothing is sent, unless the last tick had one. Raises TextError, with nothing sent
-        and the new series left out, if those do not fit into a header.
+        Without any value nothing is sent, unless the last tick had one. New series wait while too much went
+        into headers. Raises TextError, with nothing sent and the new series left out, if those do not fit
+        into a header.
         """
-        if self._fresh or self._needs_header:
-            self._renew_header(oldest_ms)
+        if self._needs_header or (self._fresh and self._paid_ms <= t_ms):
+            self._renew_header(t_ms, oldest_ms)
         values = [one.value if one.at_ms >= oldest_ms else math.nan for one in self._listed]
         has_values = not all(map(math.isnan, values))
         if has_values or self._had_values:
@@ -100,7 +105,7 @@ class Session:
             listed[:] = [one for one in listed if one.listed]
         self._needs_header |= len(self._listed) < count
 
-    def _renew_header(self, oldest_ms: float) -> None:
+    def _renew_header(self, t_ms: int, oldest_ms: float) -> None:
         """Send a header with the new series and without those that have gone."""
         self._drop(oldest_ms)
         fresh, self._fresh = self._fresh, []
@@ -113,6 +118,8 @@ class Session:
                 one.listed = False
             raise
         self._listed += fresh
+        unused_ms = _HEADER_BYTES / _HEADER_BYTES_PER_MS
+        self._paid_ms = max(self._paid_ms, t_ms - unused_ms) + len(header) / _HEADER_BYTES_PER_MS
         if self.has_begun:
             self._output.begin_anew(self._end, header)
         else:

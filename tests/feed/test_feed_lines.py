@@ -11,6 +11,7 @@ from feed_host import Sink
 from hypothesis import strategies as st
 
 from rondo_tools import stream
+from rondo_tools.feed import session
 from rondo_tools.feed.lines import Lines
 from rondo_tools.feed.session import Session
 from rondo_tools.feed.text import MAX_LINE, Parser
@@ -114,6 +115,21 @@ def test_a_series_too_many_is_left_out_and_said(caplog: pytest.LogCaptureFixture
     assert len(given.rows[-1][1]) == MAX_SERIES
     assert given.rows[-1][1]["x0"] == 2
     assert given.lines.refused == 1
+
+
+def test_series_that_come_all_the_time_wait_where_headers_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    most, per_ms = 20_000, 1
+    monkeypatch.setattr(session, "_HEADER_BYTES", most)
+    monkeypatch.setattr(session, "_HEADER_BYTES_PER_MS", per_ms)
+    given = Input(hold_ms=3_600_000).say(*(f'x{{i="{i}",a="{"v" * 20}"}} 1' for i in range(60)))
+    for second in range(1, 31):
+        given.until(SECOND + 1_000 * second + 500).say(f"y{second} 1")
+    sizes = [len(stream.encode(header)) for header in given.sink.headers]
+    assert max(sizes) > 5 * per_ms * 1_000
+    assert most < sum(sizes) < most + 30_000 * per_ms + max(sizes)
+    assert {"y1", "y2"} < given.rows[3][1].keys()  # some come at once
+    given.until(SECOND + 60_000)
+    assert {f"y{second}" for second in range(1, 31)} < given.rows[-1][1].keys()  # and in the end all
 
 
 def test_help_goes_where_a_header_would_be_too_large() -> None:
