@@ -33,25 +33,32 @@ class Claim:
         self._listener: socket.socket | None = None
 
     def take(self) -> None:
-        """Have the name. Raises RondoError if another feeds this instance and goes on with it."""
+        """Have the name, if not a stranger has it. Raises RondoError if another feeds this instance still."""
         if self._is_settled:
             return
         self._is_settled = True
         deadline = time.monotonic() + _WAIT_S
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as wish:
-            pid = 0
+        wish = None
+        try:
             while not self._bind():
-                if not pid:
-                    pid = _connect(wish, self._name)
-                if pid < 0 or time.monotonic() >= deadline:
-                    break
+                if wish is None or _is_closed(wish):  # nobody was asked yet, or another has the name now
+                    wish = _ask(self._name, wish)
+                owner = (0, os.getuid()) if wish is None else _peer(wish)
+                if owner[1] not in (0, os.getuid()):
+                    return
+                if time.monotonic() >= deadline:
+                    raise self._conflict(owner[0])
                 time.sleep(_LOOK_S)
-        if self._listener is None and pid >= 0:
-            who = f"another rondo-feed{f' (process {pid})' if pid else ''}"
-            raise RondoError(
-                f"instance {self._instance!r} is fed by {who}: give this one its own name, with --instance",
-                exit_code=EX_UNAVAILABLE,
-            )
+        finally:
+            if wish is not None:
+                wish.close()
+
+    def _conflict(self, pid: int) -> RondoError:
+        who = f"another rondo-feed{f' (process {pid})' if pid else ''}"
+        return RondoError(
+            f"instance {self._instance!r} is fed by {who}: give this one its own name, with --instance",
+            exit_code=EX_UNAVAILABLE,
+        )
 
     def fileno(self) -> int:
         """Becomes readable when somebody wants the name; -1 without one."""
@@ -65,14 +72,8 @@ class Claim:
         except OSError:
             return False
         with peer:
-            _, user = _peer(peer)
             peer.setblocking(False)
-            try:
-                return user in (0, os.getuid()) and bool(peer.recv(1))
-            except BlockingIOError:
-                return user in (0, os.getuid())
-            except OSError:
-                return False
+            return _peer(peer)[1] in (0, os.getuid()) and not _is_closed(peer)
 
     def close(self) -> None:
         if self._listener is not None:
@@ -91,14 +92,27 @@ class Claim:
         return True
 
 
-def _connect(wish: socket.socket, name: str) -> int:
-    """Ask for the name; the process that has it, 0 if that is not known yet, -1 for a stranger's."""
+def _ask(name: str, before: socket.socket | None) -> socket.socket | None:
+    """Connect to whoever has the name, in place of a connection `before`; None if nobody takes it now."""
+    if before is not None:
+        before.close()
+    wish = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         wish.connect(name)
     except OSError:
-        return 0
-    pid, user = _peer(wish)
-    return pid if user in (0, os.getuid()) else -1
+        wish.close()
+        return None
+    return wish
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the other end has closed; nobody says anything."""
+    try:
+        return not connection.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:

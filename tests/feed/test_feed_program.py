@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from rondo_tools.stream import Decoder, End, Header, Tick
 
 ROOT = Path(__file__).resolve().parents[2]
 FEED = [sys.executable, str(ROOT / "bin" / "rondo-feed")]
+WAITING = "import sys; from rondo_tools.feed import cli, single; single._WAIT_S = {}; sys.exit(cli.main())"
+"""The same, with so much patience for one that has the instance."""
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -258,7 +261,7 @@ def by_cron(store: Served, home: Path) -> subprocess.Popen[bytes]:
     command = line.replace(r"\%", "%")
     assert "%" not in line.replace(r"\%", "")  # would be a newline, for cron
     for there, here in (
-        ("/usr/local/bin/rondo-feed", " ".join(FEED)),
+        ("/usr/local/bin/rondo-feed", shlex.join([sys.executable, "-c", WAITING.format(PATIENCE_S)])),
         ("unix:/run/rondo/store.sock", store.address),
         ("/var/backups/db.tar", str(home / "db.tar")),
     ):
@@ -301,16 +304,30 @@ def test_a_line_from_cron_is_shown_until_the_next_one_takes_over(store: Served, 
     assert old.rows().t_ms[-1] < new.rows().t_ms[0]  # never in turns
 
 
+def test_of_many_from_cron_one_is_left(store: Served, tmp_path: Path) -> None:
+    (tmp_path / "db.tar").write_bytes(b"1")
+    running = [by_cron(store, tmp_path) for _ in range(4)]
+    try:
+        until(lambda: [process.poll() for process in running].count(0) == 3)
+        (left,) = [process for process in running if process.poll() is None]
+        ticks = store.sessions("backup")[-1].rows().t_ms.size
+        until(lambda: store.sessions("backup")[-1].rows().t_ms.size > ticks)
+        assert left.poll() is None
+    finally:
+        for process in running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+            process.communicate()
+    assert [one.end.reason for one in store.sessions("backup") if one.end is not None].count("eof") == 3
+
+
 def test_two_that_feed_the_same_instance_are_one_too_many(
     store: Served,
 ) -> None:
     with feeding("--instance", "box", "--output", store.address) as process:
         say(process, "x 1")
         until(store.sessions)
-        program = (
-            "import sys; from rondo_tools.feed import cli, single; single._WAIT_S = 0.1; sys.exit(cli.main())"
-        )
-        command = [sys.executable, "-c", program, "--instance", "box", "--output", store.address]
+        command = [sys.executable, "-c", WAITING.format(0.1), "--instance", "box", "--output", store.address]
         second = subprocess.run(command, input=b"x 2\n", capture_output=True, cwd=ROOT, timeout=PATIENCE_S)
         assert second.returncode == 69
         assert f"fed by another rondo-feed (process {process.pid})" in second.stderr.decode()
