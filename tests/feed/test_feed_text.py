@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import prometheus_client as client
 import pytest
@@ -289,3 +291,15 @@ def test_a_page_of_each_type_in_both_formats(observed: list[tuple[str, float]]) 
         assert same(found, theirs(page, parse))
         growing = {one.series.name for one in values if one.series.kind == COUNTER}
         assert growing == {"c_total", "h_bucket", "h_count", "h_sum", "s_count", "s_sum"}
+
+
+def test_what_the_docs_say_is_refused_is_what_is_said() -> None:
+    """The table of docs/feed.md quotes messages of the sources, of which some go over several lines."""
+    root = Path(__file__).resolve().parents[2]
+    said = "".join(path.read_text() for path in (root / "rondo_tools" / "feed").glob("*.py"))
+    said = re.sub(r'"\n\s+f?"', "", said).replace("{MAX_SERIES}", str(MAX_SERIES))
+    said = said.replace("{{", "{").replace("}}", "}")
+    table = (root / "docs" / "feed.md").read_text().partition("| what it says |")[2].partition("\n\n")[0]
+    quoted = re.findall(r"^\| `(?:line 3 is left out: )?([^`]+)`", table, re.MULTILINE)
+    assert len(quoted) >= 7
+    assert [one for one in quoted if one not in said] == []
