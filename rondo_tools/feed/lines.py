@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 from rondo_tools.feed.session import Session
-from rondo_tools.feed.text import MAX_LINE, Parser, Sample, TextError
+from rondo_tools.feed.text import MAX_AHEAD_MS, MAX_LINE, Parser, Sample, TextError
 from rondo_tools.producer.pace import Pace
 from rondo_tools.ratelimit import RateLimit
 
@@ -126,6 +126,8 @@ class Lines:
         at_ms = now_ms
         if t_ms is not None:
             at_ms = t_ms
+            if t_ms > now_ms + MAX_AHEAD_MS:
+                raise TextError("its time is over 10 min ahead of this clock")
             if t_ms < self._time_ms or (t_ms == self._time_ms and not self._is_pending):
                 raise TextError(
                     "its time is before that of the tick above it; a tick has one time, and ticks ascend: "

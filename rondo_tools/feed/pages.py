@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.feed.scrape import Scraped, Scraper
 from rondo_tools.feed.session import Session
-from rondo_tools.feed.text import Current, Page, Parser, TextError
+from rondo_tools.feed.text import MAX_AHEAD_MS, Current, Page, Parser, TextError
 from rondo_tools.producer.pace import Pace
 
 _log = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ class Pages:
             if not error:
                 page = self._parser.page(scraped.page, ignore_times=self._ignore_times)
                 t_ms = began_ms if page.t_ms is None else page.t_ms
+                if t_ms > began_ms + MAX_AHEAD_MS:
+                    raise TextError("its time is over 10 min ahead of this clock; --ignore-times ignores it")
                 if t_ms > self._session.last_ms:
                     self._send(page.values | own, t_ms)
                 elif t_ms < self._session.last_ms:

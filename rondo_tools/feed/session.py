@@ -91,7 +91,7 @@ class Session:
 
     def finish(self, reason: str) -> None:
         """End the session; nothing comes after this."""
-        self._output.finish(self._encode(End(reason, self.last_ms)))
+        self._output.finish(self._end or self._encode(End(reason, self.last_ms)))
 
     def _count(self) -> int:
         return len(self._listed) + len(self._fresh)

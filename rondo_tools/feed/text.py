@@ -22,6 +22,7 @@ from rondo_tools.selector import NAME, Selector
 from rondo_tools.stream import MAX_LABELS, MAX_SERIES, MAX_T_MS, MAX_TEXT
 
 MAX_LINE = 1 << 16  # bytes
+MAX_AHEAD_MS = 600_000  # of our clock; a store refuses ticks that are further ahead
 TOO_MANY = (
     f"over {MAX_SERIES} series, the most of a stream: choose with --match, or have the source write fewer"
 )

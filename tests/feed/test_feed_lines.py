@@ -254,6 +254,13 @@ def test_a_clock_that_is_set_back_ends_the_session_and_begins_another() -> None:
     assert given.rows[-1] == (-3_596, {"x": 1})
 
 
+def test_an_end_right_after_the_clock_was_set_back_is_that_of_the_session() -> None:
+    given = Input().say("x 1").until(SECOND + 2_100)
+    given.lines.on_time(SECOND - 3_600_000)
+    given.lines.stop("signal", SECOND - 3_600_000)
+    assert given.sink.ends == [stream.End("clock", SECOND + 2_000)]
+
+
 def test_a_clock_that_is_set_back_a_little_leaves_a_gap() -> None:
     given = Input().say("x 1").until(SECOND + 3_100)
     given.now = SECOND + 1_100
@@ -301,6 +308,7 @@ def test_times_that_were_just_now_are_held_as_all_values() -> None:
     [
         (["x 1 1600000001", "y 1 1600000000"], "sort the lines by time"),
         (["x 1 1600000001", "y 1"], "had a time and it has none: give a time to all lines or to none"),
+        (["x 1 1600000001", "y 1 4100000000"], "over 10 min ahead of this clock"),
         (["x 1", "y 1 1600000001"], "had no time and it has one: give a time to all lines or to none"),
     ],
 )  # fmt: skip

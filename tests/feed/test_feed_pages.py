@@ -86,6 +86,7 @@ def test_a_series_that_is_not_on_the_page_has_no_value() -> None:
         (("x 2", "<html>"), "", "line 2: not NAME"),
         (("x 2", 'y{instance="b"} 1'), "", "give that with --instance"),
         (("x 2 1700000001", "y 1"), "", "--ignore-times"),
+        (("x 2 4100000000",), "", "10 min ahead of this clock; --ignore-times"),
         (("x 2", *(f"x{i} 1" for i in range(MAX_SERIES))), "", f"over {MAX_SERIES} series"),
         (("x 2", *(f"x{i} 1" for i in range(MAX_SERIES - 2))), "", "--match"),  # up and the duration are two
         (("x 2", *(f'x{{i="{i}",a="{"v" * 1000}"}} 1' for i in range(1500))), "", "choose some with --match"),
