@@ -26,7 +26,7 @@ STARTERS = frozenset(
     {
         *("http.server", "multiprocessing", "pty", "socket", "socketserver", "subprocess"),
         "rondo_tools.push.http.transport.Transport",
-        "rondo_tools.store.server",
+        *("rondo_tools.listeners", "rondo_tools.store.server"),
         *("rondo_tools.vmm.accel", "rondo_tools.vmm.cli", "rondo_tools.vmm.machine"),
     }
 )

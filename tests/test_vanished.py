@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 from needs import must_have
 
-from rondo_tools import stream
+from rondo_tools import listeners, stream
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.producer.address import TcpAddress
 from rondo_tools.producer.link import Link
 from rondo_tools.signals import Signals
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.server import listeners
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.stream import Header

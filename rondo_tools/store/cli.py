@@ -149,9 +149,9 @@ def rondo_store(
         return
     if partial or no_cursors:
         raise UsageError("--partial and --no-cursors are for --restore")
+    from rondo_tools.listeners import inherited
+    from rondo_tools.listeners import listen as listen_at
     from rondo_tools.store.opened import OpenStore
-    from rondo_tools.store.server.listeners import inherited
-    from rondo_tools.store.server.listeners import listen as listen_at
     from rondo_tools.store.server.self_metrics import SelfMetrics
     from rondo_tools.store.server.server import Server
     from rondo_tools.store.watermarks import Watermarks
@@ -173,6 +173,11 @@ def rondo_store(
             listeners = handed_over + [listen_at(address, socket_group) for address in listen or ()]
             for listener in listeners:
                 opened.callback(listener.close)
+                if not listener.is_guarded:
+                    log.warning(
+                        "--listen %s: whoever reaches this address can write; it asks for no password",
+                        listener.name,
+                    )
             idle_exit_s = idle_exit and idle_exit / 1000
             server = Server(store, listeners, watermarks, signals, idle_exit_s=idle_exit_s)
             _serve(server, watermarks, None if no_health else SelfMetrics(server))

@@ -34,7 +34,7 @@ from test_push_victoria import ONCE, held
 from victoria import victoria
 
 from rondo_tools import stream
-from rondo_tools.push.encoding.v1 import STALE_NAN
+from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore

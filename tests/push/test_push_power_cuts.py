@@ -37,8 +37,8 @@ from receivers import (
 from rondo_tools import stream
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.errors import PushError
+from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push.encoding.body import Body
-from rondo_tools.push.encoding.v1 import STALE_NAN
 from rondo_tools.push.model import Answer
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.intake import Intake

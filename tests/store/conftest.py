@@ -14,10 +14,10 @@ from journal_truth import Disk
 from store_host import CONNECTIONS, Clock
 
 from rondo_tools import files
+from rondo_tools.listeners import listen
 from rondo_tools.signals import Signals
 from rondo_tools.store import frame_writer
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.server.listeners import listen
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.watermarks import Watermarks
 

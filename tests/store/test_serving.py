@@ -18,6 +18,7 @@ from journal_truth import NOW_MS, START_MS, Disk, read_journals
 from keeper_host import Clock, end, header, keeper, store, ticks, times
 
 from rondo_tools.errors import EX_TEMPFAIL, StoreError, StreamError
+from rondo_tools.listeners import listen
 from rondo_tools.signals import Signals
 from rondo_tools.store.compaction import Result
 from rondo_tools.store.format.records import LOST
@@ -26,7 +27,6 @@ from rondo_tools.store.journal_folder import ClosedJournal
 from rondo_tools.store.keeper import Position
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.server import self_metrics
-from rondo_tools.store.server.listeners import listen
 from rondo_tools.store.server.rounds import MOST_READS
 from rondo_tools.store.server.self_metrics import SelfMetrics
 from rondo_tools.store.server.server import Server

@@ -12,11 +12,11 @@ from stream_model import header
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.listeners import listen
 from rondo_tools.signals import Signals
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.store.server import self_metrics
-from rondo_tools.store.server.listeners import listen
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.stream import End, Tick

@@ -24,14 +24,14 @@ from stream_model import ticks
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
-from rondo_tools.errors import RondoError, StoreError, UsageError
+from rondo_tools.errors import RondoError, UsageError
+from rondo_tools.listeners import inherited, listen
 from rondo_tools.sd_notify import Notifier
 from rondo_tools.signals import Signals
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.store.server import self_metrics
 from rondo_tools.store.server import server as server_module
-from rondo_tools.store.server.listeners import inherited, listen
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.server.timers import Timers
 from rondo_tools.store.watermarks import Watermarks
@@ -232,7 +232,7 @@ def test_a_socket_file_left_behind_is_replaced_and_a_live_one_refused(tmp_path: 
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(address)
     with closing(listen(f"unix:{address}")):
-        with pytest.raises(StoreError, match="another process listens there") as caught:
+        with pytest.raises(RondoError, match="another process listens there") as caught:
             listen(f"unix:{address}")
         assert caught.value.exit_code == 75
     assert not Path(address).exists()
@@ -269,12 +269,14 @@ def test_addresses_that_cannot_be(spec: str, why: str) -> None:
         listen(spec)
 
 
-def test_tcp_is_loopback_unless_told_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+def test_tcp_is_loopback_unless_told_otherwise(path: Path) -> None:
     with closing(listen("tcp::0")) as local:
         assert local.socket.getsockname()[0] == "127.0.0.1"
-        assert caplog.text == ""
-    listen("tcp:0.0.0.0:0").close()
-    assert "asks for no password" in caplog.text
+        assert local.is_guarded
+    with closing(listen("tcp:0.0.0.0:0")) as open_to_all:
+        assert not open_to_all.is_guarded
+    with started(path, "--no-health", "--listen", "tcp:0.0.0.0:0") as process:
+        said(process, "whoever reaches this address can write; it asks for no password")
 
 
 def test_the_group_of_a_socket(address: str) -> None:

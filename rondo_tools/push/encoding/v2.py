@@ -17,7 +17,7 @@ from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.proto.remote_write_v2_pb2 import Metadata, Request, TimeSeries
 from rondo_tools.prom.samples import Block, Labels
-from rondo_tools.push.encoding.v1 import Run, labels_on_the_wire, samples_by_series, varint
+from rondo_tools.prom.wire import Run, labels_on_the_wire, samples_by_series, varint
 
 # Request headers that go with the bodies made here.
 HEADERS = {

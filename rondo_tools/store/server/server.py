@@ -19,13 +19,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from rondo_tools.errors import RondoError, StreamError
+from rondo_tools.listeners import Listener
 from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.server.background import Background
 from rondo_tools.store.server.connection import Connection
-from rondo_tools.store.server.listeners import Listener
 from rondo_tools.store.server.rounds import Rounds
 from rondo_tools.store.server.timers import Timers
 from rondo_tools.store.upkeep import Forgotten

@@ -1,16 +1,16 @@
-"""Where rondo-store listens: ``unix:PATH``, ``tcp:HOST:PORT``, or sockets that systemd hands over.
+"""Where a server listens: ``unix:PATH``, ``tcp:HOST:PORT``, or sockets that systemd hands over.
 
 Strategy: a Unix socket is guarded by the mode of its file, 0660 from the first moment on. A socket
 file that nobody answers on is left over and replaced; one that somebody answers on is refused. TCP
-has no guard at all: loopback, unless a host is named, and then a warning. A TCP peer may vanish without
-a word, so the kernel asks whether it is still there: without an answer it is gone within two minutes.
+has no guard at all: loopback, unless a host is named; what that means is for the server to say. A TCP
+peer may vanish without a word, so the kernel asks whether it is still there: without an answer it is
+gone within two minutes.
 """
 
 from __future__ import annotations
 
 import grp
 import ipaddress
-import logging
 import os
 import socket
 import stat
@@ -18,9 +18,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from rondo_tools import sd_notify
-from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, StoreError, UsageError
-
-log = logging.getLogger(__name__)
+from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, RondoError, UsageError
 
 _BACKLOG = 1024
 _MAX_UNIX_PATH = 107  # bytes, unix(7)
@@ -40,6 +38,13 @@ class Listener:
 
     def fileno(self) -> int:
         return self.socket.fileno()
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether only this host's processes can reach it: a Unix socket, or loopback."""
+        if self.socket.family == socket.AF_UNIX:
+            return True
+        return ipaddress.ip_address(self.socket.getsockname()[0].partition("%")[0]).is_loopback
 
     def accept(self) -> socket.socket:
         """A new connection. Raises OSError."""
@@ -65,7 +70,7 @@ class Listener:
 
 
 def listen(address: str, group: str | None = None) -> Listener:
-    """Listen where ``--listen`` says. Raises UsageError for what is no address, StoreError otherwise."""
+    """Listen where ``--listen`` says. Raises UsageError for what is no address, RondoError otherwise."""
     kind, _, rest = address.partition(":")
     try:
         if kind == "unix" and rest:
@@ -73,7 +78,7 @@ def listen(address: str, group: str | None = None) -> Listener:
         if kind == "tcp" and rest:
             return _listen_tcp(rest, address)
     except OSError as exc:
-        raise StoreError(f"--listen {address}: {exc.strerror or exc}", exit_code=EX_UNAVAILABLE) from exc
+        raise RondoError(f"--listen {address}: {exc.strerror or exc}", exit_code=EX_UNAVAILABLE) from exc
     raise UsageError(f"--listen {address}: write unix:PATH or tcp:HOST:PORT")
 
 
@@ -128,7 +133,7 @@ def _remove_left_over(path: Path, address: str) -> None:
             return
         except BlockingIOError:
             pass
-    raise StoreError(f"--listen {address}: another process listens there", exit_code=EX_TEMPFAIL)
+    raise RondoError(f"--listen {address}: another process listens there", exit_code=EX_TEMPFAIL)
 
 
 def _group_id(group: str | None) -> int:
@@ -155,6 +160,4 @@ def _listen_tcp(rest: str, address: str) -> Listener:
         listening.close()
         raise
     bound, port_bound = listening.getsockname()[:2]
-    if not ipaddress.ip_address(bound.partition("%")[0]).is_loopback:
-        log.warning("--listen %s: whoever reaches this address can write; it asks for no password", address)
     return Listener(listening, f"tcp:[{bound}]:{port_bound}" if ":" in bound else f"tcp:{bound}:{port_bound}")
