@@ -138,6 +138,7 @@ def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin
         said(process, "listening")
         with connected(address) as old, connected(address) as new:
             old.sendall(data(begin_ms, 20, end=False))
+            read_to(process, path, "vm-1", begin_ms + 19_000)  # so that it is the old one
             new.sendall(data(begin_ms, 40, end=False))
             read_to(process, path, "vm-1", begin_ms + 39_000)
             # What the old one had not said yet is of no use any more, and does no harm.
