@@ -269,16 +269,17 @@ class RowsView(DerivedView):
             for record in sessions_in(frame.payload)
         }
 
-    def all_rows(self, tier: int, after_ms: int = 0) -> Iterator[tuple[Schema, Rows]]:
-        """The rows of all frames that are not damaged and have one with t_ms > after_ms, in the order in
+    def all_rows(self, tier: int, after_ms: int = -1) -> Iterator[tuple[Schema, Rows]]:
+        """The rows of all frames that are not damaged and have rows with t_ms > after_ms, in the order in
         which they were written."""
         index = self.index()
-        for at in index["offset"][index["kind"] == ROWS].tolist():
-            head = self._head(at) if after_ms else None
-            if head is not None and head.greatest_ms <= after_ms:
+        sizes = np.diff(index["offset"].astype(np.int64), append=self.length).clip(_GUESS, _LARGEST)
+        mine = index["kind"] == ROWS
+        for at, size in zip(index["offset"][mine].tolist(), sizes[mine].tolist(), strict=True):
+            frame = self.read(at, size)
+            if frame is None or frame.head.greatest_ms <= after_ms:
                 continue
-            frame = self.read(at)
-            found = None if frame is None else self.rows(at, frame, tier)
+            found = self.rows(at, frame, tier)
             if found is not None:
                 yield found
 

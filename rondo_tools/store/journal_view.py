@@ -35,7 +35,7 @@ from rondo_tools.store.format.records import (
     ends_in,
 )
 from rondo_tools.store.format.schema import Schema
-from rondo_tools.store.journal_rows import HEADS, Heads, Places, RowsReader, heads_of
+from rondo_tools.store.journal_rows import HEADS, Heads, Picked, Places, RowsReader, heads_of
 
 _FEW, _MUCH = 3, 1 << 18  # sessions to look for in bytes of frames, before all rows are located
 _NEVER = int(np.iinfo(np.int64).max)
@@ -202,6 +202,15 @@ class JournalView:
             for picked in piece:
                 parts.setdefault(picked.schema, []).append(picked.rows())
             yield {schema: np.concatenate(some) for schema, some in parts.items()}
+
+    def picked(self, after_ms: int, until_ms: int = _NEVER) -> Iterator[Picked]:
+        """The rows of all frames that may have some with after_ms < t_ms <= until_ms, in the order in which
+        they came within each schema."""
+        heads = self.heads
+        for piece in self._reader.pieces(
+            heads[(heads["greatest_ms"] > after_ms) & (heads["least_ms"] <= until_ms)]
+        ):
+            yield from piece
 
     def _locate(self) -> dict[Schema, tuple[Places, Places]]:
         """Of each schema, the session of each row and its offset in the file, by session, then offset."""

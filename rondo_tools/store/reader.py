@@ -8,12 +8,14 @@ come as `session_rows` has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rondo_tools.selector import Selector, rest_of
+from rondo_tools.store import bulk
 from rondo_tools.store.arrivals import Arrival, Arrivals, Ending, News
+from rondo_tools.store.bulk import Piece, Question, TooMuchError, Wanted
 from rondo_tools.store.carry import Carry, LiveSession
 from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.records import Labels, SessionKey, SessionRecord, key_of
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from rondo_tools.store.check import Checker
 
 __all__ = [
-    "Arrival", "Column", "Ending", "Eviction", "News", "Part", "Rows", "Session", "Store", "Tier"
+    "Arrival", "Column", "Ending", "Eviction", "News", "Part", "Piece", "Question", "Rows", "Session",
+    "Store", "Tier", "TooMuchError", "Wanted",
 ]  # fmt: skip
 
 _NEVER = 1 << 62  # ms
@@ -133,6 +136,13 @@ class Store:
     def recent(self, since_ms: int | None = None) -> list[Session]:
         """The sessions that have not ended, and some of those that ended lately; `arrivals` and `news` go
         on from here, or from the first tick since `since_ms` that is still in a journal."""
+    def read(self, wanted: Sequence[Wanted], question: Question) -> list[list[Piece]]:
+        """Rows of many sessions of the last look, as `bulk.read` has it. Raises StoreError, TooMuchError."""
+        return bulk.read(self._snapshot or self._look(), self.tiers, wanted, question)
+
+    def recent(self) -> list[Session]:
+        """The sessions that have not ended, and some of those that ended lately; `arrivals` goes on from
+        here."""
         snapshot = self._look()
         self._arrivals.skip(snapshot, since_ms)
         return _sorted(self._each(snapshot, None, _NEVER))

@@ -116,13 +116,16 @@ class Session:
         """
         schema = schema_of(self.header.series)
         if tier == 0:
-            found = session_rows.ticks(self._snapshot, self._identity, self._description, after_ms)
+            found = session_rows.ticks(self._snapshot, self._identity, self.description, after_ms)
             return found.whole(schema, 0, 1)
+        return self.coarse(tier, after_ms).whole(schema, tier, self.tiers[tier].interval_ms)
+
+    def coarse(self, tier: int, after_ms: int = 0) -> session_rows.Parts:
+        """The rows of a coarse tier as they were written, those of open windows last. Raises StoreError."""
         interval_ms = self.tiers[tier].interval_ms
-        found = session_rows.coarse(
-            self._snapshot, self._identity, self._description, self._number, tier, interval_ms, after_ms
+        return session_rows.coarse(
+            self._snapshot, self._identity, self.description, self._number, tier, interval_ms, after_ms
         )
-        return found.whole(schema, tier, interval_ms)
 
     def runs(self, after_ms: int = 0) -> Iterator[Part]:
         """The ticks with t_ms > after_ms as they came, in time order, a part for each stretch of one
@@ -130,7 +133,7 @@ class Session:
 
         Raises StoreError as `rows` does.
         """
-        return session_rows.ticks(self._snapshot, self._identity, self._description, after_ms).runs()
+        return session_rows.ticks(self._snapshot, self._identity, self.description, after_ms).runs()
 
     def whole_since_ms(self, rows: Rows) -> int:
         """From which time on `rows`, which are all of tier 0, lack none of its ticks."""
@@ -153,7 +156,8 @@ class Session:
         return other
 
     @property
-    def _description(self) -> Description | None:
+    def description(self) -> Description | None:
+        """Its entry in `ended`, if it has one."""
         return None if self._told is None else description_of(self._told)
 
     @property

@@ -131,16 +131,22 @@ def ticks(snapshot: Snapshot, key: SessionKey, told: Description | None, after_m
 
 
 def _add_last_rows(found: Parts, snapshot: Snapshot, told: Description, after_ms: int) -> None:
-    for place in told.places:
-        view = snapshot.last_rows.get(place.file)
-        if view is None:
-            continue
-        there = view.last_rows(place)
+    for there in last_rows(snapshot, told, after_ms):
         if there is None:
             found.skipped += 1
         else:
-            schema, rows = there
-            found.add(schema, rows[rows["t_ms"] > after_ms])
+            found.add(*there)
+
+
+def last_rows(
+    snapshot: Snapshot, told: Description, after_ms: int
+) -> Iterator[tuple[Schema, frames.Rows] | None]:
+    """The ticks that `ended` keeps of a session, those with t_ms > after_ms; None for damaged ones."""
+    for place in told.places:
+        view = snapshot.last_rows.get(place.file)
+        if view is not None:
+            there = view.last_rows(place)
+            yield None if there is None else (there[0], there[1][there[1]["t_ms"] > after_ms])
 
 
 def _add_journals(found: Parts, journals: Iterable[JournalView], key: SessionKey, after_ms: int) -> None:

@@ -9,7 +9,7 @@ from journal_fixtures import End, Life, Tick, union_of
 
 from rondo_tools.catalog import COUNTER
 from rondo_tools.store.format.schema import AVG, LAST, MAX, MIN
-from rondo_tools.store.reader import Session
+from rondo_tools.store.reader import Piece, Session
 
 Row = dict[tuple[str, str], bytes]
 """The bits of each (series, aggregate) that has a value."""
@@ -33,6 +33,20 @@ def served(session: Session, tier: int, after_ms: int = 0) -> dict[int, Row]:
         }
         for t_ms, values in zip(rows.t_ms.tolist(), rows.values.tolist(), strict=True)
     }
+
+
+def in_pieces(pieces: Sequence[Piece]) -> dict[int, dict[str, bytes]]:
+    """What pieces hold, by time and name; what is NaN is left out."""
+    found = {}
+    for piece in pieces:
+        for t_ms, values in zip(piece.t_ms.tolist(), piece.values.tolist(), strict=True):
+            assert not found or t_ms > max(found)
+            found[t_ms] = {
+                series.name: bits(value)
+                for series, value in zip(piece.series, values, strict=True)
+                if not math.isnan(value)
+            }
+    return found
 
 
 def raw(ticks: Sequence[Tick]) -> dict[int, Row]:

@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
 
 from rondo_tools import stream
+from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
-from rondo_tools.store import journal_rows, journal_view
+from rondo_tools.store import bulk, journal_rows, journal_view
 from rondo_tools.store.check import Checker
 from rondo_tools.store.derived_view import EndedView, RowsView
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.journal_view import JournalView
-from rondo_tools.store.reader import Session, Store
+from rondo_tools.store.reader import Question, Session, Store, Wanted
 from rondo_tools.store.snapshot import Files
 
 KEYS = (("vm-1", T0), ("vm-1", T0 + 1), ("vm-2", T0), ("vm/ü", T0 + 7))
@@ -66,6 +67,35 @@ def check(path: Path, writer: Writer, store: Store | None = None) -> None:
                 expected = truth.rolled_up(life.ticks, store.tiers[tier].interval_ms)
                 expected = {t_ms: row for t_ms, row in expected.items() if t_ms > after_ms}
                 assert truth.served(session, tier, after_ms) == expected
+    check_together(store, writer)
+
+
+def check_together(store: Store, writer: Writer) -> None:
+    """Read all at once, sessions have the same rows."""
+    sessions = store.sessions()
+    last_ms = max((one.last_ms for one in sessions), default=0)
+    for tier, aggregate in [(0, "avg"), *((tier, "max") for tier in range(1, len(store.tiers)))]:
+        for after_ms, until_ms in ((0, 1 << 62), (last_ms - 20_000, last_ms - 1_000)):
+            question = Question(tier, after_ms, until_ms, aggregate)
+            for session, pieces in zip(
+                sessions, store.read([Wanted(one, every) for one in sessions], question), strict=True
+            ):
+                rows = session.rows(tier, after_ms)
+                columns = [
+                    (at, session.header.series[column.series].name, column.aggregate)
+                    for at, column in enumerate(session.columns(tier))
+                    if column.aggregate in ("last", aggregate)
+                ]
+                expected = {
+                    t_ms: {name: truth.bits(row[at]) for at, name, _ in columns if row[at] == row[at]}
+                    for t_ms, row in zip(rows.t_ms.tolist(), rows.values.tolist(), strict=True)
+                    if t_ms <= until_ms
+                }
+                assert truth.in_pieces(pieces) == expected
+
+
+def every(series: tuple[Series, ...]) -> tuple[int, ...]:
+    return tuple(range(len(series)))
 
 
 def check_mini_reader(path: Path, writer: Writer) -> None:
@@ -100,6 +130,7 @@ def test_what_is_served_is_what_was_written(data: st.DataObject) -> None:
         # What is for large journals and many sessions must be right in small ones, too.
         for module, name, value in (
             (journal_view, "_FEW", -1),
+            (bulk, "_FEW", -1),
             (journal_view, "_MUCH", -1),
             (journal_rows, "_STRETCH", 150),
             (journal_rows, "_GAP", 0),
