@@ -44,6 +44,7 @@ BELOW = {
     "view": ("store.format", "store.reader"),
     "push": ("prom", "view", "store.format", "store.reader", "store.default"),
     "query": ("view", "store.format", "store.reader", "store.default"),
+    "serve": ("prom", "view", "store.format", "store.reader"),
 }
 # No I/O but with files, no thread, no waiting: in these and in all that they import.
 PURE = (

@@ -38,11 +38,17 @@ class Wanted(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Rows of a session: `t_ms` (n,) ascending strictly, `values` (n, len(series))."""
+    """Rows of a session: `t_ms` (n,) ascending strictly, `values` (n, len(numbers)): of the series of
+    `schema` at these places."""
 
-    series: tuple[Series, ...]
+    schema: Schema
+    numbers: tuple[int, ...]
     t_ms: Times
     values: Values
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        return tuple(self.schema.series[number] for number in self.numbers)
 
 
 class TooMuchError(Exception):
@@ -91,7 +97,7 @@ class _Gathered:
         number = {pick: at for at, pick in enumerate(pickers)}
         self._pickers = pickers
         self._picker_of = np.array([number[one.pick] for one in wanted], np.int64)
-        self._columns: dict[tuple[Schema, int], tuple[tuple[Series, ...], npt.NDArray[np.intp]]] = {}
+        self._columns: dict[tuple[Schema, int], tuple[tuple[int, ...], npt.NDArray[np.intp]]] = {}
         self._found: dict[tuple[Schema, int], list[tuple[Ints, Times, Values]]] = {}
         self._values = 0
 
@@ -105,8 +111,8 @@ class _Gathered:
             return
         place, t_ms = place[rows], t_ms[rows]
         for picker in range(len(self._pickers)) if len(self._pickers) > 1 else (0,):
-            series, columns = self._picked(schema, picker)
-            if not series:
+            numbers, columns = self._picked(schema, picker)
+            if not numbers:
                 continue
             mine = slice(None) if len(self._pickers) == 1 else self._picker_of[place] == picker
             some = rows[mine]
@@ -118,7 +124,7 @@ class _Gathered:
             found = self._found.setdefault((schema, picker), [])
             found.append((place[mine], t_ms[mine], values(some, columns)))
 
-    def _picked(self, schema: Schema, picker: int) -> tuple[tuple[Series, ...], npt.NDArray[np.intp]]:
+    def _picked(self, schema: Schema, picker: int) -> tuple[tuple[int, ...], npt.NDArray[np.intp]]:
         key = schema, picker
         if key not in self._columns:
             numbers = self._pickers[picker](schema.series)
@@ -129,7 +135,7 @@ class _Gathered:
                 if column.aggregate in kinds
             }
             self._columns[key] = (
-                tuple(schema.series[number] for number in numbers),
+                numbers,
                 np.array([columns[number] for number in numbers], np.intp),
             )
         return self._columns[key]
@@ -137,14 +143,14 @@ class _Gathered:
     def pieces(self) -> list[list[Piece]]:
         found: list[list[Piece]] = [[] for _ in self.wanted]
         for (schema, picker), parts in self._found.items():
-            series, _ = self._picked(schema, picker)
+            numbers, _ = self._picked(schema, picker)
             place, t_ms, values = (np.concatenate(column) for column in zip(*parts, strict=True))
             parts.clear()
             order = np.argsort(place, kind="stable")
             place, t_ms, values = place[order], t_ms[order], values[order]
             begins = np.flatnonzero(np.append(True, place[1:] != place[:-1])).tolist()
             for first, last in zip(begins, [*begins[1:], place.size], strict=True):
-                found[int(place[first])].append(Piece(series, t_ms[first:last], values[first:last]))
+                found[int(place[first])].append(Piece(schema, numbers, t_ms[first:last], values[first:last]))
         return [_in_order(pieces, self.window_ms) for pieces in found]
 
 
@@ -163,7 +169,7 @@ def _in_order(pieces: list[Piece], window_ms: int) -> list[Piece]:
     for run in np.split(order, begins[1:]):
         if run.size:
             piece = pieces[int(which[run[0]])]
-            found.append(Piece(piece.series, t_ms[run], piece.values[row[run]]))
+            found.append(piece._replace(t_ms=t_ms[run], values=piece.values[row[run]]))
     return found
 
 

@@ -133,16 +133,13 @@ class Store:
             if not since_ms or (session.last_ms or session.start_ms) >= since_ms or session.end is None:
                 yield session
 
-    def recent(self, since_ms: int | None = None) -> list[Session]:
-        """The sessions that have not ended, and some of those that ended lately; `arrivals` and `news` go
-        on from here, or from the first tick since `since_ms` that is still in a journal."""
     def read(self, wanted: Sequence[Wanted], question: Question) -> list[list[Piece]]:
         """Rows of many sessions of the last look, as `bulk.read` has it. Raises StoreError, TooMuchError."""
         return bulk.read(self._snapshot or self._look(), self.tiers, wanted, question)
 
-    def recent(self) -> list[Session]:
-        """The sessions that have not ended, and some of those that ended lately; `arrivals` goes on from
-        here."""
+    def recent(self, since_ms: int | None = None) -> list[Session]:
+        """The sessions that have not ended, and some of those that ended lately; `arrivals` and `news` go
+        on from here, or from the first tick since `since_ms` that is still in a journal."""
         snapshot = self._look()
         self._arrivals.skip(snapshot, since_ms)
         return _sorted(self._each(snapshot, None, _NEVER))

@@ -1,0 +1,114 @@
+"""Who may ask: the Host check against DNS rebinding, and the token.
+
+Strategy: a page on the web can make a browser ask any name that it controls, and let that name point
+to 127.0.0.1; then the Host header has that name. So over TCP a name is answered only if it is localhost
+or was allowed; an address in numbers is no name, and a Unix socket no browser reaches. A token comes as
+Bearer, or as the password of Basic, which browsers can send; its file is read again when it changes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import re
+from collections.abc import Collection
+from http import HTTPStatus
+from pathlib import Path
+
+from rondo_tools.errors import EX_UNAVAILABLE, RondoError, UsageError
+from rondo_tools.serve.http import HttpError, Request
+
+_MAX_TOKEN = 4096  # bytes
+_HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+
+
+def parse_host(text: str) -> str:
+    """The value of --allow-host. Raises UsageError."""
+    if not _NAME.fullmatch(text):
+        raise UsageError(
+            f"--allow-host {text!r}: write a host's name, without a port, such as metrics.example"
+        )
+    return text.lower().rstrip(".")
+
+
+class TokenFile:
+    """The token in a file. Raises RondoError if it cannot be read, or UsageError if it holds none."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._seen: tuple[int, int, int] | None = None
+        self._token = b""
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            status = self._path.stat()
+            seen = status.st_mtime_ns, status.st_size, status.st_ino
+            if seen == self._seen:
+                return
+            token = self._path.read_bytes().strip() if status.st_size <= _MAX_TOKEN else b""
+        except OSError as exc:
+            raise RondoError(f"--token-file {self._path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        if not token or not token.isascii() or b"\n" in token:
+            raise UsageError(
+                f"--token-file {self._path}: it should hold one line of ASCII, at most {_MAX_TOKEN} bytes"
+            )
+        self._token, self._seen = token, seen
+
+    def is_met(self, authorization: str) -> bool:
+        """Whether the value of an Authorization header carries the token."""
+        try:
+            self._read()
+        except RondoError:
+            pass  # it is being replaced, perhaps; the one that was read stands
+        scheme, _, rest = authorization.strip().partition(" ")
+        given = b""
+        if scheme.lower() == "bearer":
+            given = rest.strip().encode("latin-1", "replace")
+        elif scheme.lower() == "basic":
+            try:
+                given = base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+            except (binascii.Error, ValueError):
+                return False
+        return hmac.compare_digest(given, self._token)
+
+
+class Access:
+    """Whether a request is answered."""
+
+    def __init__(self, token: TokenFile | None = None, allowed_hosts: Collection[str] = ()) -> None:
+        self._token = token
+        self._hosts = {"localhost", *allowed_hosts}
+
+    def check_host(self, request: Request) -> None:
+        """Of a request over TCP. Raises HttpError."""
+        host = request.headers.get("Host", "")
+        match = _HOST.fullmatch(host)
+        name = match[1].lower().rstrip(".") if match else host
+        if name in self._hosts or _is_address(name):
+            return
+        raise HttpError(
+            HTTPStatus.MISDIRECTED_REQUEST,
+            f"the host {host[:100]!r} is not known here: to allow it, start rondo-serve with --allow-host",
+        )
+
+    def check_token(self, request: Request) -> None:
+        """Raises HttpError."""
+        if self._token is None or self._token.is_met(request.headers.get("Authorization", "")):
+            return
+        raise HttpError(
+            HTTPStatus.UNAUTHORIZED,
+            "send the token as 'Authorization: Bearer TOKEN', or as the password of Basic",
+            {"WWW-Authenticate": 'Basic realm="rondo", charset="UTF-8"'},
+        )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""Regular expressions from strangers: how many ways one can be tried on a value, before it is tried.
+
+Strategy: Python's `re` goes back and tries again, and `(a+)+$` on thirty characters takes a minute. So the
+parse of a pattern is walked, and the number of ways through it is bounded from above: alternatives add
+up, a sequence multiplies, a repetition of one character has as many ways as the value has places. A
+repetition of anything longer is refused, if it may be tried twice at one place. What Prometheus and
+Grafana make of a choice (`vm-1|vm-2`), and prefixes (`vm-.*`), have few.
+"""
+
+from __future__ import annotations
+
+import re
+from re import _constants as codes  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
+from typing import Any
+
+from rondo_tools.errors import UsageError
+
+MAX_PATTERN = 4096  # characters
+MAX_WAYS = 10_000_000
+
+_REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT)
+_ONE = (codes.LITERAL, codes.NOT_LITERAL, codes.ANY, codes.IN, codes.CATEGORY)
+
+
+class SafePattern:
+    """A pattern that must match all of a value. Raises UsageError if it cannot be bounded, or is none."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_PATTERN:
+            raise UsageError(f"a pattern has at most {MAX_PATTERN} characters")
+        self.text = text
+        try:
+            self._parsed = parser.parse(text, re.DOTALL | re.ASCII)
+            self._compiled = re.compile(text, re.DOTALL | re.ASCII)
+        except (re.error, ValueError, OverflowError, RecursionError) as exc:
+            raise UsageError(f"{text!r:.200} is not a regular expression: {exc}") from exc
+        self._ways: dict[int, int] = {}
+        self.ways(1)
+
+    def ways(self, length: int) -> int:
+        """At most so many ways to try it on a value of this length. Raises UsageError as the class does."""
+        if length not in self._ways:
+            self._ways[length] = self._of(self._parsed, length)
+        return self._ways[length]
+
+    def matches(self, value: str) -> bool:
+        """Raises UsageError if it might take too long to find out."""
+        if self.ways(len(value)) > MAX_WAYS:
+            raise UsageError(
+                f"{self.text!r:.200} has too many ways to match {value!r:.50}: use fewer repetitions"
+            )
+        return self._compiled.fullmatch(value) is not None
+
+    def _of(self, sequence: Any, length: int) -> int:
+        ways = 1
+        for operator, argument in sequence:
+            if operator in _ONE or operator == codes.AT:
+                continue
+            if operator == codes.BRANCH:
+                ways *= sum(self._of(branch, length) for branch in argument[1])
+            elif operator == codes.SUBPATTERN:
+                ways *= self._of(argument[3], length)
+            elif operator in _REPEATS:
+                ways *= self._of_repeat(argument, length)
+            else:  # look-around, back references: RE2 has none of them
+                raise UsageError(f"{self.text!r:.200}: RE2 does not know {str(operator).lower()}")
+            if ways > 1 << 200:
+                break  # far too many anyway
+        return ways
+
+    def _of_repeat(self, argument: Any, length: int) -> int:
+        least, most, repeated = int(argument[0]), min(int(argument[1]), length), argument[2]
+        if most <= least:
+            return int(self._of(repeated, length) ** max(least, 1))
+        if len(repeated) == 1 and repeated[0][0] in _ONE:
+            return most - least + 1
+        if most == 1:  # a part that may be missing
+            return 1 + self._of(repeated, length)
+        inner = repeated[0][1][3] if len(repeated) == 1 and repeated[0][0] == codes.SUBPATTERN else repeated
+        if len(inner) == 1 and inner[0][0] in _ONE:
+            return most - least + 1
+        raise UsageError(
+            f"{self.text!r:.200}: a repetition of more than one character may take for ever; "
+            "repeat single characters or classes, such as [a-z0-9-]+"
+        )

@@ -1,0 +1,218 @@
+"""Prometheus remote-read: a query in, the samples of a store out.
+
+Strategy: `Timelines` has the rows as columns; here they become what was asked for. SAMPLES is one message,
+laid out as remote-write's and compressed whole. STREAMED_XOR_CHUNKS is a frame for some series each, sent
+as they are made, in the order of their labels. Of labels alone (Prometheus' /api/v1/series) no sample is
+read. What the client does not check must be right: one series for a label set, in time order.
+Source: https://prometheus.io/docs/prometheus/latest/querying/remote_read_api/ and storage/remote/codec.go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+
+import numpy as np
+import snappy
+
+from rondo_tools.prom.proto.remote_read_pb2 import Chunk, ChunkedReadResponse, Query, ReadRequest
+from rondo_tools.prom.samples import Labels
+from rondo_tools.prom.wire import Run, labels_on_the_wire, samples_by_series, varint
+from rondo_tools.serve import xor
+from rondo_tools.serve.http import HttpError, Response
+from rondo_tools.serve.tiers import choose
+from rondo_tools.serve.timelines import MATCHING_S, Asked, Matcher, Timelines, matcher
+from rondo_tools.store.format.tiers import Tier
+
+MAX_QUERY = 1 << 20  # bytes, decompressed
+MAX_MATCHERS = 100
+FRAME = 48 << 10  # bytes of a frame's message, about
+
+# Matchers that are not labels of a series: they choose what is read of it.
+TIER, AGGREGATE = "rondo_tier", "rondo_aggregate"
+
+_OPERATORS = ("=", "!=", "=~", "!~")
+_STREAMED = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse"
+_SNAPPY_CHUNK, _SNAPPY_CRC_AT = 1 << 16, 14  # behind the stream's identifier and the chunk's head
+_LABELS_ONLY = "series"  # ReadHints.func of /api/v1/series
+
+
+def answer(
+    body: bytes,
+    timelines: Timelines,
+    tiers: Sequence[Tier],
+    max_samples: int,
+    count: Callable[[int], object],
+) -> Response:
+    """The answer to a request's body; `count` is told how many samples it has. Raises HttpError."""
+    request = _parse(body)
+    asked = [_asked(query, tiers, max_samples) for query in request.queries]
+    if (
+        request.accepted_response_types
+        and request.accepted_response_types[0] == ReadRequest.STREAMED_XOR_CHUNKS
+    ):
+        # All is read before the first byte goes out: what is wrong is said by the status.
+        frames = [
+            frame for number, one in enumerate(asked) for frame in _frames(one, number, timelines, count)
+        ]
+        return Response(frames, _STREAMED)
+    results = b"".join(_field(1, _result(one, timelines, count)) for one in asked)
+    return Response(
+        bytes(snappy.compress(results)), "application/x-protobuf", headers={"Content-Encoding": "snappy"}
+    )
+
+
+def _parse(body: bytes) -> ReadRequest:
+    """Raises HttpError for what is no request, before it takes memory."""
+    try:
+        if snappy_length(body) > MAX_QUERY:
+            raise HttpError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a query has at most {MAX_QUERY} bytes, decompressed"
+            )
+        return ReadRequest.FromString(snappy.decompress(body))
+    except HttpError:
+        raise
+    except Exception as exc:  # snappy's and protobuf's errors have no base class in common
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"not a remote-read request: {exc}") from exc
+
+
+def snappy_length(block: bytes) -> int:
+    """How long a snappy block says that it is, decompressed. Raises ValueError."""
+    number = 0
+    for at, byte in enumerate(block[:5]):
+        number |= (byte & 0x7F) << 7 * at
+        if byte < 0x80:
+            return number
+    raise ValueError("no snappy block")
+
+
+class _Query(NamedTuple):
+    asked: Asked
+    labels_only: bool
+    added: Labels  # labels that were asked for and that no series has
+
+
+def _asked(query: Query, tiers: Sequence[Tier], max_samples: int) -> _Query:
+    if len(query.matchers) > MAX_MATCHERS:
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"a query has at most {MAX_MATCHERS} matchers")
+    until = time.monotonic() + MATCHING_S
+    matchers: list[Matcher] = []
+    forced: dict[str, str] = {}
+    for one in query.matchers:
+        if one.name in (TIER, AGGREGATE) and one.type == 0:
+            forced[one.name] = one.value
+        else:
+            matchers.append(matcher(one.name, _OPERATORS[one.type], one.value, until))
+    hints = query.hints
+    tier, aggregate = choose(tiers, step_ms=hints.step_ms, range_ms=hints.range_ms, func=hints.func)
+    if TIER in forced:
+        tier = _number(forced[TIER], len(tiers))
+    if AGGREGATE in forced:
+        aggregate = forced[AGGREGATE]
+        if aggregate not in ("avg", "min", "max"):
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"{AGGREGATE} is avg, min or max, not {aggregate!r:.50}")
+    asked = Asked(
+        tuple(matchers), query.start_timestamp_ms, query.end_timestamp_ms, tier, aggregate, max_samples
+    )
+    return _Query(asked, hints.func == _LABELS_ONLY, tuple(sorted(forced.items())))
+
+
+def _number(text: str, tiers: int) -> int:
+    if text not in map(str, range(tiers)):
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"{TIER} is a number from 0 to {tiers - 1}, not {text!r:.50}")
+    return int(text)
+
+
+def _result(query: _Query, timelines: Timelines, count: Callable[[int], object]) -> bytes:
+    """A QueryResult."""
+    if query.labels_only:
+        found: Iterable[tuple[Labels, bytes]] = ((one, b"") for one in timelines.labels(query.asked))
+    else:
+        runs = list(timelines.runs(query.asked))
+        count(sum(run.values.size for run in runs))
+        found = samples_by_series(runs).items()
+    parts: list[bytes] = []
+    for labels, samples in found:
+        head = b"".join(labels_on_the_wire(_with(labels, query.added)))
+        parts += (b"\x0a", varint(len(head) + len(samples)), head, samples)  # QueryResult.timeseries
+    return b"".join(parts)
+
+
+def _with(labels: Labels, added: Labels) -> Labels:
+    return tuple(sorted((*labels, *added))) if added else labels
+
+
+def _field(number: int, message: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(message)) + message
+
+
+def _frames(
+    query: _Query, index: int, timelines: Timelines, count: Callable[[int], object]
+) -> Iterator[bytes]:
+    """The answer to a query as frames: series in the order of their labels, each in one frame or more."""
+    if query.labels_only:
+        chunks_of: dict[Labels, list[Chunk]] = {one: [] for one in timelines.labels(query.asked)}
+    else:
+        chunks_of = _chunks(timelines.runs(query.asked), count)
+    message, size = ChunkedReadResponse(query_index=index), 0
+    for labels, chunks in sorted(chunks_of.items()):
+        left: list[Chunk] | None = chunks
+        while left is not None:
+            series = message.chunked_series.add()
+            for name, value in _with(labels, query.added):
+                series.labels.add(name=name, value=value)
+                size += len(name) + len(value) + 8
+            while left and size < FRAME:
+                size += len(left[0].data) + 24
+                series.chunks.append(left.pop(0))
+            left = left or None
+            if size >= FRAME:
+                yield framed(message.SerializeToString())
+                message, size = ChunkedReadResponse(query_index=index), 0
+    if size:
+        yield framed(message.SerializeToString())
+
+
+def _chunks(runs: Iterable[Run[Labels]], count: Callable[[int], object]) -> dict[Labels, list[Chunk]]:
+    found: dict[Labels, list[Chunk]] = {}
+    samples = 0
+    for run in runs:
+        samples += run.values.size
+        for at in range(0, run.t_ms.size, xor.MOST):
+            t_ms = run.t_ms[at : at + xor.MOST]
+            values = np.ascontiguousarray(run.values[at : at + xor.MOST])
+            first_ms, last_ms = int(t_ms[0]), int(t_ms[-1])
+            for name, data in zip(run.names, xor.encode(t_ms, values), strict=True):
+                chunk = Chunk(min_time_ms=first_ms, max_time_ms=last_ms, type=Chunk.XOR, data=data)
+                found.setdefault(name, []).append(chunk)
+    count(samples)
+    return found
+
+
+def framed(message: bytes) -> bytes:
+    """A message as a frame of a stream: its length, the CRC-32C of it, the message."""
+    return varint(len(message)) + crc32c(message).to_bytes(4, "big") + message
+
+
+def crc32c(data: bytes) -> int:
+    """The Castagnoli CRC, which Python has not, but snappy's framing format puts before each 64 KiB."""
+    if len(data) > _SNAPPY_CHUNK:  # labels of tens of kilobytes: so rare that a loop will do
+        crc = 0xFFFFFFFF
+        for byte in data:
+            crc = _CASTAGNOLI[(crc ^ byte) & 0xFF] ^ crc >> 8
+        return crc ^ 0xFFFFFFFF
+    stream = bytes(snappy.StreamCompressor().add_chunk(data))
+    masked = int.from_bytes(stream[_SNAPPY_CRC_AT : _SNAPPY_CRC_AT + 4], "little")
+    rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
+    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+
+
+def _castagnoli(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CASTAGNOLI = tuple(map(_castagnoli, range(256)))

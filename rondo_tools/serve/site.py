@@ -1,0 +1,176 @@
+"""What there is under which path, and who may ask for it.
+
+Strategy: a route is a name and a function from a request to a response. The store is read by one thread at
+a time, for its files and what is known of them are shared; who waits for it longer than BUSY_S is told so.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+from rondo_tools import __version__, clock
+from rondo_tools.errors import StoreError
+from rondo_tools.selector import parse_selector
+from rondo_tools.serve import exposition, remote_read
+from rondo_tools.serve.access import Access
+from rondo_tools.serve.http import HttpError, Request, Response, as_json, text
+from rondo_tools.serve.self_metrics import SelfMetrics
+from rondo_tools.serve.timelines import MATCHING_S, Asked, Naming, Timelines, matcher
+from rondo_tools.store.reader import Store
+
+BUSY_S = 10.0
+RECENT_MS = 30_000  # a tick of a VM that is running, and the store's own, are no older
+STORE_INSTANCE = "rondo-store"  # the store's own counts, in itself
+
+NO_PROMQL = """\
+rondo-serve has no PromQL. To query this store with PromQL, or from Grafana, run a Prometheus that reads it:
+
+  remote_read:
+    - url: http://ADDRESS/api/v1/read
+      read_recent: true
+
+deploy/prometheus-local.yml is a whole configuration; docs/serve.md says what it takes.
+"""
+
+
+class Site:
+    """Answers requests about the store at `path`."""
+
+    def __init__(self, path: str, naming: Naming, access: Access, *, max_samples: int) -> None:
+        self._store = Store(path)
+        self._timelines = Timelines(self._store, naming)
+        self._naming = naming
+        self._access = access
+        self._max_samples = max_samples
+        self._reading = threading.Lock()
+        self.metrics = SelfMetrics()
+        self.connections: Callable[[], int] = lambda: 0
+        self._routes: dict[tuple[str, str], Callable[[Request], Response]] = {
+            ("GET", "/federate"): self._federate,
+            ("GET", "/health"): self._health,
+            ("GET", "/info"): self._info,
+            ("GET", "/metrics"): self._metrics,
+            ("POST", "/api/v1/read"): self._read,
+        }
+        self._paths = {path for _, path in self._routes}
+
+    def handle(self, request: Request, is_tcp: bool) -> Response:
+        """Raises HttpError, RondoError."""
+        began_s = time.monotonic()
+        route = request.path if request.path in self._paths else "other"
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        try:
+            response = self._route(request, is_tcp)
+            status = response.status
+        except HttpError as exc:
+            status = exc.status
+            raise
+        finally:
+            self.metrics.answered(route, status, time.monotonic() - began_s)
+        return response
+
+    def _route(self, request: Request, is_tcp: bool) -> Response:
+        if is_tcp:
+            self._access.check_host(request)
+        if request.path != "/health":  # probes of a load balancer have no token; it says little
+            self._access.check_token(request)
+        if request.path.startswith("/api/v1/query"):
+            return text(NO_PROMQL.rstrip(), HTTPStatus.NOT_FOUND)
+        method = "GET" if request.method == "HEAD" else request.method
+        found = self._routes.get((method, request.path))
+        if found is not None:
+            return found(request)
+        allowed = [one for one, path in self._routes if path == request.path]
+        if allowed:
+            raise HttpError(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"{request.path} is asked by {' or '.join(allowed)}",
+                {"Allow": ", ".join(allowed)},
+            )
+        raise HttpError(HTTPStatus.NOT_FOUND, "nothing is here; see docs/serve.md for what there is")
+
+    @contextmanager
+    def _reader(self) -> Iterator[Store]:
+        """The store, for one thread. Raises HttpError."""
+        if not self._reading.acquire(timeout=BUSY_S):
+            raise HttpError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"others have been asking for more than {BUSY_S:g} s: try again",
+                {"Retry-After": "5"},
+            )
+        try:
+            yield self._store
+        finally:
+            self._reading.release()
+
+    def _read(self, request: Request) -> Response:
+        with self._reader() as store:
+            return remote_read.answer(
+                request.body, self._timelines, store.tiers, self._max_samples, self.metrics.read
+            )
+
+    def _federate(self, request: Request) -> Response:
+        selectors = request.query.get("match[]", [])
+        if not selectors:
+            raise HttpError(HTTPStatus.BAD_REQUEST, "name the series: /federate?match[]=vmm_uptime_seconds")
+        now_ms, until = clock.now_ms(), time.monotonic() + MATCHING_S
+        found = {}
+        with self._reader():
+            for selector in selectors:
+                matchers = tuple(
+                    matcher(one.label, one.operator, one.value, until)
+                    for one in parse_selector(selector).matchers
+                )
+                asked = Asked(matchers, now_ms - RECENT_MS, now_ms, max_samples=self._max_samples)
+                for sample in self._timelines.latest(asked):
+                    found[sample.labels] = sample
+        note = "The last tick of each running VM. A scrape has one of many seconds: rondo-push delivers all."
+        return Response(exposition.expose(found.values(), note).encode(), exposition.CONTENT_TYPE)
+
+    def _metrics(self, _: Request) -> Response:
+        """Our own counts, and the newest of the store's own."""
+        now_ms = clock.now_ms()
+        own = (matcher("instance", "=", STORE_INSTANCE),)
+        with self._reader():
+            samples = self._timelines.latest(Asked(own, now_ms - RECENT_MS, now_ms))
+        samples += self.metrics.samples(now_ms, self.connections())
+        return Response(exposition.expose(samples).encode(), exposition.CONTENT_TYPE)
+
+    def _health(self, _: Request) -> Response:
+        with self._reader() as store:
+            try:
+                own = store.sessions(instance=STORE_INSTANCE, since_ms=1)
+            except StoreError as exc:
+                return text(f"the store cannot be read: {exc}", HTTPStatus.SERVICE_UNAVAILABLE)
+        running = [one for one in own if one.end is None]
+        age_ms = clock.now_ms() - max((one.last_ms for one in running), default=0)
+        if running and age_ms > RECENT_MS:
+            return text(
+                f"rondo-store's own last tick is {age_ms // 1000} s old: it hangs, or was killed",
+                HTTPStatus.SERVICE_UNAVAILABLE,
+            )
+        return text("ok")
+
+    def _info(self, _: Request) -> Response:
+        with self._reader() as store:
+            sessions = store.sessions()
+            names: dict[str, str] = {}
+            for schema in {one.header.series for one in sessions}:
+                names |= {series.name: series.kind for series in schema}
+        times = [(one.first_ms, one.last_ms) for one in sessions if one.ticks]
+        return as_json(
+            {
+                "version": __version__,
+                "store_format": 2,
+                "tiers": [str(tier) for tier in store.tiers],
+                "sessions": len(sessions),
+                "running": sum(one.end is None for one in sessions),
+                "series": [{"name": name, "kind": names[name]} for name in sorted(names)],
+                "oldest_ms": min((first for first, _ in times), default=None),
+                "newest_ms": max((last for _, last in times), default=None),
+            }
+        )

@@ -1,0 +1,45 @@
+"""Which tier answers a remote-read query, and which column of a gauge: from what Prometheus hints.
+
+Strategy: a query that looks at points `step` apart, each over `range`, needs rows no further apart than
+the step and at least four of them in the range. The coarsest tier that has these is read, so that a week
+is 2,016 rows a series, and where it does not reach back the next coarser one joins on. Functions that
+count or add up samples would be wrong by the factor: they get every tick, as far back as there are.
+Source: prompb.ReadHints; Thanos' aggrsFromFunc for the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rondo_tools.store.format.tiers import Tier
+
+COUNTING = frozenset(
+    {
+        *("count_over_time", "sum_over_time", "changes", "resets", "stddev_over_time", "stdvar_over_time"),
+        *("quantile_over_time", "mad_over_time", "holt_winters", "double_exponential_smoothing"),
+        *("present_over_time", "last_over_time", "absent_over_time", "deriv", "predict_linear"),
+    }
+)
+_ROWS_IN_RANGE = 4
+
+
+class Choice(NamedTuple):
+    """The finest tier to read, and what to take of a gauge's windows in the coarse ones."""
+
+    tier: int
+    aggregate: str
+
+
+def choose(tiers: Sequence[Tier], *, step_ms: int, range_ms: int, func: str) -> Choice:
+    """`step_ms` and `range_ms` are 0 where a query has none."""
+    aggregate = "max" if func in ("max", "max_over_time") else "avg"
+    if func in ("min", "min_over_time"):
+        aggregate = "min"
+    if func in COUNTING:
+        return Choice(0, aggregate)
+    budget_ms = step_ms or 1
+    if range_ms:
+        budget_ms = min(step_ms or range_ms, range_ms // _ROWS_IN_RANGE)
+    tier = max((n for n, tier in enumerate(tiers) if n and tier.interval_ms <= budget_ms), default=0)
+    return Choice(tier, aggregate)

@@ -1,0 +1,296 @@
+"""The series of a store as Prometheus has them: one for all lives of a label set, in order.
+
+Strategy: what rondo-push would deliver is what is served: the same labels, the same order of an instance's
+lives, a stale marker where a life ends and where a series goes away. Matchers on labels that a session has
+are asked once a session, the others once a schema; so a question about a thousand VMs is a few columns,
+read in one pass. Where a tier does not reach back, the rows before come from the next coarser one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http import HTTPStatus
+from typing import NamedTuple
+
+import numpy as np
+
+from rondo_tools.catalog import Series
+from rondo_tools.prom.labels import sent_labels
+from rondo_tools.prom.lives import in_order, is_marked, marker_ms
+from rondo_tools.prom.samples import INSTANCE, Labels
+from rondo_tools.prom.wire import Run
+from rondo_tools.selector import NAME
+from rondo_tools.serve.http import HttpError
+from rondo_tools.serve.patterns import SafePattern
+from rondo_tools.store.reader import Piece, Question, Session, Store, TooMuchError, Wanted
+from rondo_tools.stream import Header
+
+MATCHING_S = 5.0  # for the regular expressions of a query
+
+_NOBODY = "\0"  # stands for the instance in labels that sessions share
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """A condition on a label; a label that is missing has the value ""."""
+
+    label: str
+    operator: str  # = != =~ !~
+    value: str
+    pattern: SafePattern | None = None
+    until: float = field(default=0.0, compare=False)  # of time.monotonic, to find out what matches
+
+    def matches(self, value: str) -> bool:
+        """Raises HttpError if it takes too long."""
+        if self.pattern is None:
+            return (value == self.value) == (self.operator == "=")
+        if self.until and time.monotonic() > self.until:
+            raise HttpError(
+                HTTPStatus.BAD_REQUEST,
+                f"to match regular expressions took more than {MATCHING_S:g} s: write them more simply",
+            )
+        return self.pattern.matches(value) == (self.operator == "=~")
+
+
+def matcher(label: str, operator: str, value: str, until: float = 0.0) -> Matcher:
+    """Raises UsageError for a pattern that cannot be tried safely."""
+    return Matcher(label, operator, value, SafePattern(value) if "~" in operator else None, until)
+
+
+class Naming(NamedTuple):
+    """The labels that every series gets, as rondo-push gives them."""
+
+    job: str
+    external: Mapping[str, str]
+
+
+class Asked(NamedTuple):
+    """`start_ms` and `end_ms` are both included."""
+
+    matchers: tuple[Matcher, ...]
+    start_ms: int
+    end_ms: int
+    tier: int = 0
+    aggregate: str = "avg"
+    max_samples: int = 5_000_000
+
+
+class Sample(NamedTuple):
+    series: Series
+    labels: Labels
+    t_ms: int
+    value: float
+
+
+class _Pick:
+    """Which series of a schema match what a session's own labels have left open; one for all sessions
+    that leave the same."""
+
+    def __init__(self, rest: tuple[Matcher, ...], added: tuple[tuple[str, str], ...]) -> None:
+        self._rest, self._added = rest, added
+
+    def __call__(self, series: tuple[Series, ...]) -> tuple[int, ...]:
+        own = {name for one in series for name, _ in one.labels}
+        added = {name: value for name, value in self._added if name not in own}
+        return tuple(
+            number
+            for number, one in enumerate(series)
+            if all(
+                each.matches({NAME: one.name, **added, **dict(one.labels)}.get(each.label, ""))
+                for each in self._rest
+            )
+        )
+
+
+class Timelines:
+    """Answers questions about the series of `store`. Not for several threads at once."""
+
+    def __init__(self, store: Store, naming: Naming) -> None:
+        self._store = store
+        self._naming = naming
+
+    def labels(self, asked: Asked) -> list[Labels]:
+        """The label sets with a sample in the range, sorted."""
+        found: set[Labels] = set()
+        for one in self._wanted(asked):
+            series = one.session.header.series
+            numbers = one.pick(series)
+            if numbers:
+                labels = self._labels_of(one.session, series)
+                found.update(labels[number] for number in numbers)
+        return sorted(found)
+
+    def runs(self, asked: Asked) -> Iterator[Run[Labels]]:
+        """The rows of all series that match, by instance, in time order.
+
+        Raises HttpError for more than `max_samples`.
+        """
+        wanted = self._wanted(asked)
+        pieces = self._read(wanted, asked)
+        lives: dict[str, list[_Life]] = {}
+        for one, some in zip(wanted, pieces, strict=True):
+            lives.setdefault(one.session.instance, []).append(_Life(one.session, some))
+        for instance in sorted(lives):
+            yield from self._of_instance(lives[instance], asked)
+
+    def latest(self, asked: Asked) -> list[Sample]:
+        """The last tick in the range of each session that has not ended, a sample a series."""
+        wanted = [one for one in self._wanted(asked) if one.session.end is None]
+        question = Question(0, asked.start_ms - 1, asked.end_ms, max_values=asked.max_samples)
+        found = []
+        for one, pieces in zip(wanted, self._store.read(wanted, question), strict=True):
+            if pieces:
+                piece = pieces[-1]
+                values = piece.values[-1].tolist()
+                for labels, series, value in zip(
+                    self._names(one.session, piece), piece.series, values, strict=True
+                ):
+                    found.append(Sample(series, labels, int(piece.t_ms[-1]), value))
+        return found
+
+    def _wanted(self, asked: Asked) -> list[Wanted]:
+        """The sessions that may have rows in the range, and which of their series match."""
+        named = [m.value for m in asked.matchers if (m.label, m.operator) == (INSTANCE, "=")]
+        picks: dict[tuple[tuple[Matcher, ...], tuple[tuple[str, str], ...]], _Pick] = {}
+        found = []
+        for session in self._store.sessions(
+            instance=named[0] if named else None, since_ms=max(asked.start_ms, 0)
+        ):
+            if session.first_ms > asked.end_ms or not session.ticks:
+                continue
+            known = {INSTANCE: session.instance, **dict(session.labels)}
+            if not all(m.matches(known[m.label]) for m in asked.matchers if m.label in known):
+                continue
+            rest = tuple(m for m in asked.matchers if m.label not in known)
+            sent = {"job": self._naming.job, **self._naming.external}
+            added = tuple((name, value) for name, value in sent.items() if name not in known)
+            pick = picks.setdefault((rest, added), _Pick(rest, added))
+            found.append(Wanted(session, pick))
+        return found
+
+    def _read(self, wanted: Sequence[Wanted], asked: Asked) -> list[list[Piece]]:
+        """Rows of the tier that is asked for; before them, where it does not reach, of coarser ones."""
+        left = asked.max_samples
+        found: list[list[Piece]] = [[] for _ in wanted]
+        places = list(range(len(wanted)))
+        for tier in range(asked.tier, len(self._store.tiers)):
+            question = Question(tier, asked.start_ms - 1, asked.end_ms, asked.aggregate, left)
+            try:
+                read = self._store.read([wanted[place] for place in places], question)
+            except TooMuchError:
+                raise HttpError(
+                    HTTPStatus.BAD_REQUEST,
+                    f"more than {asked.max_samples} samples: ask for fewer series, a shorter range or a "
+                    "larger step, or start rondo-serve with a greater --max-samples",
+                ) from None
+            incomplete = []
+            for place, pieces in zip(places, read, strict=True):
+                if found[place]:
+                    pieces = list(_before(pieces, int(found[place][0].t_ms[0])))
+                left -= sum(piece.values.size for piece in pieces)
+                found[place] = pieces + found[place]
+                session = wanted[place].session
+                since_ms = max(asked.start_ms, session.first_ms)
+                step_ms = max(session.interval_ms, self._store.tiers[tier].interval_ms if tier else 0)
+                if not found[place] or int(found[place][0].t_ms[0]) > since_ms + step_ms:
+                    incomplete.append(place)
+            places = incomplete
+            if not places:
+                break
+        return found
+
+    def _of_instance(self, lives: list[_Life], asked: Asked) -> Iterator[Run[Labels]]:
+        lives.sort(key=lambda life: life.session.start_ms)
+        if len(lives) == 1:
+            rows = [(piece, slice(None)) for piece in lives[0].pieces]
+        else:
+            rows = list(_merged(lives))
+        starts = [life.session.start_ms for life in lives]
+        labels_of = {id(piece): self._names(life.session, piece) for life in lives for piece in life.pieces}
+        markers = sorted(
+            (marker_ms(life.session.last_ms), life.session.start_ms, labels_of[id(life.pieces[-1])])
+            for life in lives
+            if life.pieces and _has_marker(life, starts, asked)
+        )
+        had: dict[Labels, None] = {}
+        for piece, some in rows:
+            t_ms, values = piece.t_ms[some], piece.values[some]
+            while markers and markers[0][0] < t_ms[0]:
+                yield from _marker(*markers.pop(0)[::2])
+                had = {}
+            names = labels_of[id(piece)]
+            if gone := had.keys() - dict.fromkeys(names):
+                yield from _marker(int(t_ms[0]), tuple(gone))
+            had = dict.fromkeys(names)
+            yield Run(names, t_ms, values)
+        for at_ms, _, names in markers:
+            yield from _marker(at_ms, names)
+
+    def _names(self, session: Session, piece: Piece) -> tuple[Labels, ...]:
+        labels = self._labels_of(session, piece.schema.series)
+        return tuple(labels[number] for number in piece.numbers)
+
+    def _labels_of(self, session: Session, series: tuple[Series, ...]) -> tuple[Labels, ...]:
+        pattern = _pattern(session.labels, series, self._naming.job, tuple(self._naming.external.items()))
+        mine = (INSTANCE, session.instance)
+        return tuple(tuple(mine if pair[0] == INSTANCE else pair for pair in labels) for labels in pattern)
+
+
+class _Life(NamedTuple):
+    session: Session
+    pieces: list[Piece]
+
+
+@lru_cache(maxsize=256)
+def _pattern(
+    labels: tuple[tuple[str, str], ...],
+    series: tuple[Series, ...],
+    job: str,
+    external: tuple[tuple[str, str], ...],
+) -> tuple[Labels, ...]:
+    """The labels of a session's series, with a placeholder for the instance."""
+    return sent_labels(Header(_NOBODY, 0, labels, 1000, series), job, dict(external))
+
+
+def _before(pieces: Iterable[Piece], before_ms: int) -> Iterator[Piece]:
+    for piece in pieces:
+        count = int(piece.t_ms.searchsorted(before_ms))
+        if count:
+            yield piece._replace(t_ms=piece.t_ms[:count], values=piece.values[:count])
+
+
+def _has_marker(life: _Life, starts: list[int], asked: Asked) -> bool:
+    session = life.session
+    return (
+        session.end is not None
+        and int(life.pieces[-1].t_ms[-1]) == session.last_ms
+        and marker_ms(session.last_ms) <= asked.end_ms
+        and is_marked(session.start_ms, session.last_ms, starts)
+    )
+
+
+def _merged(lives: list[_Life]) -> Iterator[tuple[Piece, slice]]:
+    """The rows of an instance's lives as one line of time: parts of pieces, each of some rows."""
+    pieces = [(life.session.start_ms, piece) for life in lives for piece in life.pieces]
+    if not pieces:
+        return
+    sizes = [piece.t_ms.size for _, piece in pieces]
+    which = np.repeat(np.arange(len(pieces)), sizes)
+    start_ms = np.repeat(np.array([start for start, _ in pieces], np.int64), sizes)
+    t_ms = np.concatenate([piece.t_ms for _, piece in pieces])
+    row = np.concatenate([np.arange(size) for size in sizes])
+    nothing = np.zeros(t_ms.size, np.intp)
+    order = in_order(nothing, start_ms, t_ms, np.zeros(t_ms.size, np.bool_), np.full(t_ms.size, -1))
+    which, row = which[order], row[order]
+    cuts = np.flatnonzero((np.diff(which) != 0) | (np.diff(row) != 1)) + 1
+    for some in np.split(np.arange(order.size), cuts):
+        if some.size:
+            yield pieces[int(which[some[0]])][1], slice(int(row[some[0]]), int(row[some[-1]]) + 1)
+
+
+def _marker(at_ms: int, names: tuple[Labels, ...]) -> Iterator[Run[Labels]]:
+    if names:
+        yield Run(names, np.array([at_ms], np.int64), np.full((1, len(names)), np.nan))
