@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TOOLS = Path(__file__).resolve().parent.parent / ".tools"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 EX_USAGE, EX_UNAVAILABLE = 64, 69
 
 
@@ -37,11 +38,13 @@ class Needs(Enum):
 
 
 class Program(NamedTuple):
-    """Where a program comes from: a package, and the place in it."""
+    """Where a program comes from: a package, and the place in it; `suite` is another one of Debian's than
+    the machine's own."""
 
     package: str
     path: str
     needs: Needs
+    suite: str = ""
 
 
 PROGRAMS = {
@@ -53,6 +56,7 @@ PROGRAMS = {
     "prometheus-node-exporter": Program(
         "prometheus-node-exporter", "usr/bin/prometheus-node-exporter", Needs.NOTHING
     ),
+    "prometheus-sid": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, "sid"),
     "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING),
     "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),
     "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING),
@@ -76,7 +80,7 @@ def fetch(name: str) -> Path:
         if command.exists():
             return command
         try:
-            root = unpack(program.package, program.needs)
+            root = unpack(program.package, program.needs, suite=program.suite)
             path = in_root(root, program.path)
         except (OSError, subprocess.SubprocessError) as exc:
             found = shutil.which(name)
@@ -115,8 +119,8 @@ def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
             raise LookupError(f"the package {package!r} cannot be had\n{said(exc)}") from exc
 
 
-def root_of(*packages: str) -> Path:
-    return TOOLS / "+".join(packages)
+def root_of(*packages: str, suite: str = "") -> Path:
+    return TOOLS / (f"{suite}-" * bool(suite) + "+".join(packages))
 
 
 def in_root(root: Path, path: str) -> Path:
@@ -136,18 +140,20 @@ def lock() -> Iterator[None]:
         yield
 
 
-def unpack(package: str, needs: Needs, *more: str) -> Path:
+def unpack(package: str, needs: Needs, *more: str, suite: str = "") -> Path:
     """Download packages and unpack them into one folder, all of it or nothing."""
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
         work = Path(temporary)
         # Lists that somebody fetched long ago may name files that are gone: then fetch our own.
-        options: list[str] = []
+        options: list[str] = sources(suite, work)
         try:
+            if options:
+                raise subprocess.SubprocessError(f"no lists of {suite} yet")
             download([package, *more], needs, work, options)
         except subprocess.SubprocessError:
             (work / "lists" / "partial").mkdir(parents=True)
-            options = ["-o", f"Dir::State::Lists={work / 'lists'}"]
+            options += ["-o", f"Dir::State::Lists={work / 'lists'}"]
             apt(work, [*options, "update"])
             download([package, *more], needs, work, options)
         for name in (package, *more):
@@ -157,10 +163,23 @@ def unpack(package: str, needs: Needs, *more: str) -> Path:
         for deb in sorted(work.rglob("*.deb")):
             run(["dpkg", "-x", str(deb), str(made)])
         made.chmod(0o755)
-        root = root_of(package, *more)
+        root = root_of(package, *more, suite=suite)
         if root.exists():
             shutil.rmtree(root)
         return made.rename(root)
+
+
+def sources(suite: str, work: Path) -> list[str]:
+    """Options that make apt look at another suite only, at the mirror that this machine uses."""
+    if not suite:
+        return []
+    sites = run(["apt-get", "indextargets", "--format", "$(SITE)"]).split()
+    mirror = next((site for site in sites if site.rstrip("/").endswith("/debian")), None)
+    if mirror is None:
+        raise LookupError(f"this machine names no mirror of Debian to have {suite} from")
+    file = work / "sources.list"
+    file.write_text(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n")
+    return ["-o", f"Dir::Etc::sourcelist={file}", "-o", "Dir::Etc::sourceparts=/dev/null"]
 
 
 def follow(package: str, work: Path, options: list[str]) -> None:

@@ -1,9 +1,10 @@
 """Prometheus remote-read: a query in, the samples of a store out.
 
 Strategy: `Timelines` has the rows as columns; here they become what was asked for. SAMPLES is one message,
-laid out as remote-write's and compressed whole. STREAMED_XOR_CHUNKS is a frame for some series each, sent
-as they are made, in the order of their labels. Of labels alone (Prometheus' /api/v1/series) no sample is
-read. What the client does not check must be right: one series for a label set, in time order.
+laid out as remote-write's and compressed whole. STREAMED_XOR_CHUNKS is a frame for each series, in the
+order of their labels; the client takes one series from a frame. Of labels alone (Prometheus'
+/api/v1/series) no sample is read. What the client does not check must be right: one series for a label
+set, in time order.
 Source: https://prometheus.io/docs/prometheus/latest/querying/remote_read_api/ and storage/remote/codec.go.
 """
 
@@ -28,7 +29,6 @@ from rondo_tools.store.format.tiers import Tier
 
 MAX_QUERY = 1 << 20  # bytes, decompressed
 MAX_MATCHERS = 100
-FRAME = 48 << 10  # bytes of a frame's message, about
 
 # Matchers that are not labels of a series: they choose what is read of it.
 TIER, AGGREGATE = "rondo_tier", "rondo_aggregate"
@@ -151,27 +151,16 @@ def _field(number: int, message: bytes) -> bytes:
 def _frames(
     query: _Query, index: int, timelines: Timelines, count: Callable[[int], object]
 ) -> Iterator[bytes]:
-    """The answer to a query as frames: series in the order of their labels, each in one frame or more."""
+    """The answer to a query as frames."""
     if query.labels_only:
         chunks_of: dict[Labels, list[Chunk]] = {one: [] for one in timelines.labels(query.asked)}
     else:
         chunks_of = _chunks(timelines.runs(query.asked), count)
-    message, size = ChunkedReadResponse(query_index=index), 0
     for labels, chunks in sorted(chunks_of.items()):
-        left: list[Chunk] | None = chunks
-        while left is not None:
-            series = message.chunked_series.add()
-            for name, value in _with(labels, query.added):
-                series.labels.add(name=name, value=value)
-                size += len(name) + len(value) + 8
-            while left and size < FRAME:
-                size += len(left[0].data) + 24
-                series.chunks.append(left.pop(0))
-            left = left or None
-            if size >= FRAME:
-                yield framed(message.SerializeToString())
-                message, size = ChunkedReadResponse(query_index=index), 0
-    if size:
+        message = ChunkedReadResponse(query_index=index)
+        series = message.chunked_series.add(chunks=chunks)
+        for name, value in _with(labels, query.added):
+            series.labels.add(name=name, value=value)
         yield framed(message.SerializeToString())
 
 
@@ -198,7 +187,7 @@ def framed(message: bytes) -> bytes:
 
 def crc32c(data: bytes) -> int:
     """The Castagnoli CRC, which Python has not, but snappy's framing format puts before each 64 KiB."""
-    if len(data) > _SNAPPY_CHUNK:  # labels of tens of kilobytes: so rare that a loop will do
+    if len(data) > _SNAPPY_CHUNK:  # a series of ten thousands of samples: so rare that a loop will do
         crc = 0xFFFFFFFF
         for byte in data:
             crc = _CASTAGNOLI[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -1,9 +1,10 @@
 """Which tier answers a remote-read query, and which column of a gauge: from what Prometheus hints.
 
 Strategy: a query that looks at points `step` apart, each over `range`, needs rows no further apart than
-the step and at least four of them in the range. The coarsest tier that has these is read, so that a week
-is 2,016 rows a series, and where it does not reach back the next coarser one joins on. Functions that
-count or add up samples would be wrong by the factor: they get every tick, as far back as there are.
+the step and at least four of them in the range; one that asks for a single point, 600. The coarsest tier
+that has these is read, so that a week is 2,016 rows a series, and where it does not reach back the next
+coarser one joins on. Functions that count or add up samples would be wrong by the factor: they get every
+tick, as far back as there are.
 Source: prompb.ReadHints; Thanos' aggrsFromFunc for the columns.
 """
 
@@ -22,6 +23,7 @@ COUNTING = frozenset(
     }
 )
 _ROWS_IN_RANGE = 4
+_ROWS_AT_ONCE = 600  # where there is one point and no step
 
 
 class Choice(NamedTuple):
@@ -36,10 +38,11 @@ def choose(tiers: Sequence[Tier], *, step_ms: int, range_ms: int, func: str) -> 
     aggregate = "max" if func in ("max", "max_over_time") else "avg"
     if func in ("min", "min_over_time"):
         aggregate = "min"
-    if func in COUNTING:
+    if func in COUNTING or (range_ms and not func):  # a bare x[5m] is asked for its samples
         return Choice(0, aggregate)
-    budget_ms = step_ms or 1
+    budget_ms = step_ms
     if range_ms:
-        budget_ms = min(step_ms or range_ms, range_ms // _ROWS_IN_RANGE)
+        in_range_ms = range_ms // (_ROWS_IN_RANGE if step_ms else _ROWS_AT_ONCE)
+        budget_ms = min(step_ms or in_range_ms, in_range_ms)
     tier = max((n for n, tier in enumerate(tiers) if n and tier.interval_ms <= budget_ms), default=0)
     return Choice(tier, aggregate)
