@@ -49,6 +49,7 @@ class Program(NamedTuple):
 
 PROGRAMS = {
     "busybox": Program("busybox-static", "bin/busybox", Needs.NOTHING),
+    "chromium": Program("chromium", "usr/lib/chromium/chromium", Needs.MISSING),
     "fish": Program("fish", "usr/bin/fish", Needs.MISSING),
     "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
     "mandoc": Program("mandoc", "usr/bin/mandoc", Needs.NOTHING),
@@ -93,7 +94,7 @@ def fetch(name: str) -> Path:
         script = f"""#!/bin/sh
 root="$(dirname "$0")/../{root.name}"
 libraries="$root/usr/lib/x86_64-linux-gnu"
-LD_LIBRARY_PATH="$libraries:$libraries/systemd:$root/usr/lib:$root/lib/x86_64-linux-gnu" \\
+LD_LIBRARY_PATH="$libraries:$libraries/systemd:$libraries/pulseaudio:$root/usr/lib:$root/lib/x86_64-linux-gnu" \\
 exec "$root/{path.relative_to(root)}" "$@"
 """
         command.parent.mkdir(exist_ok=True)

@@ -6,21 +6,25 @@ a time, for its files and what is known of them are shared; who waits for it lon
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Any
 
 from rondo_tools import __version__, clock
 from rondo_tools.errors import StoreError
 from rondo_tools.selector import parse_selector
-from rondo_tools.serve import exposition, remote_read
+from rondo_tools.serve import exposition, ranges, remote_read, static
 from rondo_tools.serve.access import Access
-from rondo_tools.serve.http import HttpError, Request, Response, as_json, text
+from rondo_tools.serve.http import JSON, HttpError, Request, Response, as_json, text
+from rondo_tools.serve.live import Live
 from rondo_tools.serve.self_metrics import SelfMetrics
 from rondo_tools.serve.timelines import MATCHING_S, Asked, Naming, Timelines, matcher
 from rondo_tools.store.reader import Store
+from rondo_tools.view.state import running_or_silent
 
 BUSY_S = 10.0
 RECENT_MS = 30_000  # a tick of a VM that is running, and the store's own, are no older
@@ -47,9 +51,13 @@ class Site:
         self._access = access
         self._max_samples = max_samples
         self._reading = threading.Lock()
+        self.live = Live(lambda: Store(path), self._delivery)
         self.metrics = SelfMetrics()
         self.connections: Callable[[], int] = lambda: 0
         self._routes: dict[tuple[str, str], Callable[[Request], Response]] = {
+            ("GET", "/api/v1/live"): self._live_page,
+            ("GET", "/api/v1/range"): self._range,
+            ("GET", "/api/v1/sessions"): self._sessions,
             ("GET", "/federate"): self._federate,
             ("GET", "/health"): self._health,
             ("GET", "/info"): self._info,
@@ -81,6 +89,8 @@ class Site:
         if request.path.startswith("/api/v1/query"):
             return text(NO_PROMQL.rstrip(), HTTPStatus.NOT_FOUND)
         method = "GET" if request.method == "HEAD" else request.method
+        if method == "GET" and (page := static.page(request)) is not None:
+            return page
         found = self._routes.get((method, request.path))
         if found is not None:
             return found(request)
@@ -131,6 +141,56 @@ class Site:
         note = "The last tick of each running VM. A scrape has one of many seconds: rondo-push delivers all."
         return Response(exposition.expose(found.values(), note).encode(), exposition.CONTENT_TYPE)
 
+    def _live_page(self, request: Request) -> Response:
+        data = self.live.answer(_integer(request, "since", 0))
+        if request.takes_gzip:
+            headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+            return Response(data, JSON, headers=headers)
+        return Response(gzip.decompress(data), JSON)
+
+    def _delivery(self, _now_ms: int) -> list[dict[str, Any]]:
+        """The store's health and that of each delivery, each with a word."""
+        return []
+
+    def _sessions(self, request: Request) -> Response:
+        """Those with a tick at or after `since` (Unix ms), and those that have not ended."""
+        with self._reader() as store:
+            sessions = store.sessions(since_ms=_integer(request, "since", 0))
+        now_ms = clock.now_ms()
+        return as_json(
+            [
+                {
+                    "instance": one.instance,
+                    "session_ms": one.start_ms,
+                    "first_ms": one.first_ms,
+                    "last_ms": one.last_ms,
+                    "ticks": one.ticks,
+                    "labels": dict(one.labels),
+                    "state": one.reason
+                    or running_or_silent(one.interval_ms, now_ms - (one.last_ms or one.start_ms)),
+                }
+                for one in sessions
+            ]
+        )
+
+    def _range(self, request: Request) -> Response:
+        instance = request.one("instance")
+        now_ms = clock.now_ms()
+        end_ms = _integer(request, "end", now_ms)
+        start_ms = _integer(request, "start", end_ms - 600_000)
+        points = min(_integer(request, "points", ranges.POINTS), ranges.POINTS)
+        with self._reader() as store:
+            lives = store.sessions(instance=instance)
+            if not lives:
+                raise HttpError(HTTPStatus.NOT_FOUND, f"the store knows no instance {instance!r:.200}")
+            wanted_ms = _integer(request, "session", lives[-1].start_ms)
+            session = next((one for one in lives if one.start_ms == wanted_ms), None)
+            if session is None:
+                raise HttpError(
+                    HTTPStatus.NOT_FOUND, f"{instance!r:.200} has no life that began at {wanted_ms}"
+                )
+            return as_json(ranges.answer(store, lives, session, start_ms, end_ms, points))
+
     def _metrics(self, _: Request) -> Response:
         """Our own counts, and the newest of the store's own."""
         now_ms = clock.now_ms()
@@ -174,3 +234,13 @@ class Site:
                 "newest_ms": max((last for _, last in times), default=None),
             }
         )
+
+
+def _integer(request: Request, name: str, default: int) -> int:
+    """A parameter of Unix milliseconds, or another number. Raises HttpError."""
+    text = request.one(name, str(default))
+    if not (text.isascii() and text.isdigit()) or len(text) > 15:
+        raise HttpError(
+            HTTPStatus.BAD_REQUEST, f"{name}={text[:50]}: write a number, times in Unix milliseconds"
+        )
+    return int(text)

@@ -1,0 +1,84 @@
+"""One life of a VM over a range, for charts: columns of times and values, counters as rates.
+
+Strategy: the finest tier that reaches back to the start and has no more than `points` rows is taken, and
+the answer says which it is and why: a chart of a week must not be mistaken for seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rondo_tools.catalog import COUNTER
+from rondo_tools.store.reader import Rows, Session, Store
+
+POINTS = 2_200  # a week of 5 min, six hours of 10 s, and some
+
+WHOLE, COARSER, KEPT = "every tick", "zoom in for a finer tier", "nothing finer is kept that far back"
+
+
+def answer(
+    store: Store, sessions: list[Session], session: Session, start_ms: int, end_ms: int, points: int
+) -> dict[str, Any]:
+    """What `session` had from `start_ms` to `end_ms`; `sessions` are all lives of its instance."""
+    tier, rows, why = _rows(store, session, start_ms, end_ms, points)
+    columns = session.columns(tier)
+    series = []
+    for at, column in enumerate(columns):
+        one = session.header.series[column.series]
+        values = rows.values[:, at]
+        if one.kind == COUNTER:
+            values = _rates(rows.t_ms, values)
+        series.append(
+            {
+                "name": one.name,
+                "labels": dict(one.labels),
+                "kind": one.kind,
+                "unit": one.unit,
+                "aggregate": column.aggregate,
+                "values": _numbers(values),
+            }
+        )
+    return {
+        "instance": session.instance,
+        "session_ms": session.start_ms,
+        "start_ms": start_ms,
+        "end_ms": end_ms,
+        "tier": tier,
+        "interval_ms": store.tiers[tier].interval_ms if tier else session.interval_ms,
+        "why": why,
+        "restarts_ms": sorted(one.start_ms for one in sessions if start_ms <= one.start_ms <= end_ms),
+        "t_ms": rows.t_ms.tolist(),
+        "series": series,
+    }
+
+
+def _rows(store: Store, session: Session, start_ms: int, end_ms: int, points: int) -> tuple[int, Rows, str]:
+    why = WHOLE
+    for tier, one in enumerate(store.tiers):
+        interval_ms = one.interval_ms if tier else session.interval_ms
+        rows = session.rows(tier, max(start_ms - 2 * interval_ms, 0)).between(0, end_ms + 1)
+        since_ms = max(start_ms, session.first_ms)
+        reaches = rows.t_ms.size and int(rows.t_ms[0]) <= since_ms + 2 * interval_ms
+        if reaches and rows.t_ms.size <= points:
+            break
+        if tier + 1 < len(store.tiers):
+            why = COARSER if reaches else KEPT
+    return tier, rows, why
+
+
+def _rates(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The increase a second since the value before; NaN for the first. A counter that falls began at 0."""
+    found = np.full(values.size, np.nan)
+    there = np.flatnonzero(~np.isnan(values))
+    if there.size > 1:
+        some = values[there]
+        grew = np.where(some[1:] < some[:-1], some[1:], np.diff(some))
+        found[there[1:]] = grew * 1000 / np.diff(t_ms[there])
+    return found
+
+
+def _numbers(values: npt.NDArray[np.float64]) -> list[float | None]:
+    return [float(f"{value:.5g}") if value - value == 0 else None for value in values.tolist()]
