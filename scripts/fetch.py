@@ -94,7 +94,8 @@ def fetch(name: str) -> Path:
         script = f"""#!/bin/sh
 root="$(dirname "$0")/../{root.name}"
 libraries="$root/usr/lib/x86_64-linux-gnu"
-LD_LIBRARY_PATH="$libraries:$libraries/systemd:$libraries/pulseaudio:$root/usr/lib:$root/lib/x86_64-linux-gnu" \\
+LD_LIBRARY_PATH="$libraries:$libraries/systemd:$libraries/pulseaudio:$root/usr/lib:\\
+$root/lib/x86_64-linux-gnu" \\
 exec "$root/{path.relative_to(root)}" "$@"
 """
         command.parent.mkdir(exist_ok=True)

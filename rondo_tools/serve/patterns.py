@@ -36,7 +36,7 @@ class SafePattern:
         except (re.error, ValueError, OverflowError, RecursionError) as exc:
             raise UsageError(f"{text!r:.200} is not a regular expression: {exc}") from exc
         self._ways: dict[int, int] = {}
-        self.ways(1)
+        self.ways(2)
 
     def ways(self, length: int) -> int:
         """At most so many ways to try it on a value of this length. Raises UsageError as the class does."""
