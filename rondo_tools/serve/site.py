@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
 
 from rondo_tools import __version__, clock
 from rondo_tools.errors import StoreError
 from rondo_tools.selector import parse_selector
 from rondo_tools.serve import exposition, ranges, remote_read, static
 from rondo_tools.serve.access import Access
+from rondo_tools.serve.health import HealthWatch
 from rondo_tools.serve.http import JSON, HttpError, Request, Response, as_json, text
 from rondo_tools.serve.live import Live
 from rondo_tools.serve.self_metrics import SelfMetrics
@@ -51,7 +51,7 @@ class Site:
         self._access = access
         self._max_samples = max_samples
         self._reading = threading.Lock()
-        self.live = Live(lambda: Store(path), self._delivery)
+        self.live = Live(lambda: Store(path), HealthWatch(path).items)
         self.metrics = SelfMetrics()
         self.connections: Callable[[], int] = lambda: 0
         self._routes: dict[tuple[str, str], Callable[[Request], Response]] = {
@@ -147,10 +147,6 @@ class Site:
             headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
             return Response(data, JSON, headers=headers)
         return Response(gzip.decompress(data), JSON)
-
-    def _delivery(self, _now_ms: int) -> list[dict[str, Any]]:
-        """The store's health and that of each delivery, each with a word."""
-        return []
 
     def _sessions(self, request: Request) -> Response:
         """Those with a tick at or after `since` (Unix ms), and those that have not ended."""

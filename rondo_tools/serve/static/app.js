@@ -105,7 +105,7 @@ function health() {
   while (list.children.length > fleet.health.length) list.lastChild.remove();
   fleet.health.forEach(({ what, level, word, text }, i) => {
     const item = list.children[i] ?? list.appendChild(document.createElement("li"));
-    item.className = "level-" + (["good", "warn", "bad"].includes(level) ? level : "warn");
+    item.className = "level-" + (["good", "plain", "warn", "bad"].includes(level) ? level : "warn");
     set(item, `${what}: ${word}${text ? `, ${text}` : ""}`);
   });
 }
