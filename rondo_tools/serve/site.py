@@ -89,12 +89,13 @@ class Site:
         if request.path.startswith("/api/v1/query"):
             return text(NO_PROMQL.rstrip(), HTTPStatus.NOT_FOUND)
         method = "GET" if request.method == "HEAD" else request.method
-        if method == "GET" and (page := static.page(request)) is not None:
-            return page
         found = self._routes.get((method, request.path))
         if found is not None:
             return found(request)
-        allowed = [one for one, path in self._routes if path == request.path]
+        page = static.page(request)
+        if page is not None and method == "GET":
+            return page
+        allowed = ["GET"] if page else [one for one, path in self._routes if path == request.path]
         if allowed:
             raise HttpError(
                 HTTPStatus.METHOD_NOT_ALLOWED,
