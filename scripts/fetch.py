@@ -53,6 +53,7 @@ PROGRAMS = {
     "fish": Program("fish", "usr/bin/fish", Needs.MISSING),
     "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
     "mandoc": Program("mandoc", "usr/bin/mandoc", Needs.NOTHING),
+    "nginx": Program("nginx", "usr/sbin/nginx", Needs.MISSING),
     "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING),
     "prometheus-node-exporter": Program(
         "prometheus-node-exporter", "usr/bin/prometheus-node-exporter", Needs.NOTHING

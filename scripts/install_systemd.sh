@@ -42,7 +42,7 @@ install)
     done
     put "$here/sysusers.conf" "$sysusers"
     put "$here/tmpfiles.conf" "$tmpfiles"
-    for file in store.env push.env attach.env vmm/demo.conf feed/node.conf; do
+    for file in store.env push.env attach.env serve.env vmm/demo.conf feed/node.conf; do
         put_once "$here/rondo/$file" "$config/$file"
     done
     from=$(wheel_share)
@@ -63,6 +63,7 @@ Next, as root:
   systemctl start rondo-vmm@demo.service       # a VM of 45 s, as /etc/rondo/vmm/demo.conf says
   systemctl enable --now rondo-attach.service  # watches VMs that others start
   systemctl enable --now rondo-feed@node.service  # scrapes what /etc/rondo/feed/node.conf says
+  systemctl enable --now rondo-serve.socket    # the live page, for a proxy on this host (docs/serve.md)
   editor /etc/rondo/push.env                   # where to deliver
   systemctl enable --now rondo-push.service    # or rondo-push-once.timer: once a minute
 END

@@ -39,10 +39,10 @@ SOURCE = ROOT / "deploy" / "systemd"
 BIN = Path(sys.executable).parent
 SERVICES = (
     *("rondo-store.service", "rondo-push.service", "rondo-push-once.service", "rondo-vmm@.service"),
-    *("rondo-attach.service", "rondo-feed@.service"),
+    *("rondo-attach.service", "rondo-feed@.service", "rondo-serve.service"),
 )
-UNITS = (*SERVICES, "rondo-store.socket", "rondo-push-once.timer")
-CONFIG = ("store.env", "push.env", "attach.env", "vmm/demo.conf", "feed/node.conf")
+UNITS = (*SERVICES, "rondo-store.socket", "rondo-serve.socket", "rondo-push-once.timer")
+CONFIG = ("store.env", "push.env", "attach.env", "serve.env", "vmm/demo.conf", "feed/node.conf")
 COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
 
 Program = Callable[[str], Path]
@@ -150,7 +150,13 @@ def test_what_a_service_may_do_is_no_more_than_documented(
 
 def test_the_users_and_folders(installed: Path, program: Program) -> None:
     users = said([program("systemd-sysusers"), "--dry-run", f"--root={installed}"])
-    for line in ("user 'rondo'", "user 'rondo-attach'", "group 'rondo-vmm'", "group 'kvm'"):
+    for line in (
+        "user 'rondo'",
+        "user 'rondo-attach'",
+        "user 'rondo-serve'",
+        "group 'rondo-vmm'",
+        "group 'kvm'",
+    ):
         assert f"Creating {line}" in users
     # What the units name is what is made, and the line for tmpfiles names no one else.
     store, vmm = Unit(SOURCE / "rondo-store.service"), Unit(SOURCE / "rondo-vmm@.service")
@@ -366,6 +372,7 @@ def test_every_service_is_hardened_alike() -> None:
         "rondo-push-once.service": {"PrivateNetwork=yes"},
         "rondo-vmm@.service": {"PrivateDevices=yes"},  # would hide /dev/kvm
         "rondo-feed@.service": {"PrivateNetwork=yes"},
+        "rondo-serve.service": set(),
     }
     attach = hardening.pop("rondo-attach.service")
     everything = {line for lines in hardening.values() for line in lines if "AddressFamilies" not in line}
