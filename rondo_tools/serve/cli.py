@@ -5,6 +5,7 @@ What reads the store is imported where it is needed, so that --help is quick.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from rondo_tools.signals import Signals
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_SAMPLES = 5_000_000
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # mallopt(3)
 
 DESCRIPTION = """\
 Show a store live in a browser, and let Prometheus query it where it lies. Read-only.
@@ -92,6 +94,7 @@ def rondo_serve(
     from rondo_tools.serve.site import Site
     from rondo_tools.serve.timelines import Naming
 
+    _give_memory_back()
     external = parse_external(external_label or ())
     hosts = [parse_host(host) for host in allow_host or ()]
     token = None if token_file is None else TokenFile(token_file)
@@ -121,6 +124,19 @@ def rondo_serve(
             server.run(signals, notifier.alive_every_s, notifier.alive)
         finally:
             notifier.stopping()
+
+
+def _give_memory_back() -> None:
+    """Have the C library use one heap for all threads, and give large blocks back as they are freed.
+
+    A look at a thousand VMs is some large arrays for a moment; by default each thread keeps its own.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 256 << 10)
+    except (OSError, AttributeError):
+        pass  # another C library than glibc
 
 
 def make_parser() -> command.Parser:

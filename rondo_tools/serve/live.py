@@ -23,7 +23,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from rondo_tools import clock
 from rondo_tools.catalog import Series
-from rondo_tools.store.reader import Question, Store, Wanted
+from rondo_tools.store.reader import Question, Session, Store, Wanted
 from rondo_tools.view.fleet import VM, Fleet, View
 from rondo_tools.view.measures import MEASURES
 
@@ -40,6 +40,8 @@ FORGET_S = 60.0  # without a viewer, what is known is dropped
 HOST_S = 600  # of the host's exits, and of lives
 _KEPT = 10  # deltas
 _MOST_LIVES = 2000
+_PIECE_S = 60  # read at once
+_BEFORE_MS = 5_000  # where the tick is that a piece's first one grew from
 _EXITS = "vcpu_exits_total"
 
 Key = tuple[str, int]
@@ -134,16 +136,7 @@ class Live:
             if one.end is not None and one.start_ms > since_ms and _is_vm(one.header.series)
         }
         self._host: deque[float] = deque(maxlen=HOST_S)
-        wanted = [Wanted(one, _exits) for one in sessions]
-        totals = np.zeros(HOST_S + 1)
-        for pieces in store.read(wanted, Question(0, since_ms - 2000, now_ms)):
-            for piece in pieces:
-                grew = np.diff(piece.values, axis=0)
-                grew = np.where(grew < 0, piece.values[1:], grew)
-                at = (piece.t_ms[1:] - since_ms - 1) // 1000
-                inside = (at >= 0) & (at < HOST_S)
-                np.add.at(totals, at[inside], np.nansum(grew, axis=1)[inside])
-        self._host.extend(np.round(totals[:HOST_S]).tolist())
+        self._host.extend(_exits_before(store, sessions, since_ms))
 
     def _row(self, vm: VM, now: list[float], spark: list[float]) -> list[Any]:
         number, stands = self._seen[vm.instance, vm.start_ms]
@@ -179,6 +172,25 @@ class Live:
                 "health": self._healthy,
             }
         )
+
+
+def _exits_before(store: Store, sessions: Sequence[Session], since_ms: int) -> list[float]:
+    """The exits of all sessions in each of the HOST_S seconds from `since_ms` on.
+
+    Read in pieces: ten minutes of a thousand VMs are a hundred megabytes.
+    """
+    totals = np.zeros(HOST_S)
+    wanted = [Wanted(one, _exits) for one in sessions]
+    for first in range(0, HOST_S, _PIECE_S):
+        begin_ms, end_ms = since_ms + 1000 * first, since_ms + 1000 * (first + _PIECE_S)
+        for pieces in store.read(wanted, Question(0, begin_ms - _BEFORE_MS, end_ms)):
+            for piece in pieces:
+                grew = np.diff(piece.values, axis=0)
+                grew = np.where(grew < 0, piece.values[1:], grew)
+                late = piece.t_ms[1:] > begin_ms
+                second = (piece.t_ms[1:][late] - since_ms - 1) // 1000
+                np.add.at(totals, second, np.nansum(grew[late], axis=1))
+    return np.round(totals).tolist()  # type: ignore[no-any-return]
 
 
 def _exits(series: tuple[Series, ...]) -> tuple[int, ...]:
