@@ -134,7 +134,7 @@ def _give_memory_back() -> None:
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, 256 << 10)
+        libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
     except (OSError, AttributeError):
         pass  # another C library than glibc
 
