@@ -19,7 +19,9 @@ PAGES = [
     ROOT / "deploy" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-COMMANDS = ("rondo-vmm", "rondo-attach", "rondo-feed", "rondo-store", "rondo-push", "rondo-query")
+COMMANDS = (
+    *("rondo-vmm", "rondo-attach", "rondo-feed", "rondo-store", "rondo-push", "rondo-query", "rondo-serve"),
+)
 QUERY_COMMANDS = ("top", "status", "list", "read", "plot", "tail", "export", "check", "stream", "dump")
 
 # Not what is only the beginning of a name: rondo-x-y, rondo-x@y, rondo-x.y.
