@@ -289,6 +289,12 @@ def test_a_label_adds_up_what_has_it(fifty: Path, tmp_path: Path) -> None:
     assert [line[:3] for line in lines][:2] == [["io", "49", "16200"], ["hlt", "49", "2400"]]
 
 
+def test_a_heading_is_never_cut(fifty: Path, tmp_path: Path) -> None:
+    command = [str(write_program(tmp_path)), str(fifty), "-q", "top", "--once", "--by", "tenant"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["TENANT", "a", "b"]
+
+
 def test_what_cannot_be_meant_is_said(run: Run, fifty: Path) -> None:
     for flags, status, said in (
         (["--sort", "size"], 64, b"exits, requests"),

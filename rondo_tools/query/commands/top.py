@@ -26,7 +26,8 @@ from rondo_tools.signals import Signals
 from rondo_tools.units import parse_duration
 
 if TYPE_CHECKING:
-    from rondo_tools.query.top.screen import Frame, Look, Screen
+    from rondo_tools.query.top.columns import Look
+    from rondo_tools.query.top.screen import Frame, Screen
     from rondo_tools.query.top.terminal import Terminal
     from rondo_tools.view.fleet import Fleet, View
 
@@ -116,7 +117,7 @@ def top(selector: str, **flags: Any) -> None:
 
 def _look(range_ms: int | None, by: str | None) -> Look:
     from rondo_tools.query.top.cells import BLOCKS
-    from rondo_tools.query.top.screen import Look
+    from rondo_tools.query.top.columns import Look
 
     encoding = sys.stdout.encoding
     can_draw = encodable(f"{BLOCKS}µ", encoding) == f"{BLOCKS}µ"

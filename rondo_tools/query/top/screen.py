@@ -1,14 +1,13 @@
 """Top's screen: what keys do to it, and its lines for a size. It knows of no terminal.
 
 Strategy: a frame is a list of lines, each of exactly the width of the screen, so whoever draws it can
-tell which changed. Which columns there are is decided by the width: each has a rank, and those that fit
-are shown, in an order of their own. What no VM has is no column.
+tell which changed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from rondo_tools.printable import encodable
 from rondo_tools.query.names import word
 from rondo_tools.query.top import cells
+from rondo_tools.query.top.columns import MISSING, Column, Look, all_columns, fitting
 from rondo_tools.query.top.rows import SORTS, Numbers, Order, Rows, Summary
 from rondo_tools.units import format_duration
 from rondo_tools.view.measures import NUMBER
@@ -23,9 +23,6 @@ from rondo_tools.view.state import RUNNING, SILENT
 
 REVERSE, BOLD, DIM, RED, YELLOW, PLAIN = "\x1b[7m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
-_NAME = 12  # cells that a name has at least
-_SPARK, _WHOLE_SPARK = 12, 60
-_MISSING = "-"
 _BAD_ENDS = frozenset({"error", "lost", "gone", "deadline", "shutdown"})
 
 HELP = (
@@ -39,27 +36,6 @@ HELP = (
     "q, Ctrl-C       quit",
 )
 _HINTS = "q quit  < > sort  r reverse  / filter  p pause  c columns  h help"
-
-
-class Look(NamedTuple):
-    """How things may look: `unicode` and `color`, or not. `range_ms` is what sums are over, None: rates."""
-
-    unicode: bool = True
-    color: bool = True
-    range_ms: int | None = None
-    by: str | None = None
-    encoding: str | None = "utf-8"
-
-
-class Column(NamedTuple):
-    """`rank` is the lower the sooner it is left out. `text` takes a row's number."""
-
-    key: str
-    heading: str
-    size: int
-    rank: int
-    text: Callable[[int], str]
-    right: bool = True
 
 
 class Frame(NamedTuple):
@@ -205,7 +181,7 @@ class Screen:
             if one.known[NUMBER[name]]:
                 value = float(one.values[NUMBER[name]])
                 text = cells.bytes_(value) if name == "rss" else cells.amount(value)
-                texts.append(f"{before}{text}{after}" if text != _MISSING else f"{before}{text}")
+                texts.append(f"{before}{text}{after}" if text != MISSING else f"{before}{text}")
         if self.filter or self._mode == "filter":
             texts.append(f"filter {word(self.filter)!r}: {count}")
         return "  ".join(texts)
@@ -236,94 +212,13 @@ class Screen:
         how = (YELLOW if state == SILENT else RED if state in _BAD_ENDS else DIM) if self.look.color else ""
         return f"{how}{line}{PLAIN}" if how else line
 
-    # --- columns -------------------------------------------------------------------------------------
-
     def _columns(self, rows: Rows, chosen: Numbers, width: int | None) -> list[Column]:
         """Those that fit into `width`; None: all."""
-        names = [self._word(rows.names[row]) for row in range(len(rows.names))]
-        longest = max((cells.width(names[row]) for row in chosen.tolist()), default=0)
-        every = self._all_columns(
-            rows, names, max(_NAME if width else 2, min(longest, 64 if width else 9999))
-        )
+        every = all_columns(rows, self.look, chosen)
         self._choices = [one.key for one in every[1:]]
         every = [one for one in every if one.key not in self._hidden]
         if width is None:
             return every
-        taken, left = {"name"}, width - _NAME
-        for one in sorted(every, key=lambda one: one.rank):
-            size = _SPARK if one.key == "spark" else one.size
-            if one.key != "name" and size + 1 <= left:
-                taken.add(one.key)
-                left -= size + 1
-        found = []
-        for one in every:
-            if one.key == "name":
-                size = min(one.size, _NAME + left)
-                left -= size - _NAME
-                found.append(one._replace(size=min(size, width)))
-            elif one.key == "spark" and one.key in taken:
-                size = max(size for size in (_SPARK, 15, 20, 30, _WHOLE_SPARK) if size <= _SPARK + left)
-                left -= size - _SPARK
-                found.append(one._replace(size=size, text=self._spark(rows, size)))
-            elif one.key in taken:
-                found.append(one)
+        found = fitting(every, width, rows, self.look)
         self._fitting = [one.key for one in found]
         return found
-
-    def _all_columns(self, rows: Rows, names: list[str], longest: int) -> list[Column]:
-        look, each = self.look, "" if self.look.range_ms else "/s"
-
-        def value(name: str, show: Callable[[float], str]) -> Callable[[int], str]:
-            column, known = rows.values[:, NUMBER[name]], rows.known[:, NUMBER[name]]
-            return lambda row: show(float(column[row])) if known[row] else _MISSING
-
-        def latency(ns: float) -> str:
-            return cells.latency(ns, ascii_only=not look.unicode)
-
-        used = cells.seconds if look.range_ms else cells.percent
-        over = format_duration(look.range_ms) if look.range_ms else "minute"
-        measured = (
-            Column("exits", f"EXITS{each}", 9, 1, value("exits", cells.amount)),
-            Column("requests", f"DISK{each}", 8, 8, value("requests", cells.amount)),
-            Column("bytes", f"DISK B{each}", 9, 7, value("bytes", cells.amount)),
-            Column("latency", "LATENCY", 8, 9, value("latency", latency)),
-            Column("cpu", "CPU", 6, 4, value("cpu", used)),
-            Column("steal", "STEAL", 6, 10, value("steal", used)),
-            Column("net", f"NET B{each}", 8, 11, value("net", cells.amount)),
-            Column("rss", "RSS", 6, 5, value("rss", cells.bytes_)),
-        )
-        known = np.logical_or.reduce(rows.known, axis=0)
-        about = (
-            [Column("vms", "VMS", 6, 2, lambda row: str(rows.vms[row]))]
-            if look.by
-            else [
-                Column("state", "STATE", 8, 2, lambda row: self._word(rows.states[row]), right=False),
-                Column("age", "AGE", 4, 3, lambda row: cells.age(int(rows.age_ms[row]))),
-            ]
-        )
-        found = [
-            Column(
-                "name", "VM" if not look.by else look.by.upper(), longest, 0, names.__getitem__, right=False
-            ),
-            *about,
-            *(one for one in measured if known[NUMBER[one.key]]),
-        ]
-        if known[NUMBER["exits"]]:
-            found.append(
-                Column(
-                    "spark",
-                    f"LAST {over.upper()}",
-                    _WHOLE_SPARK,
-                    6,
-                    self._spark(rows, _WHOLE_SPARK),
-                    right=False,
-                )
-            )
-        return found
-
-    def _spark(self, rows: Rows, size: int) -> Callable[[int], str]:
-        blocks = cells.BLOCKS if self.look.unicode else cells.ASCII_BLOCKS
-        return lambda row: cells.sparkline(rows.spark[row].tolist(), rows.newest, size, blocks)
-
-    def _word(self, text: str) -> str:
-        return encodable(word(text), self.look.encoding) or _MISSING
