@@ -3,7 +3,7 @@
 Strategy: look at the words that are neither flags nor values of flags. The command is the first of them,
 or the second after a store. A store that stands after the command is the first folder with a store in
 it; one that is not there is told by its slash, or by being a word too many. argparse then gets the one
-order that it knows: the command, the store, the rest.
+order that it knows: the command, the store, the other arguments, the flags.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _HELP = {"-h", "--help"}
 
 
 def arrange(parser: command.Parser, argv: Sequence[str]) -> list[str]:
-    """The words of `argv`: the command, the store (or NOT_GIVEN), the rest. Exits as the parser does."""
+    """The words of `argv`: the command, the store (or NOT_GIVEN), its arguments, flags. Exits as the parser
+    does."""
     words = list(argv)
     commands = parser.commands
     places = _places(words, {flag for one in (parser, *commands.values()) for flag in one.value_flags})
@@ -39,7 +40,10 @@ def arrange(parser: command.Parser, argv: Sequence[str]) -> list[str]:
         places = [place for place in _places(words, commands[name].value_flags) if place != command_at]
         store_at = _find_store(words, places, commands[name].most_arguments)
     store = NOT_GIVEN if store_at is None else words[store_at]
-    rest = [word for place, word in enumerate(words) if place not in (command_at, store_at)]
+    # argparse takes an optional argument for missing if flags stand before it.
+    named = [] if "--" in words else _places(words, commands[name].value_flags)
+    order = [*named, *(place for place in range(len(words)) if place not in named)]
+    rest = [words[place] for place in order if place not in (command_at, store_at)]
     if rest[-1:] == ["--"]:
         rest.pop()
     return [name, f"./{store}" if store.startswith("-") else store, *rest]
