@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rondo_tools import clock
@@ -46,17 +47,17 @@ def ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]
     """Open the store and find what is asked for. Raises RondoError before anything is printed."""
     from rondo_tools.query import curve
     from rondo_tools.query.damage import Damage
+    from rondo_tools.query.face import face
     from rondo_tools.query.times import make_span
     from rondo_tools.store.reader import Store
 
     wanted = parse_selector(selector)
-    span = make_span(flags["range"], flags["start"], flags["end"], clock.now_ms())
-    is_plain = flags["tier"] is None and span.start_ms is None
-    tier_text = flags["tier"] or ("0" if span.start_ms is None else "auto")
-    if not re.fullmatch(r"auto|[0-9]", tier_text):
-        raise UsageError(f"--tier {tier_text!r}: write auto, or the number of a tier")
-    tier = None if tier_text == "auto" else int(tier_text)
-    question = curve.Question(span, tier, flags["aggregate"], flags["rate"], is_plain)
+    span = make_span(flags["range"], flags["start"], flags["end"], clock.now_ms(), utc=flags["utc"])
+    if not re.fullmatch(r"auto|[0-9]", flags["tier"]):
+        raise UsageError(f"--tier {flags['tier']!r}: write auto, or the number of a tier")
+    tier = None if flags["tier"] == "auto" else int(flags["tier"])
+    said = face(sys.stderr, utc=flags["utc"])
+    question = curve.Question(span, tier, flags["aggregate"], flags["rate"], said)
     store = Store(flags["store"])
     matches = find(store, wanted, span.start_ms or 0)
     curve.check(question, matches, store.tiers)

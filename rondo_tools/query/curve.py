@@ -19,10 +19,12 @@ from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.errors import RondoError, StoreError, UsageError
 from rondo_tools.query import evicted
 from rondo_tools.query.damage import EX_NOTHING, Damage
+from rondo_tools.query.face import UTC, Face
 from rondo_tools.query.names import counted, full_name, word
-from rondo_tools.query.times import Span, format_time
+from rondo_tools.query.times import Span
 from rondo_tools.selector import Selector, labels_of, matching_series, rest_of
 from rondo_tools.store.reader import Rows, Session, Store, Tier
+from rondo_tools.units import format_duration
 
 LAST = "last"  # what every column of tier 0 is, and of a counter in the others
 
@@ -36,10 +38,10 @@ class Question(NamedTuple):
     """What is asked of each series that matches."""
 
     span: Span = Span(None, None)
-    tier: int | None = 0  # None: the finest that reaches back to the span's start
+    tier: int | None = 0  # None: the finest that reaches back to the span's start, or the session's
     aggregate: str = "avg"  # of a gauge's window in a coarse tier: avg, min, max; last: no gauge is meant
     rate: bool = False
-    is_plain: bool = False  # nobody said which tier, nor when
+    face: Face = UTC  # of what is logged
 
 
 class Match(NamedTuple):
@@ -100,7 +102,10 @@ def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...])
         raise UsageError(f"--tier {question.tier}: the tiers of this store are {known}")
     only = "--rate is for counters" if question.rate else ""
     if question.aggregate == LAST and question.tier != 0:
-        only = "--aggregate last is for counters (of a gauge, tiers above 0 hold avg, min and max)"
+        only = (
+            "--aggregate last is for counters (of a gauge, tiers above 0 hold avg, min and max; "
+            "--tier 0 has every value)"
+        )
     if only:
         for session, numbers in matches:
             for number in numbers:
@@ -120,26 +125,40 @@ class CurveReader:
         self.question = question
         self._store, self._tiers = store, store.tiers
         self._damage = damage
-        self._coarse: set[int] = set()  # tiers that were said to be read
         self._tiers_read: set[int] = set()
-        self._cut_short = 0  # those with ticks that the tier does not hold any more, and nobody asked for it
+        self._coarse: set[int] = set()  # tiers that were said to be read
+        self._cut_short: dict[int, list[int | None]] = {}  # by tier: when it begins, where that is late
 
     def read(self, match: Match) -> Iterator[Curve]:
         """The curves with at least one point in the span, in the header's order; none if it is damaged."""
-        session, question = match.session, self.question
+        found = self._find(match.session)
+        if found is not None:
+            yield from _cut(match, self.question, self._tiers, found)
+
+    def _find(self, session: Session) -> _Found | None:
+        """Its rows in the span, noting what is left out; None if they cannot be read."""
+        question = self.question
         try:
-            tier, rows = _read(session, question, self._tiers)
+            found = _read(session, question, self._tiers)
         except StoreError as exc:
             self._damage.unread(session, exc)
-            return
+            return None
+        tier = found.tier
         self._tiers_read.add(tier)
-        if question.is_plain and rows.t_ms.size < session.ticks:
-            self._cut_short += 1
-        if tier and question.tier is None and rows.t_ms.size and tier not in self._coarse:
+        if not found.is_whole:
+            self._cut_short.setdefault(tier, []).append(found.begins_ms)
+        if tier and question.tier is None and found.rows.t_ms.size and tier not in self._coarse:
             # Values of a coarse tier should not be taken for ticks.
             self._coarse.add(tier)
-            log.info("reading tier %d (%s), gauges: %s", tier, self._tiers[tier], question.aggregate)
-        yield from _cut(match, question, tier, self._tiers[tier], rows)
+            log.info(
+                "tier %d (%s): a row each %s, of gauges the %s; finer rows do not reach back so far "
+                "(a shorter --range, or --tier, shows those that are kept)",
+                tier,
+                self._tiers[tier],
+                format_duration(self._tiers[tier].interval_ms),
+                question.aggregate,
+            )
+        return found
 
     def curves(self, matches: Sequence[Match]) -> Iterator[Curve]:
         """The curves of all `matches`, by session."""
@@ -148,12 +167,17 @@ class CurveReader:
 
     def finish(self, matches: Sequence[Match], *, found: bool) -> None:
         """Raises StoreError if something was damaged, else RondoError if there was nothing to show."""
-        if self._cut_short:
-            log.info(
-                "of %s tier 0 holds the last ticks only: --tier auto reaches further back",
-                counted(self._cut_short, "session"),
-            )
-        evicted.warn(self._store, self.question.span, self._tiers_read)
+        for tier, begins in sorted(self._cut_short.items()):
+            known = [t_ms for t_ms in begins if t_ms is not None]
+            what = f"nothing older than {self.question.face.time(min(known))}" if known else "nothing of it"
+            if self.question.tier is None:
+                why = f"{what} is kept"
+            else:
+                why = (
+                    f"tier {tier} ({self._tiers[tier]}) holds {what}; --tier auto reaches back as far as any"
+                )
+            log.info("of %s the beginning is left out: %s", counted(len(begins), "session"), why)
+        evicted.warn(self._store, self.question.span, self._tiers_read, self.question.face)
         self._damage.finish()
         if not found:
             raise nothing(matches, self.question)
@@ -173,42 +197,49 @@ def with_labels(matches: Sequence[Match], labels: Sequence[tuple[str, str]]) -> 
     return labelled
 
 
-def _read(session: Session, question: Question, tiers: tuple[Tier, ...]) -> tuple[int, Rows]:
-    start_ms = 1 if question.span.start_ms is None else question.span.start_ms
-    if question.tier is not None:
-        return question.tier, session.rows(question.tier, start_ms - 1)
-    tier = _finest(session, tiers, max(start_ms, session.first_ms))
-    return tier, session.rows(tier, start_ms - 1)
+class _Found(NamedTuple):
+    """Rows of a session in the span. The tier begins at `begins_ms`, None if it has none."""
+
+    tier: int
+    rows: Rows
+    begins_ms: int | None
+    is_whole: bool
 
 
-def _finest(session: Session, tiers: tuple[Tier, ...], wanted_ms: int) -> int:
-    """The finest tier that reaches from a session's last tick back to `wanted_ms`, else the one that
-    reaches furthest.
+def _read(session: Session, question: Question, tiers: tuple[Tier, ...]) -> _Found:
+    """From the tier that is asked for, or the finest that reaches from the session's last tick back to
+    the start that is asked for, or to its first; else from the one that reaches furthest.
 
     A tick or window of leeway lets a tier of ten minutes answer for the ten minutes before now.
     """
-    begins_ms = []
-    for number, tier in enumerate(tiers):
+    start_ms, end_ms = question.span
+    wanted_ms = max(start_ms or 1, session.first_ms)
+    is_asked = end_ms is None or end_ms >= wanted_ms
+    best: _Found | None = None
+    for number in range(len(tiers)) if question.tier is None else (question.tier,):
         rows = session.rows(number)
-        if not rows.t_ms.size:
-            begins_ms.append(session.last_ms + 1)
-            continue
-        begins_ms.append(int(rows.t_ms[0]) if number else session.whole_since_ms(rows))
-        if begins_ms[-1] - max(tier.interval_ms, session.interval_ms) <= wanted_ms:
-            return number
-    return begins_ms.index(min(begins_ms))
+        begins_ms = None
+        if rows.t_ms.size:
+            begins_ms = int(rows.t_ms[0]) if number else session.whole_since_ms(rows)
+        reach_ms = session.last_ms + 1 if begins_ms is None else begins_ms
+        is_whole = reach_ms - max(tiers[number].interval_ms, session.interval_ms) <= wanted_ms
+        if best is None or is_whole or reach_ms < (best.begins_ms or session.last_ms + 1):
+            rows = rows.between((start_ms or 1) - 1, (1 << 62) if end_ms is None else end_ms + 1)
+            best = _Found(number, rows, begins_ms, is_whole or not is_asked)
+        if is_whole:
+            break
+    assert best is not None  # a store has tiers
+    return best
 
 
-def _cut(match: Match, question: Question, tier: int, shape: Tier, rows: Rows) -> Iterator[Curve]:
-    session = match.session
-    if question.span.end_ms is not None:
-        rows = rows.between(0, question.span.end_ms + 1)
+def _cut(match: Match, question: Question, tiers: tuple[Tier, ...], found: _Found) -> Iterator[Curve]:
+    session, (tier, rows, *_) = match.session, found
     place = {
         column.series: at
         for at, column in enumerate(session.columns(tier))
         if column.aggregate in (LAST, question.aggregate)
     }
-    step_ms = max(shape.interval_ms if tier else 1, session.interval_ms)
+    step_ms = max(tiers[tier].interval_ms if tier else 1, session.interval_ms)
     for number in match.series:
         curve = Curve(
             session, session.header.series[number], step_ms, rows.t_ms, rows.values[:, place[number]]
@@ -241,6 +272,8 @@ def nothing(matches: Sequence[Match], question: Question) -> RondoError:
     last_ms = max(match.session.last_ms for match in matches)
     if not last_ms:
         return RondoError("what matches has no ticks", exit_code=EX_NOTHING)
-    seen = f"what matches was last seen at {format_time(last_ms)}"
+    seen = f"what matches was last seen at {question.face.time(last_ms)}"
     what = "two values to take a rate of" if question.rate else "values"
-    return RondoError(f"no {what} from {question.span} ({seen})", exit_code=EX_NOTHING)
+    return RondoError(
+        f"no {what} from {question.span.text(question.face.time)} ({seen})", exit_code=EX_NOTHING
+    )

@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from rondo_tools.query.face import UTC, Face
 from rondo_tools.query.names import counted
-from rondo_tools.query.times import Span, format_time
+from rondo_tools.query.times import Span
 from rondo_tools.store.reader import Eviction, Store
 from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)
 
 
-def warn(store: Store, span: Span, tiers: Collection[int]) -> None:
+def warn(store: Store, span: Span, tiers: Collection[int], face: Face = UTC) -> None:
     """Log what was evicted of these tiers with ticks in `span`."""
     found: dict[int, list[Eviction]] = {}
     for one in store.evictions:
@@ -32,7 +33,7 @@ def warn(store: Store, span: Span, tiers: Collection[int]) -> None:
             counted(len(some), "file"),
             tier,
             format_size(sum(one.bytes for one in some)),
-            format_time(min(one.from_ms for one in some)),
-            format_time(max(one.to_ms for one in some)),
+            face.time(min(one.from_ms for one in some)),
+            face.time(max(one.to_ms for one in some)),
             f"; {undelivered} not delivered by every push" if undelivered else "",
         )

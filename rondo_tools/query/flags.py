@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 import argh
 
 from rondo_tools.errors import UsageError
+
+if TYPE_CHECKING:
+    from rondo_tools.query.face import Face
 
 Command = Callable[..., None]
 
@@ -24,7 +28,15 @@ def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 
 selector = argh.arg("selector", metavar="SELECTOR", help="which series, such as 'vmm_rss_bytes'")
-unix = argh.arg("--unix", action="store_true", default=False, help="print times in Unix milliseconds")
+utc = argh.arg(
+    "--utc",
+    action="store_true",
+    default=False,
+    help="read and print times in UTC; else a time without a zone is local, and so is what a terminal shows",
+)
+times = together(
+    argh.arg("--unix", action="store_true", default=False, help="print times in Unix milliseconds"), utc
+)
 rate = argh.arg(
     "--rate",
     action="store_true",
@@ -33,7 +45,7 @@ rate = argh.arg(
 )
 format = together(
     argh.arg("--format", choices=("table", "csv", "json"), default="table", help="json: one object a line"),
-    unix,
+    times,
 )
 question = together(
     selector,
@@ -41,16 +53,19 @@ question = together(
     argh.arg(
         "--start",
         metavar="TIME",
-        help="from then on: 2026-11-23T10:00:00Z (UTC if no zone is named), Unix seconds, "
-        "or -10m for ten minutes ago (default: all that the tier holds)",
+        help="from then on: 14:12, 'yesterday 3:00', '2026-11-23 10:00', 2026-11-23T10:00:00Z, -10m for ten "
+        "minutes ago, now, Unix seconds (default: all that is kept)",
     ),
-    argh.arg("--end", metavar="TIME", help="up to then, written as for --start (default: no end)"),
+    argh.arg(
+        "--end", metavar="TIME", help="up to then, written as for --start; 14:15 is the first one after it"
+    ),
     argh.arg(
         "--tier",
         metavar="auto|0|1|2",
+        default="auto",
         help="resolution: 0 is every tick, 1 and 2 are coarser and reach further back; auto is, for "
         "each session, the finest that reaches back to the start that is asked for, or to its own "
-        "(default: auto with --range or --start, else 0)",
+        "(default: auto)",
     ),
     argh.arg(
         "--aggregate",
@@ -60,6 +75,14 @@ question = together(
         "them nothing else",
     ),
 )
+
+
+def face(out: TextIO, flags: Mapping[str, Any]) -> Face:
+    """How a command shows times in its data: what is for programs is in UTC also on a terminal."""
+    from rondo_tools.query.face import face
+
+    is_utc = flags["utc"] or flags.get("format", "table") != "table"
+    return face(out, utc=is_utc, unix=flags["unix"])
 
 
 def count(text: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rondo_tools.errors import UsageError
-from rondo_tools.query.times import format_times
+from rondo_tools.query.face import UTC, Face
 from rondo_tools.store.reader import Session
 from rondo_tools.view.state import RUNNING, running_or_silent
 
@@ -52,11 +52,11 @@ def newest(sessions: Iterable[Session], count: int | None) -> list[Session]:
     return ordered if count is None else ordered[max(len(ordered) - count, 0) :]
 
 
-def lives(sessions: Sequence[Session], now_ms: int, *, unix: bool = False) -> Columns:
-    """The FIELDS of `sessions`, in their order. Times are ISO 8601, or Unix ms if `unix`."""
+def lives(sessions: Sequence[Session], now_ms: int, face: Face = UTC) -> Columns:
+    """The FIELDS of `sessions`, in their order. Times are text, but integers if they are Unix ms."""
 
     def times(column: list[int]) -> list[Any]:
-        return column if unix else format_times(column)
+        return column if face.unix else face.times(column)
 
     def times_or_none(column: list[int]) -> list[Any]:
         """0 is no time."""

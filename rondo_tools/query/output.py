@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rondo_tools.catalog import Series, escape
 from rondo_tools.printable import ERRORS, encodable
+from rondo_tools.query.face import Face
 from rondo_tools.query.names import full_name, word
-from rondo_tools.query.times import format_times
 from rondo_tools.selector import labels_of
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ def make_utf8(out: TextIO) -> None:
 
 
 class SampleWriter:
-    """Writes curves to `out`, as table, csv or json; times as ISO 8601, or in Unix milliseconds if `unix`.
+    """Writes curves to `out`, as table, csv or json; times as `face` has them.
 
     The names of the columns come with the first sample: where there is none, nothing is written.
     """
 
-    def __init__(self, out: TextIO, format: str, *, unix: bool, matches: Sequence[Match]) -> None:
+    def __init__(self, out: TextIO, format: str, face: Face, *, matches: Sequence[Match]) -> None:
         """`matches` are those that the curves come from: they tell a table how wide its columns are."""
         self._out = out
         self._format = format
-        self._unix = unix
+        self._face = face
         self._series_width = 0
         if format == "table":
             self._series_width = max(
@@ -64,12 +64,11 @@ class SampleWriter:
             )
         else:
             make_utf8(out)
-        self._time_width = 13 if unix else 24
         self.samples = 0
 
     def write(self, curve: Curve) -> None:
-        times = self._times(curve.t_ms.tolist())
-        session = self._times([curve.session.start_ms])[0]
+        times = self._face.times(curve.t_ms.tolist())
+        session = self._face.time(curve.session.start_ms)
         if self._format == "json":
             self._json(curve, times, session)
         elif self._format == "csv":
@@ -77,9 +76,6 @@ class SampleWriter:
         else:
             self._table(curve, times, session)
         self.samples += len(times)
-
-    def _times(self, t_ms: list[int]) -> list[str]:
-        return list(map(str, t_ms)) if self._unix else format_times(t_ms)
 
     def _table(self, curve: Curve, times: list[str], session: str) -> None:
         if not self.samples:
@@ -94,7 +90,7 @@ class SampleWriter:
         return encodable(word(name), self._out.encoding)
 
     def _line(self, time: str, session: str, name: str, value: str) -> str:
-        width = self._time_width
+        width = self._face.width
         return f"{time:<{width}}  {session:<{width}}  {name:<{self._series_width}}  {value}\n"
 
     def _csv(self, curve: Curve, times: list[str], session: str) -> None:
@@ -108,7 +104,7 @@ class SampleWriter:
         )
 
     def _json(self, curve: Curve, times: list[str], session: str) -> None:
-        quote = "" if self._unix else '"'
+        quote = "" if self._face.is_number else '"'
         labels = labels_of(curve.session.header, curve.series)
         name = json.dumps(labels.pop("__name__"))
         same = f'"session": {quote}{session}{quote}, "name": {name}, "labels": {json.dumps(labels)}'
@@ -119,16 +115,16 @@ class SampleWriter:
 
 
 class LineWriter:
-    """Writes ticks to `out`, one a line, as a table or as JSON; times as in `SampleWriter`.
+    """Writes ticks to `out`, one a line, as a table or as JSON; times as `face` has them.
 
     In a table a line of names comes first, and again before a tick that has other series than the
     one above it. A series is named without the labels of its session, which the instance stands for.
     """
 
-    def __init__(self, out: TextIO, format: str, *, unix: bool) -> None:
+    def __init__(self, out: TextIO, format: str, face: Face) -> None:
         self._out = out
         self._format = format
-        self._unix = unix
+        self._face = face
         self._above: tuple[Series, ...] = ()
         self._widths: list[int] = []
         if format == "json":
@@ -136,7 +132,7 @@ class LineWriter:
 
     def write(self, line: Line) -> None:
         times = [line.t_ms, line.session.start_ms]
-        time, session = times if self._unix else format_times(times)
+        time, session = times if self._face.unix else self._face.times(times)
         if self._format == "json":
             record = {
                 "time": time,
@@ -153,7 +149,7 @@ class LineWriter:
         if line.series != self._above:
             self._above = line.series
             names = [encodable(word(str(series)), self._out.encoding) for series in line.series]
-            self._widths = [13 if self._unix else 24, len(instance), *(max(len(name), 8) for name in names)]
+            self._widths = [self._face.width, len(instance), *(max(len(name), 8) for name in names)]
             self._row("time", "instance", *names)
         self._row(str(time), instance, *map(format_number, line.values))
 

@@ -19,8 +19,8 @@ import numpy as np
 from rondo_tools.errors import EX_UNAVAILABLE, RondoError, UsageError
 from rondo_tools.printable import encodable
 from rondo_tools.query.curve import Curve, Times, Values
+from rondo_tools.query.face import UTC, Face
 from rondo_tools.query.names import word
-from rondo_tools.query.times import format_time
 
 MAX_CURVES = len(string.ascii_letters)
 MIN_WIDTH, MIN_HEIGHT = 40, 10
@@ -40,7 +40,14 @@ _STEPS = (
 
 
 def draw(
-    curves: Sequence[Curve], out: TextIO, *, width: int, height: int, color: bool, rate: bool = False
+    curves: Sequence[Curve],
+    out: TextIO,
+    *,
+    width: int,
+    height: int,
+    color: bool,
+    rate: bool = False,
+    face: Face = UTC,
 ) -> None:
     """Draw `curves` on `width` x `height` characters of `out`, the legend included where there is room.
 
@@ -65,15 +72,15 @@ def draw(
     plotext.limit_size(False, False)  # to its own idea of the terminal
     plotext.plotsize(width, max(MIN_HEIGHT, height - len(curves) - 1))
     plotext.theme("clear")
-    for number, ((t_ms, values), label) in enumerate(zip(lines, labels(curves), strict=True)):
+    for number, ((t_ms, values), label) in enumerate(zip(lines, labels(curves, face), strict=True)):
         marker = string.ascii_letters[number] if letters else "braille"
         hue = _COLORS[number % len(_COLORS)] if color else None
         plotext.plot(t_ms.tolist(), (values * scale).tolist(), marker=marker, color=hue)
         sign = (marker if letters else "━") * 2
         legend.append(f"{plotext.colorize(sign, hue) if color else sign} {label}\n")
     low, high = _extent([t_ms for t_ms, _ in lines])
-    plotext.xticks(*_time_ticks(int(low), int(high), width // 12))
-    plotext.xlabel(_time_label(int(low), int(high)))
+    plotext.xticks(*_time_ticks(int(low), int(high), width // 12, face))
+    plotext.xlabel(_time_label(int(low), int(high), face))
     ticks, tick_labels = _value_ticks(bottom * scale, top * scale, scale)
     plotext.yticks(ticks, tick_labels)
     plotext.ylabel(encodable(unit(curves, rate=rate), out.encoding))
@@ -112,12 +119,11 @@ def line(curve: Curve) -> tuple[Times, Values]:
     return np.insert(curve.t_ms, gaps, curve.t_ms[gaps - 1] + 1), np.insert(values, gaps, np.nan)
 
 
-def labels(curves: Sequence[Curve]) -> list[str]:
+def labels(curves: Sequence[Curve], face: Face = UTC) -> list[str]:
     """The series, and the session's start where one series is drawn of more than one session."""
     names = Counter(curve.name for curve in curves)
     return [
-        word(curve.name)
-        + (f"  session {format_time(curve.session.start_ms)}" if names[curve.name] > 1 else "")
+        word(curve.name) + (f"  session {face.time(curve.session.start_ms)}" if names[curve.name] > 1 else "")
         for curve in curves
     ]
 
@@ -126,18 +132,20 @@ def _extent(arrays: Sequence[Times] | Sequence[Values]) -> tuple[float, float]:
     return min(float(np.nanmin(each)) for each in arrays), max(float(np.nanmax(each)) for each in arrays)
 
 
-def _time_ticks(low: int, high: int, most: int) -> tuple[list[int], list[str]]:
-    """At most `most` moments on round UTC times between `low` and `high` (ms); `low` if there are none."""
+def _time_ticks(low: int, high: int, most: int, face: Face) -> tuple[list[int], list[str]]:
+    """At most `most` moments on round times between `low` and `high` (ms); `low` if there are none."""
     coarsest = -(-(high - low + 1) // (most * _STEPS[-1])) * _STEPS[-1]
     step = next((step for step in _STEPS if (high - low) // step < most), coarsest)
-    ticks = list(range(-(-low // step) * step, high + 1, step)) or [low]
+    ahead = face.ahead_ms(low)  # of UTC: where it changes within the picture, later times are not so round
+    ticks = list(range(-(-(low + ahead) // step) * step - ahead, high + 1, step)) or [low]
     cut = slice(5, 10) if step >= _DAY else slice(11, 16) if step >= _MINUTE else slice(11, 19)
-    return ticks, [format_time(tick)[cut] for tick in ticks]
+    return ticks, [text[cut] for text in face.times(ticks)]
 
 
-def _time_label(low: int, high: int) -> str:
-    first, last = format_time(low)[:10], format_time(high)[:10]
-    return f"{first} UTC" if first == last else f"{first} to {last} UTC"
+def _time_label(low: int, high: int, face: Face) -> str:
+    zones = list(dict.fromkeys(face.zone(each) for each in (low, high)))
+    first, last = (text[:10] for text in face.times([low, high]))
+    return f"{first if first == last else f'{first} to {last}'} {', '.join(zones)}"
 
 
 def _scale(low: float, high: float) -> float:

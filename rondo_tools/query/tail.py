@@ -19,9 +19,9 @@ from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
 from rondo_tools.query.curve import Times, Values, matching, rates
 from rondo_tools.query.damage import Damage
+from rondo_tools.query.face import UTC, Face
 from rondo_tools.query.life import state
 from rondo_tools.query.names import word
-from rondo_tools.query.times import format_time
 from rondo_tools.selector import Selector, matching_series, rest_of
 from rondo_tools.store.format.records import LOST, SessionRecord
 from rondo_tools.store.reader import Arrival, Ending, Part, Session, Store
@@ -101,14 +101,22 @@ class Tail:
     """Follows the sessions of `store` that have series which `selector` means."""
 
     def __init__(
-        self, store: Store, selector: Selector, *, lines: int, rate: bool = False, new: bool = False
+        self,
+        store: Store,
+        selector: Selector,
+        *,
+        lines: int,
+        rate: bool = False,
+        new: bool = False,
+        face: Face = UTC,
     ) -> None:
-        """`lines` is how many ticks of the past each session begins with."""
+        """`lines` is how many ticks of the past each session begins with, `face` that of what is logged."""
         self._store = store
         self._selector = selector
         self._lines = lines
         self._rate = rate
         self._new = new
+        self._face = face
         self._followed: dict[Key, _Followed] = {}
         self.damage = Damage(store)
         self._is_first = True
@@ -203,7 +211,7 @@ class Tail:
         followed = self._followed.get(key)
         if followed is None or followed.told_ms > ending.last_ms:  # a later tick has undone it
             return
-        log.info("%s: %s at %s", _name(followed), end.reason, format_time(end.t_ms))
+        log.info("%s: %s at %s", _name(followed), end.reason, self._face.time(end.t_ms))
         if end.reason == LOST and not self._new:
             followed.is_over = True
         else:
@@ -215,7 +223,7 @@ class Tail:
                 continue
             now = running_or_silent(followed.life.interval_ms, now_ms - followed.told_ms)
             if now == SILENT and not followed.is_silent:
-                log.info("%s: silent since %s", _name(followed), format_time(followed.told_ms))
+                log.info("%s: silent since %s", _name(followed), self._face.time(followed.told_ms))
             followed.is_silent = now == SILENT
             followed.is_over = now == SILENT and not self._new
 

@@ -1,14 +1,17 @@
-"""Times as an on-call engineer asks for them, and as rondo-query prints them: UTC, to the millisecond.
+"""Times as an on-call engineer asks for them, and as rondo-query prints them, to the millisecond.
 
 Strategy: everything asked for becomes a `Span` of Unix milliseconds once, against one "now", before
-anything is read; from there on nobody looks at a clock.
+anything is read; from there on nobody looks at a clock. A time without a zone is local time, wherever
+the output goes: a command means the same in a pipe.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +22,11 @@ from rondo_tools.units import parse_duration
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _DURATION = re.compile(r"(?:[0-9.]+[a-z]+)+")
+_OF_DAY = re.compile(
+    r"(?:(?P<day>today|yesterday|[0-9]{4}-[0-9]{2}-[0-9]{2})[ T]+)?(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})"
+    r"(?::(?P<second>[0-9]{2}(?:\.[0-9]{1,6})?))?"
+)
+_DAY = re.compile(r"(?P<day>today|yesterday)(?P<hour>)(?P<minute>)(?P<second>)")
 _DAY_MS, _YEAR_10000_MS = 86_400_000, 253_402_300_800_000
 # Where the digits of hours, minutes, seconds and milliseconds stand, and what one of each is worth.
 _DIGITS = (
@@ -35,17 +43,28 @@ class Span(NamedTuple):
     start_ms: int | None
     end_ms: int | None
 
-    def __str__(self) -> str:
-        start = "the beginning" if self.start_ms is None else format_time(self.start_ms)
-        end = "now" if self.end_ms is None else format_time(self.end_ms)
+    def text(self, shown: Callable[[int], str]) -> str:
+        start = "the beginning" if self.start_ms is None else shown(self.start_ms)
+        end = "now" if self.end_ms is None else shown(self.end_ms)
         return f"{start} to {end}"
 
 
-def parse_time(text: str, now_ms: int) -> int:
-    """ISO 8601 (UTC where it names no zone), Unix seconds or milliseconds, or ``-10m``; in milliseconds.
+def parse_time(
+    text: str, now_ms: int, *, utc: bool = False, after_ms: int | None = None, latest: bool = False
+) -> int:
+    """A time as people write it, in Unix milliseconds; without a zone it is local, or UTC if `utc`.
 
-    Raises UsageError.
+    - ``now``, or ``-10m`` for ten minutes ago;
+    - ISO 8601, such as ``2026-11-23 10:00`` or ``2026-11-23T10:00:00Z``;
+    - ``14:12`` or ``14:12:30``: the last one that was, or the first one from `after_ms` on;
+    - ``today``, ``yesterday``, ``yesterday 03:00``;
+    - Unix seconds or milliseconds.
+
+    An hour that the clock passes twice means its first pass, or its second if `latest`. A time that the
+    clock leaves out is the moment at which it does. Raises UsageError.
     """
+    if text == "now":
+        return now_ms
     if text.startswith("-"):
         return now_ms - parse_duration(text[1:])
     if _NUMBER.fullmatch(text):
@@ -55,42 +74,101 @@ def parse_time(text: str, now_ms: int) -> int:
             raise UsageError(f"{text} is beyond any clock: Unix seconds, or milliseconds, are meant")
         return round(t_ms)
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        match = _DAY.fullmatch(text) or _OF_DAY.fullmatch(text)
+        if match is None:
+            return _unix_ms(datetime.fromisoformat(text), utc, latest)
+        day, of_day = match["day"], _time_of_day(match["hour"], match["minute"], match["second"])
+        from_ms = now_ms if day or after_ms is None else after_ms
+        date = datetime.fromtimestamp(from_ms / 1000, UTC if utc else None).date()
+        if day and day[0].isdigit():
+            date = datetime.fromisoformat(day).date()
+
+        def on(days: int) -> int:
+            return _unix_ms(datetime.combine(date + timedelta(days), of_day), utc, latest)
+
+        if day:
+            return on(-1 if day == "yesterday" else 0)
+        if after_ms is None:
+            return on(0) if on(0) <= now_ms else on(-1)
+        return on(0) if on(0) >= after_ms else on(1)
+    except (ValueError, OverflowError, OSError):
         raise UsageError(
-            f"{text!r} is not a time: write 2026-11-23T10:00:00Z, Unix seconds, or -10m for ten minutes ago"
+            f"{text!r} is not a time: write 14:12, 'yesterday 03:00', '2026-11-23 10:00', "
+            "2026-11-23T10:00:00Z, now, -10m for ten minutes ago, or Unix seconds"
         ) from None
-    if moment.tzinfo is None:
+
+
+def _time_of_day(hour: str | None, minute: str | None, second: str | None) -> time_of_day:
+    whole, _, part = (second or "0").partition(".")
+    return time_of_day(int(hour or 0), int(minute or 0), int(whole), int(f"{part:0<6}"))
+
+
+def _unix_ms(moment: datetime, utc: bool, latest: bool) -> int:
+    if moment.tzinfo is None and utc:
         moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1000)
+    if moment.tzinfo is not None:
+        return round(moment.timestamp() * 1000)
+    first = round(moment.replace(fold=0).timestamp() * 1000)
+    second = round(moment.replace(fold=1).timestamp() * 1000)
+    if first > second:  # the clock leaves it out
+        return 1000 * _change_s(second // 1000, first // 1000)
+    return second if latest else first
 
 
-def parse_since(text: str, now_ms: int) -> int:
+def _change_s(before_s: int, after_s: int) -> int:
+    """The second at which local time changes its offset from UTC, once between these two."""
+    offset_s = time.localtime(before_s).tm_gmtoff
+    while after_s - before_s > 1:
+        between_s = (before_s + after_s) // 2
+        if time.localtime(between_s).tm_gmtoff == offset_s:
+            before_s = between_s
+        else:
+            after_s = between_s
+    return after_s
+
+
+def parse_since(text: str, now_ms: int, *, utc: bool = False) -> int:
     """``10m``, ten minutes ago, or a time; in milliseconds. Raises UsageError that names --since."""
-    return _flag("--since", f"-{text}" if _DURATION.fullmatch(text) else text, now_ms) or 0
+    text = f"-{text}" if _DURATION.fullmatch(text) else text
+    return _flag("--since", lambda: parse_time(text, now_ms, utc=utc))
 
 
-def make_span(range_: str | None, start: str | None, end: str | None, now_ms: int) -> Span:
+def make_span(
+    range_: str | None, start: str | None, end: str | None, now_ms: int, *, utc: bool = False
+) -> Span:
     """The span that --range, --start and --end ask for. Raises UsageError that names the flag."""
     if range_ is not None and start is not None:
         raise UsageError("--range and --start both say where to begin: give one of them")
-    end_ms = _flag("--end", end, now_ms)
-    start_ms = _flag("--start", start, now_ms)
+    start_ms = end_ms = None
+    if start is not None:
+        start_ms = _flag("--start", lambda: parse_time(start, now_ms, utc=utc))
+    if end is not None:
+        end_ms = _flag("--end", lambda: parse_time(end, now_ms, utc=utc, after_ms=start_ms, latest=True))
     if range_ is not None:
-        try:
-            start_ms = (now_ms if end_ms is None else end_ms) - parse_duration(range_)
-        except UsageError as exc:
-            raise UsageError(f"--range: {exc}") from None
+        length_ms = _flag("--range", lambda: parse_duration(range_))
+        start_ms = (now_ms if end_ms is None else end_ms) - length_ms
     if start_ms is not None and end_ms is not None and start_ms > end_ms:
         raise UsageError(f"--end {end} is before --start {start}")
     return Span(start_ms, end_ms)
 
 
-def _flag(flag: str, text: str | None, now_ms: int) -> int | None:
+def _flag(flag: str, parse: Callable[[], int]) -> int:
     try:
-        return None if text is None else parse_time(text, now_ms)
+        return parse()
     except UsageError as exc:
         raise UsageError(f"{flag}: {exc}") from None
+
+
+def _changes_s(before_s: int, after_s: int) -> int:
+    """The second at which local time changes its offset from UTC, once between these two."""
+    offset = time.localtime(before_s).tm_gmtoff
+    while after_s - before_s > 1:
+        between_s = (before_s + after_s) // 2
+        if time.localtime(between_s).tm_gmtoff == offset:
+            before_s = between_s
+        else:
+            after_s = between_s
+    return after_s
 
 
 def format_times(t_ms: Sequence[int]) -> list[str]:

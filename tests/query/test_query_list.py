@@ -15,6 +15,7 @@ import pytest
 from made_store import SERIES, T0, add_session, roll_up
 
 from rondo_tools.query.cli import main
+from rondo_tools.query.face import Face
 from rondo_tools.query.life import FIELDS, lives, newest
 from rondo_tools.store.reader import Store
 
@@ -27,7 +28,7 @@ def steady(seconds: int, begin: int) -> list[tuple[int, tuple[float, ...]]]:
 
 def listed(store: Store, now_ms: int, *, unix: bool = False) -> list[dict[str, Any]]:
     """The records, by start."""
-    columns = lives(newest(store.sessions(), None), now_ms, unix=unix)
+    columns = lives(newest(store.sessions(), None), now_ms, Face(unix=unix))
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

@@ -194,6 +194,30 @@ def test_tables_on_a_terminal_and_in_a_file(
     assert shown in (tmp_path / "out").read_bytes().decode(encoding)
 
 
+@pytest.mark.parametrize(
+    ("argv", "shows"),
+    [
+        ("read rss_bytes", "2026-11-23T01:50:30.000+01:00"),
+        ("read rss_bytes --utc", "2026-11-23T00:50:30.000Z"),
+        ("read rss_bytes --format=csv", "2026-11-23T00:50:30.000Z"),
+        ("list", "2026-11-23T01:50:30.000+01:00"),
+        ("list --format=json", "2026-11-23T00:50:30.000Z"),
+        ("plot rss_bytes", "2026-11-23 +01:00"),
+        ("plot rss_bytes --utc", "2026-11-23 UTC"),
+        ("read rss_bytes --range=1s", "(what matches was last seen at 2026-11-23T01:50:30.000+01:00)"),
+        ("read rss_bytes --range=1s --utc", "(what matches was last seen at 2026-11-23T00:50:30.000Z)"),
+    ],
+)
+def test_a_terminal_gets_local_time(named: Path, argv: str, shows: str) -> None:
+    if argv.startswith("plot"):
+        pytest.importorskip("plotext")
+    _, data = on_a_terminal(named, *argv.split(), env={"TZ": "CET-1CEST,M3.5.0,M10.5.0/3"})
+    assert shows in data.decode()
+    assert ("+01:00" in data.decode()) is ("+01:00" in shows)
+    if argv.startswith("plot"):
+        assert ("01:50:30" in data.decode()) is ("+01:00" in shows)
+
+
 def test_an_error_names_what_it_cannot_show(named: Path, query: Query, locale: Locale) -> None:
     env, encoding, shown = locale
     if encoding == "latin-1":

@@ -24,6 +24,7 @@ from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.query.cli import COMMANDS, main
 from rondo_tools.query.curve import CurveReader, Question, find
 from rondo_tools.query.damage import Damage
+from rondo_tools.query.times import format_time
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.reader import Store
@@ -190,13 +191,15 @@ def test_auto_is_the_finest_tier_that_reaches_back(store: Path, capsys: pytest.C
         return [time - T0 for time, *_ in as_json(out)]
 
     last_ten_minutes = list(range(601_000, 1_201_000, 1000))
-    assert times() == last_ten_minutes
-    assert times("--end", str(T0 + 610_000)) == last_ten_minutes[:10]
+    assert times("--tier=0") == last_ten_minutes
+    assert times("--tier=0", "--end", str(T0 + 610_000)) == last_ten_minutes[:10]
     assert times(f"--start={T0 + 600_000}") == last_ten_minutes  # a tick of leeway
     assert times(f"--start={T0 + 700_000}") == last_ten_minutes[99:]
     assert times(f"--start={T0 + 595_000}")[:3] == [599_000, 604_000, 609_000]
     assert times("--range=610s", f"--end={T0 + 1_200_000}")[:3] == [594_000, 599_000, 604_000]
-    assert times("--tier=auto")[0] == 4_000  # back to the session's start
+    assert times()[:2] == [4_000, 9_000]  # back to the session's start
+    assert times("--end", str(T0 + 605_000))[-1] == 604_000
+    assert times("--tier=auto") == times()
     assert times("--tier=2")[:2] == [19_000, 39_000]
     assert times("--range=30s") == []  # up to now, which is another day
 
@@ -235,14 +238,45 @@ def test_auto_steps_over_a_hole(store: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_what_is_not_shown_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Finer rows than there are for all of it, and what a tier does not reach back to."""
     long_ago(store)
-    _, _, err = run(capsys, store, "read", "rss_bytes", "--tier=auto", "--aggregate=max")
-    assert "tier 1 (5s:100s)" in err
-    assert "max" in err
-    assert run(capsys, store, "read", "rss_bytes", "--tier=0")[2] == ""
-    # Who did not ask for a tier or a range may think that this is all.
-    _, _, err = run(capsys, store, "read", "rss_bytes")
-    assert "of 1 session tier 0 holds the last ticks only: --tier auto reaches further back" in err
+    add_session(store, steady(5, T0 + 1_300_000), instance="vm-2", start_ms=T0 + 1_300_000)
+
+    def said(*flags: str) -> list[str]:
+        lines = run(capsys, store, "read", "rss_bytes", *flags)[2].splitlines()
+        return [line.removeprefix("rondo-query: ") for line in lines]
+
+    coarse = (
+        "tier 1 (5s:100s): a row each 5s, of gauges the {}; finer rows do not reach back so far "
+        "(a shorter --range, or --tier, shows those that are kept)"
+    )
+    assert said() == [coarse.format("avg")]
+    assert said("--aggregate=max") == [coarse.format("max")]
+    assert said("--quiet") == []
+    assert said(f"--start={T0 + 700_000}") == []
+    assert said("--tier=1") == []  # all that there is, and of this tier, as asked
+    of_tier_0 = (
+        "of 1 session the beginning is left out: tier 0 (1s:40s) holds nothing older than "
+        "2026-11-23T01:00:01.000Z; --tier auto reaches back as far as any"
+    )
+    assert said("--tier=0") == [of_tier_0]
+    assert said("--tier=0", f"--start={T0 + 300_000}") == [of_tier_0]
+    assert said("--tier=0", f"--start={T0 + 700_000}") == []
+    assert said("--tier=0", f"--start={T0 - 2000}", f"--end={T0 - 1000}")[:-1] == []  # before it began
+
+
+def test_what_is_older_than_the_last_tier_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seconds, end in ((1200, None), (2400, None), (3600, "poweroff")):
+        add_session(store, steady(seconds), end=end)
+        roll_up(store, T0 + 1000 * seconds)
+    keep_house(store, T0 + 3_660_000)
+    _, out, err = run(capsys, store, "read", "rss_bytes", "--unix", "--format=csv")
+    first = int(out.splitlines()[1].split(",")[0])
+    assert first > T0 + 60_000
+    assert err.splitlines()[-1] == (
+        "rondo-query: of 1 session the beginning is left out: "
+        f"nothing older than {format_time(first)} is kept"
+    )
 
 
 def test_what_was_evicted_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +345,7 @@ def test_ticks_within_a_second_are_all_there(store: Path, capsys: pytest.Capture
 def test_the_last_of_counters_and_of_ticks(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, steady(90))
     flags = ["--aggregate=last", "--unix", "--format=json"]
-    status, out, _ = run(capsys, store, "read", "{}", *flags)  # tier 0
+    status, out, _ = run(capsys, store, "read", "{}", "--tier=0", *flags)
     assert (status, as_json(out)[-1]) == (0, (T0 + 90_000, "rss_bytes", 0.5))
     status, out, _ = run(capsys, store, "read", "exits_total", "--tier=2", *flags)
     assert (status, as_json(out)[0]) == (0, (T0 + 19_000, "exits_totalio", 190.0))
@@ -358,13 +392,13 @@ def test_numbers_and_words(store: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["read", "{}", "--tier", "3"], 64, "0 (1s:40s), 1 (5s:100s), 2 (20s:10m)"),
         (["read", "{}", "--tier", "x"], 64, "--tier"),
         (["read", "{}", "--range", "x"], 64, "--range"),
-        (["read", "{}", "--start", "yesterday"], 64, "--start"),
+        (["read", "{}", "--start", "tomorrow"], 64, "--start: 'tomorrow' is not a time: write 14:12,"),
         (["read", "{}", "--end", "99999999999999999999"], 64, "--end"),
         (["read", "{}", "--start", "-1m", "--range", "1m"], 64, "--start"),
         (["read", "{}", "--start", "-1m", "--end", "-2m"], 64, "--end -2m is before --start -1m"),
         (["read", "{}", "--rate"], 64, 'rss_bytes{instance="vm-1"} is a gauge'),
         (["read", "{}", "--aggregate=last", "--tier=1"], 64, 'rss_bytes{instance="vm-1"} is a gauge'),
-        (["read", "{}", "--aggregate=last", "--range=1m"], 64, "avg, min and max"),
+        (["read", "{}", "--aggregate=last"], 64, "avg, min and max; --tier 0 has every value"),
         (["read", "{}", "--format", "xml"], 64, "--format"),
         (["read", "nothing"], 1, "nothing matches nothing"),
         (["read", '{job="x"}'], 1, "no series here has the label 'job'"),

@@ -309,12 +309,13 @@ def test_it_ends_when_its_reader_leaves_though_no_tick_comes(store: Path) -> Non
 
 
 def test_names_are_told_again_when_the_series_change(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from rondo_tools.query.face import Face
     from rondo_tools.query.output import LineWriter
 
     add_session(store, ticks(1, 2), instance="vm 1")
     one, two = follow(store).look(T0 + 2000)
     other = follow(store, "exits_total").look(T0 + 2000)[0]
-    writer = LineWriter(sys.stdout, "table", unix=True)
+    writer = LineWriter(sys.stdout, "table", Face(unix=True))
     for line in (one, two, other, two):
         writer.write(line)
     assert [line.split() for line in capfd.readouterr().out.splitlines()] == [

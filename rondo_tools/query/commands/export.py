@@ -42,7 +42,7 @@ rondo-push gives every series the label job="rondo-vmm"; to continue its series,
     default=[],
     help="add a label to all series, such as job=rondo-vmm; may be repeated",
 )
-@share.unix
+@share.times
 def export(selector: str, **flags: Any) -> None:
     from rondo_tools.query import curve, openmetrics, output
 
@@ -52,7 +52,7 @@ def export(selector: str, **flags: Any) -> None:
         samples = openmetrics.write(sys.stdout, matches, reader)
     else:
         format = {"jsonl": "json"}.get(flags["format"], flags["format"])
-        writer = output.SampleWriter(sys.stdout, format, unix=flags["unix"], matches=matches)
+        writer = output.SampleWriter(sys.stdout, format, share.face(sys.stdout, flags), matches=matches)
         for each in reader.curves(matches):
             writer.write(each)
         samples = writer.samples

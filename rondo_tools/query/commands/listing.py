@@ -37,7 +37,7 @@ ticks are all that it has had; how many ticks are still there is a matter of the
 @argh.arg(
     "--since",
     metavar="DURATION|TIME",
-    help="only those that were alive since then: 10m, 2026-11-23T10:00:00Z, Unix seconds",
+    help="only those that were alive since then: 10m, 14:12, 'yesterday 3:00', or another time as read takes",
 )
 @argh.arg(
     "--state",
@@ -53,12 +53,14 @@ def list_sessions(**flags: Any) -> None:
     gc.disable()  # of 100,000 sessions none is garbage, and to look for it takes as long as all the rest
     from rondo_tools.query import evicted, life, output
     from rondo_tools.query.damage import EX_NOTHING, Damage
-    from rondo_tools.query.times import Span, format_time, parse_since
+    from rondo_tools.query.face import face
+    from rondo_tools.query.times import Span, parse_since
     from rondo_tools.store.reader import Store
 
     wanted = None if flags["match"] is None else parse_selector(flags["match"])
     now_ms = clock.now_ms()
-    since_ms = 0 if flags["since"] is None else parse_since(flags["since"], now_ms)
+    since_ms = 0 if flags["since"] is None else parse_since(flags["since"], now_ms, utc=flags["utc"])
+    said = face(sys.stderr, utc=flags["utc"])
     store = Store(flags["store"])
     order = life.Order(flags["sort"], reverse=flags["reverse"])
     if wanted is None:
@@ -68,16 +70,16 @@ def list_sessions(**flags: Any) -> None:
     what = ["no session"]
     if since_ms:
         sessions = life.alive_since(sessions, since_ms, now_ms)
-        what.append(f"that was alive since {format_time(since_ms)}")
+        what.append(f"that was alive since {said.time(since_ms)}")
     if flags["state"] is not None:
         sessions = life.in_state(sessions, flags["state"], now_ms)
         what.append(f"that is {' or '.join(sorted(flags['state']))}")
     damage = Damage(store)
-    evicted.warn(store, Span(since_ms or None, None), range(len(store.tiers)))
+    evicted.warn(store, Span(since_ms or None, None), range(len(store.tiers)), said)
     if not sessions and len(what) > 1:
         damage.finish()
         raise RondoError(" ".join(what), exit_code=EX_NOTHING)
     sessions = life.newest(sessions, flags["n"])
-    columns = order.sorted(life.lives(sessions, now_ms, unix=flags["unix"]))
+    columns = order.sorted(life.lives(sessions, now_ms, share.face(sys.stdout, flags)))
     output.write_columns(sys.stdout, flags["format"], columns)
     damage.finish()

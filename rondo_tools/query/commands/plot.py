@@ -18,7 +18,7 @@ Draw series in the terminal, each session by itself, or into a file. The termina
 install 'rondo-tools[plot]'), a file matplotlib (pip install 'rondo-tools[plot-file]').
 
   rondo-query vmm_metrics plot vcpu_exits_total --rate
-  rondo-query vmm_metrics plot vmm_rss_bytes --start 2026-11-23T09:00:00Z --end 2026-11-23T10:00:00Z
+  rondo-query vmm_metrics plot vmm_rss_bytes --start 'yesterday 22:00' --end 6:00
   rondo-query vmm_metrics plot blk_request_duration_ns --range 10m --output slow-disk.svg
 
 {SELECTOR}
@@ -39,9 +39,11 @@ install 'rondo-tools[plot]'), a file matplotlib (pip install 'rondo-tools[plot-f
     metavar="N",
     help="lines, with the legend (default: the terminal's, else 24); with --output pixels (default: 600)",
 )
+@share.utc
 def plot(selector: str, **flags: Any) -> None:
     from rondo_tools.query import picture
     from rondo_tools.query import plot as canvas
+    from rondo_tools.query.face import face
 
     width, height = flags["width"], flags["height"]
     path = None if flags["output"] is None else Path(flags["output"])
@@ -60,7 +62,8 @@ def plot(selector: str, **flags: Any) -> None:
     curves = [each for each in reader.curves(matches) if canvas.has_values(each)]
     if curves and path is None:
         color = canvas.wants_color(sys.stdout)
-        canvas.draw(curves, sys.stdout, width=width, height=height, color=color, rate=rate)
+        where = face(sys.stdout, utc=flags["utc"])
+        canvas.draw(curves, sys.stdout, width=width, height=height, color=color, rate=rate, face=where)
     elif curves and path is not None:
         picture.draw(curves, path, width=width, height=height, rate=rate)
     reader.finish(matches, found=bool(curves))

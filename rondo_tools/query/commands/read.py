@@ -25,7 +25,7 @@ def read(selector: str, **flags: Any) -> None:
     from rondo_tools.query import output
 
     matches, reader = ask(selector, flags)
-    writer = output.SampleWriter(sys.stdout, flags["format"], unix=flags["unix"], matches=matches)
+    writer = output.SampleWriter(sys.stdout, flags["format"], share.face(sys.stdout, flags), matches=matches)
     for each in reader.curves(matches):
         writer.write(each)
     reader.finish(matches, found=writer.samples > 0)

@@ -53,10 +53,11 @@ _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most 
 )
 @share.rate
 @argh.arg("--format", choices=("table", "json"), default="table", help="json: one object a line")
-@share.unix
+@share.times
 def tail(selector: str, **flags: Any) -> None:
     from rondo_tools.query import curve
     from rondo_tools.query.damage import EX_NOTHING
+    from rondo_tools.query.face import face
     from rondo_tools.query.output import LineWriter
     from rondo_tools.query.tail import Tail
     from rondo_tools.store.reader import Store
@@ -67,8 +68,9 @@ def tail(selector: str, **flags: Any) -> None:
         raise UsageError("--new waits for what begins later, and --once for nothing: choose one")
     if flags["rate"] or not flags["new"]:
         curve.check(curve.Question(rate=flags["rate"]), find(store, wanted), store.tiers)
-    following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"])
-    writer = LineWriter(sys.stdout, flags["format"], unix=flags["unix"])
+    said = face(sys.stderr, utc=flags["utc"])
+    following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"], face=said)
+    writer = LineWriter(sys.stdout, flags["format"], share.face(sys.stdout, flags))
     if flags["once"]:
         for line in following.last(match.session for match in find(store, wanted)):
             writer.write(line)
