@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rondo_tools import clock
 from rondo_tools.errors import RondoError, UsageError
+from rondo_tools.query import flags as share
 from rondo_tools.selector import Selector, parse_selector
 
 if TYPE_CHECKING:
-    from rondo_tools.query.curve import CurveReader, Match
+    from rondo_tools.query.curve import Curve, CurveReader, Match
     from rondo_tools.store.reader import Store
 
 log = logging.getLogger(__name__)
@@ -48,17 +50,58 @@ def ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]
     from rondo_tools.query import curve
     from rondo_tools.query.damage import Damage
     from rondo_tools.query.face import face
+    from rondo_tools.query.pick import parse_lives, pick
     from rondo_tools.query.times import make_span
     from rondo_tools.store.reader import Store
 
     wanted = parse_selector(selector)
-    span = make_span(flags["range"], flags["start"], flags["end"], clock.now_ms(), utc=flags["utc"])
+    now_ms = clock.now_ms()
+    span = make_span(flags["range"], flags["start"], flags["end"], now_ms, utc=flags["utc"])
     if not re.fullmatch(r"auto|[0-9]", flags["tier"]):
         raise UsageError(f"--tier {flags['tier']!r}: write auto, or the number of a tier")
     tier = None if flags["tier"] == "auto" else int(flags["tier"])
     said = face(sys.stderr, utc=flags["utc"])
-    question = curve.Question(span, tier, flags["aggregate"], flags["rate"], said)
+    question = curve.Question(span, tier, flags["aggregate"], flags["rate"], flags["since_birth"], said)
+    lives = None
+    if flags["session"] is not None:
+        lives = parse_lives(flags["session"], now_ms, utc=flags["utc"])
     store = Store(flags["store"])
-    matches = find(store, wanted, span.start_ms or 0)
+    # Lives are counted among all, also those before the span.
+    matches = find(store, wanted, 0 if lives else span.start_ms or 0)
+    if lives:
+        matches = pick(matches, lives, flags["session"])
     curve.check(question, matches, store.tiers)
     return matches, curve.CurveReader(question, store, Damage(store))
+
+
+def answer(matches: Sequence[Match], reader: CurveReader, flags: dict[str, Any]) -> Iterable[Curve]:
+    """The curves of `matches`, grouped and chosen as flags say. Raises UsageError before any is read."""
+    from rondo_tools.query.group import SESSION, Grouping, highest
+    from rondo_tools.query.lineup import lined_up
+
+    how = share.how(flags)
+    if flags["by"]:
+        known = {SESSION, *label_names(matches)}
+        for name in flags["by"]:
+            if name not in known:
+                raise UsageError(f"--by {name}: the labels of these series are {', '.join(sorted(known))}")
+    if how:
+        grouping = Grouping(how, flags["by"], flags["quantile"] or 0.0)
+        curves: Iterable[Curve] = grouping.curves(lined_up(reader, matches))
+    elif flags.get("pivot"):
+        curves = lined_up(reader, matches)
+    else:
+        curves = reader.curves(matches)
+    return curves if flags["topk"] is None else highest(curves, flags["topk"]).curves
+
+
+def label_names(matches: Iterable[Match]) -> list[str]:
+    """The labels that a series of `matches` has: instance, and the others by name."""
+    schemas = {(match.session.labels, match.session.header.series, match.series) for match in matches}
+    found = {
+        name
+        for labels, series, numbers in schemas
+        for some in (labels, *(series[number].labels for number in numbers))
+        for name, _ in some
+    }
+    return ["instance", *sorted(found)]

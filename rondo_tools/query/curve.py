@@ -22,7 +22,7 @@ from rondo_tools.query.damage import EX_NOTHING, Damage
 from rondo_tools.query.face import UTC, Face
 from rondo_tools.query.names import counted, full_name, word
 from rondo_tools.query.times import Span
-from rondo_tools.selector import Selector, labels_of, matching_series, rest_of
+from rondo_tools.selector import NAME, Selector, labels_of, matching_series, rest_of
 from rondo_tools.store.reader import Rows, Session, Store, Tier
 from rondo_tools.units import format_duration
 
@@ -41,6 +41,7 @@ class Question(NamedTuple):
     tier: int | None = 0  # None: the finest that reaches back to the span's start, or the session's
     aggregate: str = "avg"  # of a gauge's window in a coarse tier: avg, min, max; last: no gauge is meant
     rate: bool = False
+    since_birth: bool = False  # times since each session began
     face: Face = UTC  # of what is logged
 
 
@@ -52,18 +53,31 @@ class Match(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """`t_ms`, (n,) ascending, and `values`, (n,); NaN is "no value". Points are usually `step_ms` apart."""
+    """`t_ms`, (n,) ascending, and `values`, (n,); NaN is "no value". Points are usually `step_ms` apart.
 
-    session: Session
+    What was made of several series has no `session`, and its `series` has all of its labels.
+    """
+
+    session: Session | None
     series: Series
     step_ms: int
-    t_ms: Times
+    t_ms: Times  # since the session began, if that was asked for
     values: Values
+    start_ms: int | None  # when its session began
 
     @property
     def name(self) -> str:
         """The series in Prometheus' spelling, with the labels of its session."""
-        return full_name(self.session.header, self.series)
+        return str(self.series) if self.session is None else full_name(self.session.header, self.series)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Those of the series and its session, without the name."""
+        if self.session is None:
+            return dict(self.series.labels)
+        labels = labels_of(self.session.header, self.series)
+        del labels[NAME]
+        return labels
 
 
 def matching(session: Session, selector: Selector) -> tuple[int, ...]:
@@ -123,30 +137,35 @@ class CurveReader:
 
     def __init__(self, question: Question, store: Store, damage: Damage) -> None:
         self.question = question
-        self._store, self._tiers = store, store.tiers
+        self.tiers = store.tiers
+        self._store = store
         self._damage = damage
         self._tiers_read: set[int] = set()
         self._coarse: set[int] = set()  # tiers that were said to be read
-        self._cut_short: dict[int, list[int | None]] = {}  # by tier: when it begins, where that is late
+        self._cut_short: dict[int, dict[str, int | None]] = {}  # by tier and session: when it begins, if late
 
     def read(self, match: Match) -> Iterator[Curve]:
         """The curves with at least one point in the span, in the header's order; none if it is damaged."""
-        found = self._find(match.session)
+        found = self.find(match)
         if found is not None:
-            yield from _cut(match, self.question, self._tiers, found)
+            for curve in self.cut(match, found):
+                shown = _rate(curve) if self.question.rate else curve
+                if shown.t_ms.size:
+                    yield shown
 
-    def _find(self, session: Session) -> _Found | None:
-        """Its rows in the span, noting what is left out; None if they cannot be read."""
-        question = self.question
+    def find(self, match: Match, tier: int | None = None) -> Found | None:
+        """Its rows in the span, of `tier` or the one that is asked for, noting what is left out; None if they
+        cannot be read."""
+        session, question = match.session, self.question
         try:
-            found = _read(session, question, self._tiers)
+            found = _read(session, question, self.tiers, question.tier if tier is None else tier)
         except StoreError as exc:
             self._damage.unread(session, exc)
             return None
         tier = found.tier
         self._tiers_read.add(tier)
         if not found.is_whole:
-            self._cut_short.setdefault(tier, []).append(found.begins_ms)
+            self._cut_short.setdefault(tier, {})[session.key] = found.begins_ms
         if tier and question.tier is None and found.rows.t_ms.size and tier not in self._coarse:
             # Values of a coarse tier should not be taken for ticks.
             self._coarse.add(tier)
@@ -154,11 +173,25 @@ class CurveReader:
                 "tier %d (%s): a row each %s, of gauges the %s; finer rows do not reach back so far "
                 "(a shorter --range, or --tier, shows those that are kept)",
                 tier,
-                self._tiers[tier],
-                format_duration(self._tiers[tier].interval_ms),
+                self.tiers[tier],
+                format_duration(self.tiers[tier].interval_ms),
                 question.aggregate,
             )
         return found
+
+    def cut(self, match: Match, found: Found) -> Iterator[Curve]:
+        """The curves of what was found, in the header's order; of counters their values."""
+        session, (tier, rows, *_) = match.session, found
+        place = {
+            column.series: at
+            for at, column in enumerate(session.columns(tier))
+            if column.aggregate in (LAST, self.question.aggregate)
+        }
+        step_ms = max(self.tiers[tier].interval_ms if tier else 1, session.interval_ms)
+        t_ms = rows.t_ms - session.start_ms if self.question.since_birth else rows.t_ms
+        for number in match.series if t_ms.size else ():
+            series = session.header.series[number]
+            yield Curve(session, series, step_ms, t_ms, rows.values[:, place[number]], session.start_ms)
 
     def curves(self, matches: Sequence[Match]) -> Iterator[Curve]:
         """The curves of all `matches`, by session."""
@@ -168,14 +201,12 @@ class CurveReader:
     def finish(self, matches: Sequence[Match], *, found: bool) -> None:
         """Raises StoreError if something was damaged, else RondoError if there was nothing to show."""
         for tier, begins in sorted(self._cut_short.items()):
-            known = [t_ms for t_ms in begins if t_ms is not None]
+            known = [t_ms for t_ms in begins.values() if t_ms is not None]
             what = f"nothing older than {self.question.face.time(min(known))}" if known else "nothing of it"
             if self.question.tier is None:
                 why = f"{what} is kept"
             else:
-                why = (
-                    f"tier {tier} ({self._tiers[tier]}) holds {what}; --tier auto reaches back as far as any"
-                )
+                why = f"tier {tier} ({self.tiers[tier]}) holds {what}; --tier auto reaches back as far as any"
             log.info("of %s the beginning is left out: %s", counted(len(begins), "session"), why)
         evicted.warn(self._store, self.question.span, self._tiers_read, self.question.face)
         self._damage.finish()
@@ -197,7 +228,7 @@ def with_labels(matches: Sequence[Match], labels: Sequence[tuple[str, str]]) -> 
     return labelled
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """Rows of a session in the span. The tier begins at `begins_ms`, None if it has none."""
 
     tier: int
@@ -206,8 +237,8 @@ class _Found(NamedTuple):
     is_whole: bool
 
 
-def _read(session: Session, question: Question, tiers: tuple[Tier, ...]) -> _Found:
-    """From the tier that is asked for, or the finest that reaches from the session's last tick back to
+def _read(session: Session, question: Question, tiers: tuple[Tier, ...], tier: int | None) -> Found:
+    """From `tier`, or the finest that reaches from the session's last tick back to
     the start that is asked for, or to its first; else from the one that reaches furthest.
 
     A tick or window of leeway lets a tier of ten minutes answer for the ten minutes before now.
@@ -215,8 +246,8 @@ def _read(session: Session, question: Question, tiers: tuple[Tier, ...]) -> _Fou
     start_ms, end_ms = question.span
     wanted_ms = max(start_ms or 1, session.first_ms)
     is_asked = end_ms is None or end_ms >= wanted_ms
-    best: _Found | None = None
-    for number in range(len(tiers)) if question.tier is None else (question.tier,):
+    best: Found | None = None
+    for number in range(len(tiers)) if tier is None else (tier,):
         rows = session.rows(number)
         begins_ms = None
         if rows.t_ms.size:
@@ -225,29 +256,11 @@ def _read(session: Session, question: Question, tiers: tuple[Tier, ...]) -> _Fou
         is_whole = reach_ms - max(tiers[number].interval_ms, session.interval_ms) <= wanted_ms
         if best is None or is_whole or reach_ms < (best.begins_ms or session.last_ms + 1):
             rows = rows.between((start_ms or 1) - 1, (1 << 62) if end_ms is None else end_ms + 1)
-            best = _Found(number, rows, begins_ms, is_whole or not is_asked)
+            best = Found(number, rows, begins_ms, is_whole or not is_asked)
         if is_whole:
             break
     assert best is not None  # a store has tiers
     return best
-
-
-def _cut(match: Match, question: Question, tiers: tuple[Tier, ...], found: _Found) -> Iterator[Curve]:
-    session, (tier, rows, *_) = match.session, found
-    place = {
-        column.series: at
-        for at, column in enumerate(session.columns(tier))
-        if column.aggregate in (LAST, question.aggregate)
-    }
-    step_ms = max(tiers[tier].interval_ms if tier else 1, session.interval_ms)
-    for number in match.series:
-        curve = Curve(
-            session, session.header.series[number], step_ms, rows.t_ms, rows.values[:, place[number]]
-        )
-        if question.rate:
-            curve = _rate(curve)
-        if curve.t_ms.size:
-            yield curve
 
 
 def rates(t_ms: Times, values: Values) -> Values:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import argh
 
+from rondo_tools import command
 from rondo_tools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,9 +72,57 @@ question = together(
         "--aggregate",
         choices=("avg", "min", "max", "last"),
         default="avg",
-        help="of a gauge, over each interval of a tier above 0; last is there for counters only, and of "
-        "them nothing else",
+        help="of a gauge, over each interval of a tier above 0, and each step of --sum and the like; last is "
+        "there for counters only, and of them nothing else",
     ),
+)
+
+_GROUPED = (
+    ("sum", "one series for each name, or value of --by: the sum of all at each step"),
+    ("avg", "the same with their average"),
+    ("max", "the same with their maximum"),
+    ("min", "the same with their minimum"),
+    ("count", "the same with how many have a value"),
+)
+combining = together(
+    argh.arg(
+        "--session",
+        metavar="LIFE",
+        help="only these lives of each instance: last or -1, -2 for the one before, or when it began, as "
+        "list shows it or to the second, minute or day; several with commas",
+    ),
+    argh.arg(
+        "--since-birth",
+        action="store_true",
+        default=False,
+        help="count times from the beginning of each life, in seconds: lives come to lie over each other",
+    ),
+    *(argh.arg(f"--{how}", action="store_true", default=False, help=help) for how, help in _GROUPED),
+    argh.arg(
+        "--quantile",
+        metavar="Q",
+        type=command.typed(lambda text: quantile(text)),
+        help="the same with a quantile, from 0 to 1: 0.5 is the median",
+    ),
+    argh.arg(
+        "--by",
+        metavar="LABEL[,...]",
+        type=command.typed(lambda text: label_names(text)),
+        default=(),
+        help="group by these labels, such as instance or reason; session is each life (default: by the name)",
+    ),
+    argh.arg(
+        "--topk",
+        metavar="N",
+        type=command.typed(lambda text: positive(text)),
+        help="only the N highest series, or groups, by their average; the highest first",
+    ),
+)
+pivot = argh.arg(
+    "--pivot",
+    action="store_true",
+    default=False,
+    help="a column for each series, and a row for each time: table and csv",
 )
 
 
@@ -85,11 +134,46 @@ def face(out: TextIO, flags: Mapping[str, Any]) -> Face:
     return face(out, utc=is_utc, unix=flags["unix"])
 
 
+def how(flags: Mapping[str, Any]) -> str | None:
+    """What is to be made of each group of series, in a word. Raises UsageError."""
+    found = [name for name, _ in _GROUPED if flags[name]]
+    found += ["quantile"] if flags["quantile"] is not None else []
+    if len(found) > 1:
+        raise UsageError(f"--{found[0]} and --{found[1]}: give one of them")
+    if flags["by"] and not found:
+        known = ", ".join(f"--{name}" for name, _ in _GROUPED)
+        raise UsageError(f"--by groups series: say what of each group, {known} or --quantile")
+    return found[0] if found else None
+
+
 def count(text: str) -> int:
     """A number from 0 on. Raises UsageError."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise UsageError(f"{text!r} is not a count")
     return int(text)
+
+
+def positive(text: str) -> int:
+    """A number from 1 on. Raises UsageError."""
+    if not count(text):
+        raise UsageError("at least 1 is needed")
+    return count(text)
+
+
+def quantile(text: str) -> float:
+    """A number from 0 to 1. Raises UsageError."""
+    if not re.fullmatch(r"0|1|[01]?\.[0-9]{1,15}", text) or float(text) > 1:
+        raise UsageError(f"{text!r} is not a quantile: write a number from 0 to 1, such as 0.99")
+    return float(text)
+
+
+def label_names(text: str) -> tuple[str, ...]:
+    """``instance,reason``. Raises UsageError."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name):
+            raise UsageError(f"{name!r} is not a label: write instance, reason, or several with commas")
+    return names
 
 
 def states(text: str) -> frozenset[str]:
@@ -114,7 +198,7 @@ def tied(argv: Sequence[str]) -> list[str]:
     """Tie ``-10m`` to the flag before it: argparse would take it for a flag of its own."""
     words: list[str] = []
     for word in argv:
-        if words and words[-1] in ("--start", "--end", "--since") and re.match(r"-\d", word):
+        if words and words[-1] in ("--start", "--end", "--since", "--session") and re.match(r"-\d", word):
             words[-1] += f"={word}"
         else:
             words.append(word)

@@ -13,17 +13,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rondo_tools.catalog import Series, escape
 from rondo_tools.printable import ERRORS, encodable
 from rondo_tools.query.face import Face
-from rondo_tools.query.names import full_name, word
-from rondo_tools.selector import labels_of
+from rondo_tools.query.names import word
 
 if TYPE_CHECKING:
-    from rondo_tools.query.curve import Curve, Match
+    from rondo_tools.query.curve import Curve
     from rondo_tools.query.tail import Line
 
 SAMPLE = ("time", "session", "series", "value")  # the columns of a table and of CSV
@@ -50,25 +49,25 @@ class SampleWriter:
     The names of the columns come with the first sample: where there is none, nothing is written.
     """
 
-    def __init__(self, out: TextIO, format: str, face: Face, *, matches: Sequence[Match]) -> None:
-        """`matches` are those that the curves come from: they tell a table how wide its columns are."""
+    def __init__(
+        self, out: TextIO, format: str, face: Face, *, names: Iterable[str], labels: Sequence[str]
+    ) -> None:
+        """`names` are those of the curves: they tell a table how wide its columns are. `labels` are those
+        of any curve: CSV has a column for each."""
         self._out = out
         self._format = format
-        self._face = face
+        self._labels = labels
+        self._face, self._session_face = face, face._replace(elapsed=False)
         self._series_width = 0
         if format == "table":
-            self._series_width = max(
-                len(self._word(full_name(match.session.header, match.session.header.series[number])))
-                for match in matches
-                for number in match.series
-            )
+            self._series_width = max((len(self._word(name)) for name in names), default=0)
         else:
             make_utf8(out)
         self.samples = 0
 
     def write(self, curve: Curve) -> None:
         times = self._face.times(curve.t_ms.tolist())
-        session = self._face.time(curve.session.start_ms)
+        session = None if curve.start_ms is None else self._session_face.time(curve.start_ms)
         if self._format == "json":
             self._json(curve, times, session)
         elif self._format == "csv":
@@ -77,12 +76,12 @@ class SampleWriter:
             self._table(curve, times, session)
         self.samples += len(times)
 
-    def _table(self, curve: Curve, times: list[str], session: str) -> None:
+    def _table(self, curve: Curve, times: list[str], session: str | None) -> None:
         if not self.samples:
             self._out.write(self._line(*SAMPLE))
         name = self._word(curve.name)
         self._out.writelines(
-            self._line(time, session, name, format_number(value))
+            self._line(time, session or "-", name, format_number(value))
             for time, value in zip(times, curve.values.tolist(), strict=True)
         )
 
@@ -90,24 +89,26 @@ class SampleWriter:
         return encodable(word(name), self._out.encoding)
 
     def _line(self, time: str, session: str, name: str, value: str) -> str:
-        width = self._face.width
-        return f"{time:<{width}}  {session:<{width}}  {name:<{self._series_width}}  {value}\n"
+        widths = self._face.width, self._session_face.width
+        return f"{time:<{widths[0]}}  {session:<{widths[1]}}  {name:<{self._series_width}}  {value}\n"
 
-    def _csv(self, curve: Curve, times: list[str], session: str) -> None:
+    def _csv(self, curve: Curve, times: list[str], session: str | None) -> None:
         writer = csv.writer(self._out, lineterminator="\n")
         if not self.samples:
-            writer.writerow(SAMPLE)
+            writer.writerow((*SAMPLE, *_label_columns(self._labels)))
+        labels = curve.labels
+        more = curve.series.name, *(labels.get(label, "") for label in self._labels)
         name = curve.name
         writer.writerows(
-            (time, session, name, format_number(value, ""))
+            (time, session, name, format_number(value, ""), *more)
             for time, value in zip(times, curve.values.tolist(), strict=True)
         )
 
-    def _json(self, curve: Curve, times: list[str], session: str) -> None:
+    def _json(self, curve: Curve, times: list[str], session: str | None) -> None:
         quote = "" if self._face.is_number else '"'
-        labels = labels_of(curve.session.header, curve.series)
-        name = json.dumps(labels.pop("__name__"))
-        same = f'"session": {quote}{session}{quote}, "name": {name}, "labels": {json.dumps(labels)}'
+        session = "null" if session is None else session if self._face.unix else json.dumps(session)
+        name, labels = json.dumps(curve.series.name), json.dumps(curve.labels)
+        same = f'"session": {session}, "name": {name}, "labels": {labels}'
         self._out.writelines(
             f'{{"time": {quote}{time}{quote}, {same}, "value": {_json_number(value)}}}\n'
             for time, value in zip(times, curve.values.tolist(), strict=True)
@@ -156,6 +157,16 @@ class LineWriter:
     def _row(self, *fields: str) -> None:
         padded = (field.ljust(width) for field, width in zip(fields, self._widths, strict=True))
         self._out.write("  ".join(padded).rstrip() + "\n")
+
+
+def _label_columns(labels: Sequence[str]) -> list[str]:
+    """The columns for the metric's name and the labels, none of them called as another."""
+    names = [*SAMPLE, "name"]
+    for label in labels:
+        while label in names:
+            label = f"label_{label}"
+        names.append(label)
+    return names[len(SAMPLE) :]
 
 
 def _json_number(value: float) -> str:

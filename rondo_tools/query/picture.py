@@ -20,12 +20,14 @@ import numpy as np
 from rondo_tools.errors import EX_UNAVAILABLE, RondoError, StoreError, UsageError
 from rondo_tools.query import plot
 from rondo_tools.query.curve import Curve, Values
+from rondo_tools.query.face import UTC, Face
 
 WIDTH, HEIGHT = 1200, 600  # pixels
 MIN_SIZE, MAX_SIZE = 100, 10_000
 _DPI = 100
 _COLORS, _LINES = 10, ("-", "--", ":", "-.")  # of matplotlib's cycle; a line for each round of it
 MAX_CURVES = _COLORS * len(_LINES)
+_TICKS = 8  # on the axis of times
 # Without a date in the file; text stays text in SVG, to be searched and read aloud.
 _METADATA: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".png": {}}
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "rondo", "text.parse_math": False}
@@ -39,12 +41,10 @@ def check(path: Path, width: int, height: int) -> None:
         raise UsageError(f"--width and --height: a picture has {MIN_SIZE} to {MAX_SIZE} pixels each way")
 
 
-def draw(curves: Sequence[Curve], path: Path, *, width: int, height: int, rate: bool = False) -> None:
-    """Draw `curves`, `width` x `height` pixels, the legend included. Raises RondoError."""
-    if len(curves) > MAX_CURVES:
-        raise UsageError(
-            f"{len(curves)} curves match; a picture tells {MAX_CURVES} apart: narrow the selector"
-        )
+def draw(
+    curves: Sequence[Curve], path: Path, *, width: int, height: int, rate: bool = False, face: Face = UTC
+) -> None:
+    """Draw `curves`, MAX_CURVES at most, `width` x `height` pixels, legend included. Raises RondoError."""
     matplotlib = _matplotlib()
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
@@ -54,19 +54,25 @@ def draw(curves: Sequence[Curve], path: Path, *, width: int, height: int, rate: 
         warnings.simplefilter("ignore")  # on characters that no font has
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
         axes = figure.add_subplot()
-        for number, (curve, label) in enumerate(zip(curves, plot.labels(curves), strict=True)):
+        for number, (curve, label) in enumerate(zip(curves, plot.labels(curves, face), strict=True)):
             t_ms, values = plot.line(curve)
             style: dict[str, Any] = {
                 "color": f"C{number % _COLORS}",
                 "linestyle": _LINES[number // _COLORS],
                 "linewidth": 1.2,
             }
-            axes.plot(t_ms.astype("datetime64[ms]"), values, label=label, **style, **_marker(values))
-        locator = AutoDateLocator()
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz="UTC"))
+            times = t_ms if face.elapsed else t_ms.astype("datetime64[ms]")
+            axes.plot(times, values, label=label, **style, **_marker(values))
+        if face.elapsed:
+            low, high = min(int(each.t_ms[0]) for each in curves), max(int(each.t_ms[-1]) for each in curves)
+            axes.set_xticks(*plot.time_ticks(low, high, _TICKS, face))
+            axes.set_xlabel(plot.SINCE_BIRTH)
+        else:
+            locator = AutoDateLocator()
+            axes.xaxis.set_major_locator(locator)
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz="UTC"))
+            axes.set_xlabel("UTC")
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel("UTC")
         axes.set_ylabel(plot.unit(curves, rate=rate))
         axes.grid(alpha=0.3)
         columns = -(-len(curves) // 10)

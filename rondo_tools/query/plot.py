@@ -12,6 +12,7 @@ import os
 import string
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, TextIO
 
 import numpy as np
@@ -25,6 +26,7 @@ from rondo_tools.query.names import word
 MAX_CURVES = len(string.ascii_letters)
 MIN_WIDTH, MIN_HEIGHT = 40, 10
 MAX_SIZE = 2000
+SINCE_BIRTH = "since each session began"
 
 _LINES = "─│┌┐└┘├┤┬┴┼"
 _ASCII = str.maketrans(_LINES, "-|+++++++++")
@@ -49,13 +51,11 @@ def draw(
     rate: bool = False,
     face: Face = UTC,
 ) -> None:
-    """Draw `curves` on `width` x `height` characters of `out`, the legend included where there is room.
+    """Draw `curves`, MAX_CURVES at most, on `width` x `height` characters of `out`, the legend included where
+    there is room.
 
-    Raises UsageError for more curves than can be told apart or too small a picture, RondoError
-    (EX_UNAVAILABLE) without plotext.
+    Raises UsageError for too small a picture, RondoError (EX_UNAVAILABLE) without plotext.
     """
-    if len(curves) > MAX_CURVES:
-        raise UsageError(f"{len(curves)} curves match; a plot tells {MAX_CURVES} apart: narrow the selector")
     if not (MIN_WIDTH <= width <= MAX_SIZE and MIN_HEIGHT <= height <= MAX_SIZE):
         raise UsageError(
             f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters, "
@@ -79,7 +79,7 @@ def draw(
         sign = (marker if letters else "━") * 2
         legend.append(f"{plotext.colorize(sign, hue) if color else sign} {label}\n")
     low, high = _extent([t_ms for t_ms, _ in lines])
-    plotext.xticks(*_time_ticks(int(low), int(high), width // 12, face))
+    plotext.xticks(*time_ticks(int(low), int(high), width // 12, face))
     plotext.xlabel(_time_label(int(low), int(high), face))
     ticks, tick_labels = _value_ticks(bottom * scale, top * scale, scale)
     plotext.yticks(ticks, tick_labels)
@@ -122,8 +122,14 @@ def line(curve: Curve) -> tuple[Times, Values]:
 def labels(curves: Sequence[Curve], face: Face = UTC) -> list[str]:
     """The series, and the session's start where one series is drawn of more than one session."""
     names = Counter(curve.name for curve in curves)
+    shown = face._replace(elapsed=False).time
     return [
-        word(curve.name) + (f"  session {face.time(curve.session.start_ms)}" if names[curve.name] > 1 else "")
+        word(curve.name)
+        + (
+            f"  session {shown(curve.start_ms)}"
+            if names[curve.name] > 1 and curve.start_ms is not None
+            else ""
+        )
         for curve in curves
     ]
 
@@ -132,17 +138,21 @@ def _extent(arrays: Sequence[Times] | Sequence[Values]) -> tuple[float, float]:
     return min(float(np.nanmin(each)) for each in arrays), max(float(np.nanmax(each)) for each in arrays)
 
 
-def _time_ticks(low: int, high: int, most: int, face: Face) -> tuple[list[int], list[str]]:
+def time_ticks(low: int, high: int, most: int, face: Face) -> tuple[list[int], list[str]]:
     """At most `most` moments on round times between `low` and `high` (ms); `low` if there are none."""
     coarsest = -(-(high - low + 1) // (most * _STEPS[-1])) * _STEPS[-1]
     step = next((step for step in _STEPS if (high - low) // step < most), coarsest)
     ahead = face.ahead_ms(low)  # of UTC: where it changes within the picture, later times are not so round
     ticks = list(range(-(-(low + ahead) // step) * step - ahead, high + 1, step)) or [low]
+    if face.elapsed:
+        return ticks, [str(timedelta(seconds=tick // 1000)) for tick in ticks]
     cut = slice(5, 10) if step >= _DAY else slice(11, 16) if step >= _MINUTE else slice(11, 19)
     return ticks, [text[cut] for text in face.times(ticks)]
 
 
 def _time_label(low: int, high: int, face: Face) -> str:
+    if face.elapsed:
+        return SINCE_BIRTH
     zones = list(dict.fromkeys(face.zone(each) for each in (low, high)))
     first, last = (text[:10] for text in face.times([low, high]))
     return f"{first if first == last else f'{first} to {last}'} {', '.join(zones)}"

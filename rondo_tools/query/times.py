@@ -127,6 +127,19 @@ def _change_s(before_s: int, after_s: int) -> int:
     return after_s
 
 
+def parse_stretch(text: str, now_ms: int, *, utc: bool = False) -> range:
+    """The milliseconds of the day, minute, second or millisecond that `text` names. Raises UsageError."""
+    begin_ms = parse_time(text, now_ms, utc=utc)
+    if _NUMBER.fullmatch(text):
+        length_ms = 1_000 if "." not in text and begin_ms == 1_000 * int(text) else 1
+    elif ":" not in text:
+        length_ms = _DAY_MS
+    else:
+        of_day = re.split(r"[Z+]|(?<=:[0-9]{2})-", text)[0]
+        length_ms = 1 if "." in of_day else 1_000 if of_day.count(":") == 2 else 60_000
+    return range(begin_ms, begin_ms + length_ms)
+
+
 def parse_since(text: str, now_ms: int, *, utc: bool = False) -> int:
     """``10m``, ten minutes ago, or a time; in milliseconds. Raises UsageError that names --since."""
     text = f"-{text}" if _DURATION.fullmatch(text) else text

@@ -129,8 +129,8 @@ def test_one_vm_as_a_pipe_into_a_store(
             guest.quit()
             assert watcher.wait() == 0  # it ends with the only process that it watches
             assert into.wait(PATIENCE_S) == 0
-    exits = run("rondo-query", store, "read", 'vcpu_exits_total{reason="io"}', "--format", "csv")
-    assert exits.stdout.endswith(b",40\n"), exits.stdout
+    exits = run("rondo-query", store, "read", 'vcpu_exits_total{reason="io"}')
+    assert exits.stdout.endswith(b"  40\n"), exits.stdout
 
 
 def test_text_is_for_people_and_ends_with_its_reader() -> None:

@@ -26,8 +26,8 @@ READS = [
     "read {} --format=json",
     "export {} --format=csv",
     "export {} --format=openmetrics",
-    "plot {}",
-    "plot {} --output=/dev/null/../picture.svg",
+    "plot rss_bytes",
+    "plot rss_bytes --output=/dev/null/../picture.svg",
     "stream",
 ]
 

@@ -188,14 +188,18 @@ def test_no_place_at_all_for_its_cache(store: Path, run: Run, tmp_path: Path) ->
     assert (done.returncode, done.stderr.count(b"\n")) in ((69, 1), (0, 0))  # by the version of Python
 
 
-def test_too_many_curves_are_refused(store: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_as_many_curves_as_are_asked_for(
+    store: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     for number in range(14):
         add_session(store, rows()[:2], instance=f"vm-{number}")
-    assert main([str(store), "plot", "{}", f"--output={tmp_path / 'a.svg'}"]) == 64
-    assert "42 curves match" in capsys.readouterr().err
-    assert main([str(store), "plot", "exits_total", f"--output={tmp_path / 'a.svg'}"]) == 0
-    root = ET.parse(tmp_path / "a.svg").getroot()
-    assert len([text for text in texts(root) if text.startswith("exits_total")]) == 28
+    output = f"--output={tmp_path / 'a.svg'}"
+    assert main([str(store), "plot", "{}", "--topk=41", output]) == 64
+    assert "--topk 41: a plot tells 40 curves apart" in capsys.readouterr().err
+    for flags, drawn in (["--topk=40"], 40), ([], 8):
+        assert main([str(store), "plot", "{}", *flags, output]) == 0
+        root = ET.parse(tmp_path / "a.svg").getroot()
+        assert len([text for text in texts(root) if "instance=" in text]) == drawn
 
 
 def test_without_matplotlib_it_says_what_to_install(

@@ -8,14 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_store import SERIES, T0, add_session
+from made_store import T0, add_session
 
 from rondo_tools.query.cli import main
-from rondo_tools.query.curve import CurveReader, Question, find
-from rondo_tools.query.damage import Damage
-from rondo_tools.query.plot import MAX_CURVES, draw
-from rondo_tools.selector import parse_selector
-from rondo_tools.store.reader import Store
+from rondo_tools.query.plot import MAX_CURVES
 
 Rows = list[tuple[int, tuple[float, ...]]]
 
@@ -136,13 +132,16 @@ def test_without_plotext_it_says_what_to_install(
     assert "pip install 'rondo-tools[plot]'" in capsys.readouterr().err
 
 
-def test_what_cannot_be_told_apart_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_too_small_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, ramp(3))
     assert main([str(store), "plot", "{}", "--height=3"]) == 64
     assert "--height" in capsys.readouterr().err
-    matches = find(Store(store).sessions(), parse_selector("{}"))
-    reader = CurveReader(Question(), Store(store), Damage(Store(store)))
-    many = [*reader.curves(matches)] * MAX_CURVES
-    assert len(many) == len(SERIES) * MAX_CURVES
-    with pytest.raises(Exception, match="narrow the selector"):
-        draw(many, io.StringIO(), width=80, height=24, color=False)
+
+
+def test_as_many_curves_as_can_be_told_apart(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(18):
+        add_session(store, ramp(3), instance=f"vm-{number}")
+    assert main([str(store), "plot", "{}", f"--topk={MAX_CURVES}", "--height=80"]) == 0
+    assert capsys.readouterr().out.count("instance=") == MAX_CURVES == 52
+    assert main([str(store), "plot", "{}", "--topk=53"]) == 64
+    assert "--topk 53: a plot tells 52 curves apart" in capsys.readouterr().err

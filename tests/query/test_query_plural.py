@@ -47,7 +47,7 @@ def test_findings(store: Path, query: Query, seconds: tuple[int, ...], says: str
 @pytest.mark.parametrize(
     ("seconds", "says"), [((1,), ": 1 damaged place ("), ((1, 4), ": 2 damaged places (")]
 )
-@pytest.mark.parametrize("argv", ["read {}", "export {} --format=csv", "stream", "plot {}"])
+@pytest.mark.parametrize("argv", ["read {}", "read {} --sum", "export {} --format=csv", "stream", "plot {}"])
 def test_damage(store: Path, query: Query, argv: str, seconds: tuple[int, ...], says: str) -> None:
     make(store, 1)
     damage(store, 1, *seconds)

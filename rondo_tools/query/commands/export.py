@@ -8,6 +8,7 @@ from typing import Any
 import argh
 
 from rondo_tools import command
+from rondo_tools.errors import UsageError
 from rondo_tools.query import flags as share
 from rondo_tools.query.ask import ask
 from rondo_tools.query.manual import SELECTOR
@@ -20,6 +21,7 @@ Prometheus' promtool makes blocks of, so that what was never pushed can still be
   promtool tsdb create-blocks-from openmetrics vmm.om /var/lib/prometheus
 
   rondo-query vmm_metrics export '{{instance="vm-1"}}' --format jsonl --tier 1 | gzip > vm-1.jsonl.gz
+  rondo-query vmm_metrics export vmm_rss_bytes --pivot --format csv > memory.csv
 
 rondo-push gives every series the label job="rondo-vmm"; to continue its series, add it.
 
@@ -27,7 +29,7 @@ rondo-push gives every series the label job="rondo-vmm"; to continue its series,
 """
 
 
-@share.question
+@share.together(share.question, share.rate, share.combining, share.pivot)
 @argh.arg(
     "--format",
     choices=("csv", "jsonl", "openmetrics"),
@@ -44,16 +46,25 @@ rondo-push gives every series the label job="rondo-vmm"; to continue its series,
 )
 @share.times
 def export(selector: str, **flags: Any) -> None:
-    from rondo_tools.query import curve, openmetrics, output
+    from rondo_tools.query import curve, openmetrics, samples
 
-    matches, reader = ask(selector, {**flags, "rate": False})
+    format = {"jsonl": "json"}.get(flags["format"], flags["format"])
+    if format == "openmetrics":
+        _refuse_what_is_made_of_samples(flags)
+    matches, reader = ask(selector, flags)
     matches = curve.with_labels(matches, flags["label"])
-    if flags["format"] == "openmetrics":
-        samples = openmetrics.write(sys.stdout, matches, reader)
+    if format == "openmetrics":
+        count = openmetrics.write(sys.stdout, matches, reader)
     else:
-        format = {"jsonl": "json"}.get(flags["format"], flags["format"])
-        writer = output.SampleWriter(sys.stdout, format, share.face(sys.stdout, flags), matches=matches)
-        for each in reader.curves(matches):
-            writer.write(each)
-        samples = writer.samples
-    reader.finish(matches, found=samples > 0)
+        count = samples.write(sys.stdout, format, matches, reader, flags)
+    reader.finish(matches, found=count > 0)
+
+
+def _refuse_what_is_made_of_samples(flags: dict[str, Any]) -> None:
+    """OpenMetrics is for what was stored, with its times and under its name."""
+    made = [how] if (how := share.how(flags)) else []
+    made += [name for name in ("topk", "rate", "since_birth", "pivot") if flags[name]]
+    if made:
+        raise UsageError(
+            f"--{made[0].replace('_', '-')}: openmetrics has samples as they are; add --format csv"
+        )

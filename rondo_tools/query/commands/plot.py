@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
+from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import argh
 
+from rondo_tools.errors import UsageError
 from rondo_tools.query import flags as share
-from rondo_tools.query.ask import ask
+from rondo_tools.query.ask import answer, ask
 from rondo_tools.query.manual import SELECTOR
+
+if TYPE_CHECKING:
+    from rondo_tools.query.curve import Curve
 
 HELP = f"""\
 Draw series in the terminal, each session by itself, or into a file. The terminal needs plotext (pip
@@ -20,12 +27,21 @@ install 'rondo-tools[plot]'), a file matplotlib (pip install 'rondo-tools[plot-f
   rondo-query vmm_metrics plot vcpu_exits_total --rate
   rondo-query vmm_metrics plot vmm_rss_bytes --start 'yesterday 22:00' --end 6:00
   rondo-query vmm_metrics plot blk_request_duration_ns --range 10m --output slow-disk.svg
+  rondo-query vmm_metrics plot vcpu_exits_total --rate --sum --by reason
+  rondo-query vmm_metrics plot 'vmm_rss_bytes{{instance="vm-1"}}' --session=-2,-1 --since-birth
+
+Of more than eight curves it draws the highest, by their averages.
 
 {SELECTOR}
 """
 
 
-@share.together(share.question, share.rate)
+_MOST = 8  # curves that are drawn of a fleet
+
+log = logging.getLogger(__name__)
+
+
+@share.together(share.question, share.rate, share.combining)
 @argh.arg("--output", metavar="FILE", help="draw into a file instead: NAME.svg or NAME.png")
 @argh.arg(
     "--width",
@@ -43,7 +59,6 @@ install 'rondo-tools[plot]'), a file matplotlib (pip install 'rondo-tools[plot-f
 def plot(selector: str, **flags: Any) -> None:
     from rondo_tools.query import picture
     from rondo_tools.query import plot as canvas
-    from rondo_tools.query.face import face
 
     width, height = flags["width"], flags["height"]
     path = None if flags["output"] is None else Path(flags["output"])
@@ -57,13 +72,38 @@ def plot(selector: str, **flags: Any) -> None:
         width = picture.WIDTH if width is None else width
         height = picture.HEIGHT if height is None else height
         picture.check(path, width, height)
+    most = canvas.MAX_CURVES if path is None else picture.MAX_CURVES
+    if (flags["topk"] or 0) > most:
+        raise UsageError(f"--topk {flags['topk']}: a plot tells {most} curves apart")
     matches, reader = ask(selector, flags)
-    rate = reader.question.rate
-    curves = [each for each in reader.curves(matches) if canvas.has_values(each)]
+    where = share.face(sys.stdout, {**flags, "unix": False, "utc": flags["utc"] or path is not None})
+    style: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "rate": flags["rate"] and not flags["count"],
+        "face": where._replace(elapsed=flags["since_birth"]),
+    }
+    curves = _drawn(answer(matches, reader, flags), flags["topk"])
     if curves and path is None:
-        color = canvas.wants_color(sys.stdout)
-        where = face(sys.stdout, utc=flags["utc"])
-        canvas.draw(curves, sys.stdout, width=width, height=height, color=color, rate=rate, face=where)
+        canvas.draw(curves, sys.stdout, color=canvas.wants_color(sys.stdout), **style)
     elif curves and path is not None:
-        picture.draw(curves, path, width=width, height=height, rate=rate)
+        picture.draw(curves, path, **style)
     reader.finish(matches, found=bool(curves))
+
+
+def _drawn(curves: Iterable[Curve], topk: int | None) -> list[Curve]:
+    """Of a fleet, the highest; as many as one can look at, unless more were asked for."""
+    from rondo_tools.query import plot as canvas
+    from rondo_tools.query.group import highest
+
+    some = highest((each for each in curves if canvas.has_values(each)), topk or _MOST)
+    if some.left_out:
+        log.info(
+            "the %d highest of %d curves, by their averages (--topk N draws more, --sum one of all)",
+            len(some.curves),
+            len(some.curves) + some.left_out,
+        )
+        return some.curves
+    if topk:
+        return some.curves
+    return [curve for _, curve in sorted(zip(some.places, some.curves, strict=True), key=itemgetter(0))]

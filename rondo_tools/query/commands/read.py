@@ -13,19 +13,23 @@ HELP = f"""\
 Print samples, one a line: time, session, series, value, each session by itself.
 
   rondo-query vmm_metrics read 'vcpu_exits_total{{reason="io"}}' --rate --range 10m
-  rondo-query vmm_metrics read vmm_rss_bytes | awk '$4+0 > m {{m = $4}} END {{print m}}'
-  rondo-query vmm_metrics read '{{}}' --format json | jq -c 'select(.value == null)'
+  rondo-query vmm_metrics read vcpu_exits_total --rate --sum --by reason --start 'yesterday 22:00' --end 6:00
+  rondo-query vmm_metrics read vmm_rss_bytes --topk 3 --pivot
+  rondo-query vmm_metrics read '{{instance="vm-1"}}' --session last --format csv > vm-1.csv
+
+--sum and the like bring series together in steps of one length: the longest interval of these sessions,
+or that of the coarsest tier that one of them has to be read from. Each is rolled up to them as the store
+does: a counter has its last value in a step, a gauge what --aggregate says. Rates are taken first, each of
+one session. Series of different names are never added.
 
 {SELECTOR}
 """
 
 
-@share.together(share.question, share.rate, share.format)
+@share.together(share.question, share.rate, share.combining, share.pivot, share.format)
 def read(selector: str, **flags: Any) -> None:
-    from rondo_tools.query import output
+    from rondo_tools.query import samples
 
     matches, reader = ask(selector, flags)
-    writer = output.SampleWriter(sys.stdout, flags["format"], share.face(sys.stdout, flags), matches=matches)
-    for each in reader.curves(matches):
-        writer.write(each)
-    reader.finish(matches, found=writer.samples > 0)
+    count = samples.write(sys.stdout, flags["format"], matches, reader, flags)
+    reader.finish(matches, found=count > 0)
