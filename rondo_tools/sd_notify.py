@@ -41,8 +41,11 @@ class Notifier:
         self._send(b"STOPPING=1")
 
     def store(self, name: str, fd: int) -> None:
-        """Keep a duplicate of a descriptor for the process that is started after this one."""
-        self._send(f"FDSTORE=1\nFDNAME={name}".encode(), fd)
+        """Keep a duplicate of a descriptor for the process that is started after this one.
+
+        FDPOLL=0 (systemd 246): a BPF map always polls as EPOLLERR, on which systemd would drop it.
+        """
+        self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}".encode(), fd)
 
     def remove(self, name: str) -> None:
         """Keep no descriptor of that name any more."""

@@ -30,7 +30,7 @@ def test_a_descriptor_is_stored_and_removed_by_name(tmp_path: Path) -> None:
         assert notifier.is_heard
         notifier.store("a-1", file.fileno())
         message, (fd,), _, _ = socket.recv_fds(manager, 100, 2)
-        assert message == b"FDSTORE=1\nFDNAME=a-1"
+        assert message == b"FDSTORE=1\nFDPOLL=0\nFDNAME=a-1"
         assert os.path.sameopenfile(fd, file.fileno())
         os.close(fd)
         notifier.remove("a-1")

@@ -201,7 +201,7 @@ def _keep(chosen: Chosen, handed_over: Mapping[str, int], notifier: sd_notify.No
     counters = chosen.counters
     descriptors = counters.descriptors if isinstance(counters, BpfCounters) else {}
     for name, fd in handed_over.items():
-        if name not in descriptors:  # of another release, or not all that belong together
+        if descriptors.get(name) != fd:  # of another release, or not all that belong together
             os.close(fd)
             notifier.remove(name)
     folder, _, _ = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")

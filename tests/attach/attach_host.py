@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
 import struct
 import subprocess
@@ -311,12 +312,22 @@ class ServiceManager:
             message, fds, _, _ = socket.recv_fds(self._socket, 1 << 12, 10)
             fields = dict(line.split("=", 1) for line in message.decode().splitlines())
             if "FDSTORE" in fields:
-                (self.kept[fields["FDNAME"]],) = fds
+                self._store(fields, *fds)
             elif "FDSTOREREMOVE" in fields:
                 os.close(self.kept.pop(fields["FDNAME"]))
             elif "READY" in fields:
                 return
             assert watcher.process.poll() is None, watcher.said
+
+    def _store(self, fields: Mapping[str, str], fd: int) -> None:
+        """As systemd does: it drops a descriptor that polls as an error, unless it is asked not to poll."""
+        assert fields["FDNAME"] not in self.kept, "two of one name would be handed over"
+        poll = select.poll()
+        poll.register(fd, 0)
+        if fields.get("FDPOLL") != "0" and poll.poll(0):
+            os.close(fd)
+        else:
+            self.kept[fields["FDNAME"]] = fd
 
     def drop(self) -> None:
         """Forget all descriptors, as when the service is stopped."""
