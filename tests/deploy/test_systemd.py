@@ -43,7 +43,6 @@ SERVICES = (
 )
 UNITS = (*SERVICES, "rondo-store.socket", "rondo-serve.socket", "rondo-push-once.timer")
 CONFIG = ("store.env", "push.env", "attach.env", "serve.env", "vmm/demo.conf", "feed/node.conf")
-COMMANDS = ("rondo-vmm", "rondo-store", "rondo-push", "rondo-query")
 
 Program = Callable[[str], Path]
 
