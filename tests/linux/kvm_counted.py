@@ -1,0 +1,32 @@
+"""In the laboratory: run a VMM, and write KVM's own statistics of its VM, from debugfs, when it has ended.
+
+kvm_counted.py COMMAND...       JSON on standard output; the exit status is the command's
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+KVM = Path("/sys/kernel/debug/kvm")
+
+
+def main() -> int:
+    process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    while not (found := list(KVM.glob(f"{process.pid}-*"))):
+        assert process.poll() is None, "it ended without a VM"
+        time.sleep(0.05)
+    (vm,) = found
+    # An open file keeps the statistics of a VM that is gone.
+    with (vm / "guest_mode").open():
+        status = process.wait()
+        counters = {path.name: path.read_text().strip() for path in vm.glob("*_exits")}
+    json.dump({name: int(value) for name, value in counters.items()}, sys.stdout)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""rondo-attach beside Linux guests on kvm_amd: one under rondo-vmm, one under QEMU, in one laboratory.
+
+rondo-vmm counts its exits itself, and KVM counts QEMU's in debugfs, which is mounted for that alone: while
+rondo-vmm's guest runs there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import lab
+import numpy as np
+import pytest
+from lab_qemu import QEMU, qemu_files
+from needs import LAB_S, must_have
+
+from rondo_tools.store.reader import Session, Store
+
+Run = Callable[..., lab.Result]
+
+WORKLOAD = "workload_duration=4"
+COMMAND = f"""
+mount -t securityfs security /sys/kernel/security; cat /sys/kernel/security/lockdown
+truncate -s 8M /tmp/disk /tmp/other
+rondo-store /tmp/vmm_metrics --listen unix:/tmp/store & store=$!
+rondo-attach --verbose --output unix:/tmp/store --match vmm=qemu --match vmm=rondo-vmm \\
+    --name '{{vmm}}-{{name}}' --qmp '/tmp/{{name}}.qmp' 2>/out/said & attach=$!
+until grep -q watching /out/said; do sleep 0.2; done
+
+ls /sys/kernel/debug/kvm
+rondo-vmm --kernel build/guest/vmlinuz --initramfs build/guest/initramfs --cmdline {WORKLOAD} \\
+    --disk /tmp/disk --instance linux --output unix:/tmp/store
+
+mount -t debugfs debug /sys/kernel/debug
+export {QEMU.split()[0]}
+python3 /in/kvm_counted.py {" ".join(QEMU.split()[1:])} -name guest=linux -nodefaults -no-user-config \\
+    -display none -no-reboot -machine microvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on \\
+    -accel kvm -cpu host -m 256 -serial file:/out/console -qmp unix:/tmp/linux.qmp,server=on,wait=off \\
+    -drive id=disk,file=/tmp/other,format=raw,if=none -device virtio-blk-device,drive=disk \\
+    -kernel build/guest/vmlinuz -initrd build/guest/initramfs \\
+    -append "console=ttyS0 quiet cryptomgr.notests {WORKLOAD}" >/out/debugfs
+
+until grep -q 'qemu-linux ends' /out/said; do sleep 0.2; done
+kill $attach && wait $attach && kill $store && wait $store || exit 1
+cp -r /tmp/vmm_metrics /out
+"""
+
+
+class Lives(NamedTuple):
+    """`own` is rondo-vmm's session of its VM, the others are rondo-attach's. `kvm` is debugfs's."""
+
+    own: Session
+    rondo_vmm: Session
+    qemu: Session
+    kvm: dict[str, int]
+    said: str
+    shown: str
+
+
+@pytest.fixture(scope="module")
+def lives(in_lab: Run, guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Lives:
+    del guest  # is there now
+    try:
+        files = qemu_files()
+    except LookupError as exc:
+        must_have(f"no QEMU: {exc}")
+    files["kvm_counted.py"] = (Path(__file__).parent / "kvm_counted.py").read_bytes()
+    result = in_lab(COMMAND, files, timeout_s=LAB_S)
+    assert result.status == 0, (result.stderr, result.out)
+    folder = tmp_path_factory.mktemp("lives")
+    for name, data in result.out.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    sessions = {one.instance: one for one in Store(folder / "vmm_metrics").sessions()}
+    return Lives(
+        sessions["linux"],
+        sessions["rondo-vmm-linux"],
+        sessions["qemu-linux"],
+        json.loads(result.out["debugfs"]),
+        result.out["said"].decode(),
+        result.stdout.decode() + result.stderr.decode(),
+    )
+
+
+def columns(session: Session) -> dict[str, list[float]]:
+    values = session.rows().values
+    return {str(series): values[:, at].tolist() for at, series in enumerate(session.header.series)}
+
+
+def exits(session: Session) -> dict[str, float]:
+    """The last values, by reason."""
+    reasons = ("io", "mmio", "hlt", "shutdown", "other")
+    return {reason: columns(session)[f'vcpu_exits_total{{reason="{reason}"}}'][-1] for reason in reasons}
+
+
+def test_bpf_counts_without_lockdown_and_without_debugfs(lives: Lives) -> None:
+    assert "[none] integrity confidentiality" in lives.shown
+    assert "/sys/kernel/debug/kvm: No such file or directory" in lives.shown
+    assert "watching; exits are counted by bpf" in lives.said
+    assert "needs" not in lives.said  # nothing was refused
+
+
+def test_the_exits_are_those_that_rondo_vmm_counts(lives: Lives) -> None:
+    own, seen = exits(lives.own), exits(lives.rondo_vmm)
+    for reason in ("io", "mmio", "shutdown", "other"):
+        assert seen[reason] == own[reason], reason
+    assert own["io"] > 0
+    assert own["mmio"] > 0
+    assert_halts(seen["hlt"], own["hlt"])
+
+
+def test_the_exits_are_those_that_kvm_counts_of_qemu(lives: Lives) -> None:
+    seen = exits(lives.qemu)
+    assert seen["io"] == lives.kvm["io_exits"] > 0
+    assert seen["mmio"] == lives.kvm["mmio_exits"] > 0
+    assert_halts(seen["hlt"], lives.kvm["halt_exits"])
+
+
+def assert_halts(seen: float, halt_exits: float) -> None:
+    """A HLT with an interrupt already there is one of `halt_exits`, and does not sleep, so it does not wake.
+
+    How many there are of these depends on how the guest is held up. A sleep that a signal cuts short is two.
+    """
+    print(f"hlt {seen:.0f}, halt_exits {halt_exits:.0f}")
+    assert halt_exits > 0
+    assert 0.5 * halt_exits <= seen <= 1.1 * halt_exits + 5
+
+
+def test_cpu_and_steal_of_the_vcpus_are_there(lives: Lives) -> None:
+    for session in (lives.rondo_vmm, lives.qemu):
+        for name in ("vcpu_cpu_seconds_total", "vcpu_wait_seconds_total", "vmm_cpu_seconds_total"):
+            values = [value for value in columns(session)[name] if not math.isnan(value)]
+            assert values[-1] > 0, name  # the laboratory has one processor
+            assert (np.diff(values) >= 0).all(), name
+    # Of the last partial second nothing is known.
+    own, seen = columns(lives.own), columns(lives.rondo_vmm)
+    assert seen["vcpu_cpu_seconds_total"][-1] <= own["vcpu_cpu_seconds_total"][-1]
+
+
+def test_the_ends_are_as_far_known_as_there_are_sources(lives: Lives) -> None:
+    """QEMU tells by QMP that the guest powered off; Linux before 6.15 tells nothing of a stranger's end."""
+    reasons = [session.end and session.end.reason for session in (lives.own, lives.rondo_vmm, lives.qemu)]
+    assert reasons == ["poweroff", "gone", "poweroff"]
+
+
+def test_qmp_brings_the_disks_of_a_guest_that_uses_one(lives: Lives) -> None:
+    found = columns(lives.qemu)
+    for series in ('blk_requests_total{op="read"}', 'blk_bytes_total{direction="write"}'):
+        assert found[series][-1] > 0
+    assert found['blk_bytes_total{direction="write"}'][-1] % 512 == 0
+    assert not any(name.startswith("blk_") for name in columns(lives.rondo_vmm))  # never a zero
