@@ -55,10 +55,10 @@ Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CP
   rondo-attach list
 
 VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM, unless
-a flag says so: --qmp, --firecracker and --cloud-hypervisor bring block metrics, the last two and --taps
-network. Exits are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not counted is left out,
-never zero: `rondo-attach list` says what is refused, and which capability brings it. rondo-vmm sends its
-VMs' metrics itself: they are left out, unless --match vmm=rondo-vmm asks for them.
+a flag says so: --qmp, --firecracker, --cloud-hypervisor and --microsandbox bring block metrics, the last
+three and --taps network. Exits are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not
+counted is left out, never zero: `rondo-attach list` says what is refused, and which capability brings it.
+rondo-vmm sends its VMs' metrics itself: they are left out, unless --match vmm=rondo-vmm asks for them.
 
 On SIGINT, SIGTERM or SIGHUP (not under nohup) it stops; the VMs do not, and their sessions get no end. A
 second signal gives up on what was not delivered."""
@@ -134,11 +134,12 @@ def rondo_attach(
     flush: PathTemplate | None = None,
     cloud_hypervisor: PathTemplate | None = None,
     taps: bool = False,
+    microsandbox: str | None = None,
     interval: int = 1_000,
     linger: int = 30_000,
 ) -> None:
     labels = _labels(label or [], interval)
-    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps).checked()
+    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps, microsandbox).checked()
     where = _destination(output, pid, text=text)
     check_namespace()
     if pid is not None and thread_group(pid) != pid:

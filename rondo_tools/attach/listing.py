@@ -74,9 +74,10 @@ def list_vms(
     flush: naming.PathTemplate | None = None,
     cloud_hypervisor: naming.PathTemplate | None = None,
     taps: bool = False,
+    microsandbox: str | None = None,
 ) -> None:
     check_namespace()
-    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps).checked()
+    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps, microsandbox).checked()
     adapters = open_adapters(_ANSWER_S, wanted, only_looks=True)
     try:
         listing = look(adapters)

@@ -58,6 +58,15 @@ def adapter_flags(function: F) -> F:
             ),
         ),
         argh.arg(
+            "--microsandbox",
+            type=str,
+            metavar="FOLDER",
+            help=(
+                "microsandbox: ask msb for the bytes of disks and networks of the sandboxes of this folder, "
+                "such as /home/ci/.microsandbox; as its owner, or as root"
+            ),
+        ),
+        argh.arg(
             "--taps",
             help="any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE)",
         ),
@@ -75,6 +84,7 @@ class Wanted(NamedTuple):
     flush: PathTemplate | None = None
     cloud_hypervisor: PathTemplate | None = None
     taps: bool = False
+    microsandbox: str | None = None
 
     def checked(self) -> Wanted:
         """Raises UsageError for flags that mean nothing together."""
@@ -106,6 +116,10 @@ def open_adapters(interval_s: float, wanted: Wanted, *, only_looks: bool = False
         from rondo_tools.attach.sources.cloud_hypervisor import CloudHypervisorAdapter
 
         chosen.append(CloudHypervisorAdapter(wanted.cloud_hypervisor))
+    if wanted.microsandbox is not None:
+        from rondo_tools.attach.sources.microsandbox import MicrosandboxAdapter
+
+        chosen.append(MicrosandboxAdapter(wanted.microsandbox, warns=not only_looks))
     if wanted.taps:
         from rondo_tools.attach.sources.taps import TapAdapter
 
