@@ -1,6 +1,8 @@
 """In the laboratory: run a VMM, and write KVM's own statistics of its VM, from debugfs, when it has ended.
 
-kvm_counted.py COMMAND...       JSON on standard output; the exit status is the command's
+    kvm_counted.py COMMAND...       JSON on standard output; the exit status is the command's
+
+The VM is the only one, and may be that of a process that the command starts.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ KVM = Path("/sys/kernel/debug/kvm")
 
 def main() -> int:
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    while not (found := list(KVM.glob(f"{process.pid}-*"))):
-        assert process.poll() is None, "it ended without a VM"
+    while not (found := list(KVM.glob("*-*"))):
+        if process.poll() is not None:
+            return process.returncode or 1
         time.sleep(0.05)
     (vm,) = found
     # An open file keeps the statistics of a VM that is gone.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import lab
 import numpy as np
 import pytest
-from lab_qemu import QEMU, qemu_files
+from lab_programs import QEMU, qemu_files
 from needs import LAB_S, must_have
 
 from rondo_tools.store.reader import Session, Store
