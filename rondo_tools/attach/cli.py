@@ -25,6 +25,7 @@ from rondo_tools.attach.lives import Options
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.naming import PathTemplate, Template
 from rondo_tools.attach.process import thread_group
+from rondo_tools.attach.self_metrics import INSTANCE, SelfMetrics, Tally
 from rondo_tools.attach.single import claim
 from rondo_tools.attach.sinks import PipeSink, Sink, StoreSink
 from rondo_tools.attach.sources.choose import Wanted, adapter_flags, open_adapters
@@ -114,6 +115,7 @@ exit status of this command, beyond those below:
     help="how VMs are called, of the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {host} (default: {name})",
 )
 @adapter_flags
+@argh.arg("--no-health", help=f"do not send rondo-attach's own counts, as the instance {INSTANCE}")
 @argh.arg(
     "--interval",
     type=command.typed(partial(parse_interval, shortest_ms=100)),
@@ -135,6 +137,7 @@ def rondo_attach(
     cloud_hypervisor: PathTemplate | None = None,
     taps: bool = False,
     microsandbox: str | None = None,
+    no_health: bool = False,
     interval: int = 1_000,
     linger: int = 30_000,
 ) -> None:
@@ -160,7 +163,8 @@ def rondo_attach(
         adapters = open_adapters(interval / 1000, wanted)
         if adapters is not None:
             opened.callback(adapters.close)
-        _watch(opened, options, sink, epoll, adapters, linger / 1000)
+        has_health = pid is None and not no_health
+        _watch(opened, options, sink, epoll, adapters, linger / 1000, has_health=has_health)
 
 
 def _watch(
@@ -170,6 +174,8 @@ def _watch(
     epoll: select.epoll,
     adapters: Adapters | None,
     linger_s: float,
+    *,
+    has_health: bool,
 ) -> None:
     signals = opened.enter_context(Signals())
     notifier = sd_notify.Notifier()
@@ -182,8 +188,16 @@ def _watch(
     since_boot_s = chosen.since_boot_s if kept is None else kept.since_boot_s
     uevents = Uevents()
     opened.callback(uevents.close)
+    tally, own = Tally(), None
+    if has_health and isinstance(sink, StoreSink):
+        own = SelfMetrics(tally, uevents, sink, chosen.counters, adapters)
+        opened.callback(own.close)
     watcher = Watcher(
-        options, sink, chosen.counters, since_boot_s, uevents, epoll, adapters=adapters, kept=kept
+        *(options, sink, chosen.counters, since_boot_s, uevents, epoll),
+        adapters=adapters,
+        kept=kept,
+        tally=tally,
+        own=own,
     )
     opened.callback(watcher.close)
     watcher.begin()

@@ -19,6 +19,7 @@ from rondo_tools.attach.counters.base import ExitCounters, Exits, ProcessExits
 from rondo_tools.attach.kept import KeptProcess, KeptVm
 from rondo_tools.attach.naming import Identity
 from rondo_tools.attach.process import Process
+from rondo_tools.attach.self_metrics import INSTANCE, Tally
 from rondo_tools.attach.sinks import Sink
 from rondo_tools.attach.sources.base import LateSource, Moment, Source
 from rondo_tools.attach.sources.vcpus import Base, VcpuSource
@@ -83,10 +84,12 @@ class Lives:
         counters: ExitCounters | None,
         warnings: RateLimit,
         adapters: Adapters | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._options, self._sink, self._counters, self._warnings = options, sink, counters, warnings
         self._adapters = adapters
-        self._names: set[str] = set()  # of live sessions
+        self._tally = Tally() if tally is None else tally
+        self._names = {INSTANCE}  # of live sessions
         self.changed: set[Vmm] = set()  # those that are to be kept anew
 
     def begin(self, vmm: Vmm, path: str) -> None:
@@ -164,11 +167,13 @@ class Lives:
         identity = self._named(pid, identity)
         header = self._header(identity.name, identity.vmm, start_ms, is_late=is_late)
         vm = Vm(header, sources, self._sink, late)
+        self._tally.begun += 1
         _log.debug("%s begins: %s, name from %s", vm.name, identity.vmm, identity.name_from)
         return vm
 
     def _header(self, name: str, vmm: str, start_ms: int, *, is_late: bool) -> Header:
         self._names.add(name)
+        self._tally.watched += 1
         labels = {"vmm": vmm, **({ATTACHED: "late"} if is_late else {}), **dict(self._options.labels)}
         return Header(name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
 
@@ -185,7 +190,7 @@ class Lives:
             return name
         ends = (f"-{pid}" if n == 1 else f"-{pid}-{n}" for n in range(1, len(self._names) + 2))
         other = next(one for end in ends if (one := naming.bounded(name, end)) not in self._names)
-        self._warnings.warn("name", "another VM has the name %s: this one is %s", name, other)
+        self._warnings.warn("name", "the name %s is taken: this one is %s", name, other)
         return other
 
     def end(self, vmm: Vmm, path: str, moment: Moment, reason: str) -> None:
@@ -201,8 +206,13 @@ class Lives:
             vm.end(moment, reason)
             if self._adapters is not None:
                 self._adapters.forget(vm.late)
-            self._names.discard(vm.name)
+            self._note_end(vm.name)
             _log.debug("%s ends: %s, %d ticks", vm.name, reason, vm.ticks)
+
+    def _note_end(self, name: str) -> None:
+        self._names.discard(name)
+        self._tally.watched -= 1
+        self._tally.ended += 1
 
     def hurry(self, vmm: Vmm) -> None:
         """Its process is dead: its last values are to be there at its end."""
@@ -226,7 +236,7 @@ class Lives:
             source = VcpuSource(pid, None, self._counters, None)
             vm = self._open(pid, identity, moment.t_ms - max(age_ms, 1), [source], is_late=False)
             vm.end(moment, "gone")
-            self._names.discard(vm.name)
+            self._note_end(vm.name)
 
     # After a restart
 
@@ -306,7 +316,7 @@ class Lives:
         source = VcpuSource(pid, None, self._counters, None, threads, base)
         header = self._header(kept.name, kept.vmm, kept.start_ms, is_late=kept.is_late)
         Vm(header, [source], self._sink).end(moment, "gone")
-        self._names.discard(kept.name)
+        self._note_end(kept.name)
         _log.debug("%s ended while nobody watched", kept.name)
 
     def own_threads(self, vmm: Vmm) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import select
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -158,6 +159,7 @@ class StoreSink(Driven):
         self._live: set[Link] = set()
         self._ended: dict[Link, None] = {}  # in the order in which they ended
         self._given_up = 0
+        self._lost = Counter[str]()  # of links that were let go, by why
         self._swept_s = 0.0  # when links that are over were let go
 
     def begin(self, header: Header) -> StoreSession:
@@ -184,8 +186,7 @@ class StoreSink(Driven):
         if now >= self._swept_s + _SWEEP_S:
             self._swept_s = now
             for link in [link for link in self._ended if link.is_over]:
-                del self._ended[link]
-                self._notices.forget(link)
+                self._forget(link)
 
     @property
     def is_gone(self) -> bool:
@@ -197,6 +198,17 @@ class StoreSink(Driven):
         late = sum(link.wants_write or link.state is not State.SENDING for link in self._live)
         return late + sum(not link.is_over for link in self._ended)
 
+    @property
+    def waiting(self) -> int:
+        """Sessions that are over and not acknowledged, as of the last sweep."""
+        return len(self._ended)
+
+    @property
+    def lost_ticks(self) -> Counter[str]:
+        """Ticks that no store will have, as far as is known, by why: "backlog", "given_up", "refused"."""
+        backlog = sum(link.backlog.dropped for link in self._notices.behind)
+        return self._lost + Counter(backlog=backlog, refused=self._notices.refused_ticks)
+
     def close(self) -> None:
         for link in (*self._live, *self._ended):
             if not link.is_over:
@@ -205,16 +217,21 @@ class StoreSink(Driven):
 
     def _give_up(self, link: Link) -> None:
         """The store is away for so long that the oldest have to go."""
-        del self._ended[link]
         self._driver.remove(link)
         link.close()
-        self._notices.forget(link)
+        self._forget(link)
+        self._lost["given_up"] += link.backlog.untaken
         self._given_up += 1
         self._notices.warnings.warn(
             "given up",
             "%s: %d sessions that are over wait for the store: the oldest are given up, %d so far",
             *(self._name, MAX_ENDED, self._given_up),
         )
+
+    def _forget(self, link: Link) -> None:
+        del self._ended[link]
+        self._notices.forget(link)
+        self._lost["backlog"] += link.backlog.dropped
 
 
 class StoreSession:
@@ -246,25 +263,30 @@ class _StoreNotices(Notices):
     def __init__(self) -> None:
         self.warnings = RateLimit(_log, burst=3, window_s=60.0)
         self._troubled: set[Output] = set()
+        self.behind: set[Output] = set()  # those that dropped ticks
+        self.refused_ticks = 0
 
     def failed(self, output: Output, reason: str) -> None:
         if not self._troubled:
             _log.warning("%s: %s; trying again and again", output.name, reason)
         self._troubled.add(output)
 
-    def connected(self, output: Output) -> None:
-        self.forget(output)
-
     def forget(self, output: Output) -> None:
+        self.behind.discard(output)
+        self.connected(output)
+
+    def connected(self, output: Output) -> None:
         if output in self._troubled:
             self._troubled.discard(output)
             if not self._troubled:
                 _log.info("%s: connected", output.name)
 
     def falls_behind(self, output: Output) -> None:
+        self.behind.add(output)
         self.warnings.warn("behind", "%s does not keep up: oldest ticks are being dropped", output.name)
 
     def refused(self, output: Output, counts: Mapping[str, int]) -> None:
+        self.refused_ticks += sum(counts.values())
         ticks = format_count(sum(counts.values()), "tick")
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         self.warnings.warn("refused", "%s: the store refused %s: %s", output.name, ticks, reasons)

@@ -33,11 +33,13 @@ from rondo_tools.attach.counters.base import ExitCounters
 from rondo_tools.attach.kept import KeptFile, KeptProcess
 from rondo_tools.attach.lives import UNKNOWN_PATH, Lives, Options, Vmm
 from rondo_tools.attach.process import Process, exists, thread_group
+from rondo_tools.attach.self_metrics import INSTANCE, SelfMetrics, Tally
 from rondo_tools.attach.sinks import Sink
 from rondo_tools.attach.sources.base import Moment
 from rondo_tools.attach.vm import Vm
 from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
+from rondo_tools.stream import Header
 
 if TYPE_CHECKING:
     from rondo_tools.attach.sources.adapters import Adapters
@@ -61,6 +63,8 @@ class Watcher:
         *,
         adapters: Adapters | None = None,
         kept: KeptFile | None = None,
+        tally: Tally | None = None,
+        own: SelfMetrics | None = None,
         scan: Callable[[], discover.Scan] = discover.scan,
     ) -> None:
         self._options, self._sink, self._counters, self._uevents = options, sink, counters, uevents
@@ -71,8 +75,11 @@ class Watcher:
         self._ending: set[Vmm] = set()  # those with something to end
         self._overruns, self._lost = 0, 0 if counters is None else counters.lost()
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
-        self._lives = Lives(options, sink, counters, self._warnings, adapters)
+        self._tally = Tally() if tally is None else tally
+        self._lives = Lives(options, sink, counters, self._warnings, adapters, self._tally)
         self._slot_ms = clock.now_ms() // options.interval_ms * options.interval_ms
+        self._due_s = self._next_due_s()  # the next tick, by the monotonic clock
+        self._own = None if own is None else self._begin_own(own)
         self._epoll = epoll  # the sink's too
         self._epoll.register(uevents.fileno(), select.EPOLLIN)
 
@@ -107,6 +114,8 @@ class Watcher:
     def linger(self, signals: Signals, seconds: float) -> int:
         """Go on sending for so long, or until a signal; return how many sessions have something unsent."""
         until_s = time.monotonic() + seconds
+        if self._own is not None:
+            self._own.end(Moment(clock.now_ms(), 0.0, {}), "signal")
         self._epoll.unregister(self._uevents.fileno())
         for vmm in self._vmms.values():
             if not vmm.is_reaped:
@@ -133,6 +142,7 @@ class Watcher:
         if slot_ms > self._slot_ms:
             self._slot_ms = slot_ms
             self._tick(slot_ms)
+            self._tick_own(slot_ms)
         self._keep()
 
     def _keep(self) -> None:
@@ -361,6 +371,8 @@ class Watcher:
         self._slot_ms = now_ms // self._options.interval_ms * self._options.interval_ms
         for vm in self._live():
             vm.begin_anew(now_ms)
+        if self._own is not None:
+            self._own.begin_anew(now_ms)
         self._lives.changed.update(self._vmms.values())
 
     def _live(self) -> Iterable[Vm]:
@@ -368,6 +380,22 @@ class Watcher:
 
     def _moment(self, t_ms: int) -> Moment:
         return Moment(t_ms, time.clock_gettime(time.CLOCK_BOOTTIME), self._lives.read())
+
+    # Our own
+
+    def _begin_own(self, source: SelfMetrics) -> Vm:
+        header = Header(INSTANCE, clock.now_ms(), self._options.labels, self._options.interval_ms, ())
+        return Vm(header, [source], self._sink)
+
+    def _tick_own(self, t_ms: int) -> None:
+        """After the ticks of the VMs, whose lateness it tells."""
+        self._tally.lag_s = max(time.monotonic() - self._due_s, 0.0)
+        self._due_s = self._next_due_s()
+        if self._own is not None:
+            self._own.tick(Moment(t_ms, 0.0, {}))
+
+    def _next_due_s(self) -> float:
+        return time.monotonic() + (self._slot_ms + self._options.interval_ms) / 1000 - time.time()
 
     def _report_lost(self) -> None:
         if self._counters is not None and (lost := self._counters.lost()) > self._lost:

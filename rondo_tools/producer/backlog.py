@@ -50,6 +50,11 @@ class Backlog:
         """How many items no follower has taken yet, those that were lost included."""
         return self.count - self._taken
 
+    @property
+    def untaken(self) -> int:
+        """How many of the items that are kept no follower was given."""
+        return min(self.count - self._taken, len(self._items))
+
     def begin(self, header: bytes) -> None:
         """The items to come follow this header; to be called before there is a follower."""
         with self._lock:

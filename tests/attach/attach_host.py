@@ -99,7 +99,7 @@ class Receiver:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
         self._got: dict[tuple[str, int], Got] = {}
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -113,7 +113,7 @@ class Receiver:
         return f"unix:{self._path}"
 
     def sessions(self) -> list[Got]:
-        with self._changed:
+        with self.changed:
             return list(self._got.values())
 
     def of(self, name: str) -> list[Got]:
@@ -131,8 +131,8 @@ class Receiver:
                 and len(sessions[-1].ticks) >= ticks
             )
 
-        with self._changed:
-            assert self._changed.wait_for(is_there, PATIENCE_S), (name, self._got.keys())
+        with self.changed:
+            assert self.changed.wait_for(is_there, PATIENCE_S), (name, self._got.keys())
         return self.of(name)
 
     def wait_for(self, name: str, is_so: Callable[[Got], bool]) -> Got:
@@ -142,8 +142,8 @@ class Receiver:
             sessions = self.of(name)
             return bool(sessions and sessions[-1].ticks and is_so(sessions[-1]))
 
-        with self._changed:
-            assert self._changed.wait_for(is_there, PATIENCE_S), (name, self._got.keys())
+        with self.changed:
+            assert self.changed.wait_for(is_there, PATIENCE_S), (name, self._got.keys())
         return self.of(name)[-1]
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class Receiver:
             decoder, got = Decoder(), Got(Header("", 0, (), 0, ()), [], None, [])
             while piece := peer.recv(1 << 16):
                 for event in decoder.feed(piece):
-                    with self._changed:
+                    with self.changed:
                         if isinstance(event, Header):
                             key = event.instance, event.start_ms
                             # Another header of the session brings other series.
@@ -177,7 +177,7 @@ class Receiver:
                         else:
                             got = got._replace(end=event)
                         self._got[got.header.instance, got.header.start_ms] = got
-                        self._changed.notify_all()
+                        self.changed.notify_all()
 
 
 def _start(got: Got) -> int:

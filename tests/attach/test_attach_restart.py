@@ -75,7 +75,15 @@ def test_a_store_has_one_session_of_each(tmp_path: Path, manager: ServiceManager
         try:
             until(address.exists)
             address.chmod(0o666)
-            flags = ("--output", f"unix:{address}", "--match", "name=ends", "--match", "name=stays")
+            flags = (
+                "--output",
+                f"unix:{address}",
+                "--match",
+                "name=ends",
+                "--match",
+                "name=stays",
+                "--no-health",
+            )
             with small_guest(name="ends") as ends, small_guest(name="stays") as stays:
                 with manager.started(*flags):
                     for guest in (ends, stays):

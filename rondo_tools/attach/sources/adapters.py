@@ -105,6 +105,10 @@ class Adapters:
             assert isinstance(source, AdapterSource)
             self._loop.call_soon_threadsafe(self._cancel, source.report)
 
+    def reports(self) -> list[Report]:
+        """What there is of all VMs."""
+        return list(self._tasks)
+
     def close(self) -> None:
         """Let go of all VMs."""
         self._loop.call_soon_threadsafe(self._loop.stop)
