@@ -78,6 +78,10 @@ BROKEN = {
     "RondoStoreErrors": ("stream|store|stalled", "stream|store|connection"),
     "RondoPushBehind": ("push_behind_seconds > 180", "push_behind_seconds > 60"),
     "RondoPushRejected": ("[6h] offset 5m", "[5m] offset 5m"),
+    "RondoAttachLostEvents": ("attach_overruns_total[5m]) > 0", "attach_overruns_total[5m]) > 5"),
+    "RondoAttachLostExits": ("attach_lost_exits_total[5m]", "attach_lost_exits_total[5m] offset 5m"),
+    "RondoAttachLostTicks": ("attach_lost_ticks_total[5m]", "attach_lost_ticks_total[1m]"),
+    "RondoAttachBehind": ("attach_tick_lag_ns[2m]) / 1e9 > 0.5", "attach_tick_lag_ns[2m]) / 1e9 > 0.05"),
     "RondoDeliverySilent": ('{result="stored"}[10m]', '{result="stored"}[4m]'),
 }
 
