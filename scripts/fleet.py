@@ -26,7 +26,7 @@ class Host:
 
     def __init__(self, folder: Path, write_url: str, *, push_s: int = 2, tiers: str | None = None) -> None:
         self.store = folder / "vmm_metrics"
-        self._socket = folder / "store.sock"
+        self.socket = folder / "store.sock"
         self._log = folder / "log"
         self._tiers = [] if tiers is None else ["--tiers", tiers]
         self._push = [str(self.store), "--remote-write", write_url, "--interval", f"{push_s}s"]
@@ -35,12 +35,10 @@ class Host:
 
     def __enter__(self) -> Host:
         try:
-            store = self._run(
-                "rondo-store", str(self.store), "--listen", f"unix:{self._socket}", *self._tiers
-            )
+            store = self._run("rondo-store", str(self.store), "--listen", f"unix:{self.socket}", *self._tiers)
             self._daemons.append(store)
             deadline = time.monotonic() + PATIENCE_S
-            while not self._socket.exists():
+            while not self.socket.exists():
                 if store.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"rondo-store does not listen: {self.said()}")
                 time.sleep(0.02)
@@ -59,7 +57,7 @@ class Host:
         """Start a VM that works for so long, with the built-in guest."""
         vm = self._run(
             "rondo-vmm", "--instance", instance, "--duration", f"{seconds}s",
-            "--output", f"unix:{self._socket}", "--serial", "none",
+            "--output", f"unix:{self.socket}", "--serial", "none",
         )  # fmt: skip
         self._vms.append(vm)
         return vm

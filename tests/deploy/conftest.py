@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +16,11 @@ from grafana import Range
 from lives import RULES, Filled, arrived_s, lives_of, push, until
 from prometheus import Prometheus
 from victoria import victoria
+
+from rondo_tools import stream
+from rondo_tools.attach.self_metrics import INSTANCE, SERIES
+from rondo_tools.catalog import COUNTER
+from rondo_tools.stream import End, Header, Tick
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +55,7 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         host.wait(host.start("vm-3", seconds=1))
         host.wait(again)
         host.wait(long)
+        watched(host.socket, began_s)
         # The last second of the VM that was killed counts as whole five seconds later.
         until(lambda: time.time() > killed_s + 7)
         ended_s = time.time()
@@ -64,3 +72,17 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
             pass  # what it has taken is now shown, too
         shown = Range(began_s - 10, shown_s)
         yield Filled(prometheus.url, victoria_url, shown, lives_of(host.store))
+
+
+def watched(path: Path, began_s: float) -> None:
+    """What a rondo-attach would have sent of itself until now: it lost nothing and was never late."""
+    start_ms = int(began_s) * 1000
+    times = range(start_ms + 1000, int(time.time()) * 1000 + 1, 1000)
+    values = struct.pack(f"<{len(SERIES)}d", *(0.0 if one.kind == COUNTER else 2.0 for one in SERIES))
+    sent = (Header(INSTANCE, start_ms, (), 1000, SERIES), *(Tick(t_ms, values) for t_ms in times))
+    with socket.socket(socket.AF_UNIX) as store:
+        store.settimeout(PATIENCE_S)
+        store.connect(str(path))
+        store.sendall(b"".join(map(stream.encode, (*sent, End("signal", times[-1])))))
+        store.shutdown(socket.SHUT_WR)
+        assert store.recv(1) == b""  # it has all of it

@@ -36,6 +36,7 @@ from needs import PATIENCE_S
 from prometheus import Prometheus
 
 from rondo_tools import catalog
+from rondo_tools.attach import self_metrics as attach_health
 from rondo_tools.push import self_metrics as push_health
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.keeper import Keeper
@@ -45,8 +46,8 @@ from rondo_tools.stream import End, Header, Tick
 VMS = ["vm-1", "vm-2", "vm-3", "vm-4", "vm-5"]
 ROLLUPS = ALL | {"job": "rollups", "resolution": "10s"}
 
-# Of roll-ups there was one push, so there is one sample, or none yet, of what it says of itself.
-DELIVERY = {"Seconds Behind", "Rejected Samples", "Late Ticks"}
+# Of roll-ups there was one push, so there is one sample, or none yet, of what the tools say of themselves.
+DELIVERY = {"Seconds Behind", "Rejected Samples", "Late Ticks", "VMs Watched", "Watcher Lag", "Lost Ticks"}
 
 TITLES = {
     "Rondo Demo VMM": {
@@ -58,6 +59,7 @@ TITLES = {
         "vCPU Run Duration": "vcpu_run_duration_ns",
         "vCPU CPU Time": "vcpu_cpu_seconds_total",
         "vCPU Steal": "vcpu_wait_seconds_total",
+        "VMM CPU Time": "vmm_cpu_seconds_total",
         "Block Requests by Op": "blk_requests_total",
         "Block Bytes by Direction": "blk_bytes_total",
         "Block Request Duration": "blk_request_duration_ns",
@@ -79,10 +81,13 @@ TITLES = {
         "Exit Duration, Quantiles": "vcpu_exit_duration_ns",
         "Block Request Duration, Quantiles": "blk_request_duration_ns",
         "RSS Memory, Quantiles": "vmm_rss_bytes",
+        "VMs Watched": "attach_vms",
+        "Watcher Lag": "attach_tick_lag_ns",
+        "Lost Ticks": "attach_lost_ticks_total",
     },
 }
-METRIC = re.compile(r"\b(?:vmm|vcpu|blk|net|push|store)_\w+")
-KNOWN = {s.name for s in (*catalog.ALL, *push_health.SERIES, *store_health.SERIES)}
+METRIC = re.compile(r"\b(?:vmm|vcpu|blk|net|push|store|attach)_\w+")
+KNOWN = {s.name for s in (*catalog.ALL, *push_health.SERIES, *store_health.SERIES, *attach_health.SERIES)}
 # True where the machine that runs the tests has more to do than CPUs: no fault of the rule.
 OF_LOAD = {"RondoVmSteal"}
 
@@ -230,7 +235,7 @@ def test_variables_offer_what_there_is(path: Path, filled: Filled) -> None:
         if variable["type"] == "query"
     }
     assert offered["job"] == ["rollups", "rondo-vmm"]
-    # And not rondo-push and rondo-store, which are no VMs.
+    # And not rondo-push, rondo-store and rondo-attach, which are no VMs.
     assert offered.get("instance", VMS) == VMS
     used = {name for text in re.findall(r"\$(\w+)", path.read_text()) for name in [text]}
     names = {variable["name"] for variable in load(path)["templating"]["list"]}
