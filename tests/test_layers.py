@@ -55,7 +55,13 @@ PURE = (
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
     *("push.stretch", "push.stretch_file", "push.vanished", "push.batches"),
     *("feed.text", "feed.session", "feed.lines"),
-    *("attach.naming", "attach.choose", "attach.counters.assembler", "attach.counters.programs"),
+    *(
+        "attach.naming",
+        "attach.kata",
+        "attach.choose",
+        "attach.counters.assembler",
+        "attach.counters.programs",
+    ),
 )
 IMPURE = {
     "socket",

@@ -112,7 +112,8 @@ exit status of this command, beyond those below:
     "--name",
     type=command.typed(Template),
     metavar="TEMPLATE",
-    help="how VMs are called, of the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {host} (default: {name})",
+    help="how VMs are called, of the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {sandbox_id}, {host} "
+    "(default: {name})",
 )
 @adapter_flags
 @argh.arg("--no-health", help=f"do not send rondo-attach's own counts, as the instance {INSTANCE}")

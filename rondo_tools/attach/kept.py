@@ -30,6 +30,7 @@ class KeptVm(NamedTuple):
     times_ns: tuple[float, ...]
     cpu_s: float
     threads: tuple[int, ...] | None = None  # if it shares its process
+    labels: dict[str, str] | None = None  # None in an older file
 
 
 class KeptProcess(NamedTuple):
@@ -62,7 +63,7 @@ def parse_process(line: str) -> KeptProcess:
 
 
 def _vm(fields: dict[str, Any]) -> KeptVm:
-    threads = fields["threads"]
+    threads, labels = fields["threads"], fields.get("labels")
     exits, times_ns = tuple(map(int, fields["exits"])), tuple(map(float, fields["times_ns"]))
     if len(exits) != 5 or len(times_ns) != 2:
         raise ValueError("exits or times_ns are not as many as they should be")
@@ -75,6 +76,7 @@ def _vm(fields: dict[str, Any]) -> KeptVm:
         times_ns,
         float(fields["cpu_s"]),
         None if threads is None else tuple(map(int, threads)),
+        None if labels is None else {str(name): str(value) for name, value in labels.items()},
     )
 
 

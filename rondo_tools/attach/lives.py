@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 GATHER_S = 0.05  # ends wait so long for one another
 HOLD_S = 0.5  # and so long for the parent to reap the process, and for adapters
-ATTACHED = "attached"  # a label
+ATTACHED, SANDBOX_ID = "attached", "sandbox_id"  # labels
 UNKNOWN_PATH = ""  # of a VM whose `create` was not received
 
 
@@ -165,16 +165,23 @@ class Lives:
         is_late: bool,
     ) -> Vm:
         identity = self._named(pid, identity)
-        header = self._header(identity.name, identity.vmm, start_ms, is_late=is_late)
+        header = self._header(
+            identity.name, identity.vmm, start_ms, is_late=is_late, sandbox_id=identity.sandbox_id
+        )
         vm = Vm(header, sources, self._sink, late)
         self._tally.begun += 1
         _log.debug("%s begins: %s, name from %s", vm.name, identity.vmm, identity.name_from)
         return vm
 
-    def _header(self, name: str, vmm: str, start_ms: int, *, is_late: bool) -> Header:
+    def _header(self, name: str, vmm: str, start_ms: int, *, is_late: bool, sandbox_id: str = "") -> Header:
         self._names.add(name)
         self._tally.watched += 1
-        labels = {"vmm": vmm, **({ATTACHED: "late"} if is_late else {}), **dict(self._options.labels)}
+        labels = {
+            "vmm": vmm,
+            **({ATTACHED: "late"} if is_late else {}),
+            **({SANDBOX_ID: sandbox_id} if sandbox_id else {}),
+            **dict(self._options.labels),
+        }
         return Header(name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
 
     def _named(self, pid: int, identity: Identity) -> Identity:
@@ -265,6 +272,7 @@ class Lives:
             tuple(base.times_ns),
             vmm.cpu[path].cpu_base_s,
             threads,
+            labels,
         )
 
     def resume(self, vmm: Vmm, kept: KeptProcess, exits: ProcessExits | None) -> None:
@@ -303,9 +311,13 @@ class Lives:
             late = self._adapters.follow(
                 vmm.process.pid, self._identify(vmm), kept.start_ms, begins_at_0=begins_at_0
             )
-        header = self._header(kept.name, kept.vmm, kept.start_ms, is_late=kept.is_late)
-        vmm.vms[path] = Vm(header, sources, self._sink, late)
+        vmm.vms[path] = Vm(self._header_of(kept), sources, self._sink, late)
         _log.debug("%s goes on", kept.name)
+
+    def _header_of(self, kept: KeptVm) -> Header:
+        """The header of a session that goes on: its labels cannot change."""
+        header = self._header(kept.name, kept.vmm, kept.start_ms, is_late=kept.is_late)
+        return header._replace(labels=tuple(sorted(kept.labels.items()))) if kept.labels else header
 
     def end_unseen(self, pid: int, kept: KeptVm, moment: Moment) -> None:
         """End the session of a VM that ended while nobody watched: its exits are in the map, all of them."""
@@ -314,8 +326,7 @@ class Lives:
         threads = None if kept.threads is None else set(kept.threads)
         base = Base(kept.exits, kept.times_ns)
         source = VcpuSource(pid, None, self._counters, None, threads, base)
-        header = self._header(kept.name, kept.vmm, kept.start_ms, is_late=kept.is_late)
-        Vm(header, [source], self._sink).end(moment, "gone")
+        Vm(self._header_of(kept), [source], self._sink).end(moment, "gone")
         self._note_end(kept.name)
         _log.debug("%s ended while nobody watched", kept.name)
 

@@ -13,6 +13,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from rondo_tools.attach.kata import sandbox_id
 from rondo_tools.errors import UsageError
 from rondo_tools.printable import printable
 from rondo_tools.stream import MAX_TEXT
@@ -44,7 +45,7 @@ _SCRIPTED = re.compile(r"python[\d.]*")  # whose first argument is the program
 _MACHINE = re.compile(r"machine-(.+)\.scope")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
-FIELDS = ("name", "pid", "vmm", "uuid", "cgroup", "host")
+FIELDS = ("name", "pid", "vmm", "uuid", "cgroup", "sandbox_id", "host")
 
 
 class Identity(NamedTuple):
@@ -55,6 +56,7 @@ class Identity(NamedTuple):
     vmm: str
     uuid: str = ""
     cgroup: str = ""  # the last part of its path
+    sandbox_id: str = ""  # of Kata Containers
 
 
 def identify(pid: int, command_line: bytes, cgroups: bytes, comm: str) -> Identity:
@@ -72,7 +74,8 @@ def identify(pid: int, command_line: bytes, cgroups: bytes, comm: str) -> Identi
         name, name_from = _unescape(machine[1]), "cgroup"
     if not name:
         name, name_from = f"pid-{pid}", "process id"
-    return Identity(bounded(name), name_from, vmm, bounded(uuid), bounded(leaf))
+    sandbox = sandbox_id(_cgroup_paths(cgroups), arguments)
+    return Identity(bounded(name), name_from, vmm, bounded(uuid), bounded(leaf), bounded(sandbox))
 
 
 def bounded(text: str, end: str = "") -> str:
@@ -91,6 +94,7 @@ def fields(identity: Identity, pid: int) -> dict[str, str]:
         "vmm": identity.vmm,
         "uuid": identity.uuid,
         "cgroup": identity.cgroup,
+        "sandbox_id": identity.sandbox_id,
         "host": os.uname().nodename,
     }
 
@@ -184,6 +188,10 @@ def _cgroup_leaf(cgroups: bytes) -> str:
         if number == b"0" or controllers == b"name=systemd":
             return _text(path.rsplit(b"/", 1)[-1])
     return ""
+
+
+def _cgroup_paths(cgroups: bytes) -> list[str]:
+    return [_text(line.split(b":", 2)[-1]) for line in cgroups.splitlines()]
 
 
 def _unescape(text: str) -> str:

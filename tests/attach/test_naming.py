@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rondo_tools.attach.choose import Choice, parse_condition
-from rondo_tools.attach.naming import Identity, Template, bounded, identify
+from rondo_tools.attach.naming import Identity, Template, bounded, fields, identify
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import UsageError
 from rondo_tools.stream import MAX_TEXT, Header, encode
@@ -113,3 +113,75 @@ def test_choice(match: tuple[str, ...], ignore: tuple[str, ...], wanted: tuple[b
 def test_a_condition_that_cannot_be_meant(text: str) -> None:
     with pytest.raises(UsageError):
         parse_condition(text)
+
+
+ID = "9f2c" * 16
+POD = "kubepods-besteffort-pod8b1c2f8e_0a52_4c56_b2f7_8f3f6e2c1b77.slice"
+KATA_QEMU = (
+    "/opt/kata/bin/qemu-system-x86_64",
+    *("-name", f"sandbox-{ID},debug-threads=on"),
+    *("-qmp", f"unix:/run/vc/vm/{ID}/qmp.sock,server=on,wait=off"),
+)
+KATA_CLH = ("/opt/kata/bin/cloud-hypervisor", "--api-socket", f"/run/vc/vm/{ID}/clh-api.sock")
+KUBEVIRT = ("/usr/libexec/qemu-kvm", "-name", "guest=default_vm,debug-threads=on")
+
+
+@pytest.mark.parametrize("arguments", [KATA_QEMU, KATA_CLH, ("firecracker",)], ids=["qemu", "clh", "other"])
+@pytest.mark.parametrize(
+    "cgroups",
+    [
+        # Go runtime, cgroupfs: cgroup 2, cgroup 1, without a path from the container engine.
+        f"0::/kubepods/besteffort/pod8b1c2f8e-0a52-4c56-b2f7-8f3f6e2c1b77/kata_{ID}",
+        f"12:cpuset:/\n5:memory:/kubepods/burstable/pod8b1c/kata_{ID}\n1:name=systemd:/system.slice/x.service",
+        f"4:memory:/vc/kata_{ID}",
+        # Up to 2.2 with sandbox_cgroup_only=false; up to 2.2 and in 2.3 where the engine uses systemd.
+        f"4:memory:/kata/kubepods/burstable/pod8b1c/kata_{ID}",
+        f"4:memory:/vc/kata_{POD}:cri-containerd:{ID}",
+        f"0::/kata_{POD}:cri-containerd:{ID}",
+        # sandbox_cgroup_only=false: from 2.3, and runtime-rs 3.0; runtime-rs from 3.20 under systemd.
+        f"0::/kata_overhead/{ID}",
+        f"11:cpu,cpuacct:/kata_overhead/{ID}\n1:name=systemd:/kata_overhead/{ID}\n0::/",
+        f"0::/kata.slice/kata-overhead.slice/runtime-rs-{ID}.scope",
+        # runtime-rs, without a path from the engine.
+        f"0::/kata_sandboxed_pod/{ID}",
+        f"0::/../../kata_overhead/{ID}",  # as seen from another cgroup namespace
+    ],
+)
+def test_a_cgroup_of_kata_names_the_sandbox(cgroups: str, arguments: tuple[str, ...]) -> None:
+    found = identity(*arguments, cgroups=f"{cgroups}\n".encode())
+    assert found.sandbox_id == ID
+    assert Template("{sandbox_id}").fill(fields(found, 7)) == ID
+
+
+@pytest.mark.parametrize(
+    "cgroups",
+    [
+        # From 2.4 under systemd, with containerd and CRI-O; 2.2 with CRI-O; runtime-rs with cgroupfs.
+        f"0::/kubepods.slice/kubepods-besteffort.slice/{POD}/cri-containerd-{ID}.scope",
+        f"0::/kubepods.slice/{POD}/crio-{ID}.scope",
+        f"4:memory:/{POD}:crio:{ID}",
+        f"7:memory:/kubepods/besteffort/pod8b1c/{ID}",
+    ],
+)
+def test_in_the_cgroup_of_a_container_the_vmm_must_name_the_sandbox(cgroups: str) -> None:
+    for arguments in (KATA_QEMU, KATA_CLH):
+        assert identity(*arguments, cgroups=cgroups.encode()).sandbox_id == ID
+    assert identity(*KUBEVIRT, cgroups=cgroups.encode()).sandbox_id == ""
+
+
+@pytest.mark.parametrize(
+    "cgroups",
+    [
+        b"",
+        b"0::/",
+        b"0::",
+        b"\n:\n",
+        b"9:memory:/kata\n",
+        MACHINE,
+        SESSION,
+        b"0::/kata-x/y.scope",
+        b"0::/kata_",
+    ],
+)
+def test_no_other_cgroup_names_a_sandbox(cgroups: bytes) -> None:
+    assert identity(*KATA_QEMU, cgroups=cgroups).sandbox_id == ""
