@@ -23,6 +23,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def booted_ms() -> int:
+    """The wall clock at the host's boot, as the clocks stand now: only a step of the wall clock moves it."""
+    return now_ms() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 def is_set_back(now_ms: float, last_ms: int, interval_ms: int) -> bool:
     """Whether the clock is so far behind the last tick that its session is over."""
     return now_ms < last_ms - max(SKIPPED_MS, interval_ms)

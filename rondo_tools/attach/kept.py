@@ -13,10 +13,13 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rondo_tools import clock
+
 _log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _NAME = "lives"
+_STEP_MS = 1_000  # of the wall clock, that is put down
 
 
 class KeptVm(NamedTuple):
@@ -87,6 +90,8 @@ class KeptFile:
         """Read it. It is ignored if the map is a new one or another, or if it is damaged."""
         self._path, self._map_id = folder / _NAME, map_id
         self.since_boot_s = since_boot_s
+        self.back_ms = 0  # by how much the wall clock was set back since the file was written
+        self._booted_ms = clock.booted_ms()
         self.processes: tuple[KeptProcess, ...] = self._read() if is_map_kept else ()
         self._lines: dict[int, str] = {}
         self._is_changed = True
@@ -101,6 +106,7 @@ class KeptFile:
                 return ()
             processes = tuple(map(parse_process, lines))
             self.since_boot_s = float(head["since_boot_s"])
+            self.back_ms = max(int(head.get("booted_ms", self._booted_ms)) - self._booted_ms, 0)
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -119,10 +125,18 @@ class KeptFile:
 
     def write(self) -> None:
         """Replace the file if anything is different; if that fails, say so once, and go on."""
-        if not self._is_changed:
+        booted_ms = clock.booted_ms()
+        if not self._is_changed and abs(booted_ms - self._booted_ms) < _STEP_MS:
             return
-        self._is_changed = False
-        head = json.dumps({"format": _FORMAT, "map": self._map_id, "since_boot_s": self.since_boot_s})
+        self._is_changed, self._booted_ms = False, booted_ms
+        head = json.dumps(
+            {
+                "format": _FORMAT,
+                "map": self._map_id,
+                "since_boot_s": self.since_boot_s,
+                "booted_ms": booted_ms,
+            }
+        )
         temporary = self._path.with_name(f".{self._path.name}")
         try:
             temporary.write_text("\n".join((head, *self._lines.values(), "")))

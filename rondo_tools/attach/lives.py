@@ -275,8 +275,11 @@ class Lives:
             labels,
         )
 
-    def resume(self, vmm: Vmm, kept: KeptProcess, exits: ProcessExits | None) -> None:
-        """Go on with the sessions of a process that lives."""
+    def resume(self, vmm: Vmm, kept: KeptProcess, moment: Moment, last_ms: int, *, begins_anew: bool) -> None:
+        """Go on with the sessions of a process that lives, whose ticks so far are not after `last_ms`.
+
+        If the clock is too far before that, each gets a last tick, and another session `begins_anew`.
+        """
         self.changed.add(vmm)
         vmm.lives = kept.lives
         if kept.counted is not None:
@@ -291,11 +294,21 @@ class Lives:
             elif not is_wanted:
                 vmm.vms[path] = None
             else:
-                self._resume(vmm, path, vm, exits, is_alone=is_alone)
+                resumed = self._resume(vmm, path, vm, moment.exits.get(kept.pid), last_ms, is_alone=is_alone)
+                if begins_anew:
+                    resumed.tick(moment._replace(t_ms=last_ms + 1))
+                    resumed.begin_anew(moment.t_ms)
 
     def _resume(
-        self, vmm: Vmm, path: str, kept: KeptVm, exits: ProcessExits | None, *, is_alone: bool
-    ) -> None:
+        self,
+        vmm: Vmm,
+        path: str,
+        kept: KeptVm,
+        exits: ProcessExits | None,
+        last_ms: int,
+        *,
+        is_alone: bool,
+    ) -> Vm:
         sources: list[Source] = []
         if self._counters is not None:
             threads = None if kept.threads is None else set(kept.threads)
@@ -311,22 +324,23 @@ class Lives:
             late = self._adapters.follow(
                 vmm.process.pid, self._identify(vmm), kept.start_ms, begins_at_0=begins_at_0
             )
-        vmm.vms[path] = Vm(self._header_of(kept), sources, self._sink, late)
+        vm = vmm.vms[path] = Vm(self._header_of(kept), sources, self._sink, late, last_ms)
         _log.debug("%s goes on", kept.name)
+        return vm
 
     def _header_of(self, kept: KeptVm) -> Header:
         """The header of a session that goes on: its labels cannot change."""
         header = self._header(kept.name, kept.vmm, kept.start_ms, is_late=kept.is_late)
         return header._replace(labels=tuple(sorted(kept.labels.items()))) if kept.labels else header
 
-    def end_unseen(self, pid: int, kept: KeptVm, moment: Moment) -> None:
+    def end_unseen(self, pid: int, kept: KeptVm, moment: Moment, last_ms: int) -> None:
         """End the session of a VM that ended while nobody watched: its exits are in the map, all of them."""
         if self._counters is None:
             return
         threads = None if kept.threads is None else set(kept.threads)
         base = Base(kept.exits, kept.times_ns)
         source = VcpuSource(pid, None, self._counters, None, threads, base)
-        Vm(self._header_of(kept), [source], self._sink).end(moment, "gone")
+        Vm(self._header_of(kept), [source], self._sink, last_ms=last_ms).end(moment, "gone")
         self._note_end(kept.name)
         _log.debug("%s ended while nobody watched", kept.name)
 

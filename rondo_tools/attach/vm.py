@@ -19,9 +19,16 @@ class Vm:
     """
 
     def __init__(
-        self, header: Header, sources: Sequence[Source], sink: Sink, late: Sequence[LateSource] = ()
+        self,
+        header: Header,
+        sources: Sequence[Source],
+        sink: Sink,
+        late: Sequence[LateSource] = (),
+        last_ms: int = 0,
     ) -> None:
-        """`header` without its series: they are those of the sources."""
+        """`header` without its series: they are those of the sources. `last_ms` is when the session may have
+        had a tick already, if it goes on.
+        """
         self.late = late
         self._sources = (*sources, *late)
         self._owners: dict[Series, Source] = {}
@@ -30,7 +37,7 @@ class Vm:
             source.take()
         self.header = header
         self._set_series()
-        self._last_ms = header.start_ms
+        self._last_ms = max(header.start_ms, last_ms)
         self.ticks = 0
         self._session = sink.begin(self.header)
 

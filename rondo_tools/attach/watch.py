@@ -141,6 +141,7 @@ class Watcher:
         slot_ms = now_ms // self._options.interval_ms * self._options.interval_ms
         if slot_ms > self._slot_ms:
             self._slot_ms = slot_ms
+            self._keep()  # the clock too, before a tick shows it
             self._tick(slot_ms)
             self._tick_own(slot_ms)
         self._keep()
@@ -173,27 +174,35 @@ class Watcher:
         """Go on with the sessions of the watcher before us."""
         if self._kept is None or not self._kept.processes:
             return
-        moment = self._moment(clock.now_ms())
+        now_ms = clock.now_ms()
+        last_ms = now_ms + self._kept.back_ms  # no tick of before is later
+        is_set_back = clock.is_set_back(now_ms, last_ms, self._options.interval_ms)
+        if is_set_back:
+            back_s = self._kept.back_ms / 1000
+            _log.warning(
+                "meanwhile the clock was set back by %.1f s; the ticks go on in new sessions", back_s
+            )
+        moment = self._moment(now_ms)
         for kept in self._kept.processes:
             try:
                 process = Process(kept.pid)
             except (FileNotFoundError, ProcessLookupError):
-                self._end_unseen(kept, moment)
+                self._end_unseen(kept, moment, last_ms)
                 continue
             except OSError as exc:
                 self._warnings.warn("adopt", "process %d cannot be watched: %s", kept.pid, exc.strerror)
                 continue
             if process.started_ticks != kept.started_ticks:  # another one has its id
                 process.close()
-                self._end_unseen(kept, moment)
+                self._end_unseen(kept, moment, last_ms)
                 continue
             vmm = self._follow(process, is_late=kept.is_late)
-            self._lives.resume(vmm, kept, moment.exits.get(kept.pid))
+            self._lives.resume(vmm, kept, moment, last_ms, begins_anew=is_set_back)
 
-    def _end_unseen(self, kept: KeptProcess, moment: Moment) -> None:
+    def _end_unseen(self, kept: KeptProcess, moment: Moment, last_ms: int) -> None:
         for vm in kept.vms.values():
             if vm is not None:
-                self._lives.end_unseen(kept.pid, vm, moment)
+                self._lives.end_unseen(kept.pid, vm, moment, last_ms)
         if self._counters is not None:
             self._counters.forget(kept.pid)
 

@@ -286,14 +286,14 @@ class ServiceManager:
             path.chmod(0o777)
 
     @contextmanager
-    def started(self, *flags: str) -> Iterator[Watcher]:
+    def started(self, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Watcher]:
         """The service, ready; killed at the end."""
         fds = [str(fd) for fd in self.kept.values()]
         watcher = Watcher(
             *flags,
             wrapper=[sys.executable, "-c", _HAND_OVER, str(len(fds)), *fds, *NOBODY_WITH_BPF],
             environment={
-                **os.environ,
+                **(environment or os.environ),
                 "NOTIFY_SOCKET": str(self._address),
                 "RUNTIME_DIRECTORY": str(self.runtime),
                 "LISTEN_FDNAMES": ":".join(self.kept),
