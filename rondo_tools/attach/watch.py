@@ -215,6 +215,7 @@ class Watcher:
     def rescan(self) -> None:
         """Find VMs whose making nobody told us."""
         scan = self._scan()
+        self._take_events()  # a VM whose making is told is not late
         for pid, path in scan.found:
             if self._is_asked_for(pid):
                 vmm = self._vmms.get(pid)
@@ -222,7 +223,15 @@ class Watcher:
                     self._adopt(pid, created=False, path=path)
 
     def receive(self) -> None:
-        """Take KVM's events."""
+        """Take KVM's events, and make up for those that were lost."""
+        self._take_events()
+        if self._uevents.overruns > self._overruns:
+            self._overruns = self._uevents.overruns
+            self._warnings.warn("overrun", "events of KVM were lost: looking for VMs anew")
+            if self._options.only_pid is None:
+                self.rescan()
+
+    def _take_events(self) -> None:
         for event in self._uevents.receive():
             if event.is_create:
                 pid = self._process_of(event)
@@ -230,11 +239,6 @@ class Watcher:
                     self._on_create(pid, event.path)
             else:
                 self._on_destroy(event)
-        if self._uevents.overruns > self._overruns:
-            self._overruns = self._uevents.overruns
-            self._warnings.warn("overrun", "events of KVM were lost: looking for VMs anew")
-            if self._options.only_pid is None:
-                self.rescan()
 
     def _is_asked_for(self, pid: int) -> bool:
         return self._options.only_pid in (None, pid)
@@ -348,6 +352,8 @@ class Watcher:
     def _tick(self, t_ms: int) -> None:
         moment = self._moment(t_ms)
         if self._options.only_pid is None or t_ms % _PRUNE_MS < self._options.interval_ms:
+            if moment.exits.keys() - self._vmms.keys():
+                self.receive()  # its event was there before its first exit, but not when we looked
             for pid in moment.exits.keys() - self._vmms.keys():
                 self._on_unknown(pid, moment)
         for vmm in self._vmms.values():

@@ -1,0 +1,113 @@
+"""The order in which a watcher hears of a VM: its event is there before its exits."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+
+import pytest
+from test_late_sources import Sent
+
+from rondo_tools import clock
+from rondo_tools.attach import discover
+from rondo_tools.attach.choose import Choice
+from rondo_tools.attach.counters.base import Exits, ProcessExits
+from rondo_tools.attach.discover import KvmEvent, Scan
+from rondo_tools.attach.lives import Options
+from rondo_tools.attach.watch import Watcher
+from rondo_tools.catalog import EXIT_REASONS
+
+
+class Events:
+    """KVM's events, that a test tells."""
+
+    overruns = 0
+
+    def __init__(self) -> None:
+        self._pipe = os.pipe()
+        self.told: list[KvmEvent] = []
+
+    def fileno(self) -> int:
+        return self._pipe[0]
+
+    def receive(self) -> list[KvmEvent]:
+        events, self.told = self.told, []
+        return events
+
+    def close(self) -> None:
+        for fd in self._pipe:
+            os.close(fd)
+
+
+class Counters:
+    """Exits by process."""
+
+    name = "bpf"
+    reasons = EXIT_REASONS
+    counts_from_birth = knows_threads = True
+    notes = ()
+
+    def __init__(self) -> None:
+        self.counted: dict[int, ProcessExits] = {}
+
+    def begin(self, pid: int) -> None:
+        pass
+
+    def read(self) -> Mapping[int, ProcessExits]:
+        return dict(self.counted)
+
+    def lost(self) -> int:
+        return 0
+
+    def forget(self, pid: int) -> None:
+        self.counted.pop(pid, None)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def vmm() -> Iterator[int]:
+    """A process that is older than the counters."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("found_by", ["exits", "scan"])
+def test_a_vm_whose_event_is_not_read_yet_is_not_late(
+    found_by: str, vmm: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = clock.now_ms()
+    monkeypatch.setattr(clock, "now_ms", lambda: now_ms)
+    exits = Exits(io=10)
+    path = f"/kvm/{vmm}-9"
+    with ExitStack() as opened:
+        epoll = opened.enter_context(select.epoll())
+        events, counters, sent = Events(), Counters(), Sent()
+        opened.callback(events.close)
+        found: tuple[discover.Found, ...] = ()
+        since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        watcher = Watcher(
+            *(Options(1000, Choice()), sent, counters, since_boot_s, events, epoll),  # type: ignore[arg-type]
+            scan=lambda: Scan(found, is_complete=True),
+        )
+        opened.callback(watcher.close)
+        watcher.begin()
+        counters.counted[vmm] = ProcessExits(exits, {vmm: exits})
+        events.told.append(KvmEvent(True, vmm, path))
+        if found_by == "scan":
+            found = (discover.Found(vmm, path),)
+            watcher.rescan()
+        now_ms += 1000
+        watcher.turn()
+    assert [dict(header.labels) for header in sent.headers] == [{"vmm": "sleep"}]
+    assert {str(series): value for series, value in sent.rows[-1].items()}[
+        'vcpu_exits_total{reason="io"}'
+    ] == 10
