@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import argh
 
@@ -19,6 +19,7 @@ from rondo_tools.attach import listing
 from rondo_tools.attach.choose import Choice, Condition, parse_condition
 from rondo_tools.attach.counters.bpf import BpfCounters
 from rondo_tools.attach.counters.choose import Chosen, choose
+from rondo_tools.attach.counters.pins import Pins
 from rondo_tools.attach.discover import Uevents
 from rondo_tools.attach.kept import KeptFile
 from rondo_tools.attach.lives import Options
@@ -116,6 +117,19 @@ exit status of this command, beyond those below:
     "(default: {name})",
 )
 @adapter_flags
+@argh.arg(
+    "--pin",
+    type=str,
+    metavar="DIR",
+    help="keep the counters in this folder of a bpf file system, so that a restart loses no exit and no "
+    "session, also without systemd; they go on counting until the folder is removed",
+)
+@argh.arg(
+    "--state",
+    type=str,
+    metavar="DIR",
+    help="where the file goes that names the sessions, for a restart (default: $RUNTIME_DIRECTORY)",
+)
 @argh.arg("--no-health", help=f"do not send rondo-attach's own counts, as the instance {INSTANCE}")
 @argh.arg(
     "--interval",
@@ -138,6 +152,8 @@ def rondo_attach(
     cloud_hypervisor: PathTemplate | None = None,
     taps: bool = False,
     microsandbox: str | None = None,
+    pin: str | None = None,
+    state: str | None = None,
     no_health: bool = False,
     interval: int = 1_000,
     linger: int = 30_000,
@@ -145,6 +161,11 @@ def rondo_attach(
     labels = _labels(label or [], interval)
     wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps, microsandbox).checked()
     where = _destination(output, pid, text=text)
+    state = state or os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if pin is not None and (where is None or pid is not None):
+        raise UsageError("--pin is for a watcher of all VMs that sends to a store: --output, and no --pid")
+    if pin is not None and not state:
+        raise UsageError("--pin needs --state DIR too, for the file that names the sessions")
     check_namespace()
     if pid is not None and thread_group(pid) != pid:
         raise RondoError(f"--pid {pid}: there is no such process", exit_code=EX_UNAVAILABLE)
@@ -164,8 +185,12 @@ def rondo_attach(
         adapters = open_adapters(interval / 1000, wanted)
         if adapters is not None:
             opened.callback(adapters.close)
+        pins = None
+        if pin is not None:
+            pins = Pins(pin)
+            opened.callback(pins.close)
         has_health = pid is None and not no_health
-        _watch(opened, options, sink, epoll, adapters, linger / 1000, has_health=has_health)
+        _watch(*(opened, options, sink, epoll, adapters, linger / 1000, pins, state), has_health=has_health)
 
 
 def _watch(
@@ -175,17 +200,24 @@ def _watch(
     epoll: select.epoll,
     adapters: Adapters | None,
     linger_s: float,
+    pins: Pins | None,
+    state: str,
     *,
     has_health: bool,
 ) -> None:
     signals = opened.enter_context(Signals())
     notifier = sd_notify.Notifier()
+    keeper: Keeper = notifier
     handed_over = dict(sd_notify.handed_over())
+    if pins is not None:
+        _let_go(handed_over, notifier)
+        keeper, handed_over = pins, pins.descriptors()
     # Before the events: a VM whose making is told is counted from its first exit.
     chosen = choose(handed_over)
     if chosen.counters is not None:
         opened.callback(chosen.counters.close)
-    kept = _keep(chosen, handed_over, notifier)
+    is_kept = bool(state) and (pins is not None or notifier.is_heard)
+    kept = _keep(chosen, handed_over, keeper, Path(state) if is_kept else None)
     since_boot_s = chosen.since_boot_s if kept is None else kept.since_boot_s
     uevents = Uevents()
     opened.callback(uevents.close)
@@ -212,21 +244,39 @@ def _watch(
         raise RondoError(f"{format_count(unsent, 'session')} not delivered", exit_code=EX_TEMPFAIL)
 
 
-def _keep(chosen: Chosen, handed_over: Mapping[str, int], notifier: sd_notify.Notifier) -> KeptFile | None:
-    """Have systemd keep the counters for a watcher after us; None where nobody keeps them."""
-    counters = chosen.counters
-    descriptors = counters.descriptors if isinstance(counters, BpfCounters) else {}
-    for name, fd in handed_over.items():
-        if descriptors.get(name) != fd:  # of another release, or not all that belong together
-            os.close(fd)
-            notifier.remove(name)
-    folder, _, _ = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")
-    if not notifier.is_heard or not folder or not isinstance(counters, BpfCounters):
+class Keeper(Protocol):
+    """Keeps descriptors for the watcher after us: systemd, or files of a bpf file system."""
+
+    def store(self, name: str, fd: int) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+
+def _keep(
+    chosen: Chosen, handed_over: Mapping[str, int], keeper: Keeper, folder: Path | None
+) -> KeptFile | None:
+    """Have the counters kept for a watcher after us, with a file in `folder`; None if nobody keeps them."""
+    counters = chosen.counters if isinstance(chosen.counters, BpfCounters) else None
+    taken = counters.descriptors if counters is not None and counters.are_kept else {}
+    # The others are of another release, or not all that belong together.
+    _let_go({name: fd for name, fd in handed_over.items() if taken.get(name) != fd}, keeper)
+    if folder is None or counters is None:
         return None
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise RondoError(f"{folder}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
     if not counters.are_kept:
-        for name, fd in descriptors.items():
-            notifier.store(name, fd)
-    return KeptFile(Path(folder), counters.map_id, chosen.since_boot_s, is_map_kept=counters.are_kept)
+        for name, fd in counters.descriptors.items():
+            keeper.store(name, fd)
+    return KeptFile(folder, counters.map_id, chosen.since_boot_s, is_map_kept=counters.are_kept)
+
+
+def _let_go(handed_over: Mapping[str, int], keeper: Keeper) -> None:
+    """The exits' program first: see `counters.pins`."""
+    for name, fd in sorted(handed_over.items()):
+        os.close(fd)
+        keeper.remove(name)
 
 
 def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddress | TcpAddress | None:

@@ -196,8 +196,23 @@ def test_the_watcher_has_two_capabilities_and_the_nodes_processes() -> None:
     (output,) = (word for word in container["command"] if word.startswith("--output="))
     assert output.removeprefix("--output=") in store["command"][2]
     assert {"name": "socket", "mountPath": "/run/rondo"} in container["volumeMounts"]
-    assert spec["volumes"] == [one for one in pod()["volumes"] if one["name"] == "socket"]
+    assert spec["volumes"][:1] == [one for one in pod()["volumes"] if one["name"] == "socket"]
     assert daemon_set["metadata"]["namespace"] == "rondo"
+
+
+def test_the_watchers_pins_are_the_nodes_and_the_guide_removes_them() -> None:
+    (daemon_set,) = documents(ATTACH)
+    spec: Json = daemon_set["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    hosts = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"]}
+    mounts = {mount["mountPath"]: hosts[mount["name"]] for mount in container["volumeMounts"]}
+    flags = dict(word.split("=", 1) for word in container["command"][1:])
+    folder, name = flags["--pin"].rsplit("/", 1)
+    assert mounts[folder] == "/sys/fs/bpf"
+    assert not any(path.startswith("/sys") for path in mounts)  # AppArmor
+    removal = f"rm -r {mounts[folder]}/{name} {mounts[flags['--state']]}"
+    guides = (ATTACH, ROOT / "deploy" / "README.md", ROOT / "docs" / "attach.md")
+    assert all(removal in guide.read_text() for guide in guides)
 
 
 def test_the_image_is_the_one_that_the_dockerfile_makes() -> None:

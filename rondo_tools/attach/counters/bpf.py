@@ -6,7 +6,8 @@ reads all threads of all VMs. Entries are deleted only after their process is de
 process that lives would lose the exits between the look and the deletion.
 
 All of it hangs on four descriptors: the two maps and a link for each program. A watcher that is given
-those of the one before it goes on counting in its maps; nothing stops in between.
+those of the one before it, by systemd or by files (see `pins`), goes on counting in its maps; nothing stops
+in between.
 
 Needs CAP_BPF and CAP_PERFMON, and Linux 5.8.
 """
@@ -40,8 +41,9 @@ class BpfCounters:
     knows_threads = True
 
     def __init__(self, max_threads: int = MAX_THREADS, kept: Mapping[str, int] | None = None) -> None:
-        """Load and attach, or go on with `kept`, the `descriptors` of a process before us, which are ours
-        then: `are_kept` tells which it was. Raises OSError; PermissionError where a capability is missing.
+        """Load and attach, or go on with `kept`, the `descriptors` of a process before us: `are_kept` tells
+        which it was, and only then those in `descriptors` are ours. Raises OSError; PermissionError where a
+        capability is missing.
         """
         self._keys: dict[int, tuple[int, ...]] = {}  # thread ids in the map, by process id, at the last look
         self.reasons: tuple[str, ...] = EXIT_REASONS
@@ -49,7 +51,11 @@ class BpfCounters:
         self.are_kept = kept is not None and {_THREADS, _LOST, _EXITS} <= kept.keys()
         with ExitStack() as opened:
             if kept is not None and self.are_kept:
-                self.descriptors = {name: _owned(opened, fd) for name, fd in kept.items()}
+                self.descriptors = {
+                    name: _owned(opened, kept[name])
+                    for name in (_THREADS, _LOST, _WAKEUPS, _EXITS)
+                    if name in kept
+                }
                 if _WAKEUPS not in kept:
                     self._leave_out_hlt("the watcher before this one had no program there")
             else:
@@ -73,14 +79,14 @@ class BpfCounters:
             ),
         )
         loaded = {_THREADS: threads, _LOST: lost}
-        code = programs.count_exits(threads, lost)
-        loaded[_EXITS] = _attach(opened, programs.EXIT_TRACEPOINT, code, "rondo_exits")
         try:
             code = programs.count_wakeups(threads, lost)
             loaded[_WAKEUPS] = _attach(opened, programs.WAKEUP_TRACEPOINT, code, "rondo_wakeups")
         except OSError as exc:
             self._leave_out_hlt(str(exc))
-        return loaded
+        code = programs.count_exits(threads, lost)
+        loaded[_EXITS] = _attach(opened, programs.EXIT_TRACEPOINT, code, "rondo_exits")
+        return loaded  # in the order in which they are kept: the exits' program says that all is there
 
     def _leave_out_hlt(self, why: str) -> None:
         self.reasons = tuple(reason for reason in EXIT_REASONS if reason != "hlt")

@@ -11,7 +11,7 @@ import struct
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
 
-_MAP_CREATE, _MAP_LOOKUP, _MAP_DELETE, _PROG_LOAD = 0, 1, 3, 5
+_MAP_CREATE, _MAP_LOOKUP, _MAP_DELETE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET = 0, 1, 3, 5, 6, 7
 _OBJECT_INFO, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 15, 17, 24
 HASH, ARRAY = 1, 2  # kinds of maps
 _RAW_TRACEPOINT = 17  # a kind of program
@@ -80,6 +80,17 @@ def open_raw_tracepoint(name: str, program: int) -> int:
     """Run a program at a tracepoint for as long as the returned descriptor is open."""
     text = ctypes.create_string_buffer(name.encode())
     return _call(_RAW_TRACEPOINT_OPEN, "<QI", ctypes.addressof(text), program)
+
+
+def pin(fd: int, path: str) -> None:
+    """Keep a map or a link for as long as a file of a bpf file system is there."""
+    text = ctypes.create_string_buffer(os.fsencode(path))
+    _call(_OBJ_PIN, "<QI", ctypes.addressof(text), fd)
+
+
+def open_pinned(path: str) -> int:
+    text = ctypes.create_string_buffer(os.fsencode(path))
+    return _call(_OBJ_GET, "<QII", ctypes.addressof(text), 0, 0)
 
 
 def look_up(fd: int, key: bytes, value_bytes: int) -> bytes:
