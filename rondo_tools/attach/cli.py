@@ -21,6 +21,7 @@ from rondo_tools.attach.counters.bpf import BpfCounters
 from rondo_tools.attach.counters.choose import Chosen, choose
 from rondo_tools.attach.counters.pins import Pins
 from rondo_tools.attach.discover import Uevents
+from rondo_tools.attach.ends import EndsFile
 from rondo_tools.attach.kept import KeptFile
 from rondo_tools.attach.lives import Options
 from rondo_tools.attach.namespace import check_namespace
@@ -221,6 +222,8 @@ def _watch(
     since_boot_s = chosen.since_boot_s if kept is None else kept.since_boot_s
     uevents = Uevents()
     opened.callback(uevents.close)
+    if kept is not None and isinstance(sink, StoreSink):
+        kept.leave_out(sink.keep(EndsFile(Path(state))))
     tally, own = Tally(), None
     if has_health and isinstance(sink, StoreSink):
         own = SelfMetrics(tally, uevents, sink, chosen.counters, adapters)

@@ -114,6 +114,19 @@ class KeptFile:
             return ()
         return processes
 
+    def leave_out(self, ended: set[tuple[str, int]]) -> None:
+        """Sessions of that instance and start are over, though they may not have been dropped yet."""
+        self.processes = tuple(
+            process._replace(
+                vms={
+                    path: vm
+                    for path, vm in process.vms.items()
+                    if vm is None or (vm.name, vm.start_ms) not in ended
+                }
+            )
+            for process in self.processes
+        )
+
     def put(self, process: KeptProcess) -> None:
         line = process.line()
         if self._lines.get(process.pid) != line:

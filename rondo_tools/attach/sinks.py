@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
+from rondo_tools.attach.ends import EndsFile
 from rondo_tools.producer.address import TcpAddress, UnixAddress
 from rondo_tools.producer.driver import Driver
 from rondo_tools.producer.link import Link, State
@@ -161,6 +162,21 @@ class StoreSink(Driven):
         self._given_up = 0
         self._lost = Counter[str]()  # of links that were let go, by why
         self._swept_s = 0.0  # when links that are over were let go
+        self._file: EndsFile | None = None
+
+    def keep(self, file: EndsFile) -> set[tuple[str, int]]:
+        """Put down ends in a file until they are delivered; send those in it, and return which they are, as
+        instance and start.
+        """
+        self._file = file
+        found = file.take()
+        for header, tick, end in found:
+            session = self.begin(header)
+            if tick is not None:
+                session.tick(tick)
+            session.end(end)
+        file.write()
+        return {(header.instance, header.start_ms) for header, _, _ in found}
 
     def begin(self, header: Header) -> StoreSession:
         link = Link(self._address, self._name, interval_ms=header.interval_ms, notices=self._notices)
@@ -176,6 +192,8 @@ class StoreSink(Driven):
         """Nothing comes after this: let it go once it is acknowledged."""
         self._live.discard(link)
         self._ended[link] = None
+        if self._file is not None:
+            self._file.add(link, link.backlog.last)
         self.update(link)
         if len(self._ended) > MAX_ENDED:
             self._give_up(next(iter(self._ended)))
@@ -185,8 +203,7 @@ class StoreSink(Driven):
         now = time.monotonic()
         if now >= self._swept_s + _SWEEP_S:
             self._swept_s = now
-            for link in [link for link in self._ended if link.is_over]:
-                self._forget(link)
+            self._sweep()
 
     @property
     def is_gone(self) -> bool:
@@ -209,7 +226,14 @@ class StoreSink(Driven):
         backlog = sum(link.backlog.dropped for link in self._notices.behind)
         return self._lost + Counter(backlog=backlog, refused=self._notices.refused_ticks)
 
+    def _sweep(self) -> None:
+        for link in [link for link in self._ended if link.is_over]:
+            self._forget(link)
+
     def close(self) -> None:
+        self._sweep()
+        if self._file is not None:
+            self._file.close()
         for link in (*self._live, *self._ended):
             if not link.is_over:
                 self._driver.remove(link)
@@ -231,6 +255,8 @@ class StoreSink(Driven):
     def _forget(self, link: Link) -> None:
         del self._ended[link]
         self._notices.forget(link)
+        if self._file is not None:
+            self._file.drop(link)
         self._lost["backlog"] += link.backlog.dropped
 
 

@@ -55,6 +55,13 @@ class Backlog:
         """How many of the items that are kept no follower was given."""
         return min(self.count - self._taken, len(self._items))
 
+    @property
+    def last(self) -> bytes:
+        """The last session with its last item alone."""
+        session = self._sessions[-1]
+        item = self._items[-1] if self.count > session.first else b""
+        return session.header + item + session.end
+
     def begin(self, header: bytes) -> None:
         """The items to come follow this header; to be called before there is a follower."""
         with self._lock:
