@@ -6,23 +6,22 @@ import logging
 import os
 import resource
 import select
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import argh
 
 from rondo_tools import clock, command, sd_notify, stream, units
 from rondo_tools.attach import listing
 from rondo_tools.attach.choose import Choice, Condition, parse_condition
-from rondo_tools.attach.counters.bpf import BpfCounters
 from rondo_tools.attach.counters.choose import Chosen, choose
 from rondo_tools.attach.counters.pins import Pins
 from rondo_tools.attach.discover import Uevents
 from rondo_tools.attach.ends import EndsFile
-from rondo_tools.attach.kept import KeptFile
+from rondo_tools.attach.handover import Handover
 from rondo_tools.attach.lives import Options
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.naming import PathTemplate, Template
@@ -129,7 +128,7 @@ exit status of this command, beyond those below:
     "--state",
     type=str,
     metavar="DIR",
-    help="where the file goes that names the sessions, for a restart (default: $RUNTIME_DIRECTORY)",
+    help="with --pin: where the files go that name the sessions (default: $RUNTIME_DIRECTORY)",
 )
 @argh.arg("--no-health", help=f"do not send rondo-attach's own counts, as the instance {INSTANCE}")
 @argh.arg(
@@ -162,11 +161,13 @@ def rondo_attach(
     labels = _labels(label or [], interval)
     wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps, microsandbox).checked()
     where = _destination(output, pid, text=text)
-    state = state or os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if pin is None and state is not None:
+        raise UsageError("--state is for --pin; under systemd the unit's RuntimeDirectory= says where")
     if pin is not None and (where is None or pid is not None):
         raise UsageError("--pin is for a watcher of all VMs that sends to a store: --output, and no --pid")
+    state = state or os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if pin is not None and not state:
-        raise UsageError("--pin needs --state DIR too, for the file that names the sessions")
+        raise UsageError("--pin needs --state DIR too, for the files that name the sessions")
     check_namespace()
     if pid is not None and thread_group(pid) != pid:
         raise RondoError(f"--pid {pid}: there is no such process", exit_code=EX_UNAVAILABLE)
@@ -208,17 +209,12 @@ def _watch(
 ) -> None:
     signals = opened.enter_context(Signals())
     notifier = sd_notify.Notifier()
-    keeper: Keeper = notifier
-    handed_over = dict(sd_notify.handed_over())
-    if pins is not None:
-        _let_go(handed_over, notifier)
-        keeper, handed_over = pins, pins.descriptors()
+    before = Handover(notifier, dict(sd_notify.handed_over()), pins)
     # Before the events: a VM whose making is told is counted from its first exit.
-    chosen = choose(handed_over)
+    chosen = choose(before.descriptors)
     if chosen.counters is not None:
         opened.callback(chosen.counters.close)
-    is_kept = bool(state) and (pins is not None or notifier.is_heard)
-    kept = _keep(chosen, handed_over, keeper, Path(state) if is_kept else None)
+    kept = before.keep(chosen, state)
     since_boot_s = chosen.since_boot_s if kept is None else kept.since_boot_s
     uevents = Uevents()
     opened.callback(uevents.close)
@@ -245,41 +241,6 @@ def _watch(
         return
     if unsent := watcher.linger(signals, linger_s):
         raise RondoError(f"{format_count(unsent, 'session')} not delivered", exit_code=EX_TEMPFAIL)
-
-
-class Keeper(Protocol):
-    """Keeps descriptors for the watcher after us: systemd, or files of a bpf file system."""
-
-    def store(self, name: str, fd: int) -> None: ...
-
-    def remove(self, name: str) -> None: ...
-
-
-def _keep(
-    chosen: Chosen, handed_over: Mapping[str, int], keeper: Keeper, folder: Path | None
-) -> KeptFile | None:
-    """Have the counters kept for a watcher after us, with a file in `folder`; None if nobody keeps them."""
-    counters = chosen.counters if isinstance(chosen.counters, BpfCounters) else None
-    taken = counters.descriptors if counters is not None and counters.are_kept else {}
-    # The others are of another release, or not all that belong together.
-    _let_go({name: fd for name, fd in handed_over.items() if taken.get(name) != fd}, keeper)
-    if folder is None or counters is None:
-        return None
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise RondoError(f"{folder}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
-    if not counters.are_kept:
-        for name, fd in counters.descriptors.items():
-            keeper.store(name, fd)
-    return KeptFile(folder, counters.map_id, chosen.since_boot_s, is_map_kept=counters.are_kept)
-
-
-def _let_go(handed_over: Mapping[str, int], keeper: Keeper) -> None:
-    """The exits' program first: see `counters.pins`."""
-    for name, fd in sorted(handed_over.items()):
-        os.close(fd)
-        keeper.remove(name)
 
 
 def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddress | TcpAddress | None:

@@ -190,6 +190,7 @@ def test_a_folder_that_cannot_hold_pins_is_named(path: str, why: str, receiver: 
     ("flags", "why"),
     [
         (["--output", "unix:x", "--pin", "x"], "--state"),
+        (["--output", "unix:x", "--state", "x"], "--pin"),
         (["--text", "--pin", "x", "--state", "y"], "--output"),
         (["--pid", "1", "--output", "unix:x", "--pin", "x", "--state", "y"], "no --pid"),
     ],

@@ -175,3 +175,30 @@ def test_a_thousand_vms_of_twenty_series_fit_into_two_hundred_megabytes() -> Non
     finally:
         tracemalloc.stop()
     assert size / vms * 1000 < 180e6
+
+
+def test_what_no_follower_was_given_is_counted_of_what_is_kept() -> None:
+    backlog = Backlog(3)
+    backlog.begin(b"h")
+    follower = Follower(backlog)
+    for number in range(2):
+        backlog.put(b"%d" % number)
+    assert backlog.untaken == 2
+    follower.next(100)
+    assert backlog.untaken == 0
+    for number in range(2, 9):
+        backlog.put(b"%d" % number)
+    assert (backlog.untaken, backlog.dropped) == (3, 4)
+
+
+def test_the_last_session_with_its_last_item_is_a_whole_stream() -> None:
+    backlog = Backlog(3)
+    backlog.begin(b"<a>")
+    assert backlog.last == b"<a>"
+    backlog.put(b"1")
+    backlog.put(b"2")
+    backlog.begin_anew(b"</a>", b"<b>")
+    assert backlog.last == b"<b>"
+    backlog.put(b"3")
+    backlog.finish(b"</b>")
+    assert backlog.last == b"<b>3</b>"
