@@ -36,7 +36,7 @@ class Clock:
 def test_the_clock_set_back_meanwhile_ends_the_sessions(receiver: Receiver, manager: ServiceManager) -> None:
     """One goes on in another session, whose ticks are by the new clock; one ended meanwhile."""
     wall = Clock(manager.runtime.parent)
-    flags = ("--output", receiver.address, "--match", "name=back-*")
+    flags = ("--output", receiver.address, "--match", "name=*back-*")
     with ExitStack() as opened:
         stays, ends = (opened.enter_context(small_guest(name=f"back-{name}")) for name in ("stays", "ends"))
         with manager.started(*flags, environment=wall.environment):
@@ -77,7 +77,7 @@ def test_a_small_step_back_or_one_forward_ends_none(
     step_ms: int, sessions: int, receiver: Receiver, manager: ServiceManager
 ) -> None:
     wall = Clock(manager.runtime.parent)
-    flags = ("--output", receiver.address, "--match", "name=step")
+    flags = ("--output", receiver.address, "--match", "name=*step")
     with small_guest(name="step") as guest:
         with manager.started(*flags, environment=wall.environment):
             guest.do("make", "run 10")

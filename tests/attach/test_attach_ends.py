@@ -30,11 +30,11 @@ def _between_two_writes(manager: ServiceManager, lives: str) -> None:
 def test_a_kill_loses_no_end(harm: Callable[[ServiceManager, str], None], manager: ServiceManager) -> None:
     """The store is away while a VM ends, until the watcher is another; then its end is as it was."""
     address = manager.runtime.parent / "store.sock"
-    flags = ("--output", f"unix:{address}", "--match", "name=over")
+    flags = ("--output", f"unix:{address}", "--match", "name=*over")
     with small_guest(name="over") as guest, manager.started(*flags) as watcher:
         guest.do("make", "run 1234")
         watcher.wait_for("over begins")
-        while '"over"' not in (lives := (manager.runtime / "lives").read_text()):
+        while 'over"' not in (lives := (manager.runtime / "lives").read_text()):
             time.sleep(0.01)
         os.kill(guest.pid, signal.SIGKILL)
         guest.process.wait()

@@ -81,7 +81,7 @@ def node() -> Iterator[Node]:
 
 def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, node: Node) -> None:
     """Killed under load; one VM is born and one ends while it is away, and another goes on."""
-    flags = ("--output", receiver.address, "--match", "name=pin-*")
+    flags = ("--output", receiver.address, "--match", "name=*pin-*")
     busy = "run 50000"
     with ExitStack() as opened:
         stays, ends = (opened.enter_context(small_guest(name=f"pin-{name}")) for name in ("stays", "ends"))
@@ -147,7 +147,7 @@ def _of_another_map(node: Node) -> None:
 @pytest.mark.parametrize("harm", [_without_the_exits_program, _of_another_release, _of_another_map])
 def test_what_does_not_fit_is_removed(harm: Callable[[Node], None], receiver: Receiver, node: Node) -> None:
     """A VM that runs is late then; and what others pinned is theirs."""
-    flags = ("--output", receiver.address, "--match", "name=stale")
+    flags = ("--output", receiver.address, "--match", "name=*stale")
     with small_guest(name="stale") as guest:
         with node.watching(*flags):
             guest.do("make", "run 30")

@@ -32,7 +32,7 @@ NOW = Moment(1_000, 0.0, {})
 
 
 def test_the_watcher_is_an_instance_of_its_own(receiver: Receiver) -> None:
-    flags = ("--output", receiver.address, "--match", "name=own-*", "--label", "rack=a1")
+    flags = ("--output", receiver.address, "--match", "name=*own-*", "--label", "rack=a1")
     with watching(*flags) as watcher, small_guest(name="own-1") as guest:
         guest.do("make", "run 1")
         receiver.wait_for(INSTANCE, lambda got: got.last()["attach_vms"] == 1)
@@ -62,7 +62,8 @@ def test_a_tick_that_is_late_says_how_late(receiver: Receiver) -> None:
 
 
 def test_a_vm_cannot_take_its_name(receiver: Receiver) -> None:
-    with watching("--output", receiver.address), small_guest(name=INSTANCE) as guest:
+    flags = ("--output", receiver.address, "--match", f"name={INSTANCE}")
+    with watching(*flags), small_guest("-name", INSTANCE) as guest:
         guest.do("make", "run 7")
         (session,) = receiver.wait(f"{INSTANCE}-{guest.pid}", ticks=1)
         assert session.labels == {"vmm": "qemu"}
@@ -72,7 +73,7 @@ def test_the_clock_set_back_begins_its_counts_anew(receiver: Receiver, tmp_path:
     offset = tmp_path / "clock"
     offset.write_text("0")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "set_clock"), "SET_CLOCK": str(offset)}
-    flags = ("--output", receiver.address, "--match", "name=owned-*")
+    flags = ("--output", receiver.address, "--match", "name=*owned-*")
     with watching(*flags, environment=environment), small_guest(name="owned-1") as guest:
         guest.do("make")
         receiver.wait_for(INSTANCE, lambda got: got.last()['attach_lives_total{event="begin"}'] == 1)
