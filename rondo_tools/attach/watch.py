@@ -141,7 +141,6 @@ class Watcher:
         slot_ms = now_ms // self._options.interval_ms * self._options.interval_ms
         if slot_ms > self._slot_ms:
             self._slot_ms = slot_ms
-            self._keep()  # the clock too, before a tick shows it
             self._tick(slot_ms)
             self._tick_own(slot_ms)
         self._keep()
@@ -356,6 +355,7 @@ class Watcher:
                 self.receive()  # its event was there before its first exit, but not when we looked
             for pid in moment.exits.keys() - self._vmms.keys():
                 self._on_unknown(pid, moment)
+        self._keep()  # new sessions, and the clock, before a tick shows them
         for vmm in self._vmms.values():
             if vmm.death is None:
                 self._lives.own_threads(vmm)

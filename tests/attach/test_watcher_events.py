@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from test_late_sources import Sent
@@ -17,9 +18,11 @@ from rondo_tools.attach import discover
 from rondo_tools.attach.choose import Choice
 from rondo_tools.attach.counters.base import Exits, ProcessExits
 from rondo_tools.attach.discover import KvmEvent, Scan
+from rondo_tools.attach.kept import KeptFile
 from rondo_tools.attach.lives import Options
 from rondo_tools.attach.watch import Watcher
 from rondo_tools.catalog import EXIT_REASONS
+from rondo_tools.stream import Tick
 
 
 class Events:
@@ -70,6 +73,18 @@ class Counters:
         pass
 
 
+class SentOncePutDown(Sent):
+    """A sink that gets no tick of a VM that the file of sessions does not have."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def tick(self, tick: Tick) -> None:
+        assert '"sleep"' in self._file.read_text()
+        super().tick(tick)
+
+
 @pytest.fixture
 def vmm() -> Iterator[int]:
     """A process that is older than the counters."""
@@ -82,21 +97,23 @@ def vmm() -> Iterator[int]:
 
 @pytest.mark.parametrize("found_by", ["exits", "scan"])
 def test_a_vm_whose_event_is_not_read_yet_is_not_late(
-    found_by: str, vmm: int, monkeypatch: pytest.MonkeyPatch
+    found_by: str, vmm: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """And it is put down for a watcher after this one before its first tick."""
     now_ms = clock.now_ms()
     monkeypatch.setattr(clock, "now_ms", lambda: now_ms)
     exits = Exits(io=10)
     path = f"/kvm/{vmm}-9"
     with ExitStack() as opened:
         epoll = opened.enter_context(select.epoll())
-        events, counters, sent = Events(), Counters(), Sent()
+        events, counters, sent = Events(), Counters(), SentOncePutDown(tmp_path / "lives")
         opened.callback(events.close)
         found: tuple[discover.Found, ...] = ()
         since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         watcher = Watcher(
             *(Options(1000, Choice()), sent, counters, since_boot_s, events, epoll),  # type: ignore[arg-type]
             scan=lambda: Scan(found, is_complete=True),
+            kept=KeptFile(tmp_path, 1, since_boot_s, is_map_kept=False),
         )
         opened.callback(watcher.close)
         watcher.begin()
