@@ -33,7 +33,7 @@ class KeptVm(NamedTuple):
     times_ns: tuple[float, ...]
     cpu_s: float
     threads: tuple[int, ...] | None = None  # if it shares its process
-    labels: dict[str, str] | None = None  # None in an older file
+    labels: dict[str, str] | None = None  # {} while it waits for them; None in an older file
 
 
 class KeptProcess(NamedTuple):

@@ -114,7 +114,13 @@ class Lives:
         start_ms = process.started_ms() if is_first else clock.now_ms()
         late: Sequence[LateSource] = ()
         if self._adapters is not None and not shares:  # what a VMM tells is not of one VM of several
-            late = self._adapters.follow(process.pid, identity, start_ms, begins_at_0=not is_first)
+            late = self._adapters.follow(
+                process.pid,
+                identity,
+                start_ms,
+                begins_at_0=not is_first,
+                has=() if vcpus is None else vcpus.series,
+            )
         vmm.vms[path] = self._open(
             process.pid, identity, start_ms, sources, late, is_late=vmm.is_late and not vmm.lives
         )
@@ -228,6 +234,15 @@ class Lives:
                 if vm is not None:
                     self._adapters.hurry(vm.late)
 
+    def tick(self, vmm: Vmm, moment: Moment) -> None:
+        """A tick of each of its VMs."""
+        for vm in vmm.vms.values():
+            if vm is not None:
+                was_begun = vm.has_begun
+                vm.tick(moment)
+                if vm.has_begun and not was_begun:  # with labels that are to be kept
+                    self.changed.add(vmm)
+
     def begin_untold(self, vmm: Vmm, moment: Moment) -> None:
         """A process whose VM was over makes exits: it has another, of which we were not told, or not yet."""
         counts = moment.exits.get(vmm.process.pid)
@@ -272,7 +287,7 @@ class Lives:
             tuple(base.times_ns),
             vmm.cpu[path].cpu_base_s,
             threads,
-            labels,
+            labels if vm.has_begun else {},
         )
 
     def resume(self, vmm: Vmm, kept: KeptProcess, moment: Moment, last_ms: int, *, begins_anew: bool) -> None:
@@ -310,6 +325,7 @@ class Lives:
         is_alone: bool,
     ) -> Vm:
         sources: list[Source] = []
+        vcpus: VcpuSource | None = None
         if self._counters is not None:
             threads = None if kept.threads is None else set(kept.threads)
             base = Base(kept.exits, kept.times_ns)
@@ -322,9 +338,15 @@ class Lives:
         if self._adapters is not None and is_alone:
             begins_at_0 = kept.is_late or vmm.lives > 1
             late = self._adapters.follow(
-                vmm.process.pid, self._identify(vmm), kept.start_ms, begins_at_0=begins_at_0
+                vmm.process.pid,
+                self._identify(vmm),
+                kept.start_ms,
+                begins_at_0=begins_at_0,
+                has=() if vcpus is None else vcpus.series,
             )
-        vm = vmm.vms[path] = Vm(self._header_of(kept), sources, self._sink, late, last_ms)
+        vm = vmm.vms[path] = Vm(
+            self._header_of(kept), sources, self._sink, late, last_ms, has_labels=kept.labels != {}
+        )
         _log.debug("%s goes on", kept.name)
         return vm
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rondo_tools.attach.sinks import Sink
+from rondo_tools.attach.sinks import Session, Sink
 from rondo_tools.attach.sources.base import LateSource, Moment, Source
 from rondo_tools.catalog import Series
 from rondo_tools.stream import End, Header, Tick
+
+LABELS_MS = 2_000  # how long a session waits for its labels
 
 
 class Vm:
@@ -16,6 +18,9 @@ class Vm:
 
     When a late source has its first answer, the session goes on with its series too. A series that two
     sources have is the first one's, for good.
+
+    The labels of a session cannot change. So while a late source awaits labels, nothing is sent: ticks are
+    held, and the session begins at the first tick after LABELS_MS at the latest.
     """
 
     def __init__(
@@ -25,11 +30,14 @@ class Vm:
         sink: Sink,
         late: Sequence[LateSource] = (),
         last_ms: int = 0,
+        *,
+        has_labels: bool = False,
     ) -> None:
         """`header` without its series: they are those of the sources. `last_ms` is when the session may have
-        had a tick already, if it goes on.
+        had a tick already, if it goes on; `has_labels` if its labels are final.
         """
         self.late = late
+        self._sink = sink
         self._sources = (*sources, *late)
         self._owners: dict[Series, Source] = {}
         self._columns: list[int] | None = None  # of the sources' values; None is all of them
@@ -39,30 +47,72 @@ class Vm:
         self._set_series()
         self._last_ms = max(header.start_ms, last_ms)
         self.ticks = 0
-        self._session = sink.begin(self.header)
+        self._session: Session | None = None
+        self._held: list[Header | Tick] = [self.header]  # until the session begins
+        self._labels_due_ms = self._last_ms + LABELS_MS
+        if has_labels:
+            self._begin({})
+        else:
+            self._begin_if_labelled()
 
     @property
     def name(self) -> str:
         return self.header.instance
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the session has, with labels that are final."""
+        return self._session is not None
+
     def tick(self, moment: Moment) -> None:
         if moment.t_ms <= self._last_ms:
             return
         self._send(moment)
+        self._begin_if_labelled()
 
     def end(self, moment: Moment, reason: str) -> None:
         """The last tick, after every other, and the end."""
         self._send(moment._replace(t_ms=max(moment.t_ms, self._last_ms + 1)))
-        self._session.end(End(reason, self._last_ms))
+        self._begun().end(End(reason, self._last_ms))
 
     def begin_anew(self, start_ms: int) -> None:
         """Go on in another session, whose counters begin at 0: the clock was set back."""
-        end = End("clock", self._last_ms)
+        session, end = self._begun(), End("clock", self._last_ms)
         for source in self._sources:
             source.begin_anew()
         self.header = self.header._replace(start_ms=start_ms)
         self._last_ms = start_ms
-        self._session.begin_anew(end, self.header)
+        session.begin_anew(end, self.header)
+
+    def _begin_if_labelled(self) -> None:
+        is_due = self._last_ms >= self._labels_due_ms
+        if self._session is None and (is_due or not any(source.awaits_labels for source in self.late)):
+            self._begun()
+
+    def _begun(self) -> Session:
+        """The session, which begins now with the labels that are known, if it has not begun yet."""
+        if self._session is not None:
+            return self._session
+        return self._begin({name: value for one in self.late for name, value in one.labels.items()})
+
+    def _begin(self, labels: Mapping[str, str]) -> Session:
+        labels = {**labels, **dict(self.header.labels)}  # the user's come first
+        self.header = self.header._replace(labels=tuple(sorted(labels.items())))
+        first, *held = self._held
+        self._held = []
+        assert isinstance(first, Header)
+        self._session = self._sink.begin(first._replace(labels=self.header.labels))
+        for one in held:
+            self._put(one)
+        return self._session
+
+    def _put(self, item: Header | Tick) -> None:
+        if self._session is None:
+            self._held.append(item)
+        elif isinstance(item, Tick):
+            self._session.tick(item)
+        else:
+            self._session.go_on(item._replace(labels=self.header.labels))
 
     def _set_series(self) -> None:
         known = [(series, source) for source in self._sources for series in source.series]
@@ -79,10 +129,10 @@ class Vm:
         has_news = [source.take() for source in self.late]
         if any(has_news):
             self._set_series()
-            self._session.go_on(self.header)
+            self._put(self.header)
         values = [value for source in self._sources for value in source.values(moment)]
         if self._columns is not None:
             values = [values[at] for at in self._columns]
         self._last_ms = moment.t_ms
         self.ticks += 1
-        self._session.tick(Tick(moment.t_ms, self._layout.pack(*values)))
+        self._put(Tick(moment.t_ms, self._layout.pack(*values)))

@@ -360,9 +360,7 @@ class Watcher:
             if vmm.death is None:
                 self._lives.own_threads(vmm)
                 self._lives.begin_untold(vmm, moment)
-                for vm in vmm.vms.values():
-                    if vm is not None:
-                        vm.tick(moment)
+                self._lives.tick(vmm, moment)
         self._report_lost()
 
     def _on_unknown(self, pid: int, moment: Moment) -> None:

@@ -90,7 +90,8 @@ def test_a_store_has_one_session_of_each(tmp_path: Path, manager: ServiceManager
                         guest.do("make", "run 100")
                     until(lambda: _stored(tmp_path / "store") == {"ends": [100.0], "stays": [100.0]})
                 ends.quit()
-                with manager.started(*flags) as watcher:
+                # Other flags: the labels of a session cannot change, and the store would refuse it.
+                with manager.started(*flags, "--label", "rack=a2") as watcher:
                     stays.do("run 10")
                     stays.quit()
                     until(lambda: _ends(tmp_path / "store") == {"ends": "gone", "stays": "gone"})
@@ -180,7 +181,8 @@ def test_what_was_kept_is_ignored_where_it_does_not_fit(
 
 
 def test_a_process_is_kept_as_it_was(tmp_path: Path) -> None:
-    vm = KeptVm("a\n\u202e", "qemu", 5, False, (1, 2, 3, 4, 5), (6.0, 7.0), 0.5, (8, 9), {"a": "b"})
+    labels = {"vmm": "qemu", "nova_name": "a\u202e"}
+    vm = KeptVm("a\n\u202e", "qemu", 5, False, (1, 2, 3, 4, 5), (6.0, 7.0), 0.5, (8, 9), labels)
     process = KeptProcess(7, 8, True, 2, {9: (1, 2, 3, 4, 5)}, {"/kvm/7-9": vm, "": None})
     first = KeptFile(tmp_path, 3, 1.5, is_map_kept=False)
     first.put(process)

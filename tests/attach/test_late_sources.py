@@ -16,7 +16,7 @@ from rondo_tools.attach.sources.readings import (
     Spent,
 )
 from rondo_tools.attach.text import TextSession
-from rondo_tools.attach.vm import Vm
+from rondo_tools.attach.vm import LABELS_MS, Vm
 from rondo_tools.catalog import CPU, Series
 from rondo_tools.stream import End, Header, Tick
 
@@ -43,6 +43,7 @@ class Sent:
     def __init__(self) -> None:
         self.headers: list[Header] = []
         self.rows: list[dict[Series, float]] = []
+        self.ends: list[End] = []
 
     def begin(self, header: Header) -> Sent:
         self.headers.append(header)
@@ -51,7 +52,8 @@ class Sent:
     def go_on(self, header: Header) -> None:
         self.headers.append(header)
 
-    def begin_anew(self, _end: End, header: Header) -> None:
+    def begin_anew(self, end: End, header: Header) -> None:
+        self.ends.append(end)
         self.headers.append(header)
 
     def tick(self, tick: Tick) -> None:
@@ -59,8 +61,8 @@ class Sent:
         values = struct.unpack(f"<{len(series)}d", tick.values)
         self.rows.append(dict(zip(series, values, strict=True)))
 
-    def end(self, _end: End) -> None:
-        pass
+    def end(self, end: End) -> None:
+        self.ends.append(end)
 
     def dispatch(self, _fd: int, _events: int) -> bool:
         return False
@@ -125,6 +127,60 @@ def test_a_series_of_two_sources_is_the_first_ones_for_good() -> None:
     early.reading = Reading({NETWORK[0]: 1, READS: 10})
     vm.tick(at(3))
     assert sent.rows == [{READS: 20, BLOCK[1]: 21}, {NETWORK[0]: 1, READS: 20, BLOCK[1]: 21}]
+
+
+def waiting() -> tuple[Report, AdapterSource]:
+    """A source that awaits labels, and knows one."""
+    report, source = adapter()
+    report.labels, report.awaits_labels = {"uuid": "u-1", "rack": "theirs"}, True
+    return report, source
+
+
+def test_a_session_begins_when_its_labels_are_known() -> None:
+    report, source = waiting()
+    sent = Sent()
+    vm = Vm(HEADER._replace(labels=(("rack", "ours"),)), [Fixed()], sent, [source])
+    report.reading = Reading({READS: 7})
+    vm.tick(at(2))
+    assert (sent.headers, sent.rows, vm.has_begun) == ([], [], False)
+    report.labels, report.awaits_labels = {**report.labels, "nova_name": "web"}, False
+    vm.tick(Moment(2_100, 0.0, {}))
+    labels = (("nova_name", "web"), ("rack", "ours"), ("uuid", "u-1"))
+    assert [header.labels for header in sent.headers] == [labels, labels]
+    assert [header.series for header in sent.headers] == [(CPU_TIME,), (CPU_TIME, READS)]
+    assert sent.rows == [{CPU_TIME: 0.5, READS: 7}] * 2
+    report.labels = {"uuid": "another"}
+    report.reading = Reading({READS: 8, BLOCK[1]: 1})
+    vm.tick(at(4))
+    assert sent.headers[-1].labels == labels
+
+
+def test_labels_that_do_not_come_hold_up_nothing_for_long() -> None:
+    sent = Sent()
+    vm = Vm(HEADER, [Fixed()], sent, [waiting()[1]])
+    for t_ms in (HEADER.start_ms + 1, HEADER.start_ms + LABELS_MS - 1):
+        vm.tick(Moment(t_ms, 0.0, {}))
+    assert sent.headers == []
+    vm.tick(Moment(HEADER.start_ms + LABELS_MS, 0.0, {}))
+    assert len(sent.rows) == 3
+    assert dict(sent.headers[0].labels)["uuid"] == "u-1"
+
+
+def test_a_session_that_ends_has_the_labels_that_are_known() -> None:
+    ended, anew = Sent(), Sent()
+    Vm(HEADER, [Fixed()], ended, [waiting()[1]]).end(Moment(1_100, 0.0, {}), "gone")
+    assert (len(ended.rows), ended.ends) == (1, [End("gone", 1_100)])
+    vm = Vm(HEADER, [Fixed()], anew, [waiting()[1]])
+    vm.begin_anew(500)
+    assert [header.start_ms for header in anew.headers] == [HEADER.start_ms, 500]
+    for sent in (ended, anew):
+        assert all(dict(header.labels)["uuid"] == "u-1" for header in sent.headers)
+
+
+def test_a_session_that_goes_on_keeps_its_labels() -> None:
+    sent = Sent()
+    Vm(HEADER._replace(labels=(("vmm", "qemu"),)), [Fixed()], sent, [waiting()[1]], has_labels=True)
+    assert [header.labels for header in sent.headers] == [(("vmm", "qemu"),)]
 
 
 def test_lines_go_on_over_a_change_of_series() -> None:

@@ -11,11 +11,12 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rondo_tools.attach.naming import Identity, PathTemplate, fields
 from rondo_tools.attach.sources.base import LateSource
 from rondo_tools.attach.sources.readings import AdapterSource, Report
+from rondo_tools.catalog import Series
 from rondo_tools.printable import printable
 from rondo_tools.ratelimit import RateLimit
 
@@ -42,6 +43,7 @@ class Target(NamedTuple):
     identity: Identity
     interval_s: float
     since_ms: int = 0  # when the session began
+    has: Sequence[Series] = ()  # what is known without adapters
 
     def path(self, template: PathTemplate) -> str:
         """Raises RefusedError."""
@@ -68,6 +70,16 @@ class Adapter(Protocol):
         """
 
 
+@runtime_checkable
+class Labelling(Protocol):
+    """An adapter that knows labels too."""
+
+    def label(self, target: Target, report: Report) -> None:
+        """Report the labels that are known at once, and whether more may come. The caller is not the thread,
+        and must not wait.
+        """
+
+
 class Adapters:
     """The thread. Call it from another."""
 
@@ -82,13 +94,21 @@ class Adapters:
         self._thread.start()
 
     def follow(
-        self, pid: int, identity: Identity, since_ms: int = 0, *, begins_at_0: bool
+        self,
+        pid: int,
+        identity: Identity,
+        since_ms: int = 0,
+        *,
+        begins_at_0: bool,
+        has: Sequence[Series] = (),
     ) -> list[AdapterSource]:
         """Ask for a VM by all ways that there are."""
-        target = Target(pid, identity, self._interval_s, since_ms)
+        target = Target(pid, identity, self._interval_s, since_ms, has)
         sources = []
         for adapter in self._adapters:
             report = Report()
+            if isinstance(adapter, Labelling):
+                adapter.label(target, report)
             sources.append(AdapterSource(adapter.name, adapter.brings, report, begins_at_0=begins_at_0))
             self._loop.call_soon_threadsafe(self._begin, adapter, target, report)
         return sources

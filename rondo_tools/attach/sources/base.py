@@ -38,6 +38,14 @@ class LateSource(Source, Protocol):
     """A source that waits for somebody's answer, and has no series before it came."""
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """Labels for the session, as far as they are known."""
+
+    @property
+    def awaits_labels(self) -> bool:
+        """Whether more labels may still come."""
+
+    @property
     def end_reason(self) -> str:
         """How the VM ended, if the source was told; else ""."""
 

@@ -55,6 +55,8 @@ class Report:
 
     def __init__(self) -> None:
         self.reading: Reading | None = None  # never changed, but replaced
+        self.labels: Mapping[str, str] = MappingProxyType({})  # never changed, but replaced
+        self.awaits_labels = False  # more of them may come
         self.end_reason = ""
         self.refused: tuple[str, str] | None = None  # why there is nothing now, and what is needed
         self.is_last = asyncio.Event()  # the VM is dead: what is there now is all that comes
@@ -112,6 +114,14 @@ class AdapterSource:
         self._base: dict[Series, float] = {}
         self._before: Reading | None = None  # at the tick before
         self._now: Reading | None = None
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.report.labels
+
+    @property
+    def awaits_labels(self) -> bool:
+        return self.report.awaits_labels
 
     @property
     def end_reason(self) -> str:
