@@ -57,8 +57,8 @@ Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CP
   rondo-attach list
 
 VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM, unless
-a flag says so: --qmp, --firecracker, --cloud-hypervisor and --microsandbox bring block metrics, the last
-three and --taps network. Exits are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not
+a flag says so: --libvirt, --qmp, --firecracker, --cloud-hypervisor and --microsandbox bring block metrics, all
+but --qmp network too, as --taps does. Exits are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not
 counted is left out, never zero: `rondo-attach list` says what is refused, and which capability brings it.
 rondo-vmm sends its VMs' metrics itself: they are left out, unless --match vmm=rondo-vmm asks for them.
 
@@ -67,7 +67,8 @@ second signal gives up on what was not delivered."""
 
 EPILOG = """\
 exit status of this command, beyond those below:
-  69  this is not the host's PID namespace, there is no such process, or another rondo-attach watches all
+  69  this is not the host's PID namespace, there is no such process, another rondo-attach watches all, or
+      --libvirt has no python3-libvirt
   75  not all could be delivered
 """
 
@@ -150,6 +151,7 @@ def rondo_attach(
     firecracker: PathTemplate | None = None,
     flush: PathTemplate | None = None,
     cloud_hypervisor: PathTemplate | None = None,
+    libvirt: str | None = None,
     taps: bool = False,
     microsandbox: str | None = None,
     pin: str | None = None,
@@ -159,7 +161,7 @@ def rondo_attach(
     linger: int = 30_000,
 ) -> None:
     labels = _labels(label or [], interval)
-    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps, microsandbox).checked()
+    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, libvirt, taps, microsandbox).checked()
     where = _destination(output, pid, text=text)
     if pin is None and state is not None:
         raise UsageError("--state is for --pin; under systemd the unit's RuntimeDirectory= says where")

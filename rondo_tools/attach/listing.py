@@ -19,7 +19,8 @@ from rondo_tools.attach.counters.base import ExitCounters
 from rondo_tools.attach.counters.choose import Refusal, choose
 from rondo_tools.attach.namespace import check_namespace
 from rondo_tools.attach.process import Process
-from rondo_tools.attach.sources.choose import Wanted, adapter_flags, open_adapters
+from rondo_tools.attach.sources.choose import MissingError, Wanted, adapter_flags, open_adapters
+from rondo_tools.catalog import CPU
 from rondo_tools.printable import printable
 from rondo_tools.units import format_duration
 
@@ -73,14 +74,21 @@ def list_vms(
     firecracker: naming.PathTemplate | None = None,
     flush: naming.PathTemplate | None = None,
     cloud_hypervisor: naming.PathTemplate | None = None,
+    libvirt: str | None = None,
     taps: bool = False,
     microsandbox: str | None = None,
 ) -> None:
     check_namespace()
-    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, taps, microsandbox).checked()
-    adapters = open_adapters(_ANSWER_S, wanted, only_looks=True)
+    wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, libvirt, taps, microsandbox).checked()
+    refused: tuple[Refusal, ...] = ()
+    try:
+        adapters = open_adapters(_ANSWER_S, wanted, only_looks=True)
+    except MissingError as exc:
+        refused += (Refusal("libvirt", exc.why, exc.needs, "blk_*, net_*"),)
+        adapters = open_adapters(_ANSWER_S, wanted._replace(libvirt=None), only_looks=True)
     try:
         listing = look(adapters)
+        listing = listing._replace(refused=listing.refused + refused)
     finally:
         if adapters is not None:
             adapters.close()
@@ -111,7 +119,8 @@ def look(adapters: Adapters | None = None, look_s: float = _LOOK_S) -> Listing:
             identity = naming.identify(pid, process.command_line(), process.cgroups(), process.comm())
             vms.append(_vm(process, identity, counters))
             process.close()
-            asked.append(adapters.follow(pid, identity, begins_at_0=True) if adapters is not None else ())
+            has = CPU if counters is not None and counters.knows_threads else ()
+            asked.append(adapters.follow(pid, identity, begins_at_0=True, has=has) if adapters else ())
     finally:
         if counters is not None:
             counters.close()

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import argh
 
 from rondo_tools import command
 from rondo_tools.attach.naming import PathTemplate
-from rondo_tools.errors import UsageError
+from rondo_tools.errors import EX_UNAVAILABLE, RondoError, UsageError
 
 if TYPE_CHECKING:
     from rondo_tools.attach.sources.adapters import Adapter, Adapters
 
 F = TypeVar("F", bound=Callable[..., None])
+
+LIBVIRT = "qemu:///system"
+
+
+class MissingError(RondoError):
+    """A module that Python lacks: why, and what is needed."""
+
+    exit_code = EX_UNAVAILABLE
+
+    def __init__(self, why: str, needs: str) -> None:
+        super().__init__(f"{why}: install {needs}")
+        self.why, self.needs = why, needs
+
+
+def parse_uri(text: str) -> str:
+    """The URI of a libvirt of this host. Raises UsageError."""
+    try:
+        scheme, host, path, _, _ = urlsplit(text)
+    except ValueError:
+        scheme, host, path = "", "", ""
+    if not scheme or not path.startswith("/"):
+        raise UsageError(f"{text!r} is no URI of libvirt: write one such as {LIBVIRT}")
+    if host:
+        raise UsageError(
+            f"{text!r} is another host's libvirt, and its VMs are not here: run rondo-attach there"
+        )
+    return text
 
 
 def adapter_flags(function: F) -> F:
@@ -67,6 +96,17 @@ def adapter_flags(function: F) -> F:
             ),
         ),
         argh.arg(
+            "--libvirt",
+            type=command.typed(parse_uri),
+            nargs="?",
+            const=LIBVIRT,
+            metavar="URI",
+            help=(
+                "libvirt: ask it for block and network metrics, the end's reason, and the labels uuid and "
+                f"nova_name, over a read-only connection (without URI: {LIBVIRT}); needs python3-libvirt"
+            ),
+        ),
+        argh.arg(
             "--taps",
             help="any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE)",
         ),
@@ -83,6 +123,7 @@ class Wanted(NamedTuple):
     firecracker: PathTemplate | None = None
     flush: PathTemplate | None = None
     cloud_hypervisor: PathTemplate | None = None
+    libvirt: str | None = None
     taps: bool = False
     microsandbox: str | None = None
 
@@ -96,7 +137,8 @@ class Wanted(NamedTuple):
 def open_adapters(interval_s: float, wanted: Wanted, *, only_looks: bool = False) -> Adapters | None:
     """The adapters in their thread; None if none is wanted, which then costs nothing.
 
-    Who `only_looks` may do so beside a watcher, and takes nothing away from it.
+    Who `only_looks` may do so beside a watcher, and takes nothing away from it. Raises MissingError if Python
+    lacks a module that is needed.
     """
     if not any(wanted):
         return None
@@ -116,6 +158,10 @@ def open_adapters(interval_s: float, wanted: Wanted, *, only_looks: bool = False
         from rondo_tools.attach.sources.cloud_hypervisor import CloudHypervisorAdapter
 
         chosen.append(CloudHypervisorAdapter(wanted.cloud_hypervisor))
+    if wanted.libvirt is not None:
+        from rondo_tools.attach.sources.libvirt import LibvirtAdapter
+
+        chosen.append(LibvirtAdapter(wanted.libvirt, _load_libvirt(), warns=not only_looks))
     if wanted.microsandbox is not None:
         from rondo_tools.attach.sources.microsandbox import MicrosandboxAdapter
 
@@ -125,3 +171,14 @@ def open_adapters(interval_s: float, wanted: Wanted, *, only_looks: bool = False
 
         chosen.append(TapAdapter())
     return Adapters(chosen, interval_s, warns=not only_looks)
+
+
+def _load_libvirt() -> Any:
+    """The distribution's module, which is on no package index as a wheel. Raises MissingError."""
+    try:
+        return importlib.import_module("libvirt")
+    except ImportError as exc:
+        raise MissingError(
+            f"--libvirt needs libvirt's module for Python ({exc})",
+            "the distribution's python3-libvirt, and rondo in a venv made with --system-site-packages",
+        ) from None
