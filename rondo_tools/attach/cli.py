@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STDOUT = 1
+_OWN_LABELS = ("attached", "nova_name", "uuid", "vmm")  # that a VM may get besides --label
 
 DESCRIPTION = """\
 Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CPU, memory, each second.
@@ -289,13 +290,14 @@ def _say(chosen: Chosen) -> None:
 
 
 def _labels(labels: list[tuple[str, str]], interval_ms: int) -> tuple[tuple[str, str], ...]:
-    """The labels, checked as a reader of the stream will check them."""
+    """The labels, checked as a reader of the stream will check them, beside those that are added."""
     names = [name for name, _ in labels]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"--label: {name!r} is given more than once")
     try:
-        stream.encode(Header("vm", clock.now_ms(), tuple(sorted(labels)), interval_ms, SERIES))
+        all_labels = {**dict.fromkeys(_OWN_LABELS, "x"), **dict(labels)}
+        stream.encode(Header("vm", clock.now_ms(), tuple(sorted(all_labels.items())), interval_ms, SERIES))
     except ValueError as exc:
         raise UsageError(f"--label: {exc}") from exc
     return tuple(sorted(labels))

@@ -287,6 +287,7 @@ def test_without_descriptors_it_says_so_and_goes_on(receiver: Receiver) -> None:
         (["--text", "--label", "a"], 64, "NAME=VALUE"),
         (["--text", "--label", "reason=x"], 64, "reason"),
         (["--text", "--label", "a=1", "--label", "a=2"], 64, "more than once"),
+        (["--text", *(part for n in range(30) for part in ("--label", f"l{n}=x"))], 64, "more than 32"),
         (["--pid", "99999999", "--text"], 69, "no such process"),
         (["list", "--output", "x"], 64, "there is no flag --output"),
     ],
