@@ -142,7 +142,7 @@ def _wait_for_answers(sources: Sequence[AdapterSource]) -> None:
         time.sleep(_LOOK_S / 20)
 
 
-_SCAN_NEEDS = "root, or CAP_DAC_READ_SEARCH and debugfs, or CAP_SYS_PTRACE"
+_SCAN_NEEDS = "root, or CAP_DAC_READ_SEARCH, with debugfs or CAP_SYS_PTRACE"
 
 
 def _vm(process: Process, identity: naming.Identity, counters: ExitCounters | None) -> Vm:

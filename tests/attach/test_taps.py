@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
-from attach_host import ATTACH, NOBODY_WITH_BPF, Got, Receiver, needs_kvm_and_bpf, small_guest, watching
+from attach_host import (
+    ATTACH,
+    NOBODY,
+    NOBODY_WITH_BPF,
+    ROOT,
+    Got,
+    Receiver,
+    needs_kvm_and_bpf,
+    small_guest,
+    watching,
+)
 from needs import PATIENCE_S, must_have
 
 from rondo_tools.attach.sources import taps
@@ -69,9 +80,22 @@ def test_without_the_capability_it_says_so(receiver: Receiver) -> None:
     flags = ("--output", receiver.address, "--taps")
     with watching(*flags, wrapper=NOBODY_WITH_BPF) as watcher, small_guest(name="closed") as guest:
         guest.do("make", "run 1")
-        watcher.wait_for("closed: no taps: its descriptors may not be read (needs CAP_SYS_PTRACE)")
+        needs = "(needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)"
+        watcher.wait_for(f"closed: no taps: its descriptors may not be read {needs}")
         session = receiver.wait_for("closed", lambda got: len(got.ticks) > 1)
     assert SENT not in session.last()
+
+
+def test_with_the_capabilities_it_sees_another_users_taps(receiver: Receiver) -> None:
+    drop_in = (ROOT / "deploy/systemd/ptrace.conf").read_text()
+    (given,) = re.findall(r"^AmbientCapabilities=(.*)$", drop_in, re.MULTILINE)
+    names = ["bpf", "perfmon", *(one.removeprefix("CAP_").lower() for one in given.split())]
+    capabilities = ",".join(f"+{name}" for name in names)
+    wrapper = [*NOBODY, f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}"]
+    flags = ("--output", receiver.address, "--interval", "200ms", "--taps")
+    with watching(*flags, wrapper=wrapper), small_guest(name="roots") as guest:
+        guest.do("tap tap0", "make", "run 1")
+        receiver.wait_for("roots", lambda got: SENT in got.last())
 
 
 def test_a_table_with_hostile_names() -> None:

@@ -108,7 +108,10 @@ def adapter_flags(function: F) -> F:
         ),
         argh.arg(
             "--taps",
-            help="any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE)",
+            help=(
+                "any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE and "
+                "CAP_DAC_READ_SEARCH)"
+            ),
         ),
     )
     for flag in reversed(flags):  # as a pile of decorators, the last is the first

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from rondo_tools.attach.sources.adapters import RefusedError, Target
 from rondo_tools.attach.sources.readings import NETWORK, Reading, Report, Totals
 
-_NEEDS = "CAP_SYS_PTRACE"
+_NEEDS = "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
 _MOST_DESCRIPTORS = 4096  # of a VMM, that are looked at
 _LOOK_AGAIN_S = 60.0  # for taps that were added
 _FRESH = 0.5  # of an interval: how old a namespace's reading may be
