@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STDOUT = 1
-_OWN_LABELS = ("attached", "nova_name", "uuid", "vmm")  # that a VM may get besides --label
+_OWN_LABELS = ("attached", "nova_name", "sandbox_id", "uuid", "vmm")  # that a VM may get besides --label
 
 DESCRIPTION = """\
 Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CPU, memory, each second.
@@ -58,9 +58,10 @@ Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CP
   rondo-attach list
 
 VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM, unless
-a flag says so: --libvirt, --qmp, --firecracker, --cloud-hypervisor and --microsandbox bring block metrics, all
-but --qmp network too, as --taps does. Exits are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf. What is not
-counted is left out, never zero: `rondo-attach list` says what is refused, and which capability brings it.
+a flag says so: --libvirt, --qmp, --firecracker, --cloud-hypervisor and --microsandbox bring block metrics,
+all but --qmp network too, as --taps does. Exits are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf.
+What is not counted is left out, never zero: `rondo-attach list` says what is refused, and which capability
+brings it.
 rondo-vmm sends its VMs' metrics itself: they are left out, unless --match vmm=rondo-vmm asks for them.
 
 On SIGINT, SIGTERM or SIGHUP (not under nohup) it stops; the VMs do not, and their sessions get no end. A
