@@ -417,6 +417,7 @@ def test_the_limit_of_a_message_does_not_depend_on_how_it_is_torn(piece: int) ->
         ONE._replace(instance=""),
         ONE._replace(instance="\ud800"),
         ONE._replace(labels=(("a-b", "c"),)),
+        ONE._replace(labels=(("op", "read"),), series=(Series("m", (("op", "write"),), "gauge", "", ""),)),
         ONE._replace(series=()),
         ONE._replace(series=ONE.series * 2),
         ONE._replace(
@@ -427,6 +428,17 @@ def test_the_limit_of_a_message_does_not_depend_on_how_it_is_torn(piece: int) ->
 def test_encode_refuses_what_a_decoder_would(event: Event) -> None:
     with pytest.raises(ValueError, match=r"."):
         stream.encode(event)
+
+
+@pytest.mark.parametrize("width", [0, 8, 248, 256, 65_536])
+def test_a_tick_is_what_msgpack_makes_of_it(width: int) -> None:
+    for t_ms in (1, 2**32 - 1, 2**32, 2**53 - 1):
+        assert stream.encode(Tick(t_ms, bytes(width))) == msgpack.packb([t_ms, bytes(width)])
+
+
+def test_a_header_is_what_msgpack_makes_of_it() -> None:
+    for header in (ONE, ONE._replace(instance="other"), ONE._replace(labels=(("b", "c"),))):
+        assert stream.encode(header) == msgpack.packb(stream.header_to_map(header))
 
 
 # --- hostile -------------------------------------------------------------------------------------
