@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rondo_tools import clock
 from rondo_tools.attach import discover, naming
 from rondo_tools.attach.choose import Choice
-from rondo_tools.attach.counters.base import ExitCounters, Exits, ProcessExits
+from rondo_tools.attach.counters.base import ExitCounters, ProcessExits
 from rondo_tools.attach.kept import KeptProcess, KeptVm
 from rondo_tools.attach.naming import Identity
 from rondo_tools.attach.process import Process
@@ -245,8 +245,10 @@ class Lives:
 
     def begin_untold(self, vmm: Vmm, moment: Moment) -> None:
         """A process whose VM was over makes exits: it has another, of which we were not told, or not yet."""
+        if vmm.vms:
+            return
         counts = moment.exits.get(vmm.process.pid)
-        if not vmm.vms and counts is not None and (vmm.counted is None or counts.total != vmm.counted.total):
+        if counts is not None and (vmm.counted is None or counts.total != vmm.counted.total):
             self.begin(vmm, UNKNOWN_PATH)
 
     def send_unseen(self, pid: int, moment: Moment) -> None:
@@ -298,9 +300,7 @@ class Lives:
         self.changed.add(vmm)
         vmm.lives = kept.lives
         if kept.counted is not None:
-            threads = {tid: Exits(*counted) for tid, counted in kept.counted.items()}
-            total = Exits(*map(sum, zip(*threads.values(), strict=True))) if threads else Exits()
-            vmm.counted = ProcessExits(total, threads)
+            vmm.counted = ProcessExits(kept.counted)
         is_wanted = self._options.choice.wants(self._identify(vmm))
         is_alone = sum(vm is not None for vm in kept.vms.values()) == 1
         for path, vm in kept.vms.items():
@@ -367,9 +367,7 @@ class Lives:
         _log.debug("%s ended while nobody watched", kept.name)
 
     def own_threads(self, vmm: Vmm) -> None:
-        """Where a process has several VMs: find the threads of each."""
-        if len(vmm.vcpus) < 2 and not any(one.threads is not None for one in vmm.vcpus.values()):
-            return
+        """Where a process has, or had, several VMs: find the threads of each."""
         for path, vcpus in vmm.vcpus.items():
             if vcpus.threads is not None:
                 self.changed.add(vmm)

@@ -16,9 +16,8 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import ExitStack
-from typing import NamedTuple
 
 _HZ = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -29,20 +28,6 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _INFO_BYTES, _EXIT_CODE_AT = 64, 60
-
-
-class Gauges(NamedTuple):
-    """NaN is what is not known at this moment."""
-
-    rss_bytes: float
-    open_fds: float
-
-
-class ThreadTimes(NamedTuple):
-    """Sums over some threads, in nanoseconds; NaN if they ended before any of them was read."""
-
-    run_ns: float
-    wait_ns: float
 
 
 class Process:
@@ -97,29 +82,38 @@ class Process:
             pass
         return self._cpu_s
 
-    def gauges(self) -> Gauges:
+    def gauges(self) -> tuple[float, float]:
+        """Bytes of memory that it has, and how many open descriptors; NaN where that is not known now."""
         try:
             pages = parse_resident_pages(os.pread(self._statm, 128, 0))
             fds = os.fstat(self._fds).st_size
         except (OSError, ValueError):
-            return Gauges(math.nan, math.nan)
+            return math.nan, math.nan
         if not pages:  # it has exited
-            return Gauges(math.nan, math.nan)
-        return Gauges(float(pages * _PAGE), float(fds))
+            return math.nan, math.nan
+        return pages * _PAGE, fds
 
-    def thread_times(self, tids: Iterable[int]) -> ThreadTimes:
-        """How long threads ran and waited for a CPU; a thread that ended keeps its last times."""
-        run = wait = known = threads = 0
+    def thread_times(self, tids: Collection[int]) -> tuple[float, float]:
+        """How long some threads ran, and how long they waited for a CPU, in nanoseconds.
+
+        A thread that ended keeps its last times; NaN if all of them ended before any was read.
+        """
+        run = wait = known = 0
+        times: tuple[int, int] | None
         for tid in tids:
-            threads += 1
-            times = self._thread(tid)
-            if times is not None:
-                known += 1
-                run += times[0]
-                wait += times[1]
-        return ThreadTimes(run, wait) if known or not threads else ThreadTimes(math.nan, math.nan)
+            try:
+                times = self._times[tid] = parse_schedstat(os.pread(self._threads[tid], 128, 0))
+            except (KeyError, OSError, ValueError):
+                times = self._without_reading(tid)
+                if times is None:
+                    continue
+            known += 1
+            run += times[0]
+            wait += times[1]
+        return (run, wait) if known or not tids else (math.nan, math.nan)
 
-    def _thread(self, tid: int) -> tuple[int, int] | None:
+    def _without_reading(self, tid: int) -> tuple[int, int] | None:
+        """The times of a thread whose file is not open, or no longer to be read; None if there were none."""
         fd = self._threads.get(tid)
         try:
             if fd is None:

@@ -130,7 +130,9 @@ class Vm:
         if any(has_news):
             self._set_series()
             self._put(self.header)
-        values = [value for source in self._sources for value in source.values(moment)]
+        values: list[float] = []
+        for source in self._sources:
+            values += source.values(moment)
         if self._columns is not None:
             values = [values[at] for at in self._columns]
         self._last_ms = moment.t_ms

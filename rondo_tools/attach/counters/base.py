@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+Exits = tuple[int, ...]
+"""How many there were of each of the catalogue's EXIT_REASONS, in that order; cumulative."""
+
+Counts = tuple[int, ...]
+"""Of a thread: its exits, and after them when it was seen first, by CLOCK_BOOTTIME in nanoseconds."""
 
 
-class Exits(NamedTuple):
-    """Exits by reason, in the order of the catalogue's EXIT_REASONS; cumulative."""
+class ProcessExits:
+    """What was counted for a process, by vCPU thread; counters that do not know the threads call them 0."""
 
-    io: int = 0
-    mmio: int = 0
-    hlt: int = 0
-    shutdown: int = 0
-    other: int = 0
+    __slots__ = ("threads",)
+
+    def __init__(self, threads: Mapping[int, Counts]) -> None:
+        self.threads = threads
+
+    @property
+    def total(self) -> Exits:
+        return total(self.threads.values())
+
+    @property
+    def first_ns(self) -> int:
+        return min(counts[5] for counts in self.threads.values())
 
 
-class ProcessExits(NamedTuple):
-    """What was counted for a process: for each of its vCPU threads, and in all.
-
-    `threads` is empty where the counters do not know the threads. `first_ns` is when the first of them was
-    seen, by CLOCK_BOOTTIME; 0 is not known.
-    """
-
-    total: Exits
-    threads: Mapping[int, Exits]
-    first_ns: int = 0
+def total(threads: Iterable[Counts]) -> Exits:
+    """The exits of some threads."""
+    io = mmio = hlt = shutdown = other = 0
+    for counts in threads:
+        io += counts[0]
+        mmio += counts[1]
+        hlt += counts[2]
+        shutdown += counts[3]
+        other += counts[4]
+    return io, mmio, hlt, shutdown, other
 
 
 class ExitCounters(Protocol):

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from rondo_tools.attach.counters import bpf_syscall, programs
-from rondo_tools.attach.counters.base import Exits, ProcessExits
+from rondo_tools.attach.counters.base import Counts, ProcessExits
 from rondo_tools.catalog import EXIT_REASONS
 
 NEEDS = "CAP_BPF and CAP_PERFMON"
@@ -29,7 +29,7 @@ MAX_THREADS = 16384  # vCPU threads of the host, those of the last moment's dead
 # Other programs count in other ways: theirs are not gone on with.
 _VERSION = f"{zlib.crc32(programs.count_exits(0, 0) + programs.count_wakeups(0, 0)):08x}"
 _THREADS, _LOST, _EXITS, _WAKEUPS = (f"{name}-{_VERSION}" for name in ("threads", "lost", "exits", "wakeups"))
-_ROW = struct.Struct("<7Q")
+_ROW = struct.Struct("<6Q")
 _KEY = struct.Struct("<II")  # thread id, process id: the two halves of a little-endian u64
 
 
@@ -45,7 +45,7 @@ class BpfCounters:
         which it was, and only then those in `descriptors` are ours. Raises OSError; PermissionError where a
         capability is missing.
         """
-        self._keys: dict[int, tuple[int, ...]] = {}  # thread ids in the map, by process id, at the last look
+        self._last: dict[int, ProcessExits] = {}  # at the last look
         self.reasons: tuple[str, ...] = EXIT_REASONS
         self.notes: tuple[str, ...] = ()
         self.are_kept = kept is not None and {_THREADS, _LOST, _EXITS} <= kept.keys()
@@ -97,20 +97,23 @@ class BpfCounters:
 
     def read(self) -> Mapping[int, ProcessExits]:
         keys, values = self._batch.read()
-        grouped: dict[int, list[tuple[int, Exits, int]]] = {}
-        for (tid, pid), row in zip(_KEY.iter_unpack(keys), _ROW.iter_unpack(values), strict=True):
-            io, mmio, hlt, shutdown, other, wakeups, first_ns = row
-            exits = Exits(io, mmio, hlt + wakeups, shutdown, other)
-            grouped.setdefault(pid, []).append((tid, exits, first_ns))
-        self._keys = {pid: tuple(tid for tid, _, _ in rows) for pid, rows in grouped.items()}
-        return {pid: _process(rows) for pid, rows in grouped.items()}
+        grouped: dict[int, dict[int, Counts]] = {}
+        for (tid, pid), counts in zip(_KEY.iter_unpack(keys), _ROW.iter_unpack(values), strict=True):
+            threads = grouped.get(pid)
+            if threads is None:
+                grouped[pid] = {tid: counts}
+            else:
+                threads[tid] = counts
+        self._last = {pid: ProcessExits(threads) for pid, threads in grouped.items()}
+        return self._last
 
     def lost(self) -> int:
         value = bpf_syscall.look_up(self._lost, bytes(programs.LOST_KEY_BYTES), programs.LOST_VALUE_BYTES)
         return int.from_bytes(value, "little")
 
     def forget(self, pid: int) -> None:
-        for tid in self._keys.pop(pid, ()):
+        last = self._last.get(pid)
+        for tid in last.threads if last is not None else ():
             try:
                 bpf_syscall.delete(self._threads, _KEY.pack(tid, pid))
             except FileNotFoundError:
@@ -118,16 +121,6 @@ class BpfCounters:
 
     def close(self) -> None:
         self._opened.close()
-
-
-def _process(rows: list[tuple[int, Exits, int]]) -> ProcessExits:
-    if len(rows) == 1:
-        tid, exits, first_ns = rows[0]
-        return ProcessExits(exits, {tid: exits}, first_ns)
-    total = Exits(*map(sum, zip(*(exits for _, exits, _ in rows), strict=True)))
-    return ProcessExits(
-        total, {tid: exits for tid, exits, _ in rows}, min(first_ns for _, _, first_ns in rows)
-    )
 
 
 def _owned(opened: ExitStack, fd: int) -> int:

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rondo_tools.attach.counters.base import Exits, ProcessExits
+from rondo_tools.attach.counters.base import Counts, ProcessExits
 from rondo_tools.catalog import EXIT_REASONS
 
 NEEDS = "CAP_PERFMON, and to read tracefs: root or CAP_DAC_READ_SEARCH"
@@ -86,7 +86,7 @@ class PerfCounters:
             _close(groups)
 
     def read(self) -> Mapping[int, ProcessExits]:
-        return {pid: ProcessExits(_sum(groups), {}) for pid, groups in self._groups.items()}
+        return {pid: ProcessExits({0: _sum(groups)}) for pid, groups in self._groups.items()}
 
     def lost(self) -> int:
         return 0
@@ -142,10 +142,10 @@ def _open_event(event: int, tid: int, leader: int, condition: str) -> int:
     return fd
 
 
-def _sum(groups: list[list[int]]) -> Exits:
+def _sum(groups: list[list[int]]) -> Counts:
     rows = [_READ.unpack(os.read(group[0], _READ.size))[1:] for group in groups]
     io, mmio, hlt, shutdown, other, wakeups = map(sum, zip(*rows, strict=True))
-    return Exits(io, mmio, hlt + wakeups, shutdown, other)
+    return io, mmio, hlt + wakeups, shutdown, other, 0
 
 
 def _close(groups: list[list[int]]) -> None:

@@ -1,12 +1,12 @@
 """The two BPF programs that count for rondo-attach, and the value that they keep for each thread. No I/O.
 
 Strategy: a program on the raw tracepoint `kvm_userspace_exit` adds one to the running thread's counter of
-the exit's reason; one on `kvm_vcpu_wakeup` adds one to its wakeups. Only the thread itself writes its
+the exit's reason; one on `kvm_vcpu_wakeup` adds one to its `hlt`. Only the thread itself writes its
 value, so a plain add is enough. A thread gets its value at its first return from KVM_RUN, for whatever
 reason, or at its first wakeup: the map's keys are the vCPU threads.
 
     key    u64: process id << 32 | thread id
-    value  u64 io, mmio, hlt, shutdown, other, wakeups, first_ns (CLOCK_BOOTTIME)
+    value  u64 io, mmio, hlt, shutdown, other, first_ns (CLOCK_BOOTTIME)
 
 A map that is full takes no new thread: `lost` counts the events that found no room. Both programs return 1:
 a program that returns 0 would blind the perf counters of others on the same tracepoint.
@@ -45,13 +45,13 @@ from rondo_tools.attach.counters.assembler import (
 EXIT_TRACEPOINT = "kvm_userspace_exit"
 WAKEUP_TRACEPOINT = "kvm_vcpu_wakeup"
 
-KEY_BYTES, VALUE_BYTES = 8, 56
+KEY_BYTES, VALUE_BYTES = 8, 48
 LOST_KEY_BYTES, LOST_VALUE_BYTES = 4, 8
 
 # KVM_EXIT_* of <linux/kvm.h>, in the order of the value's first counters; "other" follows them.
 REASONS = (2, 6, 5, 8)
 _INTR = 10  # a signal stopped KVM_RUN: no exit of the guest
-_WAKEUPS_AT, _FIRST_NS_AT = 40, 48
+_HLT_AT, _FIRST_NS_AT = 16, 40
 
 # Functions of the kernel, <linux/bpf.h>.
 _MAP_LOOKUP, _MAP_UPDATE = 1, 2
@@ -84,7 +84,7 @@ def count_exits(threads: int, lost: int) -> bytes:
 
 def count_wakeups(threads: int, lost: int) -> bytes:
     """The program for `kvm_vcpu_wakeup`: a vCPU that slept inside KVM after a HLT goes on."""
-    return assemble([*_find_value(threads, lost), add(R0, _WAKEUPS_AT), *_count()])
+    return assemble([*_find_value(threads, lost), add(R0, _HLT_AT), *_count()])
 
 
 def _find_value(threads: int, lost: int) -> list[Line]:

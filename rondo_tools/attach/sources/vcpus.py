@@ -7,22 +7,22 @@ VMs share a process, each owns threads, and sums over those.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rondo_tools.attach.counters.base import ExitCounters, Exits, ProcessExits
+from rondo_tools.attach.counters.base import Counts, ExitCounters, ProcessExits, total
 from rondo_tools.attach.process import Process
 from rondo_tools.attach.sources.base import Moment
 from rondo_tools.catalog import CPU, EXIT_REASONS, SERIES
 
-_NOTHING = ProcessExits(Exits(), {})
+_NOTHING = ProcessExits({})
 _TIMES = tuple(one for one in CPU if one.name in ("vcpu_cpu_seconds_total", "vcpu_wait_seconds_total"))
 
 
 class Base(NamedTuple):
     """Where the counts of a VM begin."""
 
-    exits: Sequence[int] = Exits()
+    exits: Sequence[int] = (0, 0, 0, 0, 0)
     times_ns: Sequence[float] = (0, 0)
 
 
@@ -58,23 +58,24 @@ class VcpuSource:
 
     def values(self, moment: Moment) -> Sequence[float]:
         self._counts = moment.exits.get(self._pid, self._counts)
-        total, base = self._total(), self.base.exits
-        values = [float(total[at] - base[at]) for at in self._at]
-        if self._process:
-            for time_ns, base_ns in zip(self._times(self._process), self.base.times_ns, strict=True):
-                # Less than the base is a thread that ended while nobody watched.
-                values.append(max(time_ns - base_ns, 0.0) / 1e9)
+        threads = self._own()
+        exits, base = total(threads.values()), self.base.exits
+        values: list[float] = [exits[at] - base[at] for at in self._at]
+        if self._process is not None:
+            run_ns, wait_ns = self._process.thread_times(threads)
+            run_base_ns, wait_base_ns = self.base.times_ns
+            # Less than the base is a thread that ended while nobody watched.
+            values.append(max(run_ns - run_base_ns, 0.0) / 1e9)
+            values.append(max(wait_ns - wait_base_ns, 0.0) / 1e9)
         return values
 
     def begin_anew(self) -> None:
-        times_ns = self._times(self._process) if self._process else (0, 0)
-        self.base = Base(self._total(), [0 if one != one else one for one in times_ns])
+        threads = self._own()
+        times_ns = self._process.thread_times(threads) if self._process is not None else (0, 0)
+        self.base = Base(total(threads.values()), [0 if one != one else one for one in times_ns])
 
-    def _total(self) -> Exits:
+    def _own(self) -> Mapping[int, Counts]:
+        """The counts of this VM's threads."""
         if self.threads is None:
-            return self._counts.total
-        own = [exits for tid, exits in self._counts.threads.items() if tid in self.threads]
-        return Exits(*map(sum, zip(*own, strict=True))) if own else Exits()
-
-    def _times(self, process: Process) -> Sequence[float]:
-        return process.thread_times(self._counts.threads if self.threads is None else self.threads)
+            return self._counts.threads
+        return {tid: counts for tid, counts in self._counts.threads.items() if tid in self.threads}

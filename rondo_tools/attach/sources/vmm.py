@@ -19,16 +19,16 @@ class VmmSource:
     """
 
     def __init__(self, process: Process, *, is_late: bool, cpu_base_s: float | None = None) -> None:
-        self._process = process
+        self._process, self._started_s = process, process.started_s()
         gauges = _GAUGES if process.counts_fds else tuple(g for g in _GAUGES if g.name != "vmm_open_fds")
         self.series = (*gauges, _CPU)
         self.cpu_base_s = (process.cpu_s() if is_late else 0.0) if cpu_base_s is None else cpu_base_s
 
     def values(self, moment: Moment) -> Sequence[float]:
-        rss, fds = self._process.gauges()
-        known = (rss, fds) if self._process.counts_fds else (rss,)
-        uptime_s = moment.boot_s - self._process.started_s()
-        return (*known, uptime_s, self._process.cpu_s() - self.cpu_base_s)
+        process = self._process
+        rss, fds = process.gauges()
+        uptime_s, cpu_s = moment.boot_s - self._started_s, process.cpu_s() - self.cpu_base_s
+        return (rss, fds, uptime_s, cpu_s) if process.counts_fds else (rss, uptime_s, cpu_s)
 
     def begin_anew(self) -> None:
         self.cpu_base_s = self._process.cpu_s()
