@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -239,6 +240,7 @@ def _watch(
     watcher.begin()
     _say(chosen)
     notifier.ready()
+    gc.freeze()  # the modules, which stay: to look at them each time takes longer than all of a VM's birth
     watcher.run(signals)
     notifier.stopping()
     if sink.is_gone:

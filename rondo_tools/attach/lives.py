@@ -142,7 +142,8 @@ class Lives:
         process = vmm.process
         command_line = process.command_line()
         if vmm.identity is None or command_line:
-            vmm.identity = naming.identify(process.pid, command_line, process.cgroups(), process.comm())
+            comm = "" if command_line else process.comm()
+            vmm.identity = naming.identify(process.pid, command_line, process.cgroups(), comm)
         return vmm.identity
 
     def _part(self, vmm: Vmm, path: str) -> bool:

@@ -197,6 +197,15 @@ def exists(pid: int) -> bool:
     return True
 
 
+def is_process(tid: int) -> bool:
+    """Whether a thread is the one that its process is called by; quicker than `thread_group`."""
+    try:
+        os.close(os.pidfd_open(tid))
+    except OSError:  # no pidfd is opened of another thread
+        return False
+    return True
+
+
 def thread_group(tid: int, proc: str = "/proc") -> int | None:
     """The process of a thread; None if it is gone."""
     try:
@@ -210,11 +219,9 @@ def thread_group(tid: int, proc: str = "/proc") -> int | None:
 
 
 def _read(path: str, most: int = 1 << 14) -> bytes:
+    """A file of /proc/PID: one read has all of it."""
     fd = os.open(path, _OPEN)
     try:
-        parts = b""
-        while len(parts) < most and (piece := os.read(fd, most - len(parts))):
-            parts += piece
-        return parts
+        return os.read(fd, most)
     finally:
         os.close(fd)

@@ -32,7 +32,7 @@ from rondo_tools.attach import discover
 from rondo_tools.attach.counters.base import ExitCounters
 from rondo_tools.attach.kept import KeptFile, KeptProcess
 from rondo_tools.attach.lives import UNKNOWN_PATH, Lives, Options, Vmm
-from rondo_tools.attach.process import Process, exists, thread_group
+from rondo_tools.attach.process import Process, exists, is_process, thread_group
 from rondo_tools.attach.self_metrics import INSTANCE, SelfMetrics, Tally
 from rondo_tools.attach.sinks import Sink
 from rondo_tools.attach.sources.base import Moment
@@ -244,7 +244,8 @@ class Watcher:
 
     def _process_of(self, event: discover.KvmEvent) -> int | None:
         """The process whose thread made the VM; None if it is gone and was never seen."""
-        return event.tid if event.tid in self._vmms else thread_group(event.tid)
+        is_leader = event.tid in self._vmms or is_process(event.tid)
+        return event.tid if is_leader else thread_group(event.tid)
 
     def _on_create(self, pid: int, path: str) -> None:
         vmm = self._vmms.get(pid)

@@ -9,7 +9,7 @@ import ctypes
 import os
 import struct
 
-_NUMBERS = {"x86_64": 321, "aarch64": 280}
+_NUMBER = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine)
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_DELETE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET = 0, 1, 3, 5, 6, 7
 _OBJECT_INFO, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 15, 17, 24
@@ -23,10 +23,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attributes: ctypes.Array[ctypes.c_char], size: int) -> int:
-    number = _NUMBERS.get(os.uname().machine)
-    if number is None:
+    if _NUMBER is None:
         raise OSError(38, f"bpf(2) is not known on {os.uname().machine}")
-    result = _libc.syscall(number, command, attributes, size)
+    result = _libc.syscall(_NUMBER, command, attributes, size)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
