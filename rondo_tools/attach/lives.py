@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-GATHER_S = 0.05  # ends wait so long for one another
+GATHER_S = 0.05  # ends that fall due within so long share one look at the counters
 HOLD_S = 0.5  # and so long for the parent to reap the process, and for adapters
 ATTACHED, SANDBOX_ID = "attached", "sandbox_id"  # labels
 UNKNOWN_PATH = ""  # of a VM whose `create` was not received
@@ -68,10 +68,12 @@ class Vmm:
 
     def due_s(self) -> float:
         """When there is something to end, by the monotonic clock."""
-        if self.death is not None:
-            is_told = all(one.is_done for vm in self.vms.values() if vm is not None for one in vm.late)
-            return self.died_s + (GATHER_S if self.is_reaped and is_told else HOLD_S)
-        return min(self.destroyed.values(), default=math.inf) + GATHER_S
+        if self.death is None:  # twice: one that falls due may be ended so long before
+            return min(self.destroyed.values(), default=math.inf) + 2 * GATHER_S
+        is_told = self.is_reaped and all(
+            one.is_done for vm in self.vms.values() if vm is not None for one in vm.late
+        )
+        return self.died_s + (GATHER_S if is_told else HOLD_S)
 
 
 class Lives:

@@ -24,14 +24,14 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rondo_tools import clock
 from rondo_tools.attach import discover
-from rondo_tools.attach.counters.base import ExitCounters
+from rondo_tools.attach.counters.base import ExitCounters, ProcessExits
 from rondo_tools.attach.kept import KeptFile, KeptProcess
-from rondo_tools.attach.lives import UNKNOWN_PATH, Lives, Options, Vmm
+from rondo_tools.attach.lives import GATHER_S, UNKNOWN_PATH, Lives, Options, Vmm
 from rondo_tools.attach.process import Process, exists, is_process, thread_group
 from rondo_tools.attach.self_metrics import INSTANCE, SelfMetrics, Tally
 from rondo_tools.attach.sinks import Sink
@@ -73,6 +73,7 @@ class Watcher:
         self._vmms: dict[int, Vmm] = {}  # by process id
         self._by_pidfd: dict[int, Vmm] = {}
         self._ending: set[Vmm] = set()  # those with something to end
+        self._end_s = math.inf  # when the first of them falls due, by the monotonic clock
         self._overruns, self._lost = 0, 0 if counters is None else counters.lost()
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
         self._tally = Tally() if tally is None else tally
@@ -91,7 +92,7 @@ class Watcher:
             self._resume()
             self.rescan()
         else:
-            self._adopt(self._options.only_pid, created=False)
+            self._adopt(self._options.only_pid, counted=self._lives.read())
         self._keep()
 
     def run(self, signals: Signals) -> None:
@@ -157,8 +158,8 @@ class Watcher:
     def _timeout_s(self) -> float:
         interval_ms = self._options.interval_ms
         tick_s = min(max(self._slot_ms + interval_ms - time.time() * 1000, 0.0), interval_ms) / 1000
-        end_s = min((vmm.due_s() for vmm in self._ending), default=math.inf) - time.monotonic()
-        return min(tick_s, max(end_s, 0.0), self._sink.timeout_s())
+        end_s = max(self._end_s - time.monotonic(), 0.0)
+        return min(tick_s, end_s, self._sink.timeout_s())
 
     def close(self) -> None:
         """Let go of all; no session is ended, for no VM is."""
@@ -215,11 +216,12 @@ class Watcher:
         """Find VMs whose making nobody told us."""
         scan = self._scan()
         self._take_events()  # a VM whose making is told is not late
+        counted = self._lives.read()  # once for all: a thousand may be found
         for pid, path in scan.found:
             if self._is_asked_for(pid):
                 vmm = self._vmms.get(pid)
                 if vmm is None or (path not in vmm.vms and not self._learn_path(vmm, path)):
-                    self._adopt(pid, created=False, path=path)
+                    self._adopt(pid, path, counted=counted)
 
     def receive(self) -> None:
         """Take KVM's events, and make up for those that were lost."""
@@ -250,7 +252,7 @@ class Watcher:
     def _on_create(self, pid: int, path: str) -> None:
         vmm = self._vmms.get(pid)
         if vmm is None:
-            self._adopt(pid, created=True, path=path)
+            self._adopt(pid, path)
             return
         for gone in list(vmm.destroyed):  # one VM after another; the path may be the same
             self._lives.end(vmm, gone, self._moment(clock.now_ms()), "gone")
@@ -281,8 +283,14 @@ class Watcher:
             vmm.destroyed.setdefault(path, time.monotonic())
             self._ending.add(vmm)
 
-    def _adopt(self, pid: int, *, created: bool, path: str = UNKNOWN_PATH) -> None:
-        """Follow a process, and begin the life of its VM."""
+    def _adopt(
+        self, pid: int, path: str = UNKNOWN_PATH, *, counted: Mapping[int, ProcessExits] | None = None
+    ) -> None:
+        """Follow a process, and begin the life of its VM.
+
+        A VM that was found, not announced by its `create`, may be older than the counters: `counted` is what
+        they had when it was.
+        """
         vmm = self._vmms.get(pid)
         if vmm is None:
             try:
@@ -293,9 +301,9 @@ class Watcher:
                 self._warnings.warn("adopt", "process %d cannot be watched: %s", pid, exc.strerror)
                 return
             is_young = self._counts_from_birth() and process.started_s() > self._since_boot_s
-            vmm = self._follow(process, is_late=not created and not is_young)
-            if vmm.is_late:
-                vmm.counted = self._lives.read().get(pid)
+            vmm = self._follow(process, is_late=counted is not None and not is_young)
+            if vmm.is_late and counted is not None:
+                vmm.counted = counted.get(pid)
         self._lives.begin(vmm, path)
 
     def _counts_from_birth(self) -> bool:
@@ -317,10 +325,14 @@ class Watcher:
             self._epoll.unregister(fd)
 
     def _end_lives(self, now_s: float) -> None:
-        """End what has been over for long enough, with one look at the counters for all."""
-        ready = [vmm for vmm in self._ending if now_s >= vmm.due_s()]
-        if not ready:
+        """End what has been over for long enough, or nearly so, with one look at the counters for all."""
+        due_s = {vmm: vmm.due_s() for vmm in self._ending}
+        self._end_s = min(due_s.values(), default=math.inf)
+        if now_s < self._end_s:
             return
+        until_s = now_s + GATHER_S
+        ready = [vmm for vmm in due_s if due_s[vmm] <= until_s]
+        self._end_s = min((due for due in due_s.values() if due > until_s), default=math.inf)
         moment = self._moment(clock.now_ms())
         for vmm in ready:
             self._ending.discard(vmm)
@@ -368,7 +380,7 @@ class Watcher:
         """A process has exits that nobody told us of: adopt it, or send what is left of it."""
         assert self._counters is not None
         if self._is_asked_for(pid):
-            self._adopt(pid, created=False)
+            self._adopt(pid, counted=moment.exits)
         if pid in self._vmms:
             return
         if exists(pid):

@@ -1,0 +1,155 @@
+"""The watcher's loop with a clock, counters and a sink of the test's own, and processes to watch."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from rondo_tools.attach import watch
+from rondo_tools.attach.choose import Choice
+from rondo_tools.attach.counters.base import ProcessExits
+from rondo_tools.attach.discover import Found, Scan, Uevents
+from rondo_tools.attach.lives import GATHER_S, HOLD_S, Options
+from rondo_tools.catalog import EXIT_REASONS
+from rondo_tools.signals import Signals
+from rondo_tools.stream import End, Header, Tick
+
+
+class Counters:
+    """Nobody makes exits; how often somebody looked."""
+
+    name, reasons, notes = "none", EXIT_REASONS, ()
+    counts_from_birth = knows_threads = False
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def read(self) -> Mapping[int, ProcessExits]:
+        self.looks += 1
+        return {}
+
+    def begin(self, pid: int) -> None: ...
+    def forget(self, pid: int) -> None: ...
+    def close(self) -> None: ...
+
+    def lost(self) -> int:
+        return 0
+
+
+class Sink:
+    """Takes all; at each turn of the loop it does the test's next step, if that is possible by now."""
+
+    unsent = 0
+
+    def __init__(self) -> None:
+        self.steps: list[Callable[[], bool]] = []
+        self.ended = 0
+
+    def begin(self, _header: Header) -> Sink:
+        return self
+
+    def tick(self, _tick: Tick) -> None: ...
+    def go_on(self, _header: Header) -> None: ...
+    def begin_anew(self, _end: End, _header: Header) -> None: ...
+    def close(self) -> None: ...
+
+    def end(self, _end: End) -> None:
+        self.ended += 1
+
+    def dispatch(self, _fd: int, _events: int) -> bool:
+        return False
+
+    def turn(self) -> None:
+        if self.steps and self.steps[0]():
+            del self.steps[0]
+
+    def timeout_s(self) -> float:
+        return 0.01
+
+    @property
+    def is_gone(self) -> bool:
+        return not self.steps
+
+
+class Watched:
+    """A watcher of three processes, which are taken for VMs."""
+
+    def __init__(self, opened: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        monkeypatch.setattr(watch, "time", SimpleNamespace(**vars(time) | {"monotonic": lambda: self.now_s}))
+        self.processes = [opened.enter_context(sleeping()) for _ in range(3)]
+        scan = Scan(tuple(Found(one.pid) for one in self.processes), is_complete=True)
+        epoll = opened.enter_context(select.epoll())
+        self.signals = opened.enter_context(Signals())
+        uevents = Uevents()
+        opened.callback(uevents.close)
+        self.sink, self.counters = Sink(), Counters()
+        self.watcher = watch.Watcher(
+            Options(1 << 40, Choice((), ())), self.sink, self.counters, 0.0, uevents, epoll, scan=lambda: scan
+        )  # no tick for years
+        opened.callback(self.watcher.close)
+        self.watcher.begin()
+
+    def at(self, now_s: float) -> bool:
+        self.now_s = now_s
+        return True
+
+    def run(self, *steps: Callable[[], bool]) -> None:
+        """Turn until all steps are done, one a turn; each says whether it is."""
+        self.sink.steps = [*steps]
+        self.watcher.run(self.signals)
+
+
+@contextmanager
+def sleeping() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "3600"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def is_killed(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has exited by now, and so the loop sees it before its next turn; it is not reaped."""
+    os.kill(process.pid, signal.SIGKILL)
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    with ExitStack() as opened:
+        yield Watched(opened, monkeypatch)
+
+
+def test_vms_that_are_found_share_a_look_at_the_counters(watched: Watched) -> None:
+    assert watched.counters.looks == 1
+
+
+def test_ends_that_come_close_share_a_look_at_the_counters(watched: Watched) -> None:
+    """Nobody has reaped the processes, so their ends are held."""
+    seen: list[tuple[int, int]] = []
+
+    def see() -> bool:
+        seen.append((watched.sink.ended, watched.counters.looks))
+        return True
+
+    first, second, third = watched.processes
+    watched.run(
+        lambda: is_killed(first),
+        lambda: watched.at(100 + GATHER_S / 2),
+        lambda: is_killed(second),
+        lambda: watched.at(100 + 3 * GATHER_S),
+        lambda: is_killed(third),
+        lambda: see() and watched.at(100 + HOLD_S),
+        lambda: see() and watched.at(100 + HOLD_S + 3 * GATHER_S),
+        see,
+    )
+    assert seen == [(0, 1), (2, 2), (3, 3)]
