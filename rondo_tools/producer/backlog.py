@@ -103,6 +103,10 @@ class Backlog:
         if follower.position == self.count and follower.session is session and not self.is_finished:
             return b""  # as after each tick that was sent; what another thread puts now is news to come
         with self._lock:
+            if follower.position == self.count - 1 and follower.session is session and not self.is_finished:
+                follower.position = self._taken = self.count  # the newest alone, as each tick that is sent
+                follower.items += 1
+                return self._items[-1]
             oldest = self.count - len(self._items)
             begin = position = max(follower.position, oldest)
             session, until = self._session_at(position)
