@@ -30,8 +30,8 @@ ROOT = SCRIPTS.parent
 RESULTS = ROOT / "docs" / "benchmarks.json"
 PICTURES = {"flat": (flat.draw, "cost-of-a-tick.svg"), "scale": (scale.draw, "scale.svg")}
 PARTS = (
-    "startup", "vmm", "attach", "feed", "intake", "store", "lives", "churn", "remembered", "history", "serve",
-    "stall", "flat", "race", "push", "wire", "backlog", "top", "dashboards", "scale",
+    "startup", "vmm", "attach", "qemu", "feed", "intake", "store", "lives", "churn", "remembered", "history",
+    "serve", "stall", "flat", "race", "push", "wire", "backlog", "top", "dashboards", "scale",
 )  # fmt: skip
 EX_USAGE, EX_DATA = 64, 65
 

@@ -58,6 +58,9 @@ PROGRAMS = {
     "prometheus-node-exporter": Program(
         "prometheus-node-exporter", "usr/bin/prometheus-node-exporter", Needs.NOTHING
     ),
+    "prometheus-process-exporter": Program(
+        "prometheus-process-exporter", "usr/bin/prometheus-process-exporter", Needs.NOTHING
+    ),
     "prometheus-sid": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, "sid"),
     "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING),
     "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),

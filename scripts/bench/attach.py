@@ -84,12 +84,11 @@ def a_tick_us(pid: int, count: int, seconds: float) -> float:
 
 
 @contextmanager
-def watching(socket: str) -> Iterator[int]:
+def watching(socket: str, match: str = f"vmm={VMM}", *flags: str) -> Iterator[int]:
     """A rondo-attach that is ready; yields its process number."""
-    command = [*AS_THE_UNIT, *program("rondo-attach", "--verbose", "--output", f"unix:{socket}")]
-    with subprocess.Popen(
-        [*command, "--match", f"vmm={VMM}"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
+    arguments = ("--verbose", "--output", f"unix:{socket}", "--match", match, *flags)
+    command = [*AS_THE_UNIT, *program("rondo-attach", *arguments)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             wait_for(process, b"watching")
             assert process.stderr is not None
