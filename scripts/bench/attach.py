@@ -1,4 +1,4 @@
-"""What rondo-attach costs: a VM and tick, a life, an exit of a guest, its start.
+"""What rondo-attach costs: a VM and tick, a life, an exit of a guest, its start; memory without a store.
 
     scripts/bench.py attach [--seconds 20]    how long each number of VMs is watched
 
@@ -12,8 +12,11 @@ rounds each.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import select
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,15 +27,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import kvm_vms
-from bench.measure import ROOT, program, raise_descriptor_limit, serving
+from bench.measure import ROOT, program, raise_descriptor_limit, resident_bytes, serving
 from bench.report import Peer, Report, run_part
 from rondo_tools.attach.counters.bpf import BpfCounters
+from rondo_tools.attach.sinks import StoreSink
+from rondo_tools.catalog import CPU, NET, SERIES
+from rondo_tools.producer.address import UnixAddress
+from rondo_tools.stream import Header, Tick
 
 BARS_US = {10: None, 100: 40.0, 1000: 50.0}  # a VM and tick, by the number of VMs
 LIFE_BAR_MS, EXIT_BAR_NS, START_BAR_S = 2.0, 400.0, 0.4
+AWAY_VMS, AWAY_TICKS, AWAY_BAR_MB = 1000, 700, 200.0  # more ticks than are kept
 LIVES, LIVES_PAUSE_S, LIFE_S = 200, 0.02, 0.3
 EXITS, ROUNDS = 50_000, 7
 STARTS = 7
+NOW_MS = 1_790_000_000_000
 SETTLE_S = 3.0
 VMM = "rondo-bench-vm"
 AS_THE_UNIT = (
@@ -53,6 +62,7 @@ def main(report: Report, arguments: list[str]) -> None:
     raise_descriptor_limit()
     start(report)
     an_exit(report)
+    memory(report)
     with tempfile.TemporaryDirectory(prefix="rondo-bench-attach-") as folder:
         Path(folder).chmod(0o755)
         socket = f"{folder}/store.sock"
@@ -142,6 +152,29 @@ def exit_ns(vcpu: int) -> float:
     began = time.thread_time_ns()
     kvm_vms.run(vcpu, EXITS)
     return (time.thread_time_ns() - began) / EXITS
+
+
+def memory(report: Report) -> None:
+    """What a sink keeps for a store that is away, of VMs with all series that rondo-attach knows."""
+    series = (*SERIES, *CPU, *NET)
+    layout = struct.Struct(f"<{len(series)}d")
+    before = resident_bytes(os.getpid())
+    with select.epoll() as epoll, tempfile.TemporaryDirectory() as folder:
+        logging.disable()  # it says that there is no store, and that ticks are dropped
+        sink = StoreSink(epoll, UnixAddress(f"{folder}/none"), "none")
+        header = Header("vm", 1, (), 1000, series)
+        sessions = [sink.begin(header._replace(instance=f"vm-{number}")) for number in range(AWAY_VMS)]
+        for second in range(1, AWAY_TICKS):
+            for number, session in enumerate(sessions):
+                values = layout.pack(*range(number, number + len(series)))
+                session.tick(Tick(NOW_MS + 1000 * second, values))
+        kept_mb = (resident_bytes(os.getpid()) - before) / 1e6
+        sink.close()
+        logging.disable(logging.NOTSET)
+    report.row(
+        f"memory for a store that is away: {AWAY_VMS:,} VMs of {len(series)} series, ten minutes",
+        kept_mb, "MB", at_most=AWAY_BAR_MB,
+    )  # fmt: skip
 
 
 def start(report: Report) -> None:
