@@ -1,7 +1,9 @@
 """rondo-attach as a process, a store's socket that says what it got, and VMs to watch.
 
 A watcher runs in a network namespace of its own, where the events of KVM come too: so its lock is its own,
-beside those of other tests.
+beside those of other tests. But the VMs of all tests that run on the host are to be seen, of this process and
+of others: so the names of VMs begin with the number of the process that runs the test (`own`), and a watcher
+watches those, and those without a name, unless its test says what to watch.
 """
 
 from __future__ import annotations
@@ -67,6 +69,18 @@ def needs_kvm_and_bpf() -> None:
         must_have(why)
 
 
+def own(name: str) -> str:
+    """A VM's name, or a pattern or a text that begins with one, of this process alone."""
+    return f"{os.getpid()}.{name}"
+
+
+def _own_alone(flags: Sequence[str]) -> tuple[str, ...]:
+    """Flags that leave out VMs with names of others, if these flags do not choose."""
+    if {"--match", "--pid"} & set(flags):
+        return ()
+    return ("--match", f"name={own('*')}", "--match", "name=pid-*")
+
+
 class Got(NamedTuple):
     """A session as a store gets it."""
 
@@ -95,7 +109,10 @@ class Got(NamedTuple):
 
 
 class Receiver:
-    """A store's socket: takes every stream, and acknowledges it by its close."""
+    """A store's socket: takes every stream, and acknowledges it by its close.
+
+    A test asks it for sessions by the names that it gave to its VMs, with `own` or without.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -118,7 +135,9 @@ class Receiver:
 
     def of(self, name: str) -> list[Got]:
         """The sessions of an instance, in the order of their beginning."""
-        return sorted((got for got in self.sessions() if got.header.instance == name), key=_start)
+        return sorted(
+            (got for got in self.sessions() if got.header.instance in (name, own(name))), key=_start
+        )
 
     def wait(self, name: str, *, ended: int = 0, ticks: int = 0) -> list[Got]:
         """Wait until so many sessions of an instance have ended, or its newest has so many ticks."""
@@ -251,7 +270,7 @@ def watching(
     command: Sequence[str] = ATTACH,
 ) -> Iterator[Watcher]:
     """A watcher that receives KVM's events by now."""
-    watcher = Watcher(*flags, wrapper=wrapper, environment=environment, command=command)
+    watcher = Watcher(*flags, *_own_alone(flags), wrapper=wrapper, environment=environment, command=command)
     try:
         watcher.wait_for("watching")
         yield watcher
@@ -291,6 +310,7 @@ class ServiceManager:
         fds = [str(fd) for fd in self.kept.values()]
         watcher = Watcher(
             *flags,
+            *_own_alone(flags),
             wrapper=[sys.executable, "-c", _HAND_OVER, str(len(fds)), *fds, *NOBODY_WITH_BPF],
             environment={
                 **(environment or os.environ),
@@ -341,10 +361,10 @@ class ServiceManager:
 
 
 class SmallGuest:
-    """`small_guest.py` as a process with a command line of one's own."""
+    """`small_guest.py` as a process with a command line of one's own; its `name` is made `own`."""
 
     def __init__(self, *arguments: str, program: str = "qemu-kvm", name: str = "") -> None:
-        named = ("-name", f"guest={name}") if name else ()
+        named = ("-name", f"guest={own(name)}") if name else ()
         # The command line says that it is QEMU, so that it can have a name.
         self.process = subprocess.Popen(
             [program, str(GUEST), *named, *arguments],
@@ -398,7 +418,10 @@ def small_guest(*arguments: str, program: str = "qemu-kvm", name: str = "") -> I
 
 
 def start_qemu(program: Path, name: str, exits: int, folder: Path) -> subprocess.Popen[bytes]:
-    """A QEMU whose guest makes so many port exits, and LOOP_EXITS, and leaves with status 1."""
+    """A QEMU whose guest makes so many port exits, and LOOP_EXITS, and leaves with status 1.
+
+    Its `name` is made `own`.
+    """
     image = folder / f"bios-{exits}"
     if not image.exists():
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
@@ -406,7 +429,15 @@ def start_qemu(program: Path, name: str, exits: int, folder: Path) -> subprocess
         Path(file.name).rename(image)
     return subprocess.Popen(
         [
-            *(str(program), "-name", f"guest={name}", "-nodefaults", "-no-user-config", "-display", "none"),
+            *(
+                str(program),
+                "-name",
+                f"guest={own(name)}",
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+            ),
             *("-no-reboot", "-machine", "pc,accel=kvm", "-m", "16", "-bios", str(image)),
             *("-chardev", "null,id=out", "-device", "isa-debugcon,iobase=0xe9,chardev=out"),
             *("-device", "isa-debug-exit,iobase=0xf4,iosize=1"),

@@ -17,6 +17,7 @@ from attach_host import (
     ROOT,
     Receiver,
     has_series,
+    own,
     small_guest,
     start_qemu,
     watching,
@@ -32,10 +33,8 @@ def test_each_life_of_a_qemu_has_exactly_its_exits(
     lives: int, receiver: Receiver, program: Callable[[str], Path], tmp_path: Path
 ) -> None:
     qemu = program("qemu-system-x86_64")
-    names = [f"life-{os.getpid()}-{number}" for number in range(lives)]
-    with watching(
-        "--output", receiver.address, "--match", f"name=life-{os.getpid()}-*", wrapper=NOBODY_WITH_BPF
-    ):
+    names = [f"life-{number}" for number in range(lives)]
+    with watching("--output", receiver.address, "--match", f"name={own('life-*')}", wrapper=NOBODY_WITH_BPF):
         for at in range(0, lives, 2):
             running = [start_qemu(qemu, name, 20_000, tmp_path) for name in names[at : at + 2]]
             assert [one.wait(PATIENCE_S) for one in running] == [1] * len(running)
@@ -56,7 +55,7 @@ def test_the_counts_are_those_of_rondo_vmm_itself(lives: int, receiver: Receiver
     reasons = ("io", "mmio", "hlt", "shutdown", "other")
     with watching("--output", receiver.address, "--match", "vmm=rondo-vmm"):
         for number in range(lives):
-            name = f"oracle-{os.getpid()}-{number}"
+            name = own(f"oracle-{number}")
             vmm = [sys.executable, ROOT / "bin" / "rondo-vmm", "--duration", "1s", "--instance", name]
             done = subprocess.run(
                 [*vmm, "--output", "/dev/null"], capture_output=True, text=True, timeout=PATIENCE_S
@@ -70,7 +69,7 @@ def test_the_counts_are_those_of_rondo_vmm_itself(lives: int, receiver: Receiver
 def test_a_vm_that_is_killed_ended_by_a_signal(receiver: Receiver) -> None:
     with watching("--output", receiver.address) as watcher, small_guest(name="killed") as guest:
         guest.do("make", "run 1000")
-        watcher.wait_for("killed begins")
+        watcher.wait_for(own("killed begins"))
         guest.process.send_signal(signal.SIGKILL)
         guest.process.wait(PATIENCE_S)
         (session,) = receiver.wait("killed", ended=1)
@@ -89,7 +88,7 @@ def _tells_exit_status() -> bool:
 def test_a_vm_made_off_the_main_thread_is_its_process(receiver: Receiver) -> None:
     with watching("--output", receiver.address) as watcher, small_guest(name="thread") as guest:
         guest.do("make STAYING", "run 500")
-        watcher.wait_for("thread begins")
+        watcher.wait_for(own("thread begins"))
         guest.quit()
         (session,) = receiver.wait("thread", ended=1)
     assert session.exits()["io"] == 500
@@ -161,7 +160,7 @@ def test_two_vms_in_one_process_without_debugfs_are_one(receiver: Receiver) -> N
         guest.do("make", "run 5")
         guest.quit()
         (session,) = receiver.wait("two", ended=1)
-        watcher.wait_for("several VMs, counted as one (two)")
+        watcher.wait_for(f"several VMs, counted as one ({own('two')})")
     assert session.exits()["io"] == 15
 
 
@@ -208,10 +207,10 @@ def test_a_clash_of_names_is_told_apart(receiver: Receiver) -> None:
         receiver.wait("same")
         with small_guest(name="same") as other:
             other.do("make", "run 2")
-            watcher.wait_for(f"same-{other.pid} begins")
+            watcher.wait_for(own(f"same-{other.pid} begins"))
             other.quit()
             (session,) = receiver.wait(f"same-{other.pid}", ended=1)
-            watcher.wait_for(f"this one is same-{other.pid}")
+            watcher.wait_for(f"this one is {own('same')}-{other.pid}")
     assert session.exits()["io"] == 2
 
 
@@ -222,11 +221,11 @@ def test_a_hostile_name_does_no_harm(hostile: str, receiver: Receiver) -> None:
         guest.do("make", "run 3")
         with small_guest(name="after") as after:
             after.do("make", "run 1")
-            watcher.wait_for("after begins")
+            watcher.wait_for(own("after begins"))
             guest.quit()
             after.quit()
             receiver.wait("after", ended=1)
-        name = bounded(hostile)
+        name = bounded(own(hostile))
         (session,) = receiver.wait(name, ended=1)
     assert session.exits()["io"] == 3
     assert name.isprintable()
@@ -234,17 +233,18 @@ def test_a_hostile_name_does_no_harm(hostile: str, receiver: Receiver) -> None:
 
 
 def test_flags_choose_and_name(receiver: Receiver) -> None:
-    flags = ["--match", "name=ci-*", "--ignore", "name=*-x", "--name", "n/{name}", "--label", "rack=a1"]
+    flags = ["--match", f"name={own('ci-*')}", "--ignore", "name=*-x"]
+    flags += ["--name", "n/{name}", "--label", "rack=a1"]
     with watching("--output", receiver.address, *flags) as watcher:
         for name in ("ci-x", "web", "ci-1"):
             with small_guest(name=name) as guest:
                 guest.do("make", "run 1")
                 if name == "ci-1":
-                    watcher.wait_for("n/ci-1 begins")
+                    watcher.wait_for(f"n/{own('ci-1')} begins")
                 guest.quit()
-        (session,) = receiver.wait("n/ci-1", ended=1)
+        (session,) = receiver.wait(f"n/{own('ci-1')}", ended=1)
     assert session.labels == {"rack": "a1", "vmm": "qemu"}
-    assert {one.header.instance for one in receiver.sessions()} == {"n/ci-1", INSTANCE}
+    assert {one.header.instance for one in receiver.sessions()} == {f"n/{own('ci-1')}", INSTANCE}
     assert has_series(session.header) == {
         *("vcpu_exits_total", "vcpu_cpu_seconds_total", "vcpu_wait_seconds_total"),
         *("vmm_rss_bytes", "vmm_open_fds", "vmm_uptime_seconds", "vmm_cpu_seconds_total"),

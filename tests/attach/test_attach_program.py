@@ -23,6 +23,7 @@ from attach_host import (
     Watcher,
     has_series,
     needs_kvm_and_bpf,
+    own,
     small_guest,
     watching,
 )
@@ -96,8 +97,13 @@ def test_list_shows_each_vm_and_what_is_refused() -> None:
         (vm,) = [vm for vm in listed()["vms"] if int(vm["pid"]) == guest.pid]
         refused = listed(*NOBODY)["refused"]
         table = subprocess.run([*ATTACH, "list"], capture_output=True, text=True, timeout=PATIENCE_S).stdout
-    assert (vm["name"], vm["name_from"], vm["vmm"], vm["exits"]) == ("in the list", "-name", "qemu", "bpf")
-    assert "in the list" in table
+    assert (vm["name"], vm["name_from"], vm["vmm"], vm["exits"]) == (
+        own("in the list"),
+        "-name",
+        "qemu",
+        "bpf",
+    )
+    assert own("in the list") in table
     assert {one["source"]: one["needs"] for one in refused}["bpf"] == "CAP_BPF and CAP_PERFMON"
 
 
@@ -121,7 +127,7 @@ def test_one_vm_as_a_pipe_into_a_store(
     with small_guest(name="piped") as guest:
         guest.do("make")
         with watching("--pid", str(guest.pid)) as watcher:
-            watcher.wait_for("piped begins")
+            watcher.wait_for(own("piped begins"))
             into = subprocess.Popen(
                 [sys.executable, ROOT / "bin" / "rondo-store", store], stdin=watcher.process.stdout
             )
@@ -135,10 +141,10 @@ def test_one_vm_as_a_pipe_into_a_store(
 
 def test_text_is_for_people_and_ends_with_its_reader() -> None:
     needs_kvm_and_bpf()
-    with watching("--text", "--match", "name=shown") as watcher, small_guest(name="shown") as guest:
+    with watching("--text", "--match", f"name={own('shown')}") as watcher, small_guest(name="shown") as guest:
         assert watcher.process.stdout is not None
         guest.do("make", "run 40")
-        assert "shown  begins: vmm=qemu interval=1s" in watcher.process.stdout.readline()
+        assert own("shown") + "  begins: vmm=qemu interval=1s" in watcher.process.stdout.readline()
         assert "  cpu " in watcher.process.stdout.readline()
         guest.quit()
         lines = iter(watcher.process.stdout.readline, "")
@@ -156,7 +162,7 @@ def test_a_store_that_is_away_gets_all_ticks_later(tmp_path: Path, receiver: Rec
             guest.do("make", "run 12")
             watcher.wait_for("trying again")
             guest.quit()
-        watcher.wait_for("kept ends")
+        watcher.wait_for(own("kept ends"))
         store = Receiver(late)
         try:
             (session,) = store.wait("kept", ended=1)

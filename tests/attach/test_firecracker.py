@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attach_host import ATTACH, Receiver, needs_kvm_and_bpf, small_guest, watching
+from attach_host import ATTACH, Receiver, needs_kvm_and_bpf, own, small_guest, watching
 from hypothesis import given
 from hypothesis import strategies as st
 from needs import PATIENCE_S
@@ -257,19 +257,19 @@ def test_flush_alone_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_firecracker_writes_at_its_end_is_in_the_last_tick(receiver: Receiver, tmp_path: Path) -> None:
-    metrics = tmp_path / "short.metrics"
+    metrics = tmp_path / f"{own('short')}.metrics"
     metrics.write_bytes(line())
     flags = ("--output", receiver.address, "--firecracker", f"{tmp_path}/{{name}}.metrics")
     with (
         watching(*flags, "--interval", "2s") as watcher,
-        small_guest("--id", "short", program="firecracker") as guest,
+        small_guest("--id", own("short"), program="firecracker") as guest,
     ):
         guest.do("make", "run 7")
         receiver.wait_for("short", lambda got: got.last().get(READ) == 0)
         with metrics.open("ab") as file:
             file.write(line(12))
         guest.quit()
-        watcher.wait_for("short ends")
+        watcher.wait_for(own("short ends"))
         (session,) = receiver.wait("short", ended=1)
     assert session.last()[READ] == 12
     assert session.exits()["io"] == 7
@@ -278,7 +278,7 @@ def test_what_firecracker_writes_at_its_end_is_in_the_last_tick(receiver: Receiv
 
 def test_list_shows_it(tmp_path: Path) -> None:
     needs_kvm_and_bpf()
-    (tmp_path / "shown").write_bytes(line())
+    (tmp_path / own("shown")).write_bytes(line())
     (tmp_path / "device").symlink_to("/dev/zero")
 
     def look(path: str) -> tuple[str, str]:
@@ -287,10 +287,10 @@ def test_list_shows_it(tmp_path: Path) -> None:
         found = json.loads(done.stdout)
         (adapters,) = [vm["adapters"] for vm in found["vms"] if vm["pid"] == guest.pid]
         return adapters, " ".join(
-            one["why"] for one in found["refused"] if one["source"].startswith("shown,")
+            one["why"] for one in found["refused"] if one["source"].startswith(own("shown,"))
         )
 
-    with small_guest("--id", "shown", program="firecracker") as guest:
+    with small_guest("--id", own("shown"), program="firecracker") as guest:
         guest.do("make")
         assert look(f"{tmp_path}/{{name}}") == ("firecracker", "")
         assert "neither a file nor a FIFO" in look(f"{tmp_path}/device")[1]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import disk_guest
 import pytest
-from attach_host import ATTACH, Got, Receiver, needs_kvm_and_bpf, watching
+from attach_host import ATTACH, Got, Receiver, needs_kvm_and_bpf, own, watching
 from fetch import fetch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,9 +42,13 @@ BLOCK = {
 
 
 class Qemu:
-    """A QEMU with two QMP sockets: one for the watcher, one for the test. Its guest waits for `go_on`."""
+    """A QEMU with two QMP sockets: one for the watcher, one for the test. Its guest waits for `go_on`.
+
+    Its `name` is made `own`.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
+        name = own(name)
         try:
             program = fetch("qemu-system-x86_64")
         except LookupError as exc:
@@ -162,15 +166,15 @@ def test_list_shows_the_adapter_and_who_refuses(tmp_path: Path) -> None:
             return one["adapters"], {one["source"]: one for one in found["refused"]}
 
         adapters, refused = look(f"{tmp_path}/{{name}}.sock")
-        assert (adapters, "listed, qmp" in refused) == ("qmp", False)
+        assert (adapters, own("listed, qmp") in refused) == ("qmp", False)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(vm.socket))
             assert client.recv(1 << 16)
             adapters, refused = look(f"{tmp_path}/{{name}}.sock")
         assert adapters == ""
-        assert "has a client" in refused["listed, qmp"]["why"]
-        assert refused["listed, qmp"]["needs"] == "a second QMP socket, for rondo-attach alone"
-        assert "is not there" in look(f"{tmp_path}/{{name}}.none")[1]["listed, qmp"]["why"]
+        assert "has a client" in refused[own("listed, qmp")]["why"]
+        assert refused[own("listed, qmp")]["needs"] == "a second QMP socket, for rondo-attach alone"
+        assert "is not there" in look(f"{tmp_path}/{{name}}.none")[1][own("listed, qmp")]["why"]
 
 
 # --- answers that no QEMU would send -------------------------------------------------------------

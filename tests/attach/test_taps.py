@@ -16,6 +16,7 @@ from attach_host import (
     Got,
     Receiver,
     needs_kvm_and_bpf,
+    own,
     small_guest,
     watching,
 )
@@ -64,7 +65,7 @@ def test_list_says_what_is_missing() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        (adapters,) = [vm["adapters"] for vm in found["vms"] if vm["name"] == name]
+        (adapters,) = [vm["adapters"] for vm in found["vms"] if vm["name"] == own(name)]
         return adapters, {one["source"]: one for one in found["refused"]}
 
     with small_guest(name="tapped") as tapped, small_guest(name="tapless") as tapless:
@@ -73,7 +74,7 @@ def test_list_says_what_is_missing() -> None:
         assert look("tapped")[0] == "taps"
         adapters, refused = look("tapless")
         assert adapters == ""
-        assert refused["tapless, taps"]["why"] == "the VMM has no tap device open"
+        assert refused[own("tapless, taps")]["why"] == "the VMM has no tap device open"
 
 
 def test_without_the_capability_it_says_so(receiver: Receiver) -> None:
@@ -81,7 +82,7 @@ def test_without_the_capability_it_says_so(receiver: Receiver) -> None:
     with watching(*flags, wrapper=NOBODY_WITH_BPF) as watcher, small_guest(name="closed") as guest:
         guest.do("make", "run 1")
         needs = "(needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)"
-        watcher.wait_for(f"closed: no taps: its descriptors may not be read {needs}")
+        watcher.wait_for(own(f"closed: no taps: its descriptors may not be read {needs}"))
         session = receiver.wait_for("closed", lambda got: len(got.ticks) > 1)
     assert SENT not in session.last()
 
