@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 _STDOUT = 1
 _OWN_LABELS = ("attached", "nova_name", "sandbox_id", "uuid", "vmm")  # that a VM may get besides --label
+_GARBAGE = 20_000  # new objects between two looks for garbage: a tick of 1,000 VMs makes some thousand
 
 DESCRIPTION = """\
 Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CPU, memory, each second.
@@ -241,6 +242,7 @@ def _watch(
     _say(chosen)
     notifier.ready()
     gc.freeze()  # the modules, which stay: to look at them each time takes longer than all of a VM's birth
+    gc.set_threshold(_GARBAGE)
     watcher.run(signals)
     notifier.stopping()
     if sink.is_gone:
