@@ -160,7 +160,7 @@ def test_a_libvirtd_that_hangs_holds_up_neither_ticks_nor_the_end(
         libvirt.signal(signal.SIGSTOP)
         try:
             watcher.wait_for("it does not answer")
-            with small_guest("-uuid", uuid := str(uuid4()), name="lv-new") as guest:
+            with small_guest("-uuid", uuid := str(uuid4()), "-name", "lv-new") as guest:
                 guest.do("make", "run 7")
                 session = receiver.wait("lv-new", ticks=1)[0]  # though libvirt does not tell its labels
                 assert session.labels["uuid"] == uuid
@@ -213,8 +213,8 @@ def test_list_shows_the_adapter_and_what_is_missing(libvirt: Libvirt, tmp_path: 
     other = ["-uuid", str(uuid4())]
     with (
         libvirt.domain("lv-listed"),
-        small_guest(name="lv-bare") as bare,
-        small_guest(*other, name="lv-own") as own,
+        small_guest("-name", "lv-bare") as bare,
+        small_guest(*other, "-name", "lv-own") as own,
     ):
         bare.do("make")
         own.do("make")

@@ -376,7 +376,8 @@ def test_a_watcher_that_ends_takes_the_child_with_it(home: Home) -> None:
 
 def test_a_sandbox_that_is_watched_has_the_series(home: Home, receiver: Receiver) -> None:
     """By the command, with a VM whose process is called as microsandbox's."""
-    with watching("--output", receiver.address, "--microsandbox", str(home.folder)) as watcher:
+    flags = ("--output", receiver.address, "--match", "name=s1")
+    with watching(*flags, "--microsandbox", str(home.folder)) as watcher:
         with small_guest("--name", "s1", program="msb") as guest:
             guest.do("make", "run 10")
             home.write(line(disk_read_bytes=12))

@@ -16,7 +16,7 @@ from test_late_sources import Sent
 from rondo_tools import clock
 from rondo_tools.attach import discover
 from rondo_tools.attach.choose import Choice
-from rondo_tools.attach.counters.base import Exits, ProcessExits
+from rondo_tools.attach.counters.base import ProcessExits
 from rondo_tools.attach.discover import KvmEvent, Scan
 from rondo_tools.attach.kept import KeptFile
 from rondo_tools.attach.lives import Options
@@ -102,7 +102,7 @@ def test_a_vm_whose_event_is_not_read_yet_is_not_late(
     """And it is put down for a watcher after this one before its first tick."""
     now_ms = clock.now_ms()
     monkeypatch.setattr(clock, "now_ms", lambda: now_ms)
-    exits = Exits(io=10)
+    counts = (10, 0, 0, 0, 0, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
     path = f"/kvm/{vmm}-9"
     with ExitStack() as opened:
         epoll = opened.enter_context(select.epoll())
@@ -117,7 +117,7 @@ def test_a_vm_whose_event_is_not_read_yet_is_not_late(
         )
         opened.callback(watcher.close)
         watcher.begin()
-        counters.counted[vmm] = ProcessExits(exits, {vmm: exits})
+        counters.counted[vmm] = ProcessExits({vmm: counts})
         events.told.append(KvmEvent(True, vmm, path))
         if found_by == "scan":
             found = (discover.Found(vmm, path),)
