@@ -106,7 +106,10 @@ def _asked(query: Query, tiers: Sequence[Tier], max_samples: int) -> _Query:
         else:
             matchers.append(matcher(one.name, _OPERATORS[one.type], one.value, until))
     hints = query.hints
-    tier, aggregate = choose(tiers, step_ms=hints.step_ms, range_ms=hints.range_ms, func=hints.func)
+    span_ms = query.end_timestamp_ms - query.start_timestamp_ms
+    tier, aggregate = choose(
+        tiers, span_ms=span_ms, step_ms=hints.step_ms, range_ms=hints.range_ms, func=hints.func
+    )
     if TIER in forced:
         tier = _number(forced[TIER], len(tiers))
     if AGGREGATE in forced:

@@ -3,8 +3,9 @@
 Strategy: a query that looks at points `step` apart, each over `range`, needs rows no further apart than
 the step and at least four of them in the range; one that asks for a single point, 600. The coarsest tier
 that has these is read, so that a week is 2,016 rows a series, and where it does not reach back the next
-coarser one joins on. Functions that count or add up samples would be wrong by the factor: they get every
-tick, as far back as there are.
+coarser one joins on. No more than tier 0's own span is answered from it, whatever the step: as exactly as
+after a push. Functions that count or add up samples would be wrong by the factor: they get every tick, as
+far back as there are.
 Source: prompb.ReadHints; Thanos' aggrsFromFunc for the columns.
 """
 
@@ -33,12 +34,13 @@ class Choice(NamedTuple):
     aggregate: str
 
 
-def choose(tiers: Sequence[Tier], *, step_ms: int, range_ms: int, func: str) -> Choice:
-    """`step_ms` and `range_ms` are 0 where a query has none."""
+def choose(tiers: Sequence[Tier], *, span_ms: int, step_ms: int, range_ms: int, func: str) -> Choice:
+    """`span_ms` is what the query's samples are from; `step_ms` and `range_ms` are 0 where it has none."""
     aggregate = "max" if func in ("max", "max_over_time") else "avg"
     if func in ("min", "min_over_time"):
         aggregate = "min"
-    if func in COUNTING or (range_ms and not func):  # a bare x[5m] is asked for its samples
+    is_bare = range_ms and not func  # x[5m] is asked for its samples
+    if span_ms <= tiers[0].span_ms or is_bare or func in COUNTING:
         return Choice(0, aggregate)
     budget_ms = step_ms
     if range_ms:

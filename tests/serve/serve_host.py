@@ -19,7 +19,7 @@ from typing import NamedTuple
 from needs import PATIENCE_S
 
 from rondo_tools import stream
-from rondo_tools.catalog import COUNTER, GAUGE, Series
+from rondo_tools.catalog import ALL, COUNTER, GAUGE, Series
 from rondo_tools.store.reader import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -164,6 +164,7 @@ def fill_with_lives(path: Path, now_ms: int) -> None:
     """Lives of all kinds within the last five minutes, in several journals."""
     t0 = now_ms // 1000 * 1000 - 300_000
     store_stream(path, life("vm-1", t0 - 400, 290))
+    store_stream(path, life("full", t0, 280, series=ALL, seed=3))
     store_stream(path, life("vm-2", t0, 60, end="poweroff") + life("vm-2", t0 + 90_000, 60, end="reset"))
     # The clock was set back by a minute: the second life has times of the first.
     store_stream(path, life("clock", t0, 100, end="clock"))

@@ -97,11 +97,11 @@ def test_a_client_of_http_1_0(served: Served) -> None:
 def test_info_health_and_sessions(served: Served) -> None:
     info = json.loads(served.ask("/info").body)
     assert info["store_format"] == 2
-    assert info["sessions"] == 10
+    assert info["sessions"] == 11
     assert {"name": "vmm_rss_bytes", "kind": "gauge"} in info["series"]
     assert served.ask("/health") == Answer(200, served.ask("/health").headers, b"ok\n")
     sessions = json.loads(served.ask("/api/v1/sessions").body)
-    assert len(sessions) == 10
+    assert len(sessions) == 11
     assert {one["instance"]: one["state"] for one in sessions}["nan"] == "gone"
 
 

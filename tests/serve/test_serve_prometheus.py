@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from fetch import fetch
+from grafana import DASHBOARDS, Range, load, panels, queries, run
 from needs import PATIENCE_S, must_have
 from prometheus import Prometheus
 from serve_host import ROOT, Served, being_stored, fill_with_lives, life, serving
@@ -110,6 +111,21 @@ def test_it_answers_as_after_a_push(pair: Pair, expression: str) -> None:
 def test_what_was_asked_is_not_all_empty(pair: Pair) -> None:
     asked = [ask(pair.reads, one, pair.now_s, is_range=not one.endswith("]"))[0] for one in EXPRESSIONS]
     assert all(asked)
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_the_dashboards_answer_as_after_a_push(pair: Pair, path: Path) -> None:
+    shown = Range(pair.now_s - 300, pair.now_s)
+    shows = 0
+    for query in queries(load(path), shown):
+        found = [sorted(map(as_text, run(url, query, shown))) for url in (pair.pushed, pair.reads)]
+        assert found[0] == found[1], query.expression
+        shows += bool(found[0])
+    assert shows > len(panels(load(path))) / 2  # the others are of rondo's own counts
+
+
+def as_text(one: dict[str, Any]) -> str:
+    return json.dumps(one, sort_keys=True)
 
 
 def test_labels_alone_are_read_without_samples(pair: Pair) -> None:
