@@ -37,7 +37,7 @@ rondo-serve has no PromQL. To query this store with PromQL, or from Grafana, run
     - url: http://ADDRESS/api/v1/read
       read_recent: true
 
-deploy/prometheus-local.yml is a whole configuration; docs/serve.md says what it takes.
+deploy/prometheus-local/ has a whole configuration; docs/serve.md says what it takes.
 """
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import jsonschema
 import kubernetes_validate
@@ -23,13 +24,14 @@ from dashboards import K8S, main, manifests
 from fleet import PATIENCE_S
 from grafana import DASHBOARDS
 from lives import RULES
-from prometheus import Prometheus
+from prometheus import Prometheus, free_port
 
 import rondo_tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODE = K8S / "node" / "rondo-node.yaml"
 ATTACH = K8S / "attach" / "rondo-attach.yaml"
+LOCAL = ROOT / "deploy" / "prometheus-local"
 SCHEMAS = {
     schema["properties"]["kind"]["const"]: schema
     for schema in (
@@ -180,6 +182,36 @@ def test_containers_are_locked_down() -> None:
             assert "add" not in context["capabilities"]
 
 
+def test_the_page_may_only_read_and_only_the_pod_may_ask() -> None:
+    serve = containers()["serve"]
+    assert serve["volumeMounts"] == [{"name": "store", "mountPath": "/var/lib/rondo", "readOnly": True}]
+    assert "--listen=tcp:127.0.0.1:9464" in serve["command"]
+    assert pod().get("hostNetwork", False) is False
+    labels = [word for word in serve["command"] if word.startswith("--external-label")]
+    assert labels == [word for word in containers()["push"]["command"] if word.startswith("--external-label")]
+
+
+def test_a_prometheus_is_added_to_the_pod() -> None:
+    """As kubectl merges a patch: containers and volumes by their names, of which none may be there."""
+    (patch,) = documents(LOCAL / "daemonset-patch.yaml")
+    daemon_set = next(one for one in documents(NODE) if one["kind"] == "DaemonSet")
+    merged, added = daemon_set["spec"]["template"]["spec"], patch["spec"]["template"]["spec"]
+    assert set(added) == {"containers", "volumes"}
+    for kind, some in added.items():
+        assert not {one["name"] for one in some} & {one["name"] for one in merged[kind]}
+        merged[kind] += some
+    validate(daemon_set)
+    (container,) = added["containers"]
+    assert container["securityContext"] == containers()["store"]["securityContext"]
+    unit = (LOCAL / "rondo-prometheus.service").read_text()
+    assert all(
+        flag in unit for flag in container["args"] if not flag.startswith(("--config", "--storage.tsdb.p"))
+    )
+    guides = (LOCAL / "daemonset-patch.yaml", ROOT / "deploy" / "README.md")
+    commands = re.findall(r"^#   (kubectl .*)$", guides[0].read_text(), re.MULTILINE)
+    assert all(command in guides[1].read_text() for command in commands)
+
+
 def test_the_watcher_has_two_capabilities_and_the_nodes_processes() -> None:
     (daemon_set,) = documents(ATTACH)
     spec: Json = daemon_set["spec"]["template"]["spec"]
@@ -247,6 +279,8 @@ class Node:
         self.places = {"/var/lib/rondo": str(folder / "store"), "/run/rondo": str(folder / "run")}
         for place in self.places.values():
             Path(place).mkdir()
+        self.port = free_port()
+        self.places["127.0.0.1:9464"] = f"127.0.0.1:{self.port}"
         tools = folder / "bin"
         tools.mkdir()
         (tools / "python3").symlink_to(sys.executable)
@@ -284,24 +318,32 @@ def test_the_containers_commands_carry_a_vm_to_prometheus(
     assert all(url.endswith("/api/v1/write") for url in urls)
     node = Node(tmp_path, prometheus.write_url)
     by_name = containers()
-    store, push = by_name["store"], by_name["push"]
+    store, push, serve = by_name["store"], by_name["push"], by_name["serve"]
     probe = store["livenessProbe"]["exec"]["command"]
     assert probe == store["startupProbe"]["exec"]["command"]
 
-    assert node.run(probe) != 0
+    serves = [serve[probe]["exec"]["command"] for probe in ("readinessProbe", "livenessProbe")]
+
+    assert [node.run(one) != 0 for one in (probe, *serves)] == [True] * 3
     assert node.run(by_name["make-store"]["command"]) == 0
     started = [node.start(push["command"])]  # before the store, which may be
     try:
         started.append(node.start(store["command"]))
         deadline = time.monotonic() + PATIENCE_S
-        while node.run(probe) != 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        started.append(node.start(serve["command"]))
+        for one in (probe, *serves):
+            while node.run(one) != 0:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
         socket = node.here("unix:/run/rondo/store.sock")
         vm = run(
             "rondo-vmm", "--instance", "vm-1", "--duration", "1s", "--output", socket, "--serial", "none"
         )
         assert vm.returncode == 0, vm.stderr
+        with urlopen(
+            f"http://127.0.0.1:{node.port}/federate?match[]=store_connections", timeout=60
+        ) as answer:
+            assert b'host="node-a",instance="rondo-store"' in answer.read()
         for process in reversed(started):
             process.send_signal(signal.SIGTERM)
             said, _ = process.communicate(timeout=PATIENCE_S)
@@ -312,7 +354,7 @@ def test_the_containers_commands_carry_a_vm_to_prometheus(
             if process.poll() is None:
                 process.kill()
             process.communicate()
-    assert node.run(probe) != 0
+    assert [node.run(one) != 0 for one in (probe, *serves)] == [True] * 3
     arrived = prometheus.samples('{__name__=~"vmm_uptime_seconds|store_connections"}')
     assert {dict(labels)["instance"] for labels in arrived} == {"vm-1", "rondo-store"}
     assert {dict(labels)["host"] for labels in arrived} == {"node-a"}
