@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(VENV):$(PATH)
 # pytest rewrites each test file, for seconds: that it keeps the result is worth a folder.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test-quick test test-long test-linux check format bench bench-docs top-picture dashboards dashboard-picture guest vmm-guest vmm-demo \
+.PHONY: help setup demo test-quick test test-long test-linux check format bench bench-docs top-picture page-picture dashboards dashboard-picture guest vmm-guest vmm-demo \
 	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto man \
 	install-systemd uninstall-systemd clean
 
@@ -58,6 +58,9 @@ bench-docs: setup ## make the figures of the docs anew from docs/benchmarks.json
 
 top-picture: setup ## draw docs/top.svg, the screen of rondo-query top
 	@python scripts/top_picture.py
+
+page-picture: setup ## draw docs/page-light.png and docs/page-dark.png, the page of rondo-serve
+	@python scripts/page_picture.py
 
 dashboards: setup ## make deploy/k8s/ of the dashboards and rules
 	python scripts/dashboards.py

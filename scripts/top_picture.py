@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -60,9 +61,10 @@ def main() -> int:
     return 0
 
 
-def lives() -> Iterator[Life]:
-    """VMs that serve, builds that come and go, one that has gone mad, one that is silent."""
+def lives(kept_s: int = 400) -> Iterator[Life]:
+    """VMs that serve, builds that come and go, one that has gone mad, one that is silent; so many seconds."""
     rng = np.random.default_rng(3)
+    life = partial(a_life, kept_s=kept_s)
     for number in range(1, 19):
         yield life(rng, f"web-{number}", 86_400 * 3 + 977 * number, exits=900 * rng.random() ** 2 + 80)
     for number in range(1, 7):
@@ -75,7 +77,7 @@ def lives() -> Iterator[Life]:
     yield life(rng, "queue-1", 86_400 * 2, ended_s=190, exits=300)
 
 
-def life(
+def a_life(
     rng: np.random.Generator,
     name: str,
     age_s: int,
@@ -85,10 +87,11 @@ def life(
     exits: float,
     disk: float = 0.4,
     mad_s: int = 0,
+    kept_s: int = 400,
 ) -> Life:
     """A VM that began `age_s` ago, of which the last ticks are given; the last of all `ended_s` ago."""
     series = SERIES + CPU
-    first = max(age_s - 1, 0) if age_s < 400 else 400
+    first = max(age_s - 1, 0) if age_s < kept_s else kept_s
     t_ms = NOW_MS - 1000 * np.arange(first, ended_s - 1, -1)
     shape = np.maximum(
         0.05, 1 + 0.25 * np.cumsum(rng.normal(0, 0.35, t_ms.size)) / 3 + rng.normal(0, 0.2, t_ms.size)
@@ -112,6 +115,10 @@ def life(
             values[:, at] = (96 + 400 * rng.random() + 40 * disk) * 2**20
         elif one.name == "blk_request_duration_ns":
             values[:, at] = 90_000 * (1 + rng.random() * 4)
+        elif one.name == "vcpu_exit_duration_ns":
+            values[:, at] = 11_000 / np.sqrt(shape)
+        elif one.name == "vcpu_run_duration_ns":
+            values[:, at] = 240_000_000 / (exits * shape)
     header = Header(name, NOW_MS - 1000 * age_s, (), 1000, series)
     return Life(header, t_ms, values, end)
 

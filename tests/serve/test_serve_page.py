@@ -6,6 +6,8 @@ import json
 import re
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from axe_playwright_python.sync_playwright import Axe
 from filled_store import Life, fill
 from needs import PATIENCE_S, must_have
 from playwright import sync_api as playwright
-from serve_host import EXITS, Served, being_stored, life, serving, until
+from serve_host import EXITS, ROOT, Served, being_stored, life, serving, until
 
 from rondo_tools import stream
 
@@ -257,6 +259,16 @@ def test_a_server_that_is_gone_is_said(browser: Any, tmp_path: Path) -> None:
         page.get_by_text("data is late").wait_for(timeout=PATIENCE_MS)
         context.close()
         served.process.returncode = 0  # it was we
+
+
+def test_the_pictures_in_the_docs_can_be_drawn(program: Callable[[str], Path], tmp_path: Path) -> None:
+    program("chromium")
+    subprocess.run([sys.executable, ROOT / "scripts" / "page_picture.py", tmp_path], check=True)
+    for name in ("page-light.png", "page-dark.png"):
+        for picture in (tmp_path / name, ROOT / "docs" / name):
+            data = picture.read_bytes()
+            assert data.startswith(b"\x89PNG")
+            assert len(data) < 200_000
 
 
 @pytest.mark.long
