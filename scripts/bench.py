@@ -31,7 +31,8 @@ RESULTS = ROOT / "docs" / "benchmarks.json"
 PICTURES = {"flat": (flat.draw, "cost-of-a-tick.svg"), "scale": (scale.draw, "scale.svg")}
 PARTS = (
     "startup", "vmm", "attach", "qemu", "feed", "intake", "store", "lives", "churn", "remembered", "history",
-    "serve", "stall", "flat", "race", "push", "wire", "backlog", "top", "dashboards", "scale",
+    "serve", "stall", "flat", "race", "push", "wire", "backlog", "top", "page", "remote_read", "dashboards",
+    "scale",
 )  # fmt: skip
 EX_USAGE, EX_DATA = 64, 65
 

@@ -10,10 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import snappy
+from bench.remote_read import count_samples
 from bench.report import Peer, Report, as_json, fill_in, from_json, number, pages, run_part
 from bench.vms import LIFE_S, Fleet
 
 from rondo_tools.catalog import COUNTER, SERIES
+from rondo_tools.prom.proto.remote_write_v1_pb2 import Sample, TimeSeries, WriteRequest
+from rondo_tools.prom.wire import varint
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ROOT / "scripts" / "bench"
@@ -161,3 +165,10 @@ def test_a_short_vm_of_the_fleet_lives_five_seconds() -> None:
     at = [series.kind == COUNTER for series in SERIES]
     for name in later.keys() & earlier.keys():
         assert (later[name][at] > earlier[name][at]).all(), "counters climb"
+
+
+@pytest.mark.parametrize("lengths", [(), (1,), (3, 0, 400)])
+def test_samples_of_a_remote_read_are_counted(lengths: tuple[int, ...]) -> None:
+    result = WriteRequest(timeseries=[TimeSeries(samples=[Sample(value=1)] * n) for n in lengths])
+    data = result.SerializeToString()
+    assert count_samples(bytes(snappy.compress(b"\x0a" + varint(len(data)) + data))) == sum(lengths)

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import kvm_vms
-from bench.measure import ROOT, program, raise_descriptor_limit, resident_bytes, serving
+from bench.measure import ROOT, cpu_ns, program, raise_descriptor_limit, resident_bytes, serving
 from bench.report import Peer, Report, run_part
 from rondo_tools.attach.counters.bpf import BpfCounters
 from rondo_tools.attach.sinks import StoreSink
@@ -80,11 +80,6 @@ def main(report: Report, arguments: list[str]) -> None:
                 time.sleep(1.5)  # ends are held for half a second
                 cost_ms = (cpu_ns(pid) - before) / LIVES / 1e6
                 report.row(f"a life of {LIFE_S:g} s", cost_ms, "ms of CPU", at_most=LIFE_BAR_MS)
-
-
-def cpu_ns(pid: int) -> int:
-    """CPU time of all threads of a process."""
-    return time.clock_gettime_ns(~pid << 3 | 2)  # its clock, as clock_getcpuclockid(3) makes it
 
 
 def a_tick_us(pid: int, count: int, seconds: float) -> float:

@@ -30,23 +30,26 @@ TOP_BAR_S, LOOK_BAR_S = 0.15, 0.1
 
 
 class Host:
-    """A store with `vms` VMs; `tick` gives each of them one, at the time that it is."""
+    """A store with `vms` VMs, `past_s` seconds of each; `tick` gives each of them one more."""
 
-    def __init__(self, store: OpenStore, vms: int) -> None:
-        self._keeper, self._series = store.keeper, SERIES + CPU
+    def __init__(self, store: OpenStore, vms: int, past_s: int = PAST_S) -> None:
+        series = SERIES + CPU
+        start_ms = time.time_ns() // 1_000_000 - past_s * 1000
+        self.headers = [Header(f"vm-{number:05}", start_ms, (), 1000, series) for number in range(vms)]
+        self._keeper = store.keeper
+        self._sessions = [self._keeper.begin(header, owner=self) for header in self.headers]
         self._random = np.random.default_rng(1)
-        start_ms = time.time_ns() // 1_000_000 - PAST_S * 1000
-        self._sessions = [
-            self._keeper.begin(Header(f"vm-{number:05}", start_ms, (), 1000, self._series), owner=self)
-            for number in range(vms)
-        ]
-        self._values = np.zeros((vms, len(self._series)))
-        for second in range(1, PAST_S):
+        self._values = np.zeros((vms, len(series)))
+        for second in range(1, past_s):
             self.tick(start_ms + second * 1000)
 
-    def tick(self, t_ms: int) -> None:
+    def grown(self) -> list[bytes]:
+        """The values of a next tick of each."""
         self._values += self._random.random(self._values.shape) * 100
-        rows = [row.tobytes() for row in self._values]
+        return [row.tobytes() for row in self._values]
+
+    def tick(self, t_ms: int) -> None:
+        rows = self.grown()
         for at in range(0, len(rows), A_TURN):
             for session, row in zip(self._sessions[at : at + A_TURN], rows[at : at + A_TURN], strict=True):
                 self._keeper.append(session, t_ms, row)
