@@ -25,6 +25,7 @@ def answer(
     """What `session` had from `start_ms` to `end_ms`; `sessions` are all lives of its instance."""
     tier, rows, why = _rows(store, session, start_ms, end_ms, points)
     columns = session.columns(tier)
+    first = int(rows.t_ms.searchsorted(start_ms))  # those before are there for the first one's rate
     series = []
     for at, column in enumerate(columns):
         one = session.header.series[column.series]
@@ -38,7 +39,7 @@ def answer(
                 "kind": one.kind,
                 "unit": one.unit,
                 "aggregate": column.aggregate,
-                "values": _numbers(values),
+                "values": _numbers(values[first:]),
             }
         )
     return {
@@ -50,7 +51,7 @@ def answer(
         "interval_ms": store.tiers[tier].interval_ms if tier else session.interval_ms,
         "why": why,
         "restarts_ms": sorted(one.start_ms for one in sessions if start_ms <= one.start_ms <= end_ms),
-        "t_ms": rows.t_ms.tolist(),
+        "t_ms": rows.t_ms[first:].tolist(),
         "series": series,
     }
 
