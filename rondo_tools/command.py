@@ -157,7 +157,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean --format?``, to end a message with; empty if nothing is like it."""
     import difflib  # only an error needs it
 
-    bare = {one.lstrip("-"): one for one in known}
+    bare = {one.lstrip("-").lower(): one for one in known}
     near = difflib.get_close_matches(word.lstrip("-").lower(), bare, n=1)
     return f"; did you mean {bare[near[0]]}?" if near else ""
 

@@ -77,8 +77,13 @@ class Selector(NamedTuple):
         return f"{{{','.join(map(str, self.matchers))}}}"
 
 
+def is_metric_name(text: str) -> bool:
+    """Whether `text` may stand before the braces of a selector."""
+    return _METRIC_NAME.fullmatch(text) is not None
+
+
 def _is_plain_name(matcher: Matcher) -> bool:
-    return matcher.operator == "=" and _METRIC_NAME.fullmatch(matcher.value) is not None
+    return matcher.operator == "=" and is_metric_name(matcher.value)
 
 
 def labels_of(header: Header, series: Series) -> dict[str, str]:

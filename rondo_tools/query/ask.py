@@ -14,35 +14,66 @@ from typing import TYPE_CHECKING, Any
 from rondo_tools import clock
 from rondo_tools.errors import RondoError, UsageError
 from rondo_tools.query import flags as share
-from rondo_tools.selector import Selector, parse_selector
+from rondo_tools.selector import Matcher, Selector, is_metric_name, parse_selector
 
 if TYPE_CHECKING:
     from rondo_tools.query.curve import Curve, CurveReader, Match
-    from rondo_tools.store.reader import Store
+    from rondo_tools.store.reader import Session, Store
+
+# What stands where a selector is wanted, and cannot be part of one but for a metric's name.
+_WORD = re.compile(r"[^\s{}()\[\]\"'`=~,]+")
 
 log = logging.getLogger(__name__)
+
+
+def open_store(path: str, text: str) -> tuple[Store, Selector]:
+    """A store, and what a selector means there, or a bare word in its place: the metric of that name if there
+    is one, else the instance.
+
+    Raises UsageError for what is no selector, before the store is looked at; StoreError.
+    """
+    from rondo_tools.query import curve
+    from rondo_tools.store.reader import Store
+
+    is_word = _WORD.fullmatch(text) is not None
+    instance = Selector((Matcher("instance", "=", text),))
+    wanted = instance if is_word and not is_metric_name(text) else parse_selector(text)
+    store = Store(path)
+    if is_word and wanted != instance and any(store.each_session(instance=text)):
+        if not curve.find_in(list(store.each_session()), wanted):
+            return store, instance
+        log.warning("%s is a metric and an instance; the metric is shown, %s is the other", text, instance)
+    return store, wanted
 
 
 def find(store: Store, selector: Selector, since_ms: int = 0) -> list[Match]:
     """What a selector means, of the sessions with a tick since then or without an end.
 
-    Raises RondoError if that is nothing, StoreError if not all could be read.
+    Raises RondoError (EX_NOTHING) if that is nothing, StoreError if not all could be read.
     """
     from rondo_tools.query import curve
-    from rondo_tools.query.damage import Damage
+    from rondo_tools.query.damage import EX_NOTHING, Damage
 
     named = [one.value for one in selector.matchers if (one.label, one.operator) == ("instance", "=")]
     some = store.sessions(instance=named[0] if named else None, since_ms=since_ms)
+    sessions: list[Session] = []
     found = curve.find_in(some, selector)
-    if found:
-        return found
-    try:
-        return curve.find(store.sessions(), selector)
-    except RondoError as exc:
+    if not found:
+        sessions = store.sessions()
+        found = curve.find_in(sessions, selector)
+    if not found:
+        nothing = f"nothing matches {selector} ({_why_nothing(sessions, selector)})"
         if store.unread:
-            log.warning("%s", exc)
+            log.warning("%s", nothing)
         Damage(store).finish()
-        raise
+        raise RondoError(nothing, exit_code=EX_NOTHING)
+    return found
+
+
+def _why_nothing(sessions: Sequence[Session], selector: Selector) -> str:
+    from rondo_tools.query.known import all_of, why_nothing
+
+    return why_nothing(selector, all_of(sessions)) if sessions else "the store is empty"
 
 
 def ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]:
@@ -52,9 +83,7 @@ def ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]
     from rondo_tools.query.face import face
     from rondo_tools.query.pick import parse_lives, pick
     from rondo_tools.query.times import make_span
-    from rondo_tools.store.reader import Store
 
-    wanted = parse_selector(selector)
     now_ms = clock.now_ms()
     span = make_span(flags["range"], flags["start"], flags["end"], now_ms, utc=flags["utc"])
     if not re.fullmatch(r"auto|[0-9]", flags["tier"]):
@@ -65,7 +94,7 @@ def ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]
     lives = None
     if flags["session"] is not None:
         lives = parse_lives(flags["session"], now_ms, utc=flags["utc"])
-    store = Store(flags["store"])
+    store, wanted = open_store(flags["store"], selector)
     # Lives are counted among all, also those before the span.
     matches = find(store, wanted, 0 if lives else span.start_ms or 0)
     if lives:

@@ -91,24 +91,6 @@ def find_in(sessions: Sequence[Session], selector: Selector) -> list[Match]:
     return [Match(session, numbers) for session in sessions if (numbers := matching(session, selector))]
 
 
-def find(sessions: Sequence[Session], selector: Selector) -> list[Match]:
-    """The sessions and series that match. Raises RondoError (EX_NOTHING) if there are none."""
-    found = find_in(sessions, selector)
-    if not found:
-        hint = "see rondo-query STORE list" if sessions else "the store is empty"
-        known = {
-            label
-            for session in sessions
-            for series in session.header.series
-            for label in labels_of(session.header, series)
-        }
-        unknown = [matcher.label for matcher in selector.matchers if matcher.label not in known]
-        if sessions and unknown:
-            hint = f"no series here has the label {unknown[0]!r}"
-        raise RondoError(f"nothing matches {selector} ({hint})", exit_code=EX_NOTHING)
-    return found
-
-
 def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...]) -> None:
     """Raises UsageError for a tier that is not there, and for what there is not of a gauge."""
     if question.tier is not None and not 0 <= question.tier < len(tiers):

@@ -29,4 +29,6 @@ SELECTOR is written as in Prometheus, NAME{LABEL="VALUE", ...}, with = != =~ !~;
 instance, those of the VM and those of the series, and {} means everything:
 
   vmm_rss_bytes    vcpu_exits_total{reason=~"io|mmio"}    {__name__=~"blk_.+",instance="vm-1"}
+
+A bare word is a metric if the store has one of that name, else an instance: vm-1 is {instance="vm-1"}.
 """

@@ -22,7 +22,7 @@ from needs import PATIENCE_S
 
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.query.cli import COMMANDS, main
-from rondo_tools.query.curve import CurveReader, Question, find
+from rondo_tools.query.curve import CurveReader, Question, find_in
 from rondo_tools.query.damage import Damage
 from rondo_tools.query.times import format_time
 from rondo_tools.selector import parse_selector
@@ -451,7 +451,7 @@ def test_a_session_that_expires_meanwhile_is_read_as_it_was(
     add_session(store, steady(5), instance="here")
     opened = Store(store)
     damage = Damage(opened)
-    matches = find(opened.sessions(), parse_selector("rss_bytes"))
+    matches = find_in(opened.sessions(), parse_selector("rss_bytes"))
     shutil.rmtree(store / "tier_0")
     found = list(CurveReader(Question(), opened, damage).curves(matches))
     assert [(curve.session.instance, curve.t_ms.size) for curve in found] == [("gone", 5), ("here", 5)]

@@ -8,9 +8,8 @@ from typing import Any
 import argh
 
 from rondo_tools.errors import UsageError
-from rondo_tools.query.ask import find
+from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
-from rondo_tools.selector import parse_selector
 
 HELP = f"""\
 Write all that the store holds as one stream, also while it is written: every tick, the rows of all tiers,
@@ -36,12 +35,10 @@ rondo-push first.
 )
 def dump(selector: str, **flags: Any) -> None:
     from rondo_tools.query.damage import Damage
-    from rondo_tools.store.reader import Store
 
-    wanted = parse_selector(selector)
     if sys.stdout.isatty():
         raise UsageError("a dump is no text for a terminal: write it to a file or a pipe")
-    store = Store(flags["store"])
+    store, wanted = open_store(flags["store"], selector)
     keys = None
     if wanted.matchers:
         keys = {(match.session.instance, match.session.start_ms) for match in find(store, wanted)}

@@ -11,8 +11,7 @@ import argh
 from rondo_tools import clock, command
 from rondo_tools.errors import RondoError
 from rondo_tools.query import flags as share
-from rondo_tools.query.ask import find
-from rondo_tools.selector import parse_selector
+from rondo_tools.query.ask import find, open_store
 
 HELP = """\
 One line for each session, which is one life of an instance, by start:
@@ -27,6 +26,7 @@ ticks are all that it has had; how many ticks are still there is a matter of the
 
   rondo-query vmm_metrics list --state silent,lost --since 1h
   rondo-query vmm_metrics list --match '{instance=~"vm-.*"}' -n 20
+  rondo-query vmm_metrics list --match vm-1
   rondo-query vmm_metrics list --sort ticks --reverse | head
 """
 
@@ -55,15 +55,13 @@ def list_sessions(**flags: Any) -> None:
     from rondo_tools.query.damage import EX_NOTHING, Damage
     from rondo_tools.query.face import face
     from rondo_tools.query.times import Span, parse_since
-    from rondo_tools.store.reader import Store
 
-    wanted = None if flags["match"] is None else parse_selector(flags["match"])
     now_ms = clock.now_ms()
     since_ms = 0 if flags["since"] is None else parse_since(flags["since"], now_ms, utc=flags["utc"])
     said = face(sys.stderr, utc=flags["utc"])
-    store = Store(flags["store"])
+    store, wanted = open_store(flags["store"], "{}" if flags["match"] is None else flags["match"])
     order = life.Order(flags["sort"], reverse=flags["reverse"])
-    if wanted is None:
+    if flags["match"] is None:
         sessions = list(store.each_session(since_ms=since_ms))
     else:
         sessions = [match.session for match in find(store, wanted, since_ms)]

@@ -8,9 +8,8 @@ from typing import Any
 import argh
 
 from rondo_tools.errors import UsageError
-from rondo_tools.query.ask import find
+from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
-from rondo_tools.selector import parse_selector
 
 HELP = f"""\
 Turn stored sessions back into the stream that rondo-store reads: to merge stores, to move a VM's life
@@ -37,12 +36,10 @@ there is said on standard error. Given to the same store again, it changes nothi
 def stream(selector: str, **flags: Any) -> None:
     from rondo_tools.query import replay
     from rondo_tools.query.damage import Damage
-    from rondo_tools.store.reader import Store
 
-    wanted = parse_selector(selector)
     if sys.stdout.isatty():
         raise UsageError("a stream is no text for a terminal: write it to a file or a pipe")
-    store = Store(flags["store"])
+    store, wanted = open_store(flags["store"], selector)
     sessions = [match.session for match in find(store, wanted)]
     damage = Damage(store)
     for message in replay.messages(sessions, damage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import select
 import sys
 import time
@@ -12,9 +13,8 @@ import argh
 from rondo_tools import clock, command
 from rondo_tools.errors import RondoError, UsageError
 from rondo_tools.query import flags as share
-from rondo_tools.query.ask import find
+from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
-from rondo_tools.selector import parse_selector
 from rondo_tools.signals import Signals
 
 HELP = f"""\
@@ -31,6 +31,8 @@ error; one that comes back before is followed again. With --new it does not end 
 
 {SELECTOR}
 """
+
+log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2  # of tail: a tick is shown so soon after it was stored
 _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most of a processor to them
@@ -60,14 +62,16 @@ def tail(selector: str, **flags: Any) -> None:
     from rondo_tools.query.face import face
     from rondo_tools.query.output import LineWriter
     from rondo_tools.query.tail import Tail
-    from rondo_tools.store.reader import Store
 
-    wanted = parse_selector(selector)
-    store = Store(flags["store"])
     if flags["new"] and flags["once"]:
         raise UsageError("--new waits for what begins later, and --once for nothing: choose one")
-    if flags["rate"] or not flags["new"]:
+    store, wanted = open_store(flags["store"], selector)
+    try:
         curve.check(curve.Question(rate=flags["rate"]), find(store, wanted), store.tiers)
+    except RondoError as exc:
+        if not flags["new"] or isinstance(exc, UsageError):
+            raise
+        log.info("%s; waiting for it", exc)
     said = face(sys.stderr, utc=flags["utc"])
     following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"], face=said)
     writer = LineWriter(sys.stdout, flags["format"], share.face(sys.stdout, flags))

@@ -20,8 +20,9 @@ from rondo_tools import clock, command
 from rondo_tools.errors import RondoError, UsageError
 from rondo_tools.printable import encodable, printable
 from rondo_tools.query import flags as share
+from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
-from rondo_tools.selector import Selector, parse_selector
+from rondo_tools.selector import Selector
 from rondo_tools.signals import Signals
 from rondo_tools.units import parse_duration
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rondo_tools.query.top.columns import Look
     from rondo_tools.query.top.screen import Frame, Screen
     from rondo_tools.query.top.terminal import Terminal
+    from rondo_tools.store.reader import Store
     from rondo_tools.view.fleet import Fleet, View
 
 HELP = f"""\
@@ -91,13 +93,11 @@ def top(selector: str, **flags: Any) -> None:
     from rondo_tools.query.times import Span
     from rondo_tools.query.top import rows, terminal
     from rondo_tools.query.top.screen import Screen
-    from rondo_tools.store.reader import Store
     from rondo_tools.view.fleet import MINUTE_MS, Fleet
 
-    wanted = parse_selector(selector)
     order = rows.parse_order(flags["sort"], reverse=flags["reverse"])
     is_once = flags["once"] or flags["format"] != "table" or not terminal.is_usable(dict(os.environ))
-    store = Store(flags["store"])
+    store, wanted = open_store(flags["store"], selector)
     fleet = Fleet(store, wanted, range_ms=flags["range"] or MINUTE_MS, label=flags["by"])
     look = _look(flags["range"], flags["by"])
     screen = Screen(order, look, flags["store"], flags["n"])
@@ -107,12 +107,24 @@ def top(selector: str, **flags: Any) -> None:
     if flags["by"] is not None:
         rows.must_have(view, flags["by"])
     if is_once:
+        if not view.vms:
+            find(store, wanted)  # says why there is none
         _once(view, screen, flags["format"], wanted)
     else:
         shown = terminal.Terminal(sys.stdin.fileno(), sys.stdout.fileno(), sys.stdout.encoding)
         with _messages_kept(screen), Signals(_SIGNALS) as signals, shown:
+            if not view.vms:
+                _say_why_none(store, wanted)
             _run(fleet, view, screen, shown, signals)
     Damage(store).finish()
+
+
+def _say_why_none(store: Store, wanted: Selector) -> None:
+    """Some may come; not so if the selector has a misspelt word."""
+    try:
+        find(store, wanted)
+    except RondoError as exc:
+        log.info("%s", exc)
 
 
 def _look(range_ms: int | None, by: str | None) -> Look:
