@@ -22,7 +22,10 @@ PAGES = [
 COMMANDS = (
     *("rondo-vmm", "rondo-attach", "rondo-feed", "rondo-store", "rondo-push", "rondo-query", "rondo-serve"),
 )
-QUERY_COMMANDS = ("top", "status", "list", "read", "plot", "tail", "export", "check", "stream", "dump")
+QUERY_COMMANDS = (
+    *("top", "status", "list", "read", "plot", "tail", "series", "labels", "values", "export", "check"),
+    *("stream", "dump"),
+)
 
 # Not what is only the beginning of a name: rondo-x-y, rondo-x@y, rondo-x.y.
 NO_NAME_GOES_ON = r"(?![\w@-]|\.\w)"

@@ -17,7 +17,19 @@ from rondo_tools.errors import EX_USAGE
 from rondo_tools.query import flags as share
 from rondo_tools.query import manual
 from rondo_tools.query.arguments import NOT_GIVEN, arrange
-from rondo_tools.query.commands import check, dump, export, listing, plot, read, status, stream, tail, top
+from rondo_tools.query.commands import (
+    check,
+    dump,
+    export,
+    listing,
+    plot,
+    read,
+    series,
+    status,
+    stream,
+    tail,
+    top,
+)
 from rondo_tools.store.default import default_store
 
 log = logging.getLogger(__name__)
@@ -29,6 +41,9 @@ COMMANDS = (
     ("read", read.read, "print samples", read.HELP),
     ("plot", plot.plot, "draw series in the terminal", plot.HELP),
     ("tail", tail.tail, "follow running sessions, a line a tick", tail.HELP),
+    ("series", series.series, "which series there are: kind, unit, help", series.SERIES_HELP),
+    ("labels", series.labels, "which labels they have", series.LABELS_HELP),
+    ("values", series.values, "which values a label has", series.VALUES_HELP),
     ("export", export.export, "samples for other programs: CSV, JSON lines, OpenMetrics", export.HELP),
     ("check", check.check, "look for damage in the store", check.HELP),
     ("stream", stream.stream, "sessions as the stream that they were stored from", stream.HELP),

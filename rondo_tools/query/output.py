@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rondo_tools.catalog import Series, escape
-from rondo_tools.printable import ERRORS, encodable
+from rondo_tools.printable import ERRORS, encodable, printable
 from rondo_tools.query.face import Face
 from rondo_tools.query.names import word
 
@@ -174,8 +174,11 @@ def _json_number(value: float) -> str:
     return f'"{format_number(value)}"' if math.isinf(value) else format_number(value, "null")
 
 
-def write_columns(out: TextIO, format: str, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write records, whose fields stand in `columns` by name; None is a field without a value."""
+def write_columns(out: TextIO, format: str, columns: Mapping[str, Sequence[Any]], prose: str = "") -> None:
+    """Write records, whose fields stand in `columns` by name; None is a field without a value.
+
+    In a table every field is one word, but for the last one if it is called `prose`.
+    """
     if format != "table":
         make_utf8(out)
     rows = zip(*columns.values(), strict=True)
@@ -186,14 +189,14 @@ def write_columns(out: TextIO, format: str, columns: Mapping[str, Sequence[Any]]
         writer.writerow(columns)
         writer.writerows(rows)
     else:
-        shown = [[name, *_fields(column, out.encoding)] for name, column in columns.items()]
+        shown = [[name, *_fields(column, out.encoding, name == prose)] for name, column in columns.items()]
         widths = [max(map(len, column)) for column in shown[:-1]]
         line = "".join(f"%-{width}s  " for width in widths) + "%s\n"
         out.writelines(line % row for row in zip(*shown, strict=True))
 
 
-def _fields(column: Sequence[Any], encoding: str | None) -> list[str]:
-    """One word for each value."""
+def _fields(column: Sequence[Any], encoding: str | None, is_prose: bool) -> list[str]:
+    """One word for each value, or one line."""
     if column and None not in column and type(column[0]) is int:
         return list(map(str, column))
     texts = ["-" if value is None else str(value) for value in column]
@@ -201,7 +204,8 @@ def _fields(column: Sequence[Any], encoding: str | None) -> list[str]:
     is_plain = together.isascii() and together.isprintable() and not any(one in together for one in ' "\\')
     if is_plain and "" not in texts:
         return texts  # mostly so, of a hundred thousand of them
+    harmless = printable if is_prose else word
     return [
-        encodable(word(escape(text)), encoding) if isinstance(value, str) else text
+        encodable(harmless(escape(text)), encoding) if isinstance(value, str) else text
         for value, text in zip(column, texts, strict=True)
     ]
