@@ -50,7 +50,7 @@ BELOW = {
 PURE = (
     *("catalog", "errors", "selector", "stream", "units"),
     *("prom", "store.format", "producer.pace", "producer.text"),
-    *("view.buckets", "view.columns", "view.measures", "view.state"),
+    *("view.buckets", "view.cells", "view.columns", "view.measures", "view.state"),
     "query.steps",
     *("push.model", "push.encoding", "push.split", "push.piece", "push.reconcile"),
     *("push.stretch", "push.stretch_file", "push.vanished", "push.batches"),

@@ -128,8 +128,8 @@ def _say_why_none(store: Store, wanted: Selector) -> None:
 
 
 def _look(range_ms: int | None, by: str | None) -> Look:
-    from rondo_tools.query.top.cells import BLOCKS
     from rondo_tools.query.top.columns import Look
+    from rondo_tools.view.cells import BLOCKS
 
     encoding = sys.stdout.encoding
     can_draw = encodable(f"{BLOCKS}µ", encoding) == f"{BLOCKS}µ"

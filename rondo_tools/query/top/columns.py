@@ -13,9 +13,9 @@ import numpy as np
 
 from rondo_tools.printable import encodable
 from rondo_tools.query.names import word
-from rondo_tools.query.top import cells
 from rondo_tools.query.top.rows import Numbers, Rows
 from rondo_tools.units import format_duration
+from rondo_tools.view import cells
 from rondo_tools.view.measures import NUMBER
 
 MISSING = "-"

@@ -14,16 +14,11 @@ import numpy as np
 
 from rondo_tools.printable import encodable
 from rondo_tools.query.names import word
-from rondo_tools.query.top import cells
 from rondo_tools.query.top.columns import MISSING, Column, Look, all_columns, fitting
 from rondo_tools.query.top.rows import SORTS, Numbers, Order, Rows, Summary
 from rondo_tools.units import format_duration
+from rondo_tools.view import cells
 from rondo_tools.view.measures import NUMBER
-from rondo_tools.view.state import RUNNING, SILENT
-
-REVERSE, BOLD, DIM, RED, YELLOW, PLAIN = "\x1b[7m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
-
-_BAD_ENDS = frozenset({"error", "lost", "gone", "deadline", "shutdown"})
 
 HELP = (
     "Left Right < >  choose the column to sort by",
@@ -122,9 +117,9 @@ class Screen:
         shown = chosen[self._scrolled : self._scrolled + room]
         columns = self._columns(frame.rows, chosen, width)
         lines = [
-            f"{BOLD}{cells.fit(self._first(frame), width)}{PLAIN}",
+            f"{cells.BOLD}{cells.fit(self._first(frame), width)}{cells.PLAIN}",
             cells.fit(self._second(frame, chosen.size), width),
-            f"{REVERSE}{cells.fit(self._headings(columns, marked=True), width)}{PLAIN}",
+            f"{cells.REVERSE}{cells.fit(self._headings(columns, marked=True), width)}{cells.PLAIN}",
         ]
         if self._mode == "help":
             lines += [cells.fit(line, width) for line in HELP[:room]]
@@ -206,11 +201,8 @@ class Screen:
 
     def _colored(self, rows: Rows, row: int, line: str, width: int) -> str:
         line = cells.fit(line, width)
-        state = rows.states[row]
-        if state in (RUNNING, ""):
-            return line
-        how = (YELLOW if state == SILENT else RED if state in _BAD_ENDS else DIM) if self.look.color else ""
-        return f"{how}{line}{PLAIN}" if how else line
+        style = cells.style_of(rows.states[row]) if self.look.color else ""
+        return f"{style}{line}{cells.PLAIN}" if style else line
 
     def _columns(self, rows: Rows, chosen: Numbers, width: int | None) -> list[Column]:
         """Those that fit into `width`; None: all."""

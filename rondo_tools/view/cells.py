@@ -1,4 +1,4 @@
-"""Text in the cells of a terminal: how wide it is, cut and filled to a width; numbers in a few of them."""
+"""Text in the cells of a terminal: its width, cut and filled to a width; numbers in a few cells; styles."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
+from rondo_tools.view.state import RUNNING, SILENT
+
+REVERSE, BOLD, DIM, RED, YELLOW, PLAIN = "\x1b[7m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = ".:-=+*#@"
+_BAD_ENDS = frozenset({"error", "lost", "gone", "deadline", "shutdown"})
 _LETTERS = ("", "k", "M", "G", "T", "P", "E")
+
+
+def style_of(state: str) -> str:
+    """Of a session that runs, or of none: as it is; of one that ended well none that shouts."""
+    if state in (RUNNING, ""):
+        return ""
+    return YELLOW if state == SILENT else RED if state in _BAD_ENDS else DIM
 
 
 def width(text: str) -> int:
@@ -17,8 +28,8 @@ def width(text: str) -> int:
     return len(text) if text.isascii() else sum(map(_width, text))
 
 
-def fit(text: str, size: int, *, right: bool = False) -> str:
-    """`text` in exactly `size` cells: filled, or cut, which a `~` at the end says."""
+def fit(text: str, size: int, *, right: bool = False, mark: str = "~") -> str:
+    """`text` in exactly `size` cells: filled, or cut, which a `mark` of one cell at the end says."""
     missing = size - width(text)
     if missing < 0:
         taken, room = [], size - 1
@@ -27,7 +38,7 @@ def fit(text: str, size: int, *, right: bool = False) -> str:
             if room < 0:
                 break
             taken.append(char)
-        text = "".join(taken) + "~" if size > 0 else ""
+        text = "".join(taken) + mark if size > 0 else ""
         missing = size - width(text)
     return " " * missing + text if right else text + " " * missing
 
@@ -84,6 +95,27 @@ def age(ms: int) -> str:
         if total >= (2 if unit == "m" else 1) * size:
             return f"{total // size}{unit}"
     return f"{total}s"
+
+
+def span(ms: int) -> str:
+    """``4.8s``, ``45s``, ``12m05s``, ``7h09m``, ``12d4h``: how long something took, in at most two units."""
+    if ms < 9_950:
+        return f"{ms / 1000:.1f}s"
+    total = ms // 1000
+    if total < 60:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60:02}s"
+    if total < 86_400:
+        return f"{total // 3600}h{total % 3600 // 60:02}m"
+    return f"{total // 86_400}d{total % 86_400 // 3600}h"
+
+
+def ago(ms: int) -> str:
+    """``now``, ``3s ago``, ``12m ago``, or ``2h ahead`` of our clock."""
+    if abs(ms) < 1000:
+        return "now"
+    return f"{age(ms)} ago" if ms > 0 else f"{age(-ms)} ahead"
 
 
 def sparkline(values: Sequence[float], newest: int, size: int, blocks: str) -> str:

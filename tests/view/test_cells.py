@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rondo_tools.query.top import cells
+from rondo_tools.view import cells
 
 NAN = math.nan
 
