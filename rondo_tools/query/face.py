@@ -49,7 +49,7 @@ class Face(NamedTuple):
         return _zone(_offset_s(t_ms)) if self.local else "UTC"
 
 
-UTC = Face()
+UTC, UNIX = Face(), Face(unix=True)
 
 
 def face(out: TextIO, *, utc: bool, unix: bool = False) -> Face:

@@ -48,6 +48,16 @@ format = together(
     argh.arg("--format", choices=("table", "csv", "json"), default="table", help="json: one object a line"),
     times,
 )
+format_or_page = together(
+    argh.arg(
+        "--format",
+        choices=("table", "csv", "json"),
+        help="json: one object a line (default: a table; on a terminal one that fits it)",
+    ),
+    argh.arg(
+        "--wide", action="store_true", default=False, help="on a terminal the whole table, too, as in a pipe"
+    ),
+)
 question = together(
     selector,
     argh.arg("--range", metavar="DURATION", help="only the last, such as 90s, 10m, 2h (up to --end)"),
@@ -130,7 +140,7 @@ def face(out: TextIO, flags: Mapping[str, Any]) -> Face:
     """How a command shows times in its data: what is for programs is in UTC also on a terminal."""
     from rondo_tools.query.face import face
 
-    is_utc = flags["utc"] or flags.get("format", "table") != "table"
+    is_utc = flags["utc"] or (flags.get("format") or "table") != "table"
     return face(out, utc=is_utc, unix=flags["unix"])
 
 

@@ -1,13 +1,22 @@
-"""A table for people, aligned and with nothing in it that misleads a terminal; or a JSON object a row."""
+"""A table, aligned and with nothing in it that misleads a terminal; or a JSON object a row.
+
+Strategy: `table_lines` is for any reader, each field one word. `Page` is for people at a terminal: a table
+as wide as that, whose text columns give way, the widest first.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+from rondo_tools.catalog import escape
 from rondo_tools.printable import encodable, printable
+from rondo_tools.view import cells
+
+_GAP = "  "
+LEAST, LEAST_PROSE = 12, 16  # cells that names keep, and sentences
 
 Columns = Mapping[str, Sequence[Any]]
 """Values by the name of their column; None is no value."""
@@ -53,3 +62,101 @@ def _word(value: Any, encoding: str | None) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     return encodable(printable(str(value)).replace(" ", "\\x20"), encoding)
+
+
+class Column(NamedTuple):
+    """Texts for people below a name; None is no value.
+
+    `least` is how many cells it keeps where the page is narrow, None: all. `is_prose`: sentences, which
+    give way first.
+    """
+
+    name: str
+    texts: Sequence[str | None]
+    right: bool = False
+    least: int | None = None
+    is_prose: bool = False
+
+
+class Page(NamedTuple):
+    """A terminal: how wide and high it is, and whether it may have colours."""
+
+    width: int
+    height: int
+    encoding: str | None
+    color: bool
+
+    def text(self, text: str) -> str:
+        """`text` with nothing in it that this terminal would not show."""
+        return encodable(printable(text), self.encoding)
+
+    def name(self, text: str) -> str:
+        """A name, which may be anything, as one word that a selector's string reads back."""
+        return self.text(escape(text)).replace(" ", "\\x20")
+
+    def columns(self, columns: Columns, prose: str = "") -> list[Column]:
+        """Values as they are: numbers to the right and never cut, texts as names but for `prose`."""
+        found = []
+        for name, column in columns.items():
+            is_number = all(isinstance(one, int | float | None) for one in column)
+            least = LEAST_PROSE if name == prose else None if is_number else LEAST
+            show = str if is_number or name == prose else self.name
+            texts = [None if one is None else show(one) for one in column]
+            found.append(Column(name, texts, is_number, least, name == prose))
+        return found
+
+    def fit(self, text: str, size: int, *, right: bool = False) -> str:
+        mark = "…" if encodable("…", self.encoding) == "…" else "~"
+        return cells.fit(text, size, right=right, mark=mark)
+
+    def styled(self, text: str, style: str) -> str:
+        return f"{style}{text}{cells.PLAIN}" if style and self.color else text
+
+    def lines(self, columns: Sequence[Column], styles: Sequence[str] = ()) -> list[str]:
+        """A line of names, then a line a row, none wider than the page; `styles` are those of the rows.
+
+        Prose gives way first, and is left out where it would be shorter than its `least`; then names are cut,
+        and the last columns left out.
+        """
+        shown, sizes = self._that_fit([(one, [one.name, *map(self._cell, one.texts)]) for one in columns])
+        head, *rows = (
+            self.fit(
+                _GAP.join(
+                    self.fit(text, size, right=one.right)
+                    for (one, _), text, size in zip(shown, row, sizes, strict=True)
+                ),
+                self.width,
+            ).rstrip()
+            for row in zip(*(texts for _, texts in shown), strict=True)
+        )
+        told = zip(rows, styles or [""] * len(rows), strict=True)
+        return [self.styled(head, cells.BOLD), *(self.styled(row, style) for row, style in told)]
+
+    def _cell(self, text: str | None) -> str:
+        return self.text(text) if text else "-"
+
+    def _that_fit(
+        self, columns: list[tuple[Column, list[str]]]
+    ) -> tuple[list[tuple[Column, list[str]]], list[int]]:
+        """The columns that the page has room for, and how wide they are there."""
+        while True:
+            sizes = [max(map(cells.width, texts)) for _, texts in columns]
+            over = sum(sizes) + len(_GAP) * (len(sizes) - 1) - self.width
+            prose = [at for at, (one, _) in enumerate(columns) if one.is_prose]
+            some = prose or range(len(columns))
+            bounds = {at: least for at in some if (least := columns[at][0].least) is not None}
+            if _narrow(sizes, bounds, over) >= over or len(columns) == 1:
+                return columns, sizes
+            del columns[prose[0] if prose else -1]
+
+
+def _narrow(sizes: list[int], bounds: Mapping[int, int], over: int) -> int:
+    """Make the columns that have a bound narrower, the widest first, by `over` cells; returns by how many."""
+    done = 0
+    while done < over:
+        wide = [at for at, least in bounds.items() if sizes[at] > least]
+        if not wide:
+            break
+        sizes[max(wide, key=sizes.__getitem__)] -= 1
+        done += 1
+    return done

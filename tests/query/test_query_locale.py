@@ -200,7 +200,7 @@ def test_tables_on_a_terminal_and_in_a_file(
         ("read rss_bytes", "2026-11-23T01:50:30.000+01:00"),
         ("read rss_bytes --utc", "2026-11-23T00:50:30.000Z"),
         ("read rss_bytes --format=csv", "2026-11-23T00:50:30.000Z"),
-        ("list", "2026-11-23T01:50:30.000+01:00"),
+        ("list --wide", "2026-11-23T01:50:30.000+01:00"),
         ("list --format=json", "2026-11-23T00:50:30.000Z"),
         ("plot rss_bytes", "2026-11-23 +01:00"),
         ("plot rss_bytes --utc", "2026-11-23 UTC"),

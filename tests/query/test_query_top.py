@@ -301,7 +301,7 @@ def test_what_cannot_be_meant_is_said(run: Run, fifty: Path) -> None:
         (["--range", "8d"], 64, b"7d"),
         (["--range", "soon"], 64, b"not a duration"),
         (["vm-{"], 64, b"column"),
-        (["--once"], 1, b"no VM"),
+        (["--once"], 1, b"the store is empty"),
     ):
         store = fifty if status == 64 else fifty / "nothing"
         if status == 1:

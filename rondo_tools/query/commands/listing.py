@@ -18,6 +18,9 @@ One line for each session, which is one life of an instance, by start:
 
   instance  session  first  last  state  age_s  series  ticks
 
+On a terminal it is narrower: instance, state, when it started, how long it lived, when it was last seen,
+ticks. --wide, --unix and --format give the whole table there, too, as a pipe gets it.
+
 session is the time it began, first and last are its oldest and newest tick, age_s the seconds since the
 last. state is how it ended (poweroff, reset, shutdown, deadline, signal, error, gone, clock, or lost:
 given up by the store, until it comes back), or running, or silent: no end, and no tick for three
@@ -48,13 +51,16 @@ ticks are all that it has had; how many ticks are still there is a matter of the
 @argh.arg("-n", type=command.typed(share.count), metavar="N", help="only the N newest of these")
 @argh.arg("--sort", metavar="FIELD", default="session", help="order by a field of the list")
 @argh.arg("--reverse", action="store_true", default=False, help="from the largest down")
-@share.format
+@share.format_or_page
+@share.times
 def list_sessions(**flags: Any) -> None:
     gc.disable()  # of 100,000 sessions none is garbage, and to look for it takes as long as all the rest
-    from rondo_tools.query import evicted, life, output
+    from rondo_tools.query import evicted, life, output, people
     from rondo_tools.query.damage import EX_NOTHING, Damage
-    from rondo_tools.query.face import face
+    from rondo_tools.query.face import UNIX, face
+    from rondo_tools.query.page import page
     from rondo_tools.query.times import Span, parse_since
+    from rondo_tools.view.cells import style_of
 
     now_ms = clock.now_ms()
     since_ms = 0 if flags["since"] is None else parse_since(flags["since"], now_ms, utc=flags["utc"])
@@ -78,6 +84,13 @@ def list_sessions(**flags: Any) -> None:
         damage.finish()
         raise RondoError(" ".join(what), exit_code=EX_NOTHING)
     sessions = life.newest(sessions, flags["n"])
-    columns = order.sorted(life.lives(sessions, now_ms, share.face(sys.stdout, flags)))
-    output.write_columns(sys.stdout, flags["format"], columns)
+    shown, times = page(sys.stdout, flags), share.face(sys.stdout, flags)
+    columns = order.sorted(life.lives(sessions, now_ms, UNIX if shown else times))
+    if shown is None:
+        output.write_columns(sys.stdout, flags["format"] or "table", columns)
+    else:
+        print(
+            *shown.lines(people.columns(columns, times, shown), [style_of(one) for one in columns["state"]]),
+            sep="\n",
+        )
     damage.finish()

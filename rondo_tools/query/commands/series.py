@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import argh
 
 from rondo_tools.errors import RondoError
+from rondo_tools.query import flags as share
 from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
 
@@ -40,20 +41,17 @@ Which values a label has, and how many instances have each.
   rondo-query vmm_metrics values __name__ --format json | jq -r .value
 """
 
-_format = argh.arg(
-    "--format", choices=("table", "csv", "json"), default="table", help="json: one object a line"
-)
 _match = argh.arg("--match", metavar="SELECTOR", default="{}", help="only of the series that it means")
 
 
 @argh.arg("selector", nargs="?", metavar="SELECTOR", default="{}", help="which series (default: {}, all)")
-@_format
+@share.format_or_page
 def series(selector: str, **flags: Any) -> None:
     store, known = _known(flags["store"], selector)
     metrics = known.metrics
     _write(
         store,
-        flags["format"],
+        flags,
         {
             "name": list(metrics),
             "kind": [one.kind for one in metrics.values()],
@@ -66,13 +64,13 @@ def series(selector: str, **flags: Any) -> None:
 
 
 @_match
-@_format
+@share.format_or_page
 def labels(**flags: Any) -> None:
     store, known = _known(flags["store"], flags["match"])
     found = known.labels
     _write(
         store,
-        flags["format"],
+        flags,
         {
             "label": list(found),
             "values": [len(values) for values in found.values()],
@@ -83,7 +81,7 @@ def labels(**flags: Any) -> None:
 
 @argh.arg("label", metavar="LABEL", help="its name: instance, reason, one of your own, __name__")
 @_match
-@_format
+@share.format_or_page
 def values(label: str, **flags: Any) -> None:
     from rondo_tools.query.damage import EX_NOTHING
     from rondo_tools.query.known import no_label
@@ -94,7 +92,7 @@ def values(label: str, **flags: Any) -> None:
         raise RondoError(no_label(label, known), exit_code=EX_NOTHING)
     _write(
         store,
-        flags["format"],
+        flags,
         {"value": list(found), "instances": [len(instances) for instances in found.values()]},
     )
 
@@ -106,9 +104,14 @@ def _known(path: str, selector: str) -> tuple[Store, Known]:
     return store, Known(find(store, wanted))
 
 
-def _write(store: Store, format: str, columns: dict[str, list[Any]]) -> None:
+def _write(store: Store, flags: dict[str, Any], columns: dict[str, list[Any]]) -> None:
     from rondo_tools.query.damage import Damage
     from rondo_tools.query.output import write_columns
+    from rondo_tools.query.page import page
 
-    write_columns(sys.stdout, format, columns, prose="help")
+    shown = page(sys.stdout, flags)
+    if shown is None:
+        write_columns(sys.stdout, flags["format"] or "table", columns, prose="help")
+    else:
+        print(*shown.lines(shown.columns(columns, prose="help")), sep="\n")
     Damage(store).finish()
