@@ -48,15 +48,16 @@ format = together(
     argh.arg("--format", choices=("table", "csv", "json"), default="table", help="json: one object a line"),
     times,
 )
+wide = argh.arg(
+    "--wide", action="store_true", default=False, help="on a terminal the whole table, too, as in a pipe"
+)
 format_or_page = together(
     argh.arg(
         "--format",
         choices=("table", "csv", "json"),
         help="json: one object a line (default: a table; on a terminal one that fits it)",
     ),
-    argh.arg(
-        "--wide", action="store_true", default=False, help="on a terminal the whole table, too, as in a pipe"
-    ),
+    wide,
 )
 question = together(
     selector,

@@ -131,7 +131,11 @@ class LineWriter:
         if format == "json":
             make_utf8(out)
 
-    def write(self, line: Line) -> None:
+    def write(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            self._write(line)
+
+    def _write(self, line: Line) -> None:
         times = [line.t_ms, line.session.start_ms]
         time, session = times if self._face.unix else self._face.times(times)
         if self._format == "json":

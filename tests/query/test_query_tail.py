@@ -316,8 +316,7 @@ def test_names_are_told_again_when_the_series_change(store: Path, capfd: pytest.
     one, two = follow(store).look(T0 + 2000)
     other = follow(store, "exits_total").look(T0 + 2000)[0]
     writer = LineWriter(sys.stdout, "table", Face(unix=True))
-    for line in (one, two, other, two):
-        writer.write(line)
+    writer.write((one, two, other, two))
     assert [line.split() for line in capfd.readouterr().out.splitlines()] == [
         ["time", "instance", "rss_bytes"],
         [str(T0 + 1000), r"vm\x201", "1"],

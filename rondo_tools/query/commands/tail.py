@@ -26,6 +26,9 @@ values of the series; a line of names before it, and again when the series chang
   rondo-query vmm_metrics tail '{{instance="vm-1"}}' --once    # the last ten ticks of one that is gone
   rondo-query vmm_metrics tail vmm_rss_bytes --lines 0 | awk '$3+0 > 64e6'
 
+On a terminal the table keeps its columns, and has no more of them than fit, nor more VMs than a screen has
+lines; what is left out is said. --wide and --format give all, as a pipe gets it.
+
 It ends when every session that it follows has ended, was lost or fell silent, which it says on standard
 error; one that comes back before is followed again. With --new it does not end before Ctrl-C.
 
@@ -54,14 +57,21 @@ _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most 
     help="print the last ticks of each instance's newest session, running or over, and end",
 )
 @share.rate
-@argh.arg("--format", choices=("table", "json"), default="table", help="json: one object a line")
+@argh.arg(
+    "--format",
+    choices=("table", "json"),
+    help="json: one object a line (default: a table; on a terminal one that fits it)",
+)
+@share.wide
 @share.times
 def tail(selector: str, **flags: Any) -> None:
     from rondo_tools.query import curve
     from rondo_tools.query.damage import EX_NOTHING
     from rondo_tools.query.face import face
     from rondo_tools.query.output import LineWriter
+    from rondo_tools.query.page import page
     from rondo_tools.query.tail import Tail
+    from rondo_tools.query.tail_table import TailTable
 
     if flags["new"] and flags["once"]:
         raise UsageError("--new waits for what begins later, and --once for nothing: choose one")
@@ -74,10 +84,14 @@ def tail(selector: str, **flags: Any) -> None:
         log.info("%s; waiting for it", exc)
     said = face(sys.stderr, utc=flags["utc"])
     following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"], face=said)
-    writer = LineWriter(sys.stdout, flags["format"], share.face(sys.stdout, flags))
+    shown, times = page(sys.stdout, flags), share.face(sys.stdout, flags)
+    writer: LineWriter | TailTable = (
+        LineWriter(sys.stdout, flags["format"] or "table", times)
+        if shown is None
+        else TailTable(sys.stdout, shown, times, clock.now_ms(), rate=flags["rate"])
+    )
     if flags["once"]:
-        for line in following.last(match.session for match in find(store, wanted)):
-            writer.write(line)
+        writer.write(following.last(match.session for match in find(store, wanted)))
         following.damage.finish()
         return
     with Signals() as signals:
@@ -90,8 +104,7 @@ def tail(selector: str, **flags: Any) -> None:
                 exit_code=EX_NOTHING,
             )
         while True:
-            for line in lines:
-                writer.write(line)
+            writer.write(lines)
             sys.stdout.flush()
             if following.is_over or _is_told_to_end(signals, max(_LOOK_EVERY_S, _REST * took_s)):
                 following.damage.finish()
