@@ -41,6 +41,15 @@ _STEPS = (
 )
 
 
+def check(width: int, height: int) -> None:
+    """Raises UsageError for a size that cannot be drawn."""
+    if not (MIN_WIDTH <= width <= MAX_SIZE and MIN_HEIGHT <= height <= MAX_SIZE):
+        raise UsageError(
+            f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters, "
+            f"and has {MAX_SIZE} at most each way"
+        )
+
+
 def draw(
     curves: Sequence[Curve],
     out: TextIO,
@@ -56,11 +65,7 @@ def draw(
 
     Raises UsageError for too small a picture, RondoError (EX_UNAVAILABLE) without plotext.
     """
-    if not (MIN_WIDTH <= width <= MAX_SIZE and MIN_HEIGHT <= height <= MAX_SIZE):
-        raise UsageError(
-            f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters, "
-            f"and has {MAX_SIZE} at most each way"
-        )
+    check(width, height)
     plotext = _plotext()
     lines = [line(curve) for curve in curves]
     has_lines = encodable(_LINES + _FINE, out.encoding) == _LINES + _FINE

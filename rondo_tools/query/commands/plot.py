@@ -68,6 +68,7 @@ def plot(selector: str, **flags: Any) -> None:
             width = min(max(terminal.columns, canvas.MIN_WIDTH), canvas.MAX_SIZE)
         if height is None:
             height = min(max(terminal.lines, canvas.MIN_HEIGHT), canvas.MAX_SIZE)
+        canvas.check(width, height)
     else:
         width = picture.WIDTH if width is None else width
         height = picture.HEIGHT if height is None else height
