@@ -9,10 +9,12 @@ read in one pass. Where a tier does not reach back, the rows before come from th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +117,7 @@ class Timelines:
     def labels(self, asked: Asked) -> list[Labels]:
         """The label sets with a sample in the range, sorted."""
         found: set[Labels] = set()
-        for one in self._wanted(asked):
+        for one in self._wanted(asked)[0]:
             series = one.session.header.series
             numbers = one.pick(series)
             if numbers:
@@ -128,17 +130,17 @@ class Timelines:
 
         Raises HttpError for more than `max_samples`.
         """
-        wanted = self._wanted(asked)
+        wanted, starts_ms = self._wanted(asked)
         pieces = self._read(wanted, asked)
         lives: dict[str, list[_Life]] = {}
         for one, some in zip(wanted, pieces, strict=True):
             lives.setdefault(one.session.instance, []).append(_Life(one.session, some))
         for instance in sorted(lives):
-            yield from self._of_instance(lives[instance], asked)
+            yield from self._of_instance(lives[instance], starts_ms[instance], asked)
 
     def latest(self, asked: Asked) -> list[Sample]:
         """The last tick in the range of each session that has not ended, a sample a series."""
-        wanted = [one for one in self._wanted(asked) if one.session.end is None]
+        wanted = [one for one in self._wanted(asked)[0] if one.session.end is None]
         question = Question(0, asked.start_ms - 1, asked.end_ms, max_values=asked.max_samples)
         found = []
         for one, pieces in zip(wanted, self._store.read(wanted, question), strict=True):
@@ -151,25 +153,40 @@ class Timelines:
                     found.append(Sample(series, labels, int(piece.t_ms[-1]), value))
         return found
 
-    def _wanted(self, asked: Asked) -> list[Wanted]:
-        """The sessions that may have rows in the range, and which of their series match."""
+    def _wanted(self, asked: Asked) -> tuple[list[Wanted], dict[str, list[int]]]:
+        """The sessions that may have rows in the range, and which of their series match; and when the
+        lives of their instances began.
+
+        Of an instance that has a life that matches all lives are wanted, those that do not match for
+        their times alone: what is left out of whom, and where a series goes away, is the same whatever
+        was asked for.
+        """
         named = [m.value for m in asked.matchers if (m.label, m.operator) == (INSTANCE, "=")]
+        sessions = self._store.sessions(instance=named[0] if named else None, since_ms=max(asked.start_ms, 0))
         picks: dict[tuple[tuple[Matcher, ...], tuple[tuple[str, str], ...]], _Pick] = {}
         found = []
-        for session in self._store.sessions(
-            instance=named[0] if named else None, since_ms=max(asked.start_ms, 0)
-        ):
-            if session.first_ms > asked.end_ms or not session.ticks:
-                continue
-            known = {INSTANCE: session.instance, **dict(session.labels)}
-            if not all(m.matches(known[m.label]) for m in asked.matchers if m.label in known):
-                continue
-            rest = tuple(m for m in asked.matchers if m.label not in known)
-            sent = {"job": self._naming.job, **self._naming.external}
-            added = tuple((name, value) for name, value in sent.items() if name not in known)
-            pick = picks.setdefault((rest, added), _Pick(rest, added))
-            found.append(Wanted(session, pick))
-        return found
+        for _, lives in groupby(sessions, key=attrgetter("instance")):
+            mine = [Wanted(one, self._pick(one, asked, picks)) for one in lives]
+            if any(one.pick is not _nothing for one in mine):
+                found += mine
+        starts_ms: dict[str, list[int]] = {}
+        for one in found:
+            starts_ms.setdefault(one.session.instance, []).append(one.session.start_ms)
+        return [one for one in found if one.session.ticks and one.session.first_ms <= asked.end_ms], starts_ms
+
+    def _pick(
+        self,
+        session: Session,
+        asked: Asked,
+        picks: dict[tuple[tuple[Matcher, ...], tuple[tuple[str, str], ...]], _Pick],
+    ) -> Callable[[tuple[Series, ...]], tuple[int, ...]]:
+        known = {INSTANCE: session.instance, **dict(session.labels)}
+        if not all(m.matches(known[m.label]) for m in asked.matchers if m.label in known):
+            return _nothing
+        rest = tuple(m for m in asked.matchers if m.label not in known)
+        sent = {"job": self._naming.job, **self._naming.external}
+        added = tuple((name, value) for name, value in sent.items() if name not in known)
+        return picks.setdefault((rest, added), _Pick(rest, added))
 
     def _read(self, wanted: Sequence[Wanted], asked: Asked) -> list[list[Piece]]:
         """Rows of the tier that is asked for; before them, where it does not reach, of coarser ones."""
@@ -202,34 +219,28 @@ class Timelines:
                 break
         return found
 
-    def _of_instance(self, lives: list[_Life], asked: Asked) -> Iterator[Run[Labels]]:
+    def _of_instance(self, lives: list[_Life], starts_ms: list[int], asked: Asked) -> Iterator[Run[Labels]]:
         lives.sort(key=lambda life: life.session.start_ms)
-        if len(lives) == 1:
-            rows = [(piece, slice(None)) for piece in lives[0].pieces]
-        else:
-            rows = list(_merged(lives))
-        starts = [life.session.start_ms for life in lives]
-        labels_of = {id(piece): self._names(life.session, piece) for life in lives for piece in life.pieces}
-        markers = sorted(
-            (marker_ms(life.session.last_ms), life.session.start_ms, labels_of[id(life.pieces[-1])])
-            for life in lives
-            if life.pieces and _has_marker(life, starts, asked)
-        )
-        had: dict[Labels, None] = {}
-        for piece, some in rows:
-            t_ms, values = piece.t_ms[some], piece.values[some]
-            while markers and markers[0][0] < t_ms[0]:
-                yield from _marker(*markers.pop(0)[::2])
-                had = {}
-            names = labels_of[id(piece)]
-            if gone := had.keys() - dict.fromkeys(names):
-                yield from _marker(int(t_ms[0]), tuple(gone))
-            had = dict.fromkeys(names)
-            yield Run(names, t_ms, values)
-        for at_ms, _, names in markers:
-            yield from _marker(at_ms, names)
+        names_of = {id(piece): self._names(life.session, piece) for life in lives for piece in life.pieces}
+        marked = [_has_marker(life, starts_ms, asked) for life in lives]
+        of_life: dict[int, tuple[Labels, ...]] = {}  # what each had last
+        of_all: tuple[Labels, ...] = ()
+        for number, piece, some in _merged(lives, marked):
+            names = names_of[id(piece)]
+            if some is None:
+                yield from _marker(marker_ms(lives[number].session.last_ms), names)
+                of_all = ()
+                continue
+            t_ms, had = piece.t_ms[some], of_life.get(number, of_all)
+            if had is not names:
+                yield from _marker(int(t_ms[0]), tuple(dict.fromkeys(had).keys() - dict.fromkeys(names)))
+            of_life[number] = of_all = names
+            if names:
+                yield Run(names, t_ms, piece.values[some])
 
     def _names(self, session: Session, piece: Piece) -> tuple[Labels, ...]:
+        if not piece.numbers:
+            return ()
         labels = self._labels_of(session, piece.schema.series)
         return tuple(labels[number] for number in piece.numbers)
 
@@ -262,33 +273,50 @@ def _before(pieces: Iterable[Piece], before_ms: int) -> Iterator[Piece]:
             yield piece._replace(t_ms=piece.t_ms[:count], values=piece.values[:count])
 
 
-def _has_marker(life: _Life, starts: list[int], asked: Asked) -> bool:
+def _has_marker(life: _Life, starts_ms: list[int], asked: Asked) -> bool:
     session = life.session
     return (
         session.end is not None
+        and bool(life.pieces)
         and int(life.pieces[-1].t_ms[-1]) == session.last_ms
         and marker_ms(session.last_ms) <= asked.end_ms
-        and is_marked(session.start_ms, session.last_ms, starts)
+        and is_marked(session.start_ms, session.last_ms, starts_ms)
     )
 
 
-def _merged(lives: list[_Life]) -> Iterator[tuple[Piece, slice]]:
-    """The rows of an instance's lives as one line of time: parts of pieces, each of some rows."""
-    pieces = [(life.session.start_ms, piece) for life in lives for piece in life.pieces]
-    if not pieces:
+def _merged(lives: list[_Life], marked: list[bool]) -> Iterator[tuple[int, Piece, slice | None]]:
+    """The rows of an instance's lives as one line of time: of which life, and some rows of a piece, None
+    for the marker of its end."""
+    if len(lives) == 1:
+        for piece in lives[0].pieces:
+            yield 0, piece, slice(0, piece.t_ms.size)
+        if marked[0]:
+            yield 0, lives[0].pieces[-1], None
         return
-    sizes = [piece.t_ms.size for _, piece in pieces]
-    which = np.repeat(np.arange(len(pieces)), sizes)
-    start_ms = np.repeat(np.array([start for start, _ in pieces], np.int64), sizes)
-    t_ms = np.concatenate([piece.t_ms for _, piece in pieces])
+    parts = [(at, piece, False) for at, life in enumerate(lives) for piece in life.pieces]
+    parts += [(at, lives[at].pieces[-1], True) for at, is_so in enumerate(marked) if is_so]
+    if not parts:
+        return
+    sizes = [1 if is_end else piece.t_ms.size for _, piece, is_end in parts]
+    which = np.repeat(np.arange(len(parts)), sizes)
+    start_ms = np.array([lives[at].session.start_ms for at, _, _ in parts], np.int64)[which]
+    is_marker = np.array([is_end for _, _, is_end in parts], np.bool_)[which]
+    ends_ms = [np.array([marker_ms(int(piece.t_ms[-1]))], np.int64) for _, piece, _ in parts]
+    t_ms = np.concatenate(
+        [end if is_end else piece.t_ms for (_, piece, is_end), end in zip(parts, ends_ms, strict=True)]
+    )
     row = np.concatenate([np.arange(size) for size in sizes])
-    nothing = np.zeros(t_ms.size, np.intp)
-    order = in_order(nothing, start_ms, t_ms, np.zeros(t_ms.size, np.bool_), np.full(t_ms.size, -1))
+    order = in_order(np.zeros(t_ms.size, np.intp), start_ms, t_ms, is_marker, np.full(t_ms.size, -1))
     which, row = which[order], row[order]
-    cuts = np.flatnonzero((np.diff(which) != 0) | (np.diff(row) != 1)) + 1
-    for some in np.split(np.arange(order.size), cuts):
-        if some.size:
-            yield pieces[int(which[some[0]])][1], slice(int(row[some[0]]), int(row[some[-1]]) + 1)
+    begins = np.flatnonzero((np.diff(which, prepend=-1) != 0) | (np.diff(row, prepend=-1) != 1)).tolist()
+    for first, last in zip(begins, [*begins[1:], order.size], strict=True):
+        at, piece, is_end = parts[int(which[first])]
+        yield at, piece, None if is_end else slice(int(row[first]), int(row[last - 1]) + 1)
+
+
+def _nothing(_: tuple[Series, ...]) -> tuple[int, ...]:
+    """Picks none of a session's series: its times alone are wanted."""
+    return ()
 
 
 def _marker(at_ms: int, names: tuple[Labels, ...]) -> Iterator[Run[Labels]]:

@@ -31,7 +31,9 @@ _FEW = 4  # sessions: to pick their rows out of a journal that holds thousands i
 
 
 class Wanted(NamedTuple):
-    """A session, and `pick(series)`: which of its series, by their places; called once a schema."""
+    """A session, and `pick(series)`: which of its series, by their places; called once a schema.
+
+    Of rows of which none is picked, there are the times."""
 
     session: Session
     pick: Callable[[tuple[Series, ...]], tuple[int, ...]]
@@ -111,9 +113,7 @@ class _Gathered:
             return
         place, t_ms = place[rows], t_ms[rows]
         for picker in range(len(self._pickers)) if len(self._pickers) > 1 else (0,):
-            numbers, columns = self._picked(schema, picker)
-            if not numbers:
-                continue
+            _, columns = self._picked(schema, picker)
             mine = slice(None) if len(self._pickers) == 1 else self._picker_of[place] == picker
             some = rows[mine]
             if not some.size:

@@ -179,3 +179,17 @@ def fill_with_lives(path: Path, now_ms: int) -> None:
         + life("disk", t0 + 100_000, 40, end="poweroff"),
     )
     store_stream(path, life('odd "\\ <img src=x onerror=alert(1)> \u202e', t0, 30, end="poweroff"))
+
+
+def fill_with_changes(path: Path, now_ms: int) -> None:
+    """Lives of which series go away, and lives that lie across one another."""
+    t0 = now_ms // 1000 * 1000 - 200_000
+    # A disk goes away, and a life with other labels takes over while the one before has no end.
+    store_stream(path, life("goes", t0, 20, series=EXITS + DISK) + life("goes", t0, 20, begin=21))
+    store_stream(path, life("moves", t0, 20, labels=(("zone", "a"),)))
+    store_stream(path, life("moves", t0 + 30_000, 20, labels=(("zone", "b"),), end="poweroff"))
+    # The clock was set back to before the first life's start; its last tick, and the moment after that, are
+    # ticks of the second life.
+    for name, off_ms in (("same", 0), ("after", 1)):
+        store_stream(path, life(name, t0, 20, end="clock"))
+        store_stream(path, life(name, t0 - 10_000 + off_ms, 60, end="poweroff", seed=3))

@@ -18,7 +18,7 @@ from fetch import fetch
 from grafana import DASHBOARDS, Range, load, panels, queries, run
 from needs import PATIENCE_S, must_have
 from prometheus import Prometheus
-from serve_host import ROOT, Served, being_stored, fill_with_lives, life, serving
+from serve_host import ROOT, Served, being_stored, fill_with_changes, fill_with_lives, life, serving
 
 EXPRESSIONS = (
     '{__name__=~".+"}[1h]',
@@ -59,6 +59,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     store = tmp_path_factory.mktemp("served") / "vmm_metrics"
     now_s = time.time()
     fill_with_lives(store, int(now_s * 1000))
+    fill_with_changes(store, int(now_s * 1000))
     with serving(store) as served, Prometheus(program) as pushed, reading(program, served.url) as reads:
         push(store, pushed.write_url)
         yield Pair(pushed.url, reads.url, served, now_s)

@@ -1,0 +1,111 @@
+"""Remote-read by itself: one line of time for an instance, whatever is asked of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import snappy
+from serve_host import fill_with_changes, fill_with_lives
+
+from rondo_tools.prom.proto.remote_read_pb2 import (
+    ChunkedReadResponse,
+    LabelMatcher,
+    Query,
+    ReadHints,
+    ReadRequest,
+)
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.prom.samples import Labels
+from rondo_tools.serve import remote_read, xor
+from rondo_tools.serve.timelines import Naming, Timelines
+from rondo_tools.store.reader import Store
+
+NOW_MS = time.time_ns() // 1_000_000
+Series = dict[Labels, list[tuple[int, float]]]
+
+
+def asked(start_ms: int = 0, end_ms: int = NOW_MS, hints: ReadHints | None = None, **equal: str) -> Query:
+    matchers = [LabelMatcher(name=name, value=value) for name, value in equal.items()]
+    return Query(start_timestamp_ms=start_ms, end_timestamp_ms=end_ms, matchers=matchers, hints=hints)
+
+
+def request(store: Path, *queries: Query, streamed: bool = False, most: int = 1_000_000) -> bytes:
+    wanted = ReadRequest(queries=queries)
+    if streamed:
+        wanted.accepted_response_types.append(ReadRequest.STREAMED_XOR_CHUNKS)
+    opened = Store(store)
+    timelines = Timelines(opened, Naming("rondo-vmm", {}))
+    body = bytes(snappy.compress(wanted.SerializeToString()))
+    answer = remote_read.answer(body, timelines, opened.tiers, most, lambda samples: None)
+    return answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
+
+
+def read(store: Path, query: Query) -> Series:
+    """The only result of a query. A QueryResult has its TimeSeries where a WriteRequest has them."""
+    results = bytes(snappy.decompress(request(store, query)))
+    at = 1
+    while results[at] & 0x80:
+        at += 1
+    found: Series = {}
+    for one in WriteRequest.FromString(results[at + 1 :]).timeseries:
+        labels = tuple((label.name, label.value) for label in one.labels)
+        assert labels not in found
+        found[labels] = [(sample.timestamp, sample.value) for sample in one.samples]
+        times = [t_ms for t_ms, _ in found[labels]]
+        assert times == sorted(set(times))
+    return found
+
+
+def streamed(store: Path, query: Query) -> list[Labels]:
+    """The label sets of a stream, in its order."""
+    data, at, found = request(store, query, streamed=True), 0, []
+    while at < len(data):
+        size = shift = 0
+        while True:
+            byte = data[at]
+            size, shift, at = size | (byte & 0x7F) << shift, shift + 7, at + 1
+            if byte < 0x80:
+                break
+        (one,) = ChunkedReadResponse.FromString(data[at + 4 : at + 4 + size]).chunked_series
+        found.append(tuple((label.name, label.value) for label in one.labels))
+        times = [t_ms for chunk in one.chunks for t_ms in xor.decode(chunk.data)[0]]
+        assert times == sorted(set(times))
+        at += 4 + size
+    return found
+
+
+def same(one: Series, other: Series) -> None:
+    assert {name: repr(some) for name, some in one.items()} == {
+        name: repr(some) for name, some in other.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("read") / "s"
+    fill_with_lives(path, NOW_MS)
+    fill_with_changes(path, NOW_MS)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        ("__name__", "blk_bytes_total"),
+        ("__name__", "vmm_rss_bytes"),
+        ("direction", "read"),
+        ("zone", "a"),
+        ("zone", "b"),
+        ("reason", "io"),
+        ("instance", "after"),
+        ("instance", "same"),
+    ],
+)
+def test_a_selector_changes_nothing_of_what_it_selects(lives: Path, label: str, value: str) -> None:
+    """Where series go away, and what of two lives is left out, depends on all that the instance had."""
+    everything = read(lives, asked())
+    some = {labels: samples for labels, samples in everything.items() if (label, value) in labels}
+    assert some
+    same(read(lives, asked(**{label: value})), some)
