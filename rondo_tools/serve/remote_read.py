@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from rondo_tools.store.format.tiers import Tier
 
 MAX_QUERY = 1 << 20  # bytes, decompressed
 MAX_MATCHERS = 100
+MAX_QUERIES = 10  # of a request; Prometheus sends one
 
 # Matchers that are not labels of a series: they choose what is read of it.
 TIER, AGGREGATE = "rondo_tier", "rondo_aggregate"
@@ -48,11 +50,12 @@ def answer(
 ) -> Response:
     """The answer to a request's body; `count` is told how many samples it has. Raises HttpError."""
     request = _parse(body)
-    asked = [_asked(query, tiers, max_samples) for query in request.queries]
-    if (
-        request.accepted_response_types
-        and request.accepted_response_types[0] == ReadRequest.STREAMED_XOR_CHUNKS
-    ):
+    if len(request.queries) > MAX_QUERIES:
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"a request has at most {MAX_QUERIES} queries")
+    # What a request may have is shared by its queries.
+    share = max_samples // max(len(request.queries), 1)
+    asked = [_asked(query, tiers, share) for query in request.queries]
+    if _is_streamed(request):
         # All is read before the first byte goes out: what is wrong is said by the status.
         frames = [
             frame for number, one in enumerate(asked) for frame in _frames(one, number, timelines, count)
@@ -62,6 +65,16 @@ def answer(
     return Response(
         bytes(snappy.compress(results)), "application/x-protobuf", headers={"Content-Encoding": "snappy"}
     )
+
+
+def _is_streamed(request: ReadRequest) -> bool:
+    """Whether the first type of those accepted that we have is the stream. Raises HttpError for none."""
+    ours = (ReadRequest.SAMPLES, ReadRequest.STREAMED_XOR_CHUNKS)
+    accepted = list(request.accepted_response_types) or [ReadRequest.SAMPLES]
+    for one in accepted:
+        if one in ours:
+            return one == ReadRequest.STREAMED_XOR_CHUNKS
+    raise HttpError(HTTPStatus.BAD_REQUEST, "accept SAMPLES or STREAMED_XOR_CHUNKS")
 
 
 def _parse(body: bytes) -> ReadRequest:
@@ -101,7 +114,7 @@ def _asked(query: Query, tiers: Sequence[Tier], max_samples: int) -> _Query:
     matchers: list[Matcher] = []
     forced: dict[str, str] = {}
     for one in query.matchers:
-        if one.name in (TIER, AGGREGATE) and one.type == 0:
+        if one.name in (TIER, AGGREGATE) and one.type == 0 and one.value:
             forced[one.name] = one.value
         else:
             matchers.append(matcher(one.name, _OPERATORS[one.type], one.value, until))
@@ -159,10 +172,11 @@ def _frames(
         chunks_of: dict[Labels, list[Chunk]] = {one: [] for one in timelines.labels(query.asked)}
     else:
         chunks_of = _chunks(timelines.runs(query.asked), count)
-    for labels, chunks in sorted(chunks_of.items()):
+    named = ((_with(labels, query.added), chunks) for labels, chunks in chunks_of.items())
+    for labels, chunks in sorted(named, key=itemgetter(0)):
         message = ChunkedReadResponse(query_index=index)
         series = message.chunked_series.add(chunks=chunks)
-        for name, value in _with(labels, query.added):
+        for name, value in labels:
             series.labels.add(name=name, value=value)
         yield framed(message.SerializeToString())
 

@@ -96,9 +96,9 @@ def serving(store: Path, *flags: str, listen: str = "tcp:127.0.0.1:0") -> Iterat
             process.kill()
 
 
-def store_stream(path: Path, data: bytes) -> None:
+def store_stream(path: Path, data: bytes, *flags: str) -> None:
     """Store a stream, in a run of its own."""
-    command = [sys.executable, ROOT / "bin" / "rondo-store", path]
+    command = [sys.executable, ROOT / "bin" / "rondo-store", path, *flags]
     subprocess.run(command, input=data, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import snappy
-from serve_host import fill_with_changes, fill_with_lives
+from serve_host import fill_with_changes, fill_with_lives, life, store_stream
 
 from rondo_tools.prom.proto.remote_read_pb2 import (
     ChunkedReadResponse,
@@ -19,10 +20,12 @@ from rondo_tools.prom.proto.remote_read_pb2 import (
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.samples import Labels
 from rondo_tools.serve import remote_read, xor
+from rondo_tools.serve.http import HttpError
 from rondo_tools.serve.timelines import Naming, Timelines
 from rondo_tools.store.reader import Store
 
 NOW_MS = time.time_ns() // 1_000_000
+T0 = NOW_MS // 1000 * 1000 - 200_000
 Series = dict[Labels, list[tuple[int, float]]]
 
 
@@ -109,3 +112,61 @@ def test_a_selector_changes_nothing_of_what_it_selects(lives: Path, label: str, 
     some = {labels: samples for labels, samples in everything.items() if (label, value) in labels}
     assert some
     same(read(lives, asked(**{label: value})), some)
+
+
+def test_a_stream_is_sorted_with_the_labels_that_were_asked_for(tmp_path: Path) -> None:
+    """Of two lives one has a label more, which stands before rondo_tier."""
+    path = tmp_path / "s"
+    store_stream(path, life("vm", T0, 20, end="poweroff"))
+    store_stream(path, life("vm", T0 + 60_000, 20, labels=(("owner", "me"),), end="poweroff"))
+    for more in ({}, {"rondo_tier": "1"}, {"rondo_tier": "0", "rondo_aggregate": "max"}):
+        found = streamed(path, asked(**more))
+        assert found == sorted(found)
+        assert len(found) == 6
+        assert all(set(more.items()) <= set(labels) for labels in found)
+
+
+def test_a_label_that_must_be_empty_is_met_by_series_without_it(lives: Path) -> None:
+    same(read(lives, asked(instance="nan", rondo_tier="")), read(lives, asked(instance="nan")))
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_queries_of_a_request_share_what_it_may_have(lives: Path, is_streamed: bool) -> None:
+    query = asked(instance="vm-1", __name__="vmm_rss_bytes")
+    # 290 samples, which stand in two files until the store rolls up.
+    assert request(lives, query, query, streamed=is_streamed, most=1300)
+    with pytest.raises(HttpError, match="samples"):
+        request(lives, query, query, streamed=is_streamed, most=1000)
+    with pytest.raises(HttpError, match="at most 10 queries"):
+        request(lives, *[query] * 11, streamed=is_streamed)
+
+
+@pytest.mark.parametrize(("start_ms", "end_ms"), [(NOW_MS, 0), (0, 0), (-5, -1), (NOW_MS * 2, NOW_MS * 3)])
+def test_ranges_without_a_tick(lives: Path, start_ms: int, end_ms: int) -> None:
+    for tier in "012":
+        assert read(lives, asked(start_ms, end_ms, rondo_tier=tier)) == {}
+        assert streamed(lives, asked(start_ms, end_ms, rondo_tier=tier)) == []
+
+
+def test_the_longest_range_that_there_is(lives: Path) -> None:
+    """As Prometheus asks for it, where nobody gave a start or an end."""
+    least, most = -(1 << 63), (1 << 63) - 1
+    for tier in "012":
+        same(read(lives, asked(least, most, rondo_tier=tier)), read(lives, asked(rondo_tier=tier)))
+    labels = streamed(lives, asked(least, most, ReadHints(func="series")))
+    assert labels == sorted(read(lives, asked()))
+
+
+def test_a_tier_is_joined_by_the_coarser_ones(tmp_path: Path) -> None:
+    """Ticks of forty minutes, rolled up and dropped by the store: nothing twice, in order, no hole."""
+    path = tmp_path / "s"
+    begin_ms = NOW_MS // 300_000 * 300_000 - 2_400_000
+    for part in range(8):
+        data = life("vm", begin_ms, 300, begin=1 + 300 * part)
+        store_stream(path, data, *(("--tiers", "1s:5m,10s:15m,5m:7d") if not part else ()))
+    for tier in "012":
+        found = read(path, asked(__name__="vmm_rss_bytes", rondo_tier=tier))
+        (samples,) = found.values()
+        times = [t_ms for t_ms, _ in samples]
+        assert times[-2:] == [begin_ms + 2_400_000, begin_ms + 2_400_001]  # it was lost then
+        assert max(after - before for before, after in pairwise(times)) <= 300_000
