@@ -6,6 +6,7 @@ What reads the store is imported where it is needed, so that --help is quick.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ def rondo_serve(
     from rondo_tools.listeners import listen as listen_at
     from rondo_tools.sd_notify import Notifier
     from rondo_tools.serve.access import Access, TokenFile, parse_host
+    from rondo_tools.serve.live import FORGET_S
     from rondo_tools.serve.server import Server
     from rondo_tools.serve.site import Site
     from rondo_tools.serve.timelines import Naming
@@ -119,9 +121,15 @@ def rondo_serve(
         for listener in listeners:
             log.info("serving %s at %s", store, listener.name)
         notifier = Notifier()
+
+        def each_time() -> None:
+            notifier.alive()
+            if site.live.forget():
+                _trim()
+
         notifier.ready()
         try:
-            server.run(signals, notifier.alive_every_s, notifier.alive)
+            server.run(signals, min(notifier.alive_every_s or FORGET_S, FORGET_S), each_time)
         finally:
             notifier.stopping()
 
@@ -135,6 +143,15 @@ def _give_memory_back() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+    except (OSError, AttributeError):
+        pass  # another C library than glibc
+
+
+def _trim() -> None:
+    """Give the system what is free."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
         pass  # another C library than glibc
 

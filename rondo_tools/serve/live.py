@@ -49,7 +49,10 @@ Health = Callable[[int], list[dict[str, Any]]]
 
 
 class Live:
-    """Looks at the store at `path` for the page. For all threads; `now_s` is time.monotonic's clock."""
+    """Looks for the page at the store that `open_store` gives: another one, where it was replaced.
+
+    For all threads; `now_s` is time.monotonic's clock.
+    """
 
     def __init__(
         self,
@@ -61,33 +64,57 @@ class Live:
         self._open_store, self._health = open_store, health
         self._now_ms, self._now_s = now_ms, now_s
         self._lock = threading.Lock()
+        self._store: Store | None = None
         self._fleet: Fleet | None = None
         self._looked_s = 0.0
-        self._seq = 0
+        self._seq = now_ms()  # looks are more than a millisecond apart: no process before had these
         self._answers: dict[int, bytes] = {}  # by the look that was seen, compressed
+        self._view: View | None = None
+        self._seen: dict[Key, tuple[int, tuple[str, int, int]]] = {}
+        self._next_id = 0
+        self._lives: dict[Key, tuple[str, int, int]] = {}
+        self._deltas: deque[bytes] = deque(maxlen=_KEPT)
+        self._host: deque[float] = deque(maxlen=HOST_S)
 
     def answer(self, seen: int) -> bytes:
         """What has come since look `seen`, or everything: JSON, compressed with gzip. Raises StoreError."""
         with self._lock:
             if self._fleet is None or self._now_s() - self._looked_s > EVERY_S:
-                self._look()
+                try:
+                    self._look()
+                except BaseException:  # what is known may be half of a look
+                    self._drop()
+                    raise
             if seen < self._seq - len(self._deltas) or seen > self._seq:
                 seen = 0
             if seen not in self._answers:
                 self._answers[seen] = gzip.compress(self._since(seen) if seen else self._whole(), 1, mtime=0)
             return self._answers[seen]
 
-    def forget(self) -> None:
-        """Drop what is known, if nobody has asked for some time."""
-        with self._lock:
-            if self._now_s() - self._looked_s > FORGET_S:
-                self._fleet = None
-                self._answers.clear()
+    def forget(self) -> bool:
+        """Drop what is known, if nobody has asked for some time. Returns whether it did."""
+        if not self._lock.acquire(blocking=False):
+            return False  # somebody asks
+        try:
+            if self._fleet is None or self._now_s() - self._looked_s <= FORGET_S:
+                return False
+            self._drop()
+            return True
+        finally:
+            self._lock.release()
+
+    def _drop(self) -> None:
+        self._store = self._fleet = self._view = None
+        self._seen, self._lives, self._answers = {}, {}, {}
+        self._deltas.clear()
+        self._host.clear()
 
     def _look(self) -> None:
         now_ms = self._now_ms()
-        if self._fleet is None:
-            self._begin(now_ms)
+        store = self._open_store()
+        if store is not self._store or self._fleet is None:
+            self._drop()
+            self._begin(store, now_ms)
         assert self._fleet is not None
         view = self._fleet.look(now_ms)
         self._looked_s = self._now_s()
@@ -120,22 +147,17 @@ class Live:
         delta |= {"host": self._host[-1], "health": self._healthy}
         self._deltas.append(_json(delta))
 
-    def _begin(self, now_ms: int) -> None:
-        store = self._open_store()
-        self._store_path = store.path.absolute()
-        self._fleet = Fleet(store)
-        self._seen: dict[Key, tuple[int, tuple[str, int, int]]] = {}
+    def _begin(self, store: Store, now_ms: int) -> None:
+        self._store, self._fleet = store, Fleet(store)
         self._next_id = 0
-        self._deltas: deque[bytes] = deque(maxlen=_KEPT)
         self._seq += _KEPT + 1  # so that nobody's look is one of these
         since_ms = now_ms - 1000 * HOST_S
         sessions = store.sessions(since_ms=since_ms)
-        self._lives: dict[Key, tuple[str, int, int]] = {
+        self._lives = {
             (one.instance, one.start_ms): (one.end.reason, one.end.t_ms, one.last_ms)
             for one in sessions
             if one.end is not None and one.start_ms > since_ms and _is_vm(one.header.series)
         }
-        self._host: deque[float] = deque(maxlen=HOST_S)
         self._host.extend(_exits_before(store, sessions, since_ms))
 
     def _row(self, vm: VM, now: list[float], spark: list[float]) -> list[Any]:
@@ -158,13 +180,14 @@ class Live:
         return b'{"deltas":[' + b",".join(list(self._deltas)[len(self._deltas) - new :]) + b"]}"
 
     def _whole(self) -> bytes:
-        view = self._view
+        view, store = self._view, self._store
+        assert view is not None and store is not None
         now, spark = _rounded(view.now), _rounded(view.sums.spark)
         return _json(
             {
                 "seq": self._seq,
                 "now_ms": view.now_ms,
-                "store": str(self._store_path),
+                "store": str(store.path.absolute()),
                 "measures": [measure.name for measure in MEASURES],
                 "vms": [self._row(vm, now[place], spark[place]) for place, vm in enumerate(view.vms)],
                 "lives": [[name, start_ms, *stands] for (name, start_ms), stands in self._lives.items()],

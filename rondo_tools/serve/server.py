@@ -59,19 +59,16 @@ class Server:
     def connections(self) -> int:
         return len(self._open)
 
-    def run(
-        self, signals: Signals, each_s: float | None = None, then: Callable[[], None] = lambda: None
-    ) -> None:
+    def run(self, signals: Signals, each_s: float, then: Callable[[], None]) -> None:
         """Accept until there is a signal; call `then` every `each_s` seconds."""
-        next_s = time.monotonic() + (each_s or 0)
+        next_s = time.monotonic() + each_s
         while not signals.take():
             is_full = len(self._open) >= MAX_CONNECTIONS
-            wait_s = _FULL_S if is_full else None
-            if each_s is not None:
-                left_s = max(0.0, next_s - time.monotonic())
-                wait_s = left_s if wait_s is None else min(wait_s, left_s)
+            wait_s = max(0.0, next_s - time.monotonic())
+            if is_full:
+                wait_s = min(wait_s, _FULL_S)
             ready = _readable([signals, *([] if is_full else self._listeners)], wait_s)
-            if each_s is not None and time.monotonic() >= next_s:
+            if time.monotonic() >= next_s:
                 next_s = time.monotonic() + each_s
                 then()
             for listener in self._listeners:
@@ -130,11 +127,11 @@ class Server:
                     pass  # it is closed already
 
 
-def _readable(watched: Sequence[Signals | Listener], wait_s: float | None) -> set[int]:
+def _readable(watched: Sequence[Signals | Listener], wait_s: float) -> set[int]:
     poll = select.poll()  # a store's files may take the descriptors that select() can have
     for one in watched:
         poll.register(one, select.POLLIN)
-    return {fd for fd, _ in poll.poll(None if wait_s is None else wait_s * 1000)}
+    return {fd for fd, _ in poll.poll(wait_s * 1000)}
 
 
 class _TooLongError(Exception):

@@ -21,6 +21,7 @@ from rondo_tools.serve.access import Access
 from rondo_tools.serve.health import HealthWatch
 from rondo_tools.serve.http import JSON, HttpError, Request, Response, as_json, text
 from rondo_tools.serve.live import Live
+from rondo_tools.serve.opened import Opened
 from rondo_tools.serve.self_metrics import SelfMetrics
 from rondo_tools.serve.timelines import MATCHING_S, Asked, Naming, Timelines, matcher
 from rondo_tools.store.reader import Store
@@ -45,13 +46,12 @@ class Site:
     """Answers requests about the store at `path`."""
 
     def __init__(self, path: str, naming: Naming, access: Access, *, max_samples: int) -> None:
-        self._store = Store(path)
-        self._timelines = Timelines(self._store, naming)
+        self._opened = Opened(path)
         self._naming = naming
         self._access = access
         self._max_samples = max_samples
         self._reading = threading.Lock()
-        self.live = Live(lambda: Store(path), HealthWatch(path).items)
+        self.live = Live(Opened(path).store, HealthWatch(path).items)
         self.metrics = SelfMetrics()
         self.connections: Callable[[], int] = lambda: 0
         self._routes: dict[tuple[str, str], Callable[[Request], Response]] = {
@@ -114,14 +114,18 @@ class Site:
                 {"Retry-After": "5"},
             )
         try:
-            yield self._store
+            yield self._opened.store()
         finally:
             self._reading.release()
 
     def _read(self, request: Request) -> Response:
         with self._reader() as store:
             return remote_read.answer(
-                request.body, self._timelines, store.tiers, self._max_samples, self.metrics.read
+                request.body,
+                Timelines(store, self._naming),
+                store.tiers,
+                self._max_samples,
+                self.metrics.read,
             )
 
     def _federate(self, request: Request) -> Response:
@@ -130,14 +134,15 @@ class Site:
             raise HttpError(HTTPStatus.BAD_REQUEST, "name the series: /federate?match[]=vmm_uptime_seconds")
         now_ms, until = clock.now_ms(), time.monotonic() + MATCHING_S
         found = {}
-        with self._reader():
+        with self._reader() as store:
+            timelines = Timelines(store, self._naming)
             for selector in selectors:
                 matchers = tuple(
                     matcher(one.label, one.operator, one.value, until)
                     for one in parse_selector(selector).matchers
                 )
                 asked = Asked(matchers, now_ms - RECENT_MS, now_ms, max_samples=self._max_samples)
-                for sample in self._timelines.latest(asked):
+                for sample in timelines.latest(asked):
                     found[sample.labels] = sample
         note = "The last tick of each running VM. A scrape has one of many seconds: rondo-push delivers all."
         return Response(exposition.expose(found.values(), note).encode(), exposition.CONTENT_TYPE)
@@ -192,17 +197,17 @@ class Site:
         """Our own counts, and the newest of the store's own."""
         now_ms = clock.now_ms()
         own = (matcher("instance", "=", STORE_INSTANCE),)
-        with self._reader():
-            samples = self._timelines.latest(Asked(own, now_ms - RECENT_MS, now_ms))
+        with self._reader() as store:
+            samples = Timelines(store, self._naming).latest(Asked(own, now_ms - RECENT_MS, now_ms))
         samples += self.metrics.samples(now_ms, self.connections())
         return Response(exposition.expose(samples).encode(), exposition.CONTENT_TYPE)
 
     def _health(self, _: Request) -> Response:
-        with self._reader() as store:
-            try:
+        try:
+            with self._reader() as store:
                 own = store.sessions(instance=STORE_INSTANCE, since_ms=1)
-            except StoreError as exc:
-                return text(f"the store cannot be read: {exc}", HTTPStatus.SERVICE_UNAVAILABLE)
+        except StoreError as exc:
+            return text(f"the store cannot be read: {exc}", HTTPStatus.SERVICE_UNAVAILABLE)
         running = [one for one in own if one.end is None]
         age_ms = clock.now_ms() - max((one.last_ms for one in running), default=0)
         if running and age_ms > RECENT_MS:

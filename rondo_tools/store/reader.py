@@ -43,7 +43,8 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.tiers = read_store_json(self.path).tiers
+        told = read_store_json(self.path)
+        self.store_id, self.tiers = told.store_id, told.tiers
         self._files = Files(self.path, len(self.tiers))
         self._snapshot: Snapshot | None = None
         self._arrivals = Arrivals()
@@ -116,8 +117,7 @@ class Store:
         from rondo_tools.store.dump import read_cursors, write_dump
 
         cursors = {} if keys is not None else read_cursors(self.path)
-        store_id = read_store_json(self.path).store_id
-        write_dump(self._look(), store_id, self.tiers, cursors, keys, write)
+        write_dump(self._look(), self.store_id, self.tiers, cursors, keys, write)
 
     def sessions(self, *, instance: str | None = None, since_ms: int = 0) -> list[Session]:
         """The sessions that there are now, by instance and start: all, or those of an instance; or those
