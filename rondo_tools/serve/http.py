@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from http import HTTPStatus
 from typing import Any
@@ -61,13 +61,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """`body` is bytes, or parts that are sent as they come."""
+    """`body` is bytes, or parts that are sent as they come; `done` is called when it was sent, or could not
+    be."""
 
     body: bytes | Iterable[bytes]
     content_type: str = TEXT
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
     may_keep: bool = False  # by a browser, if it asks each time whether it is still current
+    done: Callable[[], object] = lambda: None
 
 
 def text(
@@ -91,13 +93,7 @@ def gzipped(request: Request, response: Response) -> Response:
     ):
         return response
     headers = {**response.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(
-        gzip.compress(response.body, 1, mtime=0),
-        response.content_type,
-        response.status,
-        headers,
-        response.may_keep,
-    )
+    return replace(response, body=gzip.compress(response.body, 1, mtime=0), headers=headers)
 
 
 def usage(exc: UsageError) -> HttpError:

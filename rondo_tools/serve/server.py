@@ -50,7 +50,6 @@ class Server:
     def __init__(self, listeners: Sequence[Listener], handle: Handle) -> None:
         self._listeners = listeners
         self._handle = handle
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.warnings = RateLimit(log, 10, 60.0)
@@ -63,7 +62,7 @@ class Server:
         """Accept until there is a signal; call `then` every `each_s` seconds."""
         next_s = time.monotonic() + each_s
         while not signals.take():
-            is_full = len(self._open) >= MAX_CONNECTIONS
+            is_full = self.is_full
             wait_s = max(0.0, next_s - time.monotonic())
             if is_full:
                 wait_s = min(wait_s, _FULL_S)
@@ -86,17 +85,31 @@ class Server:
             return
         with self._lock:
             self._open.add(connection)
-        threading.Thread(target=self._serve, args=(connection,), name="connection", daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, args=(connection,), name="connection", daemon=True).start()
+        except (RuntimeError, MemoryError) as exc:  # no thread, or no stack for it
+            self.warnings.warn("thread", "%s: %s", listener.name, exc)
+            self._end(connection)
+            time.sleep(_FULL_S)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
             _Handler(connection, self)
         except OSError:
             pass  # the client is gone, or too slow
+        except Exception:
+            self.warnings.warn("error", "a connection failed:\n%s", traceback.format_exc())
         finally:
-            connection.close()
-            with self._lock:
-                self._open.discard(connection)
+            self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        connection.close()
+        with self._lock:
+            self._open.discard(connection)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._open) >= MAX_CONNECTIONS
 
     def answer(self, request: Request, *, is_tcp: bool) -> Response:
         """The answer to a request, whatever goes wrong while it is made."""
@@ -214,23 +227,27 @@ class _Handler(BaseHTTPRequestHandler):
         except HttpError as exc:
             self.close_connection = True
             answer = text(str(exc), exc.status, exc.headers)
-        self._send(answer)
+        try:
+            self._send(answer)
+        finally:
+            answer.done()
 
     def _request(self) -> Request:
-        target = urlsplit(self.path)
         try:
+            target = urlsplit(self.path)
             query = parse_qs(target.query, keep_blank_values=True, max_num_fields=100)
         except ValueError as exc:
-            raise HttpError(HTTPStatus.BAD_REQUEST, f"the query: {exc}") from exc
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"the address: {exc}") from exc
         return Request(self.command, unquote(target.path), query, self.headers, self._body())
 
     def _body(self) -> bytes:
         if "Transfer-Encoding" in self.headers:
             raise HttpError(HTTPStatus.LENGTH_REQUIRED, "send the body with a Content-Length")
-        length = self.headers.get("Content-Length", "0")
-        if not (length.isascii() and length.isdigit()):
+        given = set(self.headers.get_all("Content-Length", ["0"]))
+        length = given.pop()
+        if given or not (length.isascii() and length.isdigit()):
             raise HttpError(HTTPStatus.BAD_REQUEST, f"Content-Length {length[:20]!r} is no number")
-        if int(length) > MAX_BODY:
+        if len(length) > 20 or int(length) > MAX_BODY:
             raise HttpError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body of a request has at most {MAX_BODY} bytes"
             )
@@ -253,6 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Transfer-Encoding"] = "chunked"
         else:
             self.close_connection = True
+        self.close_connection |= self._server.is_full  # others wait for a place
         if self.close_connection:
             headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {answer.status.value} {answer.status.phrase}", f"Date: {self.date_time_string()}"]
@@ -260,15 +278,14 @@ class _Handler(BaseHTTPRequestHandler):
         head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
         if self.command == "HEAD":
             self._send_all(head)
-            return
-        if isinstance(answer.body, bytes):
+        elif isinstance(answer.body, bytes):
             self._send_all(head + answer.body)
-            return
-        self._send_all(head)
-        for part in filter(None, answer.body):  # an empty chunk would be the last one
-            self._send_all(b"%x\r\n%b\r\n" % (len(part), part) if is_chunked else part)
-        if is_chunked:
-            self._send_all(b"0\r\n\r\n")
+        else:
+            self._send_all(head)
+            for part in filter(None, answer.body):  # an empty chunk would be the last one
+                self._send_all(b"%x\r\n%b\r\n" % (len(part), part) if is_chunked else part)
+            if is_chunked:
+                self._send_all(b"0\r\n\r\n")
 
     def _send_all(self, data: bytes) -> None:
         """Raises TimeoutError if the client does not take a piece in time."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 
 from rondo_tools import __version__, clock
@@ -28,6 +29,7 @@ from rondo_tools.store.reader import Store
 from rondo_tools.view.state import running_or_silent
 
 BUSY_S = 10.0
+ANSWERS = 4  # to remote-read, in memory at once: those that clients take slowly are many megabytes
 RECENT_MS = 30_000  # a tick of a VM that is running, and the store's own, are no older
 STORE_INSTANCE = "rondo-store"  # the store's own counts, in itself
 
@@ -51,6 +53,7 @@ class Site:
         self._access = access
         self._max_samples = max_samples
         self._reading = threading.Lock()
+        self._answers = threading.BoundedSemaphore(ANSWERS)
         self.live = Live(Opened(path).store, HealthWatch(path).items)
         self.metrics = SelfMetrics()
         self.connections: Callable[[], int] = lambda: 0
@@ -107,26 +110,24 @@ class Site:
     @contextmanager
     def _reader(self) -> Iterator[Store]:
         """The store, for one thread. Raises HttpError."""
-        if not self._reading.acquire(timeout=BUSY_S):
-            raise HttpError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"others have been asking for more than {BUSY_S:g} s: try again",
-                {"Retry-After": "5"},
-            )
+        _wait_for(self._reading)
         try:
             yield self._opened.store()
         finally:
             self._reading.release()
 
     def _read(self, request: Request) -> Response:
-        with self._reader() as store:
-            return remote_read.answer(
-                request.body,
-                Timelines(store, self._naming),
-                store.tiers,
-                self._max_samples,
-                self.metrics.read,
-            )
+        _wait_for(self._answers)
+        try:
+            with self._reader() as store:
+                timelines = Timelines(store, self._naming)
+                answer = remote_read.answer(
+                    request.body, timelines, store.tiers, self._max_samples, self.metrics.read
+                )
+        except BaseException:
+            self._answers.release()
+            raise
+        return replace(answer, done=self._answers.release)
 
     def _federate(self, request: Request) -> Response:
         selectors = request.query.get("match[]", [])
@@ -235,6 +236,16 @@ class Site:
                 "oldest_ms": min((first for first, _ in times), default=None),
                 "newest_ms": max((last for _, last in times), default=None),
             }
+        )
+
+
+def _wait_for(place: threading.Lock | threading.BoundedSemaphore) -> None:
+    """Raises HttpError if it is not to be had for BUSY_S."""
+    if not place.acquire(timeout=BUSY_S):
+        raise HttpError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"others have been asking for more than {BUSY_S:g} s: try again",
+            {"Retry-After": "5"},
         )
 
 
