@@ -17,10 +17,10 @@ from collections.abc import Collection
 from http import HTTPStatus
 from pathlib import Path
 
-from rondo_tools.errors import EX_UNAVAILABLE, RondoError, UsageError
+from rondo_tools.errors import UsageError
+from rondo_tools.secret import Secret, SecretError
 from rondo_tools.serve.http import HttpError, Request
 
-_MAX_TOKEN = 4096  # bytes
 _HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
@@ -35,34 +35,17 @@ def parse_host(text: str) -> str:
 
 
 class TokenFile:
-    """The token in a file. Raises RondoError if it cannot be read, or UsageError if it holds none."""
+    """The token in a file. Raises UsageError if it cannot be read, or holds none."""
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._seen: tuple[int, int, int] | None = None
-        self._token = b""
-        self._read()
-
-    def _read(self) -> None:
-        try:
-            status = self._path.stat()
-            seen = status.st_mtime_ns, status.st_size, status.st_ino
-            if seen == self._seen:
-                return
-            token = self._path.read_bytes().strip() if status.st_size <= _MAX_TOKEN else b""
-        except OSError as exc:
-            raise RondoError(f"--token-file {self._path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
-        if not token or not token.isascii() or b"\n" in token:
-            raise UsageError(
-                f"--token-file {self._path}: it should hold one line of ASCII, at most {_MAX_TOKEN} bytes"
-            )
-        self._token, self._seen = token, seen
+        self._secret = Secret(Path(path), "--token-file")
+        self._token = self._secret.text().encode()
 
     def is_met(self, authorization: str) -> bool:
         """Whether the value of an Authorization header carries the token."""
         try:
-            self._read()
-        except RondoError:
+            self._token = self._secret.text().encode()
+        except SecretError:
             pass  # it is being replaced, perhaps; the one that was read stands
         scheme, _, rest = authorization.strip().partition(" ")
         given = b""
