@@ -20,7 +20,7 @@ from axe_playwright_python.sync_playwright import Axe
 from filled_store import Life, fill
 from needs import PATIENCE_S, must_have
 from playwright import sync_api as playwright
-from serve_host import EXITS, ROOT, Served, being_stored, life, serving, until
+from serve_host import EXITS, ROOT, Served, being_stored, life, serving, store_stream, until
 
 from rondo_tools import stream
 
@@ -85,7 +85,7 @@ def browser(program: Callable[[str], Path]) -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, url: str, **settings: Any) -> Iterator[Any]:
+def opened(browser: Any, url: str, there: str = "#vms tbody tr", **settings: Any) -> Iterator[Any]:
     """A page; at the end it must have logged nothing and asked nobody else."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
     page = context.new_page()
@@ -96,7 +96,7 @@ def opened(browser: Any, url: str, **settings: Any) -> Iterator[Any]:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)
-    page.wait_for_selector("#vms tbody tr")
+    page.wait_for_selector(there, state="attached")
     yield page
     elsewhere = [one for one in asked if not one.startswith(url.split("/?")[0])]
     context.close()
@@ -193,6 +193,72 @@ def test_sort_filter_and_pause(browser: Any, host: Host) -> None:
         assert requests == []
         page.get_by_role("button", name="Go on").click()
         until(lambda: page.locator("#late").inner_text() == "")
+
+
+def test_one_question_at_a_time(browser: Any, host: Host) -> None:
+    """Whoever pauses and goes on while an answer is on its way does not ask twice a second from then on."""
+    held: list[Any] = []
+    with opened(browser, f"{host.served.url}/") as page:
+        page.route("**/api/v1/live*", lambda route: held.append(route))
+        until(lambda: page.wait_for_timeout(50) or held)
+        for _ in range(3):
+            page.get_by_role("button", name="Pause").click()
+            page.get_by_role("button", name="Go on").click()
+        page.wait_for_timeout(100)
+        assert len(held) == 1
+        held[0].continue_()
+        page.unroute("**/api/v1/live*")
+
+
+def test_an_answer_for_another_vm_is_not_shown(browser: Any, host: Host) -> None:
+    held: list[Any] = []
+    with opened(browser, f"{host.served.url}/") as page:
+        page.route("**/api/v1/range*", lambda route: held.append(route))
+        row(page, "vm-1").get_by_role("button").click()
+        until(lambda: page.wait_for_timeout(50) or held)
+        row(page, "vm-2").get_by_role("button").click()
+        held[0].continue_()
+        until(lambda: page.wait_for_timeout(50) or len(held) == 2)
+        assert "instance=vm-2" in held[1].request.url
+        assert page.locator("#vm .facts").inner_text() == ""
+        held[1].continue_()
+        page.unroute("**/api/v1/range*")
+        page.locator("#vm .facts").filter(has_text="rows").wait_for()
+
+
+def test_a_vm_that_comes_under_another_number_is_the_same(browser: Any, host: Host) -> None:
+    """All is given anew when the server was away; the VM that is open ends later."""
+    anew = json.loads(host.served.ask("/api/v1/live").body)
+    for vm in anew["vms"]:
+        vm[0] += 1000
+        if vm[1] == "vm-1":
+            vm[4], vm[5] = "poweroff", vm[6]
+    with opened(browser, f"{host.served.url}/?vm=vm-1") as page:
+        page.locator("#vm .facts").filter(has_text="rows").wait_for()
+        page.route("**/api/v1/live*", lambda route: route.fulfill(json=anew))
+        page.locator("#vm .facts").filter(has_text="poweroff, began").wait_for()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    ["range=-5", "range=1e99", "range=x", "start=5&end=x", "start=9&end=5", "start=-1e99&end=1e99&session=x"],
+)
+def test_an_address_that_is_garbage(browser: Any, host: Host, garbage: str) -> None:
+    with opened(browser, f"{host.served.url}/?vm=vm-1&sort=__proto__&order=9&{garbage}") as page:
+        page.locator("#vm .facts").filter(has_text="every tick").wait_for()
+        assert page.get_by_role("button", name="10 min").get_attribute("aria-pressed") == "true"
+
+
+def test_nothing_to_show_is_said(browser: Any, host: Host, tmp_path: Path) -> None:
+    """A host without a VM, a filter that fits none, and a number that no VM has."""
+    with opened(browser, f"{host.served.url}/") as page:
+        cpu = page.locator("#tiles div").filter(has_text="CPU").locator("dd")
+        assert cpu.inner_text() == "\u2013"
+        page.get_by_label("Filter").fill("nobody")
+        page.locator("#shown", has_text="no VM is like that").wait_for()
+    store_stream(tmp_path / "s", life("old", time.time_ns() // 1_000_000 - 600_000, 5, end="poweroff"))
+    with serving(tmp_path / "s") as served, opened(browser, f"{served.url}/", "#shown:not(:empty)") as page:
+        assert page.locator("#shown").inner_text() == "no VM has had a tick in the last minute"
 
 
 def test_a_name_that_means_harm_does_nothing(browser: Any, host: Host) -> None:

@@ -8,6 +8,7 @@ import { set, Table } from "./table.js";
 import { VmView } from "./vm.js";
 
 const EVERY = 1000, SLOWEST = 5000, PATIENCE = 10000, LATE = 5000;
+const MOST_RANGE = 366 * 86400e3, MOST_MS = 1e14; // in an address, which somebody may have written
 const $ = (id) => document.getElementById(id);
 const search = new URLSearchParams(location.search);
 
@@ -23,7 +24,7 @@ const table = new Table($("vms"), $("shown"), $("more"), {
 });
 const vmView = new VmView($("vm"), { fetchJson, onChange: keepAddress });
 
-let isPaused = false, answeredAt = null, wait = EVERY, timer = null, wanted = Number(search.get("session")) || null;
+let isPaused = false, isAsking = false, answeredAt = null, wait = EVERY, timer = null, wanted = Math.max(0, Math.round(Number(search.get("session")))) || null;
 let hasFailed = "";
 
 function vmOf(name, startMs) {
@@ -41,29 +42,31 @@ async function fetchJson(path) {
 }
 
 async function poll() {
-  timer = null;
+  [timer, isAsking] = [null, true];
   const began = performance.now();
   try {
     fleet.take(await fetchJson(`api/v1/live?since=${fleet.seq}`));
     [answeredAt, wait, hasFailed] = [performance.now(), EVERY, ""];
     draw();
     openWanted();
+    vmView.follow(vmOf);
     vmView.refresh(fleet);
   } catch (error) {
     hasFailed = error.name === "TimeoutError" ? "no answer" : error.message;
     wait = Math.min(SLOWEST, wait * 1.5);
   }
+  isAsking = false;
   sayLate();
   if (!document.hidden && !isPaused) timer = setTimeout(poll, Math.max(100, wait - (performance.now() - began)));
 }
 
 function go() {
-  if (timer == null && !document.hidden && !isPaused) poll();
+  if (timer == null && !isAsking && !document.hidden && !isPaused) poll();
 }
 
 function sayLate() {
   const ageMs = answeredAt == null ? Infinity : performance.now() - answeredAt;
-  const text = isPaused ? "paused" : hasFailed && (ageMs > LATE || answeredAt == null) ? `data is late: ${hasFailed}` : "";
+  const text = isPaused ? "paused" : (answeredAt == null ? hasFailed : ageMs > LATE) ? `data is late: ${hasFailed || "no answer yet"}` : "";
   set($("late"), text);
 }
 
@@ -115,8 +118,10 @@ function openWanted() {
   if (!search.has("vm") || vmView.vm) return;
   const vm = vmOf(search.get("vm"), wanted) ?? (wanted ? { name: search.get("vm"), startMs: wanted, state: "ended", endMs: 0, lastMs: 0, labels: {} } : null);
   if (!vm) return;
-  const number = (name) => Number(search.get(name)) || null;
-  vmView.open(vm, { rangeMs: number("range") ?? 600e3, startMs: number("start"), endMs: number("end") });
+  const number = (name) => Number(search.get(name)) || 0;
+  const rangeMs = number("range"), startMs = Math.round(number("start")), endMs = Math.round(number("end"));
+  const fixed = startMs > 0 && startMs < endMs && endMs < MOST_MS ? { startMs, endMs } : {};
+  vmView.open(vm, { ...(rangeMs >= 1000 && rangeMs <= MOST_RANGE ? { rangeMs } : {}), ...fixed });
   search.delete("vm");
 }
 

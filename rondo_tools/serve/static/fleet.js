@@ -112,9 +112,9 @@ export class Fleet {
     return vm.ring.upTo(Math.floor(this.nowMs / 1000));
   }
 
-  // The host's numbers now.
+  // The host's numbers now; null where no VM that runs has one.
   totals() {
-    const total = { running: 0, born: 0, ended: 0, lost: 0, exits: 0, cpu: 0, steal: 0, rss: 0 };
+    const total = { running: 0, born: 0, ended: 0, lost: 0, exits: null, cpu: null, steal: null, rss: null };
     const since = this.nowMs - 60e3;
     for (const vm of this.vms.values()) {
       if (vm.startMs > since) total.born++;
@@ -122,7 +122,10 @@ export class Fleet {
       else if (vm.state !== "running") total.ended++;
       if (vm.state !== "running") continue;
       total.running++;
-      for (const name of ["exits", "cpu", "steal", "rss"]) total[name] += this.value(vm, name) ?? 0;
+      for (const name of ["exits", "cpu", "steal", "rss"]) {
+        const value = this.value(vm, name);
+        if (value != null) total[name] += value;
+      }
     }
     return total;
   }

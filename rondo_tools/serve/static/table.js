@@ -74,7 +74,8 @@ export class Table {
     while (this.rows.length > some.length) this.rows.pop().element.remove();
     some.forEach((vm, i) => this.fill(this.rows[i], vm, fleet));
     const text = found.length === all.length ? `${all.length} VMs` : `${found.length} of ${all.length} VMs`;
-    set(this.shown, some.length < found.length ? `${text}, ${some.length} shown` : text);
+    const nothing = all.length ? "no VM is like that" : "no VM has had a tick in the last minute";
+    set(this.shown, found.length === 0 ? nothing : some.length < found.length ? `${text}, ${some.length} shown` : text);
     this.more.hidden = some.length === found.length;
   }
 
@@ -121,8 +122,8 @@ export class Table {
 
 // A filter is part of a name or state, or label=value.
 function matches(vm, filter) {
-  const text = filter.toLowerCase(), [label, value] = filter.split("=");
-  if (value !== undefined && String(vm.labels[label] ?? "") === value) return true;
+  const text = filter.toLowerCase(), at = filter.indexOf("=");
+  if (at > 0 && String(vm.labels[filter.slice(0, at)] ?? "") === filter.slice(at + 1)) return true;
   return vm.name.toLowerCase().includes(text) || vm.state.includes(text);
 }
 

@@ -4,6 +4,7 @@ import { Chart, Group } from "./chart.js";
 import { swatch } from "./lives.js";
 
 const RANGES = [["1 min", 60e3], ["10 min", 600e3], ["6 h", 21600e3], ["7 d", 604800e3]];
+const RETRY = 3000;
 const LINES = ["--line-1", "--line-2", "--line-3", "--line-4", "--line-5", "--line-6"];
 // Series that are shown together; all others have a chart for each name.
 const TITLES = {
@@ -50,6 +51,7 @@ export class VmView {
     this.fixed = startMs != null;
     if (this.fixed) Object.assign(this, { startMs, endMs });
     this.refreshMs = 0;
+    this.asked++; // an answer that is on its way is not for this
     this.section.hidden = false;
     this.build();
     this.onChange();
@@ -61,6 +63,11 @@ export class VmView {
     this.section.hidden = true;
     this.section.replaceChildren();
     this.onChange();
+  }
+
+  // The fleet may know the life by another object now: it was given anew, or came back.
+  follow(vmOf) {
+    if (this.vm) this.vm = vmOf(this.vm.name, this.vm.startMs) ?? this.vm;
   }
 
   clear() {
@@ -111,10 +118,14 @@ export class VmView {
       const data = await this.fetchJson(`api/v1/range?${query}`);
       if (asked === this.asked && this.vm) this.show(data, fleet);
     } catch (error) {
-      this.facts.textContent = error.message;
+      if (asked === this.asked && this.vm) {
+        this.facts.textContent = error.message;
+        this.refreshMs = performance.now() + RETRY;
+      }
     } finally {
       this.busy = false;
     }
+    if (asked !== this.asked) this.refresh(fleet); // another one was opened meanwhile
   }
 
   show(data, fleet) {
