@@ -61,13 +61,25 @@ def _rows(store: Store, session: Session, start_ms: int, end_ms: int, points: in
     for tier, one in enumerate(store.tiers):
         interval_ms = one.interval_ms if tier else session.interval_ms
         rows = session.rows(tier, max(start_ms - 2 * interval_ms, 0)).between(0, end_ms + 1)
-        since_ms = max(start_ms, session.first_ms)
-        reaches = rows.t_ms.size and int(rows.t_ms[0]) <= since_ms + 2 * interval_ms
+        reaches = _reaches(store, session, tier, rows, max(start_ms, session.first_ms), end_ms)
         if reaches and rows.t_ms.size <= points:
             break
         if tier + 1 < len(store.tiers):
             why = COARSER if reaches else KEPT
     return tier, rows, why
+
+
+def _reaches(store: Store, session: Session, tier: int, rows: Rows, since_ms: int, end_ms: int) -> bool:
+    """Whether `rows` of a tier lack none since then: its first one may stand behind a time without ticks.
+
+    A row of a coarse tier has the time of a tick: of one that is missing here, if it is earlier.
+    """
+    interval_ms = store.tiers[tier].interval_ms if tier else session.interval_ms
+    first_ms = int(rows.t_ms[0]) if rows.t_ms.size else end_ms + 1
+    if first_ms <= since_ms + 2 * interval_ms:
+        return True
+    coarser = range(tier + 1, len(store.tiers))
+    return not any(session.rows(one, since_ms - 1).between(0, first_ms).t_ms.size for one in coarser)
 
 
 def _rates(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

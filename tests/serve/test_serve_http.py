@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import snappy
 from needs import PATIENCE_S
-from serve_host import ROOT, Answer, Served, being_stored, fill_with_lives, life, serving, until
+from serve_host import ROOT, Answer, Served, being_stored, fill_with_lives, life, serving, store_stream, until
 
 from rondo_tools import listeners
 from rondo_tools.prom.proto.remote_read_pb2 import LabelMatcher, Query, ReadRequest
@@ -134,6 +134,19 @@ def test_a_range_says_its_tier(served: Served) -> None:
     assert served.ask("/api/v1/range?instance=nobody").status == 404
     assert served.ask("/api/v1/range").status == 400
     assert served.ask("/api/v1/range?instance=vm-1&start=x").status == 400
+
+
+def test_a_range_that_begins_where_no_tick_was_is_no_coarser_for_it(tmp_path: Path) -> None:
+    """A VM that was away for minutes and came back: every tick is there."""
+    start_ms = NOW_MS // 1000 * 1000 - 400_000
+    store_stream(tmp_path / "s", life("away", start_ms, 60) + life("away", start_ms, 60, begin=300))
+    with serving(tmp_path / "s") as served:
+        asked = f"/api/v1/range?instance=away&start={start_ms + 100_000}&end={NOW_MS}"
+        data = json.loads(served.ask(asked).body)
+        assert (data["tier"], data["why"], len(data["t_ms"])) == (0, "every tick", 60)
+        nothing = f"/api/v1/range?instance=away&start={start_ms + 100_000}&end={start_ms + 200_000}"
+        data = json.loads(served.ask(nothing).body)
+        assert (data["tier"], data["why"], data["t_ms"]) == (0, "every tick", [])
 
 
 def test_a_file_of_the_page_is_sent_once(served: Served) -> None:
