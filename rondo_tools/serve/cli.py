@@ -74,7 +74,7 @@ def _count(text: str) -> int:
     "--max-samples",
     metavar="N",
     type=command.typed(_count),
-    help="refuse a remote-read query that has more; a million takes about 50 MB",
+    help="refuse a remote-read request that has more; a million takes about 50 MB",
 )
 def rondo_serve(
     store: str,
