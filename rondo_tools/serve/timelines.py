@@ -21,11 +21,12 @@ import numpy as np
 
 from rondo_tools.catalog import Series
 from rondo_tools.prom.labels import sent_labels
-from rondo_tools.prom.lives import in_order, is_marked, marker_ms
+from rondo_tools.prom.lives import marker_ms
 from rondo_tools.prom.samples import INSTANCE, Labels
 from rondo_tools.prom.wire import Run
 from rondo_tools.selector import NAME
 from rondo_tools.serve.http import HttpError
+from rondo_tools.serve.merged import Life, has_marker, merged
 from rondo_tools.serve.patterns import SafePattern
 from rondo_tools.store.reader import Piece, Question, Session, Store, TooMuchError, Wanted
 from rondo_tools.stream import Header
@@ -132,9 +133,9 @@ class Timelines:
         """
         wanted, starts_ms = self._wanted(asked)
         pieces = self._read(wanted, asked)
-        lives: dict[str, list[_Life]] = {}
+        lives: dict[str, list[Life]] = {}
         for one, some in zip(wanted, pieces, strict=True):
-            lives.setdefault(one.session.instance, []).append(_Life(one.session, some))
+            lives.setdefault(one.session.instance, []).append(Life(one.session, some))
         for instance in sorted(lives):
             yield from self._of_instance(lives[instance], starts_ms[instance], asked)
 
@@ -219,13 +220,13 @@ class Timelines:
                 break
         return found
 
-    def _of_instance(self, lives: list[_Life], starts_ms: list[int], asked: Asked) -> Iterator[Run[Labels]]:
+    def _of_instance(self, lives: list[Life], starts_ms: list[int], asked: Asked) -> Iterator[Run[Labels]]:
         lives.sort(key=lambda life: life.session.start_ms)
         names_of = {id(piece): self._names(life.session, piece) for life in lives for piece in life.pieces}
-        marked = [_has_marker(life, starts_ms, asked) for life in lives]
+        marked = [has_marker(life, starts_ms, asked.end_ms) for life in lives]
         of_life: dict[int, tuple[Labels, ...]] = {}  # what each had last
         of_all: tuple[Labels, ...] = ()
-        for number, piece, some in _merged(lives, marked):
+        for number, piece, some in merged(lives, marked):
             names = names_of[id(piece)]
             if some is None:
                 yield from _marker(marker_ms(lives[number].session.last_ms), names)
@@ -250,11 +251,6 @@ class Timelines:
         return tuple(tuple(mine if pair[0] == INSTANCE else pair for pair in labels) for labels in pattern)
 
 
-class _Life(NamedTuple):
-    session: Session
-    pieces: list[Piece]
-
-
 @lru_cache(maxsize=256)
 def _pattern(
     labels: tuple[tuple[str, str], ...],
@@ -271,47 +267,6 @@ def _before(pieces: Iterable[Piece], before_ms: int) -> Iterator[Piece]:
         count = int(piece.t_ms.searchsorted(before_ms))
         if count:
             yield piece._replace(t_ms=piece.t_ms[:count], values=piece.values[:count])
-
-
-def _has_marker(life: _Life, starts_ms: list[int], asked: Asked) -> bool:
-    session = life.session
-    return (
-        session.end is not None
-        and bool(life.pieces)
-        and int(life.pieces[-1].t_ms[-1]) == session.last_ms
-        and marker_ms(session.last_ms) <= asked.end_ms
-        and is_marked(session.start_ms, session.last_ms, starts_ms)
-    )
-
-
-def _merged(lives: list[_Life], marked: list[bool]) -> Iterator[tuple[int, Piece, slice | None]]:
-    """The rows of an instance's lives as one line of time: of which life, and some rows of a piece, None
-    for the marker of its end."""
-    if len(lives) == 1:
-        for piece in lives[0].pieces:
-            yield 0, piece, slice(0, piece.t_ms.size)
-        if marked[0]:
-            yield 0, lives[0].pieces[-1], None
-        return
-    parts = [(at, piece, False) for at, life in enumerate(lives) for piece in life.pieces]
-    parts += [(at, lives[at].pieces[-1], True) for at, is_so in enumerate(marked) if is_so]
-    if not parts:
-        return
-    sizes = [1 if is_end else piece.t_ms.size for _, piece, is_end in parts]
-    which = np.repeat(np.arange(len(parts)), sizes)
-    start_ms = np.array([lives[at].session.start_ms for at, _, _ in parts], np.int64)[which]
-    is_marker = np.array([is_end for _, _, is_end in parts], np.bool_)[which]
-    ends_ms = [np.array([marker_ms(int(piece.t_ms[-1]))], np.int64) for _, piece, _ in parts]
-    t_ms = np.concatenate(
-        [end if is_end else piece.t_ms for (_, piece, is_end), end in zip(parts, ends_ms, strict=True)]
-    )
-    row = np.concatenate([np.arange(size) for size in sizes])
-    order = in_order(np.zeros(t_ms.size, np.intp), start_ms, t_ms, is_marker, np.full(t_ms.size, -1))
-    which, row = which[order], row[order]
-    begins = np.flatnonzero((np.diff(which, prepend=-1) != 0) | (np.diff(row, prepend=-1) != 1)).tolist()
-    for first, last in zip(begins, [*begins[1:], order.size], strict=True):
-        at, piece, is_end = parts[int(which[first])]
-        yield at, piece, None if is_end else slice(int(row[first]), int(row[last - 1]) + 1)
 
 
 def _nothing(_: tuple[Series, ...]) -> tuple[int, ...]:
