@@ -193,7 +193,10 @@ def test_a_child_that_floods_is_started_again(home: Home, flood: str, why: str) 
     assert all(is_gone(pid) for pid, *_ in home.started())
 
 
-def test_a_child_that_dies_is_started_again(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_child_that_dies_is_started_again(
+    home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microsandbox, "_EXIT_S", PATIENCE_S)  # so that it may say why
     (home.folder / "dies").write_text("a line\nerror: no \x1b[31mdatabase\n")
 
     async def check(report: Report) -> None:

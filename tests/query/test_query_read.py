@@ -406,7 +406,7 @@ def test_numbers_and_words(store: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["read", "exits_total", "--rate", "--start", str(T0 + 5000)], 1, "two values"),
         (["plot", "nothing"], 1, "nothing matches"),
         (["plot", "{}", "--width", "x"], 64, "--width"),
-        ([], 64, "a command is missing: list, read, plot"),
+        ([], 64, "a command is missing: top, "),
         (["head"], 64, "there is no command 'head'; did you mean read?"),
         (["tail"], 64, "SELECTOR"),
     ],
