@@ -141,7 +141,11 @@ def test_the_queries_of_a_request_share_what_it_may_have(lives: Path, is_streame
         request(lives, *[query] * 11, streamed=is_streamed)
 
 
-@pytest.mark.parametrize(("start_ms", "end_ms"), [(NOW_MS, 0), (0, 0), (-5, -1), (NOW_MS * 2, NOW_MS * 3)])
+@pytest.mark.parametrize(
+    ("start_ms", "end_ms"),
+    [(NOW_MS, 0), (0, 0), (-5, -1), (NOW_MS * 2, NOW_MS * 3)],
+    ids=["backwards", "none", "negative", "far ahead"],
+)
 def test_ranges_without_a_tick(lives: Path, start_ms: int, end_ms: int) -> None:
     for tier in "012":
         assert read(lives, asked(start_ms, end_ms, rondo_tier=tier)) == {}
