@@ -16,6 +16,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import shtab
 from argparse_manpage.manpage import Manpage, _ManpageFormatter
@@ -124,12 +125,12 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 
 def build(share: Path) -> list[Path]:
     """Write all of it below `share`. Returns the files' paths, relative to it."""
-    os.environ["COLUMNS"] = "78"  # argparse folds usage by it
     texts = {}
-    for tool in tools():
-        texts[f"man/man1/{tool}.1"] = man_page(tool)
-        for shell, path in COMPLETION.items():
-            texts[path.format(tool=tool)] = completion(tool, shell)
+    with mock.patch.dict(os.environ, COLUMNS="78"):  # argparse folds usage by it
+        for tool in tools():
+            texts[f"man/man1/{tool}.1"] = man_page(tool)
+            for shell, path in COMPLETION.items():
+                texts[path.format(tool=tool)] = completion(tool, shell)
     for path, text in texts.items():
         (share / path).parent.mkdir(parents=True, exist_ok=True)
         (share / path).write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,8 @@ GUARD = Guard()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name in ("COLUMNS", "LINES"):  # the terminal of whoever runs the tests is no part of them
+        os.environ.pop(name, None)
     settings.load_profile("quick" if config.option.markexpr == "quick" else "rondo")
     # A job in the background of a shell ignores SIGINT, and so would all processes that the tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

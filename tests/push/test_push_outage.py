@@ -216,6 +216,7 @@ def test_a_default_prometheus_takes_it_all(
     assert expected(tmp_path)
 
 
+@pytest.mark.long
 def test_with_a_live_writer_beside_what_is_over_an_hour_old_is_refused_and_it_is_said(
     run: Callable[..., subprocess.CompletedProcess[bytes]], program: Callable[[str], Path], tmp_path: Path
 ) -> None:

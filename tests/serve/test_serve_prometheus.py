@@ -49,7 +49,7 @@ class Pair(NamedTuple):
     now_s: float
 
 
-@pytest.fixture(scope="module", params=["prometheus", "prometheus-sid"])
+@pytest.fixture(scope="module", params=["prometheus", pytest.param("prometheus-sid", marks=pytest.mark.long)])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Of Debian's Prometheus, which asks for samples, and of its newest, which has chunks streamed."""
     try:

@@ -625,7 +625,7 @@ def test_numbers_are_not_used_again_when_journals_are_gone(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / JOURNALS).iterdir()] == [f"{42:010d}"]
 
 
-@pytest.mark.heavy
+@pytest.mark.long
 def test_producers_with_large_headers_do_not_make_a_journal_each_turn(tmp_path: Path) -> None:
     large = [
         tuple(Series(f"s{number}_{n:04d}", (), GAUGE, "", "x" * 150) for n in range(3900))

@@ -77,7 +77,7 @@ def life(path: Path) -> Life:
     return Life(path)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
 def test_short_pipes_for_weeks_leave_the_disk_flat(life: Life, no_waits: None) -> None:
     used, files = [], []
     for _ in range(18 * 24):
