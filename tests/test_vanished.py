@@ -60,8 +60,11 @@ def tcp_sockets(pid: int) -> list[socket.socket]:
     found = []
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            if not str(entry.readlink()).startswith("socket:"):
-                continue
+            try:
+                if not str(entry.readlink()).startswith("socket:"):
+                    continue
+            except FileNotFoundError:
+                continue  # it was closed meanwhile
             fd = libc.syscall(SYS_PIDFD_GETFD, process, int(entry.name), 0)
             if fd < 0:
                 must_have(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")

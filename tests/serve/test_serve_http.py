@@ -33,6 +33,13 @@ from rondo_tools.serve.timelines import Naming
 NOW_MS = time.time_ns() // 1_000_000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _now() -> None:
+    """When these tests begin: they were imported minutes ago, perhaps."""
+    global NOW_MS
+    NOW_MS = time.time_ns() // 1_000_000
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("served") / "vmm_metrics"

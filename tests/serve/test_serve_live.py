@@ -20,15 +20,22 @@ from rondo_tools.serve.live import FORGET_S, Live
 from rondo_tools.serve.opened import Opened
 from rondo_tools.store.reader import Store
 
-NOW_MS = time.time_ns() // 1_000_000
-T0 = NOW_MS // 1000 * 1000 - 30_000
+NOW_MS = T0 = 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _now() -> None:
+    """When these tests begin: they were imported minutes ago, perhaps."""
+    global NOW_MS, T0
+    NOW_MS = time.time_ns() // 1_000_000
+    T0 = NOW_MS // 1000 * 1000 - 30_000
 
 
 class Clock:
     """One that is wound on."""
 
-    def __init__(self, now_ms: int = NOW_MS) -> None:
-        self.now_s, self.now_ms = 1000.0, now_ms
+    def __init__(self) -> None:
+        self.now_s, self.now_ms = 1000.0, NOW_MS
 
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
