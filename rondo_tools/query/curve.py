@@ -25,6 +25,7 @@ from rondo_tools.query.times import Span
 from rondo_tools.selector import NAME, Selector, labels_of, matching_series, rest_of
 from rondo_tools.store.reader import Rows, Session, Store, Tier
 from rondo_tools.units import format_duration
+from rondo_tools.view.rates import rates
 
 LAST = "last"  # what every column of tier 0 is, and of a counter in the others
 
@@ -243,16 +244,6 @@ def _read(session: Session, question: Question, tiers: tuple[Tier, ...], tier: i
             break
     assert best is not None  # a store has tiers
     return best
-
-
-def rates(t_ms: Times, values: Values) -> Values:
-    """A counter's increase per second between each value and the next; one less than there are values.
-
-    As in PromQL a counter that falls has begun anew at 0, so what it shows then is its increase.
-    """
-    with np.errstate(all="ignore"):  # an infinite counter has no rate: NaN says so
-        increases = np.where(values[1:] < values[:-1], values[1:], np.diff(values))
-        return np.asarray(increases * 1000 / np.diff(t_ms))
 
 
 def _rate(curve: Curve) -> Curve:

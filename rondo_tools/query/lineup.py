@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from rondo_tools.catalog import COUNTER
 from rondo_tools.query import steps
-from rondo_tools.query.curve import LAST, Curve, CurveReader, Match, rates
+from rondo_tools.query.curve import LAST, Curve, CurveReader, Match
+from rondo_tools.view.rates import rates
 
 _KEPT_BYTES = 64 << 20
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from rondo_tools.catalog import Series
 from rondo_tools.errors import StoreError
-from rondo_tools.query.curve import Times, Values, matching, rates
+from rondo_tools.query.curve import Times, Values, matching
 from rondo_tools.query.damage import Damage
 from rondo_tools.query.face import UTC, Face
 from rondo_tools.query.life import state
@@ -25,6 +25,7 @@ from rondo_tools.query.names import word
 from rondo_tools.selector import Selector, matching_series, rest_of
 from rondo_tools.store.format.records import LOST, SessionRecord
 from rondo_tools.store.reader import Arrival, Ending, Part, Session, Store
+from rondo_tools.view.rates import rates
 from rondo_tools.view.state import RUNNING, SILENT, running_or_silent
 
 log = logging.getLogger(__name__)

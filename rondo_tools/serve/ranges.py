@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rondo_tools.catalog import COUNTER
 from rondo_tools.store.reader import Rows, Session, Store
+from rondo_tools.view.rates import rates
 
 POINTS = 2_200  # a week of 5 min, six hours of 10 s, and some
 
@@ -83,13 +84,10 @@ def _reaches(store: Store, session: Session, tier: int, rows: Rows, since_ms: in
 
 
 def _rates(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The increase a second since the value before; NaN for the first. A counter that falls began at 0."""
+    """The rate at each value since the one before; NaN for the first, and where there is no value."""
     found = np.full(values.size, np.nan)
     there = np.flatnonzero(~np.isnan(values))
-    if there.size > 1:
-        some = values[there]
-        grew = np.where(some[1:] < some[:-1], some[1:], np.diff(some))
-        found[there[1:]] = grew * 1000 / np.diff(t_ms[there])
+    found[there[1:]] = rates(t_ms[there], values[there])
     return found
 
 

@@ -1,0 +1,19 @@
+"""Rates of counters, as PromQL has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Times = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+
+def rates(t_ms: Times, values: Values) -> Values:
+    """A counter's increase per second between each value and the next; one less than there are values.
+
+    As in PromQL a counter that falls has begun anew at 0, so what it shows then is its increase.
+    """
+    with np.errstate(all="ignore"):  # an infinite counter has no rate: NaN says so
+        increases = np.where(values[1:] < values[:-1], values[1:], np.diff(values))
+        return np.asarray(increases * 1000 / np.diff(t_ms))
