@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import argh
 
-from rondo_tools import clock, command, sd_notify, stream, units
+from rondo_tools import clock, command, sd_notify, units
 from rondo_tools.attach import listing
 from rondo_tools.attach.choose import Choice, Condition, parse_condition
 from rondo_tools.attach.counters.choose import Chosen, choose
@@ -37,7 +37,7 @@ from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, RondoError, UsageError
 from rondo_tools.producer.address import TcpAddress, UnixAddress
 from rondo_tools.producer.destination import address, standard
-from rondo_tools.producer.flags import parse_interval, parse_label
+from rondo_tools.producer.flags import checked_header, parse_interval, parse_label
 from rondo_tools.signals import Signals
 from rondo_tools.stream import Header
 from rondo_tools.units import format_count
@@ -296,16 +296,8 @@ def _say(chosen: Chosen) -> None:
 
 def _labels(labels: list[tuple[str, str]], interval_ms: int) -> tuple[tuple[str, str], ...]:
     """The labels, checked as a reader of the stream will check them, beside those that are added."""
-    names = [name for name, _ in labels]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--label: {name!r} is given more than once")
-    try:
-        all_labels = {**dict.fromkeys(_OWN_LABELS, "x"), **dict(labels)}
-        stream.encode(Header("vm", clock.now_ms(), tuple(sorted(all_labels.items())), interval_ms, SERIES))
-    except ValueError as exc:
-        raise UsageError(f"--label: {exc}") from exc
-    return tuple(sorted(labels))
+    bare = Header("vm", clock.now_ms(), (), interval_ms, SERIES)
+    return checked_header(bare, labels, _OWN_LABELS).labels
 
 
 def make_parser() -> command.Parser:

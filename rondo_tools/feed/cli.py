@@ -19,7 +19,7 @@ from rondo_tools.feed.session import Session
 from rondo_tools.feed.single import Claim
 from rondo_tools.feed.text import Parser
 from rondo_tools.producer.destination import address, open_stream, standard
-from rondo_tools.producer.flags import parse_interval, parse_label
+from rondo_tools.producer.flags import checked_header, parse_interval, parse_label
 from rondo_tools.producer.output import Output
 from rondo_tools.producer.text import TextEncoder
 from rondo_tools.ratelimit import RateLimit
@@ -248,17 +248,7 @@ def _timeout_s(timeout_ms: int | None, interval_ms: int) -> float:
 def _header(instance: str, labels: list[tuple[str, str]], interval_ms: int) -> Header:
     """The header of all sessions, checked as a reader of the stream will check it; its series come later."""
     some = (Series("up", (), GAUGE, "", ""),)
-    header = Header(instance, clock.now_ms(), (), interval_ms, some)
-    for flag, checked in (("--instance", header), ("--label", header._replace(labels=tuple(sorted(labels))))):
-        try:
-            stream.encode(checked)
-        except ValueError as exc:
-            raise UsageError(f"{flag}: {exc}") from exc
-    names = [name for name, _ in labels]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--label: {name!r} is given more than once")
-    return checked
+    return checked_header(Header(instance, clock.now_ms(), (), interval_ms, some), labels)
 
 
 def _check_delivered(output: Output, *, text: bool) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from rondo_tools import stream
 from rondo_tools.errors import UsageError
+from rondo_tools.stream import Header
 from rondo_tools.units import format_duration, parse_duration
 
 
@@ -12,6 +16,26 @@ def parse_interval(text: str, shortest_ms: int) -> int:
     if ms < shortest_ms:
         raise UsageError(f"{text!r} is too short: {format_duration(shortest_ms)} is the shortest interval")
     return ms
+
+
+def checked_header(bare: Header, labels: Collection[tuple[str, str]], added: Collection[str] = ()) -> Header:
+    """`bare` with the labels of --label, checked as a reader of the stream will check it, beside the labels
+    named `added` that a session may get besides. Raises UsageError, which names --instance or --label."""
+    _check("--instance", bare)
+    names = [name for name, _ in labels]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--label: {name!r} is given more than once")
+    every = {**dict.fromkeys(added, "x"), **dict(labels)}
+    _check("--label", bare._replace(labels=tuple(sorted(every.items()))))
+    return bare._replace(labels=tuple(sorted(labels)))
+
+
+def _check(flag: str, header: Header) -> None:
+    try:
+        stream.encode(header)
+    except ValueError as exc:
+        raise UsageError(f"{flag}: {exc}") from exc
 
 
 def parse_label(text: str) -> tuple[str, str]:

@@ -13,9 +13,9 @@ import argh
 
 from rondo_tools import clock, command, stream, units
 from rondo_tools.catalog import SERIES
-from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, UsageError, VmError
+from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, VmError
 from rondo_tools.producer.destination import open_stream
-from rondo_tools.producer.flags import parse_interval, parse_label
+from rondo_tools.producer.flags import checked_header, parse_interval, parse_label
 from rondo_tools.producer.text import TextEncoder
 from rondo_tools.stream import Header
 from rondo_tools.vmm import cpu
@@ -214,22 +214,7 @@ def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: in
     if instance is None:
         instance = f"{os.uname().nodename}-{os.getpid()}"
     series = (*SERIES, *cpu.known_series())
-    bare = Header(instance, clock.now_ms(), (), interval_ms, series)
-    _check("--instance", bare)
-    names = [name for name, _ in labels]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--label: {name!r} is given more than once")
-    header = bare._replace(labels=tuple(sorted(labels)))
-    _check("--label", header)
-    return header
-
-
-def _check(flag: str, header: Header) -> None:
-    try:
-        stream.encode(header)
-    except ValueError as exc:
-        raise UsageError(f"{flag}: {exc}") from exc
+    return checked_header(Header(instance, clock.now_ms(), (), interval_ms, series), labels)
 
 
 @contextmanager
