@@ -44,6 +44,13 @@ def parse_size(text: str) -> int:
     return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
 
 
+def parse_count(text: str, most: int) -> int:
+    """A number from 1 to `most`. Raises UsageError."""
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= most:
+        raise UsageError(f"{text!r} is not a number between 1 and {most}")
+    return int(text)
+
+
 def format_count(count: int, noun: str) -> str:
     """``1 tick``, ``2 ticks``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

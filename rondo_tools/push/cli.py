@@ -25,7 +25,7 @@ from rondo_tools.push.http.credentials import parse_credentials
 from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.store.default import default_store
 from rondo_tools.store.format.layout import parse_cursor_name
-from rondo_tools.units import parse_duration
+from rondo_tools.units import parse_count, parse_duration
 from rondo_tools.urls import parse_url
 from rondo_tools.wakeup import Wakeup
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_CURSOR = "prometheus"
 DEFAULT_INTERVAL_S = 10.0
 MAX_TIERS = 8  # of any store
+MAX_COUNT = 1_000_000
 LONGEST_S = 86_400.0
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,6 @@ nothing but time: run it again.
 
 def _duration_s(text: str) -> float:
     return parse_duration(text) / 1000
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1_000_000:
-        raise UsageError(f"{text!r} is not a number between 1 and 1000000")
-    return int(text)
 
 
 @argh.arg(
@@ -161,7 +156,7 @@ def _count(text: str) -> int:
 @argh.arg(
     "--max-samples-per-send",
     metavar="N",
-    type=command.typed(_count),
+    type=command.typed(partial(parse_count, most=MAX_COUNT)),
     help="samples in one request; a tick is never cut, one with more goes alone",
 )
 def push(

@@ -5,12 +5,11 @@ What reads the store is imported where it is needed, so that --help is quick.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 
 import argh
 
@@ -18,11 +17,11 @@ from rondo_tools import command
 from rondo_tools.errors import UsageError
 from rondo_tools.prom.labels import parse_external, parse_job
 from rondo_tools.signals import Signals
+from rondo_tools.units import parse_count
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_SAMPLES = 5_000_000
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # mallopt(3)
 
 DESCRIPTION = """\
 Show a store live in a browser, and let Prometheus query it where it lies. Read-only.
@@ -38,12 +37,6 @@ Show a store live in a browser, and let Prometheus query it where it lies. Read-
 It listens on a Unix socket or on loopback. Any other address needs --token-file: clients send the token
 as 'Authorization: Bearer', or as the password of Basic. TLS is a proxy's (docs/serve.md).
 """
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1_000_000_000:
-        raise UsageError(f"{text!r} is not a number between 1 and 1000000000")
-    return int(text)
 
 
 @argh.arg("store", metavar="STORE", help="the folder that rondo-store writes")
@@ -73,8 +66,8 @@ def _count(text: str) -> int:
 @argh.arg(
     "--max-samples",
     metavar="N",
-    type=command.typed(_count),
-    help="refuse a remote-read request that has more; a million takes about 50 MB",
+    type=command.typed(partial(parse_count, most=1_000_000_000)),
+    help="refuse a remote-read request that has more",
 )
 def rondo_serve(
     store: str,
@@ -90,13 +83,14 @@ def rondo_serve(
     from rondo_tools.listeners import inherited
     from rondo_tools.listeners import listen as listen_at
     from rondo_tools.sd_notify import Notifier
+    from rondo_tools.serve import memory
     from rondo_tools.serve.access import Access, TokenFile, parse_host
     from rondo_tools.serve.live import FORGET_S
     from rondo_tools.serve.server import Server
     from rondo_tools.serve.site import Site
     from rondo_tools.serve.timelines import Naming
 
-    _give_memory_back()
+    memory.keep_little()
     external = parse_external(external_label or ())
     hosts = [parse_host(host) for host in allow_host or ()]
     token = None if token_file is None else TokenFile(token_file)
@@ -125,35 +119,13 @@ def rondo_serve(
         def each_time() -> None:
             notifier.alive()
             if site.live.forget():
-                _trim()
+                memory.give_back()
 
         notifier.ready()
         try:
             server.run(signals, min(notifier.alive_every_s or FORGET_S, FORGET_S), each_time)
         finally:
             notifier.stopping()
-
-
-def _give_memory_back() -> None:
-    """Have the C library use one heap for all threads, and give large blocks back as they are freed.
-
-    A look at a thousand VMs is some large arrays for a moment; by default each thread keeps its own.
-    """
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
-    except (OSError, AttributeError):
-        pass  # another C library than glibc
-
-
-def _trim() -> None:
-    """Give the system what is free."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        pass  # another C library than glibc
 
 
 def make_parser() -> command.Parser:
