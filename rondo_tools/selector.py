@@ -21,7 +21,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol
 
 from rondo_tools.catalog import Series, escape
 from rondo_tools.errors import UsageError
@@ -41,13 +41,19 @@ _ESCAPE = re.compile(
 _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
+class Pattern(Protocol):
+    """What `re.compile` gives, and what stands for it where patterns come from strangers."""
+
+    def fullmatch(self, value: str, /) -> object | None: ...
+
+
 class Matcher(NamedTuple):
     """One condition on a label; `pattern` is `value` compiled where the operator takes a pattern."""
 
     label: str
     operator: str  # = != =~ !~
     value: str
-    pattern: re.Pattern[str] | None = None
+    pattern: Pattern | None = None
 
     def matches(self, value: str) -> bool:
         """Whether a label with this value meets the condition; "" is a label that is missing."""

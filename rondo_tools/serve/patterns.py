@@ -9,14 +9,18 @@ Grafana make of a choice (`vm-1|vm-2`), and prefixes (`vm-.*`), have few.
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 from rondo_tools.errors import UsageError
+from rondo_tools.selector import Matcher
 
 MAX_PATTERN = 4096  # characters
+MATCHING_S = 5.0  # for the regular expressions of a query
 MAX_WAYS = 10_000_000
 
 _REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT)
@@ -24,12 +28,15 @@ _ONE = (codes.LITERAL, codes.NOT_LITERAL, codes.ANY, codes.IN, codes.CATEGORY)
 
 
 class SafePattern:
-    """A pattern that must match all of a value. Raises UsageError if it cannot be bounded, or is none."""
+    """A `selector.Pattern`. Raises UsageError if it cannot be bounded, or is none.
 
-    def __init__(self, text: str) -> None:
+    `until` is when, by time.monotonic, the query must have found out what matches.
+    """
+
+    def __init__(self, text: str, until: float = math.inf) -> None:
         if len(text) > MAX_PATTERN:
             raise UsageError(f"a pattern has at most {MAX_PATTERN} characters")
-        self.text = text
+        self.text, self._until = text, until
         try:
             self._parsed = parser.parse(text, re.DOTALL | re.ASCII)
             self._compiled = re.compile(text, re.DOTALL | re.ASCII)
@@ -44,13 +51,17 @@ class SafePattern:
             self._ways[length] = self._of(self._parsed, length)
         return self._ways[length]
 
-    def matches(self, value: str) -> bool:
+    def fullmatch(self, value: str, /) -> re.Match[str] | None:
         """Raises UsageError if it might take too long to find out."""
+        if time.monotonic() > self._until:
+            raise UsageError(
+                f"to match regular expressions took more than {MATCHING_S:g} s: write them more simply"
+            )
         if self.ways(len(value)) > MAX_WAYS:
             raise UsageError(
                 f"{self.text!r:.200} has too many ways to match {value!r:.50}: use fewer repetitions"
             )
-        return self._compiled.fullmatch(value) is not None
+        return self._compiled.fullmatch(value)
 
     def _of(self, sequence: Any, length: int) -> int:
         ways = 1
@@ -84,3 +95,8 @@ class SafePattern:
             f"{self.text!r:.200}: a repetition of more than one character may take for ever; "
             "repeat single characters or classes, such as [a-z0-9-]+"
         )
+
+
+def matcher(label: str, operator: str, value: str, until: float = math.inf) -> Matcher:
+    """Raises UsageError for a pattern that cannot be tried safely."""
+    return Matcher(label, operator, value, SafePattern(value, until) if "~" in operator else None)

@@ -22,10 +22,12 @@ import snappy
 from rondo_tools.prom.proto.remote_read_pb2 import Chunk, ChunkedReadResponse, Query, ReadRequest
 from rondo_tools.prom.samples import Labels
 from rondo_tools.prom.wire import Run, labels_on_the_wire, samples_by_series, varint
+from rondo_tools.selector import Matcher, Selector
 from rondo_tools.serve import xor
 from rondo_tools.serve.http import HttpError, Response
+from rondo_tools.serve.patterns import MATCHING_S, matcher
 from rondo_tools.serve.tiers import choose
-from rondo_tools.serve.timelines import MATCHING_S, Asked, Matcher, Timelines, matcher
+from rondo_tools.serve.timelines import Asked, Timelines
 from rondo_tools.store.format.tiers import Tier
 
 MAX_QUERY = 1 << 20  # bytes, decompressed
@@ -130,7 +132,12 @@ def _asked(query: Query, tiers: Sequence[Tier], max_samples: int) -> _Query:
         if aggregate not in ("avg", "min", "max"):
             raise HttpError(HTTPStatus.BAD_REQUEST, f"{AGGREGATE} is avg, min or max, not {aggregate!r:.50}")
     asked = Asked(
-        tuple(matchers), query.start_timestamp_ms, query.end_timestamp_ms, tier, aggregate, max_samples
+        Selector(tuple(matchers)),
+        query.start_timestamp_ms,
+        query.end_timestamp_ms,
+        tier,
+        aggregate,
+        max_samples,
     )
     return _Query(asked, hints.func == _LABELS_ONLY, tuple(sorted(forced.items())))
 

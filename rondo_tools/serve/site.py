@@ -16,15 +16,16 @@ from http import HTTPStatus
 
 from rondo_tools import __version__, clock
 from rondo_tools.errors import StoreError
-from rondo_tools.selector import parse_selector
+from rondo_tools.selector import Selector, parse_selector
 from rondo_tools.serve import exposition, ranges, remote_read, static
 from rondo_tools.serve.access import Access
 from rondo_tools.serve.health import HealthWatch
 from rondo_tools.serve.http import JSON, HttpError, Request, Response, as_json, text
 from rondo_tools.serve.live import Live
 from rondo_tools.serve.opened import Opened
+from rondo_tools.serve.patterns import MATCHING_S, matcher
 from rondo_tools.serve.self_metrics import SelfMetrics
-from rondo_tools.serve.timelines import MATCHING_S, Asked, Naming, Timelines, matcher
+from rondo_tools.serve.timelines import Asked, Naming, Timelines
 from rondo_tools.store.reader import Store
 from rondo_tools.view.state import running_or_silent
 
@@ -142,7 +143,7 @@ class Site:
                     matcher(one.label, one.operator, one.value, until)
                     for one in parse_selector(selector).matchers
                 )
-                asked = Asked(matchers, now_ms - RECENT_MS, now_ms, max_samples=self._max_samples)
+                asked = Asked(Selector(matchers), now_ms - RECENT_MS, now_ms, max_samples=self._max_samples)
                 for sample in timelines.latest(asked):
                     found[sample.labels] = sample
         note = "The last tick of each running VM. A scrape has one of many seconds: rondo-push delivers all."
@@ -199,7 +200,7 @@ class Site:
         now_ms = clock.now_ms()
         own = (matcher("instance", "=", STORE_INSTANCE),)
         with self._reader() as store:
-            samples = Timelines(store, self._naming).latest(Asked(own, now_ms - RECENT_MS, now_ms))
+            samples = Timelines(store, self._naming).latest(Asked(Selector(own), now_ms - RECENT_MS, now_ms))
         samples += self.metrics.samples(now_ms, self.connections())
         return Response(exposition.expose(samples).encode(), exposition.CONTENT_TYPE)
 

@@ -8,9 +8,7 @@ read in one pass. Where a tier does not reach back, the rows before come from th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import groupby
@@ -24,43 +22,13 @@ from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.lives import marker_ms
 from rondo_tools.prom.samples import INSTANCE, Labels
 from rondo_tools.prom.wire import Run
-from rondo_tools.selector import NAME
+from rondo_tools.selector import NAME, Selector, rest_of
 from rondo_tools.serve.http import HttpError
 from rondo_tools.serve.merged import Life, has_marker, merged
-from rondo_tools.serve.patterns import SafePattern
 from rondo_tools.store.reader import Piece, Question, Session, Store, TooMuchError, Wanted
 from rondo_tools.stream import Header
 
-MATCHING_S = 5.0  # for the regular expressions of a query
-
 _NOBODY = "\0"  # stands for the instance in labels that sessions share
-
-
-@dataclass(frozen=True)
-class Matcher:
-    """A condition on a label; a label that is missing has the value ""."""
-
-    label: str
-    operator: str  # = != =~ !~
-    value: str
-    pattern: SafePattern | None = None
-    until: float = field(default=0.0, compare=False)  # of time.monotonic, to find out what matches
-
-    def matches(self, value: str) -> bool:
-        """Raises HttpError if it takes too long."""
-        if self.pattern is None:
-            return (value == self.value) == (self.operator == "=")
-        if self.until and time.monotonic() > self.until:
-            raise HttpError(
-                HTTPStatus.BAD_REQUEST,
-                f"to match regular expressions took more than {MATCHING_S:g} s: write them more simply",
-            )
-        return self.pattern.matches(value) == (self.operator == "=~")
-
-
-def matcher(label: str, operator: str, value: str, until: float = 0.0) -> Matcher:
-    """Raises UsageError for a pattern that cannot be tried safely."""
-    return Matcher(label, operator, value, SafePattern(value) if "~" in operator else None, until)
 
 
 class Naming(NamedTuple):
@@ -73,7 +41,7 @@ class Naming(NamedTuple):
 class Asked(NamedTuple):
     """`start_ms` and `end_ms` are both included."""
 
-    matchers: tuple[Matcher, ...]
+    selector: Selector
     start_ms: int
     end_ms: int
     tier: int = 0
@@ -92,7 +60,7 @@ class _Pick:
     """Which series of a schema match what a session's own labels have left open; one for all sessions
     that leave the same."""
 
-    def __init__(self, rest: tuple[Matcher, ...], added: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, rest: Selector, added: tuple[tuple[str, str], ...]) -> None:
         self._rest, self._added = rest, added
 
     def __call__(self, series: tuple[Series, ...]) -> tuple[int, ...]:
@@ -101,11 +69,11 @@ class _Pick:
         return tuple(
             number
             for number, one in enumerate(series)
-            if all(
-                each.matches({NAME: one.name, **added, **dict(one.labels)}.get(each.label, ""))
-                for each in self._rest
-            )
+            if self._rest.matches({NAME: one.name, **added, **dict(one.labels)})
         )
+
+
+_Picks = dict[tuple[Selector, tuple[tuple[str, str], ...]], _Pick]
 
 
 class Timelines:
@@ -162,9 +130,9 @@ class Timelines:
         their times alone: what is left out of whom, and where a series goes away, is the same whatever
         was asked for.
         """
-        named = [m.value for m in asked.matchers if (m.label, m.operator) == (INSTANCE, "=")]
+        named = [m.value for m in asked.selector.matchers if (m.label, m.operator) == (INSTANCE, "=")]
         sessions = self._store.sessions(instance=named[0] if named else None, since_ms=max(asked.start_ms, 0))
-        picks: dict[tuple[tuple[Matcher, ...], tuple[tuple[str, str], ...]], _Pick] = {}
+        picks: _Picks = {}
         found = []
         for _, lives in groupby(sessions, key=attrgetter("instance")):
             mine = [Wanted(one, self._pick(one, asked, picks)) for one in lives]
@@ -179,13 +147,12 @@ class Timelines:
         self,
         session: Session,
         asked: Asked,
-        picks: dict[tuple[tuple[Matcher, ...], tuple[tuple[str, str], ...]], _Pick],
+        picks: _Picks,
     ) -> Callable[[tuple[Series, ...]], tuple[int, ...]]:
-        known = {INSTANCE: session.instance, **dict(session.labels)}
-        if not all(m.matches(known[m.label]) for m in asked.matchers if m.label in known):
+        rest = rest_of(asked.selector, session.instance, session.labels)
+        if rest is None:
             return _nothing
-        rest = tuple(m for m in asked.matchers if m.label not in known)
-        sent = {"job": self._naming.job, **self._naming.external}
+        sent, known = {"job": self._naming.job, **self._naming.external}, dict(session.labels)
         added = tuple((name, value) for name, value in sent.items() if name not in known)
         return picks.setdefault((rest, added), _Pick(rest, added))
 

@@ -36,7 +36,7 @@ from rondo_tools.serve.patterns import MAX_PATTERN, SafePattern
 )
 def test_it_matches_as_the_language_does(pattern: str, value: str) -> None:
     expected = re.fullmatch(pattern, value, re.DOTALL | re.ASCII) is not None
-    assert SafePattern(pattern).matches(value) is expected
+    assert (SafePattern(pattern).fullmatch(value) is not None) is expected
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_may_blow_up_is_refused(pattern: str, why: str) -> None:
 @pytest.mark.parametrize("pattern", [".*" * 12 + "x", "(a|a)" * 40 + "b", ".*a.*b.*c.*d.*e", "(a?){30}a{30}"])
 def test_a_value_that_has_too_many_ways_is_not_tried(pattern: str) -> None:
     with pytest.raises(UsageError, match="too many ways"):
-        SafePattern(pattern).matches("a" * 60)
+        SafePattern(pattern).fullmatch("a" * 60)
 
 
 ATOMS = st.sampled_from(
@@ -70,4 +70,4 @@ ATOMS = st.sampled_from(
 
 @given(st.lists(ATOMS, max_size=6).map("".join), st.text("ab", max_size=8))
 def test_any_pattern_is_refused_or_right(pattern: str, value: str) -> None:
-    assert SafePattern(pattern).matches(value) is (re.fullmatch(pattern, value) is not None)
+    assert bool(SafePattern(pattern).fullmatch(value)) is (re.fullmatch(pattern, value) is not None)
