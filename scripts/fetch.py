@@ -151,16 +151,16 @@ def unpack(package: str, needs: Needs, *more: str, suite: str = "") -> Path:
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
         work = Path(temporary)
-        # Lists that somebody fetched long ago may name files that are gone: then fetch our own.
-        options: list[str] = sources(suite, work)
+        options = sources(suite, work)
         try:
-            if options:
-                raise subprocess.SubprocessError(f"no lists of {suite} yet")
+            if suite:
+                own_lists(work, options)
             download([package, *more], needs, work, options)
         except subprocess.SubprocessError:
-            (work / "lists" / "partial").mkdir(parents=True)
-            options += ["-o", f"Dir::State::Lists={work / 'lists'}"]
-            apt(work, [*options, "update"])
+            if suite:
+                raise
+            # Lists that somebody fetched long ago may name files that are gone.
+            own_lists(work, options)
             download([package, *more], needs, work, options)
         for name in (package, *more):
             follow(name, work, options)
@@ -173,6 +173,13 @@ def unpack(package: str, needs: Needs, *more: str, suite: str = "") -> Path:
         if root.exists():
             shutil.rmtree(root)
         return made.rename(root)
+
+
+def own_lists(work: Path, options: list[str]) -> None:
+    """Fetch the lists of packages, and add to `options` where they are."""
+    (work / "lists" / "partial").mkdir(parents=True)
+    options += ["-o", f"Dir::State::Lists={work / 'lists'}"]
+    apt(work, [*options, "update"])
 
 
 def sources(suite: str, work: Path) -> list[str]:
