@@ -28,6 +28,18 @@ def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
     return decorate
 
 
+def some_sessions(more: str = "") -> Callable[[Command], Command]:
+    """A selector that chooses whole sessions and may be left out; `more` goes on with its help."""
+    decorator: Callable[[Command], Command] = argh.arg(
+        "selector",
+        nargs="?",
+        metavar="SELECTOR",
+        default="{}",
+        help=f"which sessions: those with a series that it means{more}",
+    )
+    return decorator
+
+
 selector = argh.arg("selector", metavar="SELECTOR", help="which series, such as 'vmm_rss_bytes'")
 utc = argh.arg(
     "--utc",

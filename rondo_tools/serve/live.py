@@ -24,6 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -171,9 +172,8 @@ class Live:
             for key, stands in self._lives.items()
             if key[1] > old_ms and (not stands[1] or stands[1] > old_ms)
         }
-        for key in sorted(self._lives, key=lambda key: key[1])[: -_MOST_LIVES or None]:
-            if len(self._lives) > _MOST_LIVES:
-                del self._lives[key]
+        for key in sorted(self._lives, key=itemgetter(1))[:-_MOST_LIVES]:
+            del self._lives[key]
 
     def _since(self, seen: int) -> bytes:
         new = self._seq - seen

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import argh
-
 from rondo_tools.errors import UsageError
+from rondo_tools.query import flags as share
 from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
 
@@ -26,13 +25,7 @@ rondo-push first.
 """
 
 
-@argh.arg(
-    "selector",
-    nargs="?",
-    metavar="SELECTOR",
-    default="{}",
-    help="which sessions: those with a series that it means; then the dump has no cursors",
-)
+@share.some_sessions("; then the dump has no cursors")
 def dump(selector: str, **flags: Any) -> None:
     from rondo_tools.query.damage import Damage
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import argh
-
 from rondo_tools.errors import UsageError
+from rondo_tools.query import flags as share
 from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
 
@@ -26,13 +25,7 @@ there is said on standard error. Given to the same store again, it changes nothi
 """
 
 
-@argh.arg(
-    "selector",
-    nargs="?",
-    metavar="SELECTOR",
-    default="{}",
-    help="which sessions: those with a series that it means",
-)
+@share.some_sessions("")
 def stream(selector: str, **flags: Any) -> None:
     from rondo_tools.query import replay
     from rondo_tools.query.damage import Damage
