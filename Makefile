@@ -107,5 +107,5 @@ uninstall-systemd: ## and out again
 		scripts/install_systemd.sh uninstall
 
 clean: ## remove what the targets made, .venv and .tools included
-	rm -rf .venv .tools .demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics
+	rm -rf .venv .tools .demo build dist *.egg-info scripts/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,11 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from evidence import evidence
-from pipeline import ROOT, pipeline, receiver, say, show
-
-sys.path.insert(0, str(ROOT))
-
+from devtools import ROOT
+from devtools.evidence import evidence
+from devtools.pipeline import pipeline, receiver, say, show
 from rondo_tools.store.reader import Store
 from rondo_tools.units import format_size
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make .venv with everything in it that tests and demo need. No root, nothing outside the checkout.
-# Does nothing when pyproject.toml has not changed since.
+# Does nothing when neither pyproject.toml has changed since.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -10,7 +10,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
     echo "setup: $python is not Python 3.11 or newer; name one: make PYTHON=/path/to/python3" >&2
     exit 69
 fi
-if [ -x .venv/bin/python ] && cmp -s pyproject.toml "$stamp"; then
+if [ -x .venv/bin/python ] && cat pyproject.toml scripts/pyproject.toml | cmp -s - "$stamp"; then
     exit 0
 fi
 echo "setup: making .venv (once; takes a minute)" >&2
@@ -32,5 +32,6 @@ else
     PYTHONPATH=$wheel .venv/bin/python -m pip install --quiet --no-index --find-links "$wheels" pip
 fi
 # The plain kind of editable install: the other one costs each start of Python some 10 ms.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]'
-cp pyproject.toml "$stamp"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]' \
+    --editable scripts
+cat pyproject.toml scripts/pyproject.toml >"$stamp"

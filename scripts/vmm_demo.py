@@ -31,14 +31,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from demo_guest import CHOICES, Guest, choose
-from evidence import evidence, seconds
-from guest_disk import DiskError, can_check, check_disk, make_disk
-from pipeline import ROOT, pipeline, receiver, say, show
-from remote import Remote
-
-sys.path.insert(0, str(ROOT))
-
+from devtools import ROOT
+from devtools.evidence import evidence, seconds
+from devtools.guest.choice import CHOICES, Guest, choose
+from devtools.guest.disk import DiskError, can_check, check_disk, make_disk
+from devtools.pipeline import pipeline, receiver, say, show
+from devtools.remote import Remote
 from rondo_tools.errors import UsageError
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.units import parse_duration

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fetch import PROGRAMS, fetch
 from hypothesis import HealthCheck, settings
-from needs import PATIENCE_S, must_have
-from prometheus import Prometheus
-from quick import Guard, is_quick
+
+from devtools.programs import PROGRAMS, fetch
+from devtools.receivers.prometheus import Prometheus
+from tests.support.needs import PATIENCE_S, must_have
+from tests.support.quick import Guard, is_quick
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import argh
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools import __version__, command
 from rondo_tools.errors import PushError, RondoError, StoreError, StreamError, UsageError, VmError
 from rondo_tools.units import parse_duration
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from metrics_table import with_table
+
+from devtools.metrics_table import with_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [

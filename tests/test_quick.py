@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from quick import Guard, Name, starts_something
+
+from tests.support.quick import Guard, Name, starts_something
 
 TESTS = Path(__file__).parent
 
@@ -18,15 +19,15 @@ TESTS = Path(__file__).parent
 @pytest.mark.parametrize(
     ("path", "name", "starts"),
     [
-        ("store/store_host.py", "data", False),
-        ("store/store_host.py", "started", True),
-        ("store/store_host.py", "deliver", True),  # through connected, in the same file
+        ("support/store/store_host.py", "data", False),
+        ("support/store/store_host.py", "started", True),
+        ("support/store/store_host.py", "deliver", True),  # through connected, in the same file
         ("store/test_store_time.py", "test_the_first_millisecond_is_one", False),
         ("store/test_store_crash.py", "test_killed_a_hundred_times_the_store_comes_out_the_same", True),
-        ("push/receivers.py", "fill", False),
-        ("push/receivers.py", "http_server", True),
+        ("support/push/receivers.py", "fill", False),
+        ("support/push/receivers.py", "http_server", True),
         ("push/test_push_http.py", "test_a_name_that_is_not_known_is_clear", True),  # by a Transport
-        ("conftest.py", "prometheus", True),  # through the class, in a file of scripts/
+        ("conftest.py", "prometheus", True),  # through the class, in a file of devtools
     ],
 )
 def test_what_a_name_reaches(path: str, name: str, starts: bool) -> None:

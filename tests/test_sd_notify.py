@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from needs import PATIENCE_S
-
 from rondo_tools.sd_notify import Notifier, handed_over
+from tests.support.needs import PATIENCE_S
 
 _CHILD = """
 import os, sys

@@ -11,10 +11,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools import start
 from rondo_tools.errors import EX_UNAVAILABLE
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from needs import must_have
 
 from rondo_tools import listeners, stream
 from rondo_tools.catalog import COUNTER, Series
@@ -24,6 +23,7 @@ from rondo_tools.store.server.server import Server
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.stream import Header
 from rondo_tools.vmm.output import OutputThread
+from tests.support.needs import must_have
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_S = 60

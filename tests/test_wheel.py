@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from build_share import COMPLETION
-from fetch import root_of
-from needs import PATIENCE_S, must_have
 
+from build_share import COMPLETION
+from devtools.programs import root_of
 from rondo_tools import __version__
+from tests.support.needs import PATIENCE_S, must_have
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])

@@ -9,7 +9,6 @@ kernel has noted for that process alone (VmHWM, proc(5)).
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import resource
 import subprocess
@@ -20,11 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from filled_store import Life, fill
-from sink import Sink
 
-from bench.measure import ROOT
 from bench.report import Report, run_part
+from devtools.filled_store import Life, fill
+from devtools.receivers.sink import Sink
 from rondo_tools.catalog import COUNTER, SERIES
 from rondo_tools.stream import Header
 
@@ -69,7 +67,6 @@ def main(report: Report, arguments: list[str]) -> None:
             [sys.executable, "-c", PUSH, folder, "--remote-write", sink.write_url, "--backfill", "-v"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         out, err = process.communicate()
         wall = time.monotonic() - before

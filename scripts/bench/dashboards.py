@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from fetch import fetch
-from filled_store import Life, fill
-from grafana import ALL, DASHBOARDS, Range, ask, load, queries, run
-from prometheus import Prometheus
 
 from bench.measure import ROOT, process_cpu_s, program
 from bench.report import Report, run_part
+from devtools.filled_store import Life, fill
+from devtools.grafana.dashboards import ALL, DASHBOARDS, Range, ask, load, queries, run
+from devtools.programs import fetch
+from devtools.receivers.prometheus import Prometheus
 from rondo_tools.catalog import COUNTER, SERIES
 from rondo_tools.stream import Header
 

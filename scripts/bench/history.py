@@ -20,10 +20,10 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from filled_store import Life, fill
 
 from bench.measure import command_cpu_s, disk_bytes, least, program
 from bench.report import Report, run_part
+from devtools.filled_store import Life, fill
 from rondo_tools.catalog import SERIES
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.stream import Header

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from sink import Sink
 
 from bench.measure import command_cpu_s, disk_bytes, program
 from bench.report import Report, run_part
+from devtools.receivers.sink import Sink
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import End, Header, Tick

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from devtools import ROOT
 
 
 def program(name: str, *arguments: str | Path, checkout: Path = ROOT) -> list[str]:

@@ -28,12 +28,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from fetch import fetch
-from filled_store import Life, fill
-from prometheus import Prometheus
 
 from bench.measure import command_cpu_s, least, process_cpu_s, program
 from bench.report import Peer, Report, run_part
+from devtools.filled_store import Life, fill
+from devtools.programs import fetch
+from devtools.receivers.prometheus import Prometheus
 from rondo_tools.catalog import COUNTER, SERIES
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest

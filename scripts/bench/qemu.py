@@ -30,12 +30,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import exit_loop
-from fetch import fetch
-
 from bench.attach import SETTLE_S, a_tick_us, watching
 from bench.measure import serving
 from bench.report import Peer, Report, run_part
+from devtools import exit_loop
+from devtools.programs import fetch
 from rondo_tools.store.reader import Store
 
 VMS, AT_ONCE = 50, 2

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from sink import Sink
 
 from bench.history import no_waits, one_tick
 from bench.lives import messages
 from bench.measure import command_cpu_s, least, program
 from bench.report import Report, run_part
+from devtools.receivers.sink import Sink
 from rondo_tools.catalog import SERIES
 from rondo_tools.store.format.cursor import Position, Progress, pack_progress
 from rondo_tools.store.opened import OpenStore

@@ -22,13 +22,13 @@ from urllib.request import urlopen
 
 import numpy as np
 import snappy
-from fetch import fetch
-from filled_store import Life, fill
-from prometheus import Prometheus
 
 from bench.history import DAYS, WINDOW_S, Week, no_waits
 from bench.measure import cpu_ns, least, program, serving_http
 from bench.report import Peer, Report, run_part
+from devtools.filled_store import Life, fill
+from devtools.programs import fetch
+from devtools.receivers.prometheus import Prometheus
 from rondo_tools.catalog import SERIES
 from rondo_tools.prom.proto.remote_read_pb2 import LabelMatcher, Query, ReadHints, ReadRequest
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest

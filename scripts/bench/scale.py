@@ -29,12 +29,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
-from fetch import fetch
-from prometheus import Prometheus, free_port
-
 from bench.measure import process_cpu_s, program, raise_descriptor_limit, resident_bytes, serving
 from bench.report import Peer, Report, Row, run_part
 from bench.vms import LIFE_S, SHORT, Fleet
+from devtools.programs import fetch
+from devtools.receivers.prometheus import Prometheus, free_port
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 

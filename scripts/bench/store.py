@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fetch import fetch
-
 from bench.measure import command_cpu_s, program
 from bench.report import Peer, Report, run_part
+from devtools.programs import fetch
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.store.format.tiers import DEFAULT_TIERS

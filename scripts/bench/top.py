@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from terminal_host import TerminalHost
 
 from bench.measure import command_cpu_s, least, process_cpu_s, program, resident_bytes
 from bench.report import Report, run_part
+from devtools.terminal_host import TerminalHost
 from rondo_tools.catalog import CPU, SERIES
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store

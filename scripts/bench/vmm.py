@@ -21,10 +21,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import exit_loop
-
 from bench.measure import program
 from bench.report import Peer, Report, run_part
+from devtools import exit_loop
 from rondo_tools.vmm.accel.base import IO, Exit, ScriptedVcpu
 from rondo_tools.vmm.bus import Bus
 from rondo_tools.vmm.devices.serial import Serial

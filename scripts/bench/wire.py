@@ -21,13 +21,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fetch import fetch
-from prometheus import free_port
-from sink import Sink
-
 from bench.measure import program
 from bench.push import blocks, store_of
 from bench.report import Peer, Report, run_part
+from devtools.programs import fetch
+from devtools.receivers.prometheus import free_port
+from devtools.receivers.sink import Sink
 from rondo_tools.push.encoding.v1 import decode
 
 PATIENCE_S = 60.0  # for vmagent to start, and to hand on what it has

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attach_host import Receiver, ServiceManager, needs_kvm_and_bpf
+
+from tests.support.attach.attach_host import Receiver, ServiceManager, needs_kvm_and_bpf
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from attach_host import ROOT, Receiver, ServiceManager, small_guest
 
 from rondo_tools import clock
 from rondo_tools.attach.kept import KeptFile
+from tests.support.attach.attach_host import ROOT, Receiver, ServiceManager, small_guest
 
 HOUR_MS = 3_600_000
 

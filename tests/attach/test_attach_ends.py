@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attach_host import Receiver, ServiceManager, small_guest
 
 from rondo_tools.attach.ends import Ended, EndsFile
 from rondo_tools.attach.self_metrics import SERIES
 from rondo_tools.stream import End, Header, Tick, encode
+from tests.support.attach.attach_host import Receiver, ServiceManager, small_guest
 
 
 def _as_it_was(manager: ServiceManager, lives: str) -> None:

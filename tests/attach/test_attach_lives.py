@@ -11,7 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attach_host import (
+
+from rondo_tools.attach.naming import bounded
+from rondo_tools.attach.self_metrics import INSTANCE
+from tests.support.attach.attach_host import (
     LOOP_EXITS,
     NOBODY_WITH_BPF,
     ROOT,
@@ -22,10 +25,7 @@ from attach_host import (
     start_qemu,
     watching,
 )
-from needs import PATIENCE_S
-
-from rondo_tools.attach.naming import bounded
-from rondo_tools.attach.self_metrics import INSTANCE
+from tests.support.needs import PATIENCE_S
 
 
 @pytest.mark.parametrize("lives", [4, pytest.param(50, marks=pytest.mark.long)])

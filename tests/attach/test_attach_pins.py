@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from attach_host import (
+
+from tests.support.attach.attach_host import (
     ATTACH,
     NOBODY_WITH_BPF,
     ROOT,
@@ -20,7 +21,7 @@ from attach_host import (
     needs_kvm_and_bpf,
     small_guest,
 )
-from needs import PATIENCE_S, must_have
+from tests.support.needs import PATIENCE_S, must_have
 
 MOUNT = 'mount -t bpf bpf "$1" && chmod 1777 "$1" && echo mounted && exec sleep infinity'
 

@@ -11,7 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attach_host import (
+
+from rondo_tools.attach import cli
+from rondo_tools.attach.counters.bpf import BpfCounters
+from tests.support.attach.attach_host import (
     ATTACH,
     FORGETFUL,
     NOBODY,
@@ -27,13 +30,10 @@ from attach_host import (
     small_guest,
     watching,
 )
-from needs import PATIENCE_S
-
-from rondo_tools.attach import cli
-from rondo_tools.attach.counters.bpf import BpfCounters
+from tests.support.needs import PATIENCE_S
 
 PROCESS_SERIES = {"vmm_rss_bytes", "vmm_open_fds", "vmm_uptime_seconds", "vmm_cpu_seconds_total"}
-MANY = [sys.executable, str(Path(__file__).parent / "many_vms.py")]
+MANY = [sys.executable, str(ROOT / "tests" / "support" / "attach" / "many_vms.py")]
 
 
 # --- permissions ---------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from attach_host import ROOT, Receiver, ServiceManager, own, small_guest
-from needs import PATIENCE_S
 
 from rondo_tools.attach.kept import KeptFile, KeptProcess, KeptVm
 from rondo_tools.store.reader import Store
+from tests.support.attach.attach_host import ROOT, Receiver, ServiceManager, own, small_guest
+from tests.support.needs import PATIENCE_S
 
 
 def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, manager: ServiceManager) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from attach_host import ROOT, Receiver, Watcher, small_guest, watching
 
 from rondo_tools.attach import sinks
 from rondo_tools.attach.self_metrics import INSTANCE, SERIES, SelfMetrics, Tally
@@ -24,6 +23,7 @@ from rondo_tools.attach.sources.base import Moment
 from rondo_tools.attach.sources.readings import Reading, Report
 from rondo_tools.producer.address import UnixAddress
 from rondo_tools.stream import End, Header, Tick
+from tests.support.attach.attach_host import ROOT, Receiver, Watcher, small_guest, watching
 
 NOW = Moment(1_000, 0.0, {})
 

@@ -13,12 +13,12 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import PATIENCE_S
 
 from rondo_tools.attach.naming import Identity, PathTemplate
 from rondo_tools.attach.sources.adapters import RefusedError, Target
 from rondo_tools.attach.sources.cloud_hypervisor import CloudHypervisorAdapter, Devices, parse
 from rondo_tools.attach.sources.readings import DURATION, Report
+from tests.support.needs import PATIENCE_S
 
 UNSET = (1 << 64) - 1
 READ = 'blk_requests_total{op="read"}'

@@ -16,10 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attach_host import ATTACH, Receiver, needs_kvm_and_bpf, own, small_guest, watching
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import PATIENCE_S
 
 from rondo_tools.attach import cli
 from rondo_tools.attach.naming import Identity, PathTemplate
@@ -27,6 +25,8 @@ from rondo_tools.attach.sources import firecracker
 from rondo_tools.attach.sources.adapters import RefusedError, Target
 from rondo_tools.attach.sources.firecracker import FirecrackerAdapter, Sums, Tail
 from rondo_tools.attach.sources.readings import DURATION, EXIT_DURATION, Reading, Report
+from tests.support.attach.attach_host import ATTACH, Receiver, needs_kvm_and_bpf, own, small_guest, watching
+from tests.support.needs import PATIENCE_S
 
 READ = 'blk_requests_total{op="read"}'
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from attach_host import Receiver, ServiceManager, small_guest
-from needs import must_have
+
+from tests.support.attach.attach_host import Receiver, ServiceManager, small_guest
+from tests.support.needs import must_have
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from attach_host import (
+
+from rondo_tools.catalog import NET
+from tests.support.attach.attach_host import (
     ATTACH,
     NOBODY_WITH_BPF,
     ROOT_WITHOUT_BPF,
@@ -22,10 +24,8 @@ from attach_host import (
     small_guest,
     watching,
 )
-from libvirt_host import BLOCK, PANIC, Domain, Libvirt, real_libvirtd
-from needs import PATIENCE_S, must_have
-
-from rondo_tools.catalog import NET
+from tests.support.attach.libvirt_host import BLOCK, PANIC, Domain, Libvirt, real_libvirtd
+from tests.support.needs import PATIENCE_S, must_have
 
 DURATION = "blk_request_duration_ns"
 NETWORK = tuple(map(str, NET))

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import PATIENCE_S
 
 from rondo_tools.attach.naming import Identity
 from rondo_tools.attach.sources.adapters import Adapters, RefusedError, Target
@@ -24,6 +23,7 @@ from rondo_tools.attach.sources.libvirt_client import Client, Description, Event
 from rondo_tools.attach.sources.libvirt_domain import VCPU_TIMES, Domain, devices_of, parse_xml
 from rondo_tools.attach.sources.readings import DURATION, Report
 from rondo_tools.errors import UsageError
+from tests.support.needs import PATIENCE_S
 
 UUID = "6f0d9ad9-7f43-4d0e-8d4c-0b8a54a3b4e1"
 PID = 4711

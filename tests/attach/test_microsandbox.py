@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from attach_host import NOBODY_WITH_BPF, ROOT, Receiver, small_guest, watching
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import PATIENCE_S
 
 from rondo_tools.attach.naming import Identity
 from rondo_tools.attach.sources import microsandbox
 from rondo_tools.attach.sources.adapters import Adapters, Target
 from rondo_tools.attach.sources.microsandbox import MicrosandboxAdapter, parse
 from rondo_tools.attach.sources.readings import Report
+from tests.support.attach.attach_host import NOBODY_WITH_BPF, ROOT, Receiver, small_guest, watching
+from tests.support.needs import PATIENCE_S
 
 # Follows a file, as the real one a clock; and notes how it was started.
 MSB = """#!/bin/sh

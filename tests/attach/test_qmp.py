@@ -17,18 +17,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import disk_guest
 import pytest
-from attach_host import ATTACH, Got, Receiver, needs_kvm_and_bpf, own, watching
-from fetch import fetch
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import PATIENCE_S, must_have
 
+from devtools.programs import fetch
 from rondo_tools.attach.naming import Identity, PathTemplate
 from rondo_tools.attach.sources import qmp
 from rondo_tools.attach.sources.adapters import RefusedError, Target
 from rondo_tools.attach.sources.readings import Report, Totals
+from tests.support.attach import disk_guest
+from tests.support.attach.attach_host import ATTACH, Got, Receiver, needs_kvm_and_bpf, own, watching
+from tests.support.needs import PATIENCE_S, must_have
 
 READS, WRITES = 5, 7
 DURATION = "blk_request_duration_ns"

@@ -8,7 +8,9 @@ import re
 import subprocess
 
 import pytest
-from attach_host import (
+
+from rondo_tools.attach.sources import taps
+from tests.support.attach.attach_host import (
     ATTACH,
     NOBODY,
     NOBODY_WITH_BPF,
@@ -20,9 +22,7 @@ from attach_host import (
     small_guest,
     watching,
 )
-from needs import PATIENCE_S, must_have
-
-from rondo_tools.attach.sources import taps
+from tests.support.needs import PATIENCE_S, must_have
 
 SENT, GOT = 'net_packets_total{direction="transmit"}', 'net_packets_total{direction="receive"}'
 BYTES_SENT, BYTES_GOT = 'net_bytes_total{direction="transmit"}', 'net_bytes_total{direction="receive"}'

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from test_late_sources import Sent
 
 from rondo_tools import clock
 from rondo_tools.attach import discover
@@ -23,6 +22,7 @@ from rondo_tools.attach.lives import Options
 from rondo_tools.attach.watch import Watcher
 from rondo_tools.catalog import EXIT_REASONS
 from rondo_tools.stream import Tick
+from tests.attach.test_late_sources import Sent
 
 
 class Events:

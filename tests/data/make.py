@@ -1,4 +1,4 @@
-"""Makes the golden files anew: `PYTHONPATH=.:tests:tests/store python tests/data/make.py`.
+"""Makes the golden files anew: `python tests/data/make.py`.
 
     store_2/       a store of format 2 with something in every folder
     store_2.json   what a reader must find in it
@@ -20,16 +20,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import look_truth as truth
-from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill, union_of
-from restore_host import dumped
-
 from rondo_tools import stream
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.store.format.cursor import Position, Progress, pack_progress
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.snapshot import read_store_json
+from tests.support.restore_host import dumped
+from tests.support.store import look_truth as truth
+from tests.support.store.journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill, union_of
 
 HERE = Path(__file__).parent
 NAME = "vm/ü 3"

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fleet import PATIENCE_S, Host
-from grafana import Range
-from lives import RULES, Filled, arrived_s, lives_of, push, until
-from prometheus import Prometheus
-from victoria import victoria
 
+from devtools.fleet import PATIENCE_S, Host
+from devtools.grafana.dashboards import Range
+from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.victoria import victoria
 from rondo_tools import stream
 from rondo_tools.attach.self_metrics import INSTANCE, SERIES
 from rondo_tools.catalog import COUNTER
 from rondo_tools.stream import End, Header, Tick
+from tests.support.deploy.lives import RULES, Filled, arrived_s, lives_of, push, until
 
 
 @pytest.fixture(scope="session")

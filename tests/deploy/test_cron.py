@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
-from prometheus import Prometheus, free_port
+
+from devtools.receivers.prometheus import Prometheus, free_port
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "deploy" / "README.md").read_text()

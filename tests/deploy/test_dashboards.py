@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from grafana import (
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from devtools.grafana.dashboards import (
     ALL,
     DASHBOARDS,
     Query,
@@ -28,13 +32,7 @@ from grafana import (
     queries,
     run,
 )
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.cog.plugins import register_default_plugins
-from grafana_foundation_sdk.models.dashboard import Dashboard
-from lives import RULES, Filled, push
-from needs import PATIENCE_S
-from prometheus import Prometheus
-
+from devtools.receivers.prometheus import Prometheus
 from rondo_tools import catalog
 from rondo_tools.attach import self_metrics as attach_health
 from rondo_tools.push import self_metrics as push_health
@@ -42,6 +40,8 @@ from rondo_tools.store.folder import Folder
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.server import self_metrics as store_health
 from rondo_tools.stream import End, Header, Tick
+from tests.support.deploy.lives import RULES, Filled, push
+from tests.support.needs import PATIENCE_S
 
 VMS = ["vm-1", "vm-2", "vm-3", "vm-4", "vm-5"]
 ROLLUPS = ALL | {"job": "rollups", "resolution": "10s"}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dashboard_picture import NOTE, answers
-from grafana import ALL, DASHBOARDS, Json, load, panels
-from lives import Filled
-from panel_picture import UNITS, Line, alone, broken, draw
 from PIL import Image
+
+from devtools.grafana.dashboard_picture import NOTE, answers
+from devtools.grafana.dashboards import ALL, DASHBOARDS, Json, load, panels
+from devtools.grafana.panel_picture import UNITS, Line, alone, broken, draw
+from tests.support.deploy.lives import Filled
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from needs import PATIENCE_S
+
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RULES = ROOT / "deploy" / "rules" / "rondo.yml"

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus import Prometheus, free_port
 
+from devtools.receivers.prometheus import Prometheus, free_port
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import End, Header, Tick

@@ -22,17 +22,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fetch import root_of
-from needs import PATIENCE_S
-from prometheus import Prometheus
-from unit_file import Unit, environment
 
+from devtools.programs import root_of
+from devtools.receivers.prometheus import Prometheus
 from rondo_tools.attach.cli import rondo_attach
 from rondo_tools.feed.cli import rondo_feed
 from rondo_tools.push.cli import push
 from rondo_tools.push.delivery import STOP_WITHIN_S
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.vmm.cli import rondo_vmm
+from tests.support.deploy.unit_file import Unit, environment
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "deploy" / "systemd"

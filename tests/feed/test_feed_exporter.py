@@ -20,10 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from needs import PATIENCE_S
-from prometheus import PORT_TAKEN, Labels, Prometheus, free_port
-
+from devtools.receivers.prometheus import PORT_TAKEN, Labels, Prometheus, free_port
 from rondo_tools.store.reader import Store
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = 5

@@ -7,7 +7,6 @@ import math
 
 import hypothesis
 import pytest
-from feed_host import Sink
 from hypothesis import strategies as st
 
 from rondo_tools import stream
@@ -17,6 +16,7 @@ from rondo_tools.feed.session import Session
 from rondo_tools.feed.text import MAX_LINE, Parser
 from rondo_tools.ratelimit import RateLimit
 from rondo_tools.stream import MAX_SERIES, Header
+from tests.support.feed.feed_host import Sink
 
 START = 1_700_000_000_300
 SECOND = 1_700_000_000_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from feed_host import Sink
 
 from rondo_tools import stream
 from rondo_tools.feed.pages import Pages
@@ -13,6 +12,7 @@ from rondo_tools.feed.scrape import Scraped
 from rondo_tools.feed.session import Session
 from rondo_tools.feed.text import Parser
 from rondo_tools.stream import MAX_SERIES, Header
+from tests.support.feed.feed_host import Sink
 
 START = 1_700_000_000_300
 SECOND = 1_700_000_000_000

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from feed_host import rows_of
-from needs import PATIENCE_S
 
 from rondo_tools.feed import cli
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import Decoder, End, Header, Tick
+from tests.support.feed.feed_host import rows_of
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 FEED = [sys.executable, str(ROOT / "bin" / "rondo-feed")]

@@ -14,12 +14,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S, must_have
 
 from rondo_tools.errors import UsageError
 from rondo_tools.feed import scrape
 from rondo_tools.feed.scrape import Scraped, Scraper
 from rondo_tools.feed.target import Target
+from tests.support.needs import PATIENCE_S, must_have
 
 PAGE = b"x 1\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nx 1\n"

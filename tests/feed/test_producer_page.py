@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools.store.reader import Store
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "producer.md").read_text()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import lab
 import pytest
-from build_linux_guest import PACKAGE, build, packaged
-from fetch import fetch
-from lab_root import base_archive
-from needs import LAB_S, must_have
+
+from devtools import lab
+from devtools.guest.linux import PACKAGE, build, packaged
+from devtools.lab_root import base_archive
+from devtools.programs import fetch
+from tests.support.needs import LAB_S, must_have
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import lab
 import numpy as np
 import pytest
-from lab_programs import QEMU, qemu_files
-from needs import LAB_S, must_have
 
+from devtools import ROOT, lab
 from rondo_tools.store.reader import Session, Store
+from tests.support.linux.lab_programs import QEMU, qemu_files
+from tests.support.needs import LAB_S, must_have
 
 Run = Callable[..., lab.Result]
 
@@ -68,7 +68,7 @@ def lives(in_lab: Run, guest: Path, tmp_path_factory: pytest.TempPathFactory) ->
         files = qemu_files()
     except LookupError as exc:
         must_have(f"no QEMU: {exc}")
-    files["kvm_counted.py"] = (Path(__file__).parent / "kvm_counted.py").read_bytes()
+    files["kvm_counted.py"] = (ROOT / "tests" / "support" / "linux" / "kvm_counted.py").read_bytes()
     result = in_lab(COMMAND, files, timeout_s=LAB_S)
     assert result.status == 0, (result.stderr, result.out)
     folder = tmp_path_factory.mktemp("lives")

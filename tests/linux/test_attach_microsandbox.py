@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import certifi
-import lab
 import pytest
-from lab_programs import image_files, msb_files
-from needs import LAB_S, must_have
 
+from devtools import ROOT, lab
 from rondo_tools.store.reader import Store
+from tests.support.linux.lab_programs import image_files, msb_files
+from tests.support.needs import LAB_S, must_have
 
 Run = Callable[..., lab.Result]
 
@@ -50,7 +50,7 @@ def test_a_sandbox_has_its_exits_and_the_bytes_that_msb_counts(in_lab: Run, tmp_
         files = msb_files() | image_files()
     except LookupError as exc:
         must_have(f"no microsandbox: {exc}")
-    files["kvm_counted.py"] = (Path(__file__).parent / "kvm_counted.py").read_bytes()
+    files["kvm_counted.py"] = (ROOT / "tests" / "support" / "linux" / "kvm_counted.py").read_bytes()
     files["certificates"] = Path(certifi.where()).read_bytes()
     result = in_lab(COMMAND, files, timeout_s=LAB_S)
     if result.status == 75:

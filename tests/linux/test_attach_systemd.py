@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
-import lab
 import pytest
-from systemd_boot import ROOT, Booted, boot
 
+from devtools import lab
 from rondo_tools.store.reader import Session
+from tests.support.linux.systemd_boot import ROOT, Booted, boot
 
 Run = Callable[..., lab.Result]
 
@@ -28,8 +27,8 @@ PYTHONPATH=/rondo exec python3 /in/attach_operator.py
 @pytest.fixture(scope="module")
 def booted(in_lab: Run, tmp_path_factory: pytest.TempPathFactory) -> Booted:
     files = {
-        "attach_operator.py": (Path(__file__).parent / "attach_operator.py").read_bytes(),
-        "qemu-kvm": (ROOT / "tests" / "attach" / "small_guest.py").read_bytes(),
+        "attach_operator.py": (ROOT / "tests" / "support" / "linux" / "attach_operator.py").read_bytes(),
+        "qemu-kvm": (ROOT / "tests" / "support" / "attach" / "small_guest.py").read_bytes(),
     }
     return boot(in_lab, tmp_path_factory.mktemp("attach"), INSIDE, files)
 

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import lab
 import pytest
-from needs import LAB_S
+
+from devtools import lab
+from tests.support.needs import LAB_S
 
 Run = Callable[..., lab.Result]
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import lab
-from guest_disk import check_disk
-from needs import LAB_S
+from devtools import lab
+from devtools.guest.disk import check_disk
+from tests.support.needs import LAB_S
 
 Run = Callable[..., lab.Result]
 
@@ -25,11 +25,11 @@ cp build/vmm-demo-linux.img /out; exit $status
 
 
 def test_auto_is_linux_where_kvm_boots_it(in_lab: Run, guest: Path, tmp_path: Path) -> None:
-    scripts = {f"scripts/{path.name}": path.read_bytes() for path in (ROOT / "scripts").glob("*.py")}
+    scripts = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "scripts").rglob("*.py")}
     # The demo probes for as long as a user waits; here, where all is emulated, the machine may be busy too.
-    hasty = scripts["scripts/demo_guest.py"]
-    scripts["scripts/demo_guest.py"] = hasty.replace(b"\nPROBE_S = 15.0", b"\nPROBE_S = 250.0")
-    assert scripts["scripts/demo_guest.py"] != hasty
+    hasty = scripts["scripts/devtools/guest/choice.py"]
+    scripts["scripts/devtools/guest/choice.py"] = hasty.replace(b"\nPROBE_S = 15.0", b"\nPROBE_S = 250.0")
+    assert scripts["scripts/devtools/guest/choice.py"] != hasty
     result = in_lab(COMMAND, scripts, timeout_s=LAB_S)
     said = result.stdout.decode() + result.stderr.decode(errors="replace")
     assert "Guest: linux, because this machine's KVM boots it" in said

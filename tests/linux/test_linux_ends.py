@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import lab
 import pytest
-from build_linux_guest import build, packaged
-from cpio import Archive
-from needs import LAB_S, PATIENT_VMM, must_have
+
+from devtools import lab
+from devtools.guest.cpio import Archive
+from devtools.guest.linux import build, packaged
+from tests.support.needs import LAB_S, PATIENT_VMM, must_have
 
 Run = Callable[..., lab.Result]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from build_linux_guest import PACKAGE, build, depends, packaged
+from devtools.guest.linux import PACKAGE, build, depends, packaged
 
 
 def test_two_builds_are_equal(guest: Path, tmp_path: Path) -> None:

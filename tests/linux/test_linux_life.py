@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import lab
 import numpy as np
 import pytest
-from needs import LAB_S, PATIENT_VMM
-from prometheus import Labels, Prometheus
-from test_pipeline import bits, stored
 
+from devtools import lab
+from devtools.receivers.prometheus import Labels, Prometheus
 from rondo_tools.store.reader import Session, Store
+from tests.scripts.test_pipeline import bits, stored
+from tests.support.needs import LAB_S, PATIENT_VMM
 
 Run = Callable[..., lab.Result]
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import lab
-from prometheus import Prometheus
-from systemd_boot import SYSTEMD, boot
+from devtools import lab
+from devtools.receivers.prometheus import Prometheus
+from tests.support.linux.systemd_boot import SYSTEMD, boot
 
 Run = Callable[..., lab.Result]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peers import Loop, Said, Store
 
 from rondo_tools import stream
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.producer import link as link_module
 from rondo_tools.producer.link import Link
 from rondo_tools.stream import Decoder, End, Header, Tick
+from tests.support.producer.peers import Loop, Said, Store
 
 BEGIN_MS = 1_795_395_000_000
 SERIES = tuple(Series(f"series_{number}_total", (), COUNTER, "", "") for number in range(3))

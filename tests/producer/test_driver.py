@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from peers import Loop, Said, Store, head, received, tick, ticks
 
 from rondo_tools.producer import pipe as pipe_module
 from rondo_tools.producer.driver import Driver
 from rondo_tools.producer.link import Link
 from rondo_tools.producer.pipe import Pipe
+from tests.support.producer.peers import Loop, Said, Store, head, received, tick, ticks
 
 
 @pytest.fixture

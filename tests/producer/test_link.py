@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
-from peers import Loop, Said, Store, head, received, tick, ticks
 
 from rondo_tools import stream
 from rondo_tools.producer import address as address_module
 from rondo_tools.producer.address import Candidate, TcpAddress, UnixAddress
 from rondo_tools.producer.link import Link, State
 from rondo_tools.producer.output import Output
+from tests.support.needs import PATIENCE_S
+from tests.support.producer.peers import Loop, Said, Store, head, received, tick, ticks
 
 
 @pytest.fixture

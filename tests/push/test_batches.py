@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from journal_maker import Maker, series
 
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.push.batches import Batch, Batches
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.selector import parse_selector
+from tests.support.push.journal_maker import Maker, series
 
 T0 = 1_732_300_000_000
 A, B = series("c1", "g1"), series("g1", "c2", "c3")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from journal_maker import STORE_ID, Maker, series
 
 from rondo_tools.errors import StoreError
 from rondo_tools.prom.labels import sent_labels
@@ -24,6 +23,7 @@ from rondo_tools.store.format.records import SessionRecord
 from rondo_tools.store.format.state import DerivedFile, State
 from rondo_tools.store.format.tiers import DEFAULT_TIERS
 from rondo_tools.store.frame_writer import FrameWriter
+from tests.support.push.journal_maker import STORE_ID, Maker, series
 
 T0 = 1_732_300_000_000
 VM = ("vm", T0)

@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from receivers import (
+
+from rondo_tools.push import cli
+from rondo_tools.push.dry_run import STALE
+from rondo_tools.selector import parse_selector
+from tests.support.push.receivers import (
     T0,
     Crash,
     Receiver,
@@ -25,10 +29,6 @@ from receivers import (
     seconds,
     ticks,
 )
-
-from rondo_tools.push import cli
-from rondo_tools.push.dry_run import STALE
-from rondo_tools.selector import parse_selector
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

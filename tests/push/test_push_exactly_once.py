@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import FAULTS, FaultProxy
-from prometheus import Labels, Prometheus
-from push_host import MOMENTS
-from receivers import bits, expected, fill, header, seconds, ticks
 
+from devtools.receivers.prometheus import Labels, Prometheus
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push import cli
+from tests.support.push.faults import FAULTS, FaultProxy
+from tests.support.push.push_host import MOMENTS
+from tests.support.push.receivers import bits, expected, fill, header, seconds, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000  # anew for each test
@@ -106,7 +106,7 @@ def running(program: Callable[[str], Path]) -> Iterator[Lab]:
 
         with FaultProxy(prometheus.write_url, restart) as proxy:
             host = subprocess.Popen(
-                [sys.executable, ROOT / "tests" / "push" / "push_host.py"],
+                [sys.executable, ROOT / "tests" / "support" / "push" / "push_host.py"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from journal_maker import Maker, series
 
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_TEMPFAIL, RondoError
@@ -27,6 +26,7 @@ from rondo_tools.store.forget.request import parse_forget
 from rondo_tools.store.format.state import State
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.stream import End, Header
+from tests.support.push.journal_maker import Maker, series
 
 T0 = 1_732_300_000_000
 A, B, OWN = series("c1", "g1"), series("g1", "c2", "c3"), series("g_secret")

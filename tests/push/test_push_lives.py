@@ -25,20 +25,20 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from faults import FaultProxy
-from needs import PATIENCE_S
-from prometheus import Prometheus
-from push_host import MOMENTS
-from receivers import HOUR_MS, Key, bits, fill, header, labels_of, seconds, ticks
-from test_push_victoria import ONCE, held
-from victoria import victoria
 
+from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.victoria import victoria
 from rondo_tools import stream
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.stream import End, Header, Tick
+from tests.push.test_push_victoria import ONCE, held
+from tests.support.needs import PATIENCE_S
+from tests.support.push.faults import FaultProxy
+from tests.support.push.push_host import MOMENTS
+from tests.support.push.receivers import HOUR_MS, Key, bits, fill, header, labels_of, seconds, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
@@ -251,7 +251,7 @@ class History:
 @pytest.fixture
 def host() -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "push" / "push_host.py"],
+        [sys.executable, ROOT / "tests" / "support" / "push" / "push_host.py"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as process:  # fmt: skip
         try:

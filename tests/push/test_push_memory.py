@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import snappy
-from receivers import Reply, fill, header, http_server, ticks
 
 from rondo_tools.catalog import Series
+from tests.support.push.receivers import Reply, fill, header, http_server, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20

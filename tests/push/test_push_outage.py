@@ -15,8 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus import Prometheus
-from receivers import (
+
+from devtools.receivers.prometheus import Prometheus
+from rondo_tools.prom.samples import STALE_NAN
+from rondo_tools.push import stretch as stretch_module
+from rondo_tools.store.compaction import roll_up
+from rondo_tools.store.format.cursor import Position, Progress
+from rondo_tools.store.format.layout import JOURNALS
+from rondo_tools.store.format.opened import open_store
+from rondo_tools.store.format.state import State
+from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
+from rondo_tools.store.remembered import Remembered
+from tests.support.push.receivers import (
     T0,
     Key,
     Receiver,
@@ -31,16 +41,6 @@ from receivers import (
     seconds,
     ticks,
 )
-
-from rondo_tools.prom.samples import STALE_NAN
-from rondo_tools.push import stretch as stretch_module
-from rondo_tools.store.compaction import roll_up
-from rondo_tools.store.format.cursor import Position, Progress
-from rondo_tools.store.format.layout import JOURNALS
-from rondo_tools.store.format.opened import open_store
-from rondo_tools.store.format.state import State
-from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
-from rondo_tools.store.remembered import Remembered
 
 SMALL = "1s:40s,5s:4m,20s:20m"
 HOUR_S = 3600

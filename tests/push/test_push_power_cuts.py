@@ -19,20 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from faulty_disk import FaultyDisk, KillError
-from receivers import (
-    T0,
-    TWO_SERIES,
-    Crash,
-    Key,
-    Receiver,
-    Scripted,
-    bits,
-    header,
-    labels_of,
-    push_once,
-    ticks,
-)
 
 from rondo_tools import stream
 from rondo_tools.catalog import GAUGE, Series
@@ -46,6 +32,20 @@ from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.store.sync import NEVER, Policy
 from rondo_tools.stream import End, Header, Tick
+from tests.support.faulty_disk import FaultyDisk, KillError
+from tests.support.push.receivers import (
+    T0,
+    TWO_SERIES,
+    Crash,
+    Key,
+    Receiver,
+    Scripted,
+    bits,
+    header,
+    labels_of,
+    push_once,
+    ticks,
+)
 
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
 CUTS, LONG_CUTS = 15, 200  # of `make test`; and of `make test-long`, the former among them

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from prometheus import Prometheus
-from receivers import Receiver, Reply, expected, fill, header, http_server, seconds, ticks
 
+from devtools.receivers.prometheus import Prometheus
 from rondo_tools.prom.samples import STALE_NAN
+from tests.support.push.receivers import Receiver, Reply, expected, fill, header, http_server, seconds, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000  # anew for each test

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from receivers import (
+
+from rondo_tools.errors import PushError
+from rondo_tools.push.cursor import Cursor
+from rondo_tools.push.encoding.body import Body
+from rondo_tools.push.model import Answer, Outcome
+from rondo_tools.push.pusher import NotTakenError, Pusher
+from rondo_tools.push.self_metrics import Tally
+from tests.support.push.receivers import (
     T0,
     TWO_SERIES,
     Crash,
@@ -26,13 +33,6 @@ from receivers import (
     seconds,
     ticks,
 )
-
-from rondo_tools.errors import PushError
-from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.encoding.body import Body
-from rondo_tools.push.model import Answer, Outcome
-from rondo_tools.push.pusher import NotTakenError, Pusher
-from rondo_tools.push.self_metrics import Tally
 
 
 def cursor(path: Path) -> dict[str, object]:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from receivers import HOUR_MS, T0, Key, Receiver, Samples, header, labels_of
 
 from rondo_tools.catalog import Series
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
@@ -21,6 +20,7 @@ from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.encoding.v1 import compress, decode, encode
 from rondo_tools.push.piece import Piece, Refusal, Result, State
 from rondo_tools.push.reconcile import Reconciliation
+from tests.support.push.receivers import HOUR_MS, T0, Key, Receiver, Samples, header, labels_of
 
 SERIES = tuple(Series(name, (), "gauge", "", "") for name in "abcd")
 LATER = T0 + 2 * HOUR_MS

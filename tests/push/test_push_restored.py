@@ -12,12 +12,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus import Prometheus
-from receivers import T0, Crash, Receiver, Scripted, bits, expected, fill, header, push_once, seconds
 
+from devtools.receivers.prometheus import Prometheus
 from rondo_tools.catalog import SERIES
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push.pusher import NotTakenError
+from tests.support.push.receivers import (
+    T0,
+    Crash,
+    Receiver,
+    Scripted,
+    bits,
+    expected,
+    fill,
+    header,
+    push_once,
+    seconds,
+)
 
 CURSOR = "cursor_prometheus.json"
 NOW = T0 + 1_000_000

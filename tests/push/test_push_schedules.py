@@ -26,9 +26,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
-from raw_server import Peer, RawServer
-from receivers import (
+
+from rondo_tools.catalog import Series
+from rondo_tools.errors import PushError
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.push.cursor import Cursor
+from rondo_tools.push.encoding import V1, V2
+from rondo_tools.push.encoding.body import HEADERS, Body
+from rondo_tools.push.http.negotiate import Negotiator
+from rondo_tools.push.http.transport import WRITTEN, Transport
+from rondo_tools.push.model import Answer, Outcome
+from rondo_tools.push.pusher import Pusher
+from rondo_tools.push.self_metrics import Tally
+from tests.support.needs import PATIENCE_S
+from tests.support.push.raw_server import Peer, RawServer
+from tests.support.push.receivers import (
     HOUR_MS,
     T0,
     Crash,
@@ -43,18 +55,6 @@ from receivers import (
     http_server,
     seconds,
 )
-
-from rondo_tools.catalog import Series
-from rondo_tools.errors import PushError
-from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
-from rondo_tools.push.cursor import Cursor
-from rondo_tools.push.encoding import V1, V2
-from rondo_tools.push.encoding.body import HEADERS, Body
-from rondo_tools.push.http.negotiate import Negotiator
-from rondo_tools.push.http.transport import WRITTEN, Transport
-from rondo_tools.push.model import Answer, Outcome
-from rondo_tools.push.pusher import Pusher
-from rondo_tools.push.self_metrics import Tally
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))

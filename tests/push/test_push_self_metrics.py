@@ -11,7 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from receivers import (
+
+from rondo_tools.push.self_metrics import RESULTS, SERIES, STATUSES, SelfMetrics, Tally
+from rondo_tools.selector import parse_selector
+from tests.support.push.receivers import (
     HOUR_MS,
     OWN,
     T0,
@@ -27,9 +30,6 @@ from receivers import (
     push_once,
     seconds,
 )
-
-from rondo_tools.push.self_metrics import RESULTS, SERIES, STATUSES, SelfMetrics, Tally
-from rondo_tools.selector import parse_selector
 
 NOW = int(time.time()) * 1000  # anew for each test
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

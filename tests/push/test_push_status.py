@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from journal_maker import Maker, series
-from receivers import T0, Crash, Receiver, Scripted, fill, header, push_once, seconds, ticks
 
 from rondo_tools.push import cli
 from rondo_tools.push.cursor import Cursor
@@ -21,6 +19,18 @@ from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.opened import open_store
 from rondo_tools.store.format.state import State
 from rondo_tools.view.table import iso
+from tests.support.push.journal_maker import Maker, series
+from tests.support.push.receivers import (
+    T0,
+    Crash,
+    Receiver,
+    Scripted,
+    fill,
+    header,
+    push_once,
+    seconds,
+    ticks,
+)
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HOUR_MS = 3_600_000

@@ -11,7 +11,6 @@ import pytest
 import snappy
 from hypothesis import given
 from hypothesis import strategies as st
-from receivers import T0, TWO_SERIES, header
 
 from rondo_tools.catalog import SERIES, Series
 from rondo_tools.errors import UsageError
@@ -19,6 +18,7 @@ from rondo_tools.prom.labels import parse_external, parse_job, sent_labels
 from rondo_tools.prom.proto.remote_write_v1_pb2 import MetricMetadata
 from rondo_tools.prom.samples import STALE_NAN, Block, Labels, SeriesSet
 from rondo_tools.push.encoding.v1 import decode, encode
+from tests.support.push.receivers import T0, TWO_SERIES, header
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 

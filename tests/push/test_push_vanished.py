@@ -8,8 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from journal_maker import Maker, series
-from receivers import T0, TWO_SERIES, Receiver, Scripted, fill, header, push_once, seconds
 
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.prom.labels import sent_labels
@@ -21,6 +19,8 @@ from rondo_tools.push.vanished import LOOKBACK_MS
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.schema import Schema
+from tests.support.push.journal_maker import Maker, series
+from tests.support.push.receivers import T0, TWO_SERIES, Receiver, Scripted, fill, header, push_once, seconds
 
 VM = ("vm", T0)
 A, B, NONE = series("c1", "g1"), series("g1", "c2", "c3"), series("g2")

@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 
 import pytest
-from journal_maker import Maker, series
 
 from rondo_tools.push import stretch as module
 from rondo_tools.push.stretch import SLICE_MS, Stretch, cut_times
 from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.layout import JOURNALS
+from tests.support.push.journal_maker import Maker, series
 
 T0 = 1_732_300_000_000
 A, B = series("c1", "g1"), series("g1", "c2", "c3")

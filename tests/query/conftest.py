@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-Query = Callable[..., CompletedProcess[bytes]]
+from tests.support.fixtures import Query, Run
 
 
 @pytest.fixture
@@ -17,7 +16,7 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def query(run: Query) -> Query:
+def query(run: Run) -> Query:
     """Run bin/rondo-query to its end: ``query(store, "list", env={"LC_ALL": "C"})``; env is added."""
 
     def start(

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_store import T0, add_session
 
 from rondo_tools.errors import StoreError
 from rondo_tools.query.arguments import NOT_GIVEN, arrange
 from rondo_tools.query.cli import make_parser
 from rondo_tools.store.default import default_store
 from rondo_tools.store.format.layout import is_store
+from tests.support.query.made_store import T0, add_session
 
 NONE = NOT_GIVEN
 

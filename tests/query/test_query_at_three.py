@@ -8,10 +8,11 @@ import re
 import subprocess
 from pathlib import Path
 
-import fifty_vms
 import pytest
-from fifty_vms import MIB
-from needs import PATIENCE_S
+
+from tests.support.needs import PATIENCE_S
+from tests.support.query import fifty_vms
+from tests.support.query.fifty_vms import MIB
 
 ROOT = Path(__file__).resolve().parents[2]
 

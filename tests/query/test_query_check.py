@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_store import SERIES, T0, Row, add_session, keep_house, roll_up
 
 from rondo_tools.query.check import Checker
 from rondo_tools.query.cli import main
@@ -20,6 +19,7 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import Header, Tick, encode
+from tests.support.query.made_store import SERIES, T0, Row, add_session, keep_house, roll_up
 
 Query = Callable[..., subprocess.CompletedProcess[bytes]]
 

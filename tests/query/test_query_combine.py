@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_store import SERIES, T0, Row, add_session, keep_house, roll_up
 
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.query import group
@@ -25,6 +24,7 @@ from rondo_tools.query.curve import Curve
 from rondo_tools.query.group import Grouping, highest
 from rondo_tools.query.steps import common_step_ms, lasts, rolled_up
 from rondo_tools.store.reader import Store
+from tests.support.query.made_store import SERIES, T0, Row, add_session, keep_house, roll_up
 
 NAN = math.nan
 VALUE = st.floats(-1e12, 1e12) | st.integers(-5, 5).map(float) | st.sampled_from((NAN, NAN, math.inf))

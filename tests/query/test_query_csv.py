@@ -9,11 +9,11 @@ import math
 from pathlib import Path
 
 import pytest
-from made_store import SERIES, T0, add_session, keep_house, roll_up
 
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.query import pivot
 from rondo_tools.query.cli import main
+from tests.support.query.made_store import SERIES, T0, add_session, keep_house, roll_up
 
 
 def run(capsys: pytest.CaptureFixture[str], store: Path, *argv: str) -> str:

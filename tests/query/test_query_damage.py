@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_store import T0, Row, add_session, flip_a_bit, journal_of, roll_up
-from needs import PATIENCE_S
 
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import DESCRIPTIONS, HEAD_SIZE, ROWS
 from rondo_tools.stream import Decoder, Header
+from tests.support.needs import PATIENCE_S
+from tests.support.query.made_store import T0, Row, add_session, flip_a_bit, journal_of, roll_up
 
 ROOT = Path(__file__).resolve().parents[2]
 Query = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_store import T0, Row, add_session, flip_a_bit
-from needs import PATIENCE_S
 
 from rondo_tools.catalog import COUNTER, GAUGE, SERIES, Series
 from rondo_tools.query.cli import main
 from rondo_tools.query.openmetrics import family
 from rondo_tools.store.reader import Store
+from tests.support.needs import PATIENCE_S
+from tests.support.query.made_store import T0, Row, add_session, flip_a_bit
 
 Samples = dict[tuple[tuple[str, str], ...], list[tuple[int, float]]]
 

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Query
-from made_store import T0, add_session, roll_up
 
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.query.cli import main
+from tests.support.fixtures import Query
+from tests.support.query.made_store import T0, add_session, roll_up
 
 HOSTILE = 'a\x1b[31m "b\n\u202e'
 DISK = (Series("disk_total", (("op", "read"),), COUNTER, "requests", "Requests, by\x1b[2J kind."),)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_store import SERIES, T0, add_session, roll_up
 
 from rondo_tools.query.cli import main
 from rondo_tools.query.face import Face
 from rondo_tools.query.life import FIELDS, lives, newest
 from rondo_tools.store.reader import Store
+from tests.support.query.made_store import SERIES, T0, add_session, roll_up
 
 Query = Callable[..., subprocess.CompletedProcess[bytes]]
 

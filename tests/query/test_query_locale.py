@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_store import T0, Row, add_session
+
+from tests.support.query.made_store import T0, Row, add_session
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_store import T0, Row, add_session
 
 from rondo_tools.query import picture
 from rondo_tools.query.cli import main
+from tests.support.query.made_store import T0, Row, add_session
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 SVG = "{http://www.w3.org/2000/svg}"

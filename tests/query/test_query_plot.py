@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_store import T0, add_session
 
 from rondo_tools.query.cli import main
 from rondo_tools.query.plot import MAX_CURVES
+from tests.support.query.made_store import T0, add_session
 
 Rows = list[tuple[int, tuple[float, ...]]]
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_store import T0, Row, add_session, flip_a_bit, journal_of, keep_house, roll_up
+
+from tests.support.query.made_store import T0, Row, add_session, flip_a_bit, journal_of, keep_house, roll_up
 
 Query = Callable[..., subprocess.CompletedProcess[bytes]]
 

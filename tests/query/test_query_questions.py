@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fifty_vms import BURNT_MOST, DIED, DIED_MS, LAGS, MIB, make, write_program
 
 from rondo_tools.view.table import iso
+from tests.support.query.fifty_vms import BURNT_MOST, DIED, DIED_MS, LAGS, MIB, make, write_program
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "query.md"
 

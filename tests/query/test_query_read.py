@@ -17,8 +17,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_store import SERIES, T0, TIERS, Row, add_session, flip_a_bit, keep_house, roll_up
-from needs import PATIENCE_S
 
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.query.cli import COMMANDS, main
@@ -28,6 +26,17 @@ from rondo_tools.query.times import format_time
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.reader import Store
+from tests.support.needs import PATIENCE_S
+from tests.support.query.made_store import (
+    SERIES,
+    T0,
+    TIERS,
+    Row,
+    add_session,
+    flip_a_bit,
+    keep_house,
+    roll_up,
+)
 
 VALUE = st.floats(width=64) | st.integers(-(2**53), 2**53).map(float) | st.just(math.nan)
 

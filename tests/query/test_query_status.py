@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fifty_vms import DELIVERED_MS, NOW_MS, make
-from filled_store import Life, fill
-from made_store import T0, add_session, flip_a_bit
 
+from devtools.filled_store import Life, fill
 from rondo_tools import clock
 from rondo_tools.push import cli as push_cli
 from rondo_tools.query.cli import main
@@ -22,6 +20,8 @@ from rondo_tools.store.server.self_metrics import SERIES
 from rondo_tools.stream import Header
 from rondo_tools.view.health import find_writer
 from rondo_tools.view.table import iso
+from tests.support.query.fifty_vms import DELIVERED_MS, NOW_MS, make
+from tests.support.query.made_store import T0, add_session, flip_a_bit
 
 
 @pytest.fixture

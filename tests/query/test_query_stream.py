@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_store import SERIES, T0, Row, add_session, flip_a_bit, keep_house, roll_up
-from needs import PATIENCE_S
 
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.query.damage import Damage
@@ -23,6 +21,8 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import Decoder, Header, Tick
+from tests.support.needs import PATIENCE_S
+from tests.support.query.made_store import SERIES, T0, Row, add_session, flip_a_bit, keep_house, roll_up
 
 ROOT = Path(__file__).resolve().parents[2]
 

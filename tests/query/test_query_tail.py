@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from made_store import SERIES, T0, Row, add_session, roll_up
-from needs import PATIENCE_S
 
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.query.cli import main
 from rondo_tools.query.tail import Line, Tail
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.reader import Store
+from tests.support.needs import PATIENCE_S
+from tests.support.query.made_store import SERIES, T0, Row, add_session, roll_up
 
 ROOT = Path(__file__).resolve().parents[2]
 

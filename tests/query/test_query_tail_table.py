@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_store import T0, add_session
-from terminal_host import TerminalHost
 
+from devtools.terminal_host import TerminalHost
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.query.face import UTC
 from rondo_tools.query.tail import Life, Line
 from rondo_tools.query.tail_table import TailTable
 from rondo_tools.view.cells import width
 from rondo_tools.view.table import Page
+from tests.support.query.made_store import T0, add_session
 
 RSS = Series("rss_bytes", (), GAUGE, "bytes", "Memory.")
 WAIT = Series("wait_ns", (), GAUGE, "ns", "Wait.")

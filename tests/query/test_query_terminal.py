@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Query
-from made_store import add_session
-from terminal_host import TerminalHost
+
+from devtools.terminal_host import TerminalHost
+from tests.support.fixtures import Query
+from tests.support.query.made_store import add_session
 
 PROGRAM = str(Path(__file__).resolve().parents[2] / "bin" / "rondo-query")
 HOSTILE = "\x1b[2Jvm\n\u202e" + "漢" * 60

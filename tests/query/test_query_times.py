@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_store import T0, add_session
 
 from rondo_tools.errors import UsageError
 from rondo_tools.query.face import Face, face
 from rondo_tools.query.times import Span, format_time, format_times, make_span, parse_since, parse_time
+from tests.support.query.made_store import T0, add_session
 
 NOW = T0 + 250  # 2026-11-23T00:50:00.250Z
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000

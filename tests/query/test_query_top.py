@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from fifty_vms import BEGIN_MS, DIED_MS, NOW_MS, make, set_clock, write_program
-from filled_store import Life, fill
-from terminal_host import TerminalHost
 
+from devtools.filled_store import Life, fill
+from devtools.terminal_host import TerminalHost
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Header
+from tests.support.query.fifty_vms import BEGIN_MS, DIED_MS, NOW_MS, make, set_clock, write_program
 
 SIZES = [(80, 24), (200, 50)]
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import pytest
 import snappy
-from needs import PATIENCE_S
-from serve_host import ROOT, Served, being_stored, fill_with_lives, life, serving, store_stream, until
 
 from rondo_tools import listeners
 from rondo_tools.prom.proto.remote_read_pb2 import LabelMatcher, Query, ReadRequest
@@ -29,6 +27,17 @@ from rondo_tools.serve import site
 from rondo_tools.serve.access import Access
 from rondo_tools.serve.http import SECURITY_HEADERS, HttpError, Request, text
 from rondo_tools.serve.timelines import Naming
+from tests.support.needs import PATIENCE_S
+from tests.support.serve.serve_host import (
+    ROOT,
+    Served,
+    being_stored,
+    fill_with_lives,
+    life,
+    serving,
+    store_stream,
+    until,
+)
 
 NOW_MS = time.time_ns() // 1_000_000
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serve_host import life, serving, store_stream, until
 
 from rondo_tools.errors import StoreError
 from rondo_tools.serve.live import FORGET_S, Live
 from rondo_tools.serve.opened import Opened
 from rondo_tools.store.reader import Store
+from tests.support.serve.serve_host import life, serving, store_stream, until
 
 NOW_MS = T0 = 0
 

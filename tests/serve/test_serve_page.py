@@ -17,12 +17,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from filled_store import Life, fill
-from needs import PATIENCE_S, must_have
 from playwright import sync_api as playwright
-from serve_host import EXITS, ROOT, Served, being_stored, life, serving, store_stream, until
 
+from devtools.filled_store import Life, fill
 from rondo_tools import stream
+from tests.support.needs import PATIENCE_S, must_have
+from tests.support.serve.serve_host import (
+    EXITS,
+    ROOT,
+    Served,
+    being_stored,
+    life,
+    serving,
+    store_stream,
+    until,
+)
 
 HOSTILE = '<img src=x onerror="document.title=1">' + "\u202e" + "x" * 900
 PATIENCE_MS = PATIENCE_S * 1000

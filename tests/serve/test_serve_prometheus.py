@@ -14,11 +14,20 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from fetch import fetch
-from grafana import DASHBOARDS, Range, load, panels, queries, run
-from needs import PATIENCE_S, must_have
-from prometheus import Prometheus
-from serve_host import ROOT, Served, being_stored, fill_with_changes, fill_with_lives, life, serving
+
+from devtools.grafana.dashboards import DASHBOARDS, Range, load, panels, queries, run
+from devtools.programs import fetch
+from devtools.receivers.prometheus import Prometheus
+from tests.support.needs import PATIENCE_S, must_have
+from tests.support.serve.serve_host import (
+    ROOT,
+    Served,
+    being_stored,
+    fill_with_changes,
+    fill_with_lives,
+    life,
+    serving,
+)
 
 EXPRESSIONS = (
     '{__name__=~".+"}[1h]',

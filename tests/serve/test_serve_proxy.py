@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import PATIENCE_S
-from prometheus import free_port
-from serve_host import ROOT, being_stored, life, serving, until
-from test_serve_page import browser, opened
+
+from devtools.receivers.prometheus import free_port
+from tests.serve.test_serve_page import browser, opened
+from tests.support.needs import PATIENCE_S
+from tests.support.serve.serve_host import ROOT, being_stored, life, serving, until
 
 __all__ = ["browser"]  # a fixture
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import snappy
-from serve_host import fill_with_changes, fill_with_lives, life, store_stream
 
 from rondo_tools.prom.proto.remote_read_pb2 import (
     ChunkedReadResponse,
@@ -23,6 +22,7 @@ from rondo_tools.serve import remote_read, xor
 from rondo_tools.serve.http import HttpError
 from rondo_tools.serve.timelines import Naming, Timelines
 from rondo_tools.store.reader import Store
+from tests.support.serve.serve_host import fill_with_changes, fill_with_lives, life, store_stream
 
 NOW_MS = time.time_ns() // 1_000_000
 T0 = NOW_MS // 1000 * 1000 - 200_000

@@ -10,8 +10,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from journal_truth import Disk
-from store_host import CONNECTIONS, Clock
 
 from rondo_tools import files
 from rondo_tools.listeners import listen
@@ -20,6 +18,8 @@ from rondo_tools.store import frame_writer
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.watermarks import Watermarks
+from tests.support.store.journal_truth import Disk
+from tests.support.store.store_host import CONNECTIONS, Clock
 
 CLONE_NEWNS, MS_PRIVATE_EVERYWHERE = 0x20000, 0x44000
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream_model import COUNTS, LEVEL, T0, accepted, header, tick, ticks
 
 from rondo_tools import stream
 from rondo_tools.errors import StreamError
 from rondo_tools.store.block import Block, BlockDecoder
 from rondo_tools.stream import Decoder, End, Event, Tick
+from tests.support.store.stream_model import COUNTS, LEVEL, T0, accepted, header, tick, ticks
 
 
 def decode(decoder: Decoder, pieces: Sequence[bytes]) -> tuple[list[Event], str]:

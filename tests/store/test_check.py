@@ -6,11 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import look_truth as truth
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from journal_fixtures import SMALL_TIERS, T0, Writer, fill
 
 from rondo_tools.errors import EX_DATAERR, StoreError
 from rondo_tools.store.check import Checker
@@ -18,6 +16,8 @@ from rondo_tools.store.format import frames
 from rondo_tools.store.format.layout import ENDED, JOURNALS, tier_name
 from rondo_tools.store.format.records import descriptions_in, pack_descriptions
 from rondo_tools.store.reader import Store
+from tests.support.store import look_truth as truth
+from tests.support.store.journal_fixtures import SMALL_TIERS, T0, Writer, fill
 
 
 @pytest.fixture(scope="module", autouse=True)

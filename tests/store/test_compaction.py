@@ -6,7 +6,13 @@ import logging
 from pathlib import Path
 
 import pytest
-from store_journals import (
+
+from rondo_tools.store.carry import parse_carry
+from rondo_tools.store.compaction import clean_up
+from rondo_tools.store.format import frames
+from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, tier_name
+from rondo_tools.store.format.state import State
+from tests.support.store.store_journals import (
     T0,
     TIERS,
     A,
@@ -20,12 +26,6 @@ from store_journals import (
     series,
     stored_rows,
 )
-
-from rondo_tools.store.carry import parse_carry
-from rondo_tools.store.compaction import clean_up
-from rondo_tools.store.format import frames
-from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, tier_name
-from rondo_tools.store.format.state import State
 
 
 @pytest.fixture

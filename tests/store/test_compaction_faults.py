@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faulty_disk import FaultyDisk, KillError
-from store_journals import T0, TIERS, A, B, C, Host, Journal, Session, Tick
 
 from rondo_tools.errors import StoreError
 from rondo_tools.store.compaction import clean_up
@@ -25,6 +23,8 @@ from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS
 from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.housekeeping import Housekeeper
 from rondo_tools.store.remembered import Remembered
+from tests.support.faulty_disk import FaultyDisk, KillError
+from tests.support.store.store_journals import T0, TIERS, A, B, C, Host, Journal, Session, Tick
 
 SEED = int(os.environ.get("RONDO_TEST_SEED", "0"))
 SCHEDULES = int(os.environ.get("RONDO_SCHEDULES", "10"))

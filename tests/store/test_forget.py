@@ -9,16 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import mini_reader
 import pytest
-from faulty_disk import FaultyDisk, KillError
-from forget_host import SECRET, TIERS, Host, answers, findings, secrets, traces
 
 from rondo_tools.errors import EX_DATAERR, EX_TEMPFAIL, RondoError
 from rondo_tools.store.forget.client import EX_NOTHING, forget_sessions
 from rondo_tools.store.forget.request import RequestFile, new_request, parse_forget
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.reader import Store
+from tests.support.faulty_disk import FaultyDisk, KillError
+from tests.support.store import mini_reader
+from tests.support.store.forget_host import SECRET, TIERS, Host, answers, findings, secrets, traces
 
 FORGET = parse_forget(f"{{{SECRET}}}")
 

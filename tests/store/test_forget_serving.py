@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
-from store_host import PROGRAM, Clock, acknowledged, connected, data, deliver, said, started, turns
 
 from rondo_tools import stream
 from rondo_tools.errors import EX_TEMPFAIL, RondoError, StoreError, UsageError
@@ -24,6 +22,18 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.store.server.server import Server
+from tests.support.needs import PATIENCE_S
+from tests.support.store.store_host import (
+    PROGRAM,
+    Clock,
+    acknowledged,
+    connected,
+    data,
+    deliver,
+    said,
+    started,
+    turns,
+)
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 ONE = '{instance="secret"}'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import mini_reader
 import numpy as np
 
 from rondo_tools.catalog import COUNTER, Series
@@ -14,6 +13,7 @@ from rondo_tools.store.format.records import EndRecord, SessionRecord, pack_ends
 from rondo_tools.store.format.schema import schema_of
 from rondo_tools.store.frame_writer import FrameWriter
 from rondo_tools.store.journal_view import JournalView
+from tests.support.store import mini_reader
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 T_MS = 1_732_125_224_059

@@ -8,17 +8,17 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import look_truth as truth
-import mini_reader
 import pytest
-from journal_fixtures import T0
-from restore_host import restored
 
 from rondo_tools import stream
 from rondo_tools.store.check import Checker
 from rondo_tools.store.format.cursor import parse_progress
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.reader import Store
+from tests.support.restore_host import restored
+from tests.support.store import look_truth as truth
+from tests.support.store import mini_reader
+from tests.support.store.journal_fixtures import T0
 
 DATA = Path(__file__).parents[1] / "data"
 

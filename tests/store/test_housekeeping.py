@@ -8,8 +8,6 @@ import random
 from pathlib import Path
 
 import pytest
-from faulty_disk import FaultyDisk
-from store_journals import T0, TIERS, Host, Session, descriptions, expected_rows, stored_rows
 
 from rondo_tools.store.compaction import clean_up
 from rondo_tools.store.format.cursors import CursorPosition
@@ -20,6 +18,16 @@ from rondo_tools.store.housekeeping import Housekeeper, Look
 from rondo_tools.store.looks import plausible
 from rondo_tools.store.remembered import Remembered
 from rondo_tools.store.reserve import Reserve
+from tests.support.faulty_disk import FaultyDisk
+from tests.support.store.store_journals import (
+    T0,
+    TIERS,
+    Host,
+    Session,
+    descriptions,
+    expected_rows,
+    stored_rows,
+)
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 SEED = int(os.environ.get("RONDO_TEST_SEED", "0"))

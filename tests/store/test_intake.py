@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from journal_truth import NOW_MS, SERIES, START_MS, Disk, Model, Reference, read_journals
-from keeper_host import end, header, keeper, ticks, times
 
 from rondo_tools import stream
 from rondo_tools.errors import StoreError, StreamError
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.keeper import MAX_GATHERED, Keeper
+from tests.support.store.journal_truth import NOW_MS, SERIES, START_MS, Disk, Model, Reference, read_journals
+from tests.support.store.keeper_host import end, header, keeper, ticks, times
 
 WEEK_MS = 604_800_000
 

@@ -13,17 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from journal_truth import (
-    NOW_MS,
-    START_MS,
-    Disk,
-    Killed,
-    Model,
-    Reference,
-    pieces,
-    read_journals,
-)
-from keeper_host import ALWAYS, Clock, end, header, keeper, store, ticks, times
 
 from rondo_tools import stream
 from rondo_tools.catalog import GAUGE, Series
@@ -37,6 +26,17 @@ from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.journal_folder import ClosedJournal
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.sync import NEVER, Policy
+from tests.support.store.journal_truth import (
+    NOW_MS,
+    START_MS,
+    Disk,
+    Killed,
+    Model,
+    Reference,
+    pieces,
+    read_journals,
+)
+from tests.support.store.keeper_host import ALWAYS, Clock, end, header, keeper, store, ticks, times
 
 TRIES = 10_000
 
@@ -660,8 +660,7 @@ def test_producers_with_large_headers_do_not_make_a_journal_each_turn(tmp_path: 
 def test_what_a_limit_cuts_off_goes_into_another_journal(tmp_path: Path) -> None:
     script = f"""
 import resource, signal, sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
-from keeper_host import keeper, header, ticks, Intake
+from tests.support.store.keeper_host import keeper, header, ticks, Intake
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 with keeper({str(tmp_path)!r}) as kept:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from needs import PATIENCE_S
-from store_host import PROGRAM, data
-from stream_model import check, ticks
-
 from rondo_tools.store.format.layout import JOURNALS
 from rondo_tools.store.reader import Store
+from tests.support.needs import PATIENCE_S
+from tests.support.store.store_host import PROGRAM, data
+from tests.support.store.stream_model import check, ticks
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

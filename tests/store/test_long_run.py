@@ -8,14 +8,14 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from store_host import Clock
-from stream_model import COUNTS, LEVEL, T0, header, ticks
 
 from rondo_tools import stream
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.stream import End
+from tests.support.store.store_host import Clock
+from tests.support.store.stream_model import COUNTS, LEVEL, T0, header, ticks
 
 PAIR = (COUNTS, LEVEL)
 LIVES = 600_000  # one a second, for just under a week

@@ -12,13 +12,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import look_truth as truth
-import mini_reader
 import pytest
-import race_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
 
 from rondo_tools import stream
 from rondo_tools.catalog import Series
@@ -31,6 +27,9 @@ from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.journal_view import JournalView
 from rondo_tools.store.reader import Question, Session, Store, Wanted
 from rondo_tools.store.snapshot import Files
+from tests.support.store import look_truth as truth
+from tests.support.store import mini_reader, race_writer
+from tests.support.store.journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
 
 KEYS = (("vm-1", T0), ("vm-1", T0 + 1), ("vm-2", T0), ("vm/ü", T0 + 7))
 STEPS = (

@@ -12,12 +12,12 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from race_keeper import CYCLE_S, LIFE, PAIR, VMS, one_tick
-from stream_model import T0, check
-
 from rondo_tools.store.check import Checker
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.reader import Session, Store
+from tests.support.store import race_keeper
+from tests.support.store.race_keeper import CYCLE_S, LIFE, PAIR, VMS, one_tick
+from tests.support.store.stream_model import T0, check
 
 CYCLES = 150
 
@@ -41,9 +41,10 @@ def check_newest(sessions: list[Session], before_ms: int) -> int:
 
 
 def test_a_reader_races_rondo_store(tmp_path: Path) -> None:
-    path, script = tmp_path / "store", Path(__file__).parent / "race_keeper.py"
+    path = tmp_path / "store"
     writer = subprocess.Popen(
-        [sys.executable, script, path, str(CYCLES)], env={"PYTHONPATH": os.pathsep.join(sys.path)}
+        [sys.executable, race_keeper.__file__, path, str(CYCLES)],
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
         while not (path / "store.json").exists():

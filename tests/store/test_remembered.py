@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import pytest
-from store_journals import T0
 
 from rondo_tools.store import remembered
 from rondo_tools.store.format import frames, records
@@ -16,6 +15,7 @@ from rondo_tools.store.format.records import Description, pack_descriptions
 from rondo_tools.store.format.state import DerivedFile, State
 from rondo_tools.store.frame_writer import FrameWriter
 from rondo_tools.store.remembered import DescriptionFrames, Remembered
+from tests.support.store.store_journals import T0
 
 
 def description(instance: str, start_ms: int, last_ms: int = 0, labels: int = 0) -> Description:

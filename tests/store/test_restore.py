@@ -6,11 +6,7 @@ import os
 from pathlib import Path
 from random import Random
 
-import look_truth as truth
 import pytest
-from journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
-from restore_host import answers, dumped, restored
-from stream_model import COUNTS, LEVEL
 
 from rondo_tools import stream
 from rondo_tools.errors import EX_DATAERR, StoreError
@@ -22,6 +18,10 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import End, Header
+from tests.support.restore_host import answers, dumped, restored
+from tests.support.store import look_truth as truth
+from tests.support.store.journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
+from tests.support.store.stream_model import COUNTS, LEVEL
 
 KEYS = (("vm-1", T0), ("vm-1", T0 + 1), ("vm-2", T0), ("vm/ü", T0 + 7))
 STEPS = ("tick",) * 10 + ("end", "lost", "flush", "rotate", "roll_up", "roll_up", "finish", "remove")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from journal_fixtures import SMALL_TIERS, Writer, fill
-from restore_host import dumped
-from store_host import said, started
 
 from rondo_tools import progress
 from rondo_tools.errors import EX_DATAERR, EX_TEMPFAIL, EX_USAGE
+from tests.support.restore_host import dumped
+from tests.support.store.journal_fixtures import SMALL_TIERS, Writer, fill
+from tests.support.store.store_host import said, started
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

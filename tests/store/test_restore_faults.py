@@ -15,9 +15,6 @@ from random import Random
 import msgpack
 import numpy as np
 import pytest
-from journal_fixtures import C1, G1, SCHEMAS, SMALL_TIERS, T0, Writer, fill
-from needs import PATIENCE_S
-from restore_host import answers, dumped, restored
 
 from rondo_tools import files, stream
 from rondo_tools.errors import EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, StoreError
@@ -36,6 +33,10 @@ from rondo_tools.store.frame_writer import FrameWriter
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.stream import Header
+from tests.support.needs import PATIENCE_S
+from tests.support.restore_host import answers, dumped, restored
+from tests.support.store import restore_killed
+from tests.support.store.journal_fixtures import C1, G1, SCHEMAS, SMALL_TIERS, T0, Writer, fill
 
 
 def now_ms() -> int:
@@ -136,9 +137,8 @@ def test_a_restore_that_is_killed_at_any_step_is_run_again(
                 writer.tick(("vm-0", T0), T0 + 1000 * second + 1)
             writer.end(("vm-0", T0))
     ours = answers(stores / "before") if before else {}
-    script = Path(__file__).with_name("restore_killed.py")
     killed = subprocess.run(
-        [sys.executable, script, tmp_path / "dump", stores, str(now_ms()), str(stride)],
+        [sys.executable, restore_killed.__file__, tmp_path / "dump", stores, str(now_ms()), str(stride)],
         timeout=PATIENCE_S,
         check=False,
     )

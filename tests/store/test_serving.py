@@ -14,8 +14,6 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from journal_truth import NOW_MS, START_MS, Disk, read_journals
-from keeper_host import Clock, end, header, keeper, store, ticks, times
 
 from rondo_tools.errors import EX_TEMPFAIL, StoreError, StreamError
 from rondo_tools.listeners import listen
@@ -32,6 +30,8 @@ from rondo_tools.store.server.self_metrics import SelfMetrics
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.stdin import read_to_end
 from rondo_tools.store.watermarks import Watermarks
+from tests.support.store.journal_truth import NOW_MS, START_MS, Disk, read_journals
+from tests.support.store.keeper_host import Clock, end, header, keeper, store, ticks, times
 
 
 class Host:

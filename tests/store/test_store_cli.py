@@ -13,15 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import stream_model as model
-from needs import PATIENCE_S
-from store_host import PROGRAM, data, fill, said, started
-from stream_model import T0, ticks
 
 from rondo_tools import stream
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import End, Tick
+from tests.support.needs import PATIENCE_S
+from tests.support.store import stream_model as model
+from tests.support.store.store_host import PROGRAM, data, fill, said, started
+from tests.support.store.stream_model import T0, ticks
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

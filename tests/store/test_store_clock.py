@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from store_host import Clock, connected, turns
-from stream_model import header
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
@@ -20,6 +18,8 @@ from rondo_tools.store.server import self_metrics
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.stream import End, Tick
+from tests.support.store.store_host import Clock, connected, turns
+from tests.support.store.stream_model import header
 
 
 def test_its_own_ticks_follow_a_clock_that_is_set(path: Path, address: str, clock: Clock) -> None:

@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
-from store_host import data, started
-from stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 
 from rondo_tools import stream
 from rondo_tools.store.format.tiers import parse_tiers
@@ -19,6 +16,9 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import End
+from tests.support.needs import PATIENCE_S
+from tests.support.store.store_host import data, started
+from tests.support.store.stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

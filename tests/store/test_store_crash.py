@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from needs import PATIENCE_S
-from stream_model import COUNTS, LEVEL, header, tick
 
 from rondo_tools import stream
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_DATAERR
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import End
+from tests.support.needs import PATIENCE_S
+from tests.support.store.stream_model import COUNTS, LEVEL, header, tick
 
 KILLS = 100
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ class Nursery:
 @contextmanager
 def nursery(store: Path, stream_file: Path) -> Iterator[Nursery]:
     with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "store" / "store_nursery.py"],
+        [sys.executable, ROOT / "tests" / "support" / "store" / "store_nursery.py"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -80,7 +80,7 @@ def nursery(store: Path, stream_file: Path) -> Iterator[Nursery]:
 def answers(store: Path) -> dict[str, tuple[int, str, str]]:
     """All that rondo-query says of it."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "store" / "query_answers.py", store],
+        [sys.executable, ROOT / "tests" / "support" / "store" / "query_answers.py", store],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, timeout=PATIENCE_S,
     )  # fmt: skip
     found: dict[str, tuple[int, str, str]] = json.loads(done.stdout)

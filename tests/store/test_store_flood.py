@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_host import Clock, connected, data, turns
-from stream_model import check, header, ticks
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
@@ -26,6 +24,8 @@ from rondo_tools.store.reader import Store
 from rondo_tools.store.server import server as server_module
 from rondo_tools.store.server.server import Server
 from rondo_tools.stream import Tick
+from tests.support.store.store_host import Clock, connected, data, turns
+from tests.support.store.stream_model import check, header, ticks
 
 NEIGHBOURS, SECONDS = 12, 38
 HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1)  # the head of a bin of 2 GB

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from journal_fixtures import T0, TIERS, Writer, fill
-from needs import PATIENCE_S
-from restore_host import answers
 
 from rondo_tools.store.check import Checker
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.reader import Store
+from tests.support.needs import PATIENCE_S
+from tests.support.restore_host import answers
+from tests.support.store.journal_fixtures import T0, TIERS, Writer, fill
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "store.md").read_text()

@@ -15,9 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
-from store_host import said, started
-from stream_model import check
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
@@ -26,6 +23,9 @@ from rondo_tools.producer.link import Link
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import End, Header, Tick
 from rondo_tools.vmm.output import OutputThread
+from tests.support.needs import PATIENCE_S
+from tests.support.store.store_host import said, started
+from tests.support.store.stream_model import check
 
 VMM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-vmm")]
 TIERS = "100ms:1m,1s:10m,10s:6h"

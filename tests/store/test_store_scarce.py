@@ -10,15 +10,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
-from store_host import Clock, acknowledged, connected, data, said, started, turns
-from stream_model import check, ticks
 
 from rondo_tools import stream
 from rondo_tools.sd_notify import Notifier
 from rondo_tools.store.reader import Store
 from rondo_tools.store.server.self_metrics import SelfMetrics
 from rondo_tools.store.server.server import Server
+from tests.support.needs import PATIENCE_S
+from tests.support.store.store_host import Clock, acknowledged, connected, data, said, started, turns
+from tests.support.store.stream_model import check, ticks
 
 
 @contextmanager

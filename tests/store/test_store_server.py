@@ -17,10 +17,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-import stream_model as model
-from needs import PATIENCE_S, must_have
-from store_host import PROGRAM, Clock, acknowledged, connected, data, deliver, fill, said, started, turns
-from stream_model import ticks
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
@@ -35,6 +31,21 @@ from rondo_tools.store.server import server as server_module
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.server.timers import Timers
 from rondo_tools.store.watermarks import Watermarks
+from tests.support.needs import PATIENCE_S, must_have
+from tests.support.store import stream_model as model
+from tests.support.store.store_host import (
+    PROGRAM,
+    Clock,
+    acknowledged,
+    connected,
+    data,
+    deliver,
+    fill,
+    said,
+    started,
+    turns,
+)
+from tests.support.store.stream_model import ticks
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

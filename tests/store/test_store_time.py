@@ -6,7 +6,6 @@ import struct
 from pathlib import Path
 
 import pytest
-from stream_model import COUNTS, LEVEL, NAN, T0, check, header, roll_up, served, tick, ticks
 
 from rondo_tools import stream
 from rondo_tools.errors import StreamError
@@ -16,6 +15,18 @@ from rondo_tools.store.keeper import MAX_AHEAD_MS
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import End, Tick
+from tests.support.store.stream_model import (
+    COUNTS,
+    LEVEL,
+    NAN,
+    T0,
+    check,
+    header,
+    roll_up,
+    served,
+    tick,
+    ticks,
+)
 
 PAIR = (COUNTS, LEVEL)
 HOUR = 3_600_000

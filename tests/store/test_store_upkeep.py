@@ -12,9 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
-from store_host import Clock, acknowledged, connected, data, fill, said, started
-from stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 
 from rondo_tools import stream
 from rondo_tools.errors import StoreError
@@ -26,6 +23,9 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import End
+from tests.support.needs import PATIENCE_S
+from tests.support.store.store_host import Clock, acknowledged, connected, data, fill, said, started
+from tests.support.store.stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000

@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
-from keeper_host import ALWAYS, header, keeper, store, ticks
 
 from rondo_tools import files
 from rondo_tools.store.sync import Policy
 from rondo_tools.store.syncer import Marks, Syncer
+from tests.support.store.keeper_host import ALWAYS, header, keeper, store, ticks
 
 
 class Files:

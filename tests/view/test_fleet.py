@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleet_truth import Told, now, sums
 
 from rondo_tools.catalog import CPU, NET, SERIES, Series
 from rondo_tools.selector import parse_selector
@@ -19,6 +18,7 @@ from rondo_tools.store.reader import Store
 from rondo_tools.stream import End, Header
 from rondo_tools.view.fleet import Fleet, View
 from rondo_tools.view.measures import NUMBER
+from tests.support.view.fleet_truth import Told, now, sums
 
 T0 = 1_795_395_000_000
 TIERS = parse_tiers("1s:10m,10s:6h,5m:7d")

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S, must_have
 
 from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Accelerator, Exit
 from rondo_tools.vmm.accel.choose import open_accelerator
 from rondo_tools.vmm.memory import GuestMemory
+from tests.support.needs import PATIENCE_S, must_have
 
 CODE = 0x1000
 STACK = 0x8000

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools.vmm import layout
 from rondo_tools.vmm.boot import acpi, aml
+from tests.support.needs import PATIENCE_S
 
 ADDRESS = 0xE0000
 DEVICES = [acpi.VirtioDevice(0xD000_0000 + 0x1000 * number, 16 + number) for number in range(8)]

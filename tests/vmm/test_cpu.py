@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools import catalog
 from rondo_tools.vmm.cpu import Times, VcpuTimes, known_series, thread_times
+from tests.support.needs import PATIENCE_S
 
 
 def schedstat(proc: Path, tid: int, text: str) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import must_have
 
 from rondo_tools.errors import VmError
 from rondo_tools.vmm import layout
@@ -29,6 +28,7 @@ from rondo_tools.vmm.devices.virtio.block import Block
 from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk, temporary_disk
 from rondo_tools.vmm.devices.virtio.mmio import MmioTransport
 from rondo_tools.vmm.memory import GuestMemory
+from tests.support.needs import must_have
 
 try:
     import unicorn

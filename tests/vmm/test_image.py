@@ -8,9 +8,9 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import ENTRY, bzimage, vmlinux
 
 from rondo_tools.vmm.boot.image import ImageError, parse
+from tests.support.vmm.kernels import ENTRY, bzimage, vmlinux
 
 LOAD = 0x10_0000
 

@@ -6,11 +6,11 @@ import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import PATIENCE_S
 
 from rondo_tools.vmm.bus import Locked
 from rondo_tools.vmm.devices.serial import Serial
 from rondo_tools.vmm.keyboard import LIMIT, Keyboard
+from tests.support.needs import PATIENCE_S
 
 DATA, IER, _, _, MCR, LSR = range(6)
 

@@ -13,12 +13,12 @@ from ctypes import sizeof
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools.errors import VmError
 from rondo_tools.vmm.accel import kvm, kvm_abi
 from rondo_tools.vmm.accel.base import HLT, IO, OTHER, Exit
 from rondo_tools.vmm.memory import GuestMemory
+from tests.support.needs import PATIENCE_S
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm does not open")
 

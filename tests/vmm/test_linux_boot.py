@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernels import ENTRY, bzimage, vmlinux
 
 from rondo_tools.errors import VmError
 from rondo_tools.vmm import layout
 from rondo_tools.vmm.boot import linux
 from rondo_tools.vmm.memory import GuestMemory
+from tests.support.vmm.kernels import ENTRY, bzimage, vmlinux
 
 SIZE = 64 << 20
 ZERO_PAGE = layout.PC_BOOT_PARAMS

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernels import ECHO, POWER_OFF, SILENT, SPIN, bzimage, vmlinux
-from needs import PATIENCE_S, must_have
 
 from rondo_tools.errors import UsageError, VmError
 from rondo_tools.vmm import guests
 from rondo_tools.vmm.guests import LINUX_MARGIN_MS, Wanted, choose
+from tests.support.needs import PATIENCE_S, must_have
+from tests.support.vmm.kernels import ECHO, POWER_OFF, SILENT, SPIN, bzimage, vmlinux
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VMM = [sys.executable, str(ROOT / "bin" / "rondo-vmm")]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import End, Header, Tick
@@ -23,6 +22,7 @@ from rondo_tools.vmm.life import Account, live
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.memory import GuestMemory
 from rondo_tools.vmm.waker import Waker
+from tests.support.needs import PATIENCE_S
 
 SPIN = "ebfe"
 HALT = "f4ebfd"

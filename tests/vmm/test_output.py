@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools.errors import UsageError
 from rondo_tools.producer import pipe as pipe_module
@@ -20,6 +19,7 @@ from rondo_tools.producer.link import Link
 from rondo_tools.producer.pipe import Pipe
 from rondo_tools.vmm.console import open_console
 from rondo_tools.vmm.output import NOTICES, OutputThread
+from tests.support.needs import PATIENCE_S
 
 
 def tick(number: int) -> bytes:

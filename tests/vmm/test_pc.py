@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kernels import ECHO, POWER_OFF, RESET, SPIN, bzimage, vmlinux
-from needs import must_have
 
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import VmError
@@ -25,6 +23,8 @@ from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.memory import GuestMemory
 from rondo_tools.vmm.pc import Pc
 from rondo_tools.vmm.waker import Waker
+from tests.support.needs import must_have
+from tests.support.vmm.kernels import ECHO, POWER_OFF, RESET, SPIN, bzimage, vmlinux
 
 MEMORY = 32 << 20
 

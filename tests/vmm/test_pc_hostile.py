@@ -17,9 +17,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels import bzimage, vmlinux
-from needs import PATIENCE_S, must_have
-from virtio_driver import AVAILABLE, DATA, MEMORY, NEXT, TABLE, USED, WRITE, Descriptor, quiet
 
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Header
@@ -35,6 +32,19 @@ from rondo_tools.vmm.life import live
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.memory import GuestMemory
 from rondo_tools.vmm.waker import Waker
+from tests.support.needs import PATIENCE_S, must_have
+from tests.support.vmm.kernels import bzimage, vmlinux
+from tests.support.vmm.virtio_driver import (
+    AVAILABLE,
+    DATA,
+    MEMORY,
+    NEXT,
+    TABLE,
+    USED,
+    WRITE,
+    Descriptor,
+    quiet,
+)
 
 SIZE = 32 << 20
 GUEST = linux.Guest(image.parse(bzimage("f4"), layout.PC_HIGH), "kernel", b"", "", b"")

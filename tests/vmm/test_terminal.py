@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from needs import PATIENCE_S
 
 from rondo_tools.vmm.terminal import Escapes, Terminal
+from tests.support.needs import PATIENCE_S
 
 
 class Typed:

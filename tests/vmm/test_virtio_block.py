@@ -10,7 +10,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from virtio_driver import (
+
+from rondo_tools.vmm.devices.virtio.block import IN, IOERR, OK, OUT, UNSUPP, Block
+from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk
+from rondo_tools.vmm.devices.virtio.mmio import VERSION_1, Register
+from tests.support.vmm.virtio_driver import (
     AVAILABLE,
     DATA,
     HEADER,
@@ -22,10 +26,6 @@ from virtio_driver import (
     chained,
     machine,
 )
-
-from rondo_tools.vmm.devices.virtio.block import IN, IOERR, OK, OUT, UNSUPP, Block
-from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk
-from rondo_tools.vmm.devices.virtio.mmio import VERSION_1, Register
 
 
 @pytest.fixture

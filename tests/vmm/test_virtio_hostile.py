@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtio_driver import (
+
+from rondo_tools.vmm.devices.virtio.block import FLUSH, IN, IOERR, MAX_REQUEST, OUT, Block
+from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk
+from rondo_tools.vmm.devices.virtio.mmio import MmioTransport, Register
+from rondo_tools.vmm.memory import GuestMemory
+from tests.support.vmm.virtio_driver import (
     AVAILABLE,
     DATA,
     HEADER,
@@ -30,11 +35,6 @@ from virtio_driver import (
     machine,
     quiet,
 )
-
-from rondo_tools.vmm.devices.virtio.block import FLUSH, IN, IOERR, MAX_REQUEST, OUT, Block
-from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk
-from rondo_tools.vmm.devices.virtio.mmio import MmioTransport, Register
-from rondo_tools.vmm.memory import GuestMemory
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from virtio_driver import AVAILABLE, READY_STATUS, TABLE, USED, Driver, machine
 
 from rondo_tools.vmm.devices.virtio.block import F_FLUSH, F_SEG_MAX, F_SIZE_MAX
 from rondo_tools.vmm.devices.virtio.mmio import VERSION_1, Register, Status
+from tests.support.vmm.virtio_driver import AVAILABLE, READY_STATUS, TABLE, USED, Driver, machine
 
 
 @pytest.fixture

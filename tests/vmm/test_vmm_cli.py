@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from needs import PATIENCE_S
 
 from rondo_tools.catalog import CPU, SERIES
 from rondo_tools.stream import Decoder, End, Header, Tick
@@ -25,6 +24,7 @@ from rondo_tools.vmm import cli, guests
 from rondo_tools.vmm.boot.builtin import Entry
 from rondo_tools.vmm.builtin import Builtin
 from rondo_tools.vmm.memory import GuestMemory
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VMM = [sys.executable, str(ROOT / "bin" / "rondo-vmm")]

@@ -1,0 +1,9 @@
+"""What the developers' commands, benches and tests share: programs, receivers, guests, dashboards, pictures.
+
+Nothing of it is published. `make setup` puts it on the path, by scripts/pyproject.toml.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout."""

@@ -1,0 +1,103 @@
+"""The manifests of deploy/k8s/, made of deploy/grafana/ and deploy/rules/.
+
+A dashboard becomes a ConfigMap with its JSON as it is, and a GrafanaDashboard that points to it; the
+rules become a PrometheusRule. Both sources stand in the manifests to the letter, so that a difference
+between two versions of a manifest reads like that of its source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import indent
+
+from devtools import ROOT
+
+DEPLOY = ROOT / "deploy"
+K8S = DEPLOY / "k8s"
+
+DASHBOARD = """\
+# Made by `make dashboards` from {source}: change that file, not this one.
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {name}
+  namespace: monitoring
+  labels:
+    app.kubernetes.io/name: rondo
+data:
+  {file}: |
+{content}---
+apiVersion: grafana.integreatly.org/v1beta1
+kind: GrafanaDashboard
+metadata:
+  name: {name}
+  namespace: monitoring
+  labels:
+    app.kubernetes.io/name: rondo
+spec:
+  # Which Grafana gets it: the labels of its resource, in this namespace or any other.
+  instanceSelector:
+    matchLabels:
+      dashboards: grafana
+  allowCrossNamespaceImport: true
+  folder: Rondo
+  configMapRef:
+    name: {name}
+    key: {file}
+  datasources:
+    # The name of the data source in Grafana that has what rondo-push delivers.
+    - inputName: DS_PROMETHEUS
+      datasourceName: Prometheus
+"""
+
+RULES = """\
+# Made by `make dashboards` from {source}: change that file, not this one.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: rondo
+  namespace: monitoring
+  labels:
+    app.kubernetes.io/name: rondo
+    # What kube-prometheus-stack's Prometheus selects rules by: the name of its Helm release.
+    release: kube-prometheus-stack
+spec:
+{content}"""
+
+
+def manifests() -> Iterator[tuple[Path, str]]:
+    """Where each manifest belongs, and its text."""
+    for path in sorted((DEPLOY / "grafana").glob("*.json")):
+        text = path.read_text()
+        json.loads(text)  # what is broken is not passed on
+        manifest = DASHBOARD.format(
+            source=path.relative_to(DEPLOY.parent),
+            name=path.stem,
+            file=path.name,
+            content=indent(text, "    "),
+        )
+        yield K8S / f"{path.stem}.yaml", manifest
+    path = DEPLOY / "rules" / "rondo.yml"
+    groups = path.read_text()
+    groups = groups[groups.index("groups:\n") :]
+    yield (
+        K8S / "rondo-rules.yaml",
+        RULES.format(source=path.relative_to(DEPLOY.parent), content=indent(groups, "  ")),
+    )
+
+
+def write() -> None:
+    for path, text in manifests():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def drifted() -> list[Path]:
+    """The manifests that are not what their sources make, from the top of the checkout."""
+    return [
+        path.relative_to(DEPLOY.parent)
+        for path, text in manifests()
+        if not path.exists() or path.read_text() != text
+    ]

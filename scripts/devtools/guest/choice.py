@@ -1,0 +1,100 @@
+"""Which guest a demo runs: Linux where the machine's KVM boots it, else the built-in one; and why.
+
+Strategy: nothing tells beforehand what a KVM can do, so `auto` boots our Linux guest with a second of
+work and waits for its first line. A machine on which /dev/kvm does not even open is not asked to
+download a kernel for that.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+from devtools import ROOT
+from devtools.guest.linux import PACKAGE, build, packaged
+from devtools.pipeline import say
+
+CHOICES = ("auto", "builtin", "linux")
+FOLDER = "build/guest"
+PROBE_S = 15.0  # hardware takes one or two, an emulated machine six
+
+
+class Guest(NamedTuple):
+    """`flags` are for rondo-vmm."""
+
+    name: str
+    flags: list[str]
+    why: str
+
+
+LINUX = ["--kernel", f"{FOLDER}/vmlinuz", "--initramfs", f"{FOLDER}/initramfs"]
+
+
+def choose(wanted: str, *, device: str = "/dev/kvm") -> Guest:
+    """One of CHOICES made a guest that can be run. Raises LookupError if Linux cannot be had."""
+    if wanted == "builtin":
+        return Guest("builtin", [], "VMM_GUEST asks for it")
+    if wanted == "linux":
+        prepare()
+        return Guest("linux", LINUX, "VMM_GUEST asks for it")
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as exc:
+        return Guest("builtin", [], f"{device} does not open: {exc.strerror}")
+    try:
+        prepare()
+    except LookupError as exc:
+        return Guest("builtin", [], f"no Linux to be had: {exc}")
+    say(f"Does this machine's KVM boot Linux? Trying, for {PROBE_S:g} s at most.")
+    trouble = probe()
+    if trouble:
+        return Guest("builtin", [], f"this machine's KVM does not boot Linux in useful time: {trouble}")
+    return Guest("linux", LINUX, "this machine's KVM boots it")
+
+
+def prepare() -> None:
+    """Build the image; where that cannot be, one that is there already will do."""
+    try:
+        build(*packaged(PACKAGE), ROOT / FOLDER)
+    except LookupError:
+        if not (ROOT / FOLDER / "vmlinuz").exists() or not (ROOT / FOLDER / "initramfs").exists():
+            raise
+
+
+def probe(seconds: float = PROBE_S) -> str:
+    """Boot the image; returns what went wrong, nothing if Linux came up."""
+    command = [sys.executable, ROOT / "bin" / "rondo-vmm", *LINUX, "--duration", "1s"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    ) as vmm:
+        assert vmm.stderr is not None
+        try:
+            return wait_until_up(vmm.stderr.fileno(), seconds)
+        finally:
+            vmm.kill()  # its data is nobody's
+
+
+def wait_until_up(fd: int, seconds: float) -> str:
+    """Read a guest's console; returns why its first process is not up, nothing if it is."""
+    deadline = time.monotonic() + seconds
+    said = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        while b"rondo guest: up" not in said:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return f"after {seconds:g} s its first process does not run"
+            data = os.read(fd, 65536)
+            if not data:
+                lines = said.decode(errors="replace").splitlines()
+                return lines[-1] if lines else "rondo-vmm ended without a word"
+            said += data
+    return ""

@@ -1,0 +1,1 @@
+"""The pictures of the docs, of a host that is made up."""

@@ -1,0 +1,91 @@
+"""The commands of the checkout, run and shown as somebody at a shell would: joined by pipes, or alone.
+
+Strategy: each process is in a group of its own, so a Ctrl-C comes here and nowhere else. The first one
+goes to the head of the pipe, the VM; the rest ends at the end of its input, with everything delivered.
+A second goes to all of them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from devtools import ROOT
+from devtools.programs import fetch
+from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.receiver import Receiver
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def receiver() -> AbstractContextManager[Prometheus | Receiver]:
+    """A real Prometheus; only where none can be had, our own receiver."""
+    try:
+        program = fetch("prometheus")
+    except LookupError as exc:
+        say(f"No Prometheus to be had, so a receiver of our own stands in for it ({exc})")
+        return Receiver()
+    version = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+    say(f"Receiver: {version.splitlines()[0]}")
+    return Prometheus(program)
+
+
+def pipeline(*commands: list[str]) -> list[int]:
+    """Run commands joined by pipes, as the shell would; returns their exit statuses."""
+    say("\n$ " + " |\n    ".join(shlex.join(command) for command in commands) + "\n")
+    processes: list[subprocess.Popen[bytes]] = []
+    with _relayed_to(processes):
+        try:
+            for number, command in enumerate(commands):
+                last = number == len(commands) - 1
+                process = subprocess.Popen(
+                    [sys.executable, ROOT / "bin" / command[0], *command[1:]],
+                    cwd=ROOT,
+                    stdin=processes[-1].stdout if processes else subprocess.DEVNULL,
+                    stdout=None if last else subprocess.PIPE,
+                    process_group=0,
+                )
+                if processes:
+                    stream = processes[-1].stdout
+                    assert stream is not None
+                    stream.close()  # the next process has it now
+                processes.append(process)
+            return [process.wait() for process in processes]
+        except BaseException:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait()
+            raise
+
+
+@contextmanager
+def _relayed_to(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """While entered, a signal to end goes to the first of `processes`, a second one to all."""
+    asked = False
+
+    def end(_number: int, _frame: object) -> None:
+        nonlocal asked
+        for process in processes if asked else processes[:1]:
+            process.send_signal(signal.SIGINT)
+        asked = True
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show(*command: str) -> None:
+    """Run one of the commands, and show what it says as it stands."""
+    say(f"\n$ {shlex.join(command)}")
+    subprocess.run([sys.executable, ROOT / "bin" / command[0], *command[1:]], cwd=ROOT, check=True)

@@ -1,0 +1,231 @@
+"""Real programs in .tools/ of the checkout: no root, no installation, no service started.
+
+Each comes from the distribution's package, unpacked. Where packages cannot be had, or this machine
+has the program installed already, the one on PATH is used. Needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from devtools import ROOT
+
+TOOLS = ROOT / ".tools"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+class Needs(Enum):
+    """What is downloaded with a package."""
+
+    NOTHING = "the package alone"
+    MISSING = "what it depends on and this machine lacks"
+    ALL = "all that it depends on, as for an empty machine"
+
+
+class Program(NamedTuple):
+    """Where a program comes from: a package, and the place in it; `suite` is another one of Debian's than
+    the machine's own."""
+
+    package: str
+    path: str
+    needs: Needs
+    suite: str = ""
+
+
+PROGRAMS = {
+    "busybox": Program("busybox-static", "bin/busybox", Needs.NOTHING),
+    "chromium": Program("chromium", "usr/lib/chromium/chromium", Needs.MISSING),
+    "fish": Program("fish", "usr/bin/fish", Needs.MISSING),
+    "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
+    "mandoc": Program("mandoc", "usr/bin/mandoc", Needs.NOTHING),
+    "nginx": Program("nginx", "usr/sbin/nginx", Needs.MISSING),
+    "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING),
+    "prometheus-node-exporter": Program(
+        "prometheus-node-exporter", "usr/bin/prometheus-node-exporter", Needs.NOTHING
+    ),
+    "prometheus-process-exporter": Program(
+        "prometheus-process-exporter", "usr/bin/prometheus-process-exporter", Needs.NOTHING
+    ),
+    "prometheus-sid": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, "sid"),
+    "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING),
+    "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),
+    "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING),
+    "rsync": Program("rsync", "usr/bin/rsync", Needs.MISSING),
+    "sshd": Program("openssh-server", "usr/sbin/sshd", Needs.MISSING),
+    "systemd-analyze": Program("systemd", "usr/bin/systemd-analyze", Needs.MISSING),
+    "systemd-socket-activate": Program("systemd", "usr/bin/systemd-socket-activate", Needs.MISSING),
+    "systemd-sysusers": Program("systemd", "bin/systemd-sysusers", Needs.MISSING),
+    "systemd-tmpfiles": Program("systemd", "bin/systemd-tmpfiles", Needs.MISSING),
+    "victoria-metrics": Program("victoria-metrics", "usr/bin/victoria-metrics", Needs.NOTHING),
+    "vmagent": Program("victoria-metrics", "usr/bin/vmagent", Needs.NOTHING),
+    "zsh": Program("zsh", "bin/zsh", Needs.MISSING),
+}
+
+
+def fetch(name: str) -> Path:
+    """The path of a program that runs. Raises LookupError with what was tried."""
+    program = PROGRAMS[name]
+    command = TOOLS / "bin" / name
+    with lock():
+        if command.exists():
+            return command
+        try:
+            root = unpack(program.package, program.needs, suite=program.suite)
+            path = in_root(root, program.path)
+        except (OSError, subprocess.SubprocessError) as exc:
+            found = shutil.which(name)
+            if found:
+                return Path(found)
+            raise LookupError(
+                f"{name}: no package {program.package!r} to be had, and none on PATH\n{said(exc)}"
+            ) from exc
+        # The library path is for packages with libraries; a static program does not mind.
+        script = f"""#!/bin/sh
+root="$(dirname "$0")/../{root.name}"
+libraries="$root/usr/lib/x86_64-linux-gnu"
+LD_LIBRARY_PATH="$libraries:$libraries/systemd:$libraries/pulseaudio:$root/usr/lib:\\
+$root/lib/x86_64-linux-gnu" \\
+exec "$root/{path.relative_to(root)}" "$@"
+"""
+        command.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=command.parent, delete=False) as file:
+            file.write(script)
+        Path(file.name).chmod(0o755)
+        Path(file.name).replace(command)
+        return command
+
+
+def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
+    """The folder that holds a package, unpacked, with `more` in the same; downloaded once.
+
+    Raises LookupError with what went wrong.
+    """
+    with lock():
+        root = root_of(package, *more)
+        if root.exists():
+            return root
+        try:
+            return unpack(package, needs, *more)
+        except (OSError, subprocess.SubprocessError) as exc:
+            raise LookupError(f"the package {package!r} cannot be had\n{said(exc)}") from exc
+
+
+def root_of(*packages: str, suite: str = "") -> Path:
+    return TOOLS / (f"{suite}-" * bool(suite) + "+".join(packages))
+
+
+def in_root(root: Path, path: str) -> Path:
+    """Where a file is: newer distributions have moved everything of / to /usr."""
+    found = next((one for one in (root / path, root / "usr" / path) if one.exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"no {path} in {root.name}: is it installed already?")
+    return found
+
+
+@contextmanager
+def lock() -> Iterator[None]:
+    """Two test runs may want the same at once."""
+    TOOLS.mkdir(exist_ok=True)
+    with (TOOLS / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unpack(package: str, needs: Needs, *more: str, suite: str = "") -> Path:
+    """Download packages and unpack them into one folder, all of it or nothing."""
+    TOOLS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
+        work = Path(temporary)
+        options = sources(suite, work)
+        try:
+            if suite:
+                own_lists(work, options)
+            download([package, *more], needs, work, options)
+        except subprocess.SubprocessError:
+            if suite:
+                raise
+            # Lists that somebody fetched long ago may name files that are gone.
+            own_lists(work, options)
+            download([package, *more], needs, work, options)
+        for name in (package, *more):
+            follow(name, work, options)
+        made = work / "root"
+        made.mkdir()
+        for deb in sorted(work.rglob("*.deb")):
+            run(["dpkg", "-x", str(deb), str(made)])
+        made.chmod(0o755)
+        root = root_of(package, *more, suite=suite)
+        if root.exists():
+            shutil.rmtree(root)
+        return made.rename(root)
+
+
+def own_lists(work: Path, options: list[str]) -> None:
+    """Fetch the lists of packages, and add to `options` where they are."""
+    (work / "lists" / "partial").mkdir(parents=True)
+    options += ["-o", f"Dir::State::Lists={work / 'lists'}"]
+    apt(work, [*options, "update"])
+
+
+def sources(suite: str, work: Path) -> list[str]:
+    """Options that make apt look at another suite only, at the mirror that this machine uses."""
+    if not suite:
+        return []
+    sites = run(["apt-get", "indextargets", "--format", "$(SITE)"]).split()
+    mirror = next((site for site in sites if site.rstrip("/").endswith("/debian")), None)
+    if mirror is None:
+        raise LookupError(f"this machine names no mirror of Debian to have {suite} from")
+    file = work / "sources.list"
+    file.write_text(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n")
+    return ["-o", f"Dir::Etc::sourcelist={file}", "-o", "Dir::Etc::sourceparts=/dev/null"]
+
+
+def follow(package: str, work: Path, options: list[str]) -> None:
+    """A package for the newest kernel holds no kernel, but depends on one with a version in its name."""
+    if not package.startswith("linux-image-"):
+        return
+    for deb in work.rglob(f"{package}_*.deb"):
+        depends = run(["dpkg", "--field", str(deb), "Depends"])
+        newest = re.search(r"\blinux-image-\d\S*", depends)
+        if newest:
+            download([newest[0].rstrip(",")], Needs.NOTHING, work, options)
+
+
+def download(packages: list[str], needs: Needs, work: Path, options: list[str]) -> None:
+    if needs is Needs.NOTHING:
+        apt(work, [*options, "download", *packages])
+        return
+    if needs is Needs.ALL:
+        (work / "status").touch()
+        options = [*options, "-o", f"Dir::State::status={work / 'status'}"]
+    apt(work, [*options, "install", "--download-only", "--no-install-recommends", "--yes", *packages])
+
+
+def apt(work: Path, arguments: list[str]) -> None:
+    """Run apt-get with folders of its own, so that any user may, beside a running one of the system's."""
+    cache = work / "cache"
+    (cache / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+    options = [f"Dir::Cache={cache}", "Debug::NoLocking=1", "Acquire::Retries=2", "Acquire::http::Timeout=30"]
+    if os.geteuid() == 0:
+        options.append("APT::Sandbox::User=root")  # else it drops to a user who cannot write here
+    run(["apt-get", "-qq", *(part for option in options for part in ("-o", option)), *arguments], cwd=work)
+
+
+def run(command: list[str], cwd: Path | None = None) -> str:
+    return subprocess.run(
+        command, cwd=cwd, check=True, timeout=300, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    ).stdout
+
+
+def said(exc: BaseException) -> str:
+    return (getattr(exc, "stderr", None) or str(exc)).strip()

@@ -1,0 +1,1 @@
+"""Remote-write receivers: real ones, and those of our own."""
