@@ -51,7 +51,8 @@ class _Roff(_ManpageFormatter):  # type: ignore[misc]
     @staticmethod
     def format_text(text: str) -> str:
         """Text as roff. Usage and what is indented, such as examples, keep their lines."""
-        lines, is_kept = [], False
+        lines: list[str] = []
+        is_kept = False
         for line in text.strip("\n").splitlines():
             keep = line.startswith((" ", "usage: ")) or (is_kept and not line)
             if keep != is_kept:

@@ -49,8 +49,8 @@ def main() -> int:
         show("rondo-push", metrics, "--remote-write", running.write_url, "--verbose")
     # Idle exits are few beside those of I/O: a plot of their own shows the second phase.
     for selector, height in (("vcpu_exits_total", 18), ('vcpu_exits_total{reason="hlt"}', 11)):
-        size = ["--height", str(height), "--width", str(columns())]
-        show("rondo-query", metrics, "plot", selector, "--rate", *size)
+        area = ["--height", str(height), "--width", str(columns())]
+        show("rondo-query", metrics, "plot", selector, "--rate", *area)
     query = f".venv/bin/rondo-query {metrics}"
     say(
         f"""

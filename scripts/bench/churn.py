@@ -31,11 +31,11 @@ BAR_AT_ONCE_MS, BAR_SPREAD_MS = 0.3, 0.6
 
 
 class Message(NamedTuple):
-    """`at_s` is when it is due, after the beginning; `index` the place among its VM's messages."""
+    """`at_s` is when it is due, after the beginning; `number` the place among its VM's messages."""
 
     at_s: float
     vm: str
-    index: int
+    number: int
 
 
 class Producers:
@@ -144,7 +144,7 @@ def run_all(producers: Producers, due: list[Message], start_ms: int) -> None:
     while due:
         message = heapq.heappop(due)
         producers.wait(begin + message.at_s - time.monotonic())
-        vm, index = message.vm, message.index
+        vm, index = message.vm, message.number
         if vm.startswith("vm-"):
             producers.send(vm, tick(start_ms, index), is_last=False)
             continue

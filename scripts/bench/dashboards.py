@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from bench.measure import ROOT, process_cpu_s, program
+from bench.measure import process_cpu_s, program
 from bench.report import Report, run_part
+from devtools import ROOT
 from devtools.filled_store import Life, fill
 from devtools.grafana.dashboards import ALL, DASHBOARDS, Range, ask, load, queries, run
 from devtools.programs import fetch

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,11 @@ def at_an_interval(path: Path) -> Callable[[], int]:
     return push
 
 
+def each(make: Callable[[list[Block]], bytes], batches: list[list[Block]]) -> None:
+    for batch in batches:
+        make(batch)
+
+
 def encoding(report: Report, sessions: int, rounds: int) -> None:
     """The encoder beside the plain way, which it equals; and all between the store's files and the bodies."""
     for rows, bar in ((10, 5.0), (60, 8.0)):
@@ -138,10 +144,10 @@ def encoding(report: Report, sessions: int, rounds: int) -> None:
         batches = requests(made)
         samples = sum(block.values.size for block in made)
         bodies = [encode(batch) for batch in batches]
-        best = cpu_s(lambda batches=batches: [encode(batch) for batch in batches], rounds)
+        best = cpu_s(partial(each, encode, batches), rounds)
         some = batches[:10]
         share = sum(block.values.size for batch in some for block in batch) / samples
-        slow = cpu_s(lambda some=some: [plain(batch) for batch in some], 2) / share
+        slow = cpu_s(partial(each, plain, some), 2) / share
         for batch, body in zip(some, bodies, strict=False):
             if decode(plain(batch)).SerializeToString() != decode(body).SerializeToString():
                 raise RuntimeError("the encoder and the plain way differ")

@@ -158,7 +158,7 @@ def scraping(folder: Path, interval_s: float) -> Iterator[Counter[str]]:
     """An exporter and who scrapes it; yields in how many scrapes there was each VM. Raises LookupError."""
     config, port = folder / "process-exporter.yml", free_port()
     config.write_text(CONFIG)
-    command = [fetch(EXPORTER), f"-web.listen-address=127.0.0.1:{port}", f"-config.path={config}"]
+    command = [str(fetch(EXPORTER)), f"-web.listen-address=127.0.0.1:{port}", f"-config.path={config}"]
     seen: Counter[str] = Counter()
     stop = threading.Event()
 
@@ -213,7 +213,8 @@ def qmp(report: Report, program: Path, folder: Path) -> None:
     image, match = folder / "sleeping", f"name=bench-qmp-{os.getpid()}-*"
     image.write_bytes(exit_loop.bios_of(b"\xf4\xeb\xfd"))
     disk = ("-blockdev", "null-co,node-name=disk,size=1048576", "-device", "virtio-blk-pci,drive=disk")
-    with_qmp, without = [], []
+    with_qmp: list[float] = []
+    without: list[float] = []
     with ExitStack() as opened:
         for number in range(QMP_VMS):
             name = f"bench-qmp-{os.getpid()}-{number}"

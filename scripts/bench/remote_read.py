@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import urlopen
@@ -76,10 +77,8 @@ def ten_minutes(report: Report, vms: int) -> None:
                     came = [count_samples(read(one, body)) for one in (port, peer.port)]
                     if came != [samples, samples]:
                         raise RuntimeError(f"of {samples} samples came {came}")
-                ours = least(ROUNDS, lambda body=body: cpu_s(pid, lambda: read(port, body)))
-                theirs = least(
-                    ROUNDS, lambda body=body: cpu_s(peer.process.pid, lambda: read(peer.port, body))
-                )
+                ours = least(ROUNDS, partial(cpu_s, pid, partial(read, port, body)))
+                theirs = least(ROUNDS, partial(cpu_s, peer.process.pid, partial(read, peer.port, body)))
                 prometheus = Peer(f"Prometheus {version(peer)}", samples / theirs / 1e6)
                 report.row(f"{of}: {what}", samples / ours / 1e6, CPU_UNIT, peer=prometheus, at_least=bar,
                            more_is_better=True)  # fmt: skip
@@ -123,7 +122,7 @@ def a_week(report: Report, vms: int) -> None:
                 ("by remote-read", lambda: read(port, body)),
                 ("for the page", lambda: ask(port, "GET", page)),
             ):
-                report.row(f"{of}, {what}", least(ROUNDS, lambda work=work: cpu_s(pid, work)), "s of CPU",
+                report.row(f"{of}, {what}", least(ROUNDS, partial(cpu_s, pid, work)), "s of CPU",
                            at_most=WEEK_BAR_S)  # fmt: skip
 
 

@@ -213,7 +213,8 @@ def forwarding(vmagent: Path | None, folder: Path, config: str, port: int) -> It
         return
     (folder / "scrape.yml").write_text(config)
     command = [
-        vmagent, f"-httpListenAddr=127.0.0.1:{free_port()}", f"-promscrape.config={folder / 'scrape.yml'}",
+        str(vmagent),
+        f"-httpListenAddr=127.0.0.1:{free_port()}", f"-promscrape.config={folder / 'scrape.yml'}",
         f"-remoteWrite.url=http://127.0.0.1:{port}/api/v1/write", "-promscrape.maxScrapeSize=256MB",
         f"-remoteWrite.tmpDataPath={folder / 'queue'}",
     ]  # fmt: skip

@@ -23,9 +23,10 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measure import ROOT, process_cpu_s, raise_descriptor_limit, resident_bytes, serving
+from bench.measure import process_cpu_s, raise_descriptor_limit, resident_bytes, serving
 from bench.report import Peer, Report, run_part
 from bench.stall import Watched
+from devtools import ROOT
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.store.reader import Session, Store

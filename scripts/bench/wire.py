@@ -39,7 +39,7 @@ def vmagent(path: Path, folder: Path, to: str) -> Iterator[str]:
     """A vmagent that forwards to a URL; yields the URL that it takes samples at."""
     address = f"127.0.0.1:{free_port()}"
     command = [
-        path,
+        str(path),
         f"-httpListenAddr={address}",
         f"-remoteWrite.url={to}",
         f"-remoteWrite.tmpDataPath={folder}",

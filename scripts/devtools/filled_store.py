@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rondo_tools import clock
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.stream import End, Header
@@ -27,8 +28,7 @@ class Life(NamedTuple):
 
 def fill(path: Path, lives: Iterable[Life], now_ms: Callable[[], int] | None = None) -> None:
     """Write sessions into the store at `path`, one after another; `now_ms` is the store's clock."""
-    clock = {} if now_ms is None else {"now_ms": now_ms}
-    with Keeper(Folder(path), **clock) as keeper:
+    with Keeper(Folder(path), now_ms=now_ms or clock.now_ms) as keeper:
         for life in lives:
             session = keeper.begin(life.header)
             for at in range(0, len(life.t_ms), _PIECE):

@@ -125,7 +125,8 @@ def _mix(color: str, on: str, share: float) -> list[float]:
 
 
 def _columns(panel: Json) -> int:
-    return max(1, panel["gridPos"]["w"] // 2 - 1)
+    width: int = panel["gridPos"]["w"]
+    return max(1, width // 2 - 1)
 
 
 def _most(panel: Json) -> int:
@@ -140,7 +141,7 @@ def _curves(axes: Axes, panel: Json, lines: Sequence[Line], shown: Range) -> Non
         color = COLORS[number % len(COLORS)]
         t = (t_s * 1000).astype("datetime64[ms]")
         axes.plot(t, values, color=color, linewidth=1.1, label=one.name, **alone(values))
-        axes.fill_between(t, values, color=color, alpha=custom["fillOpacity"] / 200, linewidth=0)  # type: ignore[arg-type]
+        axes.fill_between(t, values, color=color, alpha=custom["fillOpacity"] / 200, linewidth=0)
     axes.set_xlim(*(np.datetime64(round(at_s * 1000), "ms") for at_s in shown))
     axes.set_ylim(bottom=panel["fieldConfig"]["defaults"].get("min"))
     if axes.get_ylim()[1] < 1 and not any(value for one in lines for value in one.values):

@@ -67,7 +67,7 @@ def prepare() -> None:
 
 def probe(seconds: float = PROBE_S) -> str:
     """Boot the image; returns what went wrong, nothing if Linux came up."""
-    command = [sys.executable, ROOT / "bin" / "rondo-vmm", *LINUX, "--duration", "1s"]
+    command = [sys.executable, str(ROOT / "bin" / "rondo-vmm"), *LINUX, "--duration", "1s"]
     with subprocess.Popen(
         command,
         cwd=ROOT,

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -31,7 +32,7 @@ clock.now_ms = lambda: {NOW_MS}
 from rondo_tools.serve.cli import main
 sys.exit(main())
 """
-PICTURES = {
+PICTURES: dict[Literal["light", "dark"], tuple[str, int]] = {
     "light": ("", 978),
     "dark": ("?vm=web-19&range=60000", 962),
 }
@@ -64,7 +65,7 @@ def builds() -> Iterator[Life]:
 @contextmanager
 def serving(store: Path) -> Iterator[str]:
     """A rondo-serve whose clock stands still; yields its address."""
-    command = [sys.executable, "-c", PROGRAM, store, "--listen", "tcp:127.0.0.1:0"]
+    command = [sys.executable, "-c", PROGRAM, str(store), "--listen", "tcp:127.0.0.1:0"]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:

@@ -24,7 +24,7 @@ def victoria(program: Path, folder: Path, *flags: str) -> Iterator[str]:
     log = folder / "log"
     while True:
         url = f"http://127.0.0.1:{free_port()}"
-        command = [program, f"-storageDataPath={folder / 'data'}", f"-httpListenAddr={url[7:]}", *flags]
+        command = [str(program), f"-storageDataPath={folder / 'data'}", f"-httpListenAddr={url[7:]}", *flags]
         with log.open("wb") as out:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         try:
