@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,14 +16,11 @@ from pathlib import Path
 import pytest
 
 from devtools.metrics_table import with_table
+from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
-    ROOT / "deploy" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+DOCS = sorted((ROOT / "docs").glob("**/*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "deploy" / "README.md", *DOCS]
 COMMANDS = (
     *("rondo-vmm", "rondo-attach", "rondo-feed", "rondo-store", "rondo-push", "rondo-query", "rondo-serve"),
 )
@@ -32,6 +33,10 @@ QUERY_COMMANDS = (
 NO_NAME_GOES_ON = r"(?![\w@-]|\.\w)"
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @cache
@@ -69,13 +74,13 @@ def mentions(page: Path) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_flag_in_the_docs_exists(page: Path) -> None:
     for command, flag in mentions(page):
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_of(command)), f"{command} {flag}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_and_target_in_the_docs_exists(page: Path) -> None:
     text = page.read_text()
     for command in re.findall(r"\b(rondo-(?!tools\b)\w+)" + NO_NAME_GOES_ON, text):
@@ -86,12 +91,25 @@ def test_every_command_and_target_in_the_docs_exists(page: Path) -> None:
             assert target in targets, target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@cache
+def anchors(page: Path) -> set[str]:
+    """The places in a page that a link can name, as code hostings make them of its headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_file_and_link_in_the_docs_exists(page: Path) -> None:
     text = page.read_text()
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-        if not link.startswith("http"):
-            assert (page.parent / link).exists(), link
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text)
+    links += [(path, "") for path in re.findall(r'(?:src|srcset)="([^"]+)"', text)]
+    for path, anchor in links:
+        if path.startswith("http"):
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
     for path in re.findall(r"`((?:rondo_tools|scripts|tests|docs|deploy|bin)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), path
 
@@ -118,3 +136,34 @@ def test_every_command_knows_its_version_and_says_what_is_wrong(command: str, ru
 def test_help_says_what_a_status_means(command: str) -> None:
     assert re.search(r"exit status", help_of(command), re.IGNORECASE)
     assert "75" in help_of(command)
+
+
+def test_the_readme_s_three_commands_work_as_they_stand(tmp_path: Path) -> None:
+    """As printed, but that the VM lives for two seconds and the page has a free port."""
+    section = (ROOT / "README.md").read_text().partition("## Three commands\n")[2]
+    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert block
+    pipeline, read, serve = block[1].replace("15s", "2s").replace(":9464", ":0").splitlines()
+    path = os.pathsep.join([str(ROOT / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    shell = {
+        "shell": True,
+        "executable": shutil.which("bash"),
+        "cwd": tmp_path,
+        "env": os.environ | {"PATH": path},
+    }
+    subprocess.run(f"set -o pipefail; {pipeline}", **shell, check=True, timeout=PATIENCE_S)
+    rates = subprocess.run(read, **shell, check=True, timeout=PATIENCE_S, capture_output=True, text=True)
+    assert "vcpu_exits_total" in rates.stdout
+    with subprocess.Popen(f"exec {serve}", **shell, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr
+            address = re.search(r"tcp:(127\.0\.0\.1:\d+)", server.stderr.readline())
+            assert address
+            with urllib.request.urlopen(f"http://{address[1]}/", timeout=PATIENCE_S) as answer:
+                assert b"<title>" in answer.read()
+        finally:
+            server.send_signal(signal.SIGTERM)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
