@@ -167,3 +167,41 @@ def test_the_readme_s_three_commands_work_as_they_stand(tmp_path: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_index_has_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / path).resolve() for path in re.findall(r"\]\(([^)#]+)\)", index.read_text())}
+    assert [
+        page.name for page in DOCS if page.parent == index.parent and page != index and page not in linked
+    ] == []
+
+
+@pytest.mark.parametrize("page", DOCS, ids=name_of)
+def test_a_page_begins_with_what_it_is_for(page: Path) -> None:
+    title, blank, first = page.read_text().splitlines()[:3]
+    assert title.startswith("# ")
+    assert not blank
+    assert re.match(r"[\w`*\[]", first), "a sentence, not a table, a picture or a command"
+
+
+def test_the_glossary_explains_each_word_once() -> None:
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(words) == len(set(words))
+    wanted = (
+        *(
+            "session",
+            "tick",
+            "tier",
+            "journal",
+            "frame",
+            "window",
+            "roll-up",
+            "watermark",
+            "cursor",
+            "in flight",
+        ),
+        *("unclear", "dead letter", "backpressure", "budget", "quota", "instance", "instance name rules"),
+        *("stale marker", "late", "lost", "producer", "stream", "store", "series", "sample", "schema"),
+    )
+    assert set(wanted) <= set(words)
