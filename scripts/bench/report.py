@@ -212,7 +212,7 @@ def pages(root: Path) -> list[Path]:
     """The pages of the checkout that hold figures."""
     found = [
         root / "README.md",
-        *sorted((root / "docs").glob("*.md")),
+        *sorted((root / "docs").glob("**/*.md")),
         *sorted((root / "deploy").glob("*.md")),
     ]
     return [page for page in found if _BLOCK.search(page.read_text())]
