@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from devtools.metrics_table import with_table
+from rondo_tools import stream
+from rondo_tools.store.format import cursor, dump, frames
 from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,3 +207,20 @@ def test_the_glossary_explains_each_word_once() -> None:
         *("stale marker", "late", "lost", "producer", "stream", "store", "series", "sample", "schema"),
     )
     assert set(wanted) <= set(words)
+
+
+def test_the_changelog_promises_compatibility_of_the_formats_that_there_are() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = dict(re.findall(r"^\| (?:the|a) (\w+) \| (\d+) \|", text, re.MULTILINE))
+    now = {"stream": stream.VERSION, "store": frames.FORMAT, "dump": dump.VERSION, "cursor": cursor.VERSION}
+    assert versions == {name: str(version) for name, version in now.items()}
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    """Releases, the newest first, and in each what kind of change it is."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    sections = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert sections[:2] == ["Compatibility", "Unreleased"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d", one) for one in sections[2:])
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= kinds
