@@ -25,7 +25,7 @@ TESTS = Path(__file__).parent
         ("store/test_store_time.py", "test_the_first_millisecond_is_one", False),
         ("store/test_store_crash.py", "test_killed_a_hundred_times_the_store_comes_out_the_same", True),
         ("support/push/receivers.py", "fill", False),
-        ("support/push/receivers.py", "http_server", True),
+        ("support/push/raw_server.py", "RawServer", True),
         ("push/test_push_http.py", "test_a_name_that_is_not_known_is_clear", True),  # by a Transport
         ("conftest.py", "prometheus", True),  # through the class, in a file of devtools
     ],

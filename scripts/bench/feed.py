@@ -10,22 +10,21 @@ prometheus_client takes for the same page.
 from __future__ import annotations
 
 import argparse
-import http.server
 import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.measure import least, process_cpu_s, program, serving
 from bench.report import Peer, Report, run_part
+from devtools.http_server import Reply, http_server
 from rondo_tools.store.reader import Store
 
 SERIES, NAMES = 4_000, 40
@@ -82,27 +81,11 @@ class Page:
 def served(page: Page) -> Iterator[str]:
     """An exporter with that page; yields its URL."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(_request: BaseHTTPRequestHandler, _body: bytes) -> Reply:
+        return 200, {"Content-Type": "text/plain; version=0.0.4"}, page.text().encode()
 
-        def do_GET(self) -> None:
-            data = page.text().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            try:
-                self.wfile.write(data)
-            except ConnectionError:
-                pass  # it came too late, on a machine that is busy
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/metrics"
-        server.shutdown()
+    with http_server(answer, path="/metrics") as url:
+        yield url
 
 
 def share(command: list[str], page: Page | None, seconds: float) -> float:

@@ -20,18 +20,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.measure import process_cpu_s, program, raise_descriptor_limit, resident_bytes, serving
 from bench.report import Peer, Report, Row, run_part
 from bench.vms import LIFE_S, SHORT, Fleet
+from devtools.http_server import Reply, http_server
 from devtools.programs import fetch
 from devtools.receivers.prometheus import Prometheus, free_port
 from rondo_tools import stream
@@ -122,7 +122,7 @@ def rondo(prometheus: Path, vms: int, seconds: int) -> Outcome:
     with (
         tempfile.TemporaryDirectory(prefix="rondo-bench-") as name,
         Prometheus(prometheus) as receiver,
-        relay(receiver.port) as (port, sent),
+        relay(receiver.port) as (url, sent),
         serving(Path(name) / "store", f"{name}/sock", "--no-health") as store,
     ):
         start_ms = time.time_ns() // 1_000_000
@@ -130,7 +130,7 @@ def rondo(prometheus: Path, vms: int, seconds: int) -> Outcome:
         for peer, row in zip(peers.values(), fleet.at(0)[1], strict=True):
             peer.sendall(stream.encode(stream.Tick(start_ms + 1, row.tobytes())))
         time.sleep(1)
-        with pushing(Path(name) / "store", port) as push:
+        with pushing(Path(name) / "store", url) as push:
             deadline = time.monotonic() + PATIENCE_S
             while not sent:  # from here on it has started, and has what it needs
                 if time.monotonic() > deadline:
@@ -154,9 +154,8 @@ def rondo(prometheus: Path, vms: int, seconds: int) -> Outcome:
 
 
 @contextmanager
-def pushing(store: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A rondo-push every 10 s, to a port."""
-    url = f"http://127.0.0.1:{port}/api/v1/write"
+def pushing(store: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A rondo-push every 10 s."""
     flags = ("--interval", "10s", "--no-health", "-q")
     process = subprocess.Popen(program("rondo-push", store, "--remote-write", url, *flags))
     try:
@@ -206,7 +205,7 @@ def page(vms: int, begin_ms: int) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def forwarding(vmagent: Path | None, folder: Path, config: str, port: int) -> Iterator[list[int]]:
+def forwarding(vmagent: Path | None, folder: Path, config: str, url: str) -> Iterator[list[int]]:
     """vmagent that scrapes and forwards; yields its process number, or nothing without a vmagent."""
     if vmagent is None:
         yield []
@@ -215,7 +214,7 @@ def forwarding(vmagent: Path | None, folder: Path, config: str, port: int) -> It
     command = [
         str(vmagent),
         f"-httpListenAddr=127.0.0.1:{free_port()}", f"-promscrape.config={folder / 'scrape.yml'}",
-        f"-remoteWrite.url=http://127.0.0.1:{port}/api/v1/write", "-promscrape.maxScrapeSize=256MB",
+        f"-remoteWrite.url={url}", "-promscrape.maxScrapeSize=256MB",
         f"-remoteWrite.tmpDataPath={folder / 'queue'}",
     ]  # fmt: skip
     # The wrapper of a fetched program becomes that program.
@@ -227,40 +226,21 @@ def forwarding(vmagent: Path | None, folder: Path, config: str, port: int) -> It
 
 
 @contextmanager
-def relay(port: int) -> Iterator[tuple[int, list[int]]]:
-    """Forwards remote-write requests to a port; yields its own port, and the sizes of the bodies."""
+def relay(port: int) -> Iterator[tuple[str, list[int]]]:
+    """Forwards remote-write requests to a port; yields its own URL, and the sizes of the bodies."""
     sizes: list[int] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        sizes.append(len(body))
+        there = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        there.request("POST", request.path, body, dict(request.headers))
+        answered = there.getresponse()
+        text = answered.read()
+        there.close()
+        return answered.status, {}, text
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            sizes.append(len(body))
-            there = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            there.request("POST", self.path, body, dict(self.headers))
-            answer = there.getresponse()
-            text = answer.read()
-            there.close()
-            self.send_response(answer.status)
-            if answer.status != 204:
-                self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port, sizes
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(answer, path="/api/v1/write") as url:
+        yield url, sizes
 
 
 # --- what comes and what arrived ---------------------------------------------------------------------------

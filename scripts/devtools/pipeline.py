@@ -17,20 +17,20 @@ from contextlib import AbstractContextManager, contextmanager
 from devtools import ROOT
 from devtools.programs import fetch
 from devtools.receivers.prometheus import Prometheus
-from devtools.receivers.receiver import Receiver
+from devtools.receivers.receiver import StandIn
 
 
 def say(text: str = "") -> None:
     print(text, flush=True)
 
 
-def receiver() -> AbstractContextManager[Prometheus | Receiver]:
+def receiver() -> AbstractContextManager[Prometheus | StandIn]:
     """A real Prometheus; only where none can be had, our own receiver."""
     try:
         program = fetch("prometheus")
     except LookupError as exc:
         say(f"No Prometheus to be had, so a receiver of our own stands in for it ({exc})")
-        return Receiver()
+        return StandIn()
     version = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
     say(f"Receiver: {version.splitlines()[0]}")
     return Prometheus(program)

@@ -6,7 +6,6 @@ runs, and is in tests/linux/test_systemd_boot.py.
 
 from __future__ import annotations
 
-import http.server
 import inspect
 import os
 import re
@@ -15,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from devtools.http_server import http_server
 from devtools.programs import root_of
 from devtools.receivers.prometheus import Prometheus
 from rondo_tools.attach.cli import rondo_attach
@@ -268,23 +267,16 @@ def test_a_vm_a_store_and_a_push_by_the_lines_of_their_units(
 def test_a_feed_by_the_line_of_its_unit(host: Host, program: Program) -> None:
     page = b"# TYPE jobs gauge\njobs 3\n"
 
-    class Exporter(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(page)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
     def fed() -> list[Session]:
         found = Store(host.store).sessions() if (host.store / "store.json").exists() else []
         return [one for one in found if one.instance == "node" and one.rows().t_ms.size]
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Exporter) as exporter, host.serving(program):
-        threading.Thread(target=exporter.serve_forever, daemon=True).start()
+    with (
+        http_server(lambda request, body: (200, {}, page), path="") as exporter,
+        host.serving(program),
+    ):
         config = host.etc / "feed" / "node.conf"
-        config.write_text(config.read_text().replace("127.0.0.1:9100", f"127.0.0.1:{exporter.server_port}"))
+        config.write_text(config.read_text().replace("127.0.0.1:9100", exporter.removeprefix("http://")))
         feed = subprocess.Popen(host.command("rondo-feed@.service", "node"), stdin=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + PATIENCE_S
@@ -295,7 +287,6 @@ def test_a_feed_by_the_line_of_its_unit(host: Host, program: Program) -> None:
         finally:
             feed.kill()
             feed.wait()
-            exporter.shutdown()
     (session,) = fed()
     assert {"jobs", "up", "scrape_duration_seconds"} == {series.name for series in session.header.series}
 

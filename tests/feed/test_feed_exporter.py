@@ -7,7 +7,6 @@ newest one. A page has a number in it, so samples are compared page by page, whe
 from __future__ import annotations
 
 import gzip
-import http.server
 import signal
 import struct
 import subprocess
@@ -16,10 +15,11 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
+from devtools.http_server import Reply, http_server
 from devtools.receivers.prometheus import PORT_TAKEN, Labels, Prometheus, free_port
 from rondo_tools.store.reader import Store
 from tests.support.needs import PATIENCE_S
@@ -41,33 +41,17 @@ class Recorder:
         self._url = url
         self.pages: list[bytes] = []
         self._record()
-        recorder = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                page = gzip.compress(recorder.pages[-1])
-                assert "gzip" in self.headers["Accept-Encoding"]
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Encoding", "gzip")
-                self.send_header("Content-Length", str(len(page)))
-                self.end_headers()
-                self.wfile.write(page)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self._server.server_port}"
-        self._threads = [
-            threading.Thread(target=self._server.serve_forever),
-            threading.Thread(target=self._run),
-        ]
+        self._served = ExitStack()
+        address = self._served.enter_context(http_server(self._answer, path=""))
+        self.address = address.removeprefix("http://")
         self._is_over = threading.Event()
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        assert "gzip" in request.headers["Accept-Encoding"]
+        headers = {"Content-Type": "text/plain; version=0.0.4", "Content-Encoding": "gzip"}
+        return 200, headers, gzip.compress(self.pages[-1])
 
     def _record(self) -> None:
         with urllib.request.urlopen(self._url, timeout=PATIENCE_S) as answer:
@@ -82,10 +66,8 @@ class Recorder:
 
     def close(self) -> None:
         self._is_over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        for thread in self._threads:
-            thread.join()
+        self._served.close()
+        self._thread.join()
 
 
 @contextmanager

@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from devtools.http_server import Reply, http_server
+from devtools.receivers.receiver import Receiver
 from rondo_tools.errors import UsageError
 from rondo_tools.push.http.credentials import Credentials, parse_credentials
 from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.model import Answer, Outcome
 from tests.support.needs import must_have
 from tests.support.push.raw_server import Peer, RawServer
-from tests.support.push.receivers import Receiver, Reply, expected, fill, header, http_server, seconds
+from tests.support.push.receivers import expected, fill, header, seconds
 
 NOW = int(time.time()) * 1000  # anew for each test
 SECRET = "s3cr3t-and-l0ng"

@@ -12,16 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from devtools.receivers.receiver import Receiver, Samples, bits
 from rondo_tools.push import cli
 from rondo_tools.push.dry_run import STALE
 from rondo_tools.selector import parse_selector
 from tests.support.push.receivers import (
     T0,
     Crash,
-    Receiver,
-    Samples,
     Scripted,
-    bits,
     expected,
     fill,
     header,

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from devtools.receivers.receiver import Receiver
 from rondo_tools.push.http.credentials import parse_credentials
 from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.model import Answer, Outcome
 from tests.support.push.raw_server import Peer, RawServer
-from tests.support.push.receivers import Receiver, expected, fill, header, seconds
+from tests.support.push.receivers import expected, fill, header, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000

@@ -27,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.receiver import HOUR_MS, Key, bits
 from devtools.receivers.victoria import victoria
 from rondo_tools import stream
 from rondo_tools.prom.samples import STALE_NAN
@@ -38,7 +39,7 @@ from tests.push.test_push_victoria import ONCE, held
 from tests.support.needs import PATIENCE_S
 from tests.support.push.faults import FaultProxy
 from tests.support.push.push_host import MOMENTS
-from tests.support.push.receivers import HOUR_MS, Key, bits, fill, header, labels_of, seconds, ticks
+from tests.support.push.receivers import fill, header, labels_of, seconds, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import snappy
 
+from devtools.http_server import Reply, http_server
 from rondo_tools.catalog import Series
-from tests.support.push.receivers import Reply, fill, header, http_server, ticks
+from tests.support.push.receivers import fill, header, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20

@@ -9,22 +9,12 @@ from random import Random
 
 import pytest
 
+from devtools.receivers.receiver import HOUR_MS, Receiver
 from rondo_tools.errors import EX_TEMPFAIL, StoreError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.opened import OpenStore
-from tests.support.push.receivers import (
-    HOUR_MS,
-    T0,
-    Crash,
-    Receiver,
-    Scripted,
-    expected,
-    fill,
-    header,
-    push_once,
-    seconds,
-)
+from tests.support.push.receivers import T0, Crash, Scripted, expected, fill, header, push_once, seconds
 from tests.support.restore_host import dumped, restored
 
 TIERS = "1s:1000h,10s:2000h"

@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from devtools.http_server import Reply, http_server
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.samples import Block, SeriesSet
 from rondo_tools.push.encoding import V1, V2
@@ -15,7 +16,7 @@ from rondo_tools.push.encoding.body import HEADERS, Body, encode
 from rondo_tools.push.http.negotiate import Negotiator
 from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.model import Answer, Outcome
-from tests.support.push.receivers import T0, TWO_SERIES, Reply, header, http_server
+from tests.support.push.receivers import T0, TWO_SERIES, header
 from tests.support.push.strict_v2 import WRITTEN, StrictReceiver
 
 LABELS = sent_labels(header(), "rondo-vmm", {})

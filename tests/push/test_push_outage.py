@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.receiver import Key, Receiver, bits
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push import stretch as stretch_module
 from rondo_tools.store.compaction import roll_up
@@ -28,10 +29,7 @@ from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.remembered import Remembered
 from tests.support.push.receivers import (
     T0,
-    Key,
-    Receiver,
     Scripted,
-    bits,
     drain_of,
     expected,
     fill,

@@ -12,22 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from devtools.receivers.receiver import HOUR_MS, Key, Receiver
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.keeper import Keeper
-from tests.support.push.receivers import (
-    HOUR_MS,
-    T0,
-    Key,
-    Receiver,
-    Scripted,
-    expected,
-    fill,
-    header,
-    push_once,
-    seconds,
-)
+from tests.support.push.receivers import T0, Scripted, expected, fill, header, push_once, seconds
 
 
 def long_label(labels: Key, _t_ms: int) -> str | None:

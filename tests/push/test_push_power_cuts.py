@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from devtools.receivers.receiver import Key, Receiver, bits
 from rondo_tools import stream
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.errors import PushError
@@ -33,19 +34,7 @@ from rondo_tools.store.reader import Store
 from rondo_tools.store.sync import NEVER, Policy
 from rondo_tools.stream import End, Header, Tick
 from tests.support.faulty_disk import FaultyDisk, KillError
-from tests.support.push.receivers import (
-    T0,
-    TWO_SERIES,
-    Crash,
-    Key,
-    Receiver,
-    Scripted,
-    bits,
-    header,
-    labels_of,
-    push_once,
-    ticks,
-)
+from tests.support.push.receivers import T0, TWO_SERIES, Crash, Scripted, header, labels_of, push_once, ticks
 
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
 CUTS, LONG_CUTS = 15, 200  # of `make test`; and of `make test-long`, the former among them

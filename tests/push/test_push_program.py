@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.http_server import Reply, http_server
 from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.receiver import Receiver
 from rondo_tools.prom.samples import STALE_NAN
-from tests.support.push.receivers import Receiver, Reply, expected, fill, header, http_server, seconds, ticks
+from tests.support.push.receivers import expected, fill, header, seconds, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000  # anew for each test

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devtools.receivers.receiver import Key, Receiver
 from rondo_tools.errors import PushError
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.encoding.body import Body
@@ -22,8 +23,6 @@ from tests.support.push.receivers import (
     T0,
     TWO_SERIES,
     Crash,
-    Key,
-    Receiver,
     Scripted,
     drain_of,
     expected,

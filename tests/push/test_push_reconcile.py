@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from devtools.receivers.receiver import HOUR_MS, Key, Receiver, Samples
 from rondo_tools.catalog import Series
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.samples import Block, SeriesSet
@@ -20,7 +21,7 @@ from rondo_tools.push.encoding.body import Body
 from rondo_tools.push.encoding.v1 import compress, decode, encode
 from rondo_tools.push.piece import Piece, Refusal, Result, State
 from rondo_tools.push.reconcile import Reconciliation
-from tests.support.push.receivers import HOUR_MS, T0, Key, Receiver, Samples, header, labels_of
+from tests.support.push.receivers import T0, header, labels_of
 
 SERIES = tuple(Series(name, (), "gauge", "", "") for name in "abcd")
 LATER = T0 + 2 * HOUR_MS

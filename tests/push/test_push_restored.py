@@ -14,21 +14,11 @@ from pathlib import Path
 import pytest
 
 from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.receiver import Receiver, bits
 from rondo_tools.catalog import SERIES
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push.pusher import NotTakenError
-from tests.support.push.receivers import (
-    T0,
-    Crash,
-    Receiver,
-    Scripted,
-    bits,
-    expected,
-    fill,
-    header,
-    push_once,
-    seconds,
-)
+from tests.support.push.receivers import T0, Crash, Scripted, expected, fill, header, push_once, seconds
 
 CURSOR = "cursor_prometheus.json"
 NOW = T0 + 1_000_000

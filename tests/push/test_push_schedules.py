@@ -27,6 +27,8 @@ from pathlib import Path
 
 import pytest
 
+from devtools.http_server import Reply, http_server
+from devtools.receivers.receiver import HOUR_MS, Key, Receiver, Samples
 from rondo_tools.catalog import Series
 from rondo_tools.errors import PushError
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
@@ -40,21 +42,7 @@ from rondo_tools.push.pusher import Pusher
 from rondo_tools.push.self_metrics import Tally
 from tests.support.needs import PATIENCE_S
 from tests.support.push.raw_server import Peer, RawServer
-from tests.support.push.receivers import (
-    HOUR_MS,
-    T0,
-    Crash,
-    Key,
-    Receiver,
-    Reply,
-    Samples,
-    drain_of,
-    expected,
-    fill,
-    header,
-    http_server,
-    seconds,
-)
+from tests.support.push.receivers import T0, Crash, drain_of, expected, fill, header, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))

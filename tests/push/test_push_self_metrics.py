@@ -12,24 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.http_server import Reply, http_server
+from devtools.receivers.receiver import HOUR_MS, OWN, Receiver, Samples
 from rondo_tools.push.self_metrics import RESULTS, SERIES, STATUSES, SelfMetrics, Tally
 from rondo_tools.selector import parse_selector
-from tests.support.push.receivers import (
-    HOUR_MS,
-    OWN,
-    T0,
-    Crash,
-    Receiver,
-    Reply,
-    Samples,
-    Scripted,
-    expected,
-    fill,
-    header,
-    http_server,
-    push_once,
-    seconds,
-)
+from tests.support.push.receivers import T0, Crash, Scripted, expected, fill, header, push_once, seconds
 
 NOW = int(time.time()) * 1000  # anew for each test
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from devtools.receivers.receiver import Receiver
 from rondo_tools.push import cli
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.status import cursors
@@ -20,17 +21,7 @@ from rondo_tools.store.format.opened import open_store
 from rondo_tools.store.format.state import State
 from rondo_tools.view.table import iso
 from tests.support.push.journal_maker import Maker, series
-from tests.support.push.receivers import (
-    T0,
-    Crash,
-    Receiver,
-    Scripted,
-    fill,
-    header,
-    push_once,
-    seconds,
-    ticks,
-)
+from tests.support.push.receivers import T0, Crash, Scripted, fill, header, push_once, seconds, ticks
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HOUR_MS = 3_600_000

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from devtools.http_server import Reply, http_server
 from rondo_tools.errors import UsageError
 from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.model import Answer, Outcome
 from rondo_tools.urls import parse_url
-from tests.support.push.receivers import Reply, http_server
 
 BODY = b"body" * 100
 

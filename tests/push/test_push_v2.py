@@ -16,7 +16,9 @@ import snappy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devtools.http_server import Reply, http_server
 from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.receiver import Receiver
 from rondo_tools.catalog import Series
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
@@ -24,17 +26,7 @@ from rondo_tools.prom.proto.remote_write_v2_pb2 import Metadata, Request
 from rondo_tools.prom.samples import STALE_NAN, Block, Labels, SeriesSet
 from rondo_tools.push.encoding import v1, v2
 from rondo_tools.push.encoding.body import V2, Body
-from tests.support.push.receivers import (
-    T0,
-    TWO_SERIES,
-    Receiver,
-    Reply,
-    expected,
-    fill,
-    header,
-    http_server,
-    seconds,
-)
+from tests.support.push.receivers import T0, TWO_SERIES, expected, fill, header, seconds
 from tests.support.push.strict_v2 import StrictReceiver, forbidden
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from devtools.receivers.receiver import Receiver
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.samples import STALE_NAN
@@ -20,7 +21,7 @@ from rondo_tools.selector import parse_selector
 from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.schema import Schema
 from tests.support.push.journal_maker import Maker, series
-from tests.support.push.receivers import T0, TWO_SERIES, Receiver, Scripted, fill, header, push_once, seconds
+from tests.support.push.receivers import T0, TWO_SERIES, Scripted, fill, header, push_once, seconds
 
 VM = ("vm", T0)
 A, B, NONE = series("c1", "g1"), series("g1", "c2", "c3"), series("g2")

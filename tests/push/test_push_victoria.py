@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.receivers.receiver import HOUR_MS, Key
 from devtools.receivers.victoria import victoria
 from rondo_tools.prom.samples import STALE_NAN
 from tests.support.push.faults import FaultProxy
-from tests.support.push.receivers import HOUR_MS, Key, expected, fill, header, seconds, ticks
+from tests.support.push.receivers import expected, fill, header, seconds, ticks
 
 NOW = int(time.time()) * 1000  # anew for each test
 DAY_MS = 24 * HOUR_MS

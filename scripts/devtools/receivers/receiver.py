@@ -1,49 +1,99 @@
-"""A remote-write receiver in memory: what the demo uses where no Prometheus can be had.
-
-It takes what Prometheus takes (a series' samples in time order, an exact duplicate only of the
-newest, a request whole or not at all) and shows what it holds in the same shape.
-"""
+"""A remote-write receiver in memory, for tests, and for the demo where no Prometheus can be had."""
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 
+from devtools.http_server import Reply, http_server
+from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
+from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push.encoding.v1 import decode
+from rondo_tools.push.self_metrics import INSTANCE
 
-Labels = tuple[tuple[str, str], ...]
+HOUR_MS = 3_600_000
 
-STALE = 0x7FF0000000000002
+OWN = ("instance", INSTANCE)
+
+Key = tuple[tuple[str, str], ...]
+Samples = dict[Key, dict[int, int]]
+"""For each series' labels, the value's bits at each time."""
+
+
+def bits(value: float) -> int:
+    return STALE_NAN if math.isnan(value) else struct.unpack("<Q", struct.pack("<d", value))[0]
 
 
 class Receiver:
-    """Listens on a free loopback port while entered; `write_url` is where to write to."""
+    """Prometheus' rules, as far as a sender can tell, in memory.
 
-    def __init__(self) -> None:
-        self._held: dict[Labels, list[tuple[int, int]]] = {}  # (t_ms, the value's bits), in time order
-        self._lock = threading.Lock()
+    A request is committed whole or not at all. Refused: what `refuses` gives words for, what is
+    older than its series' newest sample, another value at its time, and what is over an hour
+    behind the newest sample of any series. Dropped in silence: a sample that does not ascend
+    within its request.
+    """
 
-    def write(self, body: bytes) -> str | None:
-        """Take a request whole, or say why not."""
-        taken: dict[Labels, list[tuple[int, int]]] = {}
-        with self._lock:
-            for series in decode(body).timeseries:
-                labels = tuple((label.name, label.value) for label in series.labels)
-                held = taken.setdefault(labels, list(self._held.get(labels, [])))
-                for sample in series.samples:
-                    pair = (sample.timestamp, struct.unpack("<Q", struct.pack("<d", sample.value))[0])
-                    if held and pair == held[-1]:
-                        continue
-                    if held and pair[0] <= held[-1][0]:
-                        return f"out of order sample of {labels} at {sample.timestamp}"
-                    held.append(pair)
-            self._held.update(taken)
+    def __init__(self, refuses: Callable[[Key, int], str | None] = lambda _labels, _t_ms: None) -> None:
+        self.everything: Samples = {}
+        self.refuses = refuses
+        self.requests: list[WriteRequest] = []
+        self.twice = 0  # exact duplicates that were taken
+
+    @property
+    def samples(self) -> Samples:
+        """Those of the store: all but rondo-push's own."""
+        return {labels: mine for labels, mine in self.everything.items() if OWN not in labels}
+
+    @property
+    def health(self) -> Samples:
+        return {labels: mine for labels, mine in self.everything.items() if OWN in labels}
+
+    def take(self, body: bytes) -> str | None:
+        """Commit the request and return None, or refuse it and say why."""
+        return self.take_request(decode(body))
+
+    def take_request(self, request: WriteRequest) -> str | None:
+        """The same of a request."""
+        self.requests.append(request)
+        newest_ms = max((max(series) for series in self.everything.values()), default=0)
+        taken: list[tuple[Key, int, int]] = []
+        for series in request.timeseries:
+            labels = tuple((label.name, label.value) for label in series.labels)
+            mine = self.everything.get(labels, {})
+            last_ms = max(mine, default=0)
+            for sample in series.samples:
+                t_ms, value = sample.timestamp, bits(sample.value)
+                if (words := self.refuses(labels, t_ms)) is not None:
+                    return words
+                if t_ms < last_ms:
+                    return "out of order sample"
+                if t_ms == last_ms and mine[t_ms] != value:
+                    return "duplicate sample for timestamp"
+                if t_ms < newest_ms - HOUR_MS:
+                    return "out of bounds"
+                taken.append((labels, t_ms, value))
+        for labels, t_ms, value in taken:
+            mine = self.everything.setdefault(labels, {})
+            last_ms = max(mine, default=0)
+            assert t_ms >= last_ms, "a sample that would vanish behind a 204"
+            self.twice += t_ms == last_ms
+            mine[t_ms] = value
         return None
 
-    def samples(self, selector: str) -> dict[Labels, list[tuple[int, str]]]:
+
+class StandIn:
+    """A Receiver on a loopback port while entered, for a Prometheus; `write_url` is where to write to."""
+
+    def __init__(self) -> None:
+        self._receiver = Receiver()
+        self._lock = threading.Lock()
+
+    def samples(self, selector: str) -> dict[Key, list[tuple[int, str]]]:
         """One instance's samples, as Prometheus shows them: ``{instance="NAME"}``, no stale markers."""
         match = re.fullmatch(r'\{instance="([^"]*)"\}', selector)
         if match is None:
@@ -51,41 +101,28 @@ class Receiver:
         with self._lock:
             return {
                 labels: [
-                    (t_ms, repr(struct.unpack("<d", struct.pack("<Q", bits))[0]))
-                    for t_ms, bits in pairs
-                    if bits != STALE
+                    (t_ms, repr(struct.unpack("<d", struct.pack("<Q", value))[0]))
+                    for t_ms, value in series.items()
+                    if value != STALE_NAN
                 ]
-                for labels, pairs in self._held.items()
+                for labels, series in self._receiver.everything.items()
                 if ("instance", match[1]) in labels
             }
 
-    def __enter__(self) -> Receiver:
-        receiver = self
+    def _answer(self, _request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        try:
+            with self._lock:
+                refusal = self._receiver.take(body)
+        except ValueError as exc:
+            refusal = str(exc)
+        return (204, {}, b"") if refusal is None else (400, {}, refusal.encode())
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                try:
-                    refusal = receiver.write(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-                except ValueError as exc:
-                    refusal = str(exc)
-                self.send_response(400 if refusal else 204)
-                text = (refusal or "").encode()
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.write_url = f"http://127.0.0.1:{self._server.server_port}/api/v1/write"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
+    def __enter__(self) -> StandIn:
+        self._server = http_server(self._answer, path="/api/v1/write")
+        self.write_url = self._server.__enter__()
         return self
 
     def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+        self, type_: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.__exit__(type_, value, trace)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
+
+from devtools.http_server import Reply, http_server
 
 
 class Sink:
@@ -20,38 +22,20 @@ class Sink:
         self._keep = keep
         self._lock = threading.Lock()
 
-    def _take(self, encoding: str, body: bytes) -> None:
+    def _answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Reply:
         with self._lock:
             self.requests += 1
             self.bytes += len(body)
             if self._keep:
-                self.bodies.append((encoding, body))
+                self.bodies.append((request.headers.get("Content-Encoding", ""), body))
+        return 204, {}, b""
 
     def __enter__(self) -> Sink:
-        sink = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                sink._take(self.headers.get("Content-Encoding", ""), body)
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True  # a sender that is idle keeps its connection
-        self.write_url = f"http://127.0.0.1:{self._server.server_port}/api/v1/write"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
+        self._server = http_server(self._answer, path="/api/v1/write")
+        self.write_url = self._server.__enter__()
         return self
 
     def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+        self, type_: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.__exit__(type_, value, trace)

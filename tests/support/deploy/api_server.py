@@ -6,11 +6,12 @@ It knows the kinds it is given, and keeps what is created; nothing is ever there
 from __future__ import annotations
 
 import json
-import threading
 from collections import defaultdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, NamedTuple
+
+from devtools.http_server import Reply, http_server
 
 
 class Kind(NamedTuple):
@@ -32,40 +33,18 @@ class ApiServer:
 
     def __init__(self, *kinds: Kind) -> None:
         self.created: list[dict[str, Any]] = []
-        documents = self._discovery(kinds)
-        created = self.created
+        self._documents = self._discovery(kinds)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                document = documents.get(self.path.partition("?")[0])
-                missing = {
-                    "kind": "Status",
-                    "apiVersion": "v1",
-                    "status": "Failure",
-                    "reason": "NotFound",
-                    "code": 404,
-                }
-                self.answer(404 if document is None else 200, document or missing)
-
-            def do_POST(self) -> None:
-                resource = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                created.append({**resource, "path": self.path.partition("?")[0]})
-                self.answer(201, resource)
-
-            def answer(self, status: int, document: dict[str, Any]) -> None:
-                body = json.dumps(document).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+    def _answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        path = request.path.partition("?")[0]
+        if request.command == "POST":
+            resource = json.loads(body)
+            self.created.append({**resource, "path": path})
+            return _json(201, resource)
+        if path in self._documents:
+            return _json(200, self._documents[path])
+        about = {"kind": "Status", "apiVersion": "v1"}
+        return _json(404, {**about, "status": "Failure", "reason": "NotFound", "code": 404})
 
     @staticmethod
     def _discovery(kinds: tuple[Kind, ...]) -> dict[str, dict[str, Any]]:
@@ -106,12 +85,15 @@ class ApiServer:
         return documents
 
     def __enter__(self) -> ApiServer:
-        self._thread.start()
+        self._server = http_server(self._answer, path="")
+        self.url = self._server.__enter__()
         return self
 
     def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+        self, type_: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.__exit__(type_, value, trace)
+
+
+def _json(status: int, document: dict[str, Any]) -> Reply:
+    return status, {"Content-Type": "application/json"}, json.dumps(document).encode()

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from devtools.http_server import send_reply, serving
+
 ABORT = b"\1\0\0\0\0\0\0\0"  # SO_LINGER of no time: close resets
 FAULTS = (
     "slow", "interim", "cut body", "cut answer", "lost answer", "cut request", "silence", "silence after",
@@ -64,26 +66,15 @@ class FaultProxy:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                pass  # the sender has left: some faults are about that
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}{self._target.path}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
+        self._server = serving(Handler)
+        self.url = f"http://{self._server.__enter__()}{self._target.path}"
         return self
 
     def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+        self, type_: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.__exit__(type_, value, trace)
 
     def _handle(self, request: http.server.BaseHTTPRequestHandler) -> None:
         with self._lock:
@@ -97,7 +88,7 @@ class FaultProxy:
             return
         body = request.rfile.read(size)
         if word == "redirect":
-            _answer(request, 307, {"Location": self._target.path + "?again"}, b"")
+            send_reply(request, (307, {"Location": self._target.path + "?again"}, b""))
             return
         if word == "silence":
             self._wait_until_left(request)
@@ -107,7 +98,7 @@ class FaultProxy:
                 "429 seconds": {"Retry-After": "1"},
                 "429 date": {"Retry-After": email.utils.formatdate(time.time() + 1, usegmt=True)},
             }
-            _answer(request, int(word.split()[0]), headers.get(word, {}), b"not now")
+            send_reply(request, (int(word.split()[0]), headers.get(word, {}), b"not now"))
             return
         if word == "restart":
             self._restart()
@@ -117,14 +108,14 @@ class FaultProxy:
         elif word == "silence after":
             self._wait_until_left(request)
         elif word == "500 after":
-            _answer(request, 500, {}, b"too late")
+            send_reply(request, (500, {}, b"too late"))
         elif word == "slow":
             for byte in f"HTTP/1.1 {status} Late\r\nContent-Length: {len(content)}\r\n\r\n".encode():
                 request.wfile.write(bytes([byte]))
             request.wfile.write(content)
         elif word == "interim":
             request.wfile.write(INTERIM)
-            _answer(request, status, {}, content)
+            send_reply(request, (status, {}, content))
         elif word == "cut body":
             request.close_connection = True
             request.wfile.write(b"HTTP/1.1 %d Cut\r\nContent-Length: 100000\r\n\r\n" % status + content)
@@ -132,7 +123,7 @@ class FaultProxy:
             request.close_connection = True
             request.wfile.write(INTERIM + b"HTTP/1.1 %d" % (status // 10))
         else:
-            _answer(request, status, {}, content)
+            send_reply(request, (status, {}, content))
 
     def _forward(self, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self._target.netloc, timeout=300)
@@ -152,15 +143,3 @@ class FaultProxy:
                     return
             except TimeoutError:
                 continue
-
-
-def _answer(
-    request: http.server.BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], content: bytes
-) -> None:
-    request.send_response(status)
-    for name, value in headers.items():
-        request.send_header(name, value)
-    if status != 204:
-        request.send_header("Content-Length", str(len(content)))
-    request.end_headers()
-    request.wfile.write(content)

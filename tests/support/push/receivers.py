@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import http.server
-import math
 import random
-import ssl
 import struct
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from devtools.receivers.receiver import HOUR_MS, Key, Receiver, Samples, bits
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.prom.labels import sent_labels
-from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push.cursor import Cursor
 from rondo_tools.push.drain import Drain
 from rondo_tools.push.encoding.body import Body
-from rondo_tools.push.encoding.v1 import decode
 from rondo_tools.push.model import Answer, Outcome
 from rondo_tools.push.pusher import Pusher
-from rondo_tools.push.self_metrics import INSTANCE, SelfMetrics, Tally
+from rondo_tools.push.self_metrics import SelfMetrics, Tally
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.frame_file import FrameFile
@@ -35,22 +29,11 @@ from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.stream import End, Header, Tick
 
-HOUR_MS = 3_600_000
 T0 = 1_732_300_000_000
 TWO_SERIES = (
     Series("cpu_total", (("core", "0"),), "counter", "exits", "Of core 0."),
     Series("heat", (), GAUGE, "kelvin", "How hot it is."),
 )
-
-OWN = ("instance", INSTANCE)
-
-Key = tuple[tuple[str, str], ...]
-Samples = dict[Key, dict[int, int]]
-"""For each series' labels, the value's bits at each time."""
-
-
-def bits(value: float) -> int:
-    return STALE_NAN if math.isnan(value) else struct.unpack("<Q", struct.pack("<d", value))[0]
 
 
 def header(instance: str = "vm-1", start_ms: int = T0 - 500, series: Sequence[Series] = TWO_SERIES) -> Header:
@@ -130,63 +113,6 @@ def labels_of(head: Header) -> tuple[Key, ...]:
     return sent_labels(head, "rondo-vmm", {})
 
 
-class Receiver:
-    """Prometheus' rules, as far as a sender can tell, in memory.
-
-    A request is committed whole or not at all. Refused: what `refuses` gives words for, what is
-    older than its series' newest sample, another value at its time, and what is over an hour
-    behind the newest sample of any series. Dropped in silence: a sample that does not ascend
-    within its request.
-    """
-
-    def __init__(self, refuses: Callable[[Key, int], str | None] = lambda labels, t_ms: None) -> None:
-        self.everything: Samples = {}
-        self.refuses = refuses
-        self.requests: list[WriteRequest] = []
-        self.twice = 0  # exact duplicates that were taken
-
-    @property
-    def samples(self) -> Samples:
-        """Those of the store: all but rondo-push's own."""
-        return {labels: mine for labels, mine in self.everything.items() if OWN not in labels}
-
-    @property
-    def health(self) -> Samples:
-        return {labels: mine for labels, mine in self.everything.items() if OWN in labels}
-
-    def take(self, body: bytes) -> str | None:
-        """Commit the request and return None, or refuse it and say why."""
-        return self.take_request(decode(body))
-
-    def take_request(self, request: WriteRequest) -> str | None:
-        """The same of a request."""
-        self.requests.append(request)
-        newest_ms = max((max(series) for series in self.everything.values()), default=0)
-        taken: list[tuple[Key, int, int]] = []
-        for series in request.timeseries:
-            labels = tuple((label.name, label.value) for label in series.labels)
-            mine = self.everything.get(labels, {})
-            last_ms = max(mine, default=0)
-            for sample in series.samples:
-                t_ms, value = sample.timestamp, bits(sample.value)
-                if (words := self.refuses(labels, t_ms)) is not None:
-                    return words
-                if t_ms < last_ms:
-                    return "out of order sample"
-                if t_ms == last_ms and mine[t_ms] != value:
-                    return "duplicate sample for timestamp"
-                if t_ms < newest_ms - HOUR_MS:
-                    return "out of bounds"
-                taken.append((labels, t_ms, value))
-        for labels, t_ms, value in taken:
-            mine = self.everything.setdefault(labels, {})
-            last_ms = max(mine, default=0)
-            assert t_ms >= last_ms, "a sample that would vanish behind a 204"
-            self.twice += t_ms == last_ms
-            mine[t_ms] = value
-        return None
-
-
 class Scripted:
     """A transport to a Receiver over a bad network: one word of the script for each attempt.
 
@@ -252,58 +178,3 @@ def push_once(
             health=SelfMetrics(tally, "prometheus", "rondo-vmm", {}) if with_health else None,
         ).push()
     return tally
-
-
-Reply = tuple[int, Mapping[str, str], bytes]
-
-
-@contextmanager
-def http_server(
-    answer: Callable[[http.server.BaseHTTPRequestHandler, bytes], Reply | None],
-    tls: ssl.SSLContext | None = None,
-) -> Iterator[str]:
-    """An HTTP server on loopback; `answer` gives status, headers and body, or None if it has
-    dealt with the connection itself. Yields its URL."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # headers and body are two writes
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            reply = answer(self, body)
-            if reply is None:
-                self.close_connection = True
-                return
-            status, headers, content = reply
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def finish_request(self, request: Any, client_address: Any) -> None:
-            # The handshake is the thread's, not the listener's.
-            request = request if tls is None else tls.wrap_socket(request, server_side=True)
-            with request:
-                super().finish_request(request, client_address)
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # the client has left: some tests are about that
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}/write"
-        finally:
-            server.shutdown()
-            thread.join()

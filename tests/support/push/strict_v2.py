@@ -17,9 +17,10 @@ import snappy
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from devtools.http_server import Reply
+from devtools.receivers.receiver import Key, Receiver
 from rondo_tools.prom.proto.remote_write_v2_pb2 import Request, TimeSeries
 from rondo_tools.push.encoding.v2 import plain
-from tests.support.push.receivers import Key, Receiver, Reply
 
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 PROTO = "io.prometheus.write.v2.Request"
