@@ -15,11 +15,11 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from rondo_tools.vmm.accel.base import Exit, Vcpu
+from rondo_tools.vmm.accel.base import HLT, IO, MMIO, SHUTDOWN, Vcpu
 from rondo_tools.vmm.bus import Bus
 
 HALT_NS = 10_000_000  # how long a HLT sleeps: as if a 100 Hz timer woke it
-_SIZES = (1, 2, 4, 8)  # what a device answers
+_SIZES = frozenset((1, 2, 4, 8))  # bytes; the accesses that a device takes
 
 
 class End(NamedTuple):
@@ -74,8 +74,7 @@ class RunLoop:
         ending: Ending | None = None,
     ) -> None:
         self._vcpu = vcpu
-        self._ports = ports
-        self._mmio = mmio
+        self._buses = {IO: ports, MMIO: mmio}
         self._count = count
         self._halt_ns = halt_ns
         self._ending = ending or Ending()
@@ -105,61 +104,64 @@ class RunLoop:
         """End the VM: see `Ending.finish`."""
         self._ending.finish(reason, detail)
 
-    def handle(self, exit: Exit, stopped: int) -> bytes:
-        """Handle and count one exit; the answer is what a read gets."""
-        answer = self.dispatch(exit)
+    def handle(
+        self,
+        stopped: int,
+        reason: str,
+        write: bool = False,
+        address: int = 0,
+        size: int = 0,
+        repeat: int = 1,
+        data: bytes = b"",
+        detail: str = "",
+        /,
+    ) -> bytes:
+        """Handle and count one exit: see `accel.base.Handler`."""
+        answer = self.dispatch(reason, write, address, size, repeat, data, detail)
         now = perf_counter_ns()
-        self._count(exit.reason, stopped - self._entered, now - stopped - self._asleep_ns)
+        self._count(reason, stopped - self._entered, now - stopped - self._asleep_ns)
         self._asleep_ns = 0
         self._entered = now
         return answer
 
-    def dispatch(self, exit: Exit) -> bytes:
-        """Handle one exit, uncounted."""
-        match exit.reason:
-            case "io":
-                return _access(self._ports, exit)
-            case "mmio":
-                return _access(self._mmio, exit)
-            case "hlt":
-                before = perf_counter_ns()
-                self._ending.wait(self._halt_ns() / 1e9)
-                self._asleep_ns = perf_counter_ns() - before
-            case "shutdown":
-                self.finish("shutdown", f"triple fault; {self._vcpu.registers()}")
-            case _:
-                self.finish("error", f"{exit.detail}; {self._vcpu.registers()}")
+    def dispatch(
+        self, reason: str, write: bool, address: int, size: int, repeat: int, data: bytes, detail: str, /
+    ) -> bytes:
+        """Handle one exit without counting it."""
+        bus = self._buses.get(reason)
+        if bus is None:
+            return self._leave(reason, detail)
+        if repeat != 1 or size not in _SIZES:
+            return _split(bus, write, address, size, repeat, data)
+        if write:
+            bus.write(address, size, int.from_bytes(data, "little"))
+            return b""
+        return bus.read(address, size).to_bytes(size, "little")
+
+    def _leave(self, reason: str, detail: str) -> bytes:
+        """An exit that accesses nothing: the guest halts, or cannot go on."""
+        if reason == HLT:
+            before = perf_counter_ns()
+            self._ending.wait(self._halt_ns() / 1e9)
+            self._asleep_ns = perf_counter_ns() - before
+        elif reason == SHUTDOWN:
+            self.finish("shutdown", f"triple fault; {self._vcpu.registers()}")
+        else:
+            self.finish("error", f"{detail}; {self._vcpu.registers()}")
         return b""
 
 
-def _access(bus: Bus, exit: Exit) -> bytes:
-    """Carry out an access on its bus: one item, or for a string instruction several."""
-    _, write, address, size, repeat, data, _ = exit
-    if repeat != 1:
-        return _string(bus, exit)
-    if size not in _SIZES:
-        return _odd(bus, exit)
-    if write:
-        bus.write(address, size, int.from_bytes(data, "little"))
-        return b""
-    return bus.read(address, size).to_bytes(size, "little")
+def _split(bus: Bus, write: bool, address: int, size: int, repeat: int, data: bytes) -> bytes:
+    """An access that no device takes whole.
 
-
-def _string(bus: Bus, exit: Exit) -> bytes:
-    """INS and OUTS: each item goes to the same port, in order."""
-    size = exit.size
-    one = exit._replace(repeat=1)
-    if exit.write:
-        for at in range(0, len(exit.data), size):
-            _access(bus, one._replace(data=exit.data[at : at + size]))
-        return b""
-    return b"".join(_access(bus, one) for _ in range(exit.repeat))
-
-
-def _odd(bus: Bus, exit: Exit) -> bytes:
-    """3, 5, 6 or 7 bytes, as an access across two pages leaves them: byte by byte."""
-    if exit.write:
-        for at, value in enumerate(exit.data):
-            bus.write(exit.address + at, 1, value)
-        return b""
-    return bytes(bus.read(exit.address + at, 1) for at in range(exit.size))
+    A string instruction (INS, OUTS) is `repeat` accesses to the same port, in order. An access of 3, 5, 6
+    or 7 bytes, as one across two pages leaves it, is made byte by byte.
+    """
+    step, width = (0, size) if size in _SIZES else (1, 1)
+    offsets = [step * byte for _ in range(repeat) for byte in range(0, size, width)]
+    if not write:
+        return b"".join(bus.read(address + at, width).to_bytes(width, "little") for at in offsets)
+    for number, at in enumerate(offsets):
+        value = int.from_bytes(data[number * width : (number + 1) * width], "little")
+        bus.write(address + at, width, value)
+    return b""

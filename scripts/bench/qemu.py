@@ -62,7 +62,7 @@ def main(report: Report, arguments: list[str]) -> None:
         return
     try:
         program = fetch("qemu-system-x86_64")
-        exits = round(exit_loop.qemu(CALIBRATION) * LOOP_S)
+        exits = round(exit_loop.qemu(CALIBRATION).exits_per_s * LOOP_S)
     except LookupError as exc:
         report.note(f"skipped: {exc}")
         return

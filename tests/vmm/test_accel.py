@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,8 @@ class Bench:
         """Run `code` until an exit of that reason, which ends it."""
         self.load(code)
 
-        def handle(exit: Exit, stopped: int) -> bytes:
+        def handle(stopped: int, *fields: Any) -> bytes:
+            exit = Exit(*fields)
             self.exits.append(exit)
             if exit.reason in (until, SHUTDOWN, OTHER):
                 self.vcpu.stop()
@@ -137,7 +139,7 @@ def test_a_stop_from_another_thread_ends_the_run(bench: Bench, code: str) -> Non
     entered = threading.Event()
     ended = threading.Event()
 
-    def handle(exit: Exit, stopped: int) -> bytes:
+    def handle(stopped: int, *fields: Any) -> bytes:
         entered.set()
         return b""
 
@@ -165,7 +167,8 @@ def test_a_stop_before_the_run_is_not_lost(bench: Bench) -> None:
 def test_what_the_handler_raises_comes_out_of_the_run(bench: Bench) -> None:
     bench.load("e680 e560 ebfa")  # out 0x80, al; in eax, 0x60; jmp back
 
-    def handle(exit: Exit, stopped: int) -> bytes:
+    def handle(stopped: int, *fields: Any) -> bytes:
+        exit = Exit(*fields)
         raise ZeroDivisionError(exit.address)
 
     with pytest.raises(ZeroDivisionError, match="128"):
@@ -178,7 +181,8 @@ def test_the_moment_of_an_exit_lies_between_the_handlers(bench: Bench) -> None:
     bench.load("e680 e680 f4")
     moments: list[int] = []
 
-    def handle(exit: Exit, stopped: int) -> bytes:
+    def handle(stopped: int, *fields: Any) -> bytes:
+        exit = Exit(*fields)
         moments.append(stopped)
         if exit.reason == HLT:
             bench.vcpu.stop()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from ctypes import sizeof
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,8 @@ def test_an_internal_error_says_what_and_where(memory: GuestMemory) -> None:
     machine = kvm.Kvm(memory.mapping)
     seen: list[Exit] = []
 
-    def handle(exit: Exit, stopped: int) -> bytes:
+    def handle(stopped: int, *fields: Any) -> bytes:
+        exit = Exit(*fields)
         seen.append(exit)
         machine.vcpu.stop()
         return b""
@@ -127,7 +129,8 @@ def test_an_interrupted_run_is_no_exit_and_goes_on(memory: GuestMemory) -> None:
     machine = kvm.Kvm(memory.mapping)
     seen: list[tuple[str, int]] = []
 
-    def handle(exit: Exit, stopped: int) -> bytes:
+    def handle(stopped: int, *fields: Any) -> bytes:
+        exit = Exit(*fields)
         seen.append((exit.reason, exit.address))
         signal.pthread_kill(threading.get_ident(), kvm.KICK)  # the next KVM_RUN ends with EINTR
         if exit.reason == HLT:

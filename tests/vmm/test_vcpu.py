@@ -72,6 +72,14 @@ def test_an_access_of_three_bytes_is_made_byte_by_byte() -> None:
     assert board.vcpu.answers[1] == b"\x01\x02\x03"
 
 
+def test_a_string_instruction_of_an_odd_size_is_made_byte_by_byte_in_order() -> None:
+    board = Board(Exit(IO, True, 0x10, 3, 2, b"abcdef"))
+    board.loop.run()
+    assert board.port.written == [
+        (offset, 1, ord(letter)) for offset, letter in zip((0, 1, 2) * 2, "abcdef", strict=True)
+    ]
+
+
 def test_each_exit_is_counted_by_its_reason() -> None:
     board = Board(
         Exit(IO, False, 0x10, 1), Exit(MMIO, False, 0x1000, 1), Exit(HLT), Exit(HLT), Exit(SHUTDOWN)
@@ -155,7 +163,7 @@ def test_time_is_cut_into_running_and_handling(clock: Clock) -> None:
         def run(self, handle: object) -> None:
             for _ in range(2):
                 clock.now += 10_000  # in the guest
-                loop.handle(Exit(IO, True, 0x10, 1, 1, b"x"), clock())
+                loop.handle(clock(), IO, True, 0x10, 1, 1, b"x")
 
     loop = RunLoop(Guest(()), ports, Bus("mmio"), lambda *exit: counted.append(exit))
     loop.run()
@@ -170,8 +178,8 @@ def test_time_asleep_is_neither_running_nor_handling(clock: Clock) -> None:
         return 0
 
     def guest(handle: object) -> None:
-        loop.handle(Exit(HLT), clock())
-        loop.handle(Exit(IO, False, 0x10, 1), clock())
+        loop.handle(clock(), HLT)
+        loop.handle(clock(), IO, False, 0x10, 1)
 
     vcpu = ScriptedVcpu(())
     vcpu.run = guest  # type: ignore[method-assign]

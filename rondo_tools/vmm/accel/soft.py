@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from rondo_tools.errors import EX_UNAVAILABLE, VmError
-from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Exit, Handler
+from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Handler
 
 _TOP = 1 << 32  # the end of the address space
 _NEVER = 0xFFFF_FFFF  # the address at which emulation would end by itself
@@ -93,12 +93,12 @@ class SoftVcpu:
                 self._engine.emu_start(self._pc(), _NEVER)
             except self._error as exc:
                 if exc.errno in self._triple_faults:
-                    self._exit(Exit(SHUTDOWN))
+                    self._exit(SHUTDOWN)
                 else:
-                    self._exit(Exit(OTHER, detail=f"unicorn: {exc}"))
+                    self._exit(OTHER, False, 0, 0, b"", f"unicorn: {exc}")
             else:
                 if not self._stopping and self._behind_hlt():
-                    self._exit(Exit(HLT))
+                    self._exit(HLT)
         if self._raised is not None:
             raise self._raised
 
@@ -119,32 +119,40 @@ class SoftVcpu:
         at = self._pc() - 1
         return 0 <= at < len(self._memory) and self._memory[at] == _HLT_OPCODE
 
-    def _exit(self, exit: Exit) -> bytes:
+    def _exit(
+        self,
+        reason: str,
+        write: bool = False,
+        address: int = 0,
+        size: int = 0,
+        data: bytes = b"",
+        detail: str = "",
+    ) -> bytes:
         """Pass an exit on. What the handler raises must not run through the emulator's own code."""
         stopped = time.perf_counter_ns()
         if self._stopping:  # a stop in a hook takes effect some instructions later
-            return bytes(exit.size)
+            return bytes(size)
         assert self._handle is not None
         try:
-            return self._handle(exit, stopped)
+            return self._handle(stopped, reason, write, address, size, 1, data, detail)
         except BaseException as exc:
             self._raised = exc
             self.stop()
-            return bytes(exit.size)
+            return bytes(size)
 
     # The signatures are unicorn's: its binding counts the parameters.
 
     def _port_read(self, _engine: object, port: int, size: int, _data: object) -> int:
-        return int.from_bytes(self._exit(Exit(IO, False, port, size)), "little")
+        return int.from_bytes(self._exit(IO, False, port, size), "little")
 
     def _port_write(self, _engine: object, port: int, size: int, value: int, _data: object) -> None:
-        self._exit(Exit(IO, True, port, size, 1, _low(value, size)))
+        self._exit(IO, True, port, size, _low(value, size))
 
     def _mmio_read(self, _engine: object, offset: int, size: int, _data: object) -> int:
-        return int.from_bytes(self._exit(Exit(MMIO, False, self._base + offset, size)), "little")
+        return int.from_bytes(self._exit(MMIO, False, self._base + offset, size), "little")
 
     def _mmio_write(self, _engine: object, offset: int, size: int, value: int, _data: object) -> None:
-        self._exit(Exit(MMIO, True, self._base + offset, size, 1, _low(value, size)))
+        self._exit(MMIO, True, self._base + offset, size, _low(value, size))
 
 
 def _low(value: int, size: int) -> bytes:
