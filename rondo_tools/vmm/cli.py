@@ -20,12 +20,12 @@ from rondo_tools.producer.text import TextEncoder
 from rondo_tools.stream import Header
 from rondo_tools.vmm import cpu
 from rondo_tools.vmm.accel.choose import CHOICES
+from rondo_tools.vmm.config import Config, Flags, configure
 from rondo_tools.vmm.console import open_console
-from rondo_tools.vmm.guests import Choice, Wanted, choose
-from rondo_tools.vmm.life import Account, live
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.output import NOTICES, OutputThread
-from rondo_tools.vmm.waker import Waker
+from rondo_tools.vmm.run import Summary, run_vm
+from rondo_tools.vmm.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def rondo_vmm(
     example = "rondo-vmm | rondo-store vmm_metrics"
     target = OutputThread(open_stream(output, interval, text=text, example=example, notices=NOTICES))
     printer = open_console(serial)
-    wanted = Wanted(
+    flags = Flags(
         accelerator=accel,
         duration_ms=duration,
         memory=memory,
@@ -164,38 +164,38 @@ def rondo_vmm(
         cpus=cpus,
         console=console,
     )
-    choice = choose(wanted)
+    config = configure(flags)
 
     def begin_anew(end: stream.End, header: Header) -> None:
         back_s = (end.t_ms - header.start_ms) / 1000
         log.warning("the clock was set back by %.1f s; the ticks go on in a new session", back_s)
         target.begin_anew(encode(end), encode(header))
 
-    with Waker() as waker:
+    with Wakeup() as wakeup:
         if printer is not None:
             printer.start(b"")
         say = _nowhere if printer is None else printer.put
-        with Machine(choice.plan, choice.disks, say, waker.wake) as machine, _typing(choice, machine):
+        with Machine(config.board, config.disks, say, wakeup.wake) as machine, _typing(config, machine):
             # Making the VM may have taken a while; its life, of which no second is to be missing, begins now.
             header = header._replace(start_ms=clock.now_ms())
-            target.start(encode(header), waker.wake)
-            account = live(
+            target.start(encode(header), wakeup.wake)
+            summary = run_vm(
                 machine,
                 header,
                 lambda tick: target.put(encode(tick)),
                 begin_anew,
-                waker,
-                deadline_ms=choice.deadline_ms,
-                silent_s=choice.silent_s,
+                wakeup,
+                deadline_ms=config.deadline_ms,
+                silent_s=config.silent_s,
                 is_over=lambda: text and target.gone,
             )
-        target.finish(encode(stream.End(account.end.reason, account.t_ms)))
+        target.finish(encode(stream.End(summary.end.reason, summary.t_ms)))
         if printer is not None:
             printer.finish()
             printer.wait(LAST_LINES_S)
-        _linger(target, waker, linger)
-    _summarize(account)
-    _raise_for(account, target, text=text)
+        _linger(target, wakeup, linger)
+    _summarize(summary)
+    _raise_for(summary, target, text=text)
 
 
 def make_parser() -> command.Parser:
@@ -218,9 +218,9 @@ def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: in
 
 
 @contextmanager
-def _typing(choice: Choice, machine: Machine) -> Iterator[None]:
+def _typing(config: Config, machine: Machine) -> Iterator[None]:
     """While entered, standard input goes to the guest, if it is to have any."""
-    keyboard = choice.keyboard
+    keyboard = config.keyboard
     if keyboard is None:
         yield
         return
@@ -233,35 +233,35 @@ def _typing(choice: Choice, machine: Machine) -> Iterator[None]:
             keyboard.close()
 
 
-def _linger(output: OutputThread, waker: Waker, linger_ms: int) -> None:
+def _linger(output: OutputThread, wakeup: Wakeup, linger_ms: int) -> None:
     """Wait until everything is delivered, until the time is up, or until a signal."""
     deadline = time.monotonic() + linger_ms / 1000
     while not output.done and (left := deadline - time.monotonic()) > 0:
-        if waker.wait(left):
+        if wakeup.wait(left):
             return
 
 
-def _summarize(account: Account) -> None:
-    exits = ", ".join(f"{reason} {count}" for reason, count in account.counters.exits_by_reason().items())
+def _summarize(summary: Summary) -> None:
+    exits = ", ".join(f"{reason} {count}" for reason, count in summary.counters.exits_by_reason().items())
     log.info(
         "lived %.1f s, %s; exits: %s; ended by %s",
-        account.lived_s,
-        units.format_count(account.ticks, "tick"),
+        summary.lived_s,
+        units.format_count(summary.ticks, "tick"),
         exits,
-        account.end.reason,
+        summary.end.reason,
     )
 
 
-def _raise_for(account: Account, output: OutputThread, *, text: bool) -> None:
+def _raise_for(summary: Summary, output: OutputThread, *, text: bool) -> None:
     """Turn what went wrong into an exit status: the guest's misfortune before the output's."""
     undelivered = ""
     if not output.delivered and not (text and output.gone):
-        missing = f"{output.missing} of {units.format_count(account.ticks, 'tick')}"
+        missing = f"{output.missing} of {units.format_count(summary.ticks, 'tick')}"
         what = f"{missing} {'was' if output.missing == 1 else 'were'}" if output.missing else "the end was"
         undelivered = f"{output.name}: {what} not delivered"
-    status = {"shutdown": EX_SHUTDOWN, "error": EX_SOFTWARE}.get(account.end.reason)
-    trouble = f"the VM ended by {account.end.reason}: {account.end.detail}"
-    if status is None and account.was_silent:
+    status = {"shutdown": EX_SHUTDOWN, "error": EX_SOFTWARE}.get(summary.end.reason)
+    trouble = f"the VM ended by {summary.end.reason}: {summary.end.detail}"
+    if status is None and summary.was_silent:
         status, trouble = EX_SOFTWARE, "the guest never gave a sign of life"
     if status is None and undelivered:
         raise VmError(undelivered, exit_code=EX_TEMPFAIL)

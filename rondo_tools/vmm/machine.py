@@ -1,6 +1,6 @@
 """One VM and its life: the threads that run its vCPUs, and how they end.
 
-Strategy: what the VM is made of is a plan's business (`builtin`, `pc`); here it is run. Everything
+Strategy: what the VM is made of is a board's business (`boards`); here it is run. Everything
 is made in the constructor; `close` takes it down the other way round. When the last vCPU's thread
 has ended the VM is over, and says so once.
 """
@@ -13,36 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import NamedTuple, Protocol
 
+from rondo_tools.vmm.boards.base import Board
+from rondo_tools.vmm.counters import Snapshot
 from rondo_tools.vmm.cpu import VcpuTimes
 from rondo_tools.vmm.devices.virtio.disk import Disk
-from rondo_tools.vmm.meter import Snapshot
-from rondo_tools.vmm.vcpu import End, Ending, RunLoop
+from rondo_tools.vmm.vcpu import End, RunLoop
 
 _log = logging.getLogger(__name__)
-
-
-class Counters(Protocol):
-    """Where a VM's counters are read."""
-
-    def snapshot(self) -> Snapshot: ...
-
-
-class Board(NamedTuple):
-    """A VM, wired: its vCPUs' loops and what they share. `flush` is called when all have ended."""
-
-    loops: list[RunLoop]
-    ending: Ending
-    meter: Counters
-    flush: Callable[[], None]
-
-
-class Plan(Protocol):
-    """What a VM is made of."""
-
-    def assemble(self, owned: ExitStack, disks: Sequence[Disk], console: Callable[[bytes], None]) -> Board:
-        """Make it. What is to be closed afterwards goes to `owned`; the disks are there already."""
 
 
 class Machine:
@@ -54,7 +32,7 @@ class Machine:
 
     def __init__(
         self,
-        plan: Plan,
+        board: Board,
         disks: Sequence[Disk],
         console: Callable[[bytes], None],
         on_end: Callable[[], None],
@@ -65,17 +43,17 @@ class Machine:
         try:
             for disk in disks:
                 self._owned.callback(disk.close)
-            self._board = plan.assemble(self._owned, disks, console)
+            self._assembly = board.assemble(self._owned, disks, console)
         except BaseException:
             self._owned.close()
             raise
-        self._times = VcpuTimes(len(self._board.loops))
+        self._times = VcpuTimes(len(self._assembly.loops))
         self._began_ns = time.process_time_ns()
-        self._running = len(self._board.loops)
+        self._running = len(self._assembly.loops)
         self._counting = threading.Lock()  # of _running
         self._threads = [
             threading.Thread(target=self._run, args=(number, loop), name=f"vcpu {number}", daemon=True)
-            for number, loop in enumerate(self._board.loops)
+            for number, loop in enumerate(self._assembly.loops)
         ]
 
     def __enter__(self) -> Machine:
@@ -98,12 +76,12 @@ class Machine:
     @property
     def end(self) -> End | None:
         """Why the VM ends or ended; None while nothing ends it."""
-        return self._board.ending.end
+        return self._assembly.ending.end
 
     def snapshot(self) -> Snapshot:
         """All counters at one moment; those of CPU time are read one after another."""
         times = self._times.read()
-        return self._board.meter.snapshot()._replace(
+        return self._assembly.counters.snapshot()._replace(
             vcpu_cpu_ns=times.cpu_ns,
             vcpu_wait_ns=times.wait_ns,
             vmm_cpu_ns=time.process_time_ns() - self._began_ns,
@@ -120,7 +98,7 @@ class Machine:
         If `over` does not follow within some ms, call again: a stop may be lost on its way into the
         guest (see `accel.base.Vcpu.stop`). The first reason stands.
         """
-        self._board.ending.finish(reason)
+        self._assembly.ending.finish(reason)
 
     def _run(self, number: int, loop: RunLoop) -> None:
         self._times.begin(number)
@@ -134,6 +112,6 @@ class Machine:
                 self._running -= 1
                 last = not self._running
             if last:
-                self._board.flush()
+                self._assembly.flush()
                 self._over.set()
                 self._on_end()

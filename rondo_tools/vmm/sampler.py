@@ -1,6 +1,6 @@
 """A tick out of counters: the values it holds. Pure but for reading /proc.
 
-Strategy: `Sampler` turns two snapshots of the meter into the bytes of a tick. When one falls due is for
+Strategy: `Sampler` turns two snapshots of the counters into the bytes of a tick. When one falls due is for
 `producer.pace` to say.
 """
 
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from rondo_tools.catalog import BLOCK_OPS, DIRECTIONS, EXIT_REASONS, Series
-from rondo_tools.vmm.meter import Snapshot
+from rondo_tools.vmm.counters import Snapshot
 
 # What a series is found by: its name and its labels.
 _Key = tuple[str, tuple[tuple[str, str], ...]]

@@ -26,10 +26,10 @@ from bench.report import Peer, Report, run_part
 from devtools import exit_loop
 from rondo_tools.vmm.accel.base import IO, Exit, ScriptedVcpu
 from rondo_tools.vmm.bus import Bus
+from rondo_tools.vmm.counters import Counters
 from rondo_tools.vmm.devices.serial import Serial
 from rondo_tools.vmm.layout import COM1_BASE, COM1_LENGTH
 from rondo_tools.vmm.memory import GuestMemory
-from rondo_tools.vmm.meter import Meter
 from rondo_tools.vmm.vcpu import RunLoop
 
 STARTS = 15
@@ -121,7 +121,7 @@ def scripted(script: list[Exit]) -> tuple[UntimedVcpu, RunLoop]:
     ports = Bus("ports")
     ports.add(COM1_BASE, COM1_LENGTH, Serial(nowhere))
     vcpu = UntimedVcpu(script)
-    return vcpu, RunLoop(vcpu, ports, Bus("mmio"), Meter().count_exit)
+    return vcpu, RunLoop(vcpu, ports, Bus("mmio"), Counters().count_exit)
 
 
 def nowhere(line: bytes) -> None:
@@ -132,17 +132,17 @@ def exits_on_kvm(report: Report) -> None:
     """A guest that does nothing but write to a port."""
     from rondo_tools.vmm.accel.kvm import Kvm
 
-    meter, ports = Meter(), Bus("ports")
+    counters, ports = Counters(), Bus("ports")
     ports.add(COM1_BASE, COM1_LENGTH, Serial(nowhere))
     with GuestMemory(1 << 20) as memory:
         memory.write(0x1000, bytes.fromhex("66baff03 ee ebfd"))  # mov dx, 0x3ff; out dx, al; jmp -3
         kvm = Kvm(memory.mapping)
-        loop = RunLoop(kvm.vcpu, ports, Bus("mmio"), meter.count_exit)
+        loop = RunLoop(kvm.vcpu, ports, Bus("mmio"), counters.count_exit)
         kvm.vcpu.enter_flat(0x1000, 0x8000)
         threading.Timer(KVM_SECONDS, loop.finish, ("deadline",)).start()
         loop.run()
         kvm.close()
-    snapshot = meter.snapshot()
+    snapshot = counters.snapshot()
     exits = sum(snapshot.exits)
     report.row("exits on KVM", exits / KVM_SECONDS / 1e3, "k/s")
     report.row("of an exit, in KVM_RUN", snapshot.run_ns / exits / 1e3, "µs")

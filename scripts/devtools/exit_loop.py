@@ -18,13 +18,13 @@ from typing import NamedTuple
 from devtools.programs import fetch
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Header, Tick, encode
+from rondo_tools.vmm.boards.builtin import BuiltinBoard
 from rondo_tools.vmm.boot.builtin import Entry
-from rondo_tools.vmm.builtin import Builtin
 from rondo_tools.vmm.devices.virtio.disk import temporary_disk
-from rondo_tools.vmm.life import live
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.memory import GuestMemory
-from rondo_tools.vmm.waker import Waker
+from rondo_tools.vmm.run import run_vm
+from rondo_tools.vmm.wakeup import Wakeup
 
 PORT = 0x7E0
 CODE = 0x1_0000
@@ -70,15 +70,15 @@ def rondo(seconds: float, accelerator: str = "kvm") -> Life:
         encode(tick)
         late_ms.append(time.time_ns() / 1e6 - tick.t_ms)
 
-    plan = Builtin(accelerator, 1 << 20, 0, boot)
+    plan = BuiltinBoard(accelerator, 1 << 20, 0, boot)
     header = Header("exits", time.time_ns() // 1_000_000, (), 1000, SERIES)
-    with Waker() as waker, Machine(plan, [temporary_disk(1 << 20)], _nowhere, waker.wake) as machine:
+    with Wakeup() as wakeup, Machine(plan, [temporary_disk(1 << 20)], _nowhere, wakeup.wake) as machine:
         header = header._replace(start_ms=time.time_ns() // 1_000_000)
-        account = live(machine, header, emit, lambda *_: None, waker, deadline_ms=round(seconds * 1000))
-    counters = account.counters
+        summary = run_vm(machine, header, emit, lambda *_: None, wakeup, deadline_ms=round(seconds * 1000))
+    counters = summary.counters
     exits = sum(counters.exits_by_reason().values())
     # The last tick is not due at any time.
-    return Life(exits / account.lived_s, counters.vmm_cpu_ns / exits / 1e3, late_ms[:-1])
+    return Life(exits / summary.lived_s, counters.vmm_cpu_ns / exits / 1e3, late_ms[:-1])
 
 
 def qemu(exits: int, accelerator: str = "kvm") -> Peer:

@@ -18,7 +18,7 @@ LAB_S = 1800
 
 PATIENT_VMM = """
 vmm() {
-    python3 -c 'import sys; from rondo_tools.vmm import cli, guests; guests.LINUX_MARGIN_MS = 1_500_000
+    python3 -c 'import sys; from rondo_tools.vmm import cli, config; config.LINUX_MARGIN_MS = 1_500_000
 sys.exit(cli.main())' "$@"
 }
 """

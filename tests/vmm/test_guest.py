@@ -21,12 +21,12 @@ from rondo_tools.vmm import layout
 from rondo_tools.vmm.boot import builtin
 from rondo_tools.vmm.bus import Bus, Device
 from rondo_tools.vmm.devices.i8042 import I8042
-from rondo_tools.vmm.devices.orders import FAULTS, Orders, Schedule
 from rondo_tools.vmm.devices.power import PowerSwitch
 from rondo_tools.vmm.devices.serial import Serial
 from rondo_tools.vmm.devices.virtio.block import Block
 from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk, temporary_disk
 from rondo_tools.vmm.devices.virtio.mmio import MmioTransport
+from rondo_tools.vmm.devices.workload import FAULTS, Schedule, WorkloadPort
 from rondo_tools.vmm.memory import GuestMemory
 from tests.support.needs import must_have
 
@@ -56,8 +56,8 @@ class Computer:
         self.halts: Counter[str] = Counter()  # by the last line on the console
         self.ports = Bus("ports")
         self.mmio = Bus("mmio")
-        self.orders = Orders(Schedule(1000 * MS), self.reports.append, self._clock)
-        self.ports.add(layout.ORDERS_BASE, layout.ORDERS_LENGTH, self.orders)
+        self.workload = WorkloadPort(Schedule(1000 * MS), self.reports.append, self._clock)
+        self.ports.add(layout.WORKLOAD_BASE, layout.WORKLOAD_LENGTH, self.workload)
         self.ports.add(layout.COM1_BASE, layout.COM1_LENGTH, Serial(self._print))
         self.block = kind(disk, memory, self._completed)
         self.device: Device = MmioTransport(self.block, memory)
@@ -115,7 +115,7 @@ class Computer:
                 at = cpu.reg_read(x86.UC_X86_REG_EIP)
                 assert self.ends or self.memory.read(at - 1, 1) == b"\xf4", "only HLT stops the guest"
                 self.halts[self.console.splitlines()[-1]] += 1
-                self.now += self.orders.idle_ns()
+                self.now += self.workload.idle_ns()
         except unicorn.UcError as exc:
             assert exc.errno in (unicorn.UC_ERR_INSN_INVALID, unicorn.UC_ERR_EXCEPTION)
             self.ends.append("shutdown")

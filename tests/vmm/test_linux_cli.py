@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from rondo_tools.errors import UsageError, VmError
-from rondo_tools.vmm import guests
-from rondo_tools.vmm.guests import LINUX_MARGIN_MS, Wanted, choose
+from rondo_tools.vmm import config
+from rondo_tools.vmm.config import LINUX_MARGIN_MS, Flags, configure
 from tests.support.needs import PATIENCE_S, must_have
 from tests.support.vmm.kernels import ECHO, POWER_OFF, SILENT, SPIN, bzimage, vmlinux
 
@@ -96,7 +96,7 @@ def test_a_deadline_is_the_duration_and_a_margin(
 ) -> None:
     from rondo_tools.vmm import cli
 
-    monkeypatch.setattr(guests, "LINUX_MARGIN_MS", 50)
+    monkeypatch.setattr(config, "LINUX_MARGIN_MS", 50)
     path = str(kernel(vmlinux(SPIN)))
     assert cli.main(["--kernel", path, "--duration", "50ms", "--output", os.devnull]) == 0
     assert "ended by deadline" in capsys.readouterr().err
@@ -106,8 +106,8 @@ def test_a_deadline_is_the_duration_and_a_margin(
 def test_a_guest_without_a_sign_of_life_is_no_success(kernel: Callable[[bytes], Path]) -> None:
     code = """
 import sys
-from rondo_tools.vmm import cli, guests
-guests.LINUX_SILENT_S = 0.05
+from rondo_tools.vmm import cli, config
+config.LINUX_SILENT_S = 0.05
 sys.exit(cli.main())
 """
     # No tick is due for a day, and there is no deadline: the loop wakes up for this.
@@ -134,7 +134,7 @@ def test_a_sign_of_life_may_come_late(
 ) -> None:
     from rondo_tools.vmm import cli
 
-    monkeypatch.setattr(guests, "LINUX_SILENT_S", 0.0)
+    monkeypatch.setattr(config, "LINUX_SILENT_S", 0.0)
     path = str(kernel(vmlinux(POWER_OFF)))
     assert cli.main(["--kernel", path, "--output", os.devnull]) == 0
     assert "never gave" not in capsys.readouterr().err
@@ -146,8 +146,8 @@ def test_a_guest_that_ends_early_need_not_have_given_a_sign(
 ) -> None:
     from rondo_tools.vmm import cli
 
-    monkeypatch.setattr(guests, "LINUX_MARGIN_MS", 50)
-    monkeypatch.setattr(guests, "LINUX_SILENT_S", 3600.0)
+    monkeypatch.setattr(config, "LINUX_MARGIN_MS", 50)
+    monkeypatch.setattr(config, "LINUX_SILENT_S", 3600.0)
     path = str(kernel(vmlinux(SILENT)))
     assert cli.main(["--kernel", path, "--duration", "50ms", "--output", os.devnull]) == 0
     assert "sign of life" not in capsys.readouterr().err
@@ -245,9 +245,8 @@ def test_a_file_that_goes_on_for_ever_is_not_read_to_its_end(tmp_path: Path) -> 
 
 def command_line(path: Path, **flags: Any) -> str:
     """The kernel's command line for these flags."""
-    wanted = Wanted("auto", None, None, [], str(path))._replace(**flags)
-    plan: Any = choose(wanted).plan
-    return bytes(plan._guest.command_line).decode()
+    board: Any = configure(Flags("auto", None, None, [], str(path))._replace(**flags)).board
+    return bytes(board._guest.command_line).decode()
 
 
 def test_the_command_line_is_ours_and_the_users(kernel: Callable[[bytes], Path]) -> None:
@@ -265,16 +264,18 @@ def test_a_duration_is_told_in_whole_seconds(
 ) -> None:
     path = kernel(bzimage("f4"))
     assert f" workload_duration={seconds}" in command_line(path, duration_ms=duration_ms)
-    choice = choose(Wanted("auto", duration_ms, None, [], str(path)))
-    assert choice.deadline_ms == duration_ms + LINUX_MARGIN_MS
-    assert choose(Wanted("auto", None, None, [], str(path))).deadline_ms is None
+    assert (
+        configure(Flags("auto", duration_ms, None, [], str(path))).deadline_ms
+        == duration_ms + LINUX_MARGIN_MS
+    )
+    assert configure(Flags("auto", None, None, [], str(path))).deadline_ms is None
 
 
 def test_disks_are_given_back_if_one_cannot_be_had(kernel: Callable[[bytes], Path]) -> None:
     path = kernel(bzimage("f4"))
     path.with_name("disk").write_bytes(bytes(512))
     before = set(Path("/proc/self/fd").iterdir())
-    wanted = Wanted("auto", None, None, [str(path.with_name("disk")), __file__], str(path))
+    flags = Flags("auto", None, None, [str(path.with_name("disk")), __file__], str(path))
     with pytest.raises(UsageError, match="are not whole sectors"):
-        choose(wanted)
+        configure(flags)
     assert set(Path("/proc/self/fd").iterdir()) == before

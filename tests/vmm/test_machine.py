@@ -14,14 +14,14 @@ import pytest
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import End, Header, Tick
 from rondo_tools.vmm import cpu
+from rondo_tools.vmm.boards.builtin import BuiltinBoard
 from rondo_tools.vmm.boot.builtin import Entry
-from rondo_tools.vmm.builtin import Builtin
 from rondo_tools.vmm.cpu import Times
 from rondo_tools.vmm.devices.virtio.disk import temporary_disk
-from rondo_tools.vmm.life import Account, live
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.memory import GuestMemory
-from rondo_tools.vmm.waker import Waker
+from rondo_tools.vmm.run import Summary, run_vm
+from rondo_tools.vmm.wakeup import Wakeup
 from tests.support.needs import PATIENCE_S
 
 SPIN = "ebfe"
@@ -48,7 +48,7 @@ class Life:
         *,
         deadline_ms: int = 600_000,
         during: Callable[[], None] | None = None,
-    ) -> Account:
+    ) -> Summary:
         def boot(memory: GuestMemory) -> Entry:
             memory.write(0x1000, bytes.fromhex(code))
             return Entry(0x1000, 0x8000)
@@ -66,11 +66,11 @@ class Life:
 
         console: list[bytes] = []
         header = Header("vm", time.time_ns() // 1_000_000, (), 20, SERIES)
-        config = Builtin(accelerator, 1 << 20, 60_000, boot)
-        with Waker() as waker, Machine(config, [temporary_disk(1 << 20)], say, waker.wake) as machine:
-            account = live(machine, header, emit, no_step, waker, deadline_ms=deadline_ms)
+        config = BuiltinBoard(accelerator, 1 << 20, 60_000, boot)
+        with Wakeup() as wakeup, Machine(config, [temporary_disk(1 << 20)], say, wakeup.wake) as machine:
+            summary = run_vm(machine, header, emit, no_step, wakeup, deadline_ms=deadline_ms)
         self.console = b"".join(console)
-        return account
+        return summary
 
 
 @pytest.fixture
@@ -92,25 +92,25 @@ def accelerator(request: pytest.FixtureRequest) -> str:
     [(POWER_OFF, "poweroff"), (RESET, "reset"), (TRIPLE_FAULT, "shutdown"), (NOWHERE, "error")],
 )
 def test_a_guest_ends_itself(life: Life, accelerator: str, code: str, reason: str) -> None:
-    account = life.live(accelerator, code)
-    assert account.end.reason == reason
-    assert ("ip=0x" in account.end.detail) == (reason in ("shutdown", "error"))
-    assert life.ticks[-1].t_ms == account.t_ms
+    summary = life.live(accelerator, code)
+    assert summary.end.reason == reason
+    assert ("ip=0x" in summary.end.detail) == (reason in ("shutdown", "error"))
+    assert life.ticks[-1].t_ms == summary.t_ms
 
 
 @pytest.mark.parametrize("code", [SPIN, HALT, EXITS], ids=["spinning", "halted", "making exits"])
 def test_the_deadline_ends_any_guest(life: Life, accelerator: str, code: str) -> None:
-    account = life.live(accelerator, code, deadline_ms=150)
-    assert account.end.reason == "deadline"
-    assert life.ticks[-1].t_ms == account.t_ms
-    assert account.ticks == len(life.ticks)
+    summary = life.live(accelerator, code, deadline_ms=150)
+    assert summary.end.reason == "deadline"
+    assert life.ticks[-1].t_ms == summary.t_ms
+    assert summary.ticks == len(life.ticks)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("code", [SPIN, HALT, EXITS], ids=["spinning", "halted", "making exits"])
 def test_a_signal_ends_any_guest(life: Life, accelerator: str, code: str, number: signal.Signals) -> None:
-    account = life.live(accelerator, code, during=lambda: os.kill(os.getpid(), number))
-    assert account.end.reason == "signal"
+    summary = life.live(accelerator, code, during=lambda: os.kill(os.getpid(), number))
+    assert summary.end.reason == "signal"
     assert [tick.t_ms for tick in life.ticks] == sorted({tick.t_ms for tick in life.ticks})
 
 
@@ -125,7 +125,7 @@ def test_leaving_a_machine_ends_its_guest(accelerator: str) -> None:
         return Entry(0x1000, 0x8000)
 
     ended = threading.Event()
-    config = Builtin(accelerator, 1 << 20, 60_000, boot)
+    config = BuiltinBoard(accelerator, 1 << 20, 60_000, boot)
     with Machine(config, [temporary_disk(1 << 20)], lambda line: None, ended.set) as machine:
         machine.start()
         assert not machine.over()
@@ -150,7 +150,7 @@ def test_cpu_time_of_a_guest_that_has_ended_is_there(
 
     monkeypatch.setattr(cpu, "thread_times", times)
     ended = threading.Event()
-    plan = Builtin(accelerator, 1 << 20, 60_000, boot)
+    plan = BuiltinBoard(accelerator, 1 << 20, 60_000, boot)
     with Machine(plan, [temporary_disk(1 << 20)], lambda line: None, ended.set) as machine:
         machine.start()
         assert ended.wait(PATIENCE_S)
@@ -168,5 +168,5 @@ def test_a_machine_that_cannot_be_made_gives_everything_back(accelerator: str) -
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            Machine(Builtin(accelerator, 1 << 20, 1, boot), [temporary_disk(1 << 20)], print, print)
+            Machine(BuiltinBoard(accelerator, 1 << 20, 1, boot), [temporary_disk(1 << 20)], print, print)
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -15,14 +15,14 @@ from rondo_tools.stream import Header, Tick
 from rondo_tools.vmm.accel import kvm_abi
 from rondo_tools.vmm.accel.kvm import call
 from rondo_tools.vmm.accel.kvm_pc import KvmPc
+from rondo_tools.vmm.boards.pc import PcBoard
 from rondo_tools.vmm.boot import linux
 from rondo_tools.vmm.devices.virtio.disk import temporary_disk
 from rondo_tools.vmm.keyboard import Keyboard
-from rondo_tools.vmm.life import Account, live
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.memory import GuestMemory
-from rondo_tools.vmm.pc import Pc
-from rondo_tools.vmm.waker import Waker
+from rondo_tools.vmm.run import Summary, run_vm
+from rondo_tools.vmm.wakeup import Wakeup
 from tests.support.needs import must_have
 from tests.support.vmm.kernels import ECHO, POWER_OFF, RESET, SPIN, bzimage, vmlinux
 
@@ -61,28 +61,28 @@ class Run:
         disks: int = 0,
         deadline_ms: int = 20_000,
         typed: bytes = b"",
-    ) -> Account:
+    ) -> Summary:
         (self._folder / "kernel").write_bytes(kernel)
         guest = linux.read(str(self._folder / "kernel"), None, "")
         said: list[bytes] = []
         keyboard = Keyboard() if typed else None
         header = Header("vm", time.time_ns() // 1_000_000, (), 20, SERIES)
         with (
-            Waker() as waker,
+            Wakeup() as wakeup,
             Machine(
-                Pc(guest, MEMORY, cpus, keyboard),
+                PcBoard(guest, MEMORY, cpus, keyboard),
                 [temporary_disk(1 << 20) for _ in range(disks)],
                 said.append,
-                waker.wake,
+                wakeup.wake,
             ) as machine,
         ):
             if keyboard is not None:
                 keyboard.type(typed)
-            account = live(
-                machine, header, self.ticks.append, lambda *_: None, waker, deadline_ms=deadline_ms
+            summary = run_vm(
+                machine, header, self.ticks.append, lambda *_: None, wakeup, deadline_ms=deadline_ms
             )
         self.console = b"".join(said)
-        return account
+        return summary
 
 
 @pytest.fixture
@@ -95,10 +95,10 @@ def run(tmp_path: Path) -> Run:
     ("code", "reason"), [(POWER_OFF, "poweroff"), (RESET, "reset"), ("0f0b", "shutdown")]
 )
 def test_a_guest_ends_itself(run: Run, kernel: Callable[[str], bytes], code: str, reason: str) -> None:
-    account = run.live(kernel(code))
-    assert account.end.reason == reason, account
-    assert ("rip=0x" in account.end.detail) == (reason == "shutdown")
-    assert run.ticks[-1].t_ms == account.t_ms
+    summary = run.live(kernel(code))
+    assert summary.end.reason == reason, summary
+    assert ("rip=0x" in summary.end.detail) == (reason == "shutdown")
+    assert run.ticks[-1].t_ms == summary.t_ms
 
 
 @pytest.mark.parametrize("cpus", [1, 3])
@@ -106,10 +106,10 @@ def test_a_guest_ends_itself(run: Run, kernel: Callable[[str], bytes], code: str
 def test_the_deadline_ends_any_guest_and_processors_that_were_never_started(
     run: Run, code: str, cpus: int
 ) -> None:
-    account = run.live(vmlinux(code), cpus=cpus, deadline_ms=150)
-    assert account.end.reason == "deadline"
+    summary = run.live(vmlinux(code), cpus=cpus, deadline_ms=150)
+    assert summary.end.reason == "deadline"
     assert len(run.ticks) >= 2
-    exits = account.counters.exits_by_reason()
+    exits = summary.counters.exits_by_reason()
     assert (exits["io"] > 10) == (code == EXITS)
     assert exits["shutdown"] == exits["other"] == 0
 
@@ -121,9 +121,9 @@ def test_a_halt_is_counted_by_the_kernel(run: Run) -> None:
         kvm.close()
     if not counted:
         must_have("this kernel's KVM has no binary statistics")
-    account = run.live(vmlinux(HALT), deadline_ms=100)
-    assert account.counters.exits_by_reason()["hlt"] == account.counters.kernel_halts == 1
-    assert sum(account.counters.exits) == 0
+    summary = run.live(vmlinux(HALT), deadline_ms=100)
+    assert summary.counters.exits_by_reason()["hlt"] == summary.counters.kernel_halts == 1
+    assert sum(summary.counters.exits) == 0
 
 
 def test_what_is_printed_comes_out(run: Run) -> None:
@@ -132,9 +132,9 @@ def test_what_is_printed_comes_out(run: Run) -> None:
 
 
 def test_another_processor_is_started_through_the_apic(run: Run) -> None:
-    account = run.live(vmlinux(START_OTHER), cpus=2)
-    assert account.end.reason == "poweroff", "the second one's doing"
-    assert account.counters.exits_by_reason()["io"] == 1
+    summary = run.live(vmlinux(START_OTHER), cpus=2)
+    assert summary.end.reason == "poweroff", "the second one's doing"
+    assert summary.counters.exits_by_reason()["io"] == 1
 
 
 def test_what_is_typed_arrives_whole_and_in_order(run: Run) -> None:

@@ -20,18 +20,19 @@ from hypothesis import strategies as st
 
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import Header
-from rondo_tools.vmm import layout, pc
+from rondo_tools.vmm import layout
 from rondo_tools.vmm.accel.base import IO, MMIO, Exit, ScriptedVcpu
+from rondo_tools.vmm.boards import pc
 from rondo_tools.vmm.boot import image, linux
 from rondo_tools.vmm.devices.serial import Serial
 from rondo_tools.vmm.devices.virtio.disk import temporary_disk
 from rondo_tools.vmm.devices.virtio.mmio import MmioTransport, Register, Status
 from rondo_tools.vmm.devices.virtio.rng import MAX_REQUEST, Rng
 from rondo_tools.vmm.keyboard import Keyboard
-from rondo_tools.vmm.life import live
 from rondo_tools.vmm.machine import Machine
 from rondo_tools.vmm.memory import GuestMemory
-from rondo_tools.vmm.waker import Waker
+from rondo_tools.vmm.run import run_vm
+from rondo_tools.vmm.wakeup import Wakeup
 from tests.support.needs import PATIENCE_S, must_have
 from tests.support.vmm.kernels import bzimage, vmlinux
 from tests.support.vmm.virtio_driver import (
@@ -111,7 +112,7 @@ def run(kvm: FakeKvm) -> str:
     """Run the scripts to their end; returns why the VM ended, with the detail."""
     keyboard = Keyboard()
     over = threading.Event()
-    plan = pc.Pc(GUEST, SIZE, len(kvm.scripts), keyboard)
+    plan = pc.PcBoard(GUEST, SIZE, len(kvm.scripts), keyboard)
     with pytest.MonkeyPatch.context() as patch, quiet():
         patch.setattr(pc, "KvmPc", kvm)
         disks = [temporary_disk(1 << 16) for _ in range(2)]
@@ -245,10 +246,12 @@ def test_random_code_on_kvm(tmp_path: Path) -> None:
         header = Header("vm", time.time_ns() // 1_000_000, (), 1000, SERIES)
         with (
             quiet(),
-            Waker() as waker,
-            Machine(pc.Pc(guest, SIZE), [temporary_disk(1 << 16)], lambda out: None, waker.wake) as machine,
+            Wakeup() as wakeup,
+            Machine(
+                pc.PcBoard(guest, SIZE), [temporary_disk(1 << 16)], lambda out: None, wakeup.wake
+            ) as machine,
         ):
-            end = live(machine, header, lambda _: None, lambda *_: None, waker, deadline_ms=60).end
+            end = run_vm(machine, header, lambda _: None, lambda *_: None, wakeup, deadline_ms=60).end
         assert "VMM failed" not in end.detail, end
         reasons.add(end.reason)
     assert reasons <= {"shutdown", "error", "deadline", "reset", "poweroff"}

@@ -11,7 +11,7 @@ import pytest
 
 from rondo_tools import catalog
 from rondo_tools.catalog import Series
-from rondo_tools.vmm.meter import Snapshot
+from rondo_tools.vmm.counters import Snapshot
 from rondo_tools.vmm.sampler import Sampler
 
 BUSY = Snapshot(

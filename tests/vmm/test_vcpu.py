@@ -10,7 +10,7 @@ import pytest
 from rondo_tools.vmm import vcpu as vcpu_module
 from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Exit, ScriptedVcpu
 from rondo_tools.vmm.bus import Bus
-from rondo_tools.vmm.meter import Meter
+from rondo_tools.vmm.counters import Counters
 from rondo_tools.vmm.vcpu import End, RunLoop
 
 
@@ -37,12 +37,14 @@ class Board:
         ports, mmio = Bus("ports"), Bus("mmio")
         ports.add(0x10, 4, self.port)
         mmio.add(0x1000, 16, self.window)
-        self.meter = Meter()
+        self.counters = Counters()
         self.vcpu = ScriptedVcpu(script, spin=spin)
-        self.loop = RunLoop(self.vcpu, ports, mmio, self.meter.count_exit, halt_ns=lambda: halt_ns)
+        self.loop = RunLoop(self.vcpu, ports, mmio, self.counters.count_exit, halt_ns=lambda: halt_ns)
 
     def exits(self) -> dict[str, int]:
-        return dict(zip(("io", "mmio", "hlt", "shutdown", "other"), self.meter.snapshot().exits, strict=True))
+        return dict(
+            zip(("io", "mmio", "hlt", "shutdown", "other"), self.counters.snapshot().exits, strict=True)
+        )
 
 
 def test_a_port_write_reaches_its_device_as_an_offset() -> None:

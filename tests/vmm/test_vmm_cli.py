@@ -20,9 +20,9 @@ import pytest
 
 from rondo_tools.catalog import CPU, SERIES
 from rondo_tools.stream import Decoder, End, Header, Tick
-from rondo_tools.vmm import cli, guests
+from rondo_tools.vmm import cli, config
+from rondo_tools.vmm.boards.builtin import BuiltinBoard
 from rondo_tools.vmm.boot.builtin import Entry
-from rondo_tools.vmm.builtin import Builtin
 from rondo_tools.vmm.memory import GuestMemory
 from tests.support.needs import PATIENCE_S
 
@@ -275,8 +275,8 @@ def test_the_end_of_the_guest_is_the_exit_status(
 
     made_ms: list[int] = []
 
-    monkeypatch.setattr(guests, "Builtin", lambda *made_of: Builtin(*made_of, boot))
-    monkeypatch.setattr(guests, "BUILTIN_MARGIN_MS", 50)
+    monkeypatch.setattr(config, "BuiltinBoard", lambda *made_of: BuiltinBoard(*made_of, boot))
+    monkeypatch.setattr(config, "BUILTIN_MARGIN_MS", 50)
     assert cli.main(["--duration", "100ms", "--output", str(tmp_path / "stream")]) == status
     stream = decode((tmp_path / "stream").read_bytes())
     assert stream.end.reason == reason
@@ -418,7 +418,7 @@ def test_it_imports_nothing_that_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, timeout=PATIENCE_S)
     loaded = {name.partition(".")[0] for name in done.stdout.decode().split()}
     assert "rondo_tools" in loaded
-    assert "rondo_tools.vmm.pc" not in done.stdout.decode().split()  # nor is what Linux needs
+    assert "rondo_tools.vmm.boards.pc" not in done.stdout.decode().split()  # nor is what Linux needs
     assert not loaded & {"numpy", "google", "requests", "snappy", "urllib3", "plotext"}
 
 

@@ -3,8 +3,8 @@
  *
  * 32-bit protected mode with flat 4 GiB segments, paging off, 80486 integer instructions, interrupts
  * never enabled, no IDT. It is entered at its first byte with a stack and knows no time: it asks the
- * orders port what to do, does that much, and asks again. Where things are comes from the assembler's
- * command line, out of rondo_tools/vmm/layout.py: COM1, I8042, ORDERS, POWER, VIRTIO_BLOCK.
+ * workload port what to do, does that much, and asks again. Where things are comes from the assembler's
+ * command line, out of rondo_tools/vmm/layout.py: COM1, I8042, WORKLOAD, POWER, VIRTIO_BLOCK.
  *
  * Registers that live long: ebp = the phase printed last; everything else is scratch.
  */
@@ -54,7 +54,7 @@
         NEXT       = 1                           /* descriptor flags */
         WRITABLE   = 2
 
-/* what the guest reports when it gives up: the keys of FAULTS in devices/orders.py */
+/* what the guest reports when it gives up: the keys of FAULTS in devices/workload.py */
         FAULT_DEVICE   = 1
         FAULT_FEATURES = 2
         FAULT_QUEUE    = 3
@@ -72,7 +72,7 @@ start:
 
 /* One round: ask, say so if the phase is a new one, work. */
 round:
-        mov     edx, ORDERS
+        mov     edx, WORKLOAD
         in      eax, dx
         mov     ecx, eax
         shr     ecx, 8                          /* count */
@@ -237,7 +237,7 @@ setup_fault:
 
 /* Report eax, say so, and end. */
 fault:
-        mov     edx, ORDERS
+        mov     edx, WORKLOAD
         out     dx, eax
         mov     esi, offset say_fault
         call    print

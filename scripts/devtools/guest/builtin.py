@@ -13,7 +13,7 @@ GUEST = ROOT / "rondo_tools" / "vmm" / "guest"
 SYMBOLS = {
     "COM1": layout.COM1_BASE,
     "I8042": layout.I8042_BASE,
-    "ORDERS": layout.ORDERS_BASE,
+    "WORKLOAD": layout.WORKLOAD_BASE,
     "POWER": layout.POWER_BASE,
     "VIRTIO_BLOCK": layout.VIRTIO_BLOCK_BASE,
 }

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rondo_tools.catalog import BLOCK_OPS, EXIT_REASONS
-from rondo_tools.vmm.meter import Meter, Meters, Snapshot
+from rondo_tools.vmm.counters import Counters, CounterSum, Snapshot
 
 ns = st.integers(0, 2**40)
 
@@ -22,12 +22,12 @@ ns = st.integers(0, 2**40)
 def test_a_snapshot_is_the_sum_of_what_was_counted(
     exits: list[tuple[str, int, int]], blocks: list[tuple[str, int, int]]
 ) -> None:
-    meter = Meter()
+    counters = Counters()
     for exit in exits:
-        meter.count_exit(*exit)
+        counters.count_exit(*exit)
     for block in blocks:
-        meter.count_block(*block)
-    assert meter.snapshot() == Snapshot(
+        counters.count_block(*block)
+    assert counters.snapshot() == Snapshot(
         exits=tuple(sum(r == reason for r, _, _ in exits) for reason in EXIT_REASONS),
         run_ns=sum(run for _, run, _ in exits),
         exit_ns=sum(handled for _, _, handled in exits),
@@ -38,19 +38,19 @@ def test_a_snapshot_is_the_sum_of_what_was_counted(
 
 
 def test_nothing_counted_is_the_empty_snapshot() -> None:
-    assert Meter().snapshot() == Snapshot()
+    assert Counters().snapshot() == Snapshot()
 
 
 @pytest.mark.heavy
 def test_snapshots_taken_while_counting_are_consistent() -> None:
-    meter = Meter()
+    counters = Counters()
     enough = threading.Event()
 
     def count() -> None:
         while not enough.is_set():
             for number in range(15):
-                meter.count_exit(EXIT_REASONS[number % 5], 3, 7)
-                meter.count_block(BLOCK_OPS[number % 3], 512, 11)
+                counters.count_exit(EXIT_REASONS[number % 5], 3, 7)
+                counters.count_block(BLOCK_OPS[number % 3], 512, 11)
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -59,7 +59,7 @@ def test_snapshots_taken_while_counting_are_consistent() -> None:
     try:
         writer.start()
         while len({snapshot.exits for snapshot in seen[-1000:]}) < 30:  # the race is on
-            seen.append(meter.snapshot())
+            seen.append(counters.snapshot())
     finally:
         enough.set()
         writer.join()
@@ -72,16 +72,16 @@ def test_snapshots_taken_while_counting_are_consistent() -> None:
 
 
 def test_several_writers_lose_nothing_and_are_summed() -> None:
-    """Each vCPU counts into its own meter; what is read meanwhile is consistent, at the end all is there."""
+    """Each vCPU has its own counters; every snapshot is consistent, and the last one has everything."""
     reasons = ("io", "mmio", "io")
-    meters = [Meter() for _ in reasons]
-    together = Meters([*meters, Meter()], lambda: 17)
+    each = [Counters() for _ in reasons]
+    together = CounterSum([*each, Counters()], lambda: 17)
     counted = [0, 0, 0]
     enough = threading.Event()
 
     def count(writer: int) -> None:
         while not enough.is_set():
-            meters[writer].count_exit(reasons[writer], 3, 7)
+            each[writer].count_exit(reasons[writer], 3, 7)
             counted[writer] += 1
 
     interval = sys.getswitchinterval()
@@ -108,8 +108,8 @@ def test_several_writers_lose_nothing_and_are_summed() -> None:
 
 
 def test_halts_in_the_kernel_are_exits_that_were_not_handled() -> None:
-    meter = Meter()
-    meter.count_exit("hlt", 1, 2)
-    snapshot = Meters([meter], lambda: 5).snapshot()
+    counters = Counters()
+    counters.count_exit("hlt", 1, 2)
+    snapshot = CounterSum([counters], lambda: 5).snapshot()
     assert (sum(snapshot.exits), snapshot.exits_by_reason()["hlt"]) == (1, 6)
-    assert Meters([meter], lambda: None).snapshot().exits_by_reason()["hlt"] == 1
+    assert CounterSum([counters], lambda: None).snapshot().exits_by_reason()["hlt"] == 1

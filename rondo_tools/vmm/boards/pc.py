@@ -13,8 +13,10 @@ from contextlib import ExitStack
 
 from rondo_tools.vmm import layout
 from rondo_tools.vmm.accel.kvm_pc import KvmPc
+from rondo_tools.vmm.boards.base import Assembly
 from rondo_tools.vmm.boot import acpi, linux
 from rondo_tools.vmm.bus import Bus, Locked
+from rondo_tools.vmm.counters import Counters, CounterSum
 from rondo_tools.vmm.devices.cmos import Cmos
 from rondo_tools.vmm.devices.i8042 import I8042
 from rondo_tools.vmm.devices.power import PowerSwitch
@@ -24,9 +26,7 @@ from rondo_tools.vmm.devices.virtio.disk import Disk
 from rondo_tools.vmm.devices.virtio.mmio import MmioTransport, VirtioDevice
 from rondo_tools.vmm.devices.virtio.rng import Rng
 from rondo_tools.vmm.keyboard import Keyboard
-from rondo_tools.vmm.machine import Board
 from rondo_tools.vmm.memory import GuestMemory
-from rondo_tools.vmm.meter import Meter, Meters
 from rondo_tools.vmm.vcpu import Ending, RunLoop
 
 _log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ DISKS_MAX = layout.VIRTIO_MAX - 1  # the last one is the source of randomness
 CPUS_MAX = 64
 
 
-class Pc:
-    """A plan: `guest` in `memory_bytes`, on `cpus` vCPUs. With a `keyboard`, its console is a dialogue.
+class PcBoard:
+    """A board: `guest` in `memory_bytes`, on `cpus` vCPUs. With a `keyboard`, its console is a dialogue.
 
     It is good for one VM: the files' bytes are let go when they are in its memory.
     """
@@ -49,7 +49,7 @@ class Pc:
         self._cpus = cpus
         self._keyboard = keyboard
 
-    def assemble(self, owned: ExitStack, disks: Sequence[Disk], console: Callable[[bytes], None]) -> Board:
+    def assemble(self, owned: ExitStack, disks: Sequence[Disk], console: Callable[[bytes], None]) -> Assembly:
         """Make it: the disks in their order, and behind them the source of randomness."""
         guest, self._guest = self._guest, None
         assert guest is not None
@@ -61,10 +61,11 @@ class Pc:
         kvm = KvmPc(memory.mapping, cpus=self._cpus)
         owned.callback(kvm.close)
 
-        meters = [Meter() for _ in range(self._cpus + len(disks))]
+        by_vcpu = [Counters() for _ in range(self._cpus)]
+        by_disk = [Counters() for _ in disks]
         devices: list[VirtioDevice] = [
-            Block(disk, memory, meter.count_block, name=f"rondo{number}")
-            for number, (disk, meter) in enumerate(zip(disks, meters[self._cpus :], strict=True))
+            Block(disk, memory, counters.count_block, name=f"rondo{number}")
+            for number, (disk, counters) in enumerate(zip(disks, by_disk, strict=True))
         ]
         devices.append(Rng(memory))
         mmio = Bus("mmio")
@@ -84,13 +85,13 @@ class Pc:
             keyboard.connect(serial, locked)
         ports = _ports(locked, ending)
         loops = [
-            RunLoop(vcpu, ports, mmio, meter.count_exit, ending=ending)
-            for vcpu, meter in zip(kvm.vcpus, meters, strict=False)
+            RunLoop(vcpu, ports, mmio, counters.count_exit, ending=ending)
+            for vcpu, counters in zip(kvm.vcpus, by_vcpu, strict=True)
         ]
         kvm.vcpus[0].enter_long(**entry._asdict())
         if kvm.halts() is None:
             _log.warning("this KVM does not tell how often the guest halts (Linux 5.14 does): hlt stays 0")
-        return Board(loops, ending, Meters(meters, kvm.halts), serial.flush)
+        return Assembly(loops, ending, CounterSum([*by_vcpu, *by_disk], kvm.halts), serial.flush)
 
 
 def _place(number: int) -> acpi.VirtioDevice:

@@ -60,7 +60,7 @@ class Snapshot(NamedTuple):
         return by_reason
 
 
-class Meter:
+class Counters:
     """Counts exits and block requests. Each `count` method belongs to one thread at a time."""
 
     __slots__ = (
@@ -120,19 +120,19 @@ class Meter:
         return Snapshot(exits, exit_ns, run_ns, requests, moved, block_ns)
 
 
-class Meters:
-    """The meters of a VM with several writers, as one; `kernel_halts` asks KVM for what it counts.
+class CounterSum:
+    """The counters of a VM with several writers, as one; `kernel_halts` asks KVM for what it counts.
 
     Each sum is over snapshots that are consistent in themselves, taken one after another.
     """
 
-    def __init__(self, meters: Sequence[Meter], kernel_halts: Callable[[], int | None]) -> None:
-        self._meters = meters
+    def __init__(self, counters: Sequence[Counters], kernel_halts: Callable[[], int | None]) -> None:
+        self._each = counters
         self._kernel_halts = kernel_halts
 
     def snapshot(self) -> Snapshot:
         """The sum of all; from any thread."""
-        each = [meter.snapshot() for meter in self._meters]
+        each = [counters.snapshot() for counters in self._each]
         return Snapshot(
             exits=_sums(one.exits for one in each),
             exit_ns=sum(one.exit_ns for one in each),

@@ -56,7 +56,7 @@ class Schedule:
         return OFF, 0
 
 
-class Orders:
+class WorkloadPort:
     """Four bytes. The schedule begins at the first ask.
 
     `on_report` is called with what the guest reports, a key of FAULTS if it is sane: the first time

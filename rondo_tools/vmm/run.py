@@ -18,11 +18,11 @@ from typing import NamedTuple
 from rondo_tools import stream
 from rondo_tools.producer.pace import Pace
 from rondo_tools.stream import Header, Tick
+from rondo_tools.vmm.counters import Snapshot
 from rondo_tools.vmm.machine import Machine
-from rondo_tools.vmm.meter import Snapshot
 from rondo_tools.vmm.sampler import Sampler
 from rondo_tools.vmm.vcpu import End
-from rondo_tools.vmm.waker import Waker
+from rondo_tools.vmm.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _SILENT = (
 _STOP_AGAIN_S = 0.05  # a stop that was lost on its way into the guest is repeated
 
 
-class Account(NamedTuple):
+class Summary(NamedTuple):
     """What there is to say of a life that is over; of all its sessions, if there were several.
 
     `t_ms` is the time of the last tick and the end. A guest that `was_silent` was so for longer than it
@@ -48,17 +48,17 @@ class Account(NamedTuple):
     was_silent: bool = False
 
 
-def live(
+def run_vm(
     machine: Machine,
     header: Header,
     emit: Callable[[Tick], None],
     begin_anew: Callable[[stream.End, Header], None],
-    waker: Waker,
+    wakeup: Wakeup,
     *,
     deadline_ms: int | None,
     silent_s: float | None = None,
     is_over: Callable[[], bool] = lambda: False,
-) -> Account:
+) -> Summary:
     """Start `machine`, give its ticks to `emit`, and return when its guest has ended.
 
     It ends by itself, at the deadline if there is one, by a signal, or when `is_over` says, after a
@@ -75,7 +75,7 @@ def live(
     machine.start()
     while not machine.over():
         waiting_for = deadline if machine.end is None else now + _STOP_AGAIN_S
-        signals = waker.wait(min(due, waiting_for, look_at) - now)
+        signals = wakeup.wait(min(due, waiting_for, look_at) - now)
         now = time.monotonic()
         if machine.over():
             break
@@ -110,7 +110,7 @@ def live(
     emit(Tick(end_ms, sampler.values(counters, lived_s)))
     assert machine.end is not None
     was_silent = silent_s is not None and lived_s >= silent_s and counters.is_silent
-    return Account(machine.end, end_ms, lived_s, ticks + 1, counters, was_silent)
+    return Summary(machine.end, end_ms, lived_s, ticks + 1, counters, was_silent)
 
 
 def _wall_ms() -> float:

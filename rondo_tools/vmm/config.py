@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rondo_tools.errors import UsageError
 from rondo_tools.vmm import layout
-from rondo_tools.vmm.builtin import Builtin
+from rondo_tools.vmm.boards.base import Board
+from rondo_tools.vmm.boards.builtin import BuiltinBoard
 from rondo_tools.vmm.devices.virtio.disk import Disk, open_disk, temporary_disk
-from rondo_tools.vmm.machine import Plan
 
 if TYPE_CHECKING:
     from rondo_tools.vmm.keyboard import Keyboard
@@ -31,7 +31,7 @@ _STEP = 4096  # of memory
 _READ_ONLY = ":ro"
 
 
-class Wanted(NamedTuple):
+class Flags(NamedTuple):
     """What the flags say of the guest; None where they say nothing."""
 
     accelerator: str
@@ -46,66 +46,66 @@ class Wanted(NamedTuple):
     console: bool = False
 
 
-class Choice(NamedTuple):
+class Config(NamedTuple):
     """A VM that can be made. Without a deadline it lives until it ends itself, or a signal comes.
 
     After `silent_s` a guest should have given a sign of life; None: it is not watched for one.
     """
 
-    plan: Plan
+    board: Board
     disks: list[Disk]
     deadline_ms: int | None
     keyboard: Keyboard | None = None
     silent_s: float | None = None
 
 
-def choose(wanted: Wanted) -> Choice:
+def configure(flags: Flags) -> Config:
     """Raises UsageError for flags that do not go together, VmError for files that cannot be had."""
-    return _builtin(wanted) if wanted.kernel is None else _linux(wanted, wanted.kernel)
+    return _builtin(flags) if flags.kernel is None else _linux(flags, flags.kernel)
 
 
-def _builtin(wanted: Wanted) -> Choice:
+def _builtin(flags: Flags) -> Config:
     for flag, given in (
-        ("--initramfs", wanted.initramfs is not None),
-        ("--cmdline", wanted.command_line is not None),
-        ("--cmdline-only", wanted.command_line_only),
-        ("--cpus", wanted.cpus is not None),
-        ("--console", wanted.console),
+        ("--initramfs", flags.initramfs is not None),
+        ("--cmdline", flags.command_line is not None),
+        ("--cmdline-only", flags.command_line_only),
+        ("--cpus", flags.cpus is not None),
+        ("--console", flags.console),
     ):
         if given:
             raise UsageError(f"{flag} is for Linux: name its --kernel too")
-    if len(wanted.disks) > 1:
+    if len(flags.disks) > 1:
         raise UsageError("--disk: the built-in guest has one; a --kernel may have more")
-    memory = _memory(wanted.memory, _BUILTIN_MEMORY, layout.GUEST_END)
-    for spec in wanted.disks:
+    memory = _memory(flags.memory, _BUILTIN_MEMORY, layout.GUEST_END)
+    for spec in flags.disks:
         if spec.endswith(_READ_ONLY):
             raise UsageError(f"--disk {spec}: the built-in guest writes to its disk")
-    disks = [open_disk(path) for path in wanted.disks] or [temporary_disk(_BUILTIN_DISK_BYTES)]
-    duration_ms = wanted.duration_ms or _BUILTIN_DURATION_MS
-    plan = Builtin(wanted.accelerator, memory, duration_ms)
-    return Choice(plan, disks, duration_ms + BUILTIN_MARGIN_MS)
+    disks = [open_disk(path) for path in flags.disks] or [temporary_disk(_BUILTIN_DISK_BYTES)]
+    duration_ms = flags.duration_ms or _BUILTIN_DURATION_MS
+    board = BuiltinBoard(flags.accelerator, memory, duration_ms)
+    return Config(board, disks, duration_ms + BUILTIN_MARGIN_MS)
 
 
-def _linux(wanted: Wanted, kernel: str) -> Choice:
-    if wanted.accelerator == "soft":
+def _linux(flags: Flags, kernel: str) -> Config:
+    if flags.accelerator == "soft":
         raise UsageError("--accel soft runs the built-in guest only; --kernel needs KVM")
 
+    from rondo_tools.vmm.boards.pc import CPUS_MAX, DISKS_MAX, PcBoard
     from rondo_tools.vmm.boot import linux
     from rondo_tools.vmm.keyboard import Keyboard
-    from rondo_tools.vmm.pc import CPUS_MAX, DISKS_MAX, Pc
 
-    cpus = 1 if wanted.cpus is None else wanted.cpus
+    cpus = 1 if flags.cpus is None else flags.cpus
     if not 1 <= cpus <= CPUS_MAX:
         raise UsageError(f"--cpus {cpus}: a guest has 1 to {CPUS_MAX}")
-    if len(wanted.disks) > DISKS_MAX:
+    if len(flags.disks) > DISKS_MAX:
         raise UsageError(f"--disk: a guest has {DISKS_MAX} at most")
-    memory = _memory(wanted.memory, _LINUX_MEMORY, layout.PC_MEMORY_MIN)
-    command_line = _command_line(wanted, linux.DEFAULT_COMMAND_LINE)
-    guest = linux.read(kernel, wanted.initramfs, command_line, memory)
-    keyboard = Keyboard() if wanted.console else None
-    disks = _open_disks(wanted.disks)
-    deadline_ms = None if wanted.duration_ms is None else wanted.duration_ms + LINUX_MARGIN_MS
-    return Choice(Pc(guest, memory, cpus, keyboard), disks, deadline_ms, keyboard, LINUX_SILENT_S)
+    memory = _memory(flags.memory, _LINUX_MEMORY, layout.PC_MEMORY_MIN)
+    command_line = _command_line(flags, linux.DEFAULT_COMMAND_LINE)
+    guest = linux.read(kernel, flags.initramfs, command_line, memory)
+    keyboard = Keyboard() if flags.console else None
+    disks = _open_disks(flags.disks)
+    deadline_ms = None if flags.duration_ms is None else flags.duration_ms + LINUX_MARGIN_MS
+    return Config(PcBoard(guest, memory, cpus, keyboard), disks, deadline_ms, keyboard, LINUX_SILENT_S)
 
 
 def _open_disks(specs: Sequence[str]) -> list[Disk]:
@@ -120,13 +120,13 @@ def _open_disks(specs: Sequence[str]) -> list[Disk]:
     return disks
 
 
-def _command_line(wanted: Wanted, default: str) -> str:
-    own = wanted.command_line or ""
-    if wanted.command_line_only:
+def _command_line(flags: Flags, default: str) -> str:
+    own = flags.command_line or ""
+    if flags.command_line_only:
         return own
     words = [default]
-    if wanted.duration_ms is not None:
-        words.append(f"workload_duration={-(-wanted.duration_ms // 1000)}")
+    if flags.duration_ms is not None:
+        words.append(f"workload_duration={-(-flags.duration_ms // 1000)}")
     return " ".join([*words, own]).rstrip()
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rondo_tools.vmm.devices.orders import CPU, IDLE, IO, MIXED, OFF, Orders, Schedule
+from rondo_tools.vmm.devices.workload import CPU, IDLE, IO, MIXED, OFF, Schedule, WorkloadPort
 
 MS = 1_000_000
 
@@ -21,10 +21,10 @@ class Guest:
         self.now = 777_000 * MS  # a monotonic clock begins anywhere
         self.loop_ns = loop_ns
         self.reports: list[int] = []
-        self.orders = Orders(Schedule(duration_ns), self.reports.append, clock=lambda: self.now)
+        self.workload = WorkloadPort(Schedule(duration_ns), self.reports.append, clock=lambda: self.now)
 
     def ask(self) -> tuple[int, int, int]:
-        word = self.orders.read(0, 4)
+        word = self.workload.read(0, 4)
         assert 0 <= word < 2**32
         phase, work, count = word & 15, word >> 4 & 15, word >> 8
         if work == CPU:
@@ -32,7 +32,7 @@ class Guest:
         elif work == IO:
             self.now += count * MS // 2
         else:
-            self.now += sum(self.orders.idle_ns() for _ in range(count if work == IDLE else 0))
+            self.now += sum(self.workload.idle_ns() for _ in range(count if work == IDLE else 0))
         self.now += 20_000  # what an exit costs
         return phase, work, count
 
@@ -95,7 +95,7 @@ def test_one_hiccup_costs_one_step_only() -> None:
 def test_the_clock_starts_with_the_first_ask() -> None:
     guest = Guest(1000 * MS)
     guest.now += 5_000 * MS
-    assert guest.orders.idle_ns() == 10 * MS
+    assert guest.workload.idle_ns() == 10 * MS
     assert guest.ask()[0] == CPU
 
 
@@ -104,20 +104,20 @@ def test_a_halt_never_outlasts_its_phase() -> None:
     guest.ask()
     began = guest.now
     guest.now = began + 42 * MS  # idle ends at 45
-    assert guest.orders.idle_ns() <= 3 * MS
+    assert guest.workload.idle_ns() <= 3 * MS
     guest.now = began + 500 * MS
-    assert guest.orders.idle_ns() == 10 * MS, "after the end as well, the VMM must not spin"
+    assert guest.workload.idle_ns() == 10 * MS, "after the end as well, the VMM must not spin"
 
 
 def test_the_first_report_is_passed_on_and_odd_accesses_are_not() -> None:
     guest = Guest(1000 * MS)
-    guest.orders.write(0, 1, 6)
-    guest.orders.write(2, 4, 7)
-    guest.orders.write(0, 4, 5)
-    guest.orders.write(0, 4, 4)
+    guest.workload.write(0, 1, 6)
+    guest.workload.write(2, 4, 7)
+    guest.workload.write(0, 4, 5)
+    guest.workload.write(0, 4, 4)
     assert guest.reports == [5]
-    assert guest.orders.read(0, 1) == 0xFF
-    assert guest.orders.read(2, 2) == 0xFFFF
+    assert guest.workload.read(0, 1) == 0xFF
+    assert guest.workload.read(2, 2) == 0xFFFF
 
 
 @given(st.integers(1, 10**13), st.integers(0, 2 * 10**13))
@@ -136,7 +136,7 @@ def test_the_schedule_has_no_gap(duration: int, elapsed: int) -> None:
 def test_whatever_time_does_an_order_is_a_word(steps: list[int]) -> None:
     guest = Guest(10**12)
     for step in steps:
-        word = guest.orders.read(0, 4)
+        word = guest.workload.read(0, 4)
         assert 0 <= word < 2**32
         assert word >> 8 or word == 0
         guest.now += step

@@ -11,7 +11,7 @@ from types import TracebackType
 from rondo_tools.signals import Signals
 
 
-class Waker:
+class Wakeup:
     """Waits for signals and for calls of `wake`. A context manager, for the main thread."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Waker:
         self._poll.register(self._read, select.POLLIN)
         self._poll.register(self._signals, select.POLLIN)
 
-    def __enter__(self) -> Waker:
+    def __enter__(self) -> Wakeup:
         self._signals.__enter__()
         return self
 
