@@ -98,6 +98,41 @@ def test_driver_ok_before_the_features_needs_a_reset(driver: Driver) -> None:
     assert driver.interrupts == 1
 
 
+A, D, F, OK = Status.ACKNOWLEDGE, Status.DRIVER, Status.FEATURES_OK, Status.DRIVER_OK
+
+
+@pytest.mark.parametrize(
+    ("writes", "after"),
+    [
+        ([A], A),
+        ([A, A | D], A | D),
+        ([A | D], A | D),
+        ([D], 0),
+        ([D, A], A),
+        ([F], 0),
+        ([A | F], A),
+        ([A, A | D, A | D | F], A | D | F),
+        ([A, A | D, A | D | F, A | D | F | OK], A | D | F | OK),
+        ([A | D | F | OK], A | D | F | OK),
+        ([A | D | F, OK], A | D | F | OK),
+        ([OK], OK | Status.NEEDS_RESET),
+        ([A | D, A | D | OK], A | D | OK | Status.NEEDS_RESET),
+        ([A | D | OK, A | D | F], A | D | OK | Status.NEEDS_RESET),
+        ([Status.FAILED, A], Status.FAILED | A),
+        ([A | D | F | OK, 0], 0),
+        ([OK, 0, A], A),
+    ],
+)
+def test_the_status_follows_the_order_of_the_initialization(
+    driver: Driver, writes: list[int], after: int
+) -> None:
+    driver.set(Register.DRIVER_FEATURES_SEL, 1)
+    driver.set(Register.DRIVER_FEATURES, VERSION_1 >> 32)
+    for value in writes:
+        driver.set(Register.STATUS, value)
+    assert driver.get(Register.STATUS) == after
+
+
 def test_status_bits_only_go_by_reset(driver: Driver) -> None:
     driver.set_up()
     driver.set(Register.STATUS, Status.ACKNOWLEDGE)

@@ -66,7 +66,17 @@ class Status:
     FAILED = 128
 
 
-_BY_DRIVER = Status.ACKNOWLEDGE | Status.DRIVER | Status.DRIVER_OK | Status.FEATURES_OK | Status.FAILED
+# The initialization (3.1.1): the bits that are set -> the bit that the driver may set next. The only other
+# transitions are a reset, which clears all bits, and FAILED and NEEDS_RESET, which may be set at any time.
+_FOUND = Status.ACKNOWLEDGE | Status.DRIVER
+_NEXT = {
+    0: Status.ACKNOWLEDGE,
+    Status.ACKNOWLEDGE: Status.DRIVER,
+    _FOUND: Status.FEATURES_OK,
+    _FOUND | Status.FEATURES_OK: Status.DRIVER_OK,
+    _FOUND | Status.FEATURES_OK | Status.DRIVER_OK: None,
+}
+_INITIALIZATION = max(_NEXT)
 
 _MAGIC = 0x74726976  # "virt"
 _VERSION = 2
@@ -179,20 +189,29 @@ class MmioTransport:
                 self._warn("a write to %#x, where no register takes one", offset)
 
     def _set_status(self, value: int) -> None:
+        """Take the steps of `_NEXT` that the driver asks for, one or several."""
         if value == 0:
             self._reset()
             return
-        new = value & _BY_DRIVER  # bits are added; only a reset takes them away
-        if new & Status.FEATURES_OK:
-            features = self._driver_features
-            if features & ~self._offered or not features & VERSION_1:
-                self._warn("the driver wants features %#x of %#x", features, self._offered)
-                new &= ~(Status.FEATURES_OK | Status.DRIVER_OK)
-            else:
-                self._device.accept(features)
-        self._status |= new
-        if new & Status.DRIVER_OK and not self._status & Status.FEATURES_OK:
-            self._fail("DRIVER_OK before the features were settled")
+        self._status |= value & Status.FAILED
+        while (bit := _NEXT.get(self._status & _INITIALIZATION)) is not None and value & bit:
+            if bit == Status.FEATURES_OK and not self._accept_features():
+                return  # the driver reads the status back, and finds that the bit is not set
+            self._status |= bit
+        out_of_order = value & _INITIALIZATION & ~self._status
+        if out_of_order & Status.DRIVER_OK:
+            self._status |= Status.DRIVER_OK
+            self._fail("DRIVER_OK before FEATURES_OK")
+        elif out_of_order:
+            self._warn("status bits %#x set before the ones that precede them", out_of_order)
+
+    def _accept_features(self) -> bool:
+        features = self._driver_features
+        if features & ~self._offered or not features & VERSION_1:
+            self._warn("the driver wants features %#x of %#x", features, self._offered)
+            return False
+        self._device.accept(features)
+        return True
 
     def _set_features(self, value: int) -> None:
         if self._status & Status.FEATURES_OK:
