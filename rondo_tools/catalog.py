@@ -1,8 +1,8 @@
-"""The catalogue: the series that a VM can have, once, for all who need them.
+"""The catalogue: the only definition of the series that a VM can have.
 
-The stream's header, remote-write metadata, the table in docs/metrics.md and the dashboards' tests
-read it. Counters are cumulative from the start of the VM; a gauge with nothing to average in a
-tick is NaN, "no value". A producer that cannot know a series leaves it out of its header.
+It is used by the stream's header, remote-write metadata, the table in docs/metrics.md and the tests of
+the dashboards. Counters are cumulative from the start of the VM. A gauge with nothing to average in a
+tick is NaN, "no value". A producer that cannot measure a series leaves it out of its header.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Series(NamedTuple):
 
 
 def escape(value: str) -> str:
-    """A label value as it stands between double quotes in PromQL and the text format."""
+    """Escape a label value for double quotes in PromQL and the text format."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
@@ -47,7 +47,7 @@ def _one_each(
     return tuple(Series(name, ((label, value),), kind, unit, help) for value in values)
 
 
-# What only the VMM itself can count, and its process: rondo-vmm has all of them, always.
+# Series that only the VMM itself can count, and those of its process. rondo-vmm always has all of them.
 SERIES: tuple[Series, ...] = (
     *_one_each("vcpu_exits_total", "reason", EXIT_REASONS, COUNTER, "exits", "KVM exits, by reason."),
     Series(
@@ -92,7 +92,7 @@ SERIES: tuple[Series, ...] = (
     Series("vmm_uptime_seconds", (), GAUGE, "seconds", "Time since the VMM started."),
 )
 
-# What the kernel accounts to the threads of the VM.
+# CPU time of the VM's threads, accounted by the kernel.
 CPU: tuple[Series, ...] = (
     Series("vcpu_cpu_seconds_total", (), COUNTER, "seconds", "CPU time of the vCPU threads."),
     Series(
@@ -106,7 +106,7 @@ CPU: tuple[Series, ...] = (
         "vmm_cpu_seconds_total", (), COUNTER, "seconds", "CPU time of the VMM process, all of its threads."
     ),
 )
-# Of a VM with network devices.
+# Series of a VM with network devices.
 NET: tuple[Series, ...] = (
     *_one_each(
         "net_bytes_total",

@@ -1,6 +1,6 @@
 """The stream from rondo-vmm to rondo-store: a codec that takes and returns bytes and does no I/O.
 
-Strategy: every message is one msgpack object, told apart by its type alone.
+Strategy: every message is one msgpack object, identified by its type.
 
     header   map    {"rondo": 1, "instance": str, "start_ms": int, "labels": {str: str},
                      "interval_ms": int, "series": [{"name": str, "labels": {str: str},
@@ -8,14 +8,14 @@ Strategy: every message is one msgpack object, told apart by its type alone.
     tick     array  [t_ms: int, values: bin]       one little-endian float64 for each series
     end      map    {"end": reason: str, "t_ms": int}
 
-Where a store answers, one more comes back over the connection, before the close that acknowledges:
+A store may send one message back over the connection, before the close that acknowledges:
 
-    refused  map    {"refused": {reason: str, how many ticks: int}}
+    refused  map    {"refused": {reason: str, number of ticks: int}}
 
-A header opens a session (instance + start_ms) and fixes the order of the values; ticks and at most
-one end follow; then another header may. Times are Unix milliseconds. NaN is "no value". Unknown
-keys are ignored. Anything else is a StreamError that names the byte offset of its message.
-docs/formats.md has the table of bytes.
+A header opens a session (instance + start_ms) and defines the order of the values. Ticks follow, then
+at most one end, then perhaps another header. Times are Unix milliseconds. NaN is "no value". Unknown keys
+are ignored. Any other input raises a StreamError with the byte offset of its message. docs/formats.md has
+the table of bytes.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from rondo_tools.errors import StreamError
 from rondo_tools.units import format_count
 
 VERSION = 1
-# Those that rondo's own tools give; a reader takes any other lower-case word as it is.
+# The reasons of rondo's own tools; a reader accepts any other lower-case word.
 END_REASONS = ("poweroff", "reset", "shutdown", "deadline", "signal", "error", "gone", "clock", "lost", "eof")
 
-# Limits, so that a reader's memory is bounded whatever it is sent.
+# Limits that bound a reader's memory, whatever the input.
 MAX_MESSAGE = 1 << 20  # bytes
 MAX_SERIES = 4096
 MAX_LABELS = 32  # of a series, and of a header
 MAX_TEXT = 1024  # bytes of a name, label value, unit or help
-MAX_T_MS = 2**53 - 1  # exact in a float64, and far beyond any clock
+MAX_T_MS = 2**53 - 1  # exact in a float64
 
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _REASON = re.compile(r"[a-z]{1,32}")
-_LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")  # Prometheus keeps "__" for itself
-_PIECE = 1 << 18  # bytes given to msgpack at once
-_USUAL_HEADER = b"\x86\xa5rondo\x01"  # a map of six, as `encode` writes it: the series are the last
+_LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")  # Prometheus reserves "__"
+_PIECE = 1 << 18  # bytes decoded at once
+_USUAL_HEADER = b"\x86\xa5rondo\x01"  # a map of six keys, as `encode` writes it; the series are the last
 _USUAL_END = re.compile(rb"\x82\xa3end([\xa1-\xbf])([a-z]+)\xa4t_ms\xcf(.{8})", re.DOTALL)
 _SERIES_KEY = b"\xa6series"
 _MOST_BEFORE_SERIES = 4096  # bytes of a usual header before its series
-TICK_HEAD = b"\x92\xcf"  # an array of two; a uint64, as every time after 1970-02-19 is written
-_LEAST_UINT64 = 1 << 32  # of those that msgpack writes as one
+TICK_HEAD = b"\x92\xcf"  # an array of two; a uint64, the type of any time after 1970-02-19
+_LEAST_UINT64 = 1 << 32  # the least integer that msgpack writes as uint64
 
 
 class Header(NamedTuple):
@@ -66,14 +66,14 @@ class Header(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """The values of one moment: `values` is 8 bytes a series, little-endian float64."""
+    """The values at one time: `values` has 8 bytes for each series, little-endian float64."""
 
     t_ms: int
     values: bytes
 
 
 class End(NamedTuple):
-    """The session is over; `reason` is a lower-case word, mostly one of END_REASONS."""
+    """Ends a session; `reason` is a lower-case word, usually one of END_REASONS."""
 
     reason: str
     t_ms: int
@@ -83,7 +83,7 @@ Event = Header | Tick | End
 
 
 class _InvalidError(ValueError):
-    """What is wrong with a message, before the offset is known."""
+    """A message is invalid; the caller adds the offset."""
 
 
 def header_to_map(header: Header) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def header_to_map(header: Header) -> dict[str, Any]:
 
 
 def header_from_map(message: Mapping[str, Any]) -> Header:
-    """Check every field of a header map. Raises ValueError that says what is wrong."""
+    """The header of a map, every field checked. Raises ValueError if one is invalid."""
     version = message.get("rondo")
     if version != VERSION or type(version) is not int:
         raise _InvalidError(
@@ -126,7 +126,7 @@ def _header(message: Mapping[str, Any], series: tuple[Series, ...]) -> Header:
 
 
 def series_from_maps(items: Sequence[Any]) -> tuple[Series, ...]:
-    """A thousand VMs have the same series: these are checked, and kept in memory, once."""
+    """The series of a list of maps. Equal lists, as those of many VMs, are checked and kept once."""
     try:
         frozen = tuple(
             (
@@ -139,11 +139,11 @@ def series_from_maps(items: Sequence[Any]) -> tuple[Series, ...]:
             for item in items
         )
         return _known_series(frozen)
-    except (AttributeError, TypeError):  # something in it is no map, or holds one where none may be
+    except (AttributeError, TypeError):  # an item is not a map, or contains one that is not hashable
         return tuple(map(_series, items))
 
 
-@lru_cache(maxsize=8)  # few, for a header may be large
+@lru_cache(maxsize=8)  # few, because a header may be large
 def _known_series(frozen: tuple[tuple[Any, ...], ...]) -> tuple[Series, ...]:
     return tuple(
         _series({"name": name, "labels": dict(labels), "kind": kind, "unit": unit, "help": text})
@@ -152,11 +152,11 @@ def _known_series(frozen: tuple[tuple[Any, ...], ...]) -> tuple[Series, ...]:
 
 
 class _Known(NamedTuple):
-    """Series of a header that was decoded, and the bytes by which they are known again."""
+    """The series of a decoded header, and their packed bytes, by which the next header is recognized."""
 
     packed: bytes
     series: tuple[Series, ...]
-    label_names: frozenset[str]  # that the header's own labels cannot have
+    label_names: frozenset[str]  # names that the header's own labels cannot use
 
 
 _known: tuple[_Known, ...] = ()  # the newest first
@@ -172,7 +172,7 @@ def _known_at(piece: bytes, at: int) -> _Known | None:
 
 
 def _remember(series: tuple[Series, ...], items: Any) -> None:
-    """A thousand VMs have the same series, and each header is decoded anew: but for those that are known."""
+    """Remember decoded series, so that the next VM's header with the same ones is not decoded again."""
     global _known
     new = _pack(series, items)
     if len(new.packed) <= _MOST_KNOWN_BYTES:
@@ -187,14 +187,14 @@ def _pack(series: tuple[Series, ...], items: Any) -> _Known:
 
 @lru_cache(maxsize=_MOST_KNOWN)
 def _checked(series: tuple[Series, ...]) -> _Known:
-    """The same for who encodes: a thousand VMs have the same series, checked once. Raises ValueError."""
+    """The same for encoding: check and pack a list of series once. Raises ValueError."""
     message = header_to_map(Header("any", 1, (), 1, series))
     header_from_map(message)
     return _pack(series, message["series"])
 
 
 def forget_series() -> None:
-    """Know no series, as a new process does."""
+    """Forget all remembered series."""
     global _known
     _known = ()
 
@@ -202,7 +202,7 @@ def forget_series() -> None:
 def _check_identity(header: Header) -> None:
     common = {name for name, _ in header.labels}
     if "instance" in common:
-        raise _InvalidError("the label 'instance' is the header's instance; it cannot be set beside it")
+        raise _InvalidError("the label 'instance' is the header's instance and cannot be set")
     seen = set()
     kinds: dict[str, str] = {}
     for series in header.series:
@@ -265,7 +265,7 @@ def _series(item: object) -> Series:
 
 
 def end_from_map(message: Mapping[str, Any]) -> End:
-    """Check every field of an end map. Raises ValueError that says what is wrong."""
+    """The end of a map, every field checked. Raises ValueError if one is invalid."""
     reason = message.get("end")
     if not isinstance(reason, str) or not _REASON.fullmatch(reason):
         raise _InvalidError(f"the end's reason is {_shown(reason)}, not 1 to 32 lower-case letters")
@@ -273,19 +273,19 @@ def end_from_map(message: Mapping[str, Any]) -> End:
 
 
 def _shown(value: object) -> str:
-    """A hostile value, short enough for an error message."""
+    """A value of the input, shortened for an error message."""
     text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def encode(event: Event) -> bytes:
-    """One message. Raises ValueError for what a Decoder would refuse.
+    """Encode one message. Raises ValueError for one that a Decoder would refuse.
 
-    Only the Decoder knows how many values a tick of its session has: that is not checked here.
+    The number of a tick's values is not checked: only the Decoder knows the session's header.
     """
     if isinstance(event, Tick):
         t_ms, values = event
-        if _LEAST_UINT64 <= t_ms <= MAX_T_MS:  # as msgpack would, in a third of the time
+        if _LEAST_UINT64 <= t_ms <= MAX_T_MS:  # the same bytes as msgpack's, in a third of the time
             layout, bin_head = _tick_shape(len(values))
             return layout.pack(TICK_HEAD, t_ms, bin_head, values)
         _time(event._asdict(), "t_ms")
@@ -307,27 +307,27 @@ def _encode_header(header: Header) -> bytes:
     del fields["series"]
     _header(fields, header.series)
     if not series.label_names.isdisjoint(fields["labels"]):
-        _check_identity(header)  # says which label it is
+        _check_identity(header)  # raises, and names the label
     return _USUAL_HEADER[:1] + bytes(msgpack.packb(fields))[1:] + _SERIES_KEY + series.packed
 
 
 def encode_refused(refused: Mapping[str, int]) -> bytes:
-    """What a store says before it acknowledges: how many ticks it refused, by reason."""
+    """Encode the number of refused ticks by reason, which a store sends before it acknowledges."""
     return bytes(msgpack.packb({"refused": dict(refused)}))
 
 
 def decode_refused(data: bytes) -> dict[str, int]:
-    """How many ticks a store refused, by reason; none if it said nothing, or nothing like it."""
+    """The number of refused ticks by reason; empty if `data` is anything else."""
     try:
         message = msgpack.unpackb(data)
         items = message["refused"].items()
         return {reason: n for reason, n in items if _REASON.fullmatch(reason) and type(n) is int and n > 0}
-    except Exception:  # msgpack raises half a dozen types; and it may be anything that was said
+    except Exception:  # msgpack raises many types, and the data may be anything
         return {}
 
 
 class TickShape(NamedTuple):
-    """A tick as `encode` writes it: two bytes, the time as uint64, the head of the bin, the values."""
+    """The layout of a tick from `encode`: two bytes, the time as uint64, the head of the bin, the values."""
 
     layout: struct.Struct
     bin_head: bytes

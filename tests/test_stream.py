@@ -98,7 +98,7 @@ def test_labels_that_known_series_have_too_are_refused(monkeypatch: pytest.Monke
     series = (Series("m", (("disk", "0"),), "gauge", "", ""),)
     good = stream.header_to_map(Header("a", 1000, (), 1000, series))
     assert decode([msgpack.packb(good)])[1] is None
-    for name, message in (("disk", "also one of the header's"), ("instance", "cannot be set beside it")):
+    for name, message in (("disk", "also one of the header's"), ("instance", "and cannot be set")):
         _, error = decode([msgpack.packb(good | {"labels": {name: "x"}})])
         assert message in str(error)
 

@@ -1,9 +1,8 @@
-"""The bus: which device answers an address. One instance for ports, one for MMIO.
+"""The bus: maps an address to a device. One instance for ports, one for MMIO.
 
-Strategy: ranges in a sorted list, found by bisection, the last one found tried first (a guest that
-polls a device asks for the same range again and again). Nothing else is looked at on the way from
-an exit to its device, so a range and an offset are all there is. Several threads may use a bus;
-its devices are theirs to lock.
+Strategy: a sorted list of ranges, searched by bisection. The last range found is tried first, because a
+guest that polls a device accesses the same range again. Several threads may use a bus; it does not lock
+its devices.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from typing import NamedTuple, Protocol
 
 _log = logging.getLogger(__name__)
 
-_REMEMBERED = 64  # unclaimed addresses that are logged, each once; a guest may try all of them
+_REMEMBERED = 64  # unclaimed addresses that are logged, once each: a guest may try all of them
 
 
 class Device(Protocol):
-    """What stands on a bus.
+    """A device on a bus.
 
     `offset` counts from the start of the device's range, `size` is 1, 2, 4 or 8 bytes, values are
-    unsigned and little-endian. A device answers every access, however odd, without raising: what
-    it has no answer for reads as `ones(size)` or 0 and is ignored when written.
+    unsigned and little-endian. A device never raises, whatever the access: an invalid read returns
+    `ones(size)` or 0, an invalid write is ignored.
     """
 
     def read(self, offset: int, size: int) -> int: ...
@@ -32,12 +31,12 @@ class Device(Protocol):
 
 
 def ones(size: int) -> int:
-    """What nobody drives reads as all ones: 0xff, 0xffff ..."""
+    """The value of a read that no device answers: 0xff, 0xffff ..."""
     return (1 << 8 * size) - 1
 
 
 class Locked:
-    """A device that several threads use, one at a time: `with` it for what is not an access."""
+    """A lock around a device that several threads use. As a context manager it holds the lock."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -64,8 +63,8 @@ class _Range(NamedTuple):
     device: Device
 
 
-class _Nobody:
-    """Answers where no device does."""
+class _Unclaimed:
+    """Answers for addresses without a device."""
 
     def read(self, offset: int, size: int) -> int:  # noqa: ARG002
         return ones(size)
@@ -74,15 +73,14 @@ class _Nobody:
         pass
 
 
-_NOBODY = _Nobody()
-_NOWHERE = _Range(0, 0, _NOBODY)
+_NOWHERE = _Range(0, 0, _Unclaimed())
 
 
 class Bus:
-    """Passes accesses on to the device whose range holds all of their bytes.
+    """Forwards an access to the device whose range contains all of its bytes.
 
-    An unclaimed access, or one that crosses the end of a range, reads as all ones and writes
-    nothing; it is counted in `unclaimed`, and its address is logged once at debug level.
+    An access that no range contains is unclaimed: it reads as all ones and writes nothing. It is
+    counted in `unclaimed`, and its address is logged once at debug level.
     """
 
     def __init__(self, name: str) -> None:
@@ -94,10 +92,10 @@ class Bus:
         self._seen: set[int] = set()
 
     def add(self, base: int, length: int, device: Device) -> None:
-        """Give [base, base + length) to `device`. Raises ValueError if it overlaps another range."""
+        """Map [base, base + length) to `device`. Raises ValueError if it overlaps another range."""
         new = _Range(base, base + length, device)
         if base < 0 or length <= 0:
-            raise ValueError(f"{self.name}: [{base:#x}, {new.end:#x}) is no range of addresses")
+            raise ValueError(f"{self.name}: [{base:#x}, {new.end:#x}) is not a range of addresses")
         for other in self._ranges:
             if base < other.end and other.base < new.end:
                 raise ValueError(
@@ -108,7 +106,7 @@ class Bus:
         self._ranges.insert(at, new)
 
     def read(self, address: int, size: int) -> int:
-        """The value at `address`, `size` bytes of it."""
+        """Read `size` bytes at `address`."""
         base, end, device = self._hit
         if not base <= address <= end - size:
             base, end, device = self._find(address, size)
@@ -124,7 +122,7 @@ class Bus:
     def _find(self, address: int, size: int) -> _Range:
         at = bisect_right(self._bases, address) - 1
         if at >= 0 and address + size <= self._ranges[at].end:
-            # Not by way of self._hit: another vCPU's thread may set it in between.
+            # Return `found`, not self._hit: another vCPU's thread may change that in between.
             self._hit = found = self._ranges[at]
             return found
         self.unclaimed += 1

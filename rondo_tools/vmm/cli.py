@@ -1,4 +1,4 @@
-"""rondo-vmm: the command line. It checks, wires, lets the VM live, and says how it ended."""
+"""The command line of rondo-vmm: checks the flags, runs the VM and reports how it ended."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ Run one virtual machine and write its metrics, a tick a second, on the second.
   rondo-vmm --output unix:/run/rondo.sock --label rack=a1 --instance vm-1
   rondo-vmm --kernel vmlinuz --initramfs initrd.img --disk root.img --output vm.stream --console
 
-Without --kernel the guest is built in: it needs no kernel image, and goes through four phases, cpu
-for 28 % of the duration, idle 17 %, io 28 % and mixed for the rest. Then it powers itself off; if it
-does not it is ended 2 s later, at the deadline. With --kernel the guest is Linux, on KVM; if
---duration is given it is ended 60 s after it. The guest's console goes to standard error.
+Without --kernel a built-in guest runs, which needs no kernel image. It has four phases: cpu for 28 %
+of the duration, idle 17 %, io 28 % and mixed for the rest. Then it powers itself off; a deadline 2 s
+later ends it if it does not. With --kernel the guest is Linux, on KVM; the deadline is 60 s after
+--duration, if that is given. The guest's console goes to standard error.
 
-The metrics never hold up the VM: a reader that is slow or away costs memory for 600 ticks, then the
-oldest are dropped, and counted. On SIGINT, SIGTERM or SIGHUP (not under nohup) the guest stops; the
-last tick and the end are still written. A second signal gives up on what was not delivered."""
+The metrics never delay the VM: while a reader is slow or absent, the last 600 ticks are kept; older
+ones are dropped and counted. SIGINT, SIGTERM or SIGHUP (not under nohup) stops the guest; the last tick
+and the end are still written. A second signal gives up on undelivered ticks."""
 
 EPILOG = """\
 exit status of this command, beyond those below:
@@ -55,21 +55,21 @@ exit status of this command, beyond those below:
   75  not all ticks could be delivered
 """
 
-EX_SHUTDOWN = 1  # a triple fault of the guest
-LAST_LINES_S = 1.0  # for the console's last lines to be written
+EX_SHUTDOWN = 1  # the guest's triple fault
+LAST_LINES_S = 1.0  # time to write the console's last lines
 
 
 @argh.arg(
     "--accel",
     choices=CHOICES,
-    help="what runs the guest: kvm, soft (the unicorn emulator), or auto: kvm where it can be had",
+    help="the accelerator: kvm, soft (the unicorn emulator), or auto: kvm if it is available",
 )
 @argh.arg(
     "--duration",
     type=command.typed(units.parse_duration),
     metavar="TIME",
-    help="how long the guest works, such as 45s or 2m (default: 45s; Linux is told by "
-    "workload_duration=SECONDS on its command line, and by default has no deadline)",
+    help="how long the guest works, such as 45s or 2m (default: 45s; Linux gets it as "
+    "workload_duration=SECONDS on its command line, and has no deadline by default)",
 )
 @argh.arg(
     "--interval",
@@ -83,7 +83,7 @@ LAST_LINES_S = 1.0  # for the console's last lines to be written
     type=command.typed(parse_label),
     action="append",
     metavar="NAME=VALUE",
-    help="a label for all series; may be given again",
+    help="a label for all series; repeatable",
 )
 @argh.arg(
     "--memory",
@@ -97,35 +97,35 @@ LAST_LINES_S = 1.0  # for the console's last lines to be written
     action="append",
     metavar="FILE[:ro]",
     help="a disk, whole sectors of 512 bytes; the built-in guest WRITES to it (default: a temporary "
-    "one of 8M); for Linux may be given again, and is read-only with :ro (default: none)",
+    "one of 8M); for Linux repeatable, and read-only with :ro (default: none)",
 )
 @argh.arg("--kernel", type=str, metavar="FILE", help="boot this Linux: a bzImage, or a vmlinux for x86-64")
-@argh.arg("--initramfs", type=str, metavar="FILE", help="what Linux unpacks as its first root")
-@argh.arg("--cmdline", type=str, metavar="TEXT", help="more for the kernel's command line")
-@argh.arg("--cmdline-only", help="let --cmdline be all of the command line, without our defaults")
+@argh.arg("--initramfs", type=str, metavar="FILE", help="the initial root file system of Linux")
+@argh.arg("--cmdline", type=str, metavar="TEXT", help="text to append to the kernel's command line")
+@argh.arg("--cmdline-only", help="use --cmdline alone, without our defaults")
 @argh.arg("--cpus", type=int, metavar="N", help="processors of a Linux guest (default: 1)")
 @argh.arg(
     "--console",
-    help="standard input is what is typed to Linux; on a terminal Ctrl-A x ends the VM",
+    help="make standard input the keyboard of Linux; on a terminal Ctrl-A x ends the VM",
 )
 @argh.arg(
     "--serial",
     type=str,
     metavar="FILE|-|none",
-    help="where the guest's console goes; - is standard error",
+    help="the output of the guest's console; - is standard error",
 )
 @argh.arg(
     "--output",
     type=str,
     metavar="-|FILE|unix:PATH|tcp:HOST:PORT",
-    help="where the stream goes; - is standard output; a FILE is written anew",
+    help="the output of the stream; - is standard output; a FILE is overwritten",
 )
 @argh.arg("--text", help="write readable lines instead of the stream")
 @argh.arg(
     "--linger",
     type=command.typed(units.parse_duration),
     metavar="TIME",
-    help="how long to go on delivering after the VM's end (default: 30s)",
+    help="how long to keep delivering after the VM's end (default: 30s)",
 )
 def rondo_vmm(
     *,
@@ -168,15 +168,18 @@ def rondo_vmm(
 
     def begin_anew(end: stream.End, header: Header) -> None:
         back_s = (end.t_ms - header.start_ms) / 1000
-        log.warning("the clock was set back by %.1f s; the ticks go on in a new session", back_s)
+        log.warning("the clock was set back by %.1f s; the ticks continue in a new session", back_s)
         target.begin_anew(encode(end), encode(header))
 
     with Wakeup() as wakeup:
         if printer is not None:
             printer.start(b"")
-        say = _nowhere if printer is None else printer.put
-        with Machine(config.board, config.disks, say, wakeup.wake) as machine, _typing(config, machine):
-            # Making the VM may have taken a while; its life, of which no second is to be missing, begins now.
+        write_console = _discard if printer is None else printer.put
+        with (
+            Machine(config.board, config.disks, write_console, wakeup.wake) as machine,
+            _typing(config, machine),
+        ):
+            # Building the VM may take a while; the session begins when the guest starts.
             header = header._replace(start_ms=clock.now_ms())
             target.start(encode(header), wakeup.wake)
             summary = run_vm(
@@ -210,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: int) -> Header:
-    """The session's header, checked as a reader of the stream will check it."""
+    """The session's header, checked like a reader of the stream does."""
     if instance is None:
         instance = f"{os.uname().nodename}-{os.getpid()}"
     series = (*SERIES, *cpu.known_series())
@@ -219,14 +222,14 @@ def _header(instance: str | None, labels: list[tuple[str, str]], interval_ms: in
 
 @contextmanager
 def _typing(config: Config, machine: Machine) -> Iterator[None]:
-    """While entered, standard input goes to the guest, if it is to have any."""
+    """While entered, standard input goes to the guest, if it has a keyboard."""
     keyboard = config.keyboard
     if keyboard is None:
         yield
         return
     from rondo_tools.vmm.terminal import Terminal
 
-    with Terminal(0, keyboard.type, lambda: machine.stop("signal"), keyboard.wait_for_room):
+    with Terminal(0, keyboard.type, lambda: machine.stop("signal"), keyboard.wait_for_space):
         try:
             yield
         finally:
@@ -234,7 +237,7 @@ def _typing(config: Config, machine: Machine) -> Iterator[None]:
 
 
 def _linger(output: OutputThread, wakeup: Wakeup, linger_ms: int) -> None:
-    """Wait until everything is delivered, until the time is up, or until a signal."""
+    """Wait until everything is delivered, the time is over, or a signal comes."""
     deadline = time.monotonic() + linger_ms / 1000
     while not output.done and (left := deadline - time.monotonic()) > 0:
         if wakeup.wait(left):
@@ -244,7 +247,7 @@ def _linger(output: OutputThread, wakeup: Wakeup, linger_ms: int) -> None:
 def _summarize(summary: Summary) -> None:
     exits = ", ".join(f"{reason} {count}" for reason, count in summary.counters.exits_by_reason().items())
     log.info(
-        "lived %.1f s, %s; exits: %s; ended by %s",
+        "ran %.1f s, %s; exits: %s; ended by %s",
         summary.lived_s,
         units.format_count(summary.ticks, "tick"),
         exits,
@@ -253,7 +256,7 @@ def _summarize(summary: Summary) -> None:
 
 
 def _raise_for(summary: Summary, output: OutputThread, *, text: bool) -> None:
-    """Turn what went wrong into an exit status: the guest's misfortune before the output's."""
+    """Raise the error that gives the exit status: the guest's error takes precedence over the output's."""
     undelivered = ""
     if not output.delivered and not (text and output.gone):
         missing = f"{output.missing} of {units.format_count(summary.ticks, 'tick')}"
@@ -271,5 +274,5 @@ def _raise_for(summary: Summary, output: OutputThread, *, text: bool) -> None:
         raise VmError(trouble, exit_code=status)
 
 
-def _nowhere(data: bytes) -> None:
-    """Where the console goes that nobody wants."""
+def _discard(data: bytes) -> None:
+    """Discards console output."""

@@ -1,6 +1,6 @@
-"""Which VM the flags ask for: the built-in guest's, or a PC that boots Linux. Checks before it makes.
+"""The VM's configuration: checks the flags, opens the files, and chooses the board.
 
-What Linux needs is imported when it is asked for: the built-in guest is to start fast.
+The modules for Linux are imported only if there is a --kernel, so that the built-in guest starts fast.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from rondo_tools.vmm.keyboard import Keyboard
 
 _BUILTIN_DURATION_MS = 45_000
-BUILTIN_MARGIN_MS = 2_000  # for the guest to power itself off, before the deadline does
+BUILTIN_MARGIN_MS = 2_000  # between the end of the guest's work and the deadline
 _BUILTIN_DISK_BYTES = 8 << 20
 _BUILTIN_MEMORY = 16 << 20
 
-LINUX_MARGIN_MS = 60_000  # the same, and to boot: on an emulated machine that may take half a minute
-LINUX_SILENT_S = 10.0  # its first access to a device comes in the first second, on an emulated machine too
+LINUX_MARGIN_MS = 60_000  # the same, with the boot: half a minute on an emulated machine
+LINUX_SILENT_S = 10.0  # Linux accesses a device in its first second, on an emulated machine too
 _LINUX_MEMORY = 256 << 20
 
 _STEP = 4096  # of memory
@@ -32,7 +32,7 @@ _READ_ONLY = ":ro"
 
 
 class Flags(NamedTuple):
-    """What the flags say of the guest; None where they say nothing."""
+    """The flags that describe the guest; None if a flag was not given."""
 
     accelerator: str
     duration_ms: int | None
@@ -47,9 +47,9 @@ class Flags(NamedTuple):
 
 
 class Config(NamedTuple):
-    """A VM that can be made. Without a deadline it lives until it ends itself, or a signal comes.
+    """A VM that can be built. Without a deadline it runs until it ends itself or a signal ends it.
 
-    After `silent_s` a guest should have given a sign of life; None: it is not watched for one.
+    The guest should access a device within `silent_s`; None: this is not checked.
     """
 
     board: Board
@@ -60,7 +60,7 @@ class Config(NamedTuple):
 
 
 def configure(flags: Flags) -> Config:
-    """Raises UsageError for flags that do not go together, VmError for files that cannot be had."""
+    """Raises UsageError for flags that contradict each other, VmError for files that cannot be opened."""
     return _builtin(flags) if flags.kernel is None else _linux(flags, flags.kernel)
 
 
@@ -73,9 +73,9 @@ def _builtin(flags: Flags) -> Config:
         ("--console", flags.console),
     ):
         if given:
-            raise UsageError(f"{flag} is for Linux: name its --kernel too")
+            raise UsageError(f"{flag} is for Linux: give --kernel too")
     if len(flags.disks) > 1:
-        raise UsageError("--disk: the built-in guest has one; a --kernel may have more")
+        raise UsageError("--disk: the built-in guest has one disk; give --kernel to use more")
     memory = _memory(flags.memory, _BUILTIN_MEMORY, layout.GUEST_END)
     for spec in flags.disks:
         if spec.endswith(_READ_ONLY):
@@ -116,7 +116,7 @@ def _open_disks(specs: Sequence[str]) -> list[Disk]:
             )
             for spec in specs
         ]
-        opened.pop_all()  # all are there: the machine's from now on
+        opened.pop_all()  # all are open: the machine owns them now
     return disks
 
 

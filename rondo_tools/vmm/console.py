@@ -1,4 +1,4 @@
-"""What ``--serial`` names, as an output: ``-``, ``none`` or a file."""
+"""The output for the guest's console: ``--serial`` is ``-``, ``none`` or a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rondo_tools.vmm.output import NOTICES, OutputThread
 
 
 def open_console(spec: str) -> OutputThread | None:
-    """Where the guest's console goes; None is nowhere."""
+    """The output for the guest's console; None discards it."""
     if spec == "none":
         return None
     if spec == "-":

@@ -1,9 +1,9 @@
 """The counters of a VM, written by its vCPUs' threads and read by the sampler.
 
-Strategy: plain integers and no lock, so that counting costs little and waits for nobody. Each
-writer has counters of its own, and the reader sums them. A writer counts the exit first and its end
-last: while the two differ it is in the middle, and a reader reads again, a bounded number of times.
-All counters only grow: who wants a mean over a tick takes the difference of two snapshots.
+Strategy: plain integers without a lock, so that counting is cheap and never waits. Each writer has its
+own counters, and the reader sums them. A writer increments the exit's counter first and `_exits_done`
+last. While they differ an update is in progress, and the reader reads again, a bounded number of times.
+Counters only grow: the mean over a tick is the difference of two snapshots.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Snapshot(NamedTuple):
     block_requests: tuple[int, ...] = (0,) * len(BLOCK_OPS)
     block_bytes: tuple[int, ...] = (0,) * len(BLOCK_OPS)
     block_ns: int = 0
-    kernel_halts: int = 0  # of vCPUs whose HLT never exits; not in `exits`, and no time in `exit_ns`
-    vcpu_cpu_ns: int = 0  # of their threads
-    vcpu_wait_ns: int = 0  # for a CPU to run on
+    kernel_halts: int = 0  # HLTs that KVM handled; not in `exits` nor `exit_ns`
+    vcpu_cpu_ns: int = 0  # of the vCPUs' threads
+    vcpu_wait_ns: int = 0  # their time runnable, waiting for a CPU
     vmm_cpu_ns: int = 0  # of the process, since the VM started
 
     def since(self, before: Snapshot) -> Snapshot:
-        """What was counted after `before`."""
+        """The difference to the earlier snapshot `before`."""
         return Snapshot(
             exits=_differences(self.exits, before.exits),
             exit_ns=self.exit_ns - before.exit_ns,
@@ -49,19 +49,19 @@ class Snapshot(NamedTuple):
 
     @property
     def is_silent(self) -> bool:
-        """Whether the guest has never accessed a device: no byte on its console, no sign of life."""
+        """Whether the guest has accessed no device yet, not even its console."""
         exits = self.exits_by_reason()
         return not exits["io"] and not exits["mmio"]
 
     def exits_by_reason(self) -> dict[str, int]:
-        """All exits, those that the kernel handled included."""
+        """All exits, including those that the kernel handled."""
         by_reason = dict(zip(EXIT_REASONS, self.exits, strict=True))
         by_reason["hlt"] += self.kernel_halts
         return by_reason
 
 
 class Counters:
-    """Counts exits and block requests. Each `count` method belongs to one thread at a time."""
+    """Counts exits and block requests. Only one thread at a time may call each `count` method."""
 
     __slots__ = (
         "_block_ns",
@@ -101,29 +101,29 @@ class Counters:
     def snapshot(self) -> Snapshot:
         """All counters, consistent with one another; from any thread.
 
-        Should every try meet a count under way, the last one is good enough: it is wrong by one
-        exit at most, and the next snapshot is not.
+        If every try meets an update in progress, the last one is returned: it is wrong by one exit at
+        most, and the next snapshot is right again.
         """
         for _ in range(_TRIES):
             done = self._exits_done, self._blocks_done
             snapshot = self._copy()
             if (sum(snapshot.exits), sum(snapshot.block_requests)) == done:
                 break
-            time.sleep(0)  # let the writer finish its count
+            time.sleep(0)  # let the writer finish its update
         return snapshot
 
     def _copy(self) -> Snapshot:
         exit_ns, run_ns, block_ns = self._exit_ns, self._run_ns, self._block_ns
         moved = tuple(self._bytes.values())
-        # Read last what is counted first: a count since `done` was read shows here.
+        # Read last what a writer updates first, so that an update since `done` was read is noticed.
         requests, exits = tuple(self._requests.values()), tuple(self._exits.values())
         return Snapshot(exits, exit_ns, run_ns, requests, moved, block_ns)
 
 
 class CounterSum:
-    """The counters of a VM with several writers, as one; `kernel_halts` asks KVM for what it counts.
+    """The sum of the counters of several writers; `kernel_halts` reads KVM's own count of HLTs.
 
-    Each sum is over snapshots that are consistent in themselves, taken one after another.
+    Each summand is a consistent snapshot; they are taken one after another.
     """
 
     def __init__(self, counters: Sequence[Counters], kernel_halts: Callable[[], int | None]) -> None:
@@ -131,7 +131,7 @@ class CounterSum:
         self._kernel_halts = kernel_halts
 
     def snapshot(self) -> Snapshot:
-        """The sum of all; from any thread."""
+        """The sum; from any thread."""
         each = [counters.snapshot() for counters in self._each]
         return Snapshot(
             exits=_sums(one.exits for one in each),

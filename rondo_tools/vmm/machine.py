@@ -1,8 +1,7 @@
-"""One VM and its life: the threads that run its vCPUs, and how they end.
+"""A machine: one VM with the threads that run its vCPUs.
 
-Strategy: what the VM is made of is a board's business (`boards`); here it is run. Everything
-is made in the constructor; `close` takes it down the other way round. When the last vCPU's thread
-has ended the VM is over, and says so once.
+Strategy: a board (`boards`) builds the VM; the machine runs it. The constructor builds everything, and
+leaving the context frees it in reverse order. The VM is over when the last vCPU's thread has ended.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 class Machine:
-    """A VM, made and not yet started. A context manager: it ends the guest and frees everything.
+    """A VM that is built but not started. A context manager: leaving it ends the guest and frees everything.
 
-    It takes over `disks`. `console` is called with what the guest prints, in a vCPU's thread, so it
-    may not block; so is `on_end`, once, when the guest has ended and `end` says why.
+    The machine owns `disks`. `console` gets the guest's output, and `on_end` is called once after the
+    guest has ended. Both are called in a vCPU's thread and must not block.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Machine:
         self._times = VcpuTimes(len(self._assembly.loops))
         self._began_ns = time.process_time_ns()
         self._running = len(self._assembly.loops)
-        self._counting = threading.Lock()  # of _running
+        self._counting = threading.Lock()  # guards _running
         self._threads = [
             threading.Thread(target=self._run, args=(number, loop), name=f"vcpu {number}", daemon=True)
             for number, loop in enumerate(self._assembly.loops)
@@ -70,16 +69,16 @@ class Machine:
         self._owned.close()
 
     def over(self) -> bool:
-        """The guest has ended: no counter changes any more, and `end` is there."""
+        """Whether the guest has ended: the counters are final, and `end` is set."""
         return self._over.is_set()
 
     @property
     def end(self) -> End | None:
-        """Why the VM ends or ended; None while nothing ends it."""
+        """The end reason and detail; None while the VM runs."""
         return self._assembly.ending.end
 
     def snapshot(self) -> Snapshot:
-        """All counters at one moment; those of CPU time are read one after another."""
+        """All counters; the CPU times are read one after another."""
         times = self._times.read()
         return self._assembly.counters.snapshot()._replace(
             vcpu_cpu_ns=times.cpu_ns,
@@ -93,10 +92,10 @@ class Machine:
             thread.start()
 
     def stop(self, reason: str) -> None:
-        """End the guest for `reason`, from any thread; does not wait.
+        """End the guest for `reason`, from any thread, without waiting.
 
-        If `over` does not follow within some ms, call again: a stop may be lost on its way into the
-        guest (see `accel.base.Vcpu.stop`). The first reason stands.
+        Call again if `over` does not follow within a few ms: a stop that arrives while the guest is being
+        entered may be lost (see `accel.base.Vcpu.stop`). The first reason is kept.
         """
         self._assembly.ending.finish(reason)
 

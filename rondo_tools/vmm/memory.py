@@ -1,8 +1,8 @@
 """Guest memory: one anonymous mapping, guest-physical address 0 at its start.
 
-Strategy: every access goes through a check of its whole extent, so that no address, however a
-guest made it up, reaches beyond the mapping. Structures are read and written with a
-`struct.Struct`; bulk data moves through `view`, without a copy on the way.
+Strategy: every access checks its whole extent, so that no address from a guest can reach beyond the
+mapping. Structures are read and written with a `struct.Struct`; bulk data moves through `view` without
+a copy.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 
 class MemoryFault(Exception):  # noqa: N818 - a fault is what hardware calls it
-    """An access outside guest memory. Devices catch it: the guest erred, not the user."""
+    """An access outside guest memory: the guest's error, not the user's. Devices catch it."""
 
     def __init__(self, address: int, size: int) -> None:
-        super().__init__(f"{size} bytes at {address:#x} are not in guest memory")
+        super().__init__(f"{size} bytes at {address:#x} are outside guest memory")
 
 
 class GuestMemory:
     """`size` bytes of zeros, a multiple of the page size. Its owner closes it.
 
-    `mapping` is for the accelerator, which maps it into the guest. Methods that take an address
-    raise MemoryFault for anything that is not all inside.
+    The accelerator maps `mapping` into the guest. Methods that take an address raise MemoryFault for an
+    access that is not completely inside.
     """
 
     def __init__(self, size: int) -> None:
@@ -43,12 +43,12 @@ class GuestMemory:
         self.close()
 
     def close(self) -> None:
-        """Give the memory back. BufferError if a view of it, or the accelerator, still holds it."""
+        """Free the memory. Raises BufferError while a view of it or the accelerator holds it."""
         self._bytes.release()
         self.mapping.close()
 
     def check(self, address: int, size: int) -> None:
-        """Raise MemoryFault unless the `size` bytes at `address` are all inside."""
+        """Raise MemoryFault unless all `size` bytes at `address` are inside."""
         if not 0 <= address <= self.size - size or size < 0:
             raise MemoryFault(address, size)
 

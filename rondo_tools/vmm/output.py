@@ -1,8 +1,7 @@
 """A thread that drives an output, so that a VM and its ticks never wait for a reader.
 
-Strategy: who produces puts an item into the output's backlog and goes on; the thread does the writing
-and all the waiting. It waits for its descriptor when the output wants to write or read, otherwise for
-news: an item, or the end.
+Strategy: the producer appends an item to the output's backlog and returns. The thread writes and waits:
+for the descriptor when the output wants to write or read, otherwise for a new item or the end.
 """
 
 from __future__ import annotations
@@ -21,23 +20,22 @@ _log = logging.getLogger(__name__)
 
 class _Notices(Notices):
     def reader_gone(self, output: Output, reason: str) -> None:
-        _log.warning("the reader of %s is gone (%s); the VM runs on", output.name, reason)
+        _log.warning("the reader of %s is gone (%s); the VM keeps running", output.name, reason)
 
 
 NOTICES = _Notices()
 
 
 class OutputThread:
-    """Drives `output`. `start`, any number of `put`, `finish`; then `done` says when it is over.
+    """Drives `output`: call `start`, then `put` repeatedly, then `finish`. `done` is True at the end.
 
-    `on_done` is called, in the thread, when nothing more will be written: `delivered` if all of it
-    arrived, or `gone` if there is nobody left to write to. Otherwise the thread goes on trying; it keeps
-    no process from exiting.
+    `on_done` is called in the thread when nothing more will be written: everything was delivered, or the
+    reader is gone. Until then the thread keeps trying. It does not keep the process from exiting.
     """
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._changed = threading.Condition()  # of _has_news
+        self._changed = threading.Condition()  # guards _has_news
         self._has_news = False
         self._done = threading.Event()
         self._on_done: Callable[[], None] = _nothing
@@ -56,7 +54,7 @@ class OutputThread:
 
     @property
     def missing(self) -> int:
-        """How many items are not known to have arrived."""
+        """How many items have no acknowledgement."""
         return self._output.missing
 
     @property
@@ -73,7 +71,7 @@ class OutputThread:
         self._tell()
 
     def begin_anew(self, end: bytes, header: bytes) -> None:
-        """End the session, and begin another."""
+        """End the session and begin another one."""
         self._output.begin_anew(end, header)
         self._tell()
 
@@ -82,7 +80,7 @@ class OutputThread:
         self._tell()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until it is over; False if it is not by then."""
+        """Wait until `done`, `timeout_s` at most; returns `done`."""
         return self._done.wait(timeout_s)
 
     def _tell(self) -> None:
@@ -112,7 +110,7 @@ class OutputThread:
             self._has_news = False
 
     def _poll(self) -> None:
-        """Wait for the descriptor, until the output's deadline. Room to write makes news wait."""
+        """Wait for the descriptor, until the output's deadline. New items wait meanwhile."""
         output = self._output
         poll = select.poll()
         poll.register(

@@ -1,7 +1,6 @@
-"""Opening a file that somebody named, if it is one: a FIFO would hang, and a device may do anything.
+"""Opens a regular file that a user named: opening a FIFO would hang, and opening a device may have effects.
 
-Strategy: look before opening, as opening alone may have effects; open without blocking; look again, at
-what was opened.
+Strategy: check the type before opening, open without blocking, and check the type of the open file again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _OTHERS = (
 
 
 def open_regular(flag: str, path: str, flags: int, *, or_block_device: bool = False) -> int:
-    """A descriptor of the regular file `path`. Raises UsageError if it is none, OSError from open(2)."""
+    """Open the regular file `path`. Raises UsageError if it is of another type, OSError from open(2)."""
     _check(flag, path, os.stat(path).st_mode, or_block_device)
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

@@ -1,10 +1,10 @@
-"""One life of a VM, as its stream tells it: header, a tick at each interval, the last tick, the end.
+"""Runs a VM from start to end and emits its ticks.
 
-A wall clock that is set back far ends the session, and the same life goes on in another one.
+If the wall clock is set back far, the session ends and the VM continues in a new one.
 
-Strategy: one loop in the main thread sleeps until the next tick, the deadline or a wake-up, whichever
-is first. Whatever is to end the VM only asks the machine to stop; the loop goes on ticking until the
-guest has really ended, and then the final values are final.
+Strategy: one loop in the main thread sleeps until the next tick, the deadline or a wake-up, whichever is
+first. A signal or the deadline only asks the machine to stop. The loop keeps ticking until the guest has
+ended, so the last tick has the final values.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rondo_tools.vmm.wakeup import Wakeup
 log = logging.getLogger(__name__)
 
 _SILENT = (
-    "no sign of life from the guest in %g s: nothing on its console, no access to a device; "
-    "a KVM in a VM may be one that boots no Linux (docs/lab.md has another)"
+    "no sign of life from the guest in %g s: no console output, no access to a device; "
+    "KVM inside a VM may be unable to boot Linux (docs/lab.md has one that can)"
 )
-_STOP_AGAIN_S = 0.05  # a stop that was lost on its way into the guest is repeated
+_STOP_AGAIN_S = 0.05  # between repeated stops: one that meets an entry into the guest may be lost
 
 
 class Summary(NamedTuple):
-    """What there is to say of a life that is over; of all its sessions, if there were several.
+    """The summary of a run, over all of its sessions.
 
-    `t_ms` is the time of the last tick and the end. A guest that `was_silent` was so for longer than it
-    should, and never gave a sign of life.
+    `t_ms` is the time of the last tick and of the end. `was_silent`: the guest ran longer than `silent_s`
+    and never accessed a device.
     """
 
     end: End
@@ -59,12 +59,11 @@ def run_vm(
     silent_s: float | None = None,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Start `machine`, give its ticks to `emit`, and return when its guest has ended.
+    """Start `machine`, pass its ticks to `emit`, and return when the guest has ended.
 
-    It ends by itself, at the deadline if there is one, by a signal, or when `is_over` says, after a
-    wake-up, that nobody wants it any more. When the wall clock is set back, `begin_anew` gets the end
-    of the session so far and the header of the one in which the ticks go on. A guest that has given no
-    sign of life after `silent_s` is warned of.
+    The guest ends by itself, at the deadline, by a signal, or when `is_over` returns True after a wake-up.
+    When the wall clock is set back, `begin_anew` gets the end of the current session and the header of the
+    next one. A guest without a sign of life after `silent_s` causes a warning.
     """
     pace, sampler = Pace(header.interval_ms, header.start_ms), Sampler(header.series)
     began = now = ticked = time.monotonic()
@@ -92,7 +91,7 @@ def run_vm(
         if now >= due:
             wall_ms = _wall_ms()
             if pace.is_set_back(wall_ms):
-                # The last tick's time is what the clock would show: nothing between the two is lost.
+                # The last tick has the time that the clock would show, so no interval is missing.
                 end_ms = pace.final(pace.last_ms + 1000 * (now - ticked))
                 emit(Tick(end_ms, sampler.values(machine.snapshot(), now - began)))
                 ticks += 1

@@ -1,7 +1,6 @@
-"""A tick out of counters: the values it holds. Pure but for reading /proc.
+"""The sampler turns counters into the values of a tick. It does no I/O except reading /proc.
 
-Strategy: `Sampler` turns two snapshots of the counters into the bytes of a tick. When one falls due is for
-`producer.pace` to say.
+Strategy: a tick is made from two snapshots of the counters. `producer.pace` decides when a tick is due.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from collections.abc import Iterable, Sequence
 from rondo_tools.catalog import BLOCK_OPS, DIRECTIONS, EXIT_REASONS, Series
 from rondo_tools.vmm.counters import Snapshot
 
-# What a series is found by: its name and its labels.
+# Identifies a series: its name and labels.
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Sampler:
     """Turns snapshots into ticks: `values` in the order of `series`, little-endian float64.
 
-    `proc` is where the kernel describes this process; what it does not tell is NaN. Counters are since
-    the start of the session.
+    `proc` is this process's folder in /proc; a value that cannot be read there is NaN. Counters start at 0
+    with the session.
     """
 
     def __init__(self, series: Sequence[Series], proc: str = "/proc/self") -> None:
@@ -30,14 +29,14 @@ class Sampler:
         self._proc = proc
         self._page_size = os.sysconf("SC_PAGE_SIZE")
         self._before = Snapshot()  # of the last tick
-        self._base = Snapshot()  # of the last tick of the session before
+        self._base = Snapshot()  # of the previous session's last tick
 
     def begin_anew(self) -> None:
-        """Another session begins, where the last tick was."""
+        """Begin another session at the last tick."""
         self._base = self._before
 
     def values(self, now: Snapshot, uptime_s: float) -> bytes:
-        """The values of a tick; means are over the time since the call before this one."""
+        """The values of a tick; means are over the time since the previous call."""
         measured = self._measure(now, uptime_s)
         self._before = now
         return struct.pack(f"<{len(self._keys)}d", *(measured[key] for key in self._keys))
@@ -71,13 +70,13 @@ class Sampler:
 
     def _open_fds(self) -> float:
         try:
-            return float(len(os.listdir(f"{self._proc}/fd")) - 1)  # the listing itself takes one
+            return float(len(os.listdir(f"{self._proc}/fd")) - 1)  # one of them belongs to the listing
         except OSError:
             return math.nan
 
 
 def _each(name: str, label: str, values: Iterable[str], counts: Iterable[int]) -> dict[_Key, float]:
-    """One counter for each value of a label."""
+    """A counter for each value of a label."""
     return {(name, ((label, value),)): float(count) for value, count in zip(values, counts, strict=True)}
 
 

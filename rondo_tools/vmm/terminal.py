@@ -1,9 +1,9 @@
-"""Standard input as the guest's keyboard: a terminal, taken over and given back, or a file.
+"""Standard input as the guest's keyboard: a terminal in raw mode, or a file.
 
-Strategy: a thread reads and passes on. A terminal's keys all go to the guest, Ctrl-C too; Ctrl-A is
-for us: Ctrl-A x ends the VM, Ctrl-A Ctrl-A is one Ctrl-A for the guest. A terminal is read whether
-the guest listens or not, so that Ctrl-A x always works. What comes from a file is passed on as it
-is, when the guest has room for it, and its end ends nothing.
+Strategy: a thread reads the input and passes it on. All keys of a terminal go to the guest, Ctrl-C too,
+except Ctrl-A: Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A. A terminal is read even if the guest
+does not read, so that Ctrl-A x always works. A file is passed on unchanged, as fast as the guest reads;
+the end of the file does not end the VM.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _QUIT = ord("x")
 
 
 class Escapes:
-    """Tells the guest's bytes from ours, over any number of reads."""
+    """Separates the guest's input from our escape sequences, across reads."""
 
     def __init__(self) -> None:
         self._escaped = False
 
     def take(self, data: bytes) -> tuple[bytes, bool]:
-        """What of `data` is the guest's, and whether the user wants the VM to end."""
+        """The part of `data` that is for the guest, and whether the user asked to end the VM."""
         for_guest = bytearray()
         for byte in data:
             if self._escaped:
@@ -43,9 +43,9 @@ class Escapes:
 
 
 class Terminal:
-    """While entered, `type` gets what `fd` says, in a thread; `on_quit` is called once, for Ctrl-A x.
+    """While entered, a thread passes the input of `fd` to `type`; `on_quit` is called once, for Ctrl-A x.
 
-    `wait_for_room` is called before each read of what is no terminal; it must come back at the end.
+    `wait_for_space` is called before each read of a file; it must return when the VM ends.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Terminal:
         fd: int,
         type: Callable[[bytes], None],
         on_quit: Callable[[], None],
-        wait_for_room: Callable[[], None] = lambda: None,
+        wait_for_space: Callable[[], None] = lambda: None,
     ) -> None:
         self._fd = fd
         self._type = type
         self._on_quit = on_quit
-        self._wait_for_room = wait_for_room
+        self._wait_for_space = wait_for_space
         self._before: list[int | list[bytes | int]] | None = None
         self._closing, self._close = os.pipe()
         self._thread = threading.Thread(target=self._read, name="terminal", daemon=True)
@@ -86,14 +86,14 @@ class Terminal:
         poll.register(self._closing, select.POLLIN)
         while True:
             if escapes is None:
-                self._wait_for_room()
+                self._wait_for_space()
             ready = [fd for fd, _ in poll.poll()]
             if self._closing in ready:
                 return
             try:
                 data = os.read(self._fd, 4096)
             except OSError:
-                return  # a terminal that is gone: the VM lives on without
+                return  # the terminal is gone; the VM keeps running
             if not data:
                 return
             quitting = False
@@ -106,7 +106,7 @@ class Terminal:
 
 
 def _raw(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
-    """Every key at once and unseen. Output stays as it was: our log shares the terminal."""
+    """Raw input without echo. Output modes stay, because our log shares the terminal."""
     iflag, oflag, cflag, lflag, *speeds_and_keys = attributes
     assert isinstance(iflag, int)
     assert isinstance(lflag, int)

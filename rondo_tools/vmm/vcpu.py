@@ -1,11 +1,11 @@
-"""THE path: run, exit, bus, count. The one place where an exit is matched, handled and counted.
+"""The exit path: run the guest, dispatch its exit to a bus, count it. The only place that handles exits.
 
-Strategy: the accelerator calls `handle` at each exit. Time is cut at two moments, when the guest
-stopped and when handling is done: what lies before the first is running, what lies between the two
-is handling, less the time asleep in HLT, which is neither. Nothing on this path does I/O for
-metrics or waits for another thread, but for the sleep in HLT, which a stop ends.
+Strategy: the accelerator calls `handle` at each exit. Two timestamps divide the time: the guest's stop
+and the end of handling. The time before the first is running; the time between them is handling, less
+the sleep in HLT, which is neither. This path does no I/O for metrics and waits for no other thread,
+except in HLT, where a stop ends the sleep.
 
-A VM ends for the first reason that is given; whatever comes later does not count.
+The first end reason wins; later ones are ignored.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from typing import NamedTuple
 from rondo_tools.vmm.accel.base import HLT, IO, MMIO, SHUTDOWN, Vcpu
 from rondo_tools.vmm.bus import Bus
 
-HALT_NS = 10_000_000  # how long a HLT sleeps: as if a 100 Hz timer woke it
+HALT_NS = 10_000_000  # the sleep in HLT: the period of a 100 Hz timer
 _SIZES = frozenset((1, 2, 4, 8))  # bytes; the accesses that a device takes
 
 
 class End(NamedTuple):
-    """Why the VM ended: one of the stream's END_REASONS, and what there is to say about it."""
+    """Why the VM ended: one of the stream's END_REASONS, and a detail for the log."""
 
     reason: str
     detail: str = ""
 
 
 class Ending:
-    """How a VM ends, for all of its vCPUs: the first reason stands, and stops each of them."""
+    """The end of a VM, shared by its vCPUs: the first reason is kept, and every vCPU is stopped."""
 
     def __init__(self) -> None:
-        self._deciding = threading.Lock()  # held for one comparison, by whoever brings an end
+        self._deciding = threading.Lock()  # guards the test and set of `end`
         self._happened = threading.Event()
         self._vcpus: list[Vcpu] = []
         self.end: End | None = None
 
     def stops(self, vcpu: Vcpu) -> None:
-        """From now on the end stops this vCPU too."""
+        """Stop this vCPU too when the VM ends."""
         self._vcpus.append(vcpu)
 
     def finish(self, reason: str, detail: str = "") -> None:
-        """End the VM, from any thread. Call it again if a vCPU's thread does not end: see `Vcpu.stop`."""
+        """End the VM, from any thread. Repeat the call if a vCPU's thread does not end: see `Vcpu.stop`."""
         with self._deciding:
             if self.end is None:
                 self.end = End(reason, detail)
@@ -52,15 +52,14 @@ class Ending:
             vcpu.stop()
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep until the end, at most that long."""
+        """Sleep until the end, `timeout_s` at most."""
         self._happened.wait(timeout_s)
 
 
 class RunLoop:
-    """Runs one vCPU until an end, its exits through two buses, each counted by `count`.
+    """Runs one vCPU until the VM ends. Sends its exits to two buses, and calls `count` for each exit.
 
-    `count(reason, run_ns, exit_ns)` is called in the vCPU's thread, once for each exit. vCPUs of
-    one VM share an `ending`.
+    `count(reason, run_ns, exit_ns)` is called in the vCPU's thread. The vCPUs of one VM share an `ending`.
     """
 
     def __init__(
@@ -79,21 +78,21 @@ class RunLoop:
         self._halt_ns = halt_ns
         self._ending = ending or Ending()
         self._ending.stops(vcpu)
-        self._asleep_ns = 0  # of the exit being handled
-        self._entered = 0  # when the guest was last entered
+        self._asleep_ns = 0  # during the current exit
+        self._entered = 0  # time of the last entry into the guest
 
     @property
     def end(self) -> End | None:
-        """Why the VM ends; None while nothing ends it."""
+        """The end reason and detail; None while the VM runs."""
         return self._ending.end
 
     def run(self) -> End:
-        """Run the guest in this thread until its end. What a device raises ends it as an error."""
+        """Run the guest in this thread until its end. An exception from a device ends it as an error."""
         self._entered = perf_counter_ns()
         try:
             if self.end is None:
                 self._vcpu.run(self.handle)
-            self.finish("error", "the accelerator stopped without saying why")
+            self.finish("error", "the accelerator stopped without a reason")
         except Exception as exc:
             self.finish("error", f"the VMM failed: {type(exc).__name__}: {exc}")
             raise
@@ -139,7 +138,7 @@ class RunLoop:
         return bus.read(address, size).to_bytes(size, "little")
 
     def _leave(self, reason: str, detail: str) -> bytes:
-        """An exit that accesses nothing: the guest halts, or cannot go on."""
+        """Handle an exit that accesses no device: the guest halted, or cannot continue."""
         if reason == HLT:
             before = perf_counter_ns()
             self._ending.wait(self._halt_ns() / 1e9)
@@ -152,10 +151,10 @@ class RunLoop:
 
 
 def _split(bus: Bus, write: bool, address: int, size: int, repeat: int, data: bytes) -> bytes:
-    """An access that no device takes whole.
+    """Split an access that a device cannot take in one call.
 
-    A string instruction (INS, OUTS) is `repeat` accesses to the same port, in order. An access of 3, 5, 6
-    or 7 bytes, as one across two pages leaves it, is made byte by byte.
+    A string instruction (INS, OUTS) becomes `repeat` accesses to the same port, in order. An access of 3,
+    5, 6 or 7 bytes, the part of one that crosses a page, becomes single bytes.
     """
     step, width = (0, size) if size in _SIZES else (1, 1)
     offsets = [step * byte for _ in range(repeat) for byte in range(0, size, width)]

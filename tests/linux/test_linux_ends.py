@@ -149,6 +149,6 @@ def test_a_stuck_guest_ends_at_its_deadline(stuck: Future[lab.Result]) -> None:
     said = result.stderr.decode()
     assert result.status == 0, said
     assert b"\n# end deadline " in result.stdout, said
-    lived = re.search(r"lived ([\d.]+) s, .* ended by deadline", said)
+    lived = re.search(r"ran ([\d.]+) s, .* ended by deadline", said)
     assert lived, said
     assert float(lived[1]) >= 61

@@ -82,7 +82,7 @@ def test_port_accesses(bench: Bench) -> None:
     ]
 
 
-def test_what_lies_above_memory_is_mmio(bench: Bench) -> None:
+def test_accesses_above_memory_are_mmio(bench: Bench) -> None:
     # mov eax, [0xd0000004]; mov [0xd0000fff], al; mov [0x100000], eax; hlt
     exits = bench.run("a1040000d0 a2ff0f00d0 a300001000 f4", answer=b"\x5a")
     assert exits == [
@@ -113,7 +113,7 @@ def test_the_stack_is_where_it_was_put(bench: Bench) -> None:
     assert bench.memory.read(STACK - 4, 4) == b"\x2a\0\0\0"
 
 
-def test_a_halted_guest_goes_on_behind_the_halt(bench: Bench) -> None:
+def test_a_halted_guest_continues_after_the_halt(bench: Bench) -> None:
     # hlt; mov al, 1; out 0x80, al; jmp to itself
     exits = bench.run("f4 b001 e680 ebfe", until=IO)
     assert [exit.reason for exit in exits] == [HLT, IO]
@@ -124,7 +124,7 @@ def test_an_exception_without_an_idt_is_a_shutdown(bench: Bench, code: str) -> N
     assert [exit.reason for exit in bench.run(code)] == [SHUTDOWN]
 
 
-def test_code_where_no_memory_is_cannot_go_on(bench: Bench) -> None:
+def test_a_jump_outside_memory_is_an_other_exit(bench: Bench) -> None:
     (exit,) = bench.run("e900000020")  # jmp far above memory
     assert exit.reason == OTHER
     assert exit.detail
@@ -164,7 +164,7 @@ def test_a_stop_before_the_run_is_not_lost(bench: Bench) -> None:
     bench.vcpu.run(lambda *_: b"")
 
 
-def test_what_the_handler_raises_comes_out_of_the_run(bench: Bench) -> None:
+def test_an_exception_of_the_handler_is_raised_by_run(bench: Bench) -> None:
     bench.load("e680 e560 ebfa")  # out 0x80, al; in eax, 0x60; jmp back
 
     def handle(stopped: int, *fields: Any) -> bytes:
@@ -175,7 +175,7 @@ def test_what_the_handler_raises_comes_out_of_the_run(bench: Bench) -> None:
         bench.vcpu.run(handle)
 
 
-def test_the_moment_of_an_exit_lies_between_the_handlers(bench: Bench) -> None:
+def test_the_time_of_an_exit_is_between_the_handlers(bench: Bench) -> None:
     import time
 
     bench.load("e680 e680 f4")
@@ -194,7 +194,7 @@ def test_the_moment_of_an_exit_lies_between_the_handlers(bench: Bench) -> None:
     assert len(moments) == 6
 
 
-def test_closing_leaves_the_memory_to_its_owner(bench: Bench) -> None:
+def test_close_does_not_close_the_memory(bench: Bench) -> None:
     bench.accelerator.close()
     bench.memory.write(0, b"x")
     bench.memory.close()
@@ -207,7 +207,7 @@ def memory() -> Iterator[GuestMemory]:
         yield memory
 
 
-def test_auto_without_kvm_is_soft_and_says_why(
+def test_auto_without_kvm_is_soft_and_logs_the_reason(
     memory: GuestMemory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("unicorn")
@@ -217,7 +217,7 @@ def test_auto_without_kvm_is_soft_and_says_why(
     assert f"there is no {tmp_path}/kvm" in caplog.text
 
 
-def test_auto_with_kvm_is_kvm_and_says_so(memory: GuestMemory, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_with_kvm_is_kvm_and_logs_it(memory: GuestMemory, caplog: pytest.LogCaptureFixture) -> None:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("/dev/kvm does not open")
     caplog.set_level("INFO")
@@ -227,7 +227,9 @@ def test_auto_with_kvm_is_kvm_and_says_so(memory: GuestMemory, caplog: pytest.Lo
     assert "kvm, because /dev/kvm opens" in caplog.text
 
 
-def test_without_unicorn_the_extra_is_named(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_unicorn_the_message_names_the_extra(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rondo_tools.errors import VmError
 
     monkeypatch.setitem(__import__("sys").modules, "unicorn", None)

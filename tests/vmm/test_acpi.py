@@ -46,7 +46,7 @@ def test_every_table_sums_to_zero_and_is_found() -> None:
         assert sum(table) & 0xFF == 0
 
 
-def test_all_of_it_fits_where_it_is_reserved() -> None:
+def test_the_tables_fit_into_reserved_memory() -> None:
     assert len(acpi.tables(layout.PC_ACPI, 64, DEVICES)) <= layout.PC_RESET - layout.PC_ACPI
 
 
@@ -73,7 +73,7 @@ def test_the_fixed_table_names_the_registers() -> None:
     assert fadt[256:268] == struct.pack("<BBBBQ", 1, 8, 0, 1, 0x601)
 
 
-def test_the_reference_compiler_reads_what_was_meant(program: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_reference_compiler_reads_the_same_tables(program: Callable[[str], Path], tmp_path: Path) -> None:
     """Disassembled by iasl without a complaint, and its listing compiled back to the same bytes."""
     iasl = program("iasl")
     text = {}

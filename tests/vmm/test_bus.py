@@ -76,12 +76,12 @@ def test_overlap_is_refused(base: int, length: int) -> None:
 
 
 @pytest.mark.parametrize(("base", "length"), [(-1, 2), (5, 0), (5, -1)])
-def test_what_is_no_range_is_refused(base: int, length: int) -> None:
-    with pytest.raises(ValueError, match="no range"):
+def test_an_invalid_range_is_refused(base: int, length: int) -> None:
+    with pytest.raises(ValueError, match="is not a range"):
         Bus("ports").add(base, length, Recorder(0))
 
 
-def test_unclaimed_addresses_are_logged_once_each_and_not_without_end(
+def test_unclaimed_addresses_are_logged_once_each_up_to_a_limit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bus = Bus("ports")

@@ -47,7 +47,7 @@ class Vcpu:
         self._thread.join(PATIENCE_S)
 
 
-def test_the_sum_grows_while_they_run_and_stands_when_they_have_ended() -> None:
+def test_the_sum_grows_while_threads_run_and_is_final_after_them() -> None:
     if not known_series()[1:]:
         pytest.skip("this kernel does not account for waits")
     times = VcpuTimes(2)
@@ -67,7 +67,7 @@ def test_the_sum_grows_while_they_run_and_stands_when_they_have_ended() -> None:
     assert times.read() == read[-1]
 
 
-def test_what_cannot_be_read_stays_what_it_was(tmp_path: Path) -> None:
+def test_unreadable_times_keep_the_last_value(tmp_path: Path) -> None:
     times, tid = VcpuTimes(1, str(tmp_path)), threading.get_native_id()
     times.begin(0)
     schedstat(tmp_path, tid, "1000 250 3\n")
@@ -80,19 +80,17 @@ def test_what_cannot_be_read_stays_what_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "0 0 0\n", "", "no numbers\n"])
-def test_a_machine_that_does_not_tell_waits_has_no_series_of_threads(
-    tmp_path: Path, text: str | None
-) -> None:
+def test_without_accounting_of_waits_there_are_no_thread_series(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         schedstat(tmp_path, threading.get_native_id(), text)
     assert [one.name for one in known_series(str(tmp_path))] == ["vmm_cpu_seconds_total"]
 
 
-def test_a_usual_linux_tells_all_of_them() -> None:
+def test_linux_has_all_cpu_series() -> None:
     if not Path("/proc/self/schedstat").exists():
         pytest.skip("no schedstat")
     assert known_series() == catalog.CPU
 
 
-def test_a_thread_that_is_none_has_no_times() -> None:
+def test_an_unknown_thread_has_no_times() -> None:
     assert thread_times(2**22) is None  # beyond every thread id

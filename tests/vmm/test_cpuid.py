@@ -42,7 +42,7 @@ def test_there_is_a_hypervisor_and_its_leaves_stay(vendor: tuple[int, int, int])
 
 
 @pytest.mark.parametrize("vendor", [INTEL, AMD])
-def test_each_processor_is_told_its_number_and_how_many_there_are(vendor: tuple[int, int, int]) -> None:
+def test_each_processor_sees_its_number_and_the_count(vendor: tuple[int, int, int]) -> None:
     for number in range(5):
         found = leaves(vendor, number, 5)
         assert found[1, 0].ebx == number << 24 | 5 << 16 | 0x0800
@@ -55,13 +55,13 @@ def test_each_processor_is_told_its_number_and_how_many_there_are(vendor: tuple[
     assert found[4, 1].eax == 0, "the end of the list of caches stays its end"
 
 
-def test_one_processor_is_alone() -> None:
+def test_one_processor_has_no_siblings() -> None:
     found = leaves(INTEL, 0, 1)
     assert found[1, 0].edx == 5
     assert found[0xB, 1][3:5] == (0, 1)
 
 
-def test_cores_are_counted_where_each_vendor_counts_them() -> None:
+def test_the_core_count_is_in_each_vendors_leaf() -> None:
     amd, intel = leaves(AMD, 2, 4), leaves(INTEL, 2, 4)
     assert (amd[0x8000_0008, 0].ecx, intel[0x8000_0008, 0].ecx) == (3 | 2 << 12, 0x700F)
     assert amd[0x8000_001E, 0][3:6] == (2, 2, 0)

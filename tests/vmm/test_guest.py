@@ -140,7 +140,7 @@ def pattern(pair: int) -> bytes:
     return struct.pack("<128I", *((first + word * 0x61C88647) % 2**32 for word in range(128)))
 
 
-def test_the_guest_does_its_phases_and_powers_off() -> None:
+def test_the_guest_runs_its_phases_and_powers_off() -> None:
     with computer() as vm:
         vm.run()
         assert vm.console.splitlines() == PHASES
@@ -211,7 +211,7 @@ class Broken(Block):
         (Block, ForgetfulDisk, 5),
     ],
 )
-def test_the_guest_tells_what_is_wrong_and_ends(kind: type[Block], disk_kind: type[Disk], fault: int) -> None:
+def test_the_guest_reports_a_fault_and_ends(kind: type[Block], disk_kind: type[Disk], fault: int) -> None:
     with computer(kind, disk_kind) as vm:
         vm.run()
         assert vm.reports == [fault]
@@ -220,7 +220,7 @@ def test_the_guest_tells_what_is_wrong_and_ends(kind: type[Block], disk_kind: ty
         assert vm.ends[0] == "poweroff"
 
 
-def test_a_computer_without_a_disk_is_told_of() -> None:
+def test_a_machine_without_a_disk_is_a_fault() -> None:
     with computer() as vm:
         vm.run(device=False)
         assert vm.reports == [1]
@@ -228,20 +228,20 @@ def test_a_computer_without_a_disk_is_told_of() -> None:
 
 
 @pytest.mark.parametrize(("reset", "end"), [(True, "reset"), (False, "shutdown")])
-def test_where_power_off_fails_the_guest_resets_and_else_faults(reset: bool, end: str) -> None:
+def test_after_a_failed_power_off_the_guest_resets_then_faults(reset: bool, end: str) -> None:
     with computer() as vm:
         vm.run(power=False, reset=reset)
         assert vm.ends == [end]
         assert vm.console.splitlines() == PHASES
 
 
-def test_memory_too_small_names_the_flag() -> None:
+def test_too_little_memory_names_the_flag() -> None:
     with GuestMemory(65536) as memory, pytest.raises(VmError, match="--memory") as caught:
         builtin.load(memory)
     assert caught.value.exit_code == 64
 
 
-def test_the_bytes_are_what_the_source_says() -> None:
+def test_the_binary_matches_its_source() -> None:
     if shutil.which("as") is None or shutil.which("ld") is None:
         must_have("GNU as and ld (binutils) are not on PATH")
     probe = subprocess.run(["as", "--32", "--version"], capture_output=True, text=True, check=False)

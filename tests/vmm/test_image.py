@@ -15,7 +15,7 @@ from tests.support.vmm.kernels import ENTRY, bzimage, vmlinux
 LOAD = 0x10_0000
 
 
-def test_a_bzimage_is_its_protected_mode_part_and_says_what_it_needs() -> None:
+def test_a_bzimage_is_parsed() -> None:
     image = parse(bzimage("f4", sectors=3, init_size=5 << 20, initrd_max=0x37FF_FFFF), LOAD)
     ((address, part),) = image.segments
     assert (address, part[0x200], len(part)) == (LOAD, 0xF4, 0x210)
@@ -26,13 +26,13 @@ def test_a_bzimage_is_its_protected_mode_part_and_says_what_it_needs() -> None:
     assert len(image.header) == 0x26C - 0x1F1
 
 
-def test_a_header_without_a_number_of_sectors_means_four() -> None:
+def test_no_setup_sectors_means_four() -> None:
     data = bytearray(bzimage("f4", sectors=4))
     data[0x1F1] = 0
     assert parse(bytes(data), LOAD).segments[0][1][0x200] == 0xF4
 
 
-def test_a_vmlinux_is_its_segments() -> None:
+def test_a_vmlinux_is_parsed_into_segments() -> None:
     image = parse(vmlinux("90f4", in_memory=0x3000), LOAD)
     assert [(address, bytes(part)) for address, part in image.segments] == [(ENTRY, b"\x90\xf4")]
     assert (image.entry, image.end, image.header) == (ENTRY, ENTRY + 0x3000, b"")
@@ -60,13 +60,13 @@ def test_a_vmlinux_is_its_segments() -> None:
         (vmlinux("f4")[:56] + bytes(2) + vmlinux("f4")[58:], "without segments"),
     ],
 )
-def test_what_is_no_kernel_is_told_so(data: bytes, message: str) -> None:
+def test_other_files_are_refused_with_the_reason(data: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         parse(data, LOAD)
 
 
 @given(st.sampled_from([bzimage("f4" * 40), vmlinux("f4" * 40)]), st.data())
-def test_a_torn_or_bent_kernel_raises_nothing_else(good: bytes, data: st.DataObject) -> None:
+def test_damaged_kernels_raise_only_image_errors(good: bytes, data: st.DataObject) -> None:
     bent = bytearray(good[: data.draw(st.integers(0, len(good)))])
     for _ in range(data.draw(st.integers(0, 4))):
         if bent:
@@ -78,7 +78,7 @@ def test_a_torn_or_bent_kernel_raises_nothing_else(good: bytes, data: st.DataObj
     assert all(len(part) <= len(bent) for _, part in image.segments)
 
 
-def test_a_segment_table_far_away_is_cut_off() -> None:
+def test_a_segment_table_outside_the_file_is_refused() -> None:
     bent = bytearray(vmlinux("f4"))
     struct.pack_into("<Q", bent, 32, 1 << 63)
     with pytest.raises(ImageError, match="cut off"):

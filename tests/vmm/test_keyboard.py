@@ -36,7 +36,7 @@ class Guest:
 
 
 @given(st.lists(st.one_of(st.binary(max_size=200), st.integers(0, 100)), max_size=20), st.booleans())
-def test_what_is_typed_arrives_whole_and_in_order(steps: list[bytes | int], listening: bool) -> None:
+def test_input_arrives_complete_and_in_order(steps: list[bytes | int], listening: bool) -> None:
     guest = Guest()
     if listening:
         guest.listen()
@@ -52,7 +52,7 @@ def test_what_is_typed_arrives_whole_and_in_order(steps: list[bytes | int], list
     assert read + guest.read() == typed
 
 
-def test_a_guest_that_does_not_listen_costs_a_bounded_memory_and_no_time() -> None:
+def test_a_guest_that_does_not_read_costs_bounded_memory_and_no_time() -> None:
     guest = Guest()
     for _ in range(100):
         guest.keyboard.type(bytes(4096))
@@ -60,7 +60,7 @@ def test_a_guest_that_does_not_listen_costs_a_bounded_memory_and_no_time() -> No
     assert len(guest.read()) == LIMIT
 
 
-def test_who_asks_for_room_waits_for_the_guest_and_loses_nothing() -> None:
+def test_waiting_for_space_loses_no_input() -> None:
     guest = Guest()
     guest.listen()
     typed = bytes(range(256)) * 1024
@@ -68,7 +68,7 @@ def test_who_asks_for_room_waits_for_the_guest_and_loses_nothing() -> None:
 
     def type_all() -> None:
         for at in range(0, len(typed), 4096):
-            guest.keyboard.wait_for_room()
+            guest.keyboard.wait_for_space()
             guest.keyboard.type(typed[at : at + 4096])
 
     typist = threading.Thread(target=type_all)
@@ -79,10 +79,10 @@ def test_who_asks_for_room_waits_for_the_guest_and_loses_nothing() -> None:
     assert read + guest.read() == typed
 
 
-def test_nobody_waits_once_the_vm_has_ended() -> None:
+def test_the_end_of_the_vm_releases_waiters() -> None:
     guest = Guest()
     guest.keyboard.type(bytes(LIMIT))
-    typist = threading.Thread(target=guest.keyboard.wait_for_room)
+    typist = threading.Thread(target=guest.keyboard.wait_for_space)
     typist.start()
     guest.keyboard.close()
     typist.join(PATIENCE_S)

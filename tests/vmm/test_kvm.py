@@ -57,7 +57,7 @@ def test_a_missing_device_is_named(memory: GuestMemory, tmp_path: Path) -> None:
     assert caught.value.exit_code == 69
 
 
-def test_a_device_that_is_none_is_refused(memory: GuestMemory) -> None:
+def test_another_device_is_refused(memory: GuestMemory) -> None:
     with pytest.raises(VmError, match="/dev/null"):
         kvm.Kvm(memory.mapping, device="/dev/null")
 
@@ -80,29 +80,27 @@ def denied(monkeypatch: pytest.MonkeyPatch, memory: GuestMemory, *, gid: int, mo
     return str(caught.value)
 
 
-def test_a_missing_group_is_named(monkeypatch: pytest.MonkeyPatch, memory: GuestMemory) -> None:
+def test_the_message_names_a_missing_group(monkeypatch: pytest.MonkeyPatch, memory: GuestMemory) -> None:
     monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("kvm", "x", gid, [])))
     message = denied(monkeypatch, memory, gid=104, mode=0o660)
     assert "usermod -aG kvm USER, then log in again" in message
     assert "group kvm, mode 0660" in message
 
 
-def test_a_mode_without_a_group_is_to_be_changed(
-    monkeypatch: pytest.MonkeyPatch, memory: GuestMemory
-) -> None:
+def test_the_message_names_a_wrong_mode(monkeypatch: pytest.MonkeyPatch, memory: GuestMemory) -> None:
     message = denied(monkeypatch, memory, gid=0, mode=0o600)
     assert "mode 0600" in message
     assert "chgrp kvm /dev/kvm && chmod 660 /dev/kvm" in message
 
 
-def test_right_permissions_that_do_not_help_are_said_to_be_right(
+def test_the_message_names_a_security_policy_if_permissions_are_right(
     monkeypatch: pytest.MonkeyPatch, memory: GuestMemory
 ) -> None:
     assert "a container or a security policy" in denied(monkeypatch, memory, gid=1000, mode=0o660)
 
 
 @needs_kvm
-def test_an_internal_error_says_what_and_where(memory: GuestMemory) -> None:
+def test_an_internal_error_has_details_and_registers(memory: GuestMemory) -> None:
     memory.write(0x1000, bytes.fromhex("e900000020"))  # a jump to where no memory is
     machine = kvm.Kvm(memory.mapping)
     seen: list[Exit] = []
@@ -124,7 +122,7 @@ def test_an_internal_error_says_what_and_where(memory: GuestMemory) -> None:
 
 
 @needs_kvm
-def test_an_interrupted_run_is_no_exit_and_goes_on(memory: GuestMemory) -> None:
+def test_an_interrupted_run_is_not_an_exit(memory: GuestMemory) -> None:
     memory.write(0x1000, bytes.fromhex("e680 e681 e682 f4"))  # out 0x80, al; ... 0x81; ... 0x82; hlt
     machine = kvm.Kvm(memory.mapping)
     seen: list[tuple[str, int]] = []
@@ -148,7 +146,7 @@ def test_an_interrupted_run_is_no_exit_and_goes_on(memory: GuestMemory) -> None:
 
 
 @needs_kvm
-def test_signals_are_as_before_after_a_run_and_none_is_left_over(memory: GuestMemory) -> None:
+def test_a_run_restores_the_signal_mask_and_leaves_no_signal_pending(memory: GuestMemory) -> None:
     memory.write(0x1000, bytes.fromhex("ebfe"))
     machine = kvm.Kvm(memory.mapping)
     machine.vcpu.enter_flat(0x1000, 0x8000)
@@ -179,6 +177,6 @@ def test_memory_cannot_be_closed_under_a_running_machine(memory: GuestMemory) ->
 @needs_kvm
 def test_memory_that_kvm_refuses_is_an_error(memory: GuestMemory) -> None:
     ragged = mmap.mmap(-1, 4096 + 17)
-    with pytest.raises(VmError, match="KVM cannot make the VM"):
+    with pytest.raises(VmError, match="KVM cannot create the VM"):
         kvm.Kvm(ragged)
     ragged.close()

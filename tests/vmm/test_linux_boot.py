@@ -39,7 +39,7 @@ def field(memory: GuestMemory, form: str, offset: int) -> int:
     return int(memory.unpack(struct.Struct(form), ZERO_PAGE + offset)[0])
 
 
-def test_the_zero_page_says_where_everything_is(memory: GuestMemory, tmp_path: Path) -> None:
+def test_the_zero_page_has_all_addresses(memory: GuestMemory, tmp_path: Path) -> None:
     archive = gzip.compress(b"archive" * 1000)
     entry = linux.load(memory, guest(tmp_path, bzimage("f4"), archive, "console=ttyS0 x"), b"tables")
     assert entry.rip == layout.PC_HIGH + 0x200
@@ -59,7 +59,7 @@ def test_the_zero_page_says_where_everything_is(memory: GuestMemory, tmp_path: P
     assert memory.read(layout.PC_RESET, 4) == bytes.fromhex("b0fee664")
 
 
-def test_a_vmlinux_gets_a_header_of_ours(memory: GuestMemory, tmp_path: Path) -> None:
+def test_a_vmlinux_gets_a_default_header(memory: GuestMemory, tmp_path: Path) -> None:
     entry = linux.load(memory, guest(tmp_path, vmlinux("90f4")), b"")
     assert (entry.rip, memory.read(ENTRY, 2)) == (ENTRY, b"\x90\xf4")
     assert memory.read(ZERO_PAGE + 0x202, 4) == b"HdrS"
@@ -67,7 +67,7 @@ def test_a_vmlinux_gets_a_header_of_ours(memory: GuestMemory, tmp_path: Path) ->
     assert (field(memory, "<I", 0x218), field(memory, "<I", 0x21C)) == (0, 0)
 
 
-def test_the_map_of_memory_reserves_what_holds_the_tables(memory: GuestMemory, tmp_path: Path) -> None:
+def test_the_memory_map_reserves_the_tables(memory: GuestMemory, tmp_path: Path) -> None:
     linux.load(memory, guest(tmp_path, bzimage("f4")), b"")
     entries = [
         memory.unpack(struct.Struct("<QQI"), ZERO_PAGE + 0x2D0 + 20 * number)
@@ -79,7 +79,7 @@ def test_the_map_of_memory_reserves_what_holds_the_tables(memory: GuestMemory, t
     assert all(kind in (1, 2) for _, _, kind in entries)
 
 
-def test_the_page_tables_map_four_gigabytes_as_they_are(memory: GuestMemory, tmp_path: Path) -> None:
+def test_the_page_tables_identity_map_four_gigabytes(memory: GuestMemory, tmp_path: Path) -> None:
     entry = linux.load(memory, guest(tmp_path, bzimage("f4")), b"")
 
     def translate(address: int) -> int:
@@ -103,12 +103,12 @@ def test_the_initramfs_stays_where_the_kernel_can_reach(memory: GuestMemory, tmp
 
 
 @pytest.mark.parametrize("kernel", [bzimage("f4", init_size=40 << 20), vmlinux("f4", in_memory=40 << 20)])
-def test_an_initramfs_that_does_not_fit_is_told_with_what_would(
+def test_an_initramfs_that_does_not_fit_names_the_memory_needed(
     memory: GuestMemory, tmp_path: Path, kernel: bytes
 ) -> None:
     big = guest(tmp_path, kernel, b"070701" + bytes(10 << 20))
     with pytest.raises(
-        VmError, match=r"initramfs: .* do not fit .* into 64M; --memory 67M holds it"
+        VmError, match=r"initramfs: .* do not fit .* into 64M; --memory 67M would hold it"
     ) as caught:
         linux.load(memory, big, b"")
     assert caught.value.exit_code == 64
@@ -116,7 +116,7 @@ def test_an_initramfs_that_does_not_fit_is_told_with_what_would(
         linux.load(enough, big, b"")
 
 
-def test_a_kernel_that_does_not_fit_is_told_with_what_would(memory: GuestMemory, tmp_path: Path) -> None:
+def test_a_kernel_that_does_not_fit_names_the_memory_needed(memory: GuestMemory, tmp_path: Path) -> None:
     with pytest.raises(VmError, match=r"--memory: .*/kernel needs 81M at least, not 64M") as caught:
         linux.load(memory, guest(tmp_path, bzimage("f4", init_size=65 << 20)), b"")
     assert caught.value.exit_code == 64
@@ -130,12 +130,12 @@ def test_a_kernel_that_does_not_fit_is_told_with_what_would(memory: GuestMemory,
         (vmlinux("f4", address=0x8000), None, "", 65, "below 1 MiB"),
         (bzimage("f4"), b"text", "", 65, "--initramfs .*/initramfs: not a cpio archive"),
         (bzimage("f4"), b"", "", 65, "--initramfs .*/initramfs: not a cpio archive"),
-        (bzimage("f4"), None, "x" * 2048, 64, "--cmdline: 2048 bytes.*takes 2047"),
-        (bzimage("f4"), None, "a\nb", 64, "--cmdline: holds a control character"),
-        (bzimage("f4"), None, "a\0b", 64, "--cmdline: holds a control character"),
+        (bzimage("f4"), None, "x" * 2048, 64, "--cmdline: 2048 bytes.*limit is 2047"),
+        (bzimage("f4"), None, "a\nb", 64, "--cmdline: contains a control character"),
+        (bzimage("f4"), None, "a\0b", 64, "--cmdline: contains a control character"),
     ],
 )
-def test_what_cannot_be_booted_is_named(
+def test_invalid_files_are_named(
     tmp_path: Path, kernel: bytes, initramfs: bytes | None, command_line: str, status: int, message: str
 ) -> None:
     with pytest.raises(VmError, match=message) as caught:
@@ -144,7 +144,7 @@ def test_what_cannot_be_booted_is_named(
 
 
 @pytest.mark.parametrize("flag", ["--kernel", "--initramfs"])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, flag: str) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, flag: str) -> None:
     (tmp_path / "good").write_bytes(bzimage("f4"))
     paths = {"--kernel": str(tmp_path / "good"), "--initramfs": str(tmp_path / "good")}
     paths[flag] = "/nowhere/x"

@@ -57,7 +57,7 @@ def test_a_kernel_boots_with_disks_and_processors(kernel: Callable[[bytes], Path
 
 
 @pytest.mark.usefixtures("kvm")
-def test_a_file_is_typed_to_the_guest(kernel: Callable[[bytes], Path], run: Run, tmp_path: Path) -> None:
+def test_a_file_is_the_guests_input(kernel: Callable[[bytes], Path], run: Run, tmp_path: Path) -> None:
     said = tmp_path / "said"
     words = b"words \x01x for the guest" * 20 + b"."
     done = run(
@@ -70,7 +70,7 @@ def test_a_file_is_typed_to_the_guest(kernel: Callable[[bytes], Path], run: Run,
 
 @pytest.mark.usefixtures("kvm")
 @pytest.mark.parametrize("code", [SPIN, ECHO], ids=["deaf", "listening"])
-def test_ctrl_a_x_ends_any_guest_and_gives_the_terminal_back(
+def test_ctrl_a_x_ends_any_guest_and_restores_the_terminal(
     kernel: Callable[[bytes], Path], code: str
 ) -> None:
     ours, its = pty.openpty()
@@ -103,7 +103,7 @@ def test_a_deadline_is_the_duration_and_a_margin(
 
 
 @pytest.mark.usefixtures("kvm")
-def test_a_guest_without_a_sign_of_life_is_no_success(kernel: Callable[[bytes], Path]) -> None:
+def test_a_guest_without_a_sign_of_life_is_a_failure(kernel: Callable[[bytes], Path]) -> None:
     code = """
 import sys
 from rondo_tools.vmm import cli, config
@@ -141,7 +141,7 @@ def test_a_sign_of_life_may_come_late(
 
 
 @pytest.mark.usefixtures("kvm")
-def test_a_guest_that_ends_early_need_not_have_given_a_sign(
+def test_a_guest_that_ends_early_needs_no_sign_of_life(
     kernel: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from rondo_tools.vmm import cli
@@ -164,7 +164,7 @@ def test_a_guest_that_ends_early_need_not_have_given_a_sign(
         (["--kernel", "KERNEL", "--disk", "/nowhere:ro"], 69, "--disk /nowhere: No such file"),
     ],
 )
-def test_what_cannot_be_booted_is_told_in_a_line(
+def test_invalid_files_give_one_line(
     kernel: Callable[[bytes], Path], run: Run, arguments: list[str], status: int, message: str
 ) -> None:
     path = kernel(bzimage(POWER_OFF))
@@ -195,7 +195,7 @@ def no_file(folder: Path, what: str) -> str:
 
 @pytest.mark.parametrize("what", ["a FIFO", "a directory", "a socket", "a character device"])
 @pytest.mark.parametrize("flag", ["--kernel", "--initramfs", "--disk", "--disk of the built-in guest"])
-def test_what_is_no_file_is_refused_unread(
+def test_other_file_types_are_refused_unread(
     kernel: Callable[[bytes], Path], run: Run, tmp_path: Path, flag: str, what: str
 ) -> None:
     linux = ["--kernel", str(kernel(bzimage(POWER_OFF)))] if flag in ("--initramfs", "--disk") else []
@@ -217,7 +217,7 @@ def test_what_is_no_file_is_refused_unread(
         ("--initramfs", b"070701", 64, "4.0 TiB do not fit: --memory is 256M"),
     ],
 )
-def test_a_file_of_any_size_is_told_by_its_first_bytes(
+def test_the_first_bytes_identify_a_file_of_any_size(
     kernel: Callable[[bytes], Path], run: Run, flag: str, begins: bytes, status: int, message: str
 ) -> None:
     good = kernel(bzimage(POWER_OFF))
@@ -232,7 +232,7 @@ def test_a_file_of_any_size_is_told_by_its_first_bytes(
     assert done.stderr.count(b"\n") == (2 if status == 64 else 1)
 
 
-def test_a_file_that_goes_on_for_ever_is_not_read_to_its_end(tmp_path: Path) -> None:
+def test_an_endless_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     """One in /proc may say that it has no bytes, and one on a disk may grow."""
     from rondo_tools.vmm.boot import linux
 
@@ -249,7 +249,7 @@ def command_line(path: Path, **flags: Any) -> str:
     return bytes(board._guest.command_line).decode()
 
 
-def test_the_command_line_is_ours_and_the_users(kernel: Callable[[bytes], Path]) -> None:
+def test_the_command_line_is_our_defaults_and_the_users_text(kernel: Callable[[bytes], Path]) -> None:
     path = kernel(bzimage("f4"))
     ours = command_line(path)
     assert ours.startswith("console=ttyS0 quiet panic=-1 ")
@@ -259,7 +259,7 @@ def test_the_command_line_is_ours_and_the_users(kernel: Callable[[bytes], Path])
 
 
 @pytest.mark.parametrize(("duration_ms", "seconds"), [(1, 1), (1000, 1), (1001, 2), (45_000, 45)])
-def test_a_duration_is_told_in_whole_seconds(
+def test_a_duration_is_passed_in_whole_seconds(
     kernel: Callable[[bytes], Path], duration_ms: int, seconds: int
 ) -> None:
     path = kernel(bzimage("f4"))
@@ -271,7 +271,7 @@ def test_a_duration_is_told_in_whole_seconds(
     assert configure(Flags("auto", None, None, [], str(path))).deadline_ms is None
 
 
-def test_disks_are_given_back_if_one_cannot_be_had(kernel: Callable[[bytes], Path]) -> None:
+def test_disks_are_closed_if_one_cannot_be_opened(kernel: Callable[[bytes], Path]) -> None:
     path = kernel(bzimage("f4"))
     path.with_name("disk").write_bytes(bytes(512))
     before = set(Path("/proc/self/fd").iterdir())

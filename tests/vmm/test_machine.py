@@ -114,7 +114,7 @@ def test_a_signal_ends_any_guest(life: Life, accelerator: str, code: str, number
     assert [tick.t_ms for tick in life.ticks] == sorted({tick.t_ms for tick in life.ticks})
 
 
-def test_a_line_that_was_begun_is_not_lost(life: Life, accelerator: str) -> None:
+def test_an_incomplete_line_is_not_lost(life: Life, accelerator: str) -> None:
     assert life.live(accelerator, HELLO).end.reason == "poweroff"
     assert life.console == b"hi"
 
@@ -133,9 +133,7 @@ def test_leaving_a_machine_ends_its_guest(accelerator: str) -> None:
     assert ended.is_set()
 
 
-def test_cpu_time_of_a_guest_that_has_ended_is_there(
-    accelerator: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cpu_time_is_kept_after_the_guests_end(accelerator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looked while it ran: the threads themselves have noted it."""
 
     def boot(memory: GuestMemory) -> Entry:
@@ -161,7 +159,7 @@ def test_cpu_time_of_a_guest_that_has_ended_is_there(
     assert snapshot.vmm_cpu_ns > 0
 
 
-def test_a_machine_that_cannot_be_made_gives_everything_back(accelerator: str) -> None:
+def test_a_failed_build_frees_everything(accelerator: str) -> None:
     def boot(memory: GuestMemory) -> Entry:
         raise ZeroDivisionError
 

@@ -37,7 +37,7 @@ def test_starts_as_zeros_and_keeps_what_is_written() -> None:
 @example(SIZE, 0)
 @example(-8, 8)
 @given(anywhere, st.one_of(st.integers(-5, 40), st.sampled_from([SIZE, 2**32 - 1, 2**64])))
-def test_every_access_is_all_inside_or_faults(address: int, size: int) -> None:
+def test_an_access_is_completely_inside_or_faults(address: int, size: int) -> None:
     inside = size >= 0 and address >= 0 and address + size <= SIZE
     with GuestMemory(SIZE) as memory:
         for access in (memory.check, memory.read, memory.view):
@@ -52,7 +52,7 @@ def test_every_access_is_all_inside_or_faults(address: int, size: int) -> None:
 @example(SIZE - PAIR.size + 1)
 @example(-1)
 @given(anywhere)
-def test_structures_are_all_inside_or_fault(address: int) -> None:
+def test_a_structure_is_completely_inside_or_faults(address: int) -> None:
     with GuestMemory(SIZE) as memory:
         if 0 <= address <= SIZE - PAIR.size:
             memory.pack(PAIR, address, 1, 2)
@@ -73,7 +73,7 @@ def test_a_size_that_is_not_whole_pages_is_refused(size: int) -> None:
         GuestMemory(size)
 
 
-def test_closing_gives_the_mapping_back() -> None:
+def test_close_frees_the_mapping() -> None:
     memory = GuestMemory(SIZE)
     memory.close()
     assert memory.mapping.closed

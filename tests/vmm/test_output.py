@@ -66,7 +66,7 @@ def test_a_pipe_gets_header_ticks_and_end_in_order(pipe: tuple[int, int]) -> Non
     assert output.missing == 0
 
 
-def test_a_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
+def test_a_nonblocking_pipe_is_waited_for(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
     output = OutputThread(Pipe(pipe[1], "pipe", notices=NOTICES))
     output.start(b"h" * 200_000)  # more than a pipe holds
@@ -75,7 +75,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None
     assert output.wait(PATIENCE_S)
 
 
-def test_a_reader_that_stalls_costs_the_oldest_and_holds_nobody_up(
+def test_a_stalled_reader_loses_the_oldest_and_delays_nobody(
     pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     output = OutputThread(Pipe(pipe[1], "pipe", limit=10, notices=NOTICES))
@@ -92,7 +92,7 @@ def test_a_reader_that_stalls_costs_the_oldest_and_holds_nobody_up(
     assert output.missing == 90
 
 
-def test_a_reader_that_is_gone_is_told_once_and_ends_the_output(
+def test_a_reader_that_is_gone_is_logged_once_and_ends_the_output(
     pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     os.close(pipe[0])
@@ -108,7 +108,7 @@ def test_a_reader_that_is_gone_is_told_once_and_ends_the_output(
     assert caplog.text.count("the reader of pipe is gone") == 1
 
 
-def test_a_file_is_written_anew(tmp_path: Path) -> None:
+def test_a_file_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "stream"
     path.write_bytes(b"what was there before, and longer than what comes")
     output = thread_to(str(path))
@@ -120,7 +120,7 @@ def test_a_file_is_written_anew(tmp_path: Path) -> None:
     assert output.delivered
 
 
-def test_a_named_pipe_waits_for_its_reader_without_holding_up(tmp_path: Path) -> None:
+def test_a_named_pipe_waits_for_its_reader_without_delay(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     output = thread_to(str(path))
@@ -131,7 +131,7 @@ def test_a_named_pipe_waits_for_its_reader_without_holding_up(tmp_path: Path) ->
     assert output.wait(PATIENCE_S)
 
 
-def test_a_full_disk_is_tried_again_from_where_it_was_left(
+def test_a_write_to_a_full_disk_is_retried_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write, answers = os.write, iter([3, OSError(28, "No space left on device"), OSError(28, "again")])
@@ -166,18 +166,18 @@ def test_a_full_disk_is_tried_again_from_where_it_was_left(
         ("", "--output : No such file"),
     ],
 )
-def test_a_destination_that_cannot_be_is_refused(spec: str, message: str) -> None:
+def test_an_invalid_destination_is_refused(spec: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         open_output(spec)
 
 
-def test_an_address_of_version_six_keeps_its_colons() -> None:
+def test_an_ipv6_address_keeps_its_colons() -> None:
     where = address("tcp:[::1]:9400")
     assert isinstance(where, TcpAddress)
     assert (where.host, where.port) == ("::1", 9400)
 
 
-def test_the_console_may_be_nowhere_or_a_file(tmp_path: Path) -> None:
+def test_the_console_may_be_discarded_or_a_file(tmp_path: Path) -> None:
     assert open_console("none") is None
     console = open_console(str(tmp_path / "console"))
     assert console is not None
@@ -250,9 +250,7 @@ def test_a_close_after_the_end_is_the_acknowledgement(peer: Peer) -> None:
     assert output.missing == 0
 
 
-def test_a_close_before_the_end_is_none_and_everything_comes_again(
-    peer: Peer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_close_before_the_end_is_no_acknowledgement(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     output = link(peer.address, "peer")
     start(output, 0, 1)
@@ -268,7 +266,7 @@ def test_a_close_before_the_end_is_none_and_everything_comes_again(
     assert "peer: connected" in caplog.text
 
 
-def test_a_close_that_the_end_finds_is_none(peer: Peer) -> None:
+def test_a_close_found_at_the_end_is_no_acknowledgement(peer: Peer) -> None:
     output = link(peer.address, "peer")
     start(output, 0)
     with peer.accept() as connection:
@@ -280,7 +278,7 @@ def test_a_close_that_the_end_finds_is_none(peer: Peer) -> None:
     assert output.delivered
 
 
-def test_a_peer_that_breaks_instead_of_closing_has_acknowledged_nothing(peer: Peer) -> None:
+def test_a_connection_reset_is_no_acknowledgement(peer: Peer) -> None:
     output = link(peer.address, "peer")
     start(output, 0)
     output.finish(b"end")
@@ -292,7 +290,7 @@ def test_a_peer_that_breaks_instead_of_closing_has_acknowledged_nothing(peer: Pe
     assert output.delivered
 
 
-def test_nobody_listening_at_first_costs_nothing(tmp_path: Path) -> None:
+def test_a_peer_that_listens_later_misses_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     output = link(path, "peer")
     start(output, 0, 1, 2)
@@ -305,7 +303,7 @@ def test_nobody_listening_at_first_costs_nothing(tmp_path: Path) -> None:
     late.close()
 
 
-def test_beyond_what_is_kept_the_oldest_are_lost_and_counted(tmp_path: Path) -> None:
+def test_beyond_the_backlog_the_oldest_are_lost_and_counted(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     output = link(path, "peer", limit=10)
     start(output, *range(25))
@@ -319,7 +317,7 @@ def test_beyond_what_is_kept_the_oldest_are_lost_and_counted(tmp_path: Path) -> 
     late.close()
 
 
-def test_what_a_peer_says_is_ignored(peer: Peer) -> None:
+def test_data_from_a_peer_is_ignored(peer: Peer) -> None:
     output = link(peer.address, "peer")
     start(output, 0)
     with peer.accept() as connection:

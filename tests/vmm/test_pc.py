@@ -103,9 +103,7 @@ def test_a_guest_ends_itself(run: Run, kernel: Callable[[str], bytes], code: str
 
 @pytest.mark.parametrize("cpus", [1, 3])
 @pytest.mark.parametrize("code", [SPIN, HALT, EXITS], ids=["spinning", "halted", "making exits"])
-def test_the_deadline_ends_any_guest_and_processors_that_were_never_started(
-    run: Run, code: str, cpus: int
-) -> None:
+def test_the_deadline_ends_any_guest_and_unstarted_processors(run: Run, code: str, cpus: int) -> None:
     summary = run.live(vmlinux(code), cpus=cpus, deadline_ms=150)
     assert summary.end.reason == "deadline"
     assert len(run.ticks) >= 2
@@ -114,7 +112,7 @@ def test_the_deadline_ends_any_guest_and_processors_that_were_never_started(
     assert exits["shutdown"] == exits["other"] == 0
 
 
-def test_a_halt_is_counted_by_the_kernel(run: Run) -> None:
+def test_the_kernel_counts_halts(run: Run) -> None:
     with GuestMemory(MEMORY) as memory:
         kvm = KvmPc(memory.mapping)
         counted = kvm.halts() is not None
@@ -126,7 +124,7 @@ def test_a_halt_is_counted_by_the_kernel(run: Run) -> None:
     assert sum(summary.counters.exits) == 0
 
 
-def test_what_is_printed_comes_out(run: Run) -> None:
+def test_console_output_is_passed_on(run: Run) -> None:
     assert run.live(vmlinux(HELLO)).end.reason == "poweroff"
     assert run.console == b"hi"
 
@@ -137,13 +135,13 @@ def test_another_processor_is_started_through_the_apic(run: Run) -> None:
     assert summary.counters.exits_by_reason()["io"] == 1
 
 
-def test_what_is_typed_arrives_whole_and_in_order(run: Run) -> None:
+def test_input_arrives_complete_and_in_order(run: Run) -> None:
     typed = bytes(range(0x30, 0x7A)) * 5
     assert run.live(vmlinux(ECHO), typed=typed + b".").end.reason == "poweroff"
     assert run.console == typed + b"."
 
 
-def test_what_firmware_would_set_is_set_on_every_processor() -> None:
+def test_the_registers_of_firmware_are_set_on_every_processor() -> None:
     with GuestMemory(MEMORY) as memory:
         kvm = KvmPc(memory.mapping, cpus=2)
         try:
@@ -157,8 +155,8 @@ def test_what_firmware_would_set_is_set_on_every_processor() -> None:
             kvm.close()
 
 
-def test_more_processors_than_kvm_takes_are_refused() -> None:
-    with GuestMemory(MEMORY) as memory, pytest.raises(VmError, match=r"--cpus 100000: .* takes") as caught:
+def test_more_processors_than_kvm_supports_are_refused() -> None:
+    with GuestMemory(MEMORY) as memory, pytest.raises(VmError, match=r"--cpus 100000: .* supports") as caught:
         KvmPc(memory.mapping, cpus=100_000)
     assert caught.value.exit_code == 64
 

@@ -124,7 +124,7 @@ def run(kvm: FakeKvm) -> str:
             return f"{machine.end.reason}: {machine.end.detail}"
 
 
-GOOD_ENDS = ("poweroff: ", "reset: ", "error: the accelerator stopped without saying why")
+GOOD_ENDS = ("poweroff: ", "reset: ", "error: the accelerator stopped without a reason")
 
 
 @pytest.mark.heavy
@@ -168,7 +168,7 @@ def test_two_processors_at_the_same_devices() -> None:
 @given(
     st.lists(st.one_of(st.tuples(st.integers(0, 7), st.integers(0, 255)), st.integers(0, 7)), max_size=200)
 )
-def test_the_serial_port_asks_for_input_only_when_it_has_none(steps: list[Any]) -> None:
+def test_the_serial_port_requests_input_only_when_empty(steps: list[Any]) -> None:
     levels: list[bool] = []
     received = 0
 
@@ -204,9 +204,7 @@ descriptors = st.builds(Descriptor, addresses, lengths, flags, st.integers(0, 9)
 )
 @pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
-def test_random_rings_of_the_source_of_randomness(
-    table: list[Descriptor], heads: list[int], count: int
-) -> None:
+def test_random_rings_of_the_entropy_device(table: list[Descriptor], heads: list[int], count: int) -> None:
     class Watched(Rng):
         def handle(self, chain: Any) -> int:
             written = super().handle(chain)

@@ -67,7 +67,7 @@ def test_every_series_of_the_catalogue_has_its_value(proc: str) -> None:
     }
 
 
-def test_a_series_that_the_sampler_does_not_know_is_refused(proc: str) -> None:
+def test_a_series_unknown_to_the_sampler_is_refused(proc: str) -> None:
     unknown = Series("vcpu_naps_total", (), "counter", "naps", "")
     with pytest.raises(KeyError, match="vcpu_naps_total"):
         Sampler((*SERIES, unknown), proc).values(BUSY, 1.0)
@@ -78,12 +78,12 @@ def test_a_tick_has_the_series_of_its_header_in_their_order(proc: str) -> None:
     assert struct.unpack("<2d", Sampler(some, proc).values(BUSY, 1.0)) == (0.25, 10)
 
 
-def test_the_sampler_measures_nothing_that_the_catalogue_does_not_have(proc: str) -> None:
+def test_the_sampler_measures_only_the_catalogue(proc: str) -> None:
     measured = Sampler(SERIES, proc)._measure(BUSY, 1.0)
     assert set(measured) == {(series.name, series.labels) for series in SERIES}
 
 
-def test_means_are_over_the_tick_and_counters_over_the_life(proc: str) -> None:
+def test_means_are_over_the_tick_and_counters_over_the_session(proc: str) -> None:
     sampler = Sampler(SERIES, proc)
     sample(sampler, BUSY)
     later = BUSY._replace(exits=(14, 20, 30, 1, 2), exit_ns=6500, run_ns=630_004)
@@ -93,13 +93,13 @@ def test_means_are_over_the_tick_and_counters_over_the_life(proc: str) -> None:
     assert values['vcpu_exits_total{reason="io"}'] == 14
 
 
-def test_halts_in_the_kernel_count_but_dilute_no_mean(proc: str) -> None:
+def test_kernel_halts_count_but_are_in_no_mean(proc: str) -> None:
     values = sample(Sampler(SERIES, proc), BUSY._replace(kernel_halts=1000))
     assert values['vcpu_exits_total{reason="hlt"}'] == 1030
     assert (values["vcpu_exit_duration_ns"], values["vcpu_run_duration_ns"]) == (100, 10_000)
 
 
-def test_counters_of_another_session_begin_where_the_last_tick_of_the_first_was(proc: str) -> None:
+def test_counters_of_a_new_session_start_at_the_last_tick(proc: str) -> None:
     sampler = Sampler(SERIES, proc)
     sample(sampler, BUSY)
     sampler.begin_anew()
@@ -130,7 +130,7 @@ def test_counters_of_another_session_begin_where_the_last_tick_of_the_first_was(
     assert (values["vcpu_exit_duration_ns"], values["blk_request_duration_ns"]) == (40, 100)
 
 
-def test_nothing_to_average_is_no_value(proc: str) -> None:
+def test_a_mean_over_nothing_is_no_value(proc: str) -> None:
     sampler = Sampler(SERIES, proc)
     sample(sampler, BUSY)
     values = sample(sampler, BUSY)

@@ -26,7 +26,7 @@ def test_lines_come_out_whole() -> None:
     assert out == [b"one\n", b"two\n", b"login: "]
 
 
-def test_a_line_without_end_is_passed_on_in_bounded_pieces() -> None:
+def test_an_endless_line_is_passed_on_in_bounded_parts() -> None:
     out: list[bytes] = []
     port = Serial(out.append)
     say(port, b"x" * 5000)
@@ -103,13 +103,13 @@ class Wired:
         self.port.write(IER, 1, interrupts)
 
 
-def test_off_line_mode_each_byte_comes_out_at_once() -> None:
+def test_without_line_mode_each_byte_is_passed_on_at_once() -> None:
     wired = Wired()
     say(wired.port, b"ab")
     assert wired.out == [b"a", b"b"]
 
 
-def test_the_transmitter_interrupts_when_asked_and_after_each_byte() -> None:
+def test_the_transmitter_interrupts_when_enabled_and_after_each_byte() -> None:
     wired = Wired()
     wired.enable(0x02)
     assert wired.level, "it is empty already"
@@ -125,7 +125,7 @@ def test_the_transmitter_interrupts_when_asked_and_after_each_byte() -> None:
     assert wired.levels == [True, False, True, False, True], "told of changes only"
 
 
-def test_what_is_received_interrupts_until_it_is_read() -> None:
+def test_received_bytes_interrupt_until_they_are_read() -> None:
     wired = Wired()
     wired.enable(0x01)
     wired.port.receive(b"xy")
@@ -138,7 +138,7 @@ def test_what_is_received_interrupts_until_it_is_read() -> None:
     assert wired.port.read(DATA, 1) == 0
 
 
-def test_a_port_that_nobody_reads_asks_for_no_input() -> None:
+def test_a_port_that_is_not_read_requests_no_input() -> None:
     wired = Wired()
     wired.port.write(IER, 1, 0x0F)  # a driver that looks which port this is
     wired.port.write(IER, 1, 0)
@@ -153,7 +153,7 @@ def test_a_port_that_nobody_reads_asks_for_no_input() -> None:
     assert wired.asked == 2
 
 
-def test_clearing_the_receiver_throws_away_what_waits() -> None:
+def test_clearing_the_receiver_discards_waiting_bytes() -> None:
     wired = Wired()
     wired.enable(0x01)
     wired.port.receive(b"xy")
@@ -161,7 +161,7 @@ def test_clearing_the_receiver_throws_away_what_waits() -> None:
     assert (wired.level, wired.port.read(LSR, 1), wired.asked) == (False, 0x60, 2)
 
 
-def test_without_its_gate_and_in_loopback_no_interrupt_gets_out() -> None:
+def test_without_its_gate_and_in_loopback_there_is_no_interrupt() -> None:
     wired = Wired()
     wired.port.write(IER, 1, 0x03)
     wired.port.receive(b"x")
@@ -172,7 +172,7 @@ def test_without_its_gate_and_in_loopback_no_interrupt_gets_out() -> None:
     assert wired.level
 
 
-def test_loopback_keeps_no_more_than_a_fifo() -> None:
+def test_loopback_keeps_at_most_a_fifo() -> None:
     wired = Wired()
     wired.port.write(MCR, 1, 0x10)
     for value in range(100):

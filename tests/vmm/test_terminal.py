@@ -42,7 +42,7 @@ def terminal() -> Iterator[tuple[int, int]]:
     os.close(its)
 
 
-def test_every_key_goes_to_the_guest_and_the_terminal_comes_back(terminal: tuple[int, int]) -> None:
+def test_every_key_goes_to_the_guest_and_the_terminal_is_restored(terminal: tuple[int, int]) -> None:
     ours, its = terminal
     before = termios.tcgetattr(its)
     typed = Typed()
@@ -65,7 +65,7 @@ def test_ctrl_a_x_quits(terminal: tuple[int, int]) -> None:
     assert typed.data == b"ab"
 
 
-def test_the_terminal_comes_back_also_after_an_error(terminal: tuple[int, int]) -> None:
+def test_the_terminal_is_restored_after_an_error(terminal: tuple[int, int]) -> None:
     before = termios.tcgetattr(terminal[1])
     typed = Typed()
     with pytest.raises(ZeroDivisionError), Terminal(terminal[1], typed.type, typed.quit.set):
@@ -73,7 +73,7 @@ def test_the_terminal_comes_back_also_after_an_error(terminal: tuple[int, int]) 
     assert termios.tcgetattr(terminal[1]) == before
 
 
-def test_a_file_is_passed_on_as_it_is_and_its_end_ends_nothing() -> None:
+def test_a_file_is_passed_on_unchanged_and_its_end_does_not_end_the_vm() -> None:
     reading, writing = os.pipe()
     typed = Typed()
     with Terminal(reading, typed.type, typed.quit.set):
@@ -85,7 +85,7 @@ def test_a_file_is_passed_on_as_it_is_and_its_end_ends_nothing() -> None:
 
 
 @given(st.lists(st.sampled_from([b"a", b"x", b"\x01", b"\x01\x01", b"b\x01a"]), max_size=20))
-def test_how_the_keys_are_cut_into_reads_does_not_matter(keys: list[bytes]) -> None:
+def test_keys_may_be_split_across_reads(keys: list[bytes]) -> None:
     whole = Escapes().take(b"".join(keys))
     escapes, data, quitting = Escapes(), b"", False
     for key in keys:
@@ -95,5 +95,5 @@ def test_how_the_keys_are_cut_into_reads_does_not_matter(keys: list[bytes]) -> N
     assert (data, quitting) == whole
 
 
-def test_ctrl_a_twice_is_one_for_the_guest() -> None:
+def test_ctrl_a_twice_sends_one_to_the_guest() -> None:
     assert Escapes().take(b"\x01\x01 \x01q\x01x") == (b"\x01 ", True)

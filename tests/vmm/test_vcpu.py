@@ -47,13 +47,13 @@ class Board:
         )
 
 
-def test_a_port_write_reaches_its_device_as_an_offset() -> None:
+def test_a_port_write_reaches_its_device_with_an_offset() -> None:
     board = Board(Exit(IO, True, 0x12, 2, 1, b"\x34\x12"))
     board.loop.run()
     assert board.port.written == [(2, 2, 0x1234)]
 
 
-def test_reads_are_answered_little_endian_in_the_size_that_was_asked_for() -> None:
+def test_reads_are_answered_little_endian_in_their_size() -> None:
     board = Board(Exit(IO, False, 0x10, 1), Exit(MMIO, False, 0x1004, 4), Exit(MMIO, False, 0x9000, 8))
     board.loop.run()
     assert board.vcpu.answers == [b"\x01", b"\x01\0\0\0", b"\xff" * 8]
@@ -90,14 +90,14 @@ def test_each_exit_is_counted_by_its_reason() -> None:
     assert board.exits() == {"io": 1, "mmio": 1, "hlt": 2, "shutdown": 1, "other": 0}
 
 
-def test_what_cannot_go_on_is_an_error_with_reason_and_registers() -> None:
+def test_an_other_exit_is_an_error_with_reason_and_registers() -> None:
     board = Board(Exit(OTHER, detail="KVM said no"), Exit(IO, True, 0x10, 1, 1, b"x"))
     assert board.loop.run() == End("error", "KVM said no; rip=scripted")
     assert board.port.written == []
     assert board.exits()["other"] == 1
 
 
-def test_the_first_end_stands() -> None:
+def test_the_first_end_is_kept() -> None:
     board = Board(Exit(SHUTDOWN))
     board.loop.finish("signal")
     board.loop.finish("deadline")
@@ -105,7 +105,7 @@ def test_the_first_end_stands() -> None:
     assert board.exits()["shutdown"] == 0  # the guest was never entered
 
 
-def test_a_device_that_fails_ends_the_vm_as_an_error_and_is_heard_of() -> None:
+def test_an_exception_of_a_device_ends_the_vm_as_an_error() -> None:
     board = Board(Exit(IO, True, 0x10, 1, 1, b"x"))
     board.port.written = None  # type: ignore[assignment]
     with pytest.raises(AttributeError):
@@ -151,7 +151,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     return clock
 
 
-def test_time_is_cut_into_running_and_handling(clock: Clock) -> None:
+def test_time_is_divided_into_running_and_handling(clock: Clock) -> None:
     counted: list[tuple[str, int, int]] = []
     ports = Bus("ports")
 

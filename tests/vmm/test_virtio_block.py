@@ -34,7 +34,7 @@ def driver() -> Iterator[Driver]:
         yield driver.set_up()
 
 
-def test_what_is_written_is_read_back(driver: Driver) -> None:
+def test_written_data_is_read_back(driver: Driver) -> None:
     data = os.urandom(3 * SECTOR)
     assert driver.write(5, data) == OK
     assert driver.last_used() == (0, 1)
@@ -46,7 +46,7 @@ def test_what_is_written_is_read_back(driver: Driver) -> None:
     assert driver.last_used() == (0, 1)
 
 
-def test_each_request_that_ends_well_is_told_of(driver: Driver) -> None:
+def test_each_successful_request_is_reported(driver: Driver) -> None:
     driver.write(0, bytes(1024))
     driver.read(1)
     driver.flush()
@@ -60,7 +60,7 @@ def test_each_request_that_ends_well_is_told_of(driver: Driver) -> None:
     assert all(ns > 0 for _, _, ns in driver.completed)
 
 
-def test_the_time_of_a_request_is_by_the_clock_it_was_given() -> None:
+def test_a_request_is_timed_by_the_given_clock() -> None:
     with machine() as driver:
         times = iter([1000, 1250])
         told: list[tuple[str, int, int]] = []
@@ -99,7 +99,7 @@ def test_other_requests_are_not_supported(driver: Driver, kind: int) -> None:
         (0, 0),
     ],
 )
-def test_what_is_not_on_the_disk_is_an_error(driver: Driver, sector: int, length: int) -> None:
+def test_a_request_past_the_end_of_the_disk_is_an_error(driver: Driver, sector: int, length: int) -> None:
     driver.write(0, b"\x11" * SECTOR)
     driver.write(SECTORS - 1, b"\x22" * SECTOR)
     assert driver.read(sector, length) == (IOERR, bytes(length))
@@ -123,7 +123,7 @@ def cut(address: int, length: int, lengths: list[int], flags: int) -> list[Descr
 
 
 @given(cuts, st.integers(1, 4), st.booleans())
-def test_a_request_may_be_cut_anywhere(lengths: list[int], sectors: int, status_apart: bool) -> None:
+def test_a_request_may_be_split_anywhere(lengths: list[int], sectors: int, status_apart: bool) -> None:
     with machine() as driver:
         driver.set_up(size=16)
         data = os.urandom(sectors * SECTOR)
@@ -217,7 +217,7 @@ def test_the_indexes_wrap_around() -> None:
 
 
 @pytest.mark.parametrize(("features", "flushes"), [(VERSION_1, 1), (VERSION_1 | 1 << 9, 0)])
-def test_writes_to_a_driver_without_flush_are_stable_at_once(features: int, flushes: int) -> None:
+def test_without_flush_writes_are_stable_at_once(features: int, flushes: int) -> None:
     with machine() as plain:
         disk = CountingDisk(os.dup(plain.disk._fd), SECTORS)
         with disk:
@@ -226,7 +226,7 @@ def test_writes_to_a_driver_without_flush_are_stable_at_once(features: int, flus
             assert disk.flushes == flushes
 
 
-def test_features_are_settled_once() -> None:
+def test_features_are_negotiated_once() -> None:
     with machine() as plain, CountingDisk(os.dup(plain.disk._fd), SECTORS) as disk:
         driver = Driver(plain.memory, disk).set_up(features=VERSION_1)
         driver.set(Register.DRIVER_FEATURES_SEL, 0)
@@ -236,7 +236,7 @@ def test_features_are_settled_once() -> None:
         assert disk.flushes == 1, "still a driver without flush"
 
 
-def test_a_read_only_disk_says_so_and_takes_no_writes() -> None:
+def test_a_read_only_disk_has_the_feature_and_refuses_writes() -> None:
     with machine() as plain:
         plain.set_up().write(0, b"\x77" * SECTOR)
         with Disk(os.dup(plain.disk._fd), SECTORS, read_only=True) as disk:

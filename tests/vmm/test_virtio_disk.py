@@ -19,7 +19,7 @@ def make(path: Path, size: int) -> str:
     return str(path)
 
 
-def test_sectors_go_to_their_places(tmp_path: Path) -> None:
+def test_sectors_are_at_their_offsets(tmp_path: Path) -> None:
     path = make(tmp_path / "disk", 4 * SECTOR)
     with open_disk(path) as disk:
         assert (disk.sectors, disk.read_only) == (4, False)
@@ -31,7 +31,7 @@ def test_sectors_go_to_their_places(tmp_path: Path) -> None:
     assert (tmp_path / "disk").read_bytes() == bytes(1024) + into
 
 
-def test_a_file_cut_short_behind_our_back_is_an_error(tmp_path: Path) -> None:
+def test_a_file_truncated_meanwhile_is_an_error(tmp_path: Path) -> None:
     path = make(tmp_path / "disk", 4 * SECTOR)
     with open_disk(path) as disk:
         os.truncate(path, SECTOR)
@@ -43,7 +43,9 @@ def test_a_file_cut_short_behind_our_back_is_an_error(tmp_path: Path) -> None:
     ("size", "message", "status"),
     [(0, "whole sectors", 64), (700, "whole sectors", 64), (None, "No such file", 69)],
 )
-def test_what_is_no_disk_is_refused(tmp_path: Path, size: int | None, message: str, status: int) -> None:
+def test_a_file_that_cannot_be_a_disk_is_refused(
+    tmp_path: Path, size: int | None, message: str, status: int
+) -> None:
     path = str(tmp_path / "disk") if size is None else make(tmp_path / "disk", size)
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(RondoError, match=message) as caught:
@@ -54,13 +56,13 @@ def test_what_is_no_disk_is_refused(tmp_path: Path, size: int | None, message: s
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "."])
-def test_neither_a_device_nor_a_folder_is_a_disk(path: str) -> None:
+def test_a_device_or_a_folder_is_refused(path: str) -> None:
     with pytest.raises(RondoError, match="--disk"):
         open_disk(path)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_pipe_is_no_disk_and_is_not_waited_for(tmp_path: Path, read_only: bool) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path, read_only: bool) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RondoError, match="a FIFO; name a regular file or a block device"):
         open_disk(str(tmp_path / "pipe"), read_only=read_only)

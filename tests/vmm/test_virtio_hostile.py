@@ -73,7 +73,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("chain", BROKEN.values(), ids=BROKEN.keys())
 @pytest.mark.parametrize("kind", [IN, OUT, FLUSH])
-def test_a_broken_chain_needs_a_reset(driver: Driver, chain: list[Descriptor], kind: int) -> None:
+def test_an_invalid_chain_needs_a_reset(driver: Driver, chain: list[Descriptor], kind: int) -> None:
     driver.memory.write(HEADER, struct.pack("<IIQ", kind, 0, 0))
     nothing = [Descriptor(0, 0)] * (8 - len(chain))
     driver.describe(*chain, *nothing, status)  # one beyond the end, which would do as an end
@@ -129,7 +129,7 @@ def test_a_read_over_the_rings_and_its_own_chain_ends(driver: Driver) -> None:
     assert driver.needs_reset
 
 
-def test_header_data_and_status_may_lie_on_each_other(driver: Driver) -> None:
+def test_header_data_and_status_may_overlap(driver: Driver) -> None:
     driver.memory.write(HEADER, struct.pack("<IIQ", IN, 0, 0))
     driver.describe(header, Descriptor(HEADER, 512, NEXT | WRITE, 2), Descriptor(HEADER, 1, WRITE))
     driver.offer(0)
@@ -302,7 +302,7 @@ def test_random_operations(steps: list[tuple[Any, ...]]) -> None:
         assert os.fstat(disk._fd).st_size == SECTORS * SECTOR
 
 
-def test_the_device_alone_stands_random_registers_too() -> None:
+def test_the_device_alone_survives_random_registers() -> None:
     """No initialization at all: every register, every size, extreme values."""
     with machine() as driver, quiet():
         device = MmioTransport(Block(driver.disk, driver.memory), driver.memory)

@@ -17,7 +17,7 @@ def driver() -> Iterator[Driver]:
         yield driver
 
 
-def test_a_block_device_says_who_it_is(driver: Driver) -> None:
+def test_a_block_device_identifies_itself(driver: Driver) -> None:
     assert driver.get(Register.MAGIC).to_bytes(4, "little") == b"virt"
     assert driver.get(Register.VERSION) == 2
     assert driver.get(Register.DEVICE_ID) == 2
@@ -58,7 +58,7 @@ def test_a_driver_that_follows_the_order_is_served(driver: Driver) -> None:
     assert driver.get(Register.INTERRUPT_STATUS) == 0
 
 
-def test_a_driver_that_wants_no_interrupts_gets_none(driver: Driver) -> None:
+def test_a_driver_can_disable_interrupts(driver: Driver) -> None:
     driver.set_up()
     driver.memory.write(AVAILABLE, b"\1\0")
     assert driver.flush() == 0
@@ -68,7 +68,7 @@ def test_a_driver_that_wants_no_interrupts_gets_none(driver: Driver) -> None:
 @pytest.mark.parametrize(
     "features", [F_FLUSH, 0, VERSION_1 | 1 << 28, VERSION_1 | 1 << 63, VERSION_1 | 1 << 5]
 )
-def test_features_that_cannot_be_had_are_refused(driver: Driver, features: int) -> None:
+def test_features_not_offered_are_refused(driver: Driver, features: int) -> None:
     driver.set_up(features=features, ready=False, status=READY_STATUS & ~Status.DRIVER_OK)
     assert not driver.get(Register.STATUS) & Status.FEATURES_OK
     driver.set_up(features=features)
@@ -78,7 +78,7 @@ def test_features_that_cannot_be_had_are_refused(driver: Driver, features: int) 
     assert driver.used == 0
 
 
-def test_a_failure_before_driver_ok_interrupts_nobody(driver: Driver) -> None:
+def test_a_failure_before_driver_ok_causes_no_interrupt(driver: Driver) -> None:
     driver.set_up(size=0, status=READY_STATUS & ~Status.DRIVER_OK)
     assert driver.needs_reset
     assert (driver.interrupts, driver.get(Register.INTERRUPT_STATUS)) == (0, 0)
@@ -133,7 +133,7 @@ def test_the_status_follows_the_order_of_the_initialization(
     assert driver.get(Register.STATUS) == after
 
 
-def test_status_bits_only_go_by_reset(driver: Driver) -> None:
+def test_only_a_reset_clears_status_bits(driver: Driver) -> None:
     driver.set_up()
     driver.set(Register.STATUS, Status.ACKNOWLEDGE)
     assert driver.get(Register.STATUS) == READY_STATUS
@@ -141,7 +141,7 @@ def test_status_bits_only_go_by_reset(driver: Driver) -> None:
     assert driver.get(Register.STATUS) == READY_STATUS | Status.FAILED
 
 
-def test_a_reset_starts_all_over(driver: Driver) -> None:
+def test_a_reset_clears_everything(driver: Driver) -> None:
     driver.set_up()
     driver.flush()
     driver.set(Register.STATUS, 0)
@@ -156,7 +156,7 @@ def test_a_reset_starts_all_over(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3, 12, 129, 256, 65535, 65536, 0xFFFFFFFF])
-def test_a_queue_of_no_proper_size_needs_a_reset(driver: Driver, size: int) -> None:
+def test_a_queue_of_an_invalid_size_needs_a_reset(driver: Driver, size: int) -> None:
     driver.set_up(size=size)
     assert driver.get(Register.QUEUE_READY) == 0
     assert driver.needs_reset
@@ -181,7 +181,7 @@ def test_a_queue_of_no_proper_size_needs_a_reset(driver: Driver, size: int) -> N
     ],
     ids=lambda areas: "-".join(f"{area:x}" for area in areas),
 )
-def test_queue_areas_that_cannot_be_used_need_a_reset(driver: Driver, areas: tuple[int, int, int]) -> None:
+def test_invalid_queue_areas_need_a_reset(driver: Driver, areas: tuple[int, int, int]) -> None:
     driver.set_up(areas=areas)
     assert driver.get(Register.QUEUE_READY) == 0
     assert driver.needs_reset
@@ -190,7 +190,7 @@ def test_queue_areas_that_cannot_be_used_need_a_reset(driver: Driver, areas: tup
     assert driver.flush() == 0
 
 
-def test_a_queue_that_is_ready_does_not_move(driver: Driver) -> None:
+def test_a_ready_queue_cannot_be_changed(driver: Driver) -> None:
     driver.set_up()
     driver.set(Register.QUEUE_DESC_LOW, 0x8000)
     driver.set(Register.QUEUE_NUM, 0)
@@ -198,7 +198,7 @@ def test_a_queue_that_is_ready_does_not_move(driver: Driver) -> None:
     assert driver.flush() == 0
 
 
-def test_a_queue_can_be_taken_down(driver: Driver) -> None:
+def test_a_queue_can_be_disabled(driver: Driver) -> None:
     driver.set_up()
     driver.set(Register.QUEUE_READY, 0)
     assert driver.get(Register.QUEUE_READY) == 0
@@ -225,20 +225,20 @@ def test_there_is_one_queue(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 3, READY_STATUS & ~Status.DRIVER_OK])
-def test_a_notification_before_driver_ok_is_not_heard(driver: Driver, status: int) -> None:
+def test_a_notification_before_driver_ok_is_ignored(driver: Driver, status: int) -> None:
     driver.set_up(status=status)
     driver.flush()
     assert (driver.used, driver.interrupts, driver.completed) == (0, 0, [])
 
 
-def test_a_notification_of_a_queue_that_is_not_ready_is_not_heard(driver: Driver) -> None:
+def test_a_notification_for_a_queue_that_is_not_ready_is_ignored(driver: Driver) -> None:
     driver.set_up(ready=False)
     driver.flush()
     assert (driver.used, driver.needs_reset) == (0, False)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
-def test_registers_answer_to_four_bytes_only(driver: Driver, size: int) -> None:
+def test_registers_accept_only_four_bytes(driver: Driver, size: int) -> None:
     assert driver.device.read(Register.MAGIC, size) == 0
     driver.device.write(Register.STATUS, size, 1)
     assert driver.get(Register.STATUS) == 0
@@ -247,7 +247,7 @@ def test_registers_answer_to_four_bytes_only(driver: Driver, size: int) -> None:
     assert driver.get(Register.STATUS) == 0
 
 
-def test_warnings_are_held_to_a_rate(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_rate_limited(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(10_000):
         driver.set(Register.QUEUE_NOTIFY, 0)
     assert 1 <= len(caplog.records) <= 5

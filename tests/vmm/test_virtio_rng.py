@@ -19,7 +19,7 @@ def memory() -> Iterator[GuestMemory]:
         yield memory
 
 
-def test_every_segment_is_filled_and_nothing_beside_it(memory: GuestMemory) -> None:
+def test_every_segment_is_filled_and_nothing_else(memory: GuestMemory) -> None:
     segments = [(0x1000, 300), (0x3000, 200)]
     assert Rng(memory).handle(Chain(0, [], segments)) == 500
     data = memory.read(0, SIZE)
@@ -39,6 +39,6 @@ def test_a_request_has_a_limit(memory: GuestMemory) -> None:
     assert memory.read(0x8_000A, 90) == bytes(90)
 
 
-def test_what_may_only_be_read_is_left_alone(memory: GuestMemory) -> None:
+def test_readable_segments_are_not_written(memory: GuestMemory) -> None:
     assert Rng(memory).handle(Chain(0, [(0x1000, 100)], [])) == 0
     assert memory.read(0, SIZE) == bytes(SIZE)

@@ -77,7 +77,9 @@ def until_it_runs(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "soft"])
-def test_a_life_is_told_whole(vmm: Callable[..., subprocess.Popen[bytes]], accelerator: str) -> None:
+def test_the_stream_has_the_whole_session(
+    vmm: Callable[..., subprocess.Popen[bytes]], accelerator: str
+) -> None:
     if accelerator == "soft":
         pytest.importorskip("unicorn")
     process = vmm("--accel", accelerator, "--duration", "4s", "--instance", "vm-1")
@@ -106,11 +108,11 @@ def test_a_life_is_told_whole(vmm: Callable[..., subprocess.Popen[bytes]], accel
         assert struct.unpack("<5d", earlier.values[:40]) <= struct.unpack("<5d", later.values[:40])
     for phase in (b"phase: cpu", b"phase: idle", b"phase: io", b"phase: mixed", b"power off"):
         assert phase in err
-    assert re.search(rb"lived \d\.\d s, \d+ ticks; exits: io \d+, .*; ended by poweroff", err)
+    assert re.search(rb"ran \d\.\d s, \d+ ticks; exits: io \d+, .*; ended by poweroff", err)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_guest_and_the_stream_is_whole(
+def test_a_signal_ends_the_guest_and_the_stream_is_complete(
     vmm: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
 ) -> None:
     process = vmm("--duration", "1h")
@@ -146,7 +148,9 @@ def test_text_ends_with_its_reader(vmm: Callable[..., subprocess.Popen[bytes]]) 
     assert process.wait(PATIENCE_S) == 0
 
 
-def test_a_reader_that_is_gone_harms_no_vm_but_is_told(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_reader_that_is_gone_is_logged_and_the_vm_keeps_running(
+    vmm: Callable[..., subprocess.Popen[bytes]],
+) -> None:
     process = vmm("--duration", "1s", "--interval", "100ms")
     assert process.stdout is not None
     process.stdout.close()
@@ -159,7 +163,7 @@ def test_a_reader_that_is_gone_harms_no_vm_but_is_told(vmm: Callable[..., subpro
     assert b"Traceback" not in err
 
 
-def test_a_reader_that_stalls_harms_no_vm_and_its_ticks_are_kept(
+def test_a_stalled_reader_delays_no_vm_and_its_ticks_are_kept(
     vmm: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
     process = vmm("--duration", "2s", "--interval", "10ms")  # more than a pipe of one page holds
@@ -180,7 +184,7 @@ def test_a_reader_that_stalls_harms_no_vm_and_its_ticks_are_kept(
     assert process.returncode == 0
 
 
-def test_what_cannot_be_delivered_is_counted(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_undelivered_ticks_are_counted(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
     process = vmm("--duration", "300ms", "--output", "/dev/full", "--linger", "200ms")
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
@@ -225,7 +229,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
     path.unlink()
 
 
-def test_a_store_that_is_restarted_in_mid_run_misses_nothing(
+def test_a_store_restarted_during_a_run_misses_nothing(
     vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     path = tmp_path / "socket"
@@ -287,7 +291,7 @@ def test_the_end_of_the_guest_is_the_exit_status(
     assert "Traceback" not in err
 
 
-def test_two_vms_on_one_disk_are_told_apart(
+def test_two_vms_cannot_share_a_disk(
     vmm: Callable[..., subprocess.Popen[bytes]], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
@@ -299,7 +303,7 @@ def test_two_vms_on_one_disk_are_told_apart(
     assert b"in use by another VM" in second.stderr
 
 
-def test_the_disk_that_is_given_is_written_to(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_given_disk_is_written_to(run: Callable[..., Any], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(1 << 20))
     done = run("rondo-vmm", "--duration", "500ms", "--disk", disk, "--serial", "none")
@@ -317,7 +321,7 @@ def test_the_disk_that_is_given_is_written_to(run: Callable[..., Any], tmp_path:
         (["--memory", "much"], "argument --memory: 'much' is not a size"),
         (["--disk", "a", "--disk", "b"], "--disk: the built-in guest has one"),
         (["--disk", "a:ro"], "--disk a:ro: the built-in guest writes to its disk"),
-        (["--initramfs", "a"], "--initramfs is for Linux: name its --kernel too"),
+        (["--initramfs", "a"], "--initramfs is for Linux: give --kernel too"),
         (["--cmdline", "a"], "--cmdline is for Linux"),
         (["--cmdline-only"], "--cmdline-only is for Linux"),
         (["--cpus", "2"], "--cpus is for Linux"),
@@ -340,7 +344,7 @@ def test_the_disk_that_is_given_is_written_to(run: Callable[..., Any], tmp_path:
         (["--serial", "/nowhere/x"], "--serial /nowhere/x: No such file"),
     ],
 )
-def test_a_flag_that_cannot_be_meant_is_named(
+def test_an_invalid_flag_is_named(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -351,9 +355,7 @@ def test_a_flag_that_cannot_be_meant_is_named(
     assert message in capsys.readouterr().err
 
 
-def test_outputs_that_nobody_reads_hold_up_nothing(
-    vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_unread_outputs_cause_no_delay(vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> None:
     for name in ("stream", "console"):
         os.mkfifo(tmp_path / name)
     process = vmm(
@@ -366,7 +368,7 @@ def test_outputs_that_nobody_reads_hold_up_nothing(
 
 
 @pytest.mark.parametrize("flag", ["--output", "--serial"])
-def test_a_socket_is_no_file(run: Callable[..., Any], tmp_path: Path, flag: str) -> None:
+def test_a_socket_as_a_file_is_refused(run: Callable[..., Any], tmp_path: Path, flag: str) -> None:
     path = tmp_path / "sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -389,7 +391,7 @@ def test_a_terminal_gets_no_binary(
     assert "--output FILE" in message
 
 
-def test_a_closed_standard_output_is_said_to_be_closed(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_closed_standard_output_is_reported(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
     process = subprocess.run(
         ["sh", "-c", 'exec "$@" >&-', "sh", *VMM, "--duration", "1s"], capture_output=True, timeout=PATIENCE_S
     )
@@ -397,7 +399,7 @@ def test_a_closed_standard_output_is_said_to_be_closed(vmm: Callable[..., subpro
     assert b"standard output is closed" in process.stderr
 
 
-def test_the_help_teaches(run: Callable[..., Any]) -> None:
+def test_the_help_has_examples(run: Callable[..., Any]) -> None:
     text = run("rondo-vmm", "--help").stdout.decode()
     for flag in (
         *("--accel", "--duration", "--interval", "--instance", "--label", "--memory", "--disk"),
@@ -409,7 +411,7 @@ def test_the_help_teaches(run: Callable[..., Any]) -> None:
     assert "WRITES to it" in text
 
 
-def test_it_imports_nothing_that_it_does_not_need() -> None:
+def test_only_needed_modules_are_imported() -> None:
     """A short VM must start fast; the store's and the push's libraries are not its own."""
     code = (
         "import sys; from rondo_tools.vmm.cli import main;"

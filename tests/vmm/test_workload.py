@@ -57,7 +57,7 @@ def test_the_phases_have_their_shares_of_the_time() -> None:
     assert guest.ask()[:2] == (OFF, OFF)  # the end stays the end
 
 
-def test_the_mixed_phase_takes_turns() -> None:
+def test_the_mixed_phase_alternates() -> None:
     guest = Guest(1000 * MS)
     mixed = [work for phase, work, _ in iter(guest.ask, (OFF, OFF, 0)) if phase == MIXED]
     assert {CPU, IO, IDLE} == set(mixed)
@@ -65,7 +65,7 @@ def test_the_mixed_phase_takes_turns() -> None:
 
 
 @pytest.mark.parametrize("loop_ns", [0.5, 1.0, 40.0, 3000.0])
-def test_a_cpu_quantum_finds_to_five_milliseconds(loop_ns: float) -> None:
+def test_a_cpu_item_converges_to_five_milliseconds(loop_ns: float) -> None:
     guest = Guest(60_000 * MS, loop_ns)
     for _ in range(20):
         _, work, count = guest.ask()
@@ -80,7 +80,7 @@ def test_only_cpu_work_sizes_cpu_work() -> None:
     assert counts == pytest.approx([50_000] * len(counts), rel=0.05)
 
 
-def test_one_hiccup_costs_one_step_only() -> None:
+def test_one_delay_changes_the_size_by_one_step() -> None:
     guest = Guest(60_000 * MS, 100.0)
     for _ in range(20):
         _, _, before = guest.ask()
@@ -92,14 +92,14 @@ def test_one_hiccup_costs_one_step_only() -> None:
     assert count == pytest.approx(before, rel=0.05)
 
 
-def test_the_clock_starts_with_the_first_ask() -> None:
+def test_the_schedule_starts_with_the_first_read() -> None:
     guest = Guest(1000 * MS)
     guest.now += 5_000 * MS
     assert guest.workload.idle_ns() == 10 * MS
     assert guest.ask()[0] == CPU
 
 
-def test_a_halt_never_outlasts_its_phase() -> None:
+def test_a_halt_ends_with_its_phase() -> None:
     guest = Guest(100 * MS)
     guest.ask()
     began = guest.now
@@ -133,7 +133,7 @@ def test_the_schedule_has_no_gap(duration: int, elapsed: int) -> None:
 
 
 @given(st.lists(st.integers(0, 10**12), max_size=60))
-def test_whatever_time_does_an_order_is_a_word(steps: list[int]) -> None:
+def test_an_item_is_a_word_whatever_the_clock_does(steps: list[int]) -> None:
     guest = Guest(10**12)
     for step in steps:
         word = guest.workload.read(0, 4)

@@ -26,11 +26,11 @@ OTHER = "other"
 
 
 class Exit(NamedTuple):
-    """Why the guest stopped.
+    """One exit: why the guest stopped.
 
     io, mmio: an access to `address` (a port, or guest-physical) of `repeat` items of `size` bytes;
-    `data` holds what a write writes, repeat x size bytes, little-endian. shutdown: a triple fault.
-    other: the guest cannot go on, and `detail` says why. hlt needs nothing beside its name.
+    `data` is the data of a write, repeat x size bytes, little-endian. shutdown: a triple fault.
+    other: the guest cannot continue, for the reason in `detail`. hlt has no other fields.
     """
 
     reason: str
@@ -69,21 +69,21 @@ class Vcpu(Protocol):
         """Set 32-bit protected mode, flat 4 GiB segments, no paging, interrupts off; start at `rip`."""
 
     def run(self, handle: Handler) -> None:
-        """Run the guest in the calling thread until `stop`; each exit goes through `handle`.
+        """Run the guest in the calling thread until `stop`; call `handle` for each exit.
 
-        An exception of the handler ends the run and comes out of it. After shutdown and other the
-        handler is expected to stop the vCPU: there is nothing to go on with.
+        An exception from the handler ends the run and is raised from it. After shutdown and other the
+        handler must stop the vCPU: the guest cannot continue.
         """
 
     def stop(self) -> None:
-        """Make `run` return soon, for good; from any thread, also from the handler.
+        """Make `run` return soon and never run again; from any thread, also from the handler.
 
-        Where an accelerator cannot exclude that a stop is lost on its way into the guest, calling
-        again does it: call until `run` has returned.
+        Some accelerators may lose a stop that arrives while the guest is being entered: call again until
+        `run` has returned.
         """
 
     def registers(self) -> str:
-        """The registers that matter, for a message; from the thread of `run`, or after it."""
+        """The main registers, for a message; call it in the thread of `run`, or after it."""
 
 
 class Accelerator(Protocol):
@@ -98,9 +98,9 @@ class Accelerator(Protocol):
 
 
 class ScriptedVcpu:
-    """A vCPU for tests and benches: its guest does what the script says, then spins until stopped.
+    """A vCPU for tests and benches: it makes the exits of a script, and with `spin` then waits for a stop.
 
-    `answers` keeps what the handler returned to each exit.
+    `answers` has the handler's answer to each exit.
     """
 
     def __init__(self, script: Iterable[Exit], *, spin: bool = False) -> None:

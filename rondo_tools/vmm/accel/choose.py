@@ -1,6 +1,6 @@
-"""Which accelerator runs the VM: the one that was asked for, or the best that there is.
+"""Chooses the accelerator: the requested one, or the best available one.
 
-Each is imported when it is used: KVM's module needs Linux, and unicorn's takes its time.
+Each is imported when it is used: KVM's module needs Linux, and importing unicorn is slow.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ CHOICES = ("kvm", "soft", "auto")
 
 
 def open_accelerator(choice: str, memory: mmap.mmap, *, device: str = "/dev/kvm") -> Accelerator:
-    """Make the VM of one of CHOICES around `memory`. Raises VmError where it cannot be had.
+    """Open one of CHOICES with `memory`. Raises VmError if it is not available.
 
-    ``auto`` is KVM where `device` opens, else soft, and says on the log which and why.
+    ``auto`` is KVM if `device` opens, else soft; the log says which one and why.
     """
     if choice == "soft":
         return _soft(memory)

@@ -1,8 +1,8 @@
-"""What the CPUID instruction tells a guest: KVM's offer, and what only the VMM can know. Pure.
+"""The guest's CPUID leaves: KVM's supported leaves, corrected for the guest's topology. Pure.
 
-Strategy: leaves that say how many processors there are and which one is asking are KVM's host's,
-and wrong for the guest; they are written anew. Each vCPU is a core of one thread, all of them in
-one package. Everything else stays as KVM offers it, its own leaves (kvmclock) included.
+Strategy: KVM reports the host's topology (the number of processors and the caller's number), so the
+leaves with a topology are replaced. Each vCPU is a core of one thread, all in one package. All other
+leaves stay as KVM offers them, including its own (kvmclock).
 
 Sources: AMD64 Architecture Programmer's Manual 3, appendix E; Intel SDM 2A, CPUID;
 Documentation/virt/kvm/x86/cpuid.rst of Linux.
@@ -17,7 +17,7 @@ INDEXED = 1  # a flag: the leaf has sub-leaves
 
 # Leaf 1
 _TSC_DEADLINE = 1 << 24  # of ECX
-_HYPERVISOR = 1 << 31  # of ECX; without it a guest does not look for kvmclock
+_HYPERVISOR = 1 << 31  # of ECX; without it a guest does not use kvmclock
 _MANY = 1 << 28  # of EDX: more than one processor in the package
 
 _THREADS, _CORES = 1 << 8, 2 << 8  # levels in leaf 0xB
@@ -25,7 +25,7 @@ _AMD = (0x68747541, 0x6F677948)  # EBX of leaf 0: "Auth", and "Hygo" of its lice
 
 
 class Leaf(NamedTuple):
-    """One answer; registers are unsigned, 32 bits."""
+    """One leaf; registers are unsigned, 32 bits."""
 
     function: int
     subleaf: int

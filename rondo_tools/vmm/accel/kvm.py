@@ -1,10 +1,10 @@
-"""KVM: the real thing, through ioctl on /dev/kvm, with no C of ours.
+"""The KVM accelerator: hardware virtualization through ioctls on /dev/kvm, without C code of our own.
 
-Strategy: `ioctl` of the C library through ctypes, which releases the GIL while the guest runs and
-returns on EINTR (fcntl.ioctl retries it from Python 3.14 on). To stop a guest that does not exit by
-itself, a real-time signal is blocked in the vCPU's thread and let in by KVM for as long as KVM_RUN
-lasts: sent at any moment it either ends KVM_RUN or keeps the next one from starting, so nothing is
-lost in between; it is never delivered, only drained, and needs no handler.
+Strategy: call the C library's `ioctl` through ctypes, which releases the GIL while the guest runs and
+returns on EINTR (fcntl.ioctl retries from Python 3.14 on). A real-time signal stops a guest that does
+not exit by itself. The vCPU's thread blocks the signal, and KVM unblocks it during KVM_RUN: whenever it
+is sent, it either ends KVM_RUN or prevents the next one, so no stop is lost. The signal is never
+delivered, only drained, and needs no handler.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from rondo_tools.errors import EX_UNAVAILABLE, VmError
 from rondo_tools.vmm.accel import kvm_abi as abi
 from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Handler
 
-# Intel keeps three pages there while a guest is in real mode; below the BIOS, above our memory.
+# Three pages that Intel processors need for real mode; below the BIOS, above guest memory.
 TSS_ADDRESS = 0xFFFB_D000
 KICK = signal.SIGRTMIN
 
-# A signal; and a vCPU that was waiting to be started by another, and now has been.
+# A signal ended KVM_RUN; or another vCPU has started this one.
 _NO_EXIT = (errno.EINTR, errno.EAGAIN)
 
 _ioctl = ctypes.CDLL(None, use_errno=True).ioctl
 _ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _ioctl.restype = ctypes.c_int
 
-# The same without argtypes, whose checks cost 0.2 us a call. KVM_RUN's numbers fit C's int as they are.
+# The same function without argtypes, which cost 0.2 µs a call. The arguments of KVM_RUN fit into C's int.
 _run = ctypes.CDLL(None, use_errno=True).ioctl
 
 
 def call(fd: int, request: int, argument: int | ctypes.Structure | ctypes.c_uint64 = 0) -> int:
-    """One ioctl; `argument` is an integer, or something in memory. Raises OSError."""
+    """One ioctl; `argument` is an integer or an object in memory. Raises OSError."""
     if not isinstance(argument, int):
         argument = ctypes.addressof(argument)  # the caller's reference keeps it alive
     result = _ioctl(fd, request, argument)
@@ -52,8 +52,7 @@ def call(fd: int, request: int, argument: int | ctypes.Structure | ctypes.c_uint
 class Kvm:
     """A KVM virtual machine: `memory` from guest-physical address 0 on, and `cpus` vCPUs.
 
-    Raises VmError, with exit status 69 where KVM is not to be had. Closing it leaves the memory to
-    its owner.
+    Raises VmError, with exit status 69 if KVM is not available. `close` does not close the memory.
     """
 
     name = "kvm"
@@ -61,14 +60,14 @@ class Kvm:
     def __init__(self, memory: mmap.mmap, *, device: str = "/dev/kvm", cpus: int = 1) -> None:
         self._fd = -1
         self.vcpus: list[KvmVcpu] = []
-        # Holding this keeps the mapping from being closed under the guest.
+        # This reference keeps the mapping from being closed while the guest uses it.
         self._buffer: ctypes.Array[ctypes.c_char] | None = None
         system = _open(device)
         try:
             version = call(system, abi.GET_API_VERSION)
             if version != abi.API_VERSION:
                 raise VmError(
-                    f"{device} speaks KVM API {version}, not {abi.API_VERSION}", exit_code=EX_UNAVAILABLE
+                    f"{device} has KVM API {version}, not {abi.API_VERSION}", exit_code=EX_UNAVAILABLE
                 )
             self._fd = call(system, abi.CREATE_VM)
             call(self._fd, abi.SET_TSS_ADDR, TSS_ADDRESS)
@@ -81,7 +80,7 @@ class Kvm:
                 self.vcpus.append(self._make_vcpu(number, page_size))
         except OSError as exc:
             self.close()
-            raise VmError(f"{device}: KVM cannot make the VM: {exc.strerror}") from exc
+            raise VmError(f"{device}: KVM cannot create the VM: {exc.strerror}") from exc
         except BaseException:
             self.close()
             raise
@@ -90,11 +89,11 @@ class Kvm:
 
     @property
     def vcpu(self) -> KvmVcpu:
-        """The first vCPU, and for most guests the only one."""
+        """The first vCPU."""
         return self.vcpus[0]
 
     def _prepare(self, system: int, cpus: int) -> None:
-        """What is to be made before memory and vCPUs; `system` is the open device."""
+        """Set up the VM before its memory and vCPUs; `system` is the open device."""
 
     def _make_vcpu(self, number: int, page_size: int) -> KvmVcpu:
         return KvmVcpu(call(self._fd, abi.CREATE_VCPU, number), page_size)
@@ -114,22 +113,22 @@ def _open(device: str) -> int:
     except FileNotFoundError as exc:
         what = (
             f"there is no {device}: load kvm_intel or kvm_amd, or give the container the device; "
-            "--accel soft does without"
+            "--accel soft needs none"
         )
         raise VmError(what, exit_code=EX_UNAVAILABLE) from exc
     except PermissionError as exc:
-        raise VmError(_who_may(device), exit_code=EX_UNAVAILABLE) from exc
+        raise VmError(_denied(device), exit_code=EX_UNAVAILABLE) from exc
     except OSError as exc:
-        what = f"{device} cannot be opened: {exc.strerror}; --accel soft does without"
+        what = f"{device} cannot be opened: {exc.strerror}; --accel soft needs no KVM"
         raise VmError(what, exit_code=EX_UNAVAILABLE) from exc
 
 
-def _who_may(device: str) -> str:
-    """What to do about a permission that is missing, from what the device says of itself."""
+def _denied(device: str) -> str:
+    """The message for a missing permission: its likely cause and the remedy."""
     try:
         seen = os.stat(device)
     except OSError as exc:
-        return f"{device} may not be opened, nor looked at: {exc.strerror}"
+        return f"{device} may not be opened, and its permissions cannot be read: {exc.strerror}"
     try:
         group = grp.getgrgid(seen.st_gid).gr_name
     except KeyError:
@@ -144,21 +143,21 @@ def _who_may(device: str) -> str:
 
 
 class KvmVcpu:
-    """One vCPU, its file descriptor and the page it shares with the kernel."""
+    """One vCPU: its file descriptor and the page shared with the kernel."""
 
     def __init__(self, fd: int, page_size: int) -> None:
         self._fd = fd
         self._page = mmap.mmap(fd, page_size)
         self._words = memoryview(self._page).cast("I")
         self._stopping = False
-        self._thread: int | None = None  # of run, while it runs
-        self._lock = threading.Lock()  # of _thread: a signal must not go to a thread that is gone
+        self._thread: int | None = None  # of `run`, while it runs
+        self._lock = threading.Lock()  # guards _thread: never signal a thread that has ended
         mask = abi.SignalMask(len=8, sigset=(1 << 64) - 1 & ~(1 << KICK - 1))
         call(fd, abi.SET_SIGNAL_MASK, mask)
 
     @property
     def fd(self) -> int:
-        """For ioctls; it stays the vCPU's."""
+        """The file descriptor, for ioctls; the vCPU closes it."""
         return self._fd
 
     def close(self) -> None:
@@ -181,7 +180,7 @@ class KvmVcpu:
         call(self._fd, abi.SET_REGS, abi.Regs(rip=rip, rsp=rsp, rflags=2))  # bit 1 is always set
 
     def run(self, handle: Handler) -> None:
-        # Every signal is blocked, not just ours: the process' signals belong to the main thread.
+        # Block every signal, not only ours: the main thread handles the process's signals.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         with self._lock:
             self._thread = threading.get_ident()
@@ -194,7 +193,7 @@ class KvmVcpu:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _run(self, handle: Handler) -> None:
-        # Every exit passes here: locals, no calls but those that are needed, no object but the data.
+        # The hot path of every exit: local names, and no object beyond the data.
         fd, page, words, clock, run = self._fd, self._page, self._words, time.perf_counter_ns, _run
         union, io, mmio = abi.RUN_UNION, abi.RUN_IO.unpack_from, abi.RUN_MMIO.unpack_from
         reason_at, run_request, exit_io = abi.RUN_EXIT_REASON // 4, abi.RUN, abi.EXIT_IO

@@ -1,9 +1,9 @@
-"""KVM with what a PC's kernel expects around its processors, all of it inside KVM.
+"""KVM with the interrupt controllers and the timer of a PC, as Linux needs them.
 
-Strategy: interrupt controllers (two PICs, an I/O APIC, a local APIC for each vCPU) and the PIT are
-KVM's, so that a timer tick or an idle processor costs no exit to us. The price: a HLT does not exit
-either, and KVM alone counts it; `halts` reads its binary statistics. All vCPUs but the first wait
-inside KVM_RUN until the guest starts them through its APIC.
+Strategy: the interrupt controllers (two PICs, an I/O APIC, a local APIC for each vCPU) and the PIT are
+inside KVM, so that a timer tick or an idle processor causes no exit. A HLT does not exit either, and
+only KVM counts it; `halts` reads KVM's binary statistics. All vCPUs except the first wait inside KVM_RUN
+until the guest starts them through its APIC.
 
 Source: Documentation/virt/kvm/api.rst of Linux.
 """
@@ -18,15 +18,15 @@ from rondo_tools.vmm.accel import kvm_abi as abi
 from rondo_tools.vmm.accel.cpuid import Leaf, describe
 from rondo_tools.vmm.accel.kvm import TSS_ADDRESS, Kvm, KvmVcpu, call
 
-# Intel keeps a page table there while a guest is in real mode.
+# A page table that Intel processors need for real mode.
 _IDENTITY_MAP_ADDRESS = TSS_ADDRESS - 0x1000
 
 _CR0 = 0x8000_0033  # PE, MP, ET, NE, PG
 _CR4 = 0x0000_0020  # PAE
 _EFER = 0x0000_0500  # LME, LMA
 
-# What firmware would have set on every processor (Intel SDM 4): string instructions at full speed,
-# and memory cached unless a page says otherwise.
+# The registers that firmware sets on every processor (Intel SDM 4): fast string instructions, and
+# write-back caching by default.
 _MSRS = (
     (0x1A0, 1 << 0),  # IA32_MISC_ENABLE: fast strings
     (0x2FF, 1 << 11 | 6),  # IA32_MTRR_DEF_TYPE: enabled, write-back
@@ -36,15 +36,15 @@ _MSRS = (
 class KvmPc(Kvm):
     """A KVM machine with interrupt controllers and a timer. `vcpus` are `PcVcpu`s.
 
-    Raises VmError with exit status 69 where KVM cannot be had, 64 for more `cpus` than it takes.
+    Raises VmError with exit status 69 if KVM is not available, 64 if it does not support so many `cpus`.
     """
 
-    vcpus: list[PcVcpu]  # type: ignore[assignment] # only _make_vcpu's come into it
+    vcpus: list[PcVcpu]  # type: ignore[assignment] # _make_vcpu makes no others
 
     def _prepare(self, system: int, cpus: int) -> None:
         most = call(system, abi.CHECK_EXTENSION, abi.CAP_MAX_VCPUS)
         if cpus > most:
-            raise VmError(f"--cpus {cpus}: this machine's KVM takes {most}", exit_code=EX_USAGE)
+            raise VmError(f"--cpus {cpus}: this machine's KVM supports {most}", exit_code=EX_USAGE)
         call(self._fd, abi.SET_IDENTITY_MAP_ADDR, ctypes.c_uint64(_IDENTITY_MAP_ADDRESS))
         call(self._fd, abi.CREATE_IRQCHIP)
         call(self._fd, abi.CREATE_PIT2, abi.PitConfig(flags=abi.PIT_SPEAKER_DUMMY))
@@ -72,13 +72,13 @@ class KvmPc(Kvm):
         call(self._fd, abi.IRQ_LINE, abi.IrqLevel(irq=line, level=level))
 
     def halts(self) -> int | None:
-        """How often the vCPUs halted so far; None where KVM does not tell (before Linux 5.14)."""
+        """The number of halts of all vCPUs; None if KVM does not report it (before Linux 5.14)."""
         counts = [vcpu.halts() for vcpu in self.vcpus]
         return None if None in counts else sum(count for count in counts if count is not None)
 
 
 class PcVcpu(KvmVcpu):
-    """A vCPU with a local APIC; the first one starts in 64-bit mode, the others when they are told."""
+    """A vCPU with a local APIC. The first one starts in 64-bit mode; the guest starts the others."""
 
     def __init__(self, fd: int, page_size: int) -> None:
         super().__init__(fd, page_size)
@@ -91,7 +91,7 @@ class PcVcpu(KvmVcpu):
         super().close()
 
     def set_cpuid(self, leaves: list[Leaf]) -> None:
-        """What CPUID answers on this vCPU."""
+        """Set the leaves that CPUID returns on this vCPU."""
         table = abi.Cpuid(nent=len(leaves))
         for entry, leaf in zip(table.entries, leaves, strict=False):
             for name, value in zip(abi.CPUID_FIELDS, leaf, strict=True):
@@ -99,7 +99,7 @@ class PcVcpu(KvmVcpu):
         call(self.fd, abi.SET_CPUID2, table)
 
     def set_msrs(self) -> None:
-        """Set what firmware would. A register that this KVM does not take stays as it was: none is vital."""
+        """Set the registers of `_MSRS`. One that this KVM rejects keeps its value: none is essential."""
         table = abi.Msrs(nmsrs=len(_MSRS))
         for entry, (index, value) in zip(table.entries, _MSRS, strict=True):
             entry.index, entry.data = index, value
@@ -120,14 +120,14 @@ class PcVcpu(KvmVcpu):
         call(self.fd, abi.SET_REGS, abi.Regs(rip=rip, rsi=rsi, rflags=2))  # bit 1 is always set
 
     def halts(self) -> int | None:
-        """How often this vCPU halted so far; None where KVM does not tell."""
+        """The number of halts of this vCPU; None if KVM does not report it."""
         if self._statistics < 0:
             return None
         return int.from_bytes(os.pread(self._statistics, 8, self._halts_at), "little")
 
 
 def _open_statistics(vcpu: int) -> tuple[int, int]:
-    """KVM's statistics of a vCPU, and where in them its halts are; (-1, 0) where there are none."""
+    """Open a vCPU's statistics: descriptor and offset of its halts; (-1, 0) if KVM has none."""
     try:
         fd = call(vcpu, abi.GET_STATS_FD)
     except OSError:

@@ -1,10 +1,10 @@
-"""The same guest without KVM: its bytes under the unicorn CPU emulator, an optional extra.
+"""The soft accelerator: the unicorn CPU emulator, an optional extra, for machines without KVM.
 
-Strategy: guest memory is shared with the emulator as it is; all that lies above it is one MMIO
-range, as under KVM, and hooks for IN and OUT give the ports. A hook must have its answer at once,
-which is why handlers are called and not returned to. The emulator knows no exits; three of its
-outcomes stand for them: emulation that ended right behind a HLT, and the errors "invalid
-instruction" and "unhandled exception", which without an IDT are a triple fault.
+Strategy: the emulator shares guest memory. Everything above it is one MMIO range, as under KVM, and
+hooks for IN and OUT are the ports. A hook must return the value at once, so the handler is called from
+it. The emulator has no other exits; three of its results stand for them: emulation that ended after a
+HLT, and the errors "invalid instruction" and "unhandled exception", which without an IDT are a triple
+fault.
 """
 
 from __future__ import annotations
@@ -19,29 +19,28 @@ from rondo_tools.errors import EX_UNAVAILABLE, VmError
 from rondo_tools.vmm.accel.base import HLT, IO, MMIO, OTHER, SHUTDOWN, Handler
 
 _TOP = 1 << 32  # the end of the address space
-_NEVER = 0xFFFF_FFFF  # the address at which emulation would end by itself
+_NEVER = 0xFFFF_FFFF  # the address where emulation would end
 _HLT_OPCODE = 0xF4
 
 
 class Soft:
     """A machine under unicorn: `memory` from guest-physical address 0 on, and one vCPU.
 
-    Raises VmError with exit status 69 if unicorn is not installed. Closing it leaves the memory to
-    its owner.
+    Raises VmError with exit status 69 if unicorn is not installed. `close` does not close the memory.
     """
 
     name = "soft"
 
     def __init__(self, memory: mmap.mmap) -> None:
         unicorn, x86 = _import_unicorn()
-        # Holding this keeps the mapping from being closed under the guest.
+        # This reference keeps the mapping from being closed while the guest uses it.
         self._buffer: ctypes.Array[ctypes.c_char] | None = (ctypes.c_char * len(memory)).from_buffer(memory)
         try:
             engine = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
             engine.mem_map_ptr(0, len(memory), unicorn.UC_PROT_ALL, ctypes.addressof(self._buffer))
             self.vcpu = SoftVcpu(engine, memory, unicorn, x86)
         except unicorn.UcError as exc:
-            raise VmError(f"unicorn cannot make the VM: {exc}") from exc
+            raise VmError(f"unicorn cannot create the VM: {exc}") from exc
 
     def close(self) -> None:
         self.vcpu.close()
@@ -49,7 +48,7 @@ class Soft:
 
 
 def _import_unicorn() -> tuple[Any, Any]:
-    """The package and its x86 constants, when they are needed and not before: an extra."""
+    """Import the optional package and its x86 constants."""
     try:
         return importlib.import_module("unicorn"), importlib.import_module("unicorn.x86_const")
     except ImportError as exc:
@@ -60,7 +59,7 @@ def _import_unicorn() -> tuple[Any, Any]:
 
 
 class SoftVcpu:
-    """The emulated CPU. Unicorn's 32-bit mode starts out flat, protected and without interrupts."""
+    """The emulated CPU. Unicorn's 32-bit mode starts flat, protected and with interrupts disabled."""
 
     def __init__(self, engine: Any, memory: mmap.mmap, unicorn: Any, x86: Any) -> None:
         self._engine = engine
@@ -128,7 +127,7 @@ class SoftVcpu:
         data: bytes = b"",
         detail: str = "",
     ) -> bytes:
-        """Pass an exit on. What the handler raises must not run through the emulator's own code."""
+        """Call the handler. Its exceptions must not propagate through the emulator's C code."""
         stopped = time.perf_counter_ns()
         if self._stopping:  # a stop in a hook takes effect some instructions later
             return bytes(size)
@@ -140,7 +139,7 @@ class SoftVcpu:
             self.stop()
             return bytes(size)
 
-    # The signatures are unicorn's: its binding counts the parameters.
+    # Unicorn's binding requires these signatures: it counts the parameters.
 
     def _port_read(self, _engine: object, port: int, size: int, _data: object) -> int:
         return int.from_bytes(self._exit(IO, False, port, size), "little")

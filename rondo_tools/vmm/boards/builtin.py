@@ -1,4 +1,4 @@
-"""The VM of the built-in guest: one vCPU, one disk, the workload port; no interrupts at all."""
+"""The board of the built-in guest: one vCPU, one disk, the workload port; no interrupts."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ class BuiltinBoard(NamedTuple):
 
 
 def _reported(code: int) -> None:
-    fault = FAULTS.get(code, f"wrote {code:#x} to the workload port, which means nothing")
+    fault = FAULTS.get(code, f"wrote {code:#x} to the workload port, which is no fault code")
     _log.warning("the guest %s", fault)

@@ -1,8 +1,8 @@
-"""The VM that Linux boots in: vCPUs with interrupts on KVM, the few devices its drivers ask for.
+"""The board for Linux: vCPUs with interrupt controllers in KVM, and the few devices that Linux needs.
 
-Strategy: devices that more than one thread may reach stand behind a lock each, so that one vCPU's
-disk request holds up no other vCPU but one that wants the same disk. Every writer of counters has
-its own: each vCPU for its exits, each disk (by its lock) for its requests.
+Strategy: every device that several threads may use has its own lock, so that a vCPU waits for another
+one only if both use the same device. Every writer has its own counters: a vCPU for its exits, a disk
+(under its lock) for its requests.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from rondo_tools.vmm.vcpu import Ending, RunLoop
 
 _log = logging.getLogger(__name__)
 
-DISKS_MAX = layout.VIRTIO_MAX - 1  # the last one is the source of randomness
+DISKS_MAX = layout.VIRTIO_MAX - 1  # the last one is the entropy device
 CPUS_MAX = 64
 
 
 class PcBoard:
-    """A board: `guest` in `memory_bytes`, on `cpus` vCPUs. With a `keyboard`, its console is a dialogue.
+    """A board: `guest` in `memory_bytes`, on `cpus` vCPUs. With a `keyboard` the console takes input.
 
-    It is good for one VM: the files' bytes are let go when they are in its memory.
+    A PcBoard builds one VM: it drops the files' bytes once they are in guest memory.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PcBoard:
         self._keyboard = keyboard
 
     def assemble(self, owned: ExitStack, disks: Sequence[Disk], console: Callable[[bytes], None]) -> Assembly:
-        """Make it: the disks in their order, and behind them the source of randomness."""
+        """Build the VM with the disks in order, followed by the entropy device."""
         guest, self._guest = self._guest, None
         assert guest is not None
         ending = Ending()
@@ -90,7 +90,7 @@ class PcBoard:
         ]
         kvm.vcpus[0].enter_long(**entry._asdict())
         if kvm.halts() is None:
-            _log.warning("this KVM does not tell how often the guest halts (Linux 5.14 does): hlt stays 0")
+            _log.warning("this KVM does not count the guest's halts (Linux 5.14 does): hlt stays 0")
         return Assembly(loops, ending, CounterSum([*by_vcpu, *by_disk], kvm.halts), serial.flush)
 
 
@@ -101,7 +101,7 @@ def _place(number: int) -> acpi.VirtioDevice:
 
 
 def _pulse(kvm: KvmPc, line: int) -> Callable[[], None]:
-    """An edge on an interrupt line."""
+    """A function that pulses an interrupt line."""
 
     def interrupt() -> None:
         kvm.interrupt(line, level=True)
@@ -120,4 +120,4 @@ def _ports(serial: Locked, ending: Ending) -> Bus:
 
 
 def _nobody() -> None:
-    """Who hears that there is no more input, where nobody types."""
+    """Ignores that the port is empty: there is no keyboard."""

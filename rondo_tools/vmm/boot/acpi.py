@@ -1,8 +1,7 @@
-"""ACPI tables, from which Linux learns of processors, interrupts, devices and how to switch off.
+"""ACPI tables: they describe processors, interrupts, devices and the power switch to Linux.
 
-Strategy: "hardware-reduced" ACPI, in which nothing of a PC's ancestry is taken for granted: no
-timer of its own, no events, two registers to sleep and one to reset. The tables lie one behind
-another from one address on, the root first:
+Strategy: "hardware-reduced" ACPI, which assumes no legacy hardware: no timer, no events, two registers
+for sleep and one for reset. The tables are contiguous, the root first:
 
     RSDP ─▶ XSDT ─▶ FADT ─▶ DSDT   devices, in ACPI machine language
                  └▶ MADT           processors, interrupt controllers
@@ -37,14 +36,14 @@ _SOFT_OFF = 5  # the sleep type that the power switch takes for S5
 
 
 class VirtioDevice(NamedTuple):
-    """Where a virtio-mmio device is: the first of its registers, and its interrupt line."""
+    """The base address and the interrupt line of a virtio-mmio device."""
 
     base: int
     interrupt: int
 
 
 def tables(address: int, cpus: int, virtio: Sequence[VirtioDevice]) -> bytes:
-    """All tables, to be put at `address`; the RSDP comes first."""
+    """All tables, to be loaded at `address`; the RSDP comes first."""
     dsdt = _table(b"DSDT", 2, _dsdt(virtio))
     madt = _table(b"APIC", 5, _madt(cpus))
     dsdt_at = address + 64
@@ -69,7 +68,7 @@ def _rsdp(xsdt_at: int) -> bytes:
 
 
 def _fadt(dsdt_at: int) -> bytes:
-    """The fixed table, less its header. Offsets are those of the specification, header included."""
+    """The FADT without its header. Offsets are those of the specification, which include the header."""
     body = bytearray(_FADT_LENGTH)
     fields: tuple[tuple[int, str, tuple[int, ...]], ...] = (
         (40, "<I", (dsdt_at,)),
@@ -88,7 +87,7 @@ def _fadt(dsdt_at: int) -> bytes:
 
 
 def _register(port: int) -> tuple[int, int, int, int, int]:
-    """A generic address: a port of one byte."""
+    """A generic address structure: a port of one byte."""
     return (_SYSTEM_IO, 8, 0, _BYTE_ACCESS, port)
 
 
@@ -135,7 +134,7 @@ def _table(signature: bytes, revision: int, body: bytes) -> bytes:
 
 
 def _checksum(data: bytes | bytearray) -> int:
-    """What makes the sum of all bytes 0."""
+    """The byte that makes the sum of all bytes 0."""
     return -sum(data) & 0xFF
 
 

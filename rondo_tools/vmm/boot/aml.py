@@ -1,4 +1,4 @@
-"""ACPI machine language: the few terms that our DSDT is made of, each a function from values to bytes.
+"""ACPI machine language: the terms of our DSDT, each a function from values to bytes.
 
 Source: ACPI 6.4, chapter 20 (the language), 6.4 (resource descriptors).
 """
@@ -55,7 +55,7 @@ def eisa_id(identifier: str) -> bytes:
 
 def resources(*descriptors: bytes) -> bytes:
     """ResourceTemplate () { descriptors }"""
-    content = b"".join(descriptors) + b"\x79\0"  # the end tag; a checksum of 0 is not looked at
+    content = b"".join(descriptors) + b"\x79\0"  # the end tag; a checksum of 0 means none
     return b"\x11" + _package_length(integer(len(content)) + content)
 
 
@@ -88,7 +88,7 @@ def _name_string(path: str) -> bytes:
 
 
 def _package_length(content: bytes) -> bytes:
-    """PkgLength, which counts itself, and what it is the length of (20.2.4)."""
+    """PkgLength, which includes its own size, followed by the content (20.2.4)."""
     if len(content) + 1 < 0x40:
         return bytes([len(content) + 1]) + content
     for extra in (1, 2, 3):

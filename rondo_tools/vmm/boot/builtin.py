@@ -1,4 +1,4 @@
-"""The built-in guest: puts its bytes into memory and says where it begins.
+"""Loads the built-in guest into memory and returns its entry point.
 
 It needs no kernel image and no firmware. guest/workload.S is its source, docs/guest.md its contract.
 """
@@ -16,11 +16,11 @@ _CODE = os.path.join(os.path.dirname(__file__), "..", "guest", "workload.bin")
 
 
 class Entry(NamedTuple):
-    """The state of the vCPU for its first instruction, beyond what is always the same.
+    """The initial state of the vCPU, beyond the fixed part.
 
-    Always: 32-bit protected mode (CR0.PE, no paging); CS, DS, ES and SS flat from 0 to 4 GiB, CS
+    Fixed: 32-bit protected mode (CR0.PE, no paging); CS, DS, ES and SS flat from 0 to 4 GiB, CS
     execute/read with D=1, the others read/write with B=1; RFLAGS 0x2, so interrupts are off; no IDT
-    (limit 0, so that any exception is a triple fault). All other registers may hold anything.
+    (limit 0, so that any exception is a triple fault). All other registers are undefined.
     """
 
     rip: int
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 def load(memory: GuestMemory) -> Entry:
-    """Load the guest into fresh memory (its data must start as zeros). VmError if it does not fit."""
+    """Load the guest into fresh, zeroed memory. Raises VmError if it does not fit."""
     if memory.size < layout.GUEST_END:
         raise VmError(
             f"--memory: the built-in guest needs {layout.GUEST_END // 1024}K, not {memory.size // 1024}K",

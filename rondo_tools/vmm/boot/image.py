@@ -1,7 +1,8 @@
-"""A kernel as it comes in a file: a bzImage or an uncompressed ELF vmlinux, taken apart and checked.
+"""Parses a kernel's file: a bzImage or an uncompressed ELF vmlinux.
 
-Strategy: bytes in, an `Image` out, no guest memory here. Every offset is held against the file
-before it is followed, so that a torn file is named as one. Both kinds are entered in 64-bit mode.
+Strategy: bytes in, an `Image` out; this module knows no guest memory. Every offset is checked against the
+file before it is used, so that a truncated file gets its own message. Both formats are entered in 64-bit
+mode.
 
     bzImage   setup header from 0x1F1 on ("HdrS" at 0x202), setup_sects + 1 sectors of 16-bit code,
               then the protected-mode kernel, syssize x 16 bytes, entered 0x200 behind its start
@@ -15,7 +16,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
-HEAD = 1024  # bytes: what kind of file it is stands in these
+HEAD = 1024  # bytes: enough to tell the format
 HEADER_AT = 0x1F1  # of the setup header, in a bzImage as in the zero page
 _MAGIC = b"HdrS"
 _HEADER = Struct("<B2xI")  # at 0x1F1: setup_sects, syssize
@@ -33,7 +34,7 @@ _PROGRAM = Struct("<I4xQ8xQQQ8x")  # type; offset; physical address, size in the
 _LOAD = 1
 _X86_64 = 62
 
-_INITRD_MAX = 0x7FFF_FFFF  # for a vmlinux, which does not say
+_INITRD_MAX = 0x7FFF_FFFF  # for a vmlinux, which has no such field
 _COMMAND_LINE_MAX = 2047
 
 _PACKED = {
@@ -46,14 +47,14 @@ _PACKED = {
 
 
 class ImageError(Exception):
-    """The file is no kernel that can be booted; the message says why."""
+    """The file is not a bootable kernel; the message says why."""
 
 
 class Image(NamedTuple):
-    """What to put where, and what the kernel says of itself. Addresses are guest-physical.
+    """A kernel's segments, entry point and limits. Addresses are guest-physical.
 
-    `end` is the first byte after what the kernel needs before it manages memory by itself;
-    `header` the setup header for the zero page, empty for a vmlinux.
+    `end` is the end of the memory that the kernel needs before it manages memory itself. `header` is the
+    setup header for the zero page, empty for a vmlinux.
     """
 
     segments: tuple[tuple[int, memoryview], ...]
@@ -65,13 +66,13 @@ class Image(NamedTuple):
 
 
 def parse(data: bytes, load_at: int) -> Image:
-    """Take a kernel apart; a bzImage is to be loaded at `load_at`. Raises ImageError."""
+    """Parse a kernel; `load_at` is the load address of a bzImage. Raises ImageError."""
     check_kind(data)
     return _parse_elf(data) if data.startswith(_ELF_MAGIC) else _parse_bzimage(data, load_at)
 
 
 def check_kind(data: bytes | bytearray) -> None:
-    """Raise ImageError for a file that begins as no kernel does. `HEAD` bytes are enough to tell."""
+    """Raise ImageError unless the file begins like a kernel. The first `HEAD` bytes are enough."""
     if data.startswith(_ELF_MAGIC) or data[0x202:0x206] == _MAGIC:
         return
     for magic, name in _PACKED.items():

@@ -1,15 +1,15 @@
-"""Linux, put into memory by its 64-bit boot protocol: no firmware and no boot loader.
+"""Loads Linux by its 64-bit boot protocol, without firmware or boot loader.
 
-Strategy: everything that can be wrong with the files is found before a VM is made (`read`), and
-everything that can be wrong with their sizes when they are placed (`load`), each named by its flag.
+Strategy: `read` checks the files before a VM is built; `load` checks that they fit into memory. Every
+message names the flag.
 
-    0x500     GDT             code 0x10, data 0x18, as the protocol wants them
-    0x7000    zero page       the setup header, memory map, where the rest is
-    0x9000    page tables     the first 4 GiB as they are, in pages of 2 MiB
+    0x500     GDT             code 0x10, data 0x18, as the protocol requires
+    0x7000    zero page       the setup header, memory map, addresses of the rest
+    0x9000    page tables     the first 4 GiB, identity-mapped, in pages of 2 MiB
     0x20000   command line
-    0xE0000   ACPI            tables from `acpi`, in memory that the map reserves
-    0xFFFF0   a processor's first instruction: reset the machine
-    1 MiB     the kernel; the initramfs as high as it may be
+    0xE0000   ACPI            tables from `acpi`, in reserved memory
+    0xFFFF0   reset vector    code that resets the machine
+    1 MiB     the kernel; the initramfs at the highest possible address
 
 Source: Documentation/arch/x86/boot.rst and zero-page.rst of Linux.
 """
@@ -28,8 +28,8 @@ from rondo_tools.vmm.boot import image
 from rondo_tools.vmm.memory import GuestMemory, MemoryFault
 from rondo_tools.vmm.regular import open_regular
 
-# Quiet, because each letter on the console is an exit. Neither PCI nor more serial ports are looked
-# for, which are not there, and the self-tests of ciphers are left out, which take the most of a boot.
+# Quiet, because each letter on the console is an exit. Linux does not probe for PCI and more serial ports,
+# which do not exist, and skips the self-tests of ciphers, which take most of the boot.
 DEFAULT_COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 pci=off 8250.nr_uarts=1 cryptomgr.notests random.trust_cpu=on"
 )
@@ -47,7 +47,7 @@ _E820 = Struct("<QQI")
 _E820_AT = 0x2D0
 _USABLE, _RESERVED = 1, 2
 
-_LOADER_UNKNOWN = 0xFF  # a loader without a number of its own
+_LOADER_UNKNOWN = 0xFF  # a loader without an assigned number
 _LOADED_HIGH = 1
 _VERSION = 0x020F
 
@@ -63,7 +63,7 @@ _GDT = (0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF)
 _RESET_CODE = bytes.fromhex("b0fe e664 f4 ebfd")  # mov al, 0xfe; out 0x64, al; hlt; jmp to the hlt
 
 _PIECE = 1 << 24  # bytes read at once
-_KERNEL_MAX = 1 << 30  # bytes, of the file; a vmlinux with all of its debugging symbols has half of that
+_KERNEL_MAX = 1 << 30  # bytes of the file; a vmlinux with debugging symbols has half of that
 _INITRAMFS_MAGIC = (
     *(b"070701", b"070702", b"\x1f\x8b", b"\xfd7zXZ", b"(\xb5/\xfd", b"BZh"),
     *(b"\x02!L\x18", b"\x04\x22M\x18", b"\x5d\x00\x00", b"\x89LZO"),
@@ -71,9 +71,9 @@ _INITRAMFS_MAGIC = (
 
 
 class Entry(NamedTuple):
-    """The state of the first vCPU for its first instruction, beyond what is always the same.
+    """The initial state of the first vCPU, beyond the fixed part.
 
-    Always: 64-bit mode, paging on, interrupts off; CS is selector 0x10, the others 0x18.
+    Fixed: 64-bit mode, paging on, interrupts off; CS is selector 0x10, the others 0x18.
     """
 
     rip: int
@@ -84,7 +84,7 @@ class Entry(NamedTuple):
 
 
 class Guest(NamedTuple):
-    """What is to be booted, read and checked."""
+    """The files and the command line to boot, read and checked."""
 
     kernel: image.Image
     kernel_path: str
@@ -98,8 +98,8 @@ def read(
 ) -> Guest:
     """Read the files, for a guest with `memory` bytes.
 
-    VmError for what cannot be read (69), or is not what it should be (65); UsageError for what is no
-    file, VmError (64) for what does not fit.
+    Raises VmError for a file that cannot be read (69), is invalid (65) or does not fit (64), UsageError for
+    one that is not a regular file.
     """
     limit = f"a kernel's file has at most {format_size(_KERNEL_MAX)}"
     data = _read_file("--kernel", kernel_path, _check_kernel, _KERNEL_MAX, limit)
@@ -108,11 +108,11 @@ def read(
     except image.ImageError as exc:
         raise VmError(f"--kernel {kernel_path}: {exc}", exit_code=EX_DATAERR) from exc
     if min(address for address, _ in kernel.segments) < layout.PC_HIGH:
-        message = f"--kernel {kernel_path}: wants to be loaded below 1 MiB, where no kernel does"
+        message = f"--kernel {kernel_path}: has a segment below 1 MiB, as no kernel has"
         raise VmError(message, exit_code=EX_DATAERR)
     initramfs = b""
     if initramfs_path is not None:
-        limit = f"--memory is {_mib(memory)}M, and it unpacks into more"
+        limit = f"--memory is {_mib(memory)}M, and unpacked it needs more"
         initramfs = _read_file("--initramfs", initramfs_path, _check_initramfs, memory, limit)
     return Guest(kernel, kernel_path, initramfs, initramfs_path or "", _check(command_line, kernel))
 
@@ -120,10 +120,11 @@ def read(
 def _check(command_line: str, kernel: image.Image) -> bytes:
     words = os.fsencode(command_line)
     if any(byte < 0x20 for byte in words):
-        raise VmError("--cmdline: holds a control character; it is one line", exit_code=EX_USAGE)
+        raise VmError("--cmdline: contains a control character; it must be one line", exit_code=EX_USAGE)
     if len(words) > kernel.command_line_max:
         raise VmError(
-            f"--cmdline: {len(words)} bytes, with our defaults; this kernel takes {kernel.command_line_max}",
+            f"--cmdline: {len(words)} bytes, including our defaults; "
+            f"this kernel's limit is {kernel.command_line_max}",
             exit_code=EX_USAGE,
         )
     return words
@@ -139,7 +140,7 @@ def _check_kernel(path: str, head: bytes | bytearray) -> None:
 def _check_initramfs(path: str, head: bytes | bytearray) -> None:
     if not head.startswith(_INITRAMFS_MAGIC):
         message = (
-            f"--initramfs {path}: not a cpio archive (newc), nor one that is packed; "
+            f"--initramfs {path}: not a cpio archive (newc), compressed or not; "
             "`find . | cpio -o -H newc | gzip` makes one"
         )
         raise VmError(message, exit_code=EX_DATAERR)
@@ -148,7 +149,7 @@ def _check_initramfs(path: str, head: bytes | bytearray) -> None:
 def _read_file(
     flag: str, path: str, check: Callable[[str, bytes | bytearray], None], most: int, limit: str
 ) -> bytes:
-    """The file, if `check` finds its first KiB right, and it has `most` bytes: `limit` says why."""
+    """Read a file of at most `most` bytes; `check` gets its first KiB, `limit` explains the limit."""
     try:
         fd = open_regular(flag, path, os.O_RDONLY)
         try:
@@ -157,7 +158,7 @@ def _read_file(
             size = os.fstat(fd).st_size
             while size <= most and (piece := os.read(fd, _PIECE)):
                 data += piece
-                size = max(size, len(data))  # it may grow, and files in /proc have none
+                size = max(size, len(data))  # it may grow, and files in /proc have size 0
         finally:
             os.close(fd)
     except OSError as exc:
@@ -168,7 +169,7 @@ def _read_file(
 
 
 def load(memory: GuestMemory, guest: Guest, tables: bytes) -> Entry:
-    """Put `guest` and its ACPI `tables` into fresh memory. VmError (64) if that is too small."""
+    """Load `guest` and its ACPI `tables` into fresh memory. Raises VmError (64) if that is too small."""
     kernel = guest.kernel
     if memory.size < max(kernel.end, layout.PC_MEMORY_MIN):
         raise VmError(
@@ -196,7 +197,7 @@ def load(memory: GuestMemory, guest: Guest, tables: bytes) -> Entry:
 
 
 def _place_initramfs(memory: GuestMemory, guest: Guest) -> int:
-    """Where it is: as high as the kernel can reach."""
+    """Load the initramfs as high as the kernel can reach; returns its address."""
     size = len(guest.initramfs)
     if not size:
         return 0
@@ -206,7 +207,7 @@ def _place_initramfs(memory: GuestMemory, guest: Guest) -> int:
         needed = guest.kernel.end + size + _PAGE
         raise VmError(
             f"--initramfs {guest.initramfs_path}: {size} bytes do not fit beside the kernel into "
-            f"{memory.size >> 20}M; --memory {_mib(needed)}M holds it, and it unpacks into more",
+            f"{memory.size >> 20}M; --memory {_mib(needed)}M would hold it, and unpacked it needs more",
             exit_code=EX_USAGE,
         )
     memory.write(at, guest.initramfs)
@@ -223,7 +224,7 @@ def _write_zero_page(memory: GuestMemory, guest: Guest, initramfs_at: int) -> No
     page = layout.PC_BOOT_PARAMS
     header = guest.kernel.header
     memory.write(page + image.HEADER_AT, header)
-    if not header:  # a vmlinux brings none
+    if not header:  # a vmlinux has none
         _set(memory, _BOOT_FLAG, 0xAA55)
         memory.write(page + _MAGIC[1], b"HdrS" + _VERSION.to_bytes(2, "little"))
         _set(memory, _ALIGNMENT, _BIG_PAGE)

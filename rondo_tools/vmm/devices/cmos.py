@@ -1,7 +1,7 @@
-"""A PC's battery-backed clock (MC146818): the time of day, and nothing that interrupts.
+"""A PC's battery-backed clock (MC146818): the time of day, without interrupts.
 
-Strategy: registers are computed when they are read, in BCD, in UTC, with "update in progress" never
-set, which drivers wait for. Writes are ignored: the clock is the host's.
+Strategy: registers are computed when they are read, in BCD and UTC. "Update in progress" is never set,
+because drivers wait for it to clear. Writes are ignored: the time is the host's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from rondo_tools.vmm.bus import ones
 
 _INDEX, _DATA = 0, 1
-_NMI = 0x80  # a bit of the index port that is no part of the index
+_NMI = 0x80  # a bit of the index port that is not part of the index
 
 _DIVIDER = 0x26  # 32 kHz, no update in progress
 _24_HOURS = 0x02

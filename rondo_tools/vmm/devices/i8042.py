@@ -1,7 +1,7 @@
-"""The keyboard controller, of which only the reset line is there.
+"""The keyboard controller, of which only the reset line is emulated.
 
-PC guests reset the machine by command 0xFE to the controller at offset 4. All else reads as ones,
-as where no controller is: a driver that probes for keyboards then gives up at once.
+PC guests reset the machine with command 0xFE at offset 4. Everything else reads as ones, as without a
+controller, so that a driver that probes for a keyboard gives up at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PULSE_RESET = 0xFE
 
 
 class I8042:
-    """Five bytes: data at offset 0, command and status at 4. `on_reset` is called by a reset."""
+    """Five bytes: data at offset 0, command and status at 4. `on_reset` is called for a reset."""
 
     def __init__(self, on_reset: Callable[[], None]) -> None:
         self._on_reset = on_reset

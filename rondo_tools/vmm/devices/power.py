@@ -1,6 +1,6 @@
-"""The switch for a clean power-off: ACPI's sleep control register (ACPI 6.4, 4.8.3.7).
+"""The power switch: ACPI's sleep control and status registers (ACPI 6.4, 4.8.3.7).
 
-Offset 0 is sleep control, offset 1 sleep status, of which WAK_STS is never set: nothing wakes.
+Offset 0 is sleep control, offset 1 sleep status. WAK_STS is never set, because nothing wakes the guest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ _SLEEP_CONTROL = 0
 _SLP_EN = 1 << 5
 _SLP_TYP_SHIFT = 2
 _SLP_TYP_MASK = 7
-S5 = 5  # the sleep type of "soft off"; what a \_S5 object for this register names
+S5 = 5  # the sleep type of "soft off", as in the \_S5 object
 
 
 class PowerSwitch:

@@ -1,14 +1,13 @@
-"""A 16550 serial port: what a guest prints, and what is typed to it.
+"""A 16550 serial port: the guest's console output and keyboard input.
 
-Strategy: the transmitter is always empty, because a byte is taken the moment it is written; so
-"transmitter empty" is an event, pending from a write (or from being asked for) until the driver has
-read which interrupt it was. What is received waits in a queue; whoever fills it is told by
-`on_drained` when it is empty and the driver is ready to be interrupted by more (before that, while
-it sets up the port, it would throw it away). `interrupt` is called with the level of the interrupt
-line whenever that changes.
+Strategy: the transmitter is always empty, because a byte is taken when it is written. So "transmitter
+empty" is an event: pending from a write, or from enabling its interrupt, until the driver has read the
+interrupt's identification. Received bytes wait in a queue. `on_drained` is called when the queue is
+empty and the driver has enabled the receive interrupt; a driver that is still setting up the port would
+discard input. `interrupt` is called with the level of the interrupt line when it changes.
 
-By default bytes are gathered until a line is complete, so that a console shared with a log is not
-torn within a line.
+By default output is passed on in whole lines, so that a console shared with a log is not torn within a
+line.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ _LSR_RECEIVED = 0x01
 _LSR_IDLE = 0x60  # THRE and TEMT: both transmit registers are empty
 _MCR_OUT2 = 0x08  # on a PC, the gate of the interrupt line
 _MCR_LOOP = 0x10
-_MSR_READY = 0xB0  # carrier, data set ready, clear to send: somebody listens
+_MSR_READY = 0xB0  # carrier, data set ready, clear to send
 
-_LINE = 1024  # bytes; a longer line is passed on in pieces
-_LOOPED = 16  # bytes in loopback; more are lost, as with a real FIFO
+_LINE = 1024  # bytes; a longer line is passed on in parts
+_LOOPED = 16  # bytes of the FIFO in loopback; more are lost, as in hardware
 
 
 class Serial:
-    """Eight bytes of registers. `write_out` is given whole lines, the newline included, or with
-    `by_line` off each byte at once."""
+    """Eight bytes of registers. `write_out` gets whole lines with their newline, or single bytes if
+    `by_line` is False."""
 
     def __init__(
         self,
@@ -59,19 +58,19 @@ class Serial:
         self._by_line = by_line
         self._line = bytearray()
         self._received: deque[int] = deque()
-        self._empty = False  # the event that the transmitter became empty is pending
+        self._empty = False  # the event "transmitter empty" is pending
         self._level = False
-        self._listening = False  # the driver can be interrupted by what is received
-        self._registers = bytearray(8)  # what was written, for those that read back
+        self._listening = False  # the driver has enabled the receive interrupt
+        self._registers = bytearray(8)  # the values written, for registers that read back
         self._divisor = bytearray(2)
 
     @property
     def hungry(self) -> bool:
-        """The guest has read all there was, and can be interrupted by more."""
+        """The queue is empty, and the driver has enabled the receive interrupt."""
         return self._listening and not self._received
 
     def receive(self, data: bytes) -> None:
-        """Bytes for the guest."""
+        """Add input for the guest."""
         self._received.extend(data)
         self._update()
 
@@ -100,7 +99,7 @@ class Serial:
             self._transmit(value)
             self._empty = True
         elif offset == _IER:
-            # Being asked for it is enough: the transmitter is empty.
+            # Enabling the interrupt raises it: the transmitter is empty.
             self._empty |= bool(value & ~self._registers[_IER] & _IER_EMPTY)
             self._registers[_IER] = value & _IER_BITS
         elif offset not in (_LSR, _MSR):
@@ -111,7 +110,7 @@ class Serial:
         self._update()
 
     def flush(self) -> None:
-        """Pass on a line that was begun: the VM has ended, no more of it will come."""
+        """Pass on an incomplete line."""
         if self._line:
             self._write_out(bytes(self._line))
             self._line.clear()
@@ -138,7 +137,7 @@ class Serial:
             self._on_drained()
 
     def _identify(self) -> int:
-        """Which interrupt is pending; "transmitter empty" is settled by being read."""
+        """The pending interrupt; reading it clears "transmitter empty"."""
         fifos = _IIR_FIFOS if self._registers[_IIR_FCR] & _FCR_ENABLE else 0
         enabled = self._registers[_IER]
         if enabled & _IER_RECEIVED and self._received:
@@ -150,9 +149,9 @@ class Serial:
         return _IIR_NONE | fifos
 
     def _update(self) -> None:
-        """Bring the interrupt line to where it belongs."""
+        """Update the interrupt line."""
         enabled = self._registers[_IER]
-        # In loopback the line is cut off, as is the modem.
+        # In loopback the interrupt line is disconnected, like the modem.
         gate = self._registers[_MCR] & (_MCR_OUT2 | _MCR_LOOP) == _MCR_OUT2
         listening = gate and bool(enabled & _IER_RECEIVED)
         level = (listening and bool(self._received)) or (gate and bool(enabled & _IER_EMPTY) and self._empty)

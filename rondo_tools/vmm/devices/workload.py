@@ -1,14 +1,14 @@
-"""The port from which the built-in guest reads its orders: what to do next, and how much of it.
+"""The workload port: the built-in guest reads its next work item from it.
 
-Strategy: the guest has no clock and no plan. It asks, does one quantum of work, and asks again; the
-time between two asks is all this device needs to know to size the next quantum. The plan is a pure
-function of the time since the first ask.
+Strategy: the guest has no clock and no schedule. It reads a work item, does it, and reads the next one.
+The time between two reads sizes the next item of CPU work. The schedule is a pure function of the time
+since the first read.
 
-    read  (4 bytes)   bits 0-3 phase, for the guest to print; bits 4-7 work, for it to do;
-                      bits 8-31 count, how much of it. Phase and work 0: power off.
-    write (4 bytes)   what the guest found wrong: one of FAULTS
+    read  (4 bytes)   bits 0-3 phase, which the guest prints; bits 4-7 kind of work; bits 8-31 count.
+                      Phase and work 0: power off.
+    write (4 bytes)   a fault that the guest found: one of FAULTS
 
-docs/guest.md describes the same from the guest's side.
+docs/guest.md describes the guest's side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from rondo_tools.vmm.bus import ones
 
-# Phases. The first four are also the kinds of work; MIXED takes turns of the other three.
+# Phases. The first four are also the kinds of work; MIXED alternates between the other three.
 OFF, CPU, IDLE, IO, MIXED = range(5)
 _MIX = (CPU, IO, IDLE)
 
@@ -32,23 +32,23 @@ FAULTS = {
 
 _PHASE_ENDS = ((CPU, 28), (IDLE, 28 + 17), (IO, 28 + 17 + 28), (MIXED, 100))  # percent of the duration
 
-_QUANTUM_NS = 5_000_000  # of CPU work between two asks
-_HALT_NS = 10_000_000  # one HLT, as with a 100 Hz timer
-_HALTS = 5  # in a turn of the idle phase; short, so that a phase ends near its time
-_PAIRS = 8  # a write and its read-back, in a turn of I/O; the guest flushes after each eighth
-_FIRST_COUNT = 256  # loops of CPU work before any was measured: little on any machine
+_QUANTUM_NS = 5_000_000  # of CPU work in one item
+_HALT_NS = 10_000_000  # one HLT: the period of a 100 Hz timer
+_HALTS = 5  # in one item of the idle phase; few, so that the phase ends on time
+_PAIRS = 8  # writes with read-back in one item of I/O; the guest flushes after each eighth
+_FIRST_COUNT = 256  # loops of CPU work in the first item: little on any machine
 _MAX_COUNT = (1 << 24) - 1
-_MAX_STEP = 4  # a quantum grows or shrinks by this much at most: one hiccup must not spoil the next
+_MAX_STEP = 4  # the largest factor between two items: one delay must not distort the next one
 
 
 class Schedule:
-    """CPU 28 %, idle 17 %, I/O 28 %, mixed the rest of `duration_ns`; then the end."""
+    """The phases of `duration_ns`: CPU 28 %, idle 17 %, I/O 28 %, mixed for the rest."""
 
     def __init__(self, duration_ns: int) -> None:
         self.duration_ns = duration_ns
 
     def at(self, elapsed_ns: int) -> tuple[int, int]:
-        """The phase at that time, and how many ns of it are left; (OFF, 0) when all are over."""
+        """The phase at that time and its remaining ns; (OFF, 0) after the last one."""
         for phase, percent in _PHASE_ENDS:
             left = self.duration_ns * percent // 100 - elapsed_ns
             if left > 0:
@@ -57,10 +57,10 @@ class Schedule:
 
 
 class WorkloadPort:
-    """Four bytes. The schedule begins at the first ask.
+    """Four bytes. The schedule begins at the first read.
 
-    `on_report` is called with what the guest reports, a key of FAULTS if it is sane: the first time
-    only, for a guest that goes on and on. `clock` counts nanoseconds and never goes back.
+    `on_report` is called with the guest's first report, a key of FAULTS if the guest is correct; a guest may
+    repeat reports without end. `clock` is monotonic, in nanoseconds.
     """
 
     def __init__(
@@ -74,17 +74,17 @@ class WorkloadPort:
         self._clock = clock
         self._began_ns: int | None = None
         self._asked_ns = 0
-        self._work = OFF  # of the last order
-        self._count = _FIRST_COUNT  # of CPU work
-        self._turn = 0  # of the mixed phase
+        self._work = OFF  # of the last item
+        self._count = _FIRST_COUNT  # of CPU work in the next item
+        self._turn = 0  # number of items in the mixed phase
         self._reported = False
 
     def idle_ns(self) -> int:
-        """How long a HLT that begins now should last: a timer's tick, or less where the phase ends."""
+        """The sleep of a HLT that begins now: a timer tick, or less if the phase ends earlier."""
         if self._began_ns is None:
             return _HALT_NS
         phase, left_ns = self._schedule.at(self._clock() - self._began_ns)
-        # A guest that halts instead of powering off must not make the VMM spin.
+        # After the last phase a guest that halts must not make the VMM spin.
         return _HALT_NS if phase == OFF else min(_HALT_NS, left_ns)
 
     def read(self, offset: int, size: int) -> int:
@@ -119,7 +119,7 @@ class WorkloadPort:
         return work, 0
 
     def _calibrate(self, took_ns: int) -> None:
-        """Size the next quantum of CPU work by how long the last one took."""
+        """Size the next item of CPU work by the time that the last one took."""
         ideal = self._count * _QUANTUM_NS // max(took_ns, 1)
         step = min(max(ideal, self._count // _MAX_STEP), self._count * _MAX_STEP)
         self._count = min(max(step, 1), _MAX_COUNT)

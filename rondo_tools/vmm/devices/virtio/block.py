@@ -1,13 +1,13 @@
-"""The virtio block device (virtio 1.2, 5.2): requests of a driver we do not trust, to one disk.
+"""The virtio block device (virtio 1.2, 5.2): a driver's requests to one disk. The driver is not trusted.
 
-Strategy: a chain is taken as two streams of bytes, however the driver has cut them into segments:
+Strategy: a chain is two byte streams, however the driver divides them into segments:
 
     to read    header { le32 type; le32 reserved; le64 sector }, then the data of a write
     to write   the data of a read, then one byte of status
 
-Everything is checked before the disk is touched. Data moves between disk and guest memory directly,
-one system call a request, so that a request costs the host no memory. What is wrong with a request
-ends in its status byte; only a chain with no room for header or status is the queue's failure.
+Everything is checked before the disk is accessed. Data moves directly between disk and guest memory, in
+one system call per request, so that a request needs no memory of the host. An invalid request gets an
+error in its status byte; only a chain too short for header and status is an error of the queue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 DEVICE_ID = 2
 QUEUE_MAX = 128
-MAX_REQUEST = 16 << 20  # bytes of data; bounds how long one request can keep the VMM
+MAX_REQUEST = 16 << 20  # bytes of data; bounds the time that one request takes
 
 # Features (5.2.3), as bits.
 F_SIZE_MAX = 1 << 1
@@ -35,7 +35,7 @@ F_RO = 1 << 5
 F_FLUSH = 1 << 9
 
 _HEADER = Struct("<I4xQ")
-_CONFIG = Struct("<QII44x")  # capacity, size_max, seg_max; the rest belongs to features not offered
+_CONFIG = Struct("<QII44x")  # capacity, size_max, seg_max; the rest is for features that are not offered
 _STATUS = Struct("<B")
 
 # Request types and status values (5.2.6).
@@ -47,14 +47,14 @@ _ID_LENGTH = 20
 
 
 class _RequestError(Exception):
-    """Why a request fails with IOERR."""
+    """A request fails with IOERR."""
 
 
 class Block:
     """Serves the requests of one queue.
 
-    `completed(op, bytes, ns)` is called for each read, write and flush that ended well. `name` is
-    what the driver shows as the disk's serial number, 20 letters at most.
+    `completed(op, bytes, ns)` is called for each read, write and flush that succeeded. `name` is the
+    disk's serial number, 20 letters at most.
     """
 
     device_id = DEVICE_ID
@@ -69,7 +69,7 @@ class Block:
         name: str = "rondo",
     ) -> None:
         self.features = F_SIZE_MAX | F_SEG_MAX | F_FLUSH | (F_RO if disk.read_only else 0)
-        segments = QUEUE_MAX - 2  # the others are header and status
+        segments = QUEUE_MAX - 2  # all but header and status
         self.config = _CONFIG.pack(disk.sectors, MAX_REQUEST // QUEUE_MAX, segments)
         self._disk = disk
         self._memory = memory
@@ -80,14 +80,14 @@ class Block:
         self._name = name.encode("ascii").ljust(_ID_LENGTH, b"\0")
 
     def accept(self, features: int) -> None:
-        # 5.2.5.2: a driver without flush may rely on writes being stable when they are completed.
+        # 5.2.5.2: without flush, a driver may rely on a completed write being stable.
         self._write_through = not features & F_FLUSH
 
     def handle(self, chain: Chain) -> int:
         began = self._clock()
         header, outgoing = self._take(chain.readable, _HEADER.size)
         if len(header) < _HEADER.size or not chain.writable:
-            raise QueueError("a block request without room for header or status")
+            raise QueueError("a block request too short for header and status")
         kind, sector = _HEADER.unpack(header)
         *incoming, (address, length) = chain.writable
         status_at = address + length - 1
@@ -109,13 +109,13 @@ class Block:
                 status = UNSUPP
         except (_RequestError, OSError) as exc:
             status = IOERR
-            # As text: a log record that kept the exception would keep views of guest memory with it.
+            # As text: a log record that keeps the exception would keep views of guest memory.
             why = exc.strerror if isinstance(exc, OSError) else str(exc)
             self._limit.warn("disk", "disk: a %s failed: %s", _OPS.get(kind, "request"), why)
         self._memory.pack(_STATUS, status_at, status)
         if status == OK and kind in _OPS:
             self._completed(_OPS[kind], moved, self._clock() - began)
-        # The length counts from the chain's start without a gap; the status stands at its end.
+        # The used length counts from the chain's start without a gap; the status is the last byte.
         return written + 1 if written == _total(incoming) else written
 
     def _read(self, sector: int, segments: list[Segment]) -> int:
@@ -142,7 +142,7 @@ class Block:
         return _ID_LENGTH
 
     def _check(self, sector: int, segments: list[Segment]) -> int:
-        """The length of the data at `sector`, which is all on the disk."""
+        """The length of the data. Raises _RequestError if it is invalid or passes the disk's end."""
         length = _total(segments)
         if not length or length % SECTOR or length > MAX_REQUEST:
             raise _RequestError(f"{length} bytes are not 1 to {MAX_REQUEST // SECTOR} sectors")
@@ -151,7 +151,7 @@ class Block:
         return length
 
     def _take(self, segments: list[Segment], size: int) -> tuple[bytes, list[Segment]]:
-        """The first `size` bytes that the segments hold, and the segments that are left."""
+        """The first `size` bytes of the segments, and the remaining segments."""
         taken = b""
         rest = []
         for address, length in segments:

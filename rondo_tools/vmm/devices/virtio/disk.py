@@ -1,8 +1,8 @@
 """The file behind a block device: whole sectors of 512 bytes, used by one VM at a time.
 
-Strategy: plain positioned vector I/O, one call a request, straight from and to guest memory. The
-file never grows: who calls checks sectors against `sectors` first. An flock tells two VMs apart;
-it is advisory, and gone with the process that held it.
+Strategy: positioned vector I/O, one call per request, directly from and to guest memory. The file never
+grows: the caller checks every request against `sectors`. An flock keeps two VMs from sharing a disk; it
+is advisory, and ends with its process.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from types import TracebackType
 from rondo_tools.errors import EX_UNAVAILABLE, UsageError, VmError
 from rondo_tools.vmm.regular import open_regular
 
-SECTOR = 512  # bytes; the unit of the protocol, whatever the disk's own
+SECTOR = 512  # bytes; the protocol's unit, independent of the disk's sector size
 
 # macOS has no fdatasync.
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
 class Disk:
-    """An open disk; it owns `fd` and closes it. `sectors` is its size, fixed when it was opened."""
+    """An open disk; it owns `fd`. `sectors` is its size when it was opened."""
 
     def __init__(self, fd: int, sectors: int, *, read_only: bool = False) -> None:
         self._fd = fd
@@ -44,15 +44,15 @@ class Disk:
             self._fd = -1
 
     def read_into(self, views: list[memoryview], sector: int) -> None:
-        """Fill the views from `sector` on. OSError if not all could be read."""
+        """Fill the views from `sector` on. Raises OSError if fewer bytes could be read."""
         _all_or_error(os.preadv(self._fd, views, sector * SECTOR), views)
 
     def write_from(self, views: list[memoryview], sector: int) -> None:
-        """Write the views from `sector` on. OSError if not all could be written."""
+        """Write the views from `sector` on. Raises OSError if fewer bytes could be written."""
         _all_or_error(os.pwritev(self._fd, views, sector * SECTOR), views)
 
     def flush(self) -> None:
-        """Return when everything written is on stable storage. OSError if it may not be."""
+        """Return when all written data is on stable storage. Raises OSError if that failed."""
         _sync(self._fd)
 
 
@@ -65,7 +65,7 @@ def _all_or_error(moved: int, views: list[memoryview]) -> None:
 def open_disk(path: str, *, read_only: bool = False) -> Disk:
     """Open the file or block device `path` and lock it, exclusively unless it is read-only.
 
-    Raises UsageError for what cannot be a disk, VmError for one that cannot be had.
+    Raises UsageError for a file that cannot be a disk, VmError for one that cannot be opened or locked.
     """
     try:
         fd = open_regular("--disk", path, os.O_RDONLY if read_only else os.O_RDWR, or_block_device=True)
@@ -84,7 +84,7 @@ def open_disk(path: str, *, read_only: bool = False) -> Disk:
 
 
 def _sectors(fd: int, path: str) -> int:
-    """The size of a file or block device; UsageError if it is not whole sectors."""
+    """The size of a file or block device in sectors. Raises UsageError if it is not whole sectors."""
     size = os.lseek(fd, 0, os.SEEK_END)
     if not size or size % SECTOR:
         raise UsageError(
@@ -95,10 +95,11 @@ def _sectors(fd: int, path: str) -> int:
 
 
 def temporary_disk(size: int) -> Disk:
-    """A disk of `size` bytes of zeros without a name, gone when it is closed; it takes up room as it
-    is written. Raises UsageError for a size that is not whole sectors, VmError if it cannot be made.
+    """A sparse, unnamed disk of `size` zero bytes; closing it deletes it.
+
+    Raises UsageError if `size` is not whole sectors, VmError if the file cannot be created.
     """
-    import tempfile  # costs 7 ms, which a VM with a disk of its own need not wait for
+    import tempfile  # takes 7 ms, which a VM with a disk of its own should not pay
 
     if size <= 0 or size % SECTOR:
         raise UsageError(f"a disk of {size} bytes is not whole sectors of {SECTOR}")
@@ -107,4 +108,4 @@ def temporary_disk(size: int) -> Disk:
             file.truncate(size)
             return Disk(os.dup(file.fileno()), size // SECTOR)
     except OSError as exc:
-        raise VmError(f"no temporary disk could be made: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        raise VmError(f"cannot create a temporary disk: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc

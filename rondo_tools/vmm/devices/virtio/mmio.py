@@ -1,12 +1,11 @@
 """The virtio-mmio transport (virtio 1.2, 4.2.2): registers between a driver and one device.
 
-Strategy: a state machine that follows the driver through the initialization of 3.1.1 and takes
-nothing out of turn. What is merely out of place (a write before its time, a register that is not
-there, an odd access) has no effect; what leaves device and driver with different ideas of the queue
-sets DEVICE_NEEDS_RESET, and from then on nothing is served until the driver has reset the device.
-Either way there is a warning, held to a rate.
+Strategy: a state machine that follows the driver through the initialization of 3.1.1, in order. A
+harmless error (a write too early, an unknown register, an access of the wrong size) has no effect. An
+error after which device and driver disagree about the queue sets DEVICE_NEEDS_RESET, and no request is
+served until the driver resets the device. Both cause a rate-limited warning.
 
-Requests are served inside the notification: when the driver's write returns, they are done.
+Requests are served inside the notification: they are complete when the driver's write returns.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rondo_tools.vmm.memory import GuestMemory, MemoryFault
 
 _log = logging.getLogger(__name__)
 
-VERSION_1 = 1 << 32  # VIRTIO_F_VERSION_1: the only kind of driver that is served
+VERSION_1 = 1 << 32  # VIRTIO_F_VERSION_1: required of the driver
 
 
 class Register:
@@ -87,23 +86,23 @@ _LOW = 0xFFFF_FFFF
 
 
 class VirtioDevice(Protocol):
-    """What a kind of device adds to the transport: one queue, and what its buffers mean."""
+    """A device behind the transport: it has one queue and handles its chains."""
 
     device_id: int
-    features: int  # those of its kind; VERSION_1 is the transport's
-    config: bytes  # its configuration space, which never changes
+    features: int  # of this kind of device; the transport adds VERSION_1
+    config: bytes  # the configuration space; constant
     queue_max: int
 
     def accept(self, features: int) -> None:
-        """The driver has settled for these features."""
+        """The driver has negotiated these features."""
 
     def handle(self, chain: Chain) -> int:
-        """Serve a chain; how many bytes were written to it. QueueError, MemoryFault: it is broken."""
+        """Serve a chain; return the bytes written to it. Raises QueueError, MemoryFault if invalid."""
 
 
 class MmioTransport:
-    """0x100 bytes of registers, then the device's configuration space. `interrupt` is called when
-    a bit of the interrupt status is set: a used buffer the driver wants to hear of, or a failure."""
+    """0x100 bytes of registers, then the device's configuration space. `interrupt` is called when a bit of
+    the interrupt status is set: for a used buffer, unless the driver disabled that, or for a failure."""
 
     def __init__(
         self, device: VirtioDevice, memory: GuestMemory, interrupt: Callable[[], None] = lambda: None
@@ -129,9 +128,9 @@ class MmioTransport:
             at = offset - Register.CONFIG
             return int.from_bytes(self._device.config[at : at + size], "little")
         if size != 4 or offset & 3:
-            self._warn("a read of %d bytes at %#x, where registers are 4", size, offset)
+            self._warn("a read of %d bytes at %#x; registers have 4", size, offset)
             return 0
-        if offset == Register.INTERRUPT_STATUS:  # first, because it is read for each request
+        if offset == Register.INTERRUPT_STATUS:  # first, because every request reads it
             return self._interrupt_status
         return self._read_register(offset)
 
@@ -139,8 +138,8 @@ class MmioTransport:
         if offset >= Register.CONFIG:
             return  # all of it is read-only
         if size != 4 or offset & 3:
-            self._warn("a write of %d bytes at %#x, where registers are 4", size, offset)
-        elif offset == Register.QUEUE_NOTIFY:  # these two first: they are written for each request
+            self._warn("a write of %d bytes at %#x; registers have 4", size, offset)
+        elif offset == Register.QUEUE_NOTIFY:  # these two first, because every request writes them
             self._notify(value)
         elif offset == Register.INTERRUPT_ACK:
             self._interrupt_status &= ~value
@@ -171,7 +170,7 @@ class MmioTransport:
             case Register.SHM_LEN_LOW | Register.SHM_LEN_HIGH:
                 return _LOW  # there is no shared memory
             case _:
-                return 0  # CONFIG_GENERATION too: the configuration never changes
+                return 0  # CONFIG_GENERATION too: the configuration is constant
 
     def _write_register(self, offset: int, value: int) -> None:
         match offset:
@@ -186,7 +185,7 @@ class MmioTransport:
             case Register.QUEUE_SEL:
                 self._queue_sel = value
             case _:
-                self._warn("a write to %#x, where no register takes one", offset)
+                self._warn("a write to %#x, which is no writable register", offset)
 
     def _set_status(self, value: int) -> None:
         """Take the steps of `_NEXT` that the driver asks for, one or several."""
@@ -208,14 +207,14 @@ class MmioTransport:
     def _accept_features(self) -> bool:
         features = self._driver_features
         if features & ~self._offered or not features & VERSION_1:
-            self._warn("the driver wants features %#x of %#x", features, self._offered)
+            self._warn("the driver selected features %#x of %#x", features, self._offered)
             return False
         self._device.accept(features)
         return True
 
     def _set_features(self, value: int) -> None:
         if self._status & Status.FEATURES_OK:
-            self._warn("features written after they were settled")
+            self._warn("features written after FEATURES_OK")
         elif self._driver_features_sel < 2:
             shift = 32 * self._driver_features_sel
             self._driver_features = self._driver_features & ~(_LOW << shift) | value << shift
@@ -223,11 +222,11 @@ class MmioTransport:
     def _write_queue(self, offset: int, value: int) -> None:
         queue = self._queue
         if self._queue_sel != 0 or not self._status & Status.FEATURES_OK:
-            self._warn("a write to %#x for a queue that is not there (yet)", offset)
+            self._warn("a write to %#x for a queue that does not exist, or before FEATURES_OK", offset)
         elif offset == Register.QUEUE_READY:
             self._set_ready(value)
         elif queue.ready:
-            self._warn("a write to %#x of a queue that is ready", offset)
+            self._warn("a write to %#x while the queue is ready", offset)
         elif offset == Register.QUEUE_NUM:
             queue.size = value
         elif offset == Register.QUEUE_DESC_LOW:
@@ -243,7 +242,7 @@ class MmioTransport:
         elif offset == Register.QUEUE_DEVICE_HIGH:
             queue.device = queue.device & _LOW | value << 32
         else:
-            self._warn("a write to %#x, where no register takes one", offset)
+            self._warn("a write to %#x, which is no writable register", offset)
 
     def _set_ready(self, value: int) -> None:
         if not value & 1:
@@ -256,11 +255,11 @@ class MmioTransport:
 
     def _notify(self, index: int) -> None:
         if self._status & (Status.DRIVER_OK | Status.NEEDS_RESET) != Status.DRIVER_OK:
-            self._warn("a notification of a device that is not in operation")
+            self._warn("a notification before DRIVER_OK, or while the device needs a reset")
             return
         queue = self._queue
         if index != 0 or not queue.ready:
-            self._warn("a notification of queue %d, which is not ready", index)
+            self._warn("a notification for queue %d, which is not ready", index)
             return
         served = False
         try:

@@ -1,15 +1,15 @@
-"""The split virtqueue, device side (virtio 1.2, 2.7): walks what a driver we do not trust has built.
+"""The split virtqueue, device side (virtio 1.2, 2.7). The driver is not trusted.
 
-Strategy: nothing read from guest memory is used before it is checked. Each index is held against
-the queue's size, each extent against guest memory, each walk ends after as many steps as the queue
-has descriptors, and one notification serves as many chains at most as the queue has entries. What
-cannot be right raises; the transport then asks the driver for a reset.
+Strategy: every value from guest memory is checked before it is used: an index against the queue's size,
+an extent against guest memory. A walk takes at most as many steps as the queue has descriptors, and one
+notification serves at most as many chains as the queue has entries. An invalid value raises an
+exception, and the transport then asks the driver for a reset.
 
     descriptor table   size x  { le64 address; le32 length; le16 flags; le16 next }
     driver area        le16 flags; le16 index; le16 ring[size]
     device area        le16 flags; le16 index; { le32 head; le32 length } ring[size]
 
-No feature that changes this is offered: no indirect descriptors, no event index, not packed.
+No feature is offered that changes this layout: no indirect descriptors, event index or packed queue.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Segment = tuple[int, int]  # guest-physical address, length; inside guest memory
 
 
 class QueueError(Exception):
-    """The driver broke the rules of the queue; only a reset helps."""
+    """The driver violated the queue's rules; it must reset the device."""
 
 
 class Chain(NamedTuple):
-    """A buffer: what the device may read, then what it may write."""
+    """A buffer: the segments that the device may read, then those that it may write."""
 
     head: int
     readable: list[Segment]
@@ -46,7 +46,7 @@ class Chain(NamedTuple):
 
 
 class Queue:
-    """One virtqueue. The driver's settings are plain fields, checked when it is enabled."""
+    """One virtqueue. The driver's settings are plain fields; `enable` checks them."""
 
     def __init__(self, memory: GuestMemory, size_max: int) -> None:
         self._memory = memory
@@ -54,7 +54,7 @@ class Queue:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, as after power-on."""
+        """Return to the state after power-on."""
         self.ready = False
         self.size = 0
         self.descriptors = 0  # addresses of the three areas
@@ -64,7 +64,7 @@ class Queue:
         self._done = 0  # index of the next used entry
 
     def enable(self) -> None:
-        """Make the queue ready. Raises QueueError or MemoryFault if its settings cannot be used."""
+        """Make the queue ready. Raises QueueError or MemoryFault if its settings are invalid."""
         size = self.size
         if not 0 < size <= self.size_max or size & (size - 1):
             raise QueueError(f"a queue of {size} entries (a power of 2 up to {self.size_max} is allowed)")
@@ -84,13 +84,13 @@ class Queue:
         self.ready = True
 
     def chains(self) -> Iterator[Chain]:
-        """What the driver has made available by now, in order; each is walked when it is its turn.
+        """The chains that the driver has made available, in order; each is walked when it is yielded.
 
-        Raises QueueError or MemoryFault at the first that is broken.
+        Raises QueueError or MemoryFault at the first invalid one.
         """
         size = self.size
         (index,) = self._memory.unpack(_U16, self.driver + 2)
-        # Read once: requests write to guest memory, and might move the index on for ever.
+        # Read the index once: requests write to guest memory, and could advance it without end.
         count = (index - self._next) & 0xFFFF
         if count > size:
             raise QueueError(f"{count} chains made available at once in a queue of {size}")
@@ -100,13 +100,13 @@ class Queue:
             yield self._walk(head)
 
     def complete(self, head: int, length: int) -> None:
-        """Hand a chain back: `length` is how many bytes were written to it."""
+        """Return a chain to the driver; `length` is the number of bytes written to it."""
         self._memory.pack(_USED, self.device + 4 + 8 * (self._done % self.size), head, length)
         self._done = (self._done + 1) & 0xFFFF
         self._memory.pack(_U16, self.device + 2, self._done)
 
     def interrupt_wanted(self) -> bool:
-        """Whether the driver wants to hear of completed chains."""
+        """Whether the driver wants an interrupt for completed chains."""
         (flags,) = self._memory.unpack(_U16, self.driver)
         return not flags & _F_NO_INTERRUPT
 

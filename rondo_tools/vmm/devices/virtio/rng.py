@@ -1,4 +1,4 @@
-"""The virtio entropy device (virtio 1.2, 5.4): the host's random bytes for whoever asks."""
+"""The virtio entropy device (virtio 1.2, 5.4): random bytes from the host."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rondo_tools.vmm.memory import GuestMemory
 
 DEVICE_ID = 4
 QUEUE_MAX = 8
-MAX_REQUEST = 64 << 10  # bytes; bounds how long one request can keep the VMM
+MAX_REQUEST = 64 << 10  # bytes; bounds the time that one request takes
 
 
 class Rng:
-    """Fills what the driver lets it write, up to a limit; a chain with nothing to write gets nothing."""
+    """Fills the writable segments of a chain, up to a limit."""
 
     device_id = DEVICE_ID
     queue_max = QUEUE_MAX
@@ -24,7 +24,7 @@ class Rng:
         self._memory = memory
 
     def accept(self, features: int) -> None:
-        """There are none to settle for."""
+        """There are no features to negotiate."""
 
     def handle(self, chain: Chain) -> int:
         left = MAX_REQUEST
