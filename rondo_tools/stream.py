@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, auto
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -352,70 +353,111 @@ def _unpacker() -> msgpack.Unpacker:
     )
 
 
+class _Need(Enum):
+    """What a decoding step returns when the message is not complete."""
+
+    DATA = auto()
+
+
+class _Messages:
+    """Messages of any shape, received in pieces: a msgpack.Unpacker that measures them."""
+
+    __slots__ = ("_end", "_unpacker")
+
+    def __init__(self) -> None:
+        self._unpacker = _unpacker()
+        self._end = 0  # of the last message
+
+    def feed(self, piece: bytes) -> None:
+        self._unpacker.feed(piece)
+
+    def next(self) -> tuple[object, int] | _Need:
+        """The next message and its size. Raises what msgpack raises for malformed input."""
+        try:
+            message = self._unpacker.unpack()
+        except msgpack.OutOfData:
+            return _Need.DATA
+        begin, self._end = self._end, self._unpacker.tell()
+        return message, self._end - begin
+
+
 class Decoder:
     """Turns bytes, in pieces of any size, into events. Use one for each connection or file.
 
-    `feed` yields what is complete; `close` says whether the input stopped inside a message. After
-    a StreamError the decoder is spent. It buffers at most MAX_MESSAGE and one piece.
+    `feed` yields complete messages; `close` checks that the input did not end inside one. A decoder cannot
+    be used after a StreamError. It buffers at most MAX_MESSAGE and one piece.
 
-    Strategy: a tick in the one shape that `encode` gives it is taken straight from the bytes. For
-    all else there is an Unpacker, from the message on where it is needed to a header, or to where a
-    piece ends with a message: it costs 45 kB, which a thousand quiet producers need not have.
+    Strategy: ticks, headers and ends in the exact form of `encode` are decoded from the bytes themselves;
+    an incomplete tick waits in `_buffer`. All other messages go through an Unpacker, which keeps an
+    incomplete one and costs 45 kB, so it is dropped after a header or when no message is incomplete.
     """
 
-    __slots__ = ("_begin", "_fed", "_offset", "_rest", "_shape", "_unpacker", "_width")
+    __slots__ = ("_buffer", "_messages", "_offset", "_received", "_shape", "_width")
 
     def __init__(self) -> None:
-        self._rest = b""  # the beginning of such a tick
-        self._unpacker: msgpack.Unpacker | None = None
-        self._begin = 0  # where in the stream the unpacker began
-        self._fed = 0
-        self._offset = 0  # where the message being read begins
-        self._width: int | None = None  # bytes of a tick's values; None where no tick may stand
-        self._shape: TickShape | None = None  # of these ticks
+        self._buffer = b""  # the beginning of a tick
+        self._messages: _Messages | None = None  # holds the beginning of any other message
+        self._received = 0  # bytes of the stream
+        self._offset = 0  # of the current message in the stream
+        self._width: int | None = None  # bytes of a tick's values; None if no session is open
+        self._shape: TickShape | None = None  # of this session's ticks
 
     @property
     def is_inside_message(self) -> bool:
-        """Whether a message has begun that is not complete."""
-        return self._fed != self._offset
+        """Whether a message is incomplete."""
+        return self._received != self._offset
 
     @property
     def bytes_inside_message(self) -> int:
-        """How much has come of a message that is not complete."""
-        return self._fed - self._offset
+        """The number of bytes received of an incomplete message."""
+        return self._received - self._offset
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Yield the events that `data` completes, then raise StreamError if what follows is wrong."""
+        """Yield the events that `data` completes, then raise StreamError if the next message is invalid."""
         for begin in range(0, len(data), _PIECE):
-            fresh = data[begin : begin + _PIECE]
-            self._fed += len(fresh)
-            piece, self._rest = self._rest + fresh, b""
-            while (at := len(piece) - (self._fed - self._offset)) < len(piece):
-                if self._unpacker is None:
-                    if (shape := self._shape) is not None and piece[at] == TICK_HEAD[0]:
-                        yield from self._ticks(piece, at, shape)
-                        at = len(piece) - (self._fed - self._offset)
-                        left = piece[at:] if len(piece) - at < shape.layout.size else b""
-                        if left and left[:2] == TICK_HEAD[: len(left)]:
-                            self._rest = left
-                            break
-                        if at == len(piece):
-                            break
-                    if (usual := self._usual(piece, at)) is not None:
-                        event, size = usual
+            piece = data[begin : begin + _PIECE]
+            self._received += len(piece)
+            if self._messages is None:
+                piece, self._buffer = self._buffer + piece, b""
+            else:
+                self._messages.feed(piece)
+            while inside := self._received - self._offset:
+                if self._messages is None:
+                    at = len(piece) - inside
+                    usual = self._usual(piece, at)
+                    if usual is _Need.DATA:
+                        self._buffer = piece[at:]
+                        break
+                    if usual is not None:
+                        events, size = usual
                         self._offset += size
-                        yield event
+                        yield from events
                         continue
-                    self._unpacker, self._begin = _unpacker(), self._offset
-                self._unpacker.feed(piece[max(at, 0) :])  # all of it, if the message began before it
-                yield from self._events(self._unpacker)
-                if self._unpacker is not None:
+                    self._messages = _Messages()
+                    self._messages.feed(piece[at:])
+                event = self._next(self._messages)
+                if event is _Need.DATA:
                     break
+                yield event
+            else:
+                self._messages = None
 
-    def _usual(self, piece: bytes, at: int) -> tuple[Event, int] | None:
-        """A header with series that are known, or an end, in the shape that `encode` gives it; its size.
+    def _usual(self, piece: bytes, at: int) -> tuple[Sequence[Event], int] | _Need | None:
+        """The events at `at` in the form of `encode`, and their size; None for any other form."""
+        shape = self._shape
+        if shape is None or piece[at] != TICK_HEAD[0]:
+            return self._usual_map(piece, at)
+        ticks, size = self._ticks(piece, at, shape)
+        if size:
+            return ticks, size
+        left = piece[at : at + shape.layout.size]
+        incomplete = len(left) < shape.layout.size and left.startswith(TICK_HEAD[: len(left)])
+        return _Need.DATA if incomplete else None
 
-        None for everything else, also for what is wrong with it: the Unpacker says that.
+    def _usual_map(self, piece: bytes, at: int) -> tuple[Sequence[Event], int] | None:
+        """A header with known series, or an end, in the form of `encode`, and its size.
+
+        None for any other message and for an invalid one: the Unpacker's path reports the error.
         """
         try:
             if piece.startswith(_USUAL_HEADER, at):
@@ -428,13 +470,13 @@ class Decoder:
                 if size > MAX_MESSAGE or not known.label_names.isdisjoint(fields.get("labels", ())):
                     return None
                 self._begin_session(header)
-                return header, size
+                return (header,), size
             if self._width is not None and (found := _USUAL_END.match(piece, at)) is not None:
                 head, reason, t_ms = found.groups()
                 if head[0] - 0xA0 == len(reason):
                     end = end_from_map({"end": reason.decode(), "t_ms": int.from_bytes(t_ms)})
                     self._width = self._shape = None
-                    return end, found.end() - at
+                    return (end,), found.end() - at
         except (ValueError, TypeError, msgpack.UnpackException):
             pass
         return None
@@ -445,8 +487,8 @@ class Decoder:
             size = format_count(self.bytes_inside_message, "byte")
             raise StreamError(f"the input ends inside a message, {size} after it began", offset=self._offset)
 
-    def _ticks(self, piece: bytes, at: int, shape: TickShape) -> Sequence[Tick]:
-        """The ticks of the usual shape that stand in `piece` from `at` on."""
+    def _ticks(self, piece: bytes, at: int, shape: TickShape) -> tuple[Sequence[Any], int]:
+        """The ticks of the usual shape in `piece` from `at` on, and their size."""
         size = shape.layout.size
         ticks = []
         for begin in range(at, len(piece) - size + 1, size):
@@ -454,43 +496,38 @@ class Decoder:
             if head != TICK_HEAD or bin_head != shape.bin_head or not 0 < t_ms <= MAX_T_MS:
                 break
             ticks.append(Tick(t_ms, values))
-        self._offset += size * len(ticks)
-        return ticks
+        return ticks, size * len(ticks)
 
-    def _events(self, unpacker: msgpack.Unpacker) -> Iterator[Event]:
-        unpack, tell, begin = unpacker.unpack, unpacker.tell, self._begin
-        while True:
-            try:
-                message = unpack()
-            except msgpack.OutOfData:
-                break
-            except Exception as exc:  # msgpack raises half a dozen types for malformed input
-                raise self._error(
-                    f"not msgpack as rondo uses it ({type(exc).__name__}: {_shown(str(exc))})"
-                ) from exc
-            if type(message) is tuple:
-                if (
-                    len(message) != 2
-                    or type(message[0]) is not int
-                    or not 0 < message[0] <= MAX_T_MS
-                    or type(message[1]) is not bytes
-                    or len(message[1]) != self._width
-                ):
-                    raise self._error(self._what_is_wrong_with_tick(message))
-                event: Event = Tick(*message)
-            else:
-                self._check_size(begin + tell())  # here too, or the pieces it came in would decide
-                event = self._map_event(message)
-            self._offset = begin + tell()
-            yield event
-            if self._unpacker is None:
-                return
-        self._check_size(self._fed)
-        if self._fed == self._offset:
-            self._unpacker = None
+    def _next(self, messages: _Messages) -> Event | _Need:
+        """The next event of the Unpacker's path."""
+        try:
+            found = messages.next()
+        except Exception as exc:  # msgpack raises many types for malformed input
+            raise self._error(
+                f"not msgpack as rondo uses it ({type(exc).__name__}: {_shown(str(exc))})"
+            ) from exc
+        if found is _Need.DATA:
+            self._check_size(self._received - self._offset)
+            return found
+        message, size = found
+        if type(message) is tuple:
+            if (
+                len(message) != 2
+                or type(message[0]) is not int
+                or not 0 < message[0] <= MAX_T_MS
+                or type(message[1]) is not bytes
+                or len(message[1]) != self._width
+            ):
+                raise self._error(self._what_is_wrong_with_tick(message))
+            event: Event = Tick(*message)
+        else:
+            self._check_size(size)  # here too, so that the result does not depend on the pieces
+            event = self._map_event(message)
+        self._offset += size
+        return event
 
-    def _check_size(self, end: int) -> None:
-        if end - self._offset > MAX_MESSAGE:
+    def _check_size(self, size: int) -> None:
+        if size > MAX_MESSAGE:
             raise self._error(f"a message is larger than {MAX_MESSAGE} bytes")
 
     def _map_event(self, message: object) -> Event:
@@ -513,7 +550,7 @@ class Decoder:
     def _begin_session(self, header: Header) -> None:
         self._width = 8 * len(header.series)
         self._shape = _tick_shape(self._width)
-        self._unpacker = None  # the ticks that follow need none
+        self._messages = None  # the ticks that follow need no Unpacker
 
     def _what_is_wrong_with_tick(self, message: tuple[Any, ...]) -> str:
         if self._width is None:

@@ -44,7 +44,7 @@ class BlockDecoder(Decoder):
 
     __slots__ = ()
 
-    def _ticks(self, piece: bytes, at: int, shape: TickShape) -> Sequence[Any]:
+    def _ticks(self, piece: bytes, at: int, shape: TickShape) -> tuple[Sequence[Any], int]:
         count = (len(piece) - at) // shape.layout.size
         if count < _FEW or not piece.startswith(TICK_HEAD, at + (_FEW - 1) * shape.layout.size):
             return super()._ticks(piece, at, shape)
@@ -55,9 +55,9 @@ class BlockDecoder(Decoder):
         if not usual.all():
             messages = messages[: int(usual.argmin())]
             if not messages.size:
-                return ()
-        self._offset += len(messages) * shape.layout.size
-        return (Block(messages["t_ms"].astype(np.int64), messages["values"]),)
+                return (), 0
+        blocks = (Block(messages["t_ms"].astype(np.int64), messages["values"]),)
+        return blocks, len(messages) * shape.layout.size
 
 
 @cache
