@@ -1,12 +1,12 @@
-"""What rondo-vmm costs: its start, counting an exit, an exit on KVM; exits a second beside QEMU, and how
-late its ticks are meanwhile.
+"""The cost of rondo-vmm: its start, counting an exit, an exit on KVM and beside QEMU, and the lateness of
+its ticks meanwhile.
 
     scripts/bench.py vmm [--seconds 60]    how long ticks are watched
 
-Strategy: every figure stands beside what it is compared with, measured alternately in the same run,
-and is a median: machines are noisy. Start-up is timed from outside: from before the process is made
-until the first line of the guest's console arrives, which is later than the guest's first
-instruction, never earlier.
+Strategy: every figure is measured alternately with its peer in the same run. It is the median of the
+rounds, or their minimum for CPU time, because machines are noisy. Start-up is timed from outside: from
+before the process starts until the first line of the guest's console arrives, which is later than the
+guest's first instruction.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ HALT = "f4"
 
 
 class Bench:
-    """An accelerator around a little memory, and what its guest did: `run` answers reads with ones."""
+    """An accelerator with a little memory, and the exits of its guest; `run` answers reads with ones."""
 
     def __init__(self, choice: str) -> None:
         self.memory = GuestMemory(MEMORY)

@@ -1,4 +1,4 @@
-"""The bus: who answers which address, and what happens where nobody does."""
+"""The bus: claimed and unclaimed addresses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rondo_tools.vmm.bus import Bus, Locked, ones
 
 
 class Recorder:
-    """A device that answers with its name's number and remembers what it was asked."""
+    """A device that answers with its name's number and records its accesses."""
 
     def __init__(self, answer: int) -> None:
         self.answer = answer

@@ -1,4 +1,4 @@
-"""The counters: nothing is lost, and what a reader sees belongs together."""
+"""The counters: no count is lost, and snapshots are consistent."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def schedstat(proc: Path, tid: int, text: str) -> None:
 
 
 class Vcpu:
-    """A thread that computes until it is told to end."""
+    """A thread that computes until it is stopped."""
 
     def __init__(self, times: VcpuTimes, number: int) -> None:
         self._times, self._number = times, number

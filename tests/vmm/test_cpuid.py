@@ -1,4 +1,4 @@
-"""What CPUID answers: KVM's offer, less what is its host's, plus what only the VMM knows."""
+"""The guest's CPUID leaves: KVM's, with the guest's topology."""
 
 from __future__ import annotations
 

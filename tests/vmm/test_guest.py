@@ -168,7 +168,7 @@ def test_every_pair_is_written_and_read_back_and_every_eighth_flushed() -> None:
 
 
 class ForgetfulDisk(Disk):
-    """Changes one bit of what it reads, from the hundredth read on."""
+    """Flips one bit of the data, from the hundredth read on."""
 
     reads = 0
 

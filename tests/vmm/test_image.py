@@ -1,4 +1,4 @@
-"""Kernels as files: what is right is taken apart, what is not is told, whatever its bytes."""
+"""Parsing kernels: valid files, and errors for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linux in memory: where everything is, what the zero page says, and what does not fit."""
+"""Loading Linux: addresses, the zero page, and files that do not fit."""
 
 from __future__ import annotations
 

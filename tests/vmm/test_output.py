@@ -191,7 +191,7 @@ def test_the_console_may_be_discarded_or_a_file(tmp_path: Path) -> None:
 
 
 class Peer:
-    """A listener, Unix or TCP, that plays the store: accepts, reads, and closes when told to."""
+    """A listener, Unix or TCP, in place of the store: it accepts, reads, and closes on request."""
 
     def __init__(self, family: int, address: object) -> None:
         self.listener = socket.socket(family)

@@ -46,7 +46,7 @@ def _kvm() -> None:
 
 
 class Run:
-    """A life of a PC, and what came out of it."""
+    """A run of a PC, and its output."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -84,11 +84,11 @@ exits = st.lists(
 
 class Vcpu(ScriptedVcpu):
     def enter_long(self, **entry: int) -> None:
-        """It does what its script says, from wherever."""
+        """Ignores the entry point: the script decides."""
 
 
 class FakeKvm:
-    """In the place of KVM: vCPUs that do what they are told, and interrupt lines that are written down."""
+    """A fake KVM: scripted vCPUs, and a record of the interrupt lines."""
 
     def __init__(self, *scripts: Iterable[Exit]) -> None:
         self.scripts = scripts

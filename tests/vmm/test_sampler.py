@@ -1,4 +1,4 @@
-"""A tick: what it holds."""
+"""The values of a tick."""
 
 from __future__ import annotations
 

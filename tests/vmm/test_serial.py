@@ -1,4 +1,4 @@
-"""The serial port: what a guest prints comes out in lines, and its driver finds a 16550."""
+"""The serial port: output in lines, and the registers of a 16550."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_wide_accesses_do_nothing() -> None:
 
 
 class Wired:
-    """A port, what it printed, its interrupt line, and how often it asked for more input."""
+    """A port with its output, its interrupt line, and the number of its requests for input."""
 
     def __init__(self) -> None:
         self.out: list[bytes] = []

@@ -1,4 +1,4 @@
-"""The path of an exit: matched, handled and counted once."""
+"""The exit path: every exit is dispatched and counted once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rondo_tools.vmm.vcpu import End, RunLoop
 
 
 class Tape:
-    """A device that remembers what was written and reads as a count of its reads."""
+    """A device that records writes, and reads as the number of its reads."""
 
     def __init__(self) -> None:
         self.written: list[tuple[int, int, int]] = []
@@ -134,7 +134,7 @@ def test_a_stop_ends_the_sleep_of_a_halted_guest() -> None:
 
 
 class Clock:
-    """Nanoseconds that pass only when told, and one with every look."""
+    """A clock that a test advances; each reading adds a nanosecond."""
 
     def __init__(self) -> None:
         self.now = 0

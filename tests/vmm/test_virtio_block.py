@@ -1,4 +1,4 @@
-"""The block device: requests as the specification has them, whatever way they are cut."""
+"""The block device: the requests of the specification, in any segmentation."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_several_chains_at_one_notification(driver: Driver) -> None:
 
 
 class SickDisk(Disk):
-    """Fails as told."""
+    """A disk that fails on request."""
 
     def __init__(self, code: int) -> None:
         super().__init__(-1, SECTORS)

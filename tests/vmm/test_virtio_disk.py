@@ -1,4 +1,4 @@
-"""The disk: whole sectors, one VM at a time, and errors that say what to do."""
+"""The disk: whole sectors, one VM at a time, and errors with a remedy."""
 
 from __future__ import annotations
 

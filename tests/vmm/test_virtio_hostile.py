@@ -1,4 +1,4 @@
-"""The guest is hostile: whatever it does ends in a failed request or a device that wants a reset.
+"""A hostile guest: everything it does ends in a failed request or a device that needs a reset.
 
 Never in an exception, in unbounded work, or in a byte changed outside what the guest named.
 """
@@ -153,7 +153,7 @@ def test_a_request_has_a_limit() -> None:
 
 
 class WatchedDisk(Disk):
-    """Counts what is done to it, and never reaches beyond its end."""
+    """Counts its accesses, and checks that none passes its end."""
 
     work = 0
 

@@ -1,4 +1,4 @@
-"""The transport: what a driver sees in the registers, and what it may do when."""
+"""The transport: its registers, and the order of the initialization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source of randomness: what may be written is filled, within a limit, and nothing else."""
+"""The entropy device: it fills writable segments, up to a limit, and nothing else."""
 
 from __future__ import annotations
 

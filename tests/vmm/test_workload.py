@@ -1,4 +1,4 @@
-"""The orders: a schedule by time, and quanta of the size the machine can do in about 5 ms."""
+"""The workload port: a schedule by time, and items of about 5 ms on any machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MS = 1_000_000
 
 
 class Guest:
-    """Does what it is told, at a fixed speed, on a clock of its own."""
+    """A guest that works at a fixed speed, on its own clock."""
 
     def __init__(self, duration_ns: int, loop_ns: float = 1.0) -> None:
         self.now = 777_000 * MS  # a monotonic clock begins anywhere

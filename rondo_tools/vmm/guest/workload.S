@@ -2,17 +2,17 @@
  * rondo's built-in guest: a workload of CPU loops, halts and block requests, for the VMM to measure.
  *
  * 32-bit protected mode with flat 4 GiB segments, paging off, 80486 integer instructions, interrupts
- * never enabled, no IDT. It is entered at its first byte with a stack and knows no time: it asks the
- * workload port what to do, does that much, and asks again. Where things are comes from the assembler's
- * command line, out of rondo_tools/vmm/layout.py: COM1, I8042, WORKLOAD, POWER, VIRTIO_BLOCK.
+ * never enabled, no IDT. It is entered at its first byte with a stack, and has no clock: it reads a work
+ * item from the workload port, does it, and reads the next one. The assembler's command line defines the
+ * addresses of rondo_tools/vmm/layout.py: COM1, I8042, WORKLOAD, POWER, VIRTIO_BLOCK.
  *
- * Registers that live long: ebp = the phase printed last; everything else is scratch.
+ * ebp = the phase printed last; all other registers are scratch.
  */
         .intel_syntax noprefix
         .code32
         .arch   i486
 
-/* virtio-mmio registers (virtio 1.2, 4.2.2) and what goes into them */
+/* virtio-mmio registers (virtio 1.2, 4.2.2) and their values */
         MAGIC            = VIRTIO_BLOCK + 0x000
         VERSION          = VIRTIO_BLOCK + 0x004
         DEVICE_ID        = VIRTIO_BLOCK + 0x008
@@ -54,7 +54,7 @@
         NEXT       = 1                           /* descriptor flags */
         WRITABLE   = 2
 
-/* what the guest reports when it gives up: the keys of FAULTS in devices/workload.py */
+/* the faults that the guest reports: the keys of FAULTS in devices/workload.py */
         FAULT_DEVICE   = 1
         FAULT_FEATURES = 2
         FAULT_QUEUE    = 3
