@@ -123,7 +123,7 @@ class Parser:
         """
         head, _, text = line.rpartition(b" ")
         current = self._known.get(head, _NEW)
-        if current is _NEW:
+        if current is _NEW or b"\t" in text:  # a tab may stand before labels, the value or a time
             return self._parse(line)
         return None if current is None else Sample(current, _number(text), None)
 

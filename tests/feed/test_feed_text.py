@@ -258,6 +258,14 @@ def test_a_page_has_the_samples_that_prometheus_client_finds(found: list[str]) -
     assert same(ours(page), theirs(page))
 
 
+@pytest.mark.parametrize("second", ["x {}\t2", 'x {a="b"}\t2', 'x {a="b c"}\t2'])
+def test_a_known_name_is_no_head_before_a_tab(second: str) -> None:
+    page = f"x 1\n{second}\n"
+    assert same(ours(page), theirs(page))
+    parser = Parser(match=parse_selector('{a!=""}'))
+    assert [parser.line(line.encode()) is not None for line in page.splitlines()] == [False, "a=" in second]
+
+
 @given(st.text('x{}a="b,\\ 1.e+Nn\t', max_size=24))
 def test_what_is_taken_for_a_sample_is_one_for_prometheus_client_too(line: str) -> None:
     try:
