@@ -32,7 +32,8 @@ demo: setup ## a 15 s VM, the store, the push and a real Prometheus, end to end
 test-quick: setup ## tests that start nothing: half a minute (docs/testing.md)
 	$(PYTEST) -m quick
 
-test: setup ## all tests but the long ones: some minutes
+test: setup ## all tests but the long ones: some minutes; says first what it fetches
+	@python scripts/fetch.py --tests
 	$(PYTEST) -m "not long"
 
 test-long: setup ## the long tests: soaks, schedules of faults, the laboratory

@@ -3,6 +3,7 @@
 
     scripts/fetch.py prometheus rrdtool        prints the path of each, one a line
     scripts/fetch.py --unpack python3-pip-whl  prints the folder into which that package is unpacked
+    scripts/fetch.py --tests                   what `make test` wants: first says it, with sizes
 
 Each comes from the distribution's package, unpacked. Where packages cannot be had, or this machine
 has the program installed already, the one on PATH is used. Where there is neither, it says so and
@@ -14,23 +15,27 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from devtools.programs import PROGRAMS, Needs, fetch, said, unpack
+from devtools.programs import PROGRAMS, fetch, fetch_for_tests, folder, said
 
 EX_USAGE, EX_UNAVAILABLE = 64, 69
 
 
 def main(arguments: list[str]) -> int:
+    if arguments == ["--tests"]:
+        fetch_for_tests()
+        return 0
     unpacking = arguments[:1] == ["--unpack"]
     names = arguments[1:] if unpacking else arguments
     unknown = [name for name in names if not unpacking and name not in PROGRAMS]
     if not names or unknown:
         print(
-            f"usage: fetch.py NAME... | --unpack PACKAGE...   known: {', '.join(PROGRAMS)}", file=sys.stderr
+            f"usage: fetch.py NAME... | --unpack PACKAGE... | --tests   known: {', '.join(PROGRAMS)}",
+            file=sys.stderr,
         )
         return EX_USAGE
     for name in names:
         try:
-            print(unpack(name, Needs.NOTHING) if unpacking else fetch(name))
+            print(folder(name) if unpacking else fetch(name))
         except (LookupError, OSError, subprocess.SubprocessError) as exc:
             print(f"fetch.py: {said(exc)}", file=sys.stderr)
             return EX_UNAVAILABLE
@@ -38,4 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -11,8 +11,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -32,14 +33,29 @@ class Needs(Enum):
     ALL = "all that it depends on, as for an empty machine"
 
 
+class For(Enum):
+    """The first target of make that wants a program: tests/test_programs.py compares it with the tests."""
+
+    TEST = "make test"
+    LONG = "make test-long"
+    BENCH = "make bench"
+
+
 class Program(NamedTuple):
     """Where a program comes from: a package, and the place in it; `suite` is another one of Debian's than
-    the machine's own."""
+    the machine's own. `only`: the package's other files, large ones, are not kept."""
 
     package: str
     path: str
     needs: Needs
+    target: For = For.TEST
     suite: str = ""
+    only: bool = False
+
+    @property
+    def root(self) -> Path:
+        """The folder that it is unpacked into."""
+        return TOOLS / Path(self.path).name if self.only else root_of(self.package, suite=self.suite)
 
 
 PROGRAMS = {
@@ -49,17 +65,17 @@ PROGRAMS = {
     "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
     "mandoc": Program("mandoc", "usr/bin/mandoc", Needs.NOTHING),
     "nginx": Program("nginx", "usr/sbin/nginx", Needs.MISSING),
-    "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING),
+    "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, only=True),
     "prometheus-node-exporter": Program(
         "prometheus-node-exporter", "usr/bin/prometheus-node-exporter", Needs.NOTHING
     ),
     "prometheus-process-exporter": Program(
-        "prometheus-process-exporter", "usr/bin/prometheus-process-exporter", Needs.NOTHING
+        "prometheus-process-exporter", "usr/bin/prometheus-process-exporter", Needs.NOTHING, For.BENCH
     ),
-    "prometheus-sid": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, "sid"),
-    "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING),
+    "prometheus-sid": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, suite="sid"),
+    "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING, only=True),
     "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),
-    "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING),
+    "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING, For.BENCH),
     "rsync": Program("rsync", "usr/bin/rsync", Needs.MISSING),
     "sshd": Program("openssh-server", "usr/sbin/sshd", Needs.MISSING),
     "systemd-analyze": Program("systemd", "usr/bin/systemd-analyze", Needs.MISSING),
@@ -67,7 +83,7 @@ PROGRAMS = {
     "systemd-sysusers": Program("systemd", "bin/systemd-sysusers", Needs.MISSING),
     "systemd-tmpfiles": Program("systemd", "bin/systemd-tmpfiles", Needs.MISSING),
     "victoria-metrics": Program("victoria-metrics", "usr/bin/victoria-metrics", Needs.NOTHING),
-    "vmagent": Program("victoria-metrics", "usr/bin/vmagent", Needs.NOTHING),
+    "vmagent": Program("victoria-metrics", "usr/bin/vmagent", Needs.NOTHING, For.BENCH),
     "zsh": Program("zsh", "bin/zsh", Needs.MISSING),
 }
 
@@ -80,8 +96,7 @@ def fetch(name: str) -> Path:
         if command.exists():
             return command
         try:
-            root = unpack(program.package, program.needs, suite=program.suite)
-            path = in_root(root, program.path)
+            path = unpacked(program)
         except (OSError, subprocess.SubprocessError) as exc:
             found = shutil.which(name)
             if found:
@@ -89,6 +104,7 @@ def fetch(name: str) -> Path:
             raise LookupError(
                 f"{name}: no package {program.package!r} to be had, and none on PATH\n{said(exc)}"
             ) from exc
+        root = program.root
         # The library path is for packages with libraries; a static program does not mind.
         script = f"""#!/bin/sh
 root="$(dirname "$0")/../{root.name}"
@@ -103,6 +119,45 @@ exec "$root/{path.relative_to(root)}" "$@"
         Path(file.name).chmod(0o755)
         Path(file.name).replace(command)
         return command
+
+
+def unpacked(program: Program) -> Path:
+    """The program in its package, which is downloaded unless another program of it was there before."""
+    try:
+        return in_root(program.root, program.path)
+    except FileNotFoundError:
+        only = program.path if program.only else ""
+        root = unpack(program.package, program.needs, suite=program.suite, root=program.root, only=only)
+        return in_root(root, program.path)
+
+
+def is_there(name: str) -> bool:
+    """Whether `fetch` has nothing to download."""
+    return (TOOLS / "bin" / name).exists()
+
+
+def sizes(names: Iterable[str]) -> dict[str, int | None]:
+    """The bytes that `fetch` downloads for each program, in this order; 0 if its package is there by then.
+
+    None if the size is unknown until Debian's package lists are fetched.
+    """
+    found: dict[str, int | None] = {}
+    roots = set[Path]()
+    with lock(), tempfile.TemporaryDirectory(dir=TOOLS) as work:
+        for name in names:
+            program = PROGRAMS[name]
+            if is_there(name) or program.root in roots or program.root.exists():
+                found[name] = 0
+                continue
+            roots.add(program.root)
+            try:
+                uris = download([program.package], program.needs, Path(work), ["--print-uris"])
+            except (OSError, subprocess.SubprocessError):
+                uris = ""
+            # 'URL' FILE BYTES HASH
+            total = sum(int(line.split()[2]) for line in uris.splitlines() if line.startswith("'"))
+            found[name] = total if total and not program.suite else None
+    return found
 
 
 def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
@@ -134,15 +189,20 @@ def in_root(root: Path, path: str) -> Path:
 
 @contextmanager
 def lock() -> Iterator[None]:
-    """Two test runs may want the same at once."""
+    """Two test runs may want the same at once. What one that was killed has left is removed."""
     TOOLS.mkdir(exist_ok=True)
     with (TOOLS / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        for left in TOOLS.glob("tmp*"):
+            shutil.rmtree(left, ignore_errors=True)
         yield
 
 
-def unpack(package: str, needs: Needs, *more: str, suite: str = "") -> Path:
-    """Download packages and unpack them into one folder, all of it or nothing."""
+def unpack(
+    package: str, needs: Needs, *more: str, suite: str = "", root: Path | None = None, only: str = ""
+) -> Path:
+    """Download packages and unpack them into one folder, all of it or nothing; of `only`, just that file."""
+    root = root or root_of(package, *more, suite=suite)
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
         work = Path(temporary)
@@ -163,8 +223,12 @@ def unpack(package: str, needs: Needs, *more: str, suite: str = "") -> Path:
         made.mkdir()
         for deb in sorted(work.rglob("*.deb")):
             run(["dpkg", "-x", str(deb), str(made)])
+        if only:
+            kept = work / "only" / only
+            kept.parent.mkdir(parents=True)
+            in_root(made, only).rename(kept)
+            made = work / "only"
         made.chmod(0o755)
-        root = root_of(package, *more, suite=suite)
         if root.exists():
             shutil.rmtree(root)
         return made.rename(root)
@@ -201,24 +265,26 @@ def follow(package: str, work: Path, options: list[str]) -> None:
             download([newest[0].rstrip(",")], Needs.NOTHING, work, options)
 
 
-def download(packages: list[str], needs: Needs, work: Path, options: list[str]) -> None:
+def download(packages: list[str], needs: Needs, work: Path, options: list[str]) -> str:
+    """Returns what apt-get prints: nothing, unless an option asks for it."""
     if needs is Needs.NOTHING:
-        apt(work, [*options, "download", *packages])
-        return
+        return apt(work, [*options, "download", *packages])
     if needs is Needs.ALL:
         (work / "status").touch()
         options = [*options, "-o", f"Dir::State::status={work / 'status'}"]
-    apt(work, [*options, "install", "--download-only", "--no-install-recommends", "--yes", *packages])
+    return apt(work, [*options, "install", "--download-only", "--no-install-recommends", "--yes", *packages])
 
 
-def apt(work: Path, arguments: list[str]) -> None:
+def apt(work: Path, arguments: list[str]) -> str:
     """Run apt-get with folders of its own, so that any user may, beside a running one of the system's."""
     cache = work / "cache"
     (cache / "archives" / "partial").mkdir(parents=True, exist_ok=True)
     options = [f"Dir::Cache={cache}", "Debug::NoLocking=1", "Acquire::Retries=2", "Acquire::http::Timeout=30"]
     if os.geteuid() == 0:
         options.append("APT::Sandbox::User=root")  # else it drops to a user who cannot write here
-    run(["apt-get", "-qq", *(part for option in options for part in ("-o", option)), *arguments], cwd=work)
+    return run(
+        ["apt-get", "-qq", *(part for option in options for part in ("-o", option)), *arguments], cwd=work
+    )
 
 
 def run(command: list[str], cwd: Path | None = None) -> str:
@@ -229,3 +295,27 @@ def run(command: list[str], cwd: Path | None = None) -> str:
 
 def said(exc: BaseException) -> str:
     return (getattr(exc, "stderr", None) or str(exc)).strip()
+
+
+def megabytes(size: int | None) -> str:
+    """A size as `sizes` has it: ``19 MB``."""
+    if size is None:
+        return "unknown until Debian's package lists are fetched"
+    if not size:
+        return "nothing, its package is there"
+    return f"{max(1, round(size / 1e6))} MB"
+
+
+def fetch_for_tests() -> None:
+    """List the programs that `make test` needs and lacks, with sizes; then fetch them."""
+    names = [name for name, one in PROGRAMS.items() if one.target is For.TEST and not is_there(name)]
+    if not names:
+        return
+    print("Fetching for the tests, once, into .tools/ (docs/testing.md):", flush=True)
+    for name, size in sizes(names).items():
+        print(f"  {name:28} {megabytes(size)}", flush=True)
+    for name in names:
+        try:
+            fetch(name)
+        except LookupError as exc:
+            print(f"fetch: {exc}; its tests are skipped", file=sys.stderr)

@@ -63,24 +63,32 @@ def _place(function: object) -> Name:
 @cache
 def starts_something(begin: Name) -> bool:
     """Whether one of the STARTERS is reached from a name."""
-    seen, left = set[Name](), [begin]
+    return any(
+        module in STARTERS or any(module.startswith(f"{starter}.") for starter in STARTERS)
+        for _, refers in reach([begin])
+        for module, _ in refers
+    )
+
+
+def reach(begin: Iterable[Name]) -> Iterator[tuple[Name, set[tuple[str, str]]]]:
+    """All names that are reached from these, through tests/ and scripts/, each with what it refers to."""
+    seen, left = set[Name](), list(begin)
     while left:
         one = left.pop()
         if one in seen or not any(one.path.is_relative_to(folder) for folder in HELPERS):
             continue
         seen.add(one)
-        names = _names(one.path)
-        for module, name in set().union(*names.values()) if not one.name else names.get(one.name, ()):
-            if module in STARTERS or any(module.startswith(f"{starter}.") for starter in STARTERS):
-                return True
+        names = names_in(one.path)
+        refers = set().union(*names.values()) if not one.name else names.get(one.name, set())
+        yield one, refers
+        for module, name in refers:
             path = _file(module) if module else one.path
             if path is not None:
                 left.append(Name(path, name))
-    return False
 
 
 @cache
-def _names(path: Path) -> dict[str, set[tuple[str, str]]]:
+def names_in(path: Path) -> dict[str, set[tuple[str, str]]]:
     """What each name at the top of a file refers to: (module, name), with no module for this file's own."""
     found: dict[str, set[tuple[str, str]]] = {}
     tree = ast.parse(path.read_bytes())
@@ -89,7 +97,7 @@ def _names(path: Path) -> dict[str, set[tuple[str, str]]]:
             node.annotation = ast.Constant(None)
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
-    for statement in _statements(tree.body):
+    for statement in statements_in(tree.body):
         refers = {pair for node in ast.walk(statement) for _, pair in _imported(node)}
         refers |= {("", node.id) for node in ast.walk(statement) if isinstance(node, ast.Name)}
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
@@ -104,7 +112,7 @@ def _names(path: Path) -> dict[str, set[tuple[str, str]]]:
     return found
 
 
-def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+def statements_in(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """The statements of a block, and of the blocks in it that are no functions or classes."""
     for statement in body:
         blocks = [getattr(statement, name, []) for name in ("body", "orelse", "handlers", "finalbody")]
@@ -112,7 +120,7 @@ def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
             yield statement
         else:
             for block in blocks:
-                yield from _statements(block)
+                yield from statements_in(block)
 
 
 def _imported(node: ast.AST) -> Iterator[tuple[str, tuple[str, str]]]:
