@@ -16,17 +16,20 @@ export PATH := $(CURDIR)/$(VENV):$(PATH)
 # pytest rewrites each test file, for seconds: that it keeps the result is worth a folder.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test-quick test test-long test-linux check format bench bench-docs top-picture page-picture dashboards dashboard-picture guest vmm-guest vmm-demo \
+.PHONY: help setup setup-demo demo test-quick test test-long test-linux check format bench bench-docs top-picture page-picture dashboards dashboard-picture guest vmm-guest vmm-demo \
 	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto man \
 	install-systemd uninstall-systemd clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## make .venv with all that is needed (the others do it by themselves)
-	@PYTHON="$(PYTHON)" scripts/setup.sh
+setup: ## make .venv with all that developers need (the others do it by themselves)
+	@PYTHON="$(PYTHON)" scripts/setup.sh dev
 
-demo: setup ## a 15 s VM, the store, the push and a real Prometheus, end to end
+setup-demo: ## make .venv with what the demos need, and no more
+	@PYTHON="$(PYTHON)" scripts/setup.sh demo
+
+demo: setup-demo ## a 15 s VM, the store, the push and a real Prometheus, end to end
 	@python scripts/demo.py
 
 test-quick: setup ## tests that start nothing: half a minute (docs/testing.md)
@@ -75,18 +78,18 @@ guest: setup ## assemble the built-in guest (needs binutils)
 vmm-guest: ## build the Linux guest, kernel and initramfs, into build/guest
 	@$(PYTHON) scripts/build_linux_guest.py
 
-vmm-demo: setup ## run a VM into the store vmm_metrics/, and look at it (docs/vmm-demo.md)
+vmm-demo: setup-demo ## run a VM into the store vmm_metrics/, and look at it (docs/vmm-demo.md)
 	@python scripts/vmm_demo.py store
 
-vmm-demo-remote-write: setup ## run a VM with its metrics in Prometheus meanwhile; on VMM_HOST if set
+vmm-demo-remote-write: setup-demo ## run a VM with its metrics in Prometheus meanwhile; on VMM_HOST if set
 	@python scripts/vmm_demo.py remote-write
 
-vmm-demo-disk: setup ## run a VM with a disk that stays, and check what it wrote
+vmm-demo-disk: setup-demo ## run a VM with a disk that stays, and check what it wrote
 	@python scripts/vmm_demo.py disk
 
-vmm-bench-15: setup ## run a VM for 15 s: seconds lived, in the store, received
-vmm-bench-30: setup ## the same for 30 s
-vmm-bench-45: setup ## the same for 45 s
+vmm-bench-15: setup-demo ## run a VM for 15 s: seconds lived, in the store, received
+vmm-bench-30: setup-demo ## the same for 30 s
+vmm-bench-45: setup-demo ## the same for 45 s
 vmm-bench-15 vmm-bench-30 vmm-bench-45:
 	@VMM_DURATION=$(@:vmm-bench-%=%) python scripts/vmm_demo.py bench
 

@@ -1,37 +1,73 @@
 #!/bin/sh
-# Make .venv with everything in it that tests and demo need. No root, nothing outside the checkout.
-# Does nothing when neither pyproject.toml has changed since.
+# Make .venv with what the developers need (setup.sh, setup.sh dev) or only what the demos need (setup.sh demo);
+# the first on top of the second. No root, nothing outside the checkout.
+#
+# Strategy: the stamp names the extras of the last complete installation, with both pyproject.toml. We remove it
+# before we change anything. So a .venv without a stamp was interrupted, and we make it anew; we do the same
+# after a change of a pyproject.toml.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 stamp=.venv/.rondo-setup
 
+case ${1:-dev} in
+dev) extras=dev ;;
+demo)
+    extras=plot
+    # Without KVM the guest runs under the emulator.
+    [ -r /dev/kvm ] && [ -w /dev/kvm ] || extras=plot,soft
+    ;;
+*)
+    echo "usage: setup.sh [dev | demo]" >&2
+    exit 64
+    ;;
+esac
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     echo "setup: $python is not Python 3.11 or newer; name one: make PYTHON=/path/to/python3" >&2
     exit 69
 fi
-if [ -x .venv/bin/python ] && cat pyproject.toml scripts/pyproject.toml | cmp -s - "$stamp"; then
-    exit 0
+
+# One setup at a time. pip inherits the lock: if setup.sh is killed, the next one waits until its pip has ended.
+exec 9<scripts/setup.sh
+flock 9
+
+wanted() { # the stamp for the extras $1
+    echo "$1"
+    cat pyproject.toml scripts/pyproject.toml
+}
+if [ -x .venv/bin/python ] && [ -e $stamp ]; then
+    for one in "$extras" dev; do
+        if wanted "$one" | cmp -s - $stamp; then
+            exit 0
+        fi
+    done
 fi
-echo "setup: making .venv (once; takes a minute)" >&2
-rm -rf .venv
-if "$python" -c 'import ensurepip' 2>/dev/null; then
-    "$python" -m venv .venv
+if [ -x .venv/bin/python ] && [ -e $stamp ] && wanted "$(head -n 1 $stamp)" | cmp -s - $stamp; then
+    echo "setup: adding to .venv (once; takes a minute)" >&2
+    rm $stamp
 else
-    # Debian keeps pip's wheel in a package of its own (python3-pip-whl): take it from there, or from
-    # the package itself, unpacked.
-    "$python" -m venv --without-pip .venv
-    wheels=/usr/share/python-wheels
-    if ! ls $wheels/pip-*.whl >/dev/null 2>&1; then
-        wheels=$("$python" scripts/fetch.py --unpack python3-pip-whl)$wheels || {
-            echo "setup: $python has no ensurepip; install python3-venv" >&2
-            exit 69
-        }
+    echo "setup: making .venv (once; takes a minute)" >&2
+    rm -f $stamp
+    rm -rf .venv
+    if "$python" -c 'import ensurepip' 2>/dev/null; then
+        "$python" -m venv .venv
+    else
+        # Debian keeps pip's wheel in a package of its own (python3-pip-whl): take it from there, or from
+        # the package itself, unpacked.
+        "$python" -m venv --without-pip .venv
+        wheels=/usr/share/python-wheels
+        if ! ls $wheels/pip-*.whl >/dev/null 2>&1; then
+            wheels=$("$python" scripts/fetch.py --unpack python3-pip-whl)$wheels || {
+                echo "setup: $python has no ensurepip; install python3-venv" >&2
+                exit 69
+            }
+        fi
+        wheel=$(ls "$wheels"/pip-*.whl | tail -n 1)
+        PYTHONPATH=$wheel .venv/bin/python -m pip install --quiet --no-index --find-links "$wheels" pip
     fi
-    wheel=$(ls "$wheels"/pip-*.whl | tail -n 1)
-    PYTHONPATH=$wheel .venv/bin/python -m pip install --quiet --no-index --find-links "$wheels" pip
 fi
+wanted "$extras" >.venv/wanted # before pip reads pyproject.toml: it may change meanwhile
 # The plain kind of editable install: the other one costs each start of Python some 10 ms.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]' \
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ".[$extras]" \
     --editable scripts
-cat pyproject.toml scripts/pyproject.toml >"$stamp"
+mv .venv/wanted $stamp

@@ -1,6 +1,6 @@
 """Run a script of this checkout on another machine, as if it were here.
 
-Strategy: rsync puts the checkout there, `make setup` makes its .venv, and one ssh runs the script and
+Strategy: rsync puts the checkout there, `make setup-demo` makes its .venv, and one ssh runs the script and
 shows what it prints as it comes. What runs there is on a leash (leash.py): it ends when its standard input
 does, so it ends with the connection, however that ends. On Ctrl-C here we close that input and go on
 showing what the other side says until it is done.
@@ -48,7 +48,7 @@ class Remote:
         given = [f"{name}={value}" for name, value in sorted(environment.items())]
         steps = [
             f"cd {shlex.quote(self._folder)}",
-            f"{python} scripts/devtools/leash.py make -s setup PYTHON={python}",
+            f"{python} scripts/devtools/leash.py make -s setup-demo PYTHON={python}",
             f"exec {python} scripts/devtools/leash.py "
             + shlex.join(["env", *given, ".venv/bin/python", script, *arguments]),
         ]

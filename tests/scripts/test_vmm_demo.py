@@ -263,7 +263,7 @@ def test_a_run_on_another_machine(box: Box, prometheus: Prometheus) -> None:
     variables = [f"{name}={value}" for name, value in settings.items() if name != "PATH"]
     # Without setup: it would make .venv anew, under the feet of these tests, had pyproject.toml changed.
     done = subprocess.run(
-        ["make", "-o", "setup", "vmm-demo-remote-write", "VMM_DURATION=3", *variables],
+        ["make", "-o", "setup-demo", "vmm-demo-remote-write", "VMM_DURATION=3", *variables],
         cwd=ROOT,
         env=os.environ | {"PATH": settings["PATH"]},
         capture_output=True,
