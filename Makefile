@@ -29,7 +29,9 @@ setup: ## make .venv with all that developers need (the others do it by themselv
 setup-demo: ## make .venv with what the demos need, and no more
 	@PYTHON="$(PYTHON)" scripts/setup.sh demo
 
-demo: setup-demo ## a 15 s VM, the store, the push and a real Prometheus, end to end
+demo: ## a 15 s VM, the store, the push and a real Prometheus, end to end; says first what it fetches
+	@$(PYTHON) scripts/demo_fetch.py
+	@PYTHON="$(PYTHON)" scripts/setup.sh demo
 	@python scripts/demo.py
 
 test-quick: setup ## tests that start nothing: half a minute (docs/testing.md)
