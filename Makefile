@@ -106,11 +106,11 @@ man: setup ## make man pages and shell completion, in build/share (a wheel bring
 
 install-systemd: ## systemd's units, man pages, completion into DESTDIR, starting nothing (deploy/README.md)
 	@DESTDIR="$(DESTDIR)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" SHAREDIR="$(SHAREDIR)" SHARE="$(SHARE)" \
-		scripts/install_systemd.sh install
+		deploy/systemd/install.sh install
 
 uninstall-systemd: ## and out again
 	@DESTDIR="$(DESTDIR)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" SHAREDIR="$(SHAREDIR)" \
-		scripts/install_systemd.sh uninstall
+		deploy/systemd/install.sh uninstall
 
 clean: ## remove what the targets made, .venv and .tools included
 	rm -rf .venv .tools .demo build dist *.egg-info scripts/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics

@@ -5,6 +5,7 @@ What stores and serves is imported where it is needed, so that --help is quick.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial as partial_of
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import argh
 
@@ -261,10 +262,26 @@ def _say(counts: Counts) -> None:
     )
 
 
+class _ShareDir(argparse.Action):
+    """Like --version: needs no store."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from rondo_tools.share import share_dir
+
+        print(share_dir())
+        parser.exit()
+
+
 def make_parser() -> command.Parser:
     """The parser of rondo-store."""
     parser = command.Parser(prog="rondo-store", description=DESCRIPTION)
     parser.set_command(rondo_store)
+    parser.add_argument(
+        "--share-dir",
+        action=_ShareDir,
+        nargs=0,
+        help="print the folder that systemd units, dashboards and rules are installed in, and exit",
+    )
     return parser
 
 

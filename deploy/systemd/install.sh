@@ -2,12 +2,17 @@
 # Put rondo's systemd units, man pages and shell completion into a tree, for the machine itself or, below
 # DESTDIR, for a package; or take them out again. Starts nothing, and keeps files in /etc/rondo that are there.
 #
-#     DESTDIR= BINDIR=/usr/local/bin LIBDIR=/usr/local/lib SHAREDIR=/usr/local/share SHARE=build/share \
-#         scripts/install_systemd.sh install|uninstall
+#     make install-systemd                                           # in a checkout
+#     sh "$(rondo-store --share-dir)/systemd/install.sh" install     # of an installed rondo; or uninstall
+#
+# DESTDIR, BINDIR, LIBDIR, SHAREDIR and SHARE are variables of the environment, as in the Makefile.
 set -eu
-here=$(dirname "$0")/../deploy/systemd
+here=$(cd "$(dirname "$0")" && pwd)
 dest=${DESTDIR:-}
-bin=${BINDIR:-/usr/local/bin}
+bin=/usr/local/bin
+# Installed, the commands that it came with: PREFIX/share/rondo/systemd is beside PREFIX/bin.
+if [ -x "$here/../../../bin/rondo-store" ]; then bin=$(cd "$here/../../../bin" && pwd); fi
+bin=${BINDIR:-$bin}
 lib=${LIBDIR:-/usr/local/lib}
 units=$dest$lib/systemd/system
 sysusers=$dest$lib/sysusers.d/rondo.conf
@@ -79,7 +84,7 @@ uninstall)
     echo "The units are gone; what is in /etc/rondo and /var/lib/rondo is yours to remove."
     ;;
 *)
-    echo "usage: install_systemd.sh install|uninstall" >&2
+    echo "usage: install.sh install|uninstall" >&2
     exit 64
     ;;
 esac
