@@ -4,7 +4,8 @@
     scripts/build_share.py build/share
 
 A tool is a line of [project.scripts] in pyproject.toml, whose package has a cli.make_parser(). Needs
-argparse-manpage and shtab; setup.py runs it for the wheel, `make man` by hand. Nothing of it is committed.
+argparse-manpage and shtab. hatch_build.py uses it for sdist and wheel, `make man` by hand. Nothing of it is
+committed.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 # Make .venv with what the developers need (setup.sh, setup.sh dev) or only what the demos need (setup.sh demo);
 # the first on top of the second. No root, nothing outside the checkout.
 #
-# Strategy: the stamp names the extras of the last complete installation, with both pyproject.toml. We remove it
+# Strategy: the stamp names the extras of the last complete installation, with pyproject.toml. We remove it
 # before we change anything. So a .venv without a stamp was interrupted, and we make it anew; we do the same
-# after a change of a pyproject.toml.
+# after a change of pyproject.toml.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -33,7 +33,7 @@ flock 9
 
 wanted() { # the stamp for the extras $1
     echo "$1"
-    cat pyproject.toml scripts/pyproject.toml
+    cat pyproject.toml
 }
 if [ -x .venv/bin/python ] && [ -e $stamp ]; then
     for one in "$extras" dev; do
@@ -67,7 +67,5 @@ else
     fi
 fi
 wanted "$extras" >.venv/wanted # before pip reads pyproject.toml: it may change meanwhile
-# The plain kind of editable install: the other one costs each start of Python some 10 ms.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable ".[$extras]" \
-    --editable scripts
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
 mv .venv/wanted $stamp

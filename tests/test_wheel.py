@@ -17,11 +17,13 @@ import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 from build_share import COMPLETION
 from devtools.programs import root_of
+from hatch_build import DEPLOY
 from rondo_tools import __version__
 from tests.support.needs import PATIENCE_S, must_have
 
@@ -49,6 +51,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source / name)
+    # Left by a build of an earlier version.
+    stale = source / "build" / "lib" / "rondo_tools" / "stale.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
     built = run(*pip, "--wheel-dir", source / "dist", source)
     assert built.returncode == 0, built.stderr
@@ -85,6 +91,14 @@ def share(bare: Path) -> Path:
     return bare / "share"
 
 
+def test_the_wheel_has_the_package_of_the_source_and_no_more(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if name.startswith("rondo_tools/")}
+    package = [path for path in (ROOT / "rondo_tools").rglob("*") if path.is_file()]
+    assert found == {str(path.relative_to(ROOT)) for path in package if "__pycache__" not in path.parts}
+    assert {"rondo_tools/py.typed", "rondo_tools/prom/proto/remote_write_v2.proto"} <= found
+
+
 def test_a_command_without_its_packages_says_so(bare: Path) -> None:
     for tool in TOOLS:
         done = run(bare / "bin" / tool, "--version")
@@ -118,9 +132,45 @@ def test_what_makes_pages_is_not_needed_to_run() -> None:
         assert not re.search(r"^\s*(import|from) (shtab|argparse_manpage)", path.read_text(), re.MULTILINE)
 
 
+def test_share_has_what_deploy_has_for_a_host(share: Path) -> None:
+    deploy = files(ROOT / "deploy")
+    found = files(share / "rondo")
+    assert found == {name: data for name, data in deploy.items() if name.partition("/")[0] in DEPLOY}
+    assert {"systemd/rondo-store.service", "systemd/sysusers.conf", "systemd/tmpfiles.conf"} <= set(found)
+    assert {"rules/rondo.yml", "grafana/rondo-vmm-dashboard.json"} <= set(found)
+
+
+@pytest.mark.parametrize("way", ["--prefix", "--target", "--user"])
+def test_share_is_found_wherever_pip_installs(wheel: Path, tmp_path: Path, way: str) -> None:
+    python = sys._base_executable  # type: ignore[attr-defined]  # for in an environment there is no --user
+    environment = {**os.environ, "PYTHONUSERBASE": str(tmp_path), "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+    options = [way] if way == "--user" else [way, tmp_path]
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
+    done = run(*pip, "--no-compile", "--no-warn-script-location", *options, wheel, env=environment)
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.rglob("rondo_tools/__init__.py")
+    if way != "--user":
+        environment["PYTHONPATH"] = str(package.parent.parent)
+    ask = "from rondo_tools.share import share_dir; print(share_dir())"
+    assert run(python, "-c", ask, cwd=tmp_path, env=environment).stdout == f"{tmp_path}/share/rondo\n"
+
+
+def test_an_installed_rondo_installs_its_units(installed: Path, tmp_path: Path) -> None:
+    asked = run(installed / "bin" / "rondo-store", "--share-dir", cwd=tmp_path)
+    assert (asked.returncode, asked.stdout) == (0, f"{installed}/share/rondo\n")
+    script = Path(asked.stdout.strip()) / "systemd" / "install.sh"
+    environment = {"PATH": os.environ["PATH"], "DESTDIR": str(tmp_path)}
+    done = run("sh", script, "install", cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    unit = tmp_path / "usr/local/lib/systemd/system/rondo-store.service"
+    assert f"\nExecStart={installed}/bin/rondo-store " in unit.read_text()
+    assert (tmp_path / "usr/local/share/man/man1/rondo-store.1").is_file()
+    assert run("sh", script, "uninstall", cwd=tmp_path, env=environment).returncode == 0
+    assert not [name for name in files(tmp_path) if not name.startswith("etc/rondo/")]
+
+
 def test_each_tool_has_its_pages(share: Path) -> None:
-    found = {str(path.relative_to(share)) for path in share.rglob("*") if path.is_file()}
-    assert found == set(PAGES)
+    assert {name for name in files(share) if not name.startswith("rondo/")} == set(PAGES)
     page = (share / "man/man1/rondo-query.1").read_text()
     listed = run(sys.executable, ROOT / "bin" / "rondo-query", "--help").stdout
     commands = re.findall(r"^    (\w+) +\S", listed, re.MULTILINE)
@@ -276,7 +326,7 @@ def test_install_systemd_brings_the_pages_of_the_wheel(share: Path, bare: Path, 
         tree = tmp_path / f"tree-{number}"
         done = make("install-systemd", f"DESTDIR={tree}", *variables)
         assert done.returncode == 0, done.stderr
-        assert files(tree / "usr/local/share") == files(share)
+        assert files(tree / "usr/local/share") == {page: (share / page).read_bytes() for page in PAGES}
         done = make("uninstall-systemd", f"DESTDIR={tree}", *variables)
         assert done.returncode == 0, done.stderr
         assert files(tree / "usr/local/share") == {}

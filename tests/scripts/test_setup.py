@@ -36,7 +36,6 @@ esac
 """
 
 OLD = "[project]\n"
-PROJECTS = ("pyproject.toml", "scripts/pyproject.toml")
 
 
 class Checkout:
@@ -44,8 +43,7 @@ class Checkout:
         self.folder = folder
         (folder / "scripts").mkdir()
         shutil.copy(ROOT / "scripts" / "setup.sh", folder / "scripts")
-        for name in PROJECTS:
-            (folder / name).write_text(OLD)
+        (folder / "pyproject.toml").write_text(OLD)
         self.python = folder / "python"
         self.python.write_text(FAKE_PYTHON)
         self.python.chmod(0o755)
@@ -81,10 +79,9 @@ def test_developers_set_up_on_top_of_the_demos(checkout: Checkout) -> None:
     assert checkout.setup("demo") == []
 
 
-@pytest.mark.parametrize("project", PROJECTS)
-def test_a_changed_project_is_set_up_anew(checkout: Checkout, project: str) -> None:
+def test_a_changed_project_is_set_up_anew(checkout: Checkout) -> None:
     checkout.setup("dev")
-    (checkout.folder / project).write_text(OLD + "# more\n")
+    (checkout.folder / "pyproject.toml").write_text(OLD + "# more\n")
     assert checkout.setup("demo") == ["venv", DEMO]
     assert checkout.setup("dev") == ["pip .[dev]"]
 
