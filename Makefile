@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(VENV):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup setup-demo demo test-quick test test-long test-linux check format bench bench-docs top-picture page-picture dashboards dashboard-picture guest vmm-guest vmm-demo \
-	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto man \
+	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto man dist \
 	install-systemd uninstall-systemd clean
 
 help: ## this list
@@ -101,6 +101,12 @@ lab: setup vmm-guest ## a shell on an emulated machine whose KVM boots Linux (do
 proto: setup ## generate the protobuf code
 	python scripts/build_proto.py
 
+dist: setup ## build the sdist, the wheel from it, and check both, in dist/
+	rm -rf dist
+	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}" python -m build --no-isolation
+	twine check --strict dist/*
+	check-wheel-contents dist/*.whl
+
 man: setup ## make man pages and shell completion, in build/share (a wheel brings its own)
 	@python scripts/build_share.py $(SHARE)
 
@@ -113,5 +119,5 @@ uninstall-systemd: ## and out again
 		deploy/systemd/install.sh uninstall
 
 clean: ## remove what the targets made, .venv and .tools included
-	rm -rf .venv .tools .demo build dist *.egg-info scripts/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics
+	rm -rf .venv .tools .demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache vmm_metrics
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
