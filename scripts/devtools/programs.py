@@ -64,6 +64,7 @@ PROGRAMS = {
     "fish": Program("fish", "usr/bin/fish", Needs.MISSING),
     "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
     "mandoc": Program("mandoc", "usr/bin/mandoc", Needs.NOTHING),
+    "mmdebstrap": Program("mmdebstrap", "usr/bin/mmdebstrap", Needs.NOTHING),
     "nginx": Program("nginx", "usr/sbin/nginx", Needs.MISSING),
     "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, only=True),
     "prometheus-node-exporter": Program(
@@ -245,13 +246,18 @@ def sources(suite: str, work: Path) -> list[str]:
     """Options that make apt look at another suite only, at the mirror that this machine uses."""
     if not suite:
         return []
+    file = work / "sources.list"
+    file.write_text(f"deb [signed-by={KEYRING}] {debian_mirror()} {suite} main\n")
+    return ["-o", f"Dir::Etc::sourcelist={file}", "-o", "Dir::Etc::sourceparts=/dev/null"]
+
+
+def debian_mirror() -> str:
+    """The mirror of Debian that this machine uses. Raises LookupError."""
     sites = run(["apt-get", "indextargets", "--format", "$(SITE)"]).split()
     mirror = next((site for site in sites if site.rstrip("/").endswith("/debian")), None)
     if mirror is None:
-        raise LookupError(f"this machine names no mirror of Debian to have {suite} from")
-    file = work / "sources.list"
-    file.write_text(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n")
-    return ["-o", f"Dir::Etc::sourcelist={file}", "-o", "Dir::Etc::sourceparts=/dev/null"]
+        raise LookupError("this machine names no mirror of Debian")
+    return mirror
 
 
 def follow(package: str, work: Path, options: list[str]) -> None:
