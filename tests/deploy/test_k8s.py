@@ -23,7 +23,7 @@ import yaml
 import rondo_tools
 from devtools.fleet import PATIENCE_S
 from devtools.grafana.dashboards import DASHBOARDS
-from devtools.grafana.manifests import K8S, drifted, manifests, write
+from devtools.grafana.manifests import FILES, K8S, drifted, manifests, write
 from devtools.receivers.prometheus import Prometheus, free_port
 from tests.support.deploy.api_server import ApiServer, Kind
 from tests.support.deploy.lives import RULES
@@ -70,20 +70,23 @@ def test_a_manifest_that_drifted_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert drifted() == []
     source = tmp_path / "deploy" / "grafana" / DASHBOARDS[0].name
     source.write_text(source.read_text().replace('"refresh": "30s"', '"refresh": "9s"'))
-    assert drifted() == [Path("deploy") / "k8s" / f"{source.stem}.yaml"]
+    assert drifted() == [Path("deploy") / "k8s" / FILES[source.stem][0]]
     write()
     assert drifted() == []
 
 
 def test_there_is_what_an_operator_expects() -> None:
-    found = [(one["kind"], one["metadata"]["name"]) for one in top()]
-    assert sorted(found) == [
-        ("ConfigMap", "rondo-fleet-dashboard"),
-        ("ConfigMap", "rondo-vmm-dashboard"),
-        ("GrafanaDashboard", "rondo-fleet-dashboard"),
-        ("GrafanaDashboard", "rondo-vmm-dashboard"),
-        ("PrometheusRule", "rondo"),
-    ]
+    found = {
+        path.name: [(one["kind"], one["metadata"]["name"]) for one in documents(path)]
+        for path in K8S.glob("*.yaml")
+    }
+    assert found == {
+        "grafana-dashboard.yaml": [("GrafanaDashboard", "rondo-vmm-dashboard")],
+        "grafana-fleet-dashboard.yaml": [("GrafanaDashboard", "rondo-fleet-dashboard")],
+        "rondo-dashboard-configmap.yaml": [("ConfigMap", "rondo-vmm-dashboard")],
+        "rondo-fleet-dashboard-configmap.yaml": [("ConfigMap", "rondo-fleet-dashboard")],
+        "rondo-rules.yaml": [("PrometheusRule", "rondo")],
+    }
     assert {one["metadata"]["namespace"] for one in top()} == {"monitoring"}
     maps = {one["metadata"]["name"]: one["data"] for one in top() if one["kind"] == "ConfigMap"}
     for one in top():
@@ -156,6 +159,28 @@ def test_kubectl_applies_the_folder_and_not_the_one_in_it(tmp_path: Path) -> Non
     assert made["GrafanaDashboard/rondo-vmm-dashboard"]["path"] == (
         "/apis/grafana.integreatly.org/v1beta1/namespaces/monitoring/grafanadashboards"
     )
+
+
+def listed(section: str) -> set[str]:
+    """The paths of the files in a drawing of folders, below the folder in its first line."""
+    (drawing,) = re.findall(r"```\n(.*?)```", section, re.DOTALL)
+    files, folders = set(), [""]
+    for line in drawing.splitlines()[1:]:
+        branch, name = re.fullmatch(r"((?:│   |    )*(?:├── |└── ))(\S+)(?: .*)?", line).groups()  # type: ignore[union-attr]
+        del folders[len(branch) // 4 :]
+        path = folders[-1] + name
+        if name.endswith("/"):
+            folders.append(path)
+        else:
+            files.add(path)
+    return files
+
+
+def test_the_file_structure_in_the_guide_is_the_folders() -> None:
+    folder = ROOT / "deploy"
+    section = (folder / "README.md").read_text().partition("\n## File Structure\n")[2].partition("\n## ")[0]
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert listed(section) == there
 
 
 def containers() -> dict[str, Json]:

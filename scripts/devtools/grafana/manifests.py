@@ -1,8 +1,8 @@
 """The manifests of deploy/k8s/, made of deploy/grafana/ and deploy/rules/.
 
-A dashboard becomes a ConfigMap with its JSON as it is, and a GrafanaDashboard that points to it; the
-rules become a PrometheusRule. Both sources stand in the manifests to the letter, so that a difference
-between two versions of a manifest reads like that of its source.
+Each dashboard becomes two files: a ConfigMap with its JSON, and a GrafanaDashboard that points to the
+ConfigMap. The rules become a PrometheusRule. The sources stand in the manifests to the letter, so that a
+difference between two versions of a manifest reads like that of its source.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from devtools import ROOT
 DEPLOY = ROOT / "deploy"
 K8S = DEPLOY / "k8s"
 
-DASHBOARD = """\
+# Each dashboard's ConfigMap and GrafanaDashboard, in deploy/k8s/.
+FILES = {
+    "rondo-vmm-dashboard": ("rondo-dashboard-configmap.yaml", "grafana-dashboard.yaml"),
+    "rondo-fleet-dashboard": ("rondo-fleet-dashboard-configmap.yaml", "grafana-fleet-dashboard.yaml"),
+}
+
+CONFIG_MAP = """\
 # Made by `make dashboards` from {source}: change that file, not this one.
 apiVersion: v1
 kind: ConfigMap
@@ -28,7 +34,10 @@ metadata:
     app.kubernetes.io/name: rondo
 data:
   {file}: |
-{content}---
+{content}"""
+
+GRAFANA_DASHBOARD = """\
+# Made by `make dashboards` for {source}; its template is in scripts/devtools/grafana/manifests.py.
 apiVersion: grafana.integreatly.org/v1beta1
 kind: GrafanaDashboard
 metadata:
@@ -72,13 +81,10 @@ def manifests() -> Iterator[tuple[Path, str]]:
     for path in sorted((DEPLOY / "grafana").glob("*.json")):
         text = path.read_text()
         json.loads(text)  # what is broken is not passed on
-        manifest = DASHBOARD.format(
-            source=path.relative_to(DEPLOY.parent),
-            name=path.stem,
-            file=path.name,
-            content=indent(text, "    "),
-        )
-        yield K8S / f"{path.stem}.yaml", manifest
+        names = {"source": path.relative_to(DEPLOY.parent), "name": path.stem, "file": path.name}
+        config_map, grafana_dashboard = FILES[path.stem]
+        yield K8S / config_map, CONFIG_MAP.format(**names, content=indent(text, "    "))
+        yield K8S / grafana_dashboard, GRAFANA_DASHBOARD.format(**names)
     path = DEPLOY / "rules" / "rondo.yml"
     groups = path.read_text()
     groups = groups[groups.index("groups:\n") :]
