@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from devtools.programs import PROGRAMS, fetch
+from devtools.programs import NEWER, PROGRAMS, TOOLS, fetch, package_version
 from devtools.receivers.prometheus import Prometheus
 from tests.support.needs import PATIENCE_S, must_have
 from tests.support.quick import Guard, is_quick
@@ -60,6 +60,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
     GUARD.check()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Newer suites move, so a run says which versions there were."""
+    there = [name for name in NEWER if (TOOLS / "bin" / name).exists()]
+    if "not long" not in terminalreporter.config.option.markexpr:
+        for name in there:
+            terminalreporter.write_line(f"{name}: {package_version(name)}")
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ has the program installed already, the one on PATH is used. Needs nothing but Py
 from __future__ import annotations
 
 import fcntl
+import gzip
 import os
 import re
 import shutil
@@ -73,7 +74,6 @@ PROGRAMS = {
     "prometheus-process-exporter": Program(
         "prometheus-process-exporter", "usr/bin/prometheus-process-exporter", Needs.NOTHING, For.BENCH
     ),
-    "prometheus-sid": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, suite="sid"),
     "promtool": Program("prometheus", "usr/bin/promtool", Needs.NOTHING, only=True),
     "qemu-system-x86_64": Program("qemu-system-x86", "usr/bin/qemu-system-x86_64", Needs.MISSING),
     "rrdtool": Program("rrdtool", "usr/bin/rrdtool", Needs.MISSING, For.BENCH),
@@ -87,6 +87,13 @@ PROGRAMS = {
     "vmagent": Program("victoria-metrics", "usr/bin/vmagent", Needs.NOTHING, For.BENCH),
     "zsh": Program("zsh", "bin/zsh", Needs.MISSING),
 }
+NEWER_SUITES = ("trixie", "sid")
+NEWER = {
+    f"{name}-{suite}": PROGRAMS[name]._replace(target=For.LONG, suite=suite, only=False)
+    for name in ("prometheus", "victoria-metrics", "vmagent")
+    for suite in NEWER_SUITES
+}
+PROGRAMS |= NEWER
 
 
 def fetch(name: str) -> Path:
@@ -176,6 +183,15 @@ def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
             raise LookupError(f"the package {package!r} cannot be had\n{said(exc)}") from exc
 
 
+def package_version(name: str) -> str:
+    """The version of a program's package: 3.5.3+ds1-6. Raises LookupError where it was not fetched."""
+    program = PROGRAMS[name]
+    for changelog in program.root.glob(f"usr/share/doc/{program.package}/changelog.Debian*.gz"):
+        with gzip.open(changelog, "rt") as file:
+            return re.search(r"\((?:\d+:)?(.+?)\)", file.readline())[1]  # type: ignore[index]
+    raise LookupError(f"{name} was not fetched")
+
+
 def root_of(*packages: str, suite: str = "") -> Path:
     return TOOLS / (f"{suite}-" * bool(suite) + "+".join(packages))
 
@@ -224,11 +240,13 @@ def unpack(
         made.mkdir()
         for deb in sorted(work.rglob("*.deb")):
             run(["dpkg", "-x", str(deb), str(made)])
-        if only:
-            kept = work / "only" / only
-            kept.parent.mkdir(parents=True)
-            in_root(made, only).rename(kept)
-            made = work / "only"
+        if only:  # and the package's changelog, which has its version
+            kept, pages = work / "only", Path("usr/share/doc", package)
+            for path in (Path(only), pages):
+                (kept / path).parent.mkdir(parents=True, exist_ok=True)
+            in_root(made, only).rename(kept / only)
+            (made / pages).rename(kept / pages)
+            made = kept
         made.chmod(0o755)
         if root.exists():
             shutil.rmtree(root)

@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from devtools.fleet import PATIENCE_S, Host
 from devtools.grafana.dashboards import Range
 from devtools.receivers.prometheus import Prometheus
-from devtools.receivers.victoria import victoria
+from devtools.receivers.victoria import VictoriaMetrics
 from rondo_tools import stream
 from rondo_tools.attach.self_metrics import INSTANCE, SERIES
 from rondo_tools.catalog import COUNTER
@@ -35,11 +34,10 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     rules.write_text(RULES.read_text().replace("interval: 15s", "interval: 1s"))
     config = f"global: {{evaluation_interval: 1s}}\nrule_files: ['{rules}']\n"
     began_s = time.time()
-    victoria_folder = tmp_path_factory.mktemp("victoria")
     with (
         Prometheus(program("prometheus"), config=config) as prometheus,
         # It shows nothing of the last half minute, unless it is told to.
-        victoria(program("victoria-metrics"), victoria_folder, "-search.latencyOffset=0s") as victoria_url,
+        VictoriaMetrics(program("victoria-metrics"), "-search.latencyOffset=0s") as victoria,
         # A journal is rolled up when the coarsest tier's interval is over.
         Host(folder, prometheus.write_url, tiers="1s:10m,10s:6h") as host,
     ):
@@ -67,11 +65,10 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         ):
             push(host.store, prometheus.write_url, *flags)
         shown_s = arrived_s(prometheus, "vm-4", ended_s)
-        push(host.store, f"{victoria_url}/api/v1/write", "--cursor", "victoria")
-        with urllib.request.urlopen(f"{victoria_url}/internal/force_flush", timeout=PATIENCE_S):
-            pass  # what it has taken is now shown, too
+        push(host.store, victoria.write_url, "--cursor", "victoria")
+        victoria.flush()
         shown = Range(began_s - 10, shown_s)
-        yield Filled(prometheus.url, victoria_url, shown, lives_of(host.store))
+        yield Filled(prometheus.url, victoria.url, shown, lives_of(host.store))
 
 
 def watched(path: Path, began_s: float) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from devtools import ROOT
-from devtools.programs import PROGRAMS, For
-from tests.support.program_users import PAGE, programs_of, users, with_table
+from devtools.programs import For
+from tests.support.program_users import LISTED, PAGE, programs_of, users, with_table
 from tests.support.quick import Name
 
 
@@ -36,6 +36,6 @@ def test_the_page_has_them_as_they_are() -> None:
 @pytest.mark.heavy
 def test_make_test_fetches_what_its_tests_want() -> None:
     wanted = {name for name, of in users().items() if of[For.TEST]}
-    assert {name for name, one in PROGRAMS.items() if one.target is For.TEST} == wanted
+    assert {name for name, one in LISTED.items() if one.target is For.TEST} == wanted
     of_long = {name for name, of in users().items() if of[For.LONG] and not of[For.TEST]}
-    assert {name for name, one in PROGRAMS.items() if one.target is For.LONG} == of_long
+    assert {name for name, one in LISTED.items() if one.target is For.LONG} == of_long

@@ -1,9 +1,9 @@
-"""Each sample once, bit for bit, in a real Prometheus, through a proxy that fails and with processes
-that are killed.
+"""Each sample once, bit for bit, in real receivers, through a proxy that fails and with processes that
+are killed.
 
-One Prometheus, with its default settings, takes it all; each scenario and each schedule has a `job`
-of its own. After each all is quiet, one more push goes out, and what Prometheus shows is compared
-with the store. At the end `promtool tsdb dump` shows the stale markers too.
+One of each, with its default settings, takes it all; each scenario and each schedule has a `job` of its
+own. After each all is quiet, one more push goes out, and what the receiver shows is compared with the
+store. At the end `promtool tsdb dump` shows the stale markers of Debian's Prometheus, too.
 """
 
 from __future__ import annotations
@@ -16,35 +16,52 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from devtools.receivers.prometheus import Labels, Prometheus
-from devtools.receivers.receiver import bits
+from devtools.receivers.prometheus import Labels
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push import cli
 from tests.support.push.faults import FAULTS, FaultProxy
 from tests.support.push.push_host import MOMENTS
-from tests.support.push.receivers import expected, fill, header, seconds, ticks
+from tests.support.push.receivers import bits, expected, fill, header, of_bits, seconds, ticks
+from tests.support.real_receivers import Real, kept, real, restart
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000  # anew for each test
 SCHEDULES, LONG_SCHEDULES = 30, 400  # of `make test`; and of `make test-long`, the former not among them
+FEW = 5  # of `make test`, to VictoriaMetrics; in `make test-long` each receiver gets SCHEDULES
 QUICK = sorted(set(FAULTS) - {"429 seconds", "429 date", "silence", "silence after"})
 SEED = int(os.environ.get("RONDO_TEST_SEED", "0"))  # of the first schedule
 pytestmark = pytest.mark.usefixtures("now")
+
+PROMETHEUS = ("prometheus", "1.0")
+NEWEST = [("prometheus-sid", "1.0"), ("prometheus-sid", "2.0")]
+OTHERS = [*NEWEST, *((name, "2.0") for name in ("prometheus-trixie", "victoria-metrics-trixie"))]
+OTHERS += [("victoria-metrics-sid", "1.0"), ("victoria-metrics-sid", "2.0")]
+VICTORIA = ("victoria-metrics", "1.0")
+
+
+def to(*receivers: tuple[str, str], also: Sequence[tuple[str, str]] = ()) -> pytest.MarkDecorator:
+    """Run a test with these receivers and protocols, and with others in the long tier."""
+    longer = [pytest.param(one, marks=pytest.mark.long) for one in also]
+    return pytest.mark.parametrize("running", [*receivers, *longer], indirect=True, ids="-".join)
+
 
 Shown = dict[Labels, dict[int, int]]
 
 
 class Lab:
-    """The Prometheus, the proxy before it, the host of pushes, and what all have delivered."""
+    """The receiver, the proxy before it, the host of pushes with their flags, and what all have delivered."""
 
-    def __init__(self, prometheus: Prometheus, proxy: FaultProxy, host: subprocess.Popen[str]) -> None:
-        self.prometheus = prometheus
+    def __init__(
+        self, receiver: Real, flags: tuple[str, ...], proxy: FaultProxy, host: subprocess.Popen[str]
+    ) -> None:
+        self.receiver = receiver
+        self.flags = flags
         self.proxy = proxy
         self.host = host
         self.delivered: Shown = {}
@@ -57,7 +74,7 @@ class Lab:
         argv = [str(store), "--remote-write", self.proxy.url, "--job", job, "--timeout", timeout, "-v"]
         assert self.host.stdin is not None
         assert self.host.stdout is not None
-        self.host.stdin.write(json.dumps({"argv": [*argv, *flags], **order}) + "\n")
+        self.host.stdin.write(json.dumps({"argv": [*argv, *self.flags, *flags], **order}) + "\n")
         self.host.stdin.flush()
         answer = json.loads(self.host.stdout.readline())
         tally = re.search(r"(\d+) rejected, (\d+) unclear", answer["said"])
@@ -67,19 +84,22 @@ class Lab:
         return int(answer["status"])
 
     def check(self, store: Path, job: str) -> None:
-        """After a quiet push Prometheus holds what the store does, and the cursor says so."""
+        """After a quiet push the receiver holds what the store does, and the cursor says so."""
         self.proxy.follow([])
         assert self.push(store, job) == 0
         wanted: Shown = {}
         for labels, samples in expected(store).items():
             named = dict(labels) | {"job": job}
             if f"{named['instance']}/{named['__name__']}" not in self.poison:
-                wanted[tuple(sorted(named.items()))] = samples
-        got = {
-            labels: {t_ms: bits(float(value)) for t_ms, value in pairs}
-            for labels, pairs in self.prometheus.samples(f'{{job="{job}",instance!="rondo-push"}}').items()
-            if f"{dict(labels)['instance']}/{dict(labels)['__name__']}" not in self.poison
-        }
+                wanted[tuple(sorted(named.items()))] = {
+                    t_ms: value if value == STALE_NAN else bits(kept(self.receiver, of_bits(value)))
+                    for t_ms, value in samples.items()
+                }
+        got: Shown = {}
+        for labels, pairs in self.receiver.samples(f'{{job="{job}",instance!="rondo-push"}}').items():
+            if f"{dict(labels)['instance']}/{dict(labels)['__name__']}" not in self.poison:
+                got[labels] = {t_ms: bits(float(value)) for t_ms, value in pairs}
+                assert len(got[labels]) == len(pairs), "a sample twice"
         values = {
             labels: {t_ms: value for t_ms, value in samples.items() if value != STALE_NAN}
             for labels, samples in wanted.items()
@@ -98,29 +118,23 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def running(program: Callable[[str], Path]) -> Iterator[Lab]:
-    with Prometheus(program("prometheus")) as prometheus:
-
-        def restart() -> None:
-            prometheus.stop(signal.SIGKILL)
-            prometheus.start()
-
-        with FaultProxy(prometheus.write_url, restart) as proxy:
-            host = subprocess.Popen(
-                [sys.executable, ROOT / "tests" / "support" / "push" / "push_host.py"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-            try:
-                yield Lab(prometheus, proxy, host)
-            finally:
-                assert host.stdin is not None
-                assert host.stdout is not None
-                host.stdin.close()
-                host.wait(300)
-                host.stdout.close()
+def running(request: pytest.FixtureRequest, program: Callable[[str], Path]) -> Iterator[Lab]:
+    """Of a receiver's name and a version of the protocol."""
+    name, protocol = request.param
+    with (
+        real(name, program(name)) as receiver,
+        FaultProxy(receiver.write_url, lambda: restart(receiver)) as proxy,
+        subprocess.Popen(
+            [sys.executable, ROOT / "tests" / "support" / "push" / "push_host.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ) as host,
+    ):
+        yield Lab(receiver, ("--protocol", protocol), proxy, host)
+        assert host.stdin is not None
+        host.stdin.close()
 
 
 @pytest.fixture
@@ -154,6 +168,7 @@ SCENARIOS: dict[str, list[str]] = {
 }
 
 
+@to(PROMETHEUS, also=NEWEST)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios(lab: Lab, tmp_path: Path, name: str) -> None:
     two_lives_and_a_neighbour(tmp_path)
@@ -165,14 +180,16 @@ def test_scenarios(lab: Lab, tmp_path: Path, name: str) -> None:
     lab.check(tmp_path, job)
 
 
+@to(PROMETHEUS)
 def test_a_redirect_elsewhere_is_no_delivery(lab: Lab, tmp_path: Path) -> None:
     two_lives_and_a_neighbour(tmp_path)
-    other = lab.prometheus.url.replace("127.0.0.1", "localhost")
+    other = lab.receiver.url.replace("127.0.0.1", "localhost")
     done = cli.main([str(tmp_path), "--remote-write", other, "--job", "elsewhere", "-q"])
     assert done == 69  # Prometheus itself answers its root with a redirect to the pages for people
     lab.check(tmp_path, "elsewhere")
 
 
+@to(PROMETHEUS, VICTORIA, also=OTHERS)
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_kill_9_at_every_moment(lab: Lab, tmp_path: Path, moment: str, count: int) -> None:
@@ -183,6 +200,7 @@ def test_kill_9_at_every_moment(lab: Lab, tmp_path: Path, moment: str, count: in
     lab.check(tmp_path, job)
 
 
+@to(PROMETHEUS, also=NEWEST)
 @pytest.mark.parametrize("fault", ["lost answer", "silence after", "500 after"])
 def test_poison_in_the_batch_that_was_in_flight(lab: Lab, tmp_path: Path, fault: str) -> None:
     two_lives_and_a_neighbour(tmp_path)
@@ -204,15 +222,21 @@ def poison(lab: Lab, path: Path, job: str, names: list[str]) -> None:
     lab.poison = frozenset(names)
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(seed, marks=[pytest.mark.long] if seed - SEED >= SCHEDULES else [])
-        for seed in range(SEED, SEED + LONG_SCHEDULES)
-    ],
-)
+def schedules() -> list[object]:
+    """Receiver, protocol and seed: most of them for one receiver, the first few for all."""
+    found: list[object] = []
+    for receiver in (PROMETHEUS, VICTORIA, *OTHERS):
+        of_test = {PROMETHEUS: SCHEDULES, VICTORIA: FEW}.get(receiver, 0)
+        for number in range(LONG_SCHEDULES if receiver == PROMETHEUS else SCHEDULES):
+            marks = [pytest.mark.long] if number >= of_test else []
+            name = f"{SEED + number}-{'-'.join(receiver)}"
+            found.append(pytest.param(receiver, SEED + number, marks=marks, id=name))
+    return found
+
+
+@pytest.mark.parametrize(("running", "seed"), schedules(), indirect=["running"])
 def test_schedules(lab: Lab, tmp_path: Path, seed: int) -> None:
-    """Replay one with RONDO_TEST_SEED=<seed> and -k 'schedules[<seed>]'."""
+    """Replay one with RONDO_TEST_SEED=<seed> and -k 'schedules and <seed>-prometheus-1.0'."""
     chance = random.Random(seed)
     job = f"schedule-{seed}"
     store = tmp_path / "store"
@@ -246,13 +270,14 @@ def test_schedules(lab: Lab, tmp_path: Path, seed: int) -> None:
     lab.check(store, job)
 
 
+@to(PROMETHEUS)
 def test_the_dump_holds_all_that_was_delivered_stale_markers_too(
     lab: Lab, program: Callable[[str], Path]
 ) -> None:
-    """Runs last: it stops Prometheus, and reads its folder."""
-    lab.prometheus.stop()
+    """Runs last of its receiver's: it stops Prometheus, and reads its folder."""
+    lab.receiver.stop()
     dump = subprocess.run(
-        [program("promtool"), "tsdb", "dump", lab.prometheus.folder / "data"],
+        [program("promtool"), "tsdb", "dump", lab.receiver.folder / "data"],
         check=True, capture_output=True, text=True, timeout=300,
     ).stdout  # fmt: skip
     found: Shown = {}

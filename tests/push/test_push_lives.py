@@ -27,19 +27,16 @@ from pathlib import Path
 import pytest
 
 from devtools.receivers.prometheus import Prometheus
-from devtools.receivers.receiver import HOUR_MS, Key, bits
-from devtools.receivers.victoria import victoria
 from rondo_tools import stream
-from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.stream import End, Header, Tick
-from tests.push.test_push_victoria import ONCE, held
 from tests.support.needs import PATIENCE_S
 from tests.support.push.faults import FaultProxy
 from tests.support.push.push_host import MOMENTS
-from tests.support.push.receivers import fill, header, labels_of, seconds, ticks
+from tests.support.push.receivers import HOUR_MS, Key, bits, fill, header, labels_of, seconds, ticks
+from tests.support.real_receivers import RECEIVERS, Real, real, restart
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
@@ -66,9 +63,13 @@ def truth_of(some: list[tuple[Header, list[Tick]]]) -> Truth:
     return found
 
 
-def shown(prometheus: Prometheus) -> Truth:
-    found = prometheus.samples('{job="rondo-vmm",instance!="rondo-push"}')
-    return {labels: {t_ms: bits(float(value)) for t_ms, value in pairs} for labels, pairs in found.items()}
+def shown(receiver: Real) -> Truth:
+    """What it holds but for stale markers, each sample once."""
+    shown: Truth = {}
+    for labels, pairs in receiver.samples('{job="rondo-vmm",instance!="rondo-push"}').items():
+        shown[labels] = {t_ms: bits(float(value)) for t_ms, value in pairs}
+        assert len(shown[labels]) == len(pairs)
+    return shown
 
 
 @pytest.fixture
@@ -269,48 +270,24 @@ def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
-FAULTS = ["lost answer", "503", "500 after", "cut request"]
+FAULTS = ["lost answer", "503", "500 after", "cut request", "restart"]
 
 
 @pytest.mark.usefixtures("no_power_cuts")
-@pytest.mark.parametrize("receiver", ["prometheus", "victoria-metrics"])
+@pytest.mark.parametrize("name", RECEIVERS)
 @pytest.mark.parametrize(
     "seed", [FIRST, *(pytest.param(FIRST + n, marks=pytest.mark.long) for n in range(1, 6))]
 )
 def test_three_hours_of_lives(
-    program: Callable[[str], Path],
-    tmp_path: Path,
-    host: subprocess.Popen[str],
-    seed: int,
-    receiver: str,
+    program: Callable[[str], Path], tmp_path: Path, host: subprocess.Popen[str], seed: int, name: str
 ) -> None:
     """Each sample is at the receiver once."""
-    if receiver == "prometheus":
-        with Prometheus(program("prometheus")) as prometheus:
-
-            def restart() -> None:
-                prometheus.stop(signal.SIGKILL)
-                prometheus.start()
-
-            with FaultProxy(prometheus.write_url, restart) as proxy:
-                history = History(tmp_path, seed, proxy, host)
-                history.play([*FAULTS, "restart"])
-            found = shown(prometheus)
-    else:
-        with (
-            victoria(program("victoria-metrics"), tmp_path, ONCE) as url,
-            FaultProxy(f"{url}/api/v1/write") as proxy,
-        ):
-            history = History(tmp_path, seed, proxy, host)
-            history.play(FAULTS)
-            pairs_of = held(url)
-        found = {}
-        for labels, pairs in pairs_of.items():
-            found[labels] = {t_ms: bits(value) for t_ms, value in pairs}
-            assert len(found[labels]) == len(pairs)
-    found = {
-        labels: {t_ms: value for t_ms, value in mine.items() if value != STALE_NAN}
-        for labels, mine in found.items()
-    }
+    with (
+        real(name, program(name)) as receiver,
+        FaultProxy(receiver.write_url, lambda: restart(receiver)) as proxy,
+    ):
+        history = History(tmp_path, seed, proxy, host)
+        history.play(FAULTS)
+        found = shown(receiver)
     assert found == history.truth()
     assert "rolled up" in history.did

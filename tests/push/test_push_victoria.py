@@ -9,49 +9,26 @@ import re
 import string
 import subprocess
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from devtools.receivers.receiver import HOUR_MS, Key
-from devtools.receivers.victoria import victoria
+from devtools.receivers.victoria import VictoriaMetrics
 from rondo_tools.prom.samples import STALE_NAN
 from tests.support.push.faults import FaultProxy
-from tests.support.push.receivers import expected, fill, header, seconds, ticks
+from tests.support.push.receivers import HOUR_MS, expected, fill, header, seconds, ticks
+from tests.support.real_receivers import ONCE, VICTORIA, version
 
 NOW = int(time.time()) * 1000  # anew for each test
 DAY_MS = 24 * HOUR_MS
-ONCE = "-dedup.minScrapeInterval=1ms"
+OURS = '{job="rondo-vmm",instance!="rondo-push"}'
+ALL = '{__name__!=""}'
 pytestmark = pytest.mark.usefixtures("now")
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
-
-def held(
-    url: str, selector: str = '{job="rondo-vmm",instance!="rondo-push"}'
-) -> dict[Key, list[tuple[int, float]]]:
-    """All samples that it shows but for stale markers, in order of time, duplicates too."""
-    with urllib.request.urlopen(f"{url}/internal/force_flush", timeout=300):
-        pass
-    asked = urllib.parse.urlencode({"match[]": selector})
-    found = {}
-    with urllib.request.urlopen(f"{url}/api/v1/export?{asked}", timeout=300) as answer:
-        for line in answer:
-            series = json.loads(line)
-            pairs = zip(series["timestamps"], series["values"], strict=True)
-            labels = tuple(sorted(series["metric"].items()))
-            found[labels] = sorted((t_ms, value) for t_ms, value in pairs if value is not None)
-    return found
-
-
-def count(url: str, metric: str) -> int:
-    """What it has counted of its own doings."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=300) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(int(line.split()[-1]) for line in lines if line.startswith(metric))
+every = pytest.mark.parametrize("name", VICTORIA)
 
 
 def tally(said: bytes) -> tuple[int, int, int]:
@@ -61,9 +38,10 @@ def tally(said: bytes) -> tuple[int, int, int]:
     return int(found[1]), int(found[2]), int(found[3])
 
 
+@every
 @pytest.mark.parametrize("flags", [(ONCE,), ()], ids=["once", "as it comes"])
 def test_every_sample_is_there_although_an_answer_was_lost(
-    run: Run, tmp_path: Path, program: Callable[[str], Path], flags: tuple[str, ...]
+    run: Run, tmp_path: Path, program: Callable[[str], Path], name: str, flags: tuple[str, ...]
 ) -> None:
     store, start_ms = tmp_path / "vmm_metrics", NOW - 60_000
     nan = float("nan")
@@ -71,13 +49,13 @@ def test_every_sample_is_there_although_an_answer_was_lost(
     fill(store, header("a", start_ms - 500), rows, "poweroff")
     fill(store, header("b", start_ms), seconds(30, start_ms + 333), "reset")
     with (
-        victoria(program("victoria-metrics"), tmp_path, *flags) as url,
-        FaultProxy(f"{url}/api/v1/write") as proxy,
+        VictoriaMetrics(program(name), *flags) as receiver,
+        FaultProxy(receiver.write_url) as proxy,
     ):
         proxy.follow(["lost answer"])
         done = run("rondo-push", store, "--remote-write", proxy.url)
         assert (done.returncode, proxy.done[0]) == (0, "lost answer"), done.stderr
-        found = held(url)
+        found = receiver.samples(OURS)
     copies = 1 if flags else 2
     wanted = expected(store)
     assert found.keys() == wanted.keys()
@@ -87,31 +65,33 @@ def test_every_sample_is_there_although_an_answer_was_lost(
     heat = next(
         pairs for labels, pairs in found.items() if ("instance", "a") in labels and ("core", "0") in labels
     )
-    assert heat == [(start_ms + 1000 * i, i / 8) for i in range(30) for _ in range(copies)]
+    read = [(t_ms, float(value)) for t_ms, value in heat]
+    assert read == [(start_ms + 1000 * i, i / 8) for i in range(30) for _ in range(copies)]
 
 
+@every
 def test_victoriametrics_refuses_a_request_that_is_too_big_for_it(
-    run: Run, tmp_path: Path, program: Callable[[str], Path]
+    run: Run, tmp_path: Path, program: Callable[[str], Path], name: str
 ) -> None:
     """With 400, not 413. Of its parts each is small enough, but for the samples of one VM whose labels
     alone are too long."""
     store = tmp_path / "vmm_metrics"
-    for name in ("a", "b", "c"):
-        fill(store, header(name, NOW - 60_000), seconds(20, NOW - 59_000), "poweroff")
+    for instance in ("a", "b", "c"):
+        fill(store, header(instance, NOW - 60_000), seconds(20, NOW - 59_000), "poweroff")
     letters = random.Random(1)
     labels = [(f"l{at}", "".join(letters.choices(string.ascii_letters, k=1000))) for at in range(3)]
     long = header("long", NOW - 60_000)._replace(labels=tuple(labels))
     fill(store, long, seconds(2, NOW - 59_000), "poweroff")
     limit = "-maxInsertRequestSize=2000"
-    with victoria(program("victoria-metrics"), tmp_path, limit, ONCE) as url:
-        done = run("rondo-push", store, "--remote-write", f"{url}/api/v1/write", "-v")
-        found = held(url)
+    with VictoriaMetrics(program(name), limit, ONCE) as receiver:
+        done = run("rondo-push", store, "--remote-write", receiver.write_url, "-v")
+        found = receiver.samples(OURS)
     assert done.returncode == 0, done.stderr
     assert tally(done.stderr) == (3 * 21 * 2, 3 * 2, 0)
     refusals = [json.loads(line) for line in (store / "rejected_prometheus.jsonl").read_text().splitlines()]
     assert sum(refusal["samples"] for refusal in refusals) == 3 * 2
     for refusal in refusals:
-        assert "too big packed request" in refusal["answer"]
+        assert "too big" in refusal["answer"]
         assert 'instance="long"' in refusal["series"]
     assert {labels: [t_ms for t_ms, _ in pairs] for labels, pairs in found.items()} == {
         labels: [t_ms for t_ms, value in sorted(samples.items()) if value != STALE_NAN]
@@ -120,12 +100,16 @@ def test_victoriametrics_refuses_a_request_that_is_too_big_for_it(
     }
 
 
+IGNORED = "vm_rows_ignored_total"
+
+
+@every
 @pytest.mark.parametrize(
-    ("flag", "age_ms", "counter", "shown"),
+    ("flag", "age_ms", "before", "counter"),
     [
-        ("-maxLabelsPerTimeseries=1", 59_000, "vm_metrics_with_dropped_labels_total", 2),
-        ("-maxLabelValueLen=3", 59_000, "vm_too_long_label_values_total", 2),
-        ("-retentionPeriod=1d", 3 * DAY_MS, 'vm_rows_ignored_total{reason="small_timestamp"}', 0),
+        ("-maxLabelsPerTimeseries=1", 59_000, "vm_metrics_with_dropped_labels_total", "too_many_labels"),
+        ("-maxLabelValueLen=3", 59_000, "vm_too_long_label_values_total", "too_long_label_value"),
+        ("-retentionPeriod=1d", 3 * DAY_MS, None, "small_timestamp"),
     ],
     ids=["too many labels", "a long label", "too old"],
 )
@@ -133,34 +117,40 @@ def test_what_victoriametrics_drops_it_does_not_say(
     run: Run,
     tmp_path: Path,
     program: Callable[[str], Path],
+    name: str,
     flag: str,
     age_ms: int,
+    before: str | None,
     counter: str,
-    shown: int,
 ) -> None:
-    """It answers 204 all the same, so it counts as delivered; only its own counters tell."""
+    """It answers 204 all the same, so it counts as delivered; only its own counters tell.
+
+    Before 1.108 it dropped labels, and kept the series under those that were left.
+    """
     store, start_ms = tmp_path / "vmm_metrics", NOW - age_ms
     fill(store, header("a", start_ms - 500), seconds(5, start_ms))
-    with victoria(program("victoria-metrics"), tmp_path, flag) as url:
-        done = run("rondo-push", store, "--remote-write", f"{url}/api/v1/write", "-v", "--no-health")
+    with VictoriaMetrics(program(name), flag) as receiver:
+        done = run("rondo-push", store, "--remote-write", receiver.write_url, "-v", "--no-health")
         assert tally(done.stderr) == (5 * 2, 0, 0)
-        found = held(url, '{__name__!=""}')
-        assert count(url, counter) > 0
-    assert len(found) == shown
+        found = receiver.samples(ALL)
+        keeps_series = before is not None and version(name) < (1, 108)
+        assert receiver.counted(before if keeps_series else f'{IGNORED}{{reason="{counter}"}}') > 0
+    assert len(found) == (2 if keeps_series else 0)
     assert found.keys() != expected(store).keys()
 
 
+@every
 def test_series_over_a_limit_are_dropped_without_a_word(
-    run: Run, tmp_path: Path, program: Callable[[str], Path]
+    run: Run, tmp_path: Path, program: Callable[[str], Path], name: str
 ) -> None:
     """VictoriaMetrics counts series with a Bloom filter: of those over the limit, one in sixteen passes."""
-    store, start_ms, names = tmp_path / "vmm_metrics", NOW - 59_000, string.ascii_letters[:20]
-    for name in names:
-        fill(store, header(name, start_ms - 500), seconds(5, start_ms))
-    with victoria(program("victoria-metrics"), tmp_path, "-storage.maxDailySeries=1") as url:
-        done = run("rondo-push", store, "--remote-write", f"{url}/api/v1/write", "-v", "--no-health")
+    store, start_ms = tmp_path / "vmm_metrics", NOW - 59_000
+    for letter in string.ascii_letters[:20]:
+        fill(store, header(letter, start_ms - 500), seconds(5, start_ms))
+    with VictoriaMetrics(program(name), "-storage.maxDailySeries=1") as receiver:
+        done = run("rondo-push", store, "--remote-write", receiver.write_url, "-v", "--no-health")
         assert tally(done.stderr) == (20 * 5 * 2, 0, 0)
-        found = held(url, '{__name__!=""}')
-        assert count(url, "vm_daily_series_limit_rows_dropped_total") > 0
+        found = receiver.samples(ALL)
+        assert receiver.counted("vm_daily_series_limit_rows_dropped_total") > 0
     assert 0 < len(found) < 20 * 2
     assert found.keys() < expected(store).keys()

@@ -15,11 +15,15 @@ from functools import cache
 from pathlib import Path
 
 from devtools import ROOT
-from devtools.programs import PROGRAMS, For
+from devtools.programs import NEWER, PROGRAMS, For
 from tests.support.quick import Name, names_in, reach, statements_in
 
 PAGE = ROOT / "docs" / "testing.md"
 BEGIN, END = "<!-- programs, by tests/support/program_users.py -->\n", "<!-- end of programs -->\n"
+
+ASKING = frozenset({"fetch", "program", "of_all_suites"})
+LISTED = {name: program for name, program in PROGRAMS.items() if name not in NEWER}
+"""Receivers of newer suites stand in for the machine's own, by parameters of long tests."""
 
 Users = dict[str, dict[For, set[Path]]]
 
@@ -27,7 +31,7 @@ Users = dict[str, dict[For, set[Path]]]
 @cache
 def users() -> Users:
     """For each program the test files that want it: in `make test`, and those where only long tests do."""
-    found: Users = {name: {For.TEST: set(), For.LONG: set()} for name in PROGRAMS}
+    found: Users = {name: {For.TEST: set(), For.LONG: set()} for name in LISTED}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         tests = list(tests_of(path))
         for target in (For.TEST, For.LONG):
@@ -58,7 +62,7 @@ def programs_of(tests: Iterable[Name]) -> set[str]:
         text
         for one, _ in reach(with_fixtures(tests))
         for text in strings_in(one.path).get(one.name, ())
-        if text in PROGRAMS
+        if text in LISTED
     }
 
 
@@ -97,11 +101,11 @@ def strings_in(path: Path) -> dict[str, set[str]]:
     """The strings below each name at the top of a file that asks for programs, or is a string."""
     found: dict[str, set[str]] = {}
     text = path.read_text()
-    if not any(f'"{name}"' in text for name in PROGRAMS):
+    if not any(f'"{name}"' in text for name in LISTED):
         return found  # most: to parse takes long
     for statement in statements_in(ast.parse(text).body):
         nodes = list(ast.walk(statement))
-        asks = {getattr(node, "id", "") or getattr(node, "arg", "") for node in nodes} & {"fetch", "program"}
+        asks = {getattr(node, "id", "") or getattr(node, "arg", "") for node in nodes} & ASKING
         if not asks and not isinstance(getattr(statement, "value", None), ast.Constant):
             continue
         texts = {
@@ -121,8 +125,8 @@ def strings_in(path: Path) -> dict[str, set[str]]:
 def table() -> str:
     lines = ["| program | Debian's package | tests |", "|---|---|---|"]
     for name, of in users().items():
-        program = PROGRAMS[name]
-        package = f"`{program.package}`" + (f" of {program.suite}" if program.suite else "")
+        program = LISTED[name]
+        package = f"`{program.package}`"
         parts = [", ".join(f"`{path.relative_to(ROOT)}`" for path in sorted(of[For.TEST]))]
         if of[For.LONG]:
             parts.append("long: " + ", ".join(f"`{path.relative_to(ROOT)}`" for path in sorted(of[For.LONG])))

@@ -18,24 +18,32 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 Labels = tuple[tuple[str, str], ...]
 
 
-class Prometheus:
-    """Runs `program`. `url` is its address, `write_url` its remote-write receiver."""
+class Server:
+    """A program that listens on a free loopback port of its own, with what it writes in a temporary folder.
 
-    def __init__(self, program: Path, *flags: str, config: str = "", start_seconds: float = 300.0) -> None:
+    `url` is its address, `write_url` its remote-write receiver.
+    """
+
+    name: str
+    ready: str  # the path that answers 200 once the program takes requests
+
+    def __init__(self, program: Path, *flags: str, start_seconds: float = 300.0) -> None:
         self._program = program
         self._flags = flags
-        self._config = config
         self._start_seconds = start_seconds
 
-    def __enter__(self) -> Prometheus:
-        self._folder = tempfile.TemporaryDirectory(prefix="rondo-prometheus-", ignore_cleanup_errors=True)
+    def arguments(self) -> list[str]:
+        """The program's own: where it listens, and where its data are."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="rondo-receiver-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
-        (self.folder / "prometheus.yml").write_text(self._config)
         try:
             while not self._starts_at(free_port()):
                 pass
@@ -68,15 +76,7 @@ class Prometheus:
         """Start it, also again after `stop`, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    self._program,
-                    f"--config.file={self.folder / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={self.folder / 'data'}",
-                    f"--web.listen-address=127.0.0.1:{self.port}",
-                    "--web.enable-remote-write-receiver",
-                    "--log.level=warn",
-                    *self._flags,
-                ],
+                [self._program, *self.arguments(), *self._flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -86,14 +86,14 @@ class Prometheus:
         deadline = time.monotonic() + self._start_seconds
         while True:
             if self.process.poll() is not None:
-                raise RuntimeError(f"Prometheus ended at once: {self.log()}")
+                raise RuntimeError(f"{self.name} ended at once: {self.log()}")
             try:
-                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):
+                with urllib.request.urlopen(self.url + self.ready, timeout=5):
                     return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 if time.monotonic() > deadline:
                     self.stop()
-                    raise RuntimeError(f"Prometheus does not get ready: {self.log()}") from None
+                    raise RuntimeError(f"{self.name} does not get ready: {self.log()}") from None
                 time.sleep(0.05)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -108,6 +108,28 @@ class Prometheus:
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-2000:]
+
+
+class Prometheus(Server):
+    """With its default settings, or those of `config`."""
+
+    name = "Prometheus"
+    ready = "/-/ready"
+
+    def __init__(self, program: Path, *flags: str, config: str = "", start_seconds: float = 300.0) -> None:
+        super().__init__(program, *flags, start_seconds=start_seconds)
+        self._config = config
+
+    def arguments(self) -> list[str]:
+        config = self.folder / "prometheus.yml"
+        config.write_text(self._config)
+        return [
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--web.enable-remote-write-receiver",
+            "--log.level=warn",
+        ]
 
     def query(self, expression: str, at_s: float | None = None) -> list[dict[str, Any]]:
         """The `result` of an instant query."""

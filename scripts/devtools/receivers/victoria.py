@@ -1,51 +1,63 @@
-"""A real VictoriaMetrics on a free loopback port, for the tests.
-
-It lives in a folder of the caller's and ends with the `with` block, also when that fails.
-"""
+"""A real VictoriaMetrics, and a real vmagent, on free loopback ports, for the tests."""
 
 from __future__ import annotations
 
-import subprocess
-import time
-import urllib.error
+import json
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from devtools.receivers.prometheus import PORT_TAKEN, free_port
-
-START_S = 300.0  # bounds a hang; it takes a second
+from devtools.receivers.prometheus import Labels, Server
 
 
-@contextmanager
-def victoria(program: Path, folder: Path, *flags: str) -> Iterator[str]:
-    """Runs it, empty, on loopback; yields its address."""
-    log = folder / "log"
-    while True:
-        url = f"http://127.0.0.1:{free_port()}"
-        command = [str(program), f"-storageDataPath={folder / 'data'}", f"-httpListenAddr={url[7:]}", *flags]
-        with log.open("wb") as out:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        try:
-            if _answers(process, f"{url}/health"):
-                yield url
-                return
-            said = log.read_text(errors="replace")[-2000:]
-            if PORT_TAKEN not in said:
-                raise RuntimeError(f"VictoriaMetrics does not get ready: {said}")
-        finally:
-            process.kill()
-            process.wait()
+class VictoriaMetrics(Server):
+    """With its default settings."""
+
+    name = "VictoriaMetrics"
+    ready = "/health"
+
+    def arguments(self) -> list[str]:
+        return [f"-storageDataPath={self.folder / 'data'}", f"-httpListenAddr=127.0.0.1:{self.port}"]
+
+    def flush(self) -> None:
+        """Have it show all that it has taken."""
+        with urllib.request.urlopen(f"{self.url}/internal/force_flush", timeout=300):
+            pass
+
+    def samples(self, selector: str) -> dict[Labels, list[tuple[int, str]]]:
+        """Every sample that it holds, in time order, duplicates too, as `Prometheus.samples` gives them."""
+        self.flush()
+        asked = urllib.parse.urlencode({"match[]": selector})
+        found = {}
+        with urllib.request.urlopen(f"{self.url}/api/v1/export?{asked}", timeout=300) as answer:
+            for line in answer:
+                series = json.loads(line, parse_float=str, parse_constant=lambda _: None)
+                pairs = zip(series["timestamps"], series["values"], strict=True)
+                labels = tuple(sorted(series["metric"].items()))
+                # A stale marker is null, or NaN in old versions.
+                found[labels] = sorted((t_ms, str(value)) for t_ms, value in pairs if value is not None)
+        return found
+
+    def counted(self, metric: str) -> int:
+        """What it has counted of its own doings."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=300) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(int(line.split()[-1]) for line in lines if line.startswith(metric))
 
 
-def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    """Wait until it answers, or has ended."""
-    deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return True
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-    return False
+class VmAgent(Server):
+    """Forwards what it takes to `target`, all of it by the time that `stop` returns."""
+
+    name = "vmagent"
+    ready = "/health"
+
+    def __init__(self, program: Path, target: str, *flags: str) -> None:
+        super().__init__(program, *flags)
+        self._target = target
+
+    def arguments(self) -> list[str]:
+        return [
+            f"-remoteWrite.url={self._target}",
+            f"-remoteWrite.tmpDataPath={self.folder / 'data'}",
+            f"-httpListenAddr=127.0.0.1:{self.port}",
+        ]

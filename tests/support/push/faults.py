@@ -102,7 +102,7 @@ class FaultProxy:
             return
         if word == "restart":
             self._restart()
-        status, content = self._forward(dict(request.headers), body)
+        status, headers, content = self._forward(dict(request.headers), body)
         if word == "lost answer":
             request.close_connection = True
         elif word == "silence after":
@@ -110,27 +110,33 @@ class FaultProxy:
         elif word == "500 after":
             send_reply(request, (500, {}, b"too late"))
         elif word == "slow":
-            for byte in f"HTTP/1.1 {status} Late\r\nContent-Length: {len(content)}\r\n\r\n".encode():
+            lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+            head = f"HTTP/1.1 {status} Late\r\n{''.join(lines)}Content-Length: {len(content)}\r\n\r\n"
+            for byte in head.encode():
                 request.wfile.write(bytes([byte]))
             request.wfile.write(content)
         elif word == "interim":
             request.wfile.write(INTERIM)
-            send_reply(request, (status, {}, content))
+            send_reply(request, (status, headers, content))
         elif word == "cut body":
             request.close_connection = True
-            request.wfile.write(b"HTTP/1.1 %d Cut\r\nContent-Length: 100000\r\n\r\n" % status + content)
+            lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+            head = f"HTTP/1.1 {status} Cut\r\n{''.join(lines)}Content-Length: 100000\r\n\r\n"
+            request.wfile.write(head.encode() + content)
         elif word == "cut answer":
             request.close_connection = True
             request.wfile.write(INTERIM + b"HTTP/1.1 %d" % (status // 10))
         else:
-            send_reply(request, (status, {}, content))
+            send_reply(request, (status, headers, content))
 
-    def _forward(self, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+    def _forward(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Its status, what it says that it has written, and its body."""
         connection = http.client.HTTPConnection(self._target.netloc, timeout=300)
         try:
             connection.request("POST", self._target.path, body, dict(headers))
             answer = connection.getresponse()
-            return answer.status, answer.read()
+            written = {name: value for name, value in answer.headers.items() if name.endswith("-Written")}
+            return answer.status, written, answer.read()
         finally:
             connection.close()
 

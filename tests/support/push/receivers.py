@@ -36,6 +36,11 @@ TWO_SERIES = (
 )
 
 
+def of_bits(value: int) -> float:
+    (number,) = struct.unpack("<d", struct.pack("<Q", value))
+    return float(number)
+
+
 def header(instance: str = "vm-1", start_ms: int = T0 - 500, series: Sequence[Series] = TWO_SERIES) -> Header:
     return Header(instance, start_ms, (("zone", "a"),), 1000, tuple(series))
 
