@@ -65,7 +65,7 @@ PROGRAMS = {
     "fish": Program("fish", "usr/bin/fish", Needs.MISSING),
     "iasl": Program("acpica-tools", "usr/bin/iasl", Needs.NOTHING),
     "mandoc": Program("mandoc", "usr/bin/mandoc", Needs.NOTHING),
-    "mmdebstrap": Program("mmdebstrap", "usr/bin/mmdebstrap", Needs.NOTHING),
+    "mmdebstrap": Program("mmdebstrap", "usr/bin/mmdebstrap", Needs.NOTHING, For.LONG),
     "nginx": Program("nginx", "usr/sbin/nginx", Needs.MISSING),
     "prometheus": Program("prometheus", "usr/bin/prometheus", Needs.NOTHING, only=True),
     "prometheus-node-exporter": Program(
@@ -84,7 +84,7 @@ PROGRAMS = {
     "systemd-sysusers": Program("systemd", "bin/systemd-sysusers", Needs.MISSING),
     "systemd-tmpfiles": Program("systemd", "bin/systemd-tmpfiles", Needs.MISSING),
     "victoria-metrics": Program("victoria-metrics", "usr/bin/victoria-metrics", Needs.NOTHING),
-    "vmagent": Program("victoria-metrics", "usr/bin/vmagent", Needs.NOTHING, For.BENCH),
+    "vmagent": Program("victoria-metrics", "usr/bin/vmagent", Needs.NOTHING),
     "zsh": Program("zsh", "bin/zsh", Needs.MISSING),
 }
 NEWER_SUITES = ("trixie", "sid")

@@ -24,10 +24,11 @@ class VictoriaMetrics(Server):
         with urllib.request.urlopen(f"{self.url}/internal/force_flush", timeout=300):
             pass
 
-    def samples(self, selector: str) -> dict[Labels, list[tuple[int, str]]]:
-        """Every sample that it holds, in time order, duplicates too, as `Prometheus.samples` gives them."""
+    def samples(self, selector: str, at_s: float | None = None) -> dict[Labels, list[tuple[int, str]]]:
+        """Every sample up to `at_s` (default: now), duplicates too, in the shape of `Prometheus.samples`."""
         self.flush()
-        asked = urllib.parse.urlencode({"match[]": selector})
+        until = {} if at_s is None else {"end": f"{at_s:.3f}"}
+        asked = urllib.parse.urlencode({"match[]": selector} | until)
         found = {}
         with urllib.request.urlopen(f"{self.url}/api/v1/export?{asked}", timeout=300) as answer:
             for line in answer:
