@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(VENV):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup setup-demo demo test-quick test test-long test-linux check format bench bench-docs top-picture page-picture dashboards dashboard-picture guest vmm-guest vmm-demo \
-	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto man dist \
+	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto man dist deb \
 	install-systemd uninstall-systemd clean
 
 help: ## this list
@@ -109,6 +109,9 @@ dist: setup ## build the sdist, the wheel from it, and check both, in dist/
 
 man: setup ## make man pages and shell completion, in build/share (a wheel brings its own)
 	@python scripts/build_share.py $(SHARE)
+
+deb: setup ## build dist/rondo-tools_VERSION_ARCH.deb with the distribution's Python (docs/install.md)
+	@python scripts/build_deb.py
 
 install-systemd: ## systemd's units, man pages, completion into DESTDIR, starting nothing (deploy/README.md)
 	@DESTDIR="$(DESTDIR)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" SHAREDIR="$(SHAREDIR)" SHARE="$(SHARE)" \
