@@ -68,7 +68,7 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         push(host.store, victoria.write_url, "--cursor", "victoria")
         victoria.flush()
         shown = Range(began_s - 10, shown_s)
-        yield Filled(prometheus.url, victoria.url, shown, lives_of(host.store))
+        yield Filled(prometheus.url, victoria.url, shown, lives_of(host.store), host.store)
 
 
 def watched(path: Path, began_s: float) -> None:

@@ -42,6 +42,7 @@ class Filled(NamedTuple):
     victoria_url: str
     shown: Range
     lives: list[Life]
+    store: Path
 
 
 def lives_of(store: Path) -> list[Life]:
