@@ -103,9 +103,10 @@ class Server:
             self._end(connection)
 
     def _end(self, connection: socket.socket) -> None:
-        connection.close()
+        """Close a connection. Its place is free before that: a client that sees the end may connect again."""
         with self._lock:
             self._open.discard(connection)
+        connection.close()
 
     @property
     def is_full(self) -> bool:
