@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from devtools.programs import NEWER, PROGRAMS, TOOLS, fetch, package_version
 from devtools.receivers.prometheus import Prometheus
+from tests.support.fixtures import Run, RunOptions
 from tests.support.needs import PATIENCE_S, must_have
 from tests.support.quick import Guard, is_quick
 
@@ -109,11 +111,14 @@ def prometheus(program: Callable[[str], Path]) -> Iterator[Prometheus]:
 
 
 @pytest.fixture
-def run() -> Callable[..., subprocess.CompletedProcess[bytes]]:
+def run() -> Run:
     """Run one of the commands to its end: ``run("rondo-query", "--help")``."""
 
-    def start(*command: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
-        options = {"capture_output": True, "timeout": PATIENCE_S, "stdin": subprocess.DEVNULL} | options
-        return subprocess.run([sys.executable, ROOT / "bin" / command[0], *command[1:]], **options)  # type: ignore[call-overload]
+    def start(
+        *command: str | bytes | Path, **options: Unpack[RunOptions]
+    ) -> subprocess.CompletedProcess[bytes]:
+        argv = [sys.executable, ROOT / "bin" / os.fsdecode(command[0]), *command[1:]]
+        settings: RunOptions = {"capture_output": True, "stdin": subprocess.DEVNULL, **options}
+        return subprocess.run(argv, timeout=PATIENCE_S, **settings)
 
     return start

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import argh
@@ -23,9 +23,9 @@ from tests.support.needs import PATIENCE_S
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make(function: object) -> command.Parser:
+def make(function: Callable[..., None]) -> command.Parser:
     parser = command.Parser(prog="rondo-x", description="What it does.")
-    parser.set_command(function)  # type: ignore[arg-type]
+    parser.set_command(function)
     return parser
 
 
@@ -183,7 +183,9 @@ def parsers() -> Iterator[command.Parser]:
 
 def test_each_tool_and_command_has_examples_and_knows_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
     for parser in parsers():
-        assert re.search(rf"^  .*\b{parser.prog.split()[0]}\b", parser.description, re.MULTILINE), parser.prog
+        assert re.search(rf"^  .*\b{parser.prog.split()[0]}\b", parser.description or "", re.MULTILINE), (
+            parser.prog
+        )
         for arguments, hint in (([f"{flag}x"], flag) for flag in parser.flags if flag.startswith("--")):
             with pytest.raises(SystemExit) as exit_info:
                 parser.parse_args(arguments)

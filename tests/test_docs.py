@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -147,16 +146,16 @@ def test_the_readme_s_three_commands_work_as_they_stand(tmp_path: Path) -> None:
     assert block
     pipeline, read, serve = block[1].replace("15s", "2s").replace(":9464", ":0").splitlines()
     path = os.pathsep.join([str(ROOT / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-    shell = {
-        "shell": True,
-        "executable": shutil.which("bash"),
-        "cwd": tmp_path,
-        "env": os.environ | {"PATH": path},
-    }
-    subprocess.run(f"set -o pipefail; {pipeline}", **shell, check=True, timeout=PATIENCE_S)
-    rates = subprocess.run(read, **shell, check=True, timeout=PATIENCE_S, capture_output=True, text=True)
-    assert "vcpu_exits_total" in rates.stdout
-    with subprocess.Popen(f"exec {serve}", **shell, stderr=subprocess.PIPE, text=True) as server:
+    env = os.environ | {"PATH": path}
+
+    def shell(line: str) -> str:
+        command = ["bash", "-c", f"set -o pipefail; {line}"]
+        return subprocess.check_output(command, cwd=tmp_path, env=env, timeout=PATIENCE_S, text=True)
+
+    shell(pipeline)
+    assert "vcpu_exits_total" in shell(read)
+    command = ["bash", "-c", f"exec {serve}"]
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr
             address = re.search(r"tcp:(127\.0\.0\.1:\d+)", server.stderr.readline())

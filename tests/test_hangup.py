@@ -12,13 +12,15 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Protocol, Unpack
 
 import pytest
 
 from rondo_tools import stream
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.stream import Decoder, End, Header, Tick
+from tests.support.fixtures import PIPES, ProcessOptions
+from tests.support.streams import encoded
 
 ROOT = Path(__file__).resolve().parent.parent
 HUP, TERM = signal.SIGHUP, signal.SIGTERM
@@ -26,7 +28,12 @@ WAIT_S = 60
 NOBODY = "http://127.0.0.1:1/api/v1/write"  # the discard port's neighbour: nobody listens there
 
 Process = subprocess.Popen[bytes]
-Start = Callable[..., Process]
+
+
+class Start(Protocol):
+    def __call__(
+        self, *command: str | Path, nohup: bool = False, **options: Unpack[ProcessOptions]
+    ) -> Process: ...
 
 
 @pytest.fixture
@@ -34,10 +41,10 @@ def start() -> Iterator[Start]:
     """Start a tool, under nohup if asked; whatever becomes of the test, it does not outlive it."""
     running: list[Process] = []
 
-    def begin(tool: str, *arguments: str | Path, nohup: bool = False, **options: Any) -> Process:
-        command = [sys.executable, str(ROOT / "bin" / tool), *map(str, arguments)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen([*["nohup"] * nohup, *command], **pipes | options)
+    def begin(*command: str | Path, nohup: bool = False, **options: Unpack[ProcessOptions]) -> Process:
+        argv = [*["nohup"] * nohup, sys.executable, ROOT / "bin" / command[0], *command[1:]]
+        settings: ProcessOptions = {**PIPES, **options}
+        process = subprocess.Popen(argv, **settings)
         running.append(process)
         return process
 
@@ -50,11 +57,12 @@ def start() -> Iterator[Start]:
                 pipe.close()
 
 
-def line_with(pipe: Any, what: str) -> str:
+def line_with(pipe: IO[bytes] | None, what: str) -> str:
     """Read up to the line that holds `what`."""
+    assert pipe is not None
     for line in pipe:
         if what.encode() in line:
-            return str(line.decode())
+            return line.decode()
     raise AssertionError(f"it ended without {what!r}")
 
 
@@ -63,7 +71,7 @@ def piece(count: int, at: int = 0, *, begin_ms: int, head: bool = True) -> bytes
     series = (Series("requests_total", (), COUNTER, "", ""),)
     events = [Header("vm-1", begin_ms - 1, (), 1000, series)] if head else []
     ticks = [Tick(begin_ms + 1000 * i, bytes(8)) for i in range(at, count)]
-    return b"".join(map(stream.encode, [*events, *ticks]))
+    return encoded(*events, *ticks)
 
 
 def just_now_ms() -> int:
@@ -108,10 +116,8 @@ def test_a_terminal_that_closes_ends_the_vm_and_nothing_is_lost(start: Start, tm
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    terminal = {"stdin": its, "stdout": its, "stderr": its}
-    process = start(
-        "rondo-vmm", "--duration", "1h", "--output", path, preexec_fn=take_the_terminal, **terminal
-    )
+    terminal: ProcessOptions = {"stdin": its, "stdout": its, "stderr": its, "preexec_fn": take_the_terminal}
+    process = start("rondo-vmm", "--duration", "1h", "--output", path, **terminal)
     os.close(its)
     said = b""
     while b"rondo guest" not in said:
@@ -133,8 +139,8 @@ def test_a_terminal_that_closes_ends_the_vm_and_nothing_is_lost(start: Start, tm
 
 @pytest.fixture
 def serve(start: Start, tmp_path: Path) -> Callable[..., Process]:
-    def begin(**options: Any) -> Process:
-        process = start("rondo-store", tmp_path / "s", "--listen", f"unix:{tmp_path}/sock", **options)
+    def begin(*, nohup: bool = False) -> Process:
+        process = start("rondo-store", tmp_path / "s", "--listen", f"unix:{tmp_path}/sock", nohup=nohup)
         line_with(process.stderr, "listening on")
         return process
 
@@ -185,12 +191,14 @@ def test_under_nohup_the_server_goes_on(start: Start, serve: Callable[..., Proce
 # --- rondo-push ----------------------------------------------------------------------------------
 
 
-def push(start: Start, tmp_path: Path, **options: Any) -> Process:
+def push(start: Start, tmp_path: Path, *, nohup: bool = False) -> Process:
     """A daemon whose first push has failed: nobody listens where it delivers."""
     feed = start("rondo-store", tmp_path / "s")
     feed.communicate(piece(3, begin_ms=just_now_ms()), timeout=WAIT_S)
     assert feed.returncode == 0
-    process = start("rondo-push", tmp_path / "s", "--remote-write", NOBODY, "--interval", "100ms", **options)
+    process = start(
+        "rondo-push", tmp_path / "s", "--remote-write", NOBODY, "--interval", "100ms", nohup=nohup
+    )
     line_with(process.stderr, "not delivered for now")
     return process
 

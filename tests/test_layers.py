@@ -163,8 +163,9 @@ def others_of(source: str) -> set[str]:
 
 def impurities(module: str, sources: Mapping[str, str]) -> list[str]:
     """What a pure module, or any that it imports, may not import: each as the way there."""
-    found, seen = [], set()
-    ways = [(module,)]
+    found: list[str] = []
+    seen: set[str] = set()
+    ways: list[tuple[str, ...]] = [(module,)]
     while ways:
         way = ways.pop()
         if way[-1] in seen or way[-1] not in sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import shutil
 import subprocess
@@ -63,7 +64,7 @@ def test_a_fault_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(module: str) -> None:
         raise ImportError("cannot import name 'x'", name=module)
 
-    monkeypatch.setattr(start.importlib, "import_module", fail)
+    monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(ImportError, match="cannot import name 'x'"):
         start.rondo_query()
 

@@ -17,6 +17,7 @@ from rondo_tools import catalog, stream
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_DATAERR, StreamError
 from rondo_tools.stream import Decoder, End, Event, Header, Tick
+from tests.support.streams import encoded
 
 ONE = Header("a", 1000, (), 1000, (Series("m", (), "gauge", "", ""),))
 ONE_MAP = stream.header_to_map(ONE)
@@ -54,7 +55,7 @@ def test_what_a_thousand_vms_have_alike_is_kept_once() -> None:
 def life(labels: tuple[tuple[str, str], ...] = (("zone", "a"),)) -> bytes:
     header = Header("vm-1", 1_732_300_000_000, labels, 1000, catalog.SERIES)
     tick = Tick(1_732_300_001_000, bytes(8 * len(catalog.SERIES)))
-    return b"".join(map(stream.encode, (header, tick, End("poweroff", 1_732_300_002_000))))
+    return encoded(header, tick, End("poweroff", 1_732_300_002_000))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,10 @@ def test_a_header_with_known_series_is_decoded_as_the_first_one(labels: tuple[tu
     assert error is None
     again, error = decode([data + data])
     assert (again, error) == (first * 2, None)
-    assert again[3].series is first[0].series  # type: ignore[union-attr]
+    header, after = first[0], again[3]
+    assert isinstance(header, Header)
+    assert isinstance(after, Header)
+    assert after.series is header.series
 
 
 @given(
@@ -134,8 +138,8 @@ def test_a_live_tick_of_the_catalogue_is_small() -> None:
 def test_the_catalogue_makes_the_round_trip() -> None:
     header = Header("vm-1", 1_732_300_000_123, (("zone", "a"),), 1000, catalog.SERIES)
     tick = Tick(1_732_300_001_000, struct.pack("<16d", *range(16)))
-    events = [header, tick, End("deadline", 1_732_300_001_500)]
-    assert decode([b"".join(map(stream.encode, events))]) == (events, None)
+    events: list[Event] = [header, tick, End("deadline", 1_732_300_001_500)]
+    assert decode([encoded(*events)]) == (events, None)
 
 
 # --- round trips ---------------------------------------------------------------------------------
@@ -187,13 +191,13 @@ cut_places = st.lists(st.integers(0, 1 << 20), max_size=8)
 
 @given(streams, cut_places)
 def test_round_trip_however_torn(events: list[Event], cuts: list[int]) -> None:
-    assert decode(torn(b"".join(map(stream.encode, events)), cuts)) == (events, None)
+    assert decode(torn(encoded(*events), cuts)) == (events, None)
 
 
 @given(streams)
 @settings(max_examples=20)
 def test_byte_by_byte(events: list[Event]) -> None:
-    data = b"".join(map(stream.encode, events))
+    data = encoded(*events)
     assert decode(data[at : at + 1] for at in range(len(data))) == (events, None)
 
 
@@ -346,8 +350,9 @@ WRONG_IN_SESSION = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_messages(case: str) -> None:
     message, what = WRONG[case]
-    for before in ([], [ONE, Tick(2000, VALUE), End("reset", 3000)]):
-        good = b"".join(map(stream.encode, before))
+    some: list[Event] = [ONE, Tick(2000, VALUE), End("reset", 3000)]
+    for before in ([], some):
+        good = encoded(*before)
         for pieces in ([good + message], [good, message[:1], message[1:]]):
             events, error = decode(pieces)
             assert events == before
@@ -475,7 +480,7 @@ def test_random_bytes(data: bytes, cuts: list[int]) -> None:
 def test_mutated_streams(
     events: list[Event], mutations: list[tuple[int, str, bytes]], cuts: list[int]
 ) -> None:
-    data = bytearray(b"".join(map(stream.encode, events)))
+    data = bytearray(encoded(*events))
     for where, how, junk in mutations:
         at = where % (len(data) + 1)
         if how == "flip" and at < len(data):

@@ -14,7 +14,7 @@ import sysconfig
 import time
 import tomllib
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile
@@ -35,9 +35,10 @@ PAGES += [path.format(tool=tool) for path in COMPLETION.values() for tool in TOO
 Program = Callable[[str], Path]
 
 
-def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    options = {"capture_output": True, "text": True, "timeout": PATIENCE_S} | options
-    return subprocess.run(command, **options)  # type: ignore[call-overload,no-any-return]
+def run(
+    *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the wheel, and without what it depends on."""
     environment = tmp_path_factory.mktemp("installed") / "env"
     venv.create(environment, symlinks=True)
-    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python"]
+    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python")]
     done = run(*pip, "install", "--no-deps", "--no-index", wheel)
     assert done.returncode == 0, done.stderr
     return environment

@@ -29,6 +29,7 @@ from rondo_tools.store.snapshot import read_store_json
 from tests.support.restore_host import dumped
 from tests.support.store import look_truth as truth
 from tests.support.store.journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill, union_of
+from tests.support.streams import encoded
 
 HERE = Path(__file__).parent
 NAME = "vm/ü 3"
@@ -119,5 +120,5 @@ if __name__ == "__main__":
     write_json(HERE / "store_2.json", make_store(HERE / "store_2"))
     (HERE / "dump_1.bin").write_bytes(make_dump(HERE / "store_2"))
     events = make_stream()
-    (HERE / "stream_1.bin").write_bytes(b"".join(map(stream.encode, events)))
+    (HERE / "stream_1.bin").write_bytes(encoded(*events))
     write_json(HERE / "stream_1.json", list(map(shown, events)))

@@ -15,11 +15,11 @@ from devtools.fleet import PATIENCE_S, Host
 from devtools.grafana.dashboards import Range
 from devtools.receivers.prometheus import Prometheus
 from devtools.receivers.victoria import VictoriaMetrics
-from rondo_tools import stream
 from rondo_tools.attach.self_metrics import INSTANCE, SERIES
 from rondo_tools.catalog import COUNTER
 from rondo_tools.stream import End, Header, Tick
 from tests.support.deploy.lives import RULES, Filled, arrived_s, lives_of, push, until
+from tests.support.streams import encoded
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +80,6 @@ def watched(path: Path, began_s: float) -> None:
     with socket.socket(socket.AF_UNIX) as store:
         store.settimeout(PATIENCE_S)
         store.connect(str(path))
-        store.sendall(b"".join(map(stream.encode, (*sent, End("signal", times[-1])))))
+        store.sendall(encoded(*sent, End("signal", times[-1])))
         store.shutdown(socket.SHUT_WR)
         assert store.recv(1) == b""  # it has all of it

@@ -27,7 +27,6 @@ from pathlib import Path
 import pytest
 
 from devtools.receivers.prometheus import Prometheus
-from rondo_tools import stream
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
@@ -37,6 +36,7 @@ from tests.support.push.faults import FaultProxy
 from tests.support.push.push_host import MOMENTS
 from tests.support.push.receivers import HOUR_MS, Key, bits, fill, header, labels_of, seconds, ticks
 from tests.support.real_receivers import RECEIVERS, Real, real, restart
+from tests.support.streams import encoded
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
@@ -51,7 +51,7 @@ def told(head: Header, rows: list[Tick], end: bool = True) -> bytes:
     messages: list[Header | Tick | End] = [head, *rows]
     if end:
         messages.append(End("poweroff", rows[-1].t_ms + 1))
-    return b"".join(map(stream.encode, messages))
+    return encoded(*messages)
 
 
 def truth_of(some: list[tuple[Header, list[Tick]]]) -> Truth:

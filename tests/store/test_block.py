@@ -16,6 +16,7 @@ from rondo_tools.errors import StreamError
 from rondo_tools.store.block import Block, BlockDecoder
 from rondo_tools.stream import Decoder, End, Event, Tick
 from tests.support.store.stream_model import COUNTS, LEVEL, T0, accepted, header, tick, ticks
+from tests.support.streams import encoded
 
 
 def decode(decoder: Decoder, pieces: Sequence[bytes]) -> tuple[list[Event], str]:
@@ -40,7 +41,7 @@ def test_many_ticks_come_as_a_block_and_few_one_by_one() -> None:
     opened = stream.encode(header())
     for count, kinds in ((3, [Tick] * 3), (400, [Block])):
         decoder = BlockDecoder()
-        data = opened + b"".join(map(stream.encode, ticks(count)))
+        data = opened + encoded(*ticks(count))
         assert [type(event) for event in decoder.feed(data)][1:] == kinds
         assert not decoder.is_inside_message
 
@@ -63,7 +64,7 @@ def test_the_same_events_and_errors_whatever_comes(
         messages += ticks(count, width=width)
         messages.append(Tick(5_000_000, struct.pack(f"<{width}d", *range(width))))  # a shorter time
         messages += [*ticks(count, width=width), End("reset", T0)]
-    data = bytearray(b"".join(map(stream.encode, messages)))
+    data = bytearray(encoded(*messages))
     for at, scar in scars:
         begin = at % len(data)
         data[begin : begin + len(scar)] = scar
@@ -85,6 +86,6 @@ def test_the_values_keep_every_bit() -> None:
     values = bytes.fromhex("0100000000000ff8 0000000000000080") * 20  # a NaN with a payload, -0.0
     decoder = BlockDecoder()
     messages = [header((COUNTS, LEVEL)), *(Tick(T0 + i, values[:16]) for i in range(20))]
-    *_, block = decoder.feed(b"".join(map(stream.encode, messages)))
+    *_, block = decoder.feed(encoded(*messages))
     assert isinstance(block, Block)
     assert block.values.tobytes() == values

@@ -9,13 +9,13 @@ from statistics import median
 
 import pytest
 
-from rondo_tools import stream
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.stream import End
 from tests.support.store.store_host import Clock
 from tests.support.store.stream_model import COUNTS, LEVEL, T0, header, ticks
+from tests.support.streams import encoded
 
 PAIR = (COUNTS, LEVEL)
 LIVES = 600_000  # one a second, for just under a week
@@ -32,7 +32,7 @@ def life(number: int) -> bytes:
         *ticks(SECONDS, begin_ms + 100, width=2),
         End("poweroff", begin_ms + 1000 * SECONDS),
     ]
-    return b"".join(map(stream.encode, messages))
+    return encoded(*messages)
 
 
 def resident() -> int:

@@ -22,6 +22,7 @@ from tests.support.needs import PATIENCE_S
 from tests.support.store import stream_model as model
 from tests.support.store.store_host import PROGRAM, data, fill, said, started
 from tests.support.store.stream_model import T0, ticks
+from tests.support.streams import encoded
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -247,7 +248,7 @@ def test_the_reader_of_standard_output_leaves(path: Path, begin_ms: int) -> None
         told(process, path, begin_ms + 2000)
         assert process.stdout is not None
         process.stdout.close()
-        send(process, b"".join(map(stream.encode, ticks(60, begin_ms)[3:])))
+        send(process, encoded(*ticks(60, begin_ms)[3:]))
         said(process, "storing goes on")
         until_it_sleeps(process)  # it does not spin on a pipe that nobody reads
         assert process.stdin is not None
@@ -291,7 +292,7 @@ def test_the_first_interrupt_lets_the_input_come_to_its_end(path: Path, begin_ms
         said(process, "reading on to the end of the input; Ctrl-C again to stop now")
         send(
             process,
-            b"".join(map(stream.encode, [*ticks(50, begin_ms)[10:], End("signal", begin_ms + 50_000)])),
+            encoded(*ticks(50, begin_ms)[10:], End("signal", begin_ms + 50_000)),
         )
         assert process.stdin is not None
         process.stdin.close()
@@ -320,7 +321,7 @@ def test_told_to_stop_it_keeps_all_that_has_arrived(
             said(process, "Ctrl-C again to stop now")
         # What arrives while it cannot run is in the pipe when the last signal comes.
         process.send_signal(signal.SIGSTOP)
-        send(process, b"".join(map(stream.encode, ticks(50, begin_ms)[10:])) + b"\x92")
+        send(process, encoded(*ticks(50, begin_ms)[10:]) + b"\x92")
         process.send_signal(signals[-1])
         process.send_signal(signal.SIGCONT)
         assert process.wait(PATIENCE_S) == 0  # though the input has not ended

@@ -19,6 +19,7 @@ from rondo_tools.stream import End
 from tests.support.needs import PATIENCE_S
 from tests.support.store.store_host import data, started
 from tests.support.store.stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
+from tests.support.streams import encoded
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -95,10 +96,10 @@ def test_a_copy_of_one_moment_is_the_store(tmp_path: Path) -> None:
     everything = ticks(300, width=2)
     with opened(tmp_path / "store") as store:
         intake = Intake(store.keeper)
-        intake.feed(b"".join(map(stream.encode, (header(PAIR), *everything[:100]))))
+        intake.feed(encoded(header(PAIR), *everything[:100]))
         store.keeper.end_journal()
         store.keep_house()
-        intake.feed(b"".join(map(stream.encode, everything[100:190])))
+        intake.feed(encoded(*everything[100:190]))
         store.keeper.flush()
         for _ in slow_copy(tmp_path / "store", tmp_path / "copy", random.Random(1)):
             pass
@@ -107,7 +108,7 @@ def test_a_copy_of_one_moment_is_the_store(tmp_path: Path) -> None:
     check(copied, everything[:190], PAIR)
     with opened(tmp_path / "copy") as store:
         intake = Intake(store.keeper)
-        intake.feed(b"".join(map(stream.encode, (header(PAIR), *everything, End("reset", T0 + 300_000)))))
+        intake.feed(encoded(header(PAIR), *everything, End("reset", T0 + 300_000)))
         intake.close()
         store.keeper.end_journal()
         store.keep_house()

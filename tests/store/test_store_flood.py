@@ -26,6 +26,7 @@ from rondo_tools.store.server.server import Server
 from rondo_tools.stream import Tick
 from tests.support.store.store_host import Clock, connected, data, turns
 from tests.support.store.stream_model import check, header, ticks
+from tests.support.streams import encoded
 
 NEIGHBOURS, SECONDS = 12, 38
 HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1)  # the head of a bin of 2 GB
@@ -192,7 +193,7 @@ def test_whose_messages_always_come_in_two_pieces_is_not_stalled(
     half = 70
     with connected(address) as peer:
         peer.sendall(data(begin_ms, 0, end=False))
-        left = b"".join(map(stream.encode, ticks(20, begin_ms)))
+        left = encoded(*ticks(20, begin_ms))
         peer.sendall(left[:half])
         left = left[half:]
         for _ in range(19):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from rondo_tools import stream
 from rondo_tools.sd_notify import Notifier
 from rondo_tools.store.reader import Store
 from rondo_tools.store.server.self_metrics import SelfMetrics
@@ -19,6 +18,7 @@ from rondo_tools.store.server.server import Server
 from tests.support.needs import PATIENCE_S
 from tests.support.store.store_host import Clock, acknowledged, connected, data, said, started, turns
 from tests.support.store.stream_model import check, ticks
+from tests.support.streams import encoded
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def test_who_needs_no_descriptor_goes_on_and_who_does_waits(path: Path, address:
         everything = ticks(310, begin_ms)
 
         def send(peer: socket.socket, first: int, stop: int) -> None:
-            peer.sendall(b"".join(map(stream.encode, everything[first:stop])))
+            peer.sendall(encoded(*everything[first:stop]))
 
         with ExitStack() as opened:
             steady, beginner = (opened.enter_context(connected(address)) for _ in range(2))
@@ -83,7 +83,7 @@ def test_a_first_journal_waits_for_a_descriptor(path: Path, address: str, begin_
         with connected(address) as peer:
             peer.sendall(data(begin_ms, 0, end=False))
             with no_descriptors(process.pid):
-                peer.sendall(b"".join(map(stream.encode, ticks(10, begin_ms))))
+                peer.sendall(encoded(*ticks(10, begin_ms)))
                 said(process, "Too many open files; ")
             assert acknowledged(peer)
     (session,) = Store(path).sessions()

@@ -27,6 +27,7 @@ from tests.support.store.stream_model import (
     tick,
     ticks,
 )
+from tests.support.streams import encoded
 
 PAIR = (COUNTS, LEVEL)
 HOUR = 3_600_000
@@ -41,7 +42,7 @@ def stored(
     now_ms = max((one.t_ms for one in all_ticks), default=T0)
     with OpenStore(path, tiers, now_ms=lambda: now_ms) as store:
         intake = Intake(store.keeper)
-        intake.feed(b"".join(map(stream.encode, (header(PAIR), *all_ticks))))
+        intake.feed(encoded(header(PAIR), *all_ticks))
         if end:
             intake.feed(stream.encode(End("poweroff", now_ms)))
         intake.close()
@@ -144,6 +145,6 @@ def test_a_clock_set_back_is_another_session_or_silence(tmp_path: Path) -> None:
     with OpenStore(tmp_path, now_ms=lambda: T0) as store:
         again = Intake(store.keeper)
         messages = (header(PAIR, start_ms=back), *ticks(5, back, width=2))
-        again.feed(b"".join(map(stream.encode, messages)))
+        again.feed(encoded(*messages))
         again.close()
     assert [one.rows().t_ms.size for one in Store(tmp_path).sessions()] == [5, 10]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from rondo_tools import stream
 from rondo_tools.errors import StoreError
 from rondo_tools.store.check import Checker
 from rondo_tools.store.cursors import Cursors
@@ -26,6 +25,7 @@ from rondo_tools.stream import End
 from tests.support.needs import PATIENCE_S
 from tests.support.store.store_host import Clock, acknowledged, connected, data, fill, said, started
 from tests.support.store.stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
+from tests.support.streams import encoded
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
@@ -60,7 +60,7 @@ class Life:
         with self.open(max_bytes) as store:
             store.keep_house()
             intake = Intake(store.keeper)
-            intake.feed(b"".join(map(stream.encode, messages)))
+            intake.feed(encoded(*messages))
             intake.close(give_up=True)
             store.keeper.end_journal()
             store.keep_house()
@@ -312,7 +312,7 @@ def test_a_server_whose_folder_is_no_longer_there_ends_and_acknowledges_nothing(
             elif how == "replaced":
                 assert run("rondo-store", path, stdin=None, input=b"").returncode == 0
             with suppress(BrokenPipeError, ConnectionResetError):  # it may have noticed by itself, and gone
-                peer.sendall(b"".join(map(stream.encode, ticks(9, begin_ms)[5:])))
+                peer.sendall(encoded(*ticks(9, begin_ms)[5:]))
                 assert not acknowledged(peer)
         assert process.wait(PATIENCE_S) == 69
         assert process.stderr is not None

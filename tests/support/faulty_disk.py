@@ -76,13 +76,13 @@ class FaultyDisk:
         if self.is_full or (self.capacity is not None and self.used() + size > self.capacity):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _ours(self, path: Any) -> bool:
+    def _ours(self, path: str | Path) -> bool:
         return os.fspath(path).startswith(self.root)
 
     def _path(self, fd: int) -> str:
         return str(Path(f"/proc/self/fd/{fd}").readlink())
 
-    def _open(self, path: Any, flags: int, *args: Any, **named: Any) -> int:
+    def _open(self, path: str | Path, flags: int, *args: Any, **named: Any) -> int:
         is_new = self._ours(path) and flags & os.O_CREAT and not Path(path).exists()
         if is_new:
             self._step()
@@ -128,7 +128,7 @@ class FaultyDisk:
             for one in [one for one in pending if str(Path(one).parent) == path]:
                 del pending[one]
 
-    def _replace(self, source: Any, target: Any) -> None:
+    def _replace(self, source: str | Path, target: str | Path) -> None:
         source, target = os.fspath(source), os.fspath(target)
         self._step()
         before = Path(target).read_bytes() if Path(target).exists() else None
@@ -136,7 +136,7 @@ class FaultyDisk:
         self._renamed.setdefault(target, before)
         self._synced[target] = self._synced.pop(source, 0)
 
-    def _unlink(self, path: Any, **named: Any) -> None:
+    def _unlink(self, path: str | Path, **named: Any) -> None:
         if not self._ours(path):
             self._real["unlink"](path, **named)
             return

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,8 +55,8 @@ def is_quick(item: pytest.Item) -> bool:
     return not any(starts_something(_place(function)) for function in (item.function, *fixtures))
 
 
-def _place(function: object) -> Name:
-    function = inspect.unwrap(function)  # type: ignore[arg-type]
+def _place(function: Callable[..., object]) -> Name:
+    function = inspect.unwrap(function)
     return Name(Path(inspect.getfile(function)), function.__qualname__.partition(".")[0])
 
 
