@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 from types import TracebackType
+from typing import Self
 
 from rondo_tools.errors import EX_UNAVAILABLE, UsageError, VmError
 from rondo_tools.vmm.regular import open_regular
@@ -29,7 +30,7 @@ class Disk:
         self.sectors = sectors
         self.read_only = read_only
 
-    def __enter__(self) -> Disk:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
