@@ -97,8 +97,7 @@ def test_a_piece_is_about_as_large_as_asked_for_and_the_end_comes_alone() -> Non
     backlog.finish(b"end")
     assert follower.next(ALL) == ticks(3, 5)
     assert not follower.is_done
-    assert follower.next(ALL) == b"end"
-    assert follower.is_done
+    assert (follower.next(ALL), follower.is_done) == (b"end", True)
     assert follower.next(ALL) == b""
 
 

@@ -7,6 +7,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 
 from rondo_tools import stream
 from rondo_tools.catalog import COUNTER, Series
-from rondo_tools.producer import link as link_module
 from rondo_tools.producer.link import Link
 from rondo_tools.stream import Decoder, End, Header, Tick
 from tests.support.producer.peers import Loop, Said, Store
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 BEGIN_MS = 1_795_395_000_000
 SERIES = tuple(Series(f"series_{number}_total", (), COUNTER, "", "") for number in range(3))
@@ -40,11 +43,11 @@ class StingySocket(socket.socket):
 
     taken = Taken([1])
 
-    def send(self, data: bytes, *_: object) -> int:  # type: ignore[override]
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         size = self.taken.next()
         if not size:
             raise BlockingIOError
-        return super().send(data[:size])
+        return super().send(memoryview(data)[:size], flags)
 
 
 class Vm:
@@ -212,7 +215,7 @@ def test_whatever_breaks_each_tick_ends_where_the_protocol_promises(
     folder: Path, steps: list[tuple[str, int]], sizes: list[int], limit: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(link_module.socket, "socket", StingySocket)
+        patch.setattr(socket, "socket", StingySocket)
         patch.setattr(StingySocket, "taken", Taken(sizes))
         world = World(folder, 2, limit)
         try:
@@ -243,7 +246,7 @@ def test_a_store_that_is_away_for_less_than_is_kept_loses_nothing(
     folder: Path, steps: list[tuple[str, int]], sizes: list[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(link_module.socket, "socket", StingySocket)
+        patch.setattr(socket, "socket", StingySocket)
         patch.setattr(StingySocket, "taken", Taken(sizes))
         world = World(folder, 3, len(steps) + 1)
         try:

@@ -7,16 +7,19 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rondo_tools import stream
-from rondo_tools.producer import address as address_module
-from rondo_tools.producer.address import Candidate, TcpAddress, UnixAddress
+from rondo_tools.producer.address import Candidate, TcpAddress
 from rondo_tools.producer.link import Link, State
 from rondo_tools.producer.output import Output
 from tests.support.needs import PATIENCE_S
 from tests.support.producer.peers import Loop, Said, Store, head, received, tick, ticks
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 @pytest.fixture
@@ -179,8 +182,7 @@ def test_only_a_close_behind_the_end_acknowledges(loop: Loop, store: Store, link
         loop.turn(9)
         assert not link.is_over
     loop.turn()
-    assert link.is_over
-    assert (link.missing, link.delivered, link.refused) == (1, False, {"ahead": 1})
+    assert (link.is_over, link.missing, link.delivered, link.refused) == (True, 1, False, {"ahead": 1})
     assert said.lines == ["link failed: timed out", "link connected", "link refused: {'ahead': 1}"]
     assert len(loop.driver) == 0
     assert link.fileno() == -1
@@ -243,9 +245,13 @@ def test_the_longer_a_queue_is_full_the_less_often_it_is_tried(
     loop: Loop, store: Store, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[float] = []
-    monkeypatch.setattr(
-        Link, "_call", lambda link, now, call=Link._call: (calls.append(now), call(link, now))
-    )
+    call = Link._call
+
+    def counted(link: Link, now: float) -> None:
+        calls.append(now)
+        call(link, now)
+
+    monkeypatch.setattr(Link, "_call", counted)
     store.listen(queue=0)
     with socket.socket(socket.AF_UNIX) as first:
         first.connect(str(store.path))
@@ -286,20 +292,20 @@ def test_a_link_that_is_closed_knows_what_is_missing(loop: Loop, store: Store, l
         assert connection.recv(100) == b""
 
 
-class Scripted(UnixAddress):
+class Scripted(TcpAddress):
     """What a look-up gives, one answer after another; the last for ever."""
 
     def __init__(self, *answers: list[Candidate] | OSError | None) -> None:
-        super().__init__("scripted")
+        super().__init__("scripted", 9400)
         self.answers = list(answers)
 
-    def candidates(self, _now: float, /) -> list[Candidate]:
+    def candidates(self, _now: float, /) -> list[Candidate] | None:
         answer = self.answers[0]
         if len(self.answers) > 1:
             del self.answers[0]
         if isinstance(answer, OSError):
             raise answer
-        return answer  # type: ignore[return-value]
+        return answer
 
 
 def test_a_name_is_waited_for_and_its_addresses_are_tried_in_turn(
@@ -314,10 +320,11 @@ def test_a_name_is_waited_for_and_its_addresses_are_tried_in_turn(
         link.finish(b"end")
         loop.update(link)
         assert said.lines == ["link failed: Try again later"]
-        loop.turn(0.5)
-        assert link.state is State.LOOKING_UP
-        loop.turn(0.02)
-        assert link.state is State.LOOKING_UP
+        states = []
+        for seconds in (0.5, 0.02):
+            loop.turn(seconds)
+            states.append(link.state)
+        assert states == [State.LOOKING_UP] * 2
         listener.settimeout(PATIENCE_S)
         while link.state is not State.CLOSING:  # the kernel takes its time to connect, also on this machine
             loop.turn(0.02)
@@ -353,21 +360,22 @@ def test_an_address_that_answers_nothing_is_followed_by_the_next(
 class Silent(socket.socket):
     """Over TCP it waits for ever for an answer."""
 
-    def connect_ex(self, where: object, /) -> int:
-        return errno.EINPROGRESS if self.family == socket.AF_INET else super().connect_ex(where)  # type: ignore[arg-type]
+    def connect_ex(self, where: tuple[Any, ...] | str | ReadableBuffer, /) -> int:
+        return errno.EINPROGRESS if self.family == socket.AF_INET else super().connect_ex(where)
 
 
 def test_a_name_is_looked_up_beside_the_loop_and_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    look_up, may_answer, asked = socket.getaddrinfo, threading.Event(), []
+    look_up, may_answer = socket.getaddrinfo, threading.Event()
+    asked: list[str] = []
 
     def slow(host: str, port: int, **options: int) -> object:
         if options.get("flags"):
-            return look_up(host, port, **options)  # type: ignore[arg-type]
+            return look_up(host, port, **options)
         asked.append(host)
         assert may_answer.wait(PATIENCE_S)
-        return look_up("127.0.0.1", port, **options)  # type: ignore[arg-type]
+        return look_up("127.0.0.1", port, **options)
 
-    monkeypatch.setattr(address_module.socket, "getaddrinfo", slow)
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
     where = TcpAddress("store.example", 9400)
     assert [where.candidates(10.0) for _ in range(5)] == [None] * 5
     may_answer.set()
@@ -390,7 +398,7 @@ def test_a_name_that_does_not_exist_is_an_error_each_time(monkeypatch: pytest.Mo
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(address_module.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     where = TcpAddress("store.example", 9400)
     for _ in range(2):
         with pytest.raises(socket.gaierror, match="Name or service not known"):

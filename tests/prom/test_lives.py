@@ -25,9 +25,9 @@ Row = tuple[int, int, int, bool]  # instance, start, time, whether it is a marke
 def test_which_rows_are_sent_and_in_which_order(
     rows: list[Row], past: list[int], expected: list[int]
 ) -> None:
-    instance, start_ms, t_ms, is_marker = (
-        np.array([row[n] for row in rows], kind) for n, kind in enumerate((np.intp, "i8", "i8", np.bool_))
-    )
+    instance = np.array([row[0] for row in rows], np.intp)
+    start_ms, t_ms = (np.array([row[n] for row in rows], np.int64) for n in (1, 2))
+    is_marker = np.array([row[3] for row in rows], np.bool_)
     past_ms = np.array(past, np.int64)[instance]
     assert in_order(instance, start_ms, t_ms, is_marker, past_ms).tolist() == expected
 

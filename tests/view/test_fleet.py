@@ -219,6 +219,10 @@ def test_a_store_of_one_tier_has_what_its_journals_have(tmp_path: Path) -> None:
         assert view.sums.increase[0][NUMBER["exits"]] == 5
 
 
+def always(value: float) -> Callable[[Series], float]:
+    return lambda _: value
+
+
 def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,7 +233,7 @@ def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(
             it.clock[0] += 5000
             some = [one for one in (gone, lives) if one.end is None]
             for one in some:
-                it.tick(one, lambda _, number=number: float(number))  # type: ignore[misc]
+                it.tick(one, always(number))
             if number == 120:
                 it.end(gone, "error")
             it.store.keeper.flush()

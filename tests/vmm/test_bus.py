@@ -100,7 +100,8 @@ def test_unclaimed_addresses_are_logged_once_each_up_to_a_limit(
     st.lists(st.tuples(st.integers(0, 35), st.sampled_from([1, 2, 4, 8])), max_size=30),
 )
 def test_agrees_with_a_map_of_every_address(starts: set[int], accesses: list[tuple[int, int]]) -> None:
-    bus, owner = Bus("ports"), {}
+    bus = Bus("ports")
+    owner: dict[int, int] = {}
     ordered = [*sorted(starts), 33]
     for base, following in pairwise(ordered):
         length = (following - base + 1) // 2  # with holes between

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import shutil
 import struct
@@ -26,13 +27,14 @@ from rondo_tools.vmm.devices.serial import Serial
 from rondo_tools.vmm.devices.virtio.block import Block
 from rondo_tools.vmm.devices.virtio.disk import SECTOR, Disk, temporary_disk
 from rondo_tools.vmm.devices.virtio.mmio import MmioTransport
+from rondo_tools.vmm.devices.virtio.queue import Chain, QueueError
 from rondo_tools.vmm.devices.workload import FAULTS, Schedule, WorkloadPort
 from rondo_tools.vmm.memory import GuestMemory
 from tests.support.needs import must_have
 
-try:
-    import unicorn
-    from unicorn import x86_const as x86
+try:  # its own hints are partial
+    unicorn: Any = importlib.import_module("unicorn")
+    x86: Any = importlib.import_module("unicorn.x86_const")
 except ImportError:
     unicorn = None
 
@@ -195,9 +197,7 @@ class ShortQueue(Block):
 
 
 class Broken(Block):
-    def handle(self, chain: Any) -> int:
-        from rondo_tools.vmm.devices.virtio.queue import QueueError
-
+    def handle(self, chain: Chain) -> int:
         raise QueueError("this device has broken down")
 
 
@@ -247,8 +247,8 @@ def test_the_binary_matches_its_source() -> None:
     probe = subprocess.run(["as", "--32", "--version"], capture_output=True, text=True, check=False)
     if probe.returncode or "GNU" not in probe.stdout:
         must_have("the assembler on PATH does not make 32-bit x86 code")
-    script = [sys.executable, ROOT / "scripts" / "build_guest.py", "--check"]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    script = ROOT / "scripts" / "build_guest.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 

@@ -18,13 +18,12 @@ import pytest
 from rondo_tools.errors import UsageError, VmError
 from rondo_tools.vmm import config
 from rondo_tools.vmm.config import LINUX_MARGIN_MS, Flags, configure
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S, must_have
 from tests.support.vmm.kernels import ECHO, POWER_OFF, SILENT, SPIN, bzimage, vmlinux
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VMM = [sys.executable, str(ROOT / "bin" / "rondo-vmm")]
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 @pytest.fixture

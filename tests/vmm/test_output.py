@@ -134,10 +134,11 @@ def test_a_named_pipe_waits_for_its_reader_without_delay(tmp_path: Path) -> None
 def test_a_write_to_a_full_disk_is_retried_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write, answers = os.write, iter([3, OSError(28, "No space left on device"), OSError(28, "again")])
+    answers: list[int | OSError] = [3, OSError(28, "No space left on device"), OSError(28, "again")]
+    write = os.write
 
     def full_for_a_while(fd: int, data: bytes) -> int:
-        answer = next(answers, len(data))
+        answer = answers.pop(0) if answers else len(data)
         if isinstance(answer, OSError):
             raise answer
         return write(fd, data[:answer])
@@ -193,10 +194,10 @@ def test_the_console_may_be_discarded_or_a_file(tmp_path: Path) -> None:
 class Peer:
     """A listener, Unix or TCP, in place of the store: it accepts, reads, and closes on request."""
 
-    def __init__(self, family: int, address: object) -> None:
+    def __init__(self, family: int, address: str | tuple[str, int]) -> None:
         self.listener = socket.socket(family)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(address)  # type: ignore[arg-type]
+        self.listener.bind(address)
         self.listener.listen()
         self.listener.settimeout(PATIENCE_S)
         self.address = self.listener.getsockname()

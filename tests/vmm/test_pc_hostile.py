@@ -27,6 +27,7 @@ from rondo_tools.vmm.boot import image, linux
 from rondo_tools.vmm.devices.serial import Serial
 from rondo_tools.vmm.devices.virtio.disk import temporary_disk
 from rondo_tools.vmm.devices.virtio.mmio import MmioTransport, Register, Status
+from rondo_tools.vmm.devices.virtio.queue import Chain
 from rondo_tools.vmm.devices.virtio.rng import MAX_REQUEST, Rng
 from rondo_tools.vmm.keyboard import Keyboard
 from rondo_tools.vmm.machine import Machine
@@ -206,7 +207,7 @@ descriptors = st.builds(Descriptor, addresses, lengths, flags, st.integers(0, 9)
 @settings(max_examples=200, deadline=None)
 def test_random_rings_of_the_entropy_device(table: list[Descriptor], heads: list[int], count: int) -> None:
     class Watched(Rng):
-        def handle(self, chain: Any) -> int:
+        def handle(self, chain: Chain) -> int:
             written = super().handle(chain)
             assert written <= min(MAX_REQUEST, sum(length for _, length in chain.writable))
             return written

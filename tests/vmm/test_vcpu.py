@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -107,7 +106,7 @@ def test_the_first_end_is_kept() -> None:
 
 def test_an_exception_of_a_device_ends_the_vm_as_an_error() -> None:
     board = Board(Exit(IO, True, 0x10, 1, 1, b"x"))
-    board.port.written = None  # type: ignore[assignment]
+    del board.port.written
     with pytest.raises(AttributeError):
         board.loop.run()
     assert board.loop.end is not None
@@ -145,7 +144,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(vcpu_module, "perf_counter_ns", clock)
     return clock
@@ -179,13 +178,12 @@ def test_time_asleep_is_neither_running_nor_handling(clock: Clock) -> None:
         clock.now += 10_000_000
         return 0
 
-    def guest(handle: object) -> None:
-        loop.handle(clock(), HLT)
-        loop.handle(clock(), IO, False, 0x10, 1)
+    class Guest(ScriptedVcpu):
+        def run(self, handle: object) -> None:
+            loop.handle(clock(), HLT)
+            loop.handle(clock(), IO, False, 0x10, 1)
 
-    vcpu = ScriptedVcpu(())
-    vcpu.run = guest  # type: ignore[method-assign]
-    loop = RunLoop(vcpu, Bus("ports"), Bus("mmio"), lambda *exit: counted.append(exit), halt_ns=halt_ns)
+    loop = RunLoop(Guest(()), Bus("ports"), Bus("mmio"), lambda *exit: counted.append(exit), halt_ns=halt_ns)
     loop.run()
     assert [reason for reason, _, _ in counted] == ["hlt", "io"]
     assert all(0 < run_ns < 10 and 0 < exit_ns < 10 for _, run_ns, exit_ns in counted)

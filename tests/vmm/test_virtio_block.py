@@ -175,7 +175,7 @@ class SickDisk(Disk):
     def _fail(self, *_: object) -> None:
         raise OSError(self._code, os.strerror(self._code))
 
-    read_into = write_from = flush = _fail  # type: ignore[assignment]
+    read_into = write_from = flush = _fail  # type: ignore[assignment]  # of any arguments
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])

@@ -11,10 +11,11 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import pytest
 
@@ -24,6 +25,7 @@ from rondo_tools.vmm import cli, config
 from rondo_tools.vmm.boards.builtin import BuiltinBoard
 from rondo_tools.vmm.boot.builtin import Entry
 from rondo_tools.vmm.memory import GuestMemory
+from tests.support.fixtures import ProcessOptions, Run, Start
 from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -46,18 +48,19 @@ def decode(data: bytes) -> Stream:
     decoder.close()
     assert isinstance(header, Header)
     assert isinstance(end, End)
-    assert all(isinstance(tick, Tick) for tick in ticks)
-    return Stream(header, ticks, end)  # type: ignore[arg-type]
+    only_ticks = [tick for tick in ticks if isinstance(tick, Tick)]
+    assert only_ticks == ticks
+    return Stream(header, only_ticks, end)
 
 
 @pytest.fixture
-def vmm() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def vmm() -> Iterator[Start]:
     """Start a rondo-vmm; whatever becomes of the test, it does not outlive it."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        process = subprocess.Popen([*VMM, *map(str, arguments)], **options)
+    def start(*arguments: str | Path, **options: Unpack[ProcessOptions]) -> subprocess.Popen[bytes]:
+        pipes: ProcessOptions = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        process = subprocess.Popen([*VMM, *arguments], **pipes)
         started.append(process)
         return process
 
@@ -77,9 +80,7 @@ def until_it_runs(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "soft"])
-def test_the_stream_has_the_whole_session(
-    vmm: Callable[..., subprocess.Popen[bytes]], accelerator: str
-) -> None:
+def test_the_stream_has_the_whole_session(vmm: Start, accelerator: str) -> None:
     if accelerator == "soft":
         pytest.importorskip("unicorn")
     process = vmm("--accel", accelerator, "--duration", "4s", "--instance", "vm-1")
@@ -112,9 +113,7 @@ def test_the_stream_has_the_whole_session(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_guest_and_the_stream_is_complete(
-    vmm: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
-) -> None:
+def test_a_signal_ends_the_guest_and_the_stream_is_complete(vmm: Start, number: signal.Signals) -> None:
     process = vmm("--duration", "1h")
     until_it_runs(process)
     process.send_signal(number)
@@ -126,7 +125,7 @@ def test_a_signal_ends_the_guest_and_the_stream_is_complete(
     assert b"ended by signal" in err
 
 
-def test_text_is_a_line_a_tick_with_every_series(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_text_is_a_line_a_tick_with_every_series(vmm: Start) -> None:
     process = vmm("--duration", "300ms", "--text", "--label", "rack=a 1", "--serial", "none")
     out, _ = process.communicate(timeout=PATIENCE_S)
     head, *ticks, end = out.decode().splitlines()
@@ -140,7 +139,7 @@ def test_text_is_a_line_a_tick_with_every_series(vmm: Callable[..., subprocess.P
     assert 'vcpu_exits_total{reason="other"}=0' in ticks[-1]
 
 
-def test_text_ends_with_its_reader(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_text_ends_with_its_reader(vmm: Start) -> None:
     process = vmm("--duration", "1h", "--interval", "20ms", "--text", "--serial", "none")
     assert process.stdout is not None
     process.stdout.readline()
@@ -149,7 +148,7 @@ def test_text_ends_with_its_reader(vmm: Callable[..., subprocess.Popen[bytes]]) 
 
 
 def test_a_reader_that_is_gone_is_logged_and_the_vm_keeps_running(
-    vmm: Callable[..., subprocess.Popen[bytes]],
+    vmm: Start,
 ) -> None:
     process = vmm("--duration", "1s", "--interval", "100ms")
     assert process.stdout is not None
@@ -164,7 +163,7 @@ def test_a_reader_that_is_gone_is_logged_and_the_vm_keeps_running(
 
 
 def test_a_stalled_reader_delays_no_vm_and_its_ticks_are_kept(
-    vmm: Callable[..., subprocess.Popen[bytes]],
+    vmm: Start,
 ) -> None:
     process = vmm("--duration", "2s", "--interval", "10ms")  # more than a pipe of one page holds
     assert process.stdout is not None
@@ -184,7 +183,7 @@ def test_a_stalled_reader_delays_no_vm_and_its_ticks_are_kept(
     assert process.returncode == 0
 
 
-def test_undelivered_ticks_are_counted(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_undelivered_ticks_are_counted(vmm: Start) -> None:
     process = vmm("--duration", "300ms", "--output", "/dev/full", "--linger", "200ms")
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
@@ -202,9 +201,7 @@ def opened_by(process: subprocess.Popen[bytes]) -> list[Path]:
     return found
 
 
-def test_a_second_signal_ends_the_lingering(
-    vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_a_second_signal_ends_the_lingering(vmm: Start, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(1 << 20))
     process = vmm(
@@ -229,9 +226,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
     path.unlink()
 
 
-def test_a_store_restarted_during_a_run_misses_nothing(
-    vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_a_store_restarted_during_a_run_misses_nothing(vmm: Start, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with listening(path) as listener:
         process = vmm("--duration", "1h", "--interval", "20ms", "--output", f"unix:{path}")
@@ -279,7 +274,7 @@ def test_the_end_of_the_guest_is_the_exit_status(
 
     made_ms: list[int] = []
 
-    monkeypatch.setattr(config, "BuiltinBoard", lambda *made_of: BuiltinBoard(*made_of, boot))
+    monkeypatch.setattr(config, "BuiltinBoard", partial(BuiltinBoard, boot=boot))
     monkeypatch.setattr(config, "BUILTIN_MARGIN_MS", 50)
     assert cli.main(["--duration", "100ms", "--output", str(tmp_path / "stream")]) == status
     stream = decode((tmp_path / "stream").read_bytes())
@@ -291,9 +286,7 @@ def test_the_end_of_the_guest_is_the_exit_status(
     assert "Traceback" not in err
 
 
-def test_two_vms_cannot_share_a_disk(
-    vmm: Callable[..., subprocess.Popen[bytes]], run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_two_vms_cannot_share_a_disk(vmm: Start, run: Run, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(1 << 20))
     first = vmm("--duration", "1h", "--disk", disk, "--output", os.devnull)
@@ -303,7 +296,7 @@ def test_two_vms_cannot_share_a_disk(
     assert b"in use by another VM" in second.stderr
 
 
-def test_the_given_disk_is_written_to(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_given_disk_is_written_to(run: Run, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(1 << 20))
     done = run("rondo-vmm", "--duration", "500ms", "--disk", disk, "--serial", "none")
@@ -355,7 +348,7 @@ def test_an_invalid_flag_is_named(
     assert message in capsys.readouterr().err
 
 
-def test_unread_outputs_cause_no_delay(vmm: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> None:
+def test_unread_outputs_cause_no_delay(vmm: Start, tmp_path: Path) -> None:
     for name in ("stream", "console"):
         os.mkfifo(tmp_path / name)
     process = vmm(
@@ -368,7 +361,7 @@ def test_unread_outputs_cause_no_delay(vmm: Callable[..., subprocess.Popen[bytes
 
 
 @pytest.mark.parametrize("flag", ["--output", "--serial"])
-def test_a_socket_as_a_file_is_refused(run: Callable[..., Any], tmp_path: Path, flag: str) -> None:
+def test_a_socket_as_a_file_is_refused(run: Run, tmp_path: Path, flag: str) -> None:
     path = tmp_path / "sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -391,7 +384,7 @@ def test_a_terminal_gets_no_binary(
     assert "--output FILE" in message
 
 
-def test_a_closed_standard_output_is_reported(vmm: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_closed_standard_output_is_reported(vmm: Start) -> None:
     process = subprocess.run(
         ["sh", "-c", 'exec "$@" >&-', "sh", *VMM, "--duration", "1s"], capture_output=True, timeout=PATIENCE_S
     )
@@ -399,7 +392,7 @@ def test_a_closed_standard_output_is_reported(vmm: Callable[..., subprocess.Pope
     assert b"standard output is closed" in process.stderr
 
 
-def test_the_help_has_examples(run: Callable[..., Any]) -> None:
+def test_the_help_has_examples(run: Run) -> None:
     text = run("rondo-vmm", "--help").stdout.decode()
     for flag in (
         *("--accel", "--duration", "--interval", "--instance", "--label", "--memory", "--disk"),
