@@ -56,7 +56,7 @@ def test_the_counts_are_those_of_rondo_vmm_itself(lives: int, receiver: Receiver
     with watching("--output", receiver.address, "--match", "vmm=rondo-vmm"):
         for number in range(lives):
             name = own(f"oracle-{number}")
-            vmm = [sys.executable, ROOT / "bin" / "rondo-vmm", "--duration", "1s", "--instance", name]
+            vmm = [sys.executable, str(ROOT / "bin" / "rondo-vmm"), "--duration", "1s", "--instance", name]
             done = subprocess.run(
                 [*vmm, "--output", "/dev/null"], capture_output=True, text=True, timeout=PATIENCE_S
             )

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from tests.support.attach.attach_host import (
     small_guest,
     watching,
 )
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 
 PROCESS_SERIES = {"vmm_rss_bytes", "vmm_open_fds", "vmm_uptime_seconds", "vmm_cpu_seconds_total"}
@@ -119,9 +119,7 @@ def test_outside_the_hosts_process_ids_it_refuses() -> None:
 # --- outputs -------------------------------------------------------------------------------------
 
 
-def test_one_vm_as_a_pipe_into_a_store(
-    tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[bytes]]
-) -> None:
+def test_one_vm_as_a_pipe_into_a_store(tmp_path: Path, run: Run) -> None:
     needs_kvm_and_bpf()
     store = tmp_path / "store"
     with small_guest(name="piped") as guest:

@@ -63,14 +63,8 @@ def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, manager: Ser
 def test_a_store_has_one_session_of_each(tmp_path: Path, manager: ServiceManager) -> None:
     """One that ended while nobody watched, and one that went on."""
     address = manager.runtime.parent / "store.sock"
-    command = [
-        sys.executable,
-        ROOT / "bin" / "rondo-store",
-        tmp_path / "store",
-        "--listen",
-        f"unix:{address}",
-        "--no-health",
-    ]
+    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-store", tmp_path / "store"]
+    command += ["--listen", f"unix:{address}", "--no-health"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as store:
         try:
             until(address.exists)

@@ -167,7 +167,7 @@ def test_ticks_that_no_store_will_have_are_counted(sink: StoreSink, monkeypatch:
 
 
 class Counts(NamedTuple):
-    """What SelfMetrics asks its surroundings."""
+    """What SelfMetrics asks its surroundings: stands for each of them."""
 
     overruns: int = 3
     lost_ticks: dict[str, int] = {"backlog": 5, "given_up": 6, "refused": 7}  # noqa: RUF012
@@ -188,7 +188,7 @@ def told(source: SelfMetrics) -> dict[str, float]:
 def test_what_is_told_is_what_was_counted() -> None:
     reports = tuple(Report() for _ in range(4))
     counts = Counts(reported=reports)
-    source = SelfMetrics(Tally(1, 2, 4, 0.25), counts, counts, counts, counts)  # type: ignore[arg-type]
+    source = SelfMetrics(Tally(1, 2, 4, 0.25), counts, counts, counts, counts)  # type: ignore[arg-type]  # a fake
     expected = {
         'attach_lives_total{event="begin"}': 1,
         'attach_lives_total{event="end"}': 2,
@@ -222,7 +222,7 @@ def test_what_is_told_is_what_was_counted() -> None:
 
 def test_what_nobody_counts_is_left_out() -> None:
     counts = Counts()
-    source = SelfMetrics(Tally(), counts, counts, None)  # type: ignore[arg-type]
+    source = SelfMetrics(Tally(), counts, counts, None)  # type: ignore[arg-type]  # a fake
     assert {one.name for one in SERIES} - {one.name for one in source.series} == {
         "attach_lost_exits_total",
         "attach_adapters",

@@ -105,7 +105,8 @@ def test_another_life_of_the_domain_is_another_vms(proc: Path) -> None:
 
 def test_vcpus_and_nics(proc: Path) -> None:
     one = domain(proc)
-    stats = {"vcpu.current": 1, "vcpu.maximum": 2, "vcpu.1.time": 2_000_000_000, "vcpu.1.delay": 500_000_000}
+    stats: dict[str, object] = {"vcpu.current": 1, "vcpu.maximum": 2}
+    stats |= {"vcpu.1.time": 2_000_000_000, "vcpu.1.delay": 500_000_000}
     stats |= {
         "net.count": 2,
         "net.0.name": "",
@@ -429,14 +430,15 @@ def test_a_vm_without_a_uuid_is_not_asked_for(uuid: str) -> None:
 
 
 def test_a_call_that_does_not_return_holds_up_no_end(proc: Path) -> None:
-    library, hangs, go_on = Scripted({UUID: {}}), threading.Event(), threading.Event()
+    hangs, go_on = threading.Event(), threading.Event()
 
-    def hang(*_: object) -> list[tuple[object, Mapping[str, object]]]:
-        hangs.set()
-        go_on.wait(PATIENCE_S)
-        return []
+    class Hanging(Scripted):
+        def _answer(self, _uuids: object) -> list[tuple[object, Mapping[str, object]]]:
+            hangs.set()
+            go_on.wait(PATIENCE_S)
+            return []
 
-    library.getAllDomainStats = library.domainListGetStats = hang  # type: ignore[method-assign]
+    library = Hanging({UUID: {}})
     adapters = Adapters(
         [LibvirtAdapter("qemu:///x", library, warns=False, proc=str(proc))], 0.02, warns=False
     )

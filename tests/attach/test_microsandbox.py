@@ -161,7 +161,9 @@ def test_counters_that_begin_anew_are_added(home: Home) -> None:
 
 def test_garbage_and_cut_lines_are_passed_over(home: Home) -> None:
     whole = line(disk_read_bytes=1)
-    garbage = ("\n", "[1]\n", "null\n", "\x00\xff\n", whole[:50] + whole, "{" * 5000 + "\n", line(name=7))  # type: ignore[arg-type]
+    another = whole.replace('"s1"', "7")
+    assert another != whole
+    garbage = ("\n", "[1]\n", "null\n", "\x00\xff\n", whole[:50] + whole, "{" * 5000 + "\n", another)
 
     async def check(report: Report) -> None:
         home.write(*garbage, line(uptime_s=float("inf")), line(timestamp="soon"), line(disk_read_bytes=2))

@@ -26,7 +26,9 @@ from rondo_tools.stream import End, Header, Tick
 class Counters:
     """Nobody makes exits; how often somebody looked."""
 
-    name, reasons, notes = "none", EXIT_REASONS, ()
+    name = "none"
+    reasons: tuple[str, ...] = EXIT_REASONS
+    notes: tuple[str, ...] = ()
     counts_from_birth = knows_threads = False
 
     def __init__(self) -> None:

@@ -50,9 +50,9 @@ class Counters:
     """Exits by process."""
 
     name = "bpf"
-    reasons = EXIT_REASONS
+    reasons: tuple[str, ...] = EXIT_REASONS
     counts_from_birth = knows_threads = True
-    notes = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.counted: dict[int, ProcessExits] = {}
@@ -111,7 +111,12 @@ def test_a_vm_whose_event_is_not_read_yet_is_not_late(
         found: tuple[discover.Found, ...] = ()
         since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         watcher = Watcher(
-            *(Options(1000, Choice()), sent, counters, since_boot_s, events, epoll),  # type: ignore[arg-type]
+            Options(1000, Choice()),
+            sent,
+            counters,
+            since_boot_s,
+            events,  # type: ignore[arg-type]  # a fake, see there
+            epoll,
             scan=lambda: Scan(found, is_complete=True),
             kept=KeptFile(tmp_path, 1, since_boot_s, is_map_kept=False),
         )

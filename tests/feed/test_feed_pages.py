@@ -21,6 +21,8 @@ OWN = NONE | {"up": 1.0}
 
 
 class FakeScraper:
+    """What Pages uses of a Scraper."""
+
     name = "http://exporter/metrics"
     left_s = 0.9
 
@@ -42,7 +44,12 @@ class Exporter:
     def __init__(self, *, ignore_times: bool = False) -> None:
         self.sink, self.scraper = Sink(), FakeScraper()
         session = Session(self.sink, stream.encode, Header("vm", 1, (), 1000, ()))
-        self.pages = Pages(Parser(), session, self.scraper, ignore_times=ignore_times)  # type: ignore[arg-type]
+        self.pages = Pages(
+            Parser(),
+            session,
+            self.scraper,  # type: ignore[arg-type]  # a fake, see there
+            ignore_times=ignore_times,
+        )
         self.pages.begin(START)
         self.now = SECOND
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -22,14 +23,13 @@ from rondo_tools.feed import cli
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import Decoder, End, Header, Tick
 from tests.support.feed.feed_host import rows_of
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 FEED = [sys.executable, str(ROOT / "bin" / "rondo-feed")]
 WAITING = "import sys; from rondo_tools.feed import cli, single; single._WAIT_S = {}; sys.exit(cli.main())"
 """The same, with so much patience for one that has the instance."""
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def events_of(data: bytes) -> list[Header | Tick | End]:
@@ -55,10 +55,11 @@ def until(happened: Callable[[], object]) -> None:
 
 
 @contextmanager
-def feeding(*flags: str | Path, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+def feeding(*flags: str | Path, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
     """A rondo-feed with a pipe to say lines into."""
-    settings = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    with subprocess.Popen([*FEED, *map(str, flags)], **settings) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        [*FEED, *flags], stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE
+    ) as process:
         try:
             yield process
         finally:
@@ -83,16 +84,12 @@ class Served:
 
     def start(self) -> None:
         self._socket.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            ROOT / "bin" / "rondo-store",
-            self.path,
-            "--listen",
-            self.address,
-            "--no-health",
-            "-q",
-        ]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        program = [sys.executable, str(ROOT / "bin" / "rondo-store")]
+        self._process = subprocess.Popen(
+            [*program, self.path, "--listen", self.address, "--no-health", "-q"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         until(self._socket.exists)
 
     def kill(self) -> None:
@@ -130,8 +127,9 @@ def test_a_line_becomes_a_session(run: Run) -> None:
     assert isinstance(header, Header)
     assert header[0] == "box"
     assert header[2:4] == ((("rack", "a1"),), 10_000)
-    assert rows_of([header, tick]) == [(tick.t_ms, {'jobs{queue="mail"}': 3})]  # type: ignore[union-attr]
-    assert end == End("eof", tick.t_ms)  # type: ignore[union-attr]
+    assert isinstance(tick, Tick)
+    assert rows_of([header, tick]) == [(tick.t_ms, {'jobs{queue="mail"}': 3})]
+    assert end == End("eof", tick.t_ms)
     assert said == ""
 
 
@@ -149,7 +147,7 @@ def test_a_recorded_input_is_stored_once_however_often_it_is_fed(run: Run, tmp_p
     for _ in range(2):
         with feeding("--instance", "old", "--output", "-") as process:
             assert process.stdin is not None
-            assert process.stdout is not None
+            assert isinstance(process.stdout, io.BufferedReader)
             writer = os.fork()
             if writer == 0:
                 process.stdin.write(recorded.encode())
@@ -287,7 +285,8 @@ def test_a_line_from_cron_is_shown_until_the_next_one_takes_over(store: Served, 
         until(lambda: [one for one in store.sessions("backup") if one.rows().t_ms.size > 1])  # it is repeated
         (tmp_path / "db.tar").write_bytes(b"12")
         second = by_cron(store, tmp_path)
-        assert first.communicate(timeout=PATIENCE_S) == (b"", None)  # else cron would send mail
+        out, _ = first.communicate(timeout=PATIENCE_S)
+        assert out == b""  # else cron would send mail
         assert first.returncode == 0
         until(lambda: [one for one in store.sessions("backup") if values_of(one, "backup_bytes")[-1:] == [2]])
         assert second.poll() is None

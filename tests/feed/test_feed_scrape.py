@@ -246,7 +246,7 @@ def test_a_name_that_takes_long_holds_up_no_tick(monkeypatch: pytest.MonkeyPatch
         known.wait(PATIENCE_S)
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(scrape.socket, "create_connection", create_connection)
+    monkeypatch.setattr(socket, "create_connection", create_connection)
     with closing(Scraper(Target("http://nowhere.example/metrics"), 0.1)) as scraper:
         assert [one(scraper).error for _ in range(3)] == ["timed out"] * 3
         assert len(looked_up) == 1  # by one thread

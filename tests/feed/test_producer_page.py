@@ -21,8 +21,9 @@ PAGE = (ROOT / "docs" / "producer.md").read_text()
 
 def script(language: str) -> str:
     """The one script of a language."""
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    return found
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (one,) = found
+    return one
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from devtools import exit_loop
 from devtools.programs import Needs, fetch, folder
 from tests.support.attach import disk_guest
 from tests.support.attach.attach_host import NOBODY, needs_kvm_and_bpf
@@ -161,8 +162,8 @@ class Libvirt:
             'stdio_handler = "file"\nsecurity_driver = "none"\n'
         )
         (folder_ / "libvirtd.conf").write_text('log_outputs = "3:stderr"\n')
-        for path in (folder_, *folder_.rglob("*")):
-            os.chown(path, _NOBODY_ID, _NOBODY_ID)
+        for one in (folder_, *folder_.rglob("*")):
+            os.chown(one, _NOBODY_ID, _NOBODY_ID)
         self.socket = folder_ / "run/libvirt/libvirt-sock"
         self.uri = f"qemu+unix:///session?socket={self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -230,9 +231,7 @@ class Libvirt:
         has_tap: bool = False,
     ) -> Iterator[Domain]:
         """A domain that is started; its guest runs `code`, or uses its disk."""
-        image = (
-            disk_guest.bios(READS, WRITES) if code is None else disk_guest.exit_loop.bios_of(code + b"\xf4")
-        )
+        image = disk_guest.bios(READS, WRITES) if code is None else exit_loop.bios_of(code + b"\xf4")
         (self.folder / f"{name}.bios").write_bytes(image)
         disk = self.folder / f"{name}.disk"
         disk.write_bytes(bytes(1 << 20))

@@ -24,6 +24,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 CREATE_VM, CREATE_VCPU, RUN = 0xAE01, 0xAE41, 0xAE80
@@ -87,8 +88,8 @@ class Tap:
         self.host.bind((name, 0x88B5))
 
 
-def in_thread(work: object, *arguments: object) -> None:
-    thread = threading.Thread(target=work, args=arguments)  # type: ignore[arg-type]
+def in_thread(work: Callable[..., None], *arguments: object) -> None:
+    thread = threading.Thread(target=work, args=arguments)
     thread.start()
     thread.join()
 

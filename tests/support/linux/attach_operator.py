@@ -96,6 +96,14 @@ def is_kept(name: str) -> bool:
     return LIVES.exists() and f'"{name}"' in LIVES.read_text()
 
 
+def until_kept(name: str) -> None:
+    until(lambda: is_kept(name))
+
+
+def until_forgotten(name: str) -> None:
+    until(lambda: not is_kept(name))
+
+
 def is_stored(name: str) -> bool:
     return any(one.instance == name for one in Store(STORE).sessions())
 
@@ -118,7 +126,7 @@ def main() -> None:
     on, ends = Guest("on"), Guest("ends")
     for guest in (on, ends):
         guest.do("make", "run 1000")
-        until(lambda guest=guest: is_kept(guest.name))
+        until_kept(guest.name)
 
     on.begin("run 20000")
     systemctl("restart", UNIT)
@@ -137,9 +145,9 @@ def main() -> None:
     born.do("run 3")
     on.do("run 5")
     for guest in (on, born):
-        until(lambda guest=guest: is_kept(guest.name))
+        until_kept(guest.name)
         guest.quit()
-        until(lambda guest=guest: not is_kept(guest.name))
+        until_forgotten(guest.name)
 
     systemctl("stop", UNIT)
     until(lambda: programs() == 0)  # the kernel frees them a moment later
