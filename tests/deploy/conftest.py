@@ -76,10 +76,11 @@ def watched(path: Path, began_s: float) -> None:
     start_ms = int(began_s) * 1000
     times = range(start_ms + 1000, int(time.time()) * 1000 + 1, 1000)
     values = struct.pack(f"<{len(SERIES)}d", *(0.0 if one.kind == COUNTER else 2.0 for one in SERIES))
-    sent = (Header(INSTANCE, start_ms, (), 1000, SERIES), *(Tick(t_ms, values) for t_ms in times))
+    header = Header(INSTANCE, start_ms, (), 1000, SERIES)
+    ticks = [Tick(t_ms, values) for t_ms in times]
     with socket.socket(socket.AF_UNIX) as store:
         store.settimeout(PATIENCE_S)
         store.connect(str(path))
-        store.sendall(encoded(*sent, End("signal", times[-1])))
+        store.sendall(encoded(header, *ticks, End("signal", times[-1])))
         store.shutdown(socket.SHUT_WR)
         assert store.recv(1) == b""  # it has all of it

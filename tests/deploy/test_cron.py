@@ -6,19 +6,17 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from devtools.receivers.prometheus import Prometheus, free_port
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "deploy" / "README.md").read_text()
 BIN = Path(sys.executable).parent
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 @pytest.fixture

@@ -290,10 +290,8 @@ def test_a_mean_is_shown_in_the_seconds_in_which_there_is_one(prometheus: Promet
     none = math.nan
     means = [5.0, none, 7.0, 8.0, none, none, 3.0, none]
     with Keeper(Folder(tmp_path / "vmm_metrics")) as keeper:
-        for instance, rows in {
-            "runs": [(now_s + at, mean) for at, mean in enumerate(means)],
-            "lived": [(now_s + 2.4, 9.0)],
-        }.items():
+        runs = [(float(now_s + at), mean) for at, mean in enumerate(means)]
+        for instance, rows in (("runs", runs), ("lived", [(now_s + 2.4, 9.0)])):
             # All series have the mean's value, and the uptime, which is the last, has its own.
             width = len(catalog.SERIES) - 1
             ticks = [

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -27,6 +26,7 @@ from devtools.grafana.manifests import FILES, K8S, drifted, manifests, write
 from devtools.receivers.prometheus import Prometheus, free_port
 from tests.support.deploy.api_server import ApiServer, Kind
 from tests.support.deploy.lives import RULES
+from tests.support.fixtures import Run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODE = K8S / "node" / "rondo-node.yaml"
@@ -333,7 +333,7 @@ class Node:
 
 
 def test_the_containers_commands_carry_a_vm_to_prometheus(
-    tmp_path: Path, prometheus: Prometheus, run: Callable[..., subprocess.CompletedProcess[bytes]]
+    tmp_path: Path, prometheus: Prometheus, run: Run
 ) -> None:
     assert prometheus.write_url.endswith("/api/v1/write")
     urls = [one["data"]["REMOTE_WRITE_URL"] for one in documents(NODE) if one["kind"] == "ConfigMap"]

@@ -41,7 +41,7 @@ def test_every_panel_is_drawn(path: Path, filled: Filled, tmp_path: Path) -> Non
     lines = answers(filled.url, dashboard, filled.shown, ALL)
     draw(dashboard, filled.shown, lines, tmp_path / "picture.png", NOTE)
     assert all(inked(pixels(tmp_path / "picture.png"), dashboard).values())
-    empty = {panel["id"]: [] for panel in panels(dashboard)}
+    empty: dict[int, list[Line]] = {panel["id"]: [] for panel in panels(dashboard)}
     draw(dashboard, filled.shown, empty, tmp_path / "empty.png", NOTE)
     assert not any(inked(pixels(tmp_path / "empty.png"), dashboard).values())
 

@@ -108,7 +108,9 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in {"info", "warning", "critical"}
     assert set(alert["annotations"]) == {"summary", "description", "runbook"}
-    page, heading = re.fullmatch(r'([\w/.]+), "(.+)"', alert["annotations"]["runbook"]).groups()  # type: ignore[union-attr]
+    runbook = re.fullmatch(r'([\w/.]+), "(.+)"', alert["annotations"]["runbook"])
+    assert runbook is not None
+    page, heading = runbook.groups()
     assert re.search(rf"^##+ {re.escape(heading)}$", (ROOT / page).read_text(), re.MULTILINE)
     table = (ROOT / "docs" / "dashboards.md").read_text().partition("\n## Alerts\n")[2].partition("\n## ")[0]
     assert f"| `{name}` | {alert['labels']['severity']} |" in table

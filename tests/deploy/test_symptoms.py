@@ -7,19 +7,17 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from devtools.receivers.prometheus import Prometheus, free_port
-from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.stream import End, Header, Tick
+from tests.support.fixtures import Run
+from tests.support.streams import encoded
 
 README = (Path(__file__).resolve().parents[2] / "deploy" / "README.md").read_text()
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def likened(line: str) -> str:
@@ -56,7 +54,7 @@ class Host:
         header = Header(instance, start_ms, (), 1000, SERIES)
         life = [Tick(start_ms + number * 1000, values) for number in range(1, ticks + 1)]
         end = End("poweroff", life[-1].t_ms)
-        data.write_bytes(b"".join(stream.encode(item) for item in (header, *life, end)))
+        data.write_bytes(encoded(header, *life, end))
         with data.open("rb") as standard_input:
             self._hear(self._run("rondo-store", path, stdin=standard_input))
         return path

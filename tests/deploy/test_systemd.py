@@ -31,6 +31,7 @@ from rondo_tools.push.delivery import STOP_WITHIN_S
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.vmm.cli import rondo_vmm
 from tests.support.deploy.unit_file import Unit, environment
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -292,7 +293,7 @@ def test_a_feed_by_the_line_of_its_unit(host: Host, program: Program) -> None:
 
 
 def test_the_push_as_a_daemon_delivers_and_at_sigterm_what_is_left(
-    host: Host, prometheus: Prometheus, run: Callable[..., subprocess.CompletedProcess[bytes]]
+    host: Host, prometheus: Prometheus, run: Run
 ) -> None:
     def lived(instance: str) -> None:
         """A VM that lived, in the store."""
@@ -381,7 +382,7 @@ def test_every_service_is_hardened_alike() -> None:
 
 
 def test_the_examples_in_the_configuration_are_right(
-    run: Callable[..., subprocess.CompletedProcess[bytes]],
+    run: Run,
 ) -> None:
     """Lines that are there to be uncommented have flags that there are, with values that are taken."""
     for name, command in {

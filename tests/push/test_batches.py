@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rondo_tools.prom.labels import sent_labels
-from rondo_tools.push.batches import Batch, Batches
+from rondo_tools.push.batches import Batches
+from rondo_tools.push.model import Batch
 from rondo_tools.push.stretch import Stretch
 from rondo_tools.selector import parse_selector
 from tests.support.push.journal_maker import Maker, series

@@ -49,7 +49,7 @@ def seconds_of(stretch: Stretch) -> list[int]:
 
 def deliver(drain: Drain, progress: Progress, now_ms: int = T0, *, backfill: bool = False) -> list[int]:
     """Send all there is; each stretch as a process finds it that reads the cursor's file again."""
-    sent = []
+    sent: list[int] = []
     for _ in range(20):
         stretch = drain.next(progress, now_ms, backfill=backfill)
         if stretch is None:

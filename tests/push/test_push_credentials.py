@@ -22,13 +22,13 @@ from rondo_tools.errors import UsageError
 from rondo_tools.push.http.credentials import Credentials, parse_credentials
 from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.model import Answer, Outcome
+from tests.support.fixtures import Run
 from tests.support.needs import must_have
 from tests.support.push.raw_server import Peer, RawServer
 from tests.support.push.receivers import expected, fill, header, seconds
 
 NOW = int(time.time()) * 1000  # anew for each test
 SECRET = "s3cr3t-and-l0ng"
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 pytestmark = pytest.mark.usefixtures("now")
 
 
@@ -347,10 +347,10 @@ def test_no_secret_is_said_however_talkative(run: Run, keys: Keys, tmp_path: Pat
         return 204, {}, b""
 
     with https_server(answer, keys.server, keys.ca) as url:
-        flags = ["--remote-write", url, "--ca-file", keys.ca, "--client-cert", keys.client, "-v"]
-        denied = run("rondo-push", store, *flags)
+        flags: list[str | Path] = ["--remote-write", url, "--ca-file", keys.ca, "--client-cert", keys.client]
+        denied = run("rondo-push", store, *flags, "-v")
         assert (denied.returncode, b"other credentials" in denied.stderr) == (69, True)
-        done = run("rondo-push", store, *flags, "--bearer-token-file", tmp_path / "token")
+        done = run("rondo-push", store, *flags, "-v", "--bearer-token-file", tmp_path / "token")
         assert done.returncode == 0
         wrong = run("rondo-push", store, "--remote-write", url, "--bearer-token-file", keys.server, "-v")
         assert wrong.returncode == 64

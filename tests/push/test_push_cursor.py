@@ -149,21 +149,22 @@ def broken() -> list[object]:
     """The good document with one thing wrong in each."""
     variants: list[object] = [[], None, 1, "x", {}]
     paths = [(), ("in_flight",)]
-    for wrong_piece in (
+    wrong_pieces: tuple[object, ...] = (
         {"state": "trial"}, {"body": PIECE["body"]}, {**PIECE, "body": "AAAA"}, {**PIECE, "body": "=="},
         {**PIECE, "body": base64.b64encode(compress(WriteRequest())).decode()},
         {**PIECE, "body": base64.b64encode(encode("2.0", ROWS, ()).data).decode()},
         {**PIECE, "body": twice()}, {**PIECE, "state": "clean"}, {**PIECE, "unclear": 1},
         {**PIECE, "asked": 3}, {**PIECE, "asked": -1}, {**PIECE, "asked": 1.0}, {**PIECE, "witness": 1},
         {**PIECE, "state": "age", "witness": 1}, {**PIECE, "state": "singles", "asked": 3}, [], "x",
-    ):  # fmt: skip
+    )  # fmt: skip
+    for wrong_piece in wrong_pieces:
         document = json.loads(json.dumps(GOOD))
         document["in_flight"]["pieces"].append(wrong_piece)
         variants.append(document)
     for path in paths:
         keys = GOOD
         for step in path:
-            keys = keys[step]  # type: ignore[assignment]
+            keys = keys[step]
         for key in keys:
             for wrong in ("missing", "x", -1, 1.5, [1]):
                 if wrong == "x" and key in ("store", "selector"):

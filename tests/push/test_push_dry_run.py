@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from devtools.receivers.receiver import Receiver, Samples, bits
 from rondo_tools.push import cli
 from rondo_tools.push.dry_run import STALE
 from rondo_tools.selector import parse_selector
+from tests.support.fixtures import Run
 from tests.support.push.receivers import (
     T0,
     Crash,
@@ -27,8 +27,6 @@ from tests.support.push.receivers import (
     seconds,
     ticks,
 )
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def test_wait_waits_for_the_other_push(store: Path) -> None:
     fd = os.open(store / "cursor_prometheus.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(fd, fcntl.LOCK_EX)
     root = Path(__file__).resolve().parents[2]
-    flags = [store, "--remote-write", "http://127.0.0.1:1/write"]
+    flags: list[str | Path] = [store, "--remote-write", "http://127.0.0.1:1/write"]
     process = subprocess.Popen(
         [sys.executable, root / "bin/rondo-push", *flags, "--wait"],
         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,

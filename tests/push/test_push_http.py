@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
@@ -19,6 +20,7 @@ from devtools.receivers.receiver import Receiver
 from rondo_tools.push.http.credentials import parse_credentials
 from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.model import Answer, Outcome
+from tests.support.fixtures import ProcessOptions, Run, Start
 from tests.support.push.raw_server import Peer, RawServer
 from tests.support.push.receivers import expected, fill, header, seconds
 
@@ -27,8 +29,6 @@ NOW = int(time.time()) * 1000
 BODY = b"body" * 100
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
-Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def start() -> Iterator[Start]:
     """Start rondo-push; what still runs when the test is over is killed."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def begin(*arguments: str | Path, **options: object) -> subprocess.Popen[bytes]:
-        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE} | options
-        command = [sys.executable, str(ROOT / "bin" / "rondo-push"), *map(str, arguments)]
-        running.append(subprocess.Popen(command, **options))  # type: ignore[call-overload]
+    def begin(*arguments: str | Path, **options: Unpack[ProcessOptions]) -> subprocess.Popen[bytes]:
+        settings: ProcessOptions = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
+        command = [sys.executable, ROOT / "bin" / "rondo-push", *arguments]
+        running.append(subprocess.Popen(command, **settings))
         return running[-1]
 
     yield begin
@@ -126,7 +126,8 @@ class Endpoint:
 def test_interim_answers_are_no_answers(run: Run, store: Path, interim: bytes) -> None:
     endpoint = Endpoint(interim)
     with RawServer(endpoint) as server:
-        flags = [store, "--remote-write", server.url, "--max-samples-per-send", "10", "--no-health"]
+        flags: list[str | Path] = [store, "--remote-write", server.url]
+        flags += ["--max-samples-per-send", "10", "--no-health"]
         assert run("rondo-push", *flags).returncode == 75
         endpoint.healed = True
         done = run("rondo-push", *flags, "-v")
@@ -246,7 +247,7 @@ def test_a_resolver_that_hangs(
     run: Run, store: Path, name: Callable[[str], dict[str, str]], start: Start
 ) -> None:
     env = name("threading.Event().wait()")
-    flags = [store, "--remote-write", "http://endpoint.example/write", "--timeout", "1s"]
+    flags: list[str | Path] = [store, "--remote-write", "http://endpoint.example/write", "--timeout", "1s"]
     done = run("rondo-push", *flags, env=env)
     assert (done.returncode, b"no connection within 1 s" in done.stderr) == (75, True)
 
@@ -282,7 +283,8 @@ def test_the_next_address_is_tried_while_there_is_time(
             client.setblocking(False)
             client.connect_ex(full.getsockname())
         env = name(f"return [(*STREAM, {full.getsockname()!r}), (*STREAM, ('127.0.0.1', {server.port}))]")
-        flags = [store, "--remote-write", "http://endpoint.example/write", "--timeout", "6s"]
+        flags: list[str | Path] = [store, "--remote-write", "http://endpoint.example/write"]
+        flags += ["--timeout", "6s"]
         assert run("rondo-push", *flags, env=env).returncode == 0
     assert endpoint.receiver.samples == expected(store)
 

@@ -31,6 +31,7 @@ from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.stream import End, Header, Tick
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 from tests.support.push.faults import FaultProxy
 from tests.support.push.push_host import MOMENTS
@@ -43,7 +44,6 @@ FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
 TIERS = format_tiers(DEFAULT_TIERS)
 MINUTE_MS = 60_000
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Truth = dict[Key, dict[int, int]]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from rondo_tools.store.format.opened import open_store
 from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.remembered import Remembered
+from tests.support.fixtures import Run
 from tests.support.push.receivers import (
     T0,
     Scripted,
@@ -196,7 +196,7 @@ def shown(prometheus: Prometheus, labels: Key) -> dict[int, int]:
     ("outage_s", "step_s"), [(20 * 60, 1), pytest.param(65 * 60, 1, marks=pytest.mark.long), (7 * HOUR_S, 10)]
 )
 def test_a_default_prometheus_takes_it_all(
-    run: Callable[..., object], prometheus: Prometheus, tmp_path: Path, outage_s: int, step_s: int
+    run: Run, prometheus: Prometheus, tmp_path: Path, outage_s: int, step_s: int
 ) -> None:
     start_ms = int(time.time()) * 1000 - outage_s * 1000 - 30_000
     rows = gauge_and_counter(outage_s // step_s, start_ms, step_s * 1000)
@@ -204,11 +204,11 @@ def test_a_default_prometheus_takes_it_all(
     default = format_tiers(DEFAULT_TIERS)
     push = ("rondo-push", tmp_path, "--remote-write", prometheus.write_url)
     fill(tmp_path, head, ticks(*rows[:30]), tiers=default)
-    assert run(*push, "--backfill").returncode == 0  # type: ignore[attr-defined]
+    assert run(*push, "--backfill").returncode == 0
     fill(tmp_path, head, ticks(*rows[30:]), tiers=default)
     done = run(*push, "-v")
-    assert done.returncode == 0  # type: ignore[attr-defined]
-    assert b" 0 rejected, 0 unclear, 0 passed over" in done.stderr  # type: ignore[attr-defined]
+    assert done.returncode == 0
+    assert b" 0 rejected, 0 unclear, 0 passed over" in done.stderr
     for labels, samples in as_samples(rows, labels_of(head)).items():
         assert shown(prometheus, labels) == {t: v for t, v in samples.items() if v != STALE_NAN}
     assert expected(tmp_path)
@@ -216,7 +216,7 @@ def test_a_default_prometheus_takes_it_all(
 
 @pytest.mark.long
 def test_with_a_live_writer_beside_what_is_over_an_hour_old_is_refused_and_it_is_said(
-    run: Callable[..., subprocess.CompletedProcess[bytes]], program: Callable[[str], Path], tmp_path: Path
+    run: Run, program: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """A default Prometheus; then one with a window for what comes out of order, which takes it all."""
     live, store = tmp_path / "live", tmp_path / "store"

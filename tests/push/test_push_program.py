@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -22,11 +23,19 @@ from devtools.http_server import Reply, http_server
 from devtools.receivers.prometheus import Prometheus
 from devtools.receivers.receiver import Receiver
 from rondo_tools.prom.samples import STALE_NAN
+from tests.support.fixtures import Run
 from tests.support.push.receivers import expected, fill, header, seconds, ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time()) * 1000  # anew for each test
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+class Start(Protocol):
+    def __call__(
+        self, *arguments: str | Path, code: str | None = None, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]: ...
+
+
 pytestmark = pytest.mark.usefixtures("now")
 
 
@@ -46,17 +55,19 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def start() -> Iterator[Start]:
     """Start rondo-push; what still runs when the test is over is killed."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def begin(*arguments: str | Path, code: str | None = None, **options: object) -> subprocess.Popen[bytes]:
+    def begin(
+        *arguments: str | Path, code: str | None = None, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
         program = ["-c", code] if code else [str(ROOT / "bin" / "rondo-push")]
-        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE} | options
         process = subprocess.Popen(
-            [sys.executable, *program, *map(str, arguments)],
+            [sys.executable, *program, *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            **options,  # type: ignore[call-overload]
+            stdin=stdin,
+            stderr=subprocess.PIPE,
         )
         running.append(process)
         return process
@@ -107,7 +118,7 @@ def test_one_sample_is_a_sample(run: Run, tmp_path: Path, number: int) -> None:
     for at in range(5 + number):
         fill(tmp_path, header(f"vm-{at}"), seconds(number, NOW - 60_000))
     receiver = Receiver(lambda labels, t_ms: "no" if ("__name__", "heat") in labels else None)
-    flags = ("--no-health", "-v", "--match")
+    flags: tuple[str, ...] = ("--no-health", "-v", "--match")
     with http_server(receiving(receiver)) as url:
         refused = run("rondo-push", tmp_path, "--remote-write", url, *flags, "heat").stderr.decode()
         flags = ("--cursor", "second", *flags)
@@ -196,8 +207,8 @@ def test_following_delivers_what_is_left_when_the_lines_end(run: Run, store: Pat
     receiver = Receiver()
     junk = b"what is this\n\xff\n" + b"x" * 20_000 + b"\n\t5:5\na/b/c\t5\nx\t-1:3\n"
     with http_server(receiving(receiver)) as url:
-        feed = {"stdin": None, "input": junk + lines(store) + lines(other)}
-        done = run("rondo-push", "--remote-write", url, "--interval", "1h", **feed)
+        feed = junk + lines(store) + lines(other)
+        done = run("rondo-push", "--remote-write", url, "--interval", "1h", stdin=None, input=feed)
     assert done.returncode == 0, done.stderr
     assert receiver.samples == expected(store) | expected(other)
     assert done.stderr.count(b"no line of rondo-store's") == 1
@@ -205,8 +216,8 @@ def test_following_delivers_what_is_left_when_the_lines_end(run: Run, store: Pat
 
 
 def test_following_an_endpoint_that_is_away_fails_only_at_the_end(run: Run, store: Path) -> None:
-    feed = {"stdin": None, "input": lines(store)}
-    done = run("rondo-push", "--remote-write", "http://127.0.0.1:1/write", **feed)
+    nowhere = ("--remote-write", "http://127.0.0.1:1/write")
+    done = run("rondo-push", *nowhere, stdin=None, input=lines(store))
     assert done.returncode == 75
     assert b"Connection refused" in done.stderr
 
@@ -217,9 +228,7 @@ def test_nothing_to_follow_is_said(run: Run) -> None:
     assert b"nothing was delivered" in done.stderr
 
 
-def test_a_follower_reads_on_while_the_endpoint_hangs(
-    start: Callable[..., subprocess.Popen[bytes]], store: Path
-) -> None:
+def test_a_follower_reads_on_while_the_endpoint_hangs(start: Start, store: Path) -> None:
     """Whoever writes the lines is never held up: far more than a pipe holds goes in."""
     released, asked = threading.Event(), threading.Event()
     receiver = Receiver()
@@ -245,9 +254,7 @@ def test_a_follower_reads_on_while_the_endpoint_hangs(
     assert receiver.samples == expected(store)
 
 
-def test_the_first_interrupt_is_the_pipelines_and_the_second_is_ours(
-    start: Callable[..., subprocess.Popen[bytes]], store: Path
-) -> None:
+def test_the_first_interrupt_is_the_pipelines_and_the_second_is_ours(start: Start, store: Path) -> None:
     receiver, asked = Receiver(), threading.Event()
     take = receiving(receiver)
 
@@ -278,7 +285,7 @@ def test_the_first_interrupt_is_the_pipelines_and_the_second_is_ours(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_daemon_that_is_told_to_stop_delivers_what_is_closed_and_exits_0(
-    start: Callable[..., subprocess.Popen[bytes]], store: Path, number: signal.Signals
+    start: Start, store: Path, number: signal.Signals
 ) -> None:
     receiver, asked, go_on = Receiver(), threading.Event(), threading.Event()
     take = receiving(receiver)
@@ -344,7 +351,7 @@ def no_room(process: subprocess.Popen[bytes], *, on: bool) -> None:
 
 @pytest.mark.parametrize("ends", ["there is room again", "kill -9"])
 def test_what_cannot_be_announced_on_a_full_disk_is_not_sent(
-    start: Callable[..., subprocess.Popen[bytes]], run: Run, store: Path, ends: str
+    start: Start, run: Run, store: Path, ends: str
 ) -> None:
     receiver, asked = Receiver(), threading.Event()
     take = receiving(receiver)
@@ -355,7 +362,7 @@ def test_what_cannot_be_announced_on_a_full_disk_is_not_sent(
         return reply
 
     with http_server(answer) as url:
-        flags = [store, "--remote-write", url, "--no-health"]
+        flags: list[str | Path] = [store, "--remote-write", url, "--no-health"]
         process = start(*flags, "--interval", "50ms", "-q")
         assert process.stderr is not None
         assert asked.wait(30)
@@ -396,9 +403,7 @@ sys.exit(cli.main(arguments))
 """
 
 
-def test_an_unforeseen_error_is_one_line_and_status_70(
-    start: Callable[..., subprocess.Popen[bytes]], store: Path
-) -> None:
+def test_an_unforeseen_error_is_one_line_and_status_70(start: Start, store: Path) -> None:
     for flags, has_traceback in (["-q"], False), (["--verbose"], True):
         flags = ["--remote-write", "http://127.0.0.1:1/", *flags]
         process = start(store.name, store, *flags, code=UNFORESEEN)
@@ -409,7 +414,7 @@ def test_an_unforeseen_error_is_one_line_and_status_70(
 
 
 def test_an_unforeseen_error_of_one_store_does_not_stop_the_others(
-    start: Callable[..., subprocess.Popen[bytes]], store: Path, tmp_path: Path
+    start: Start, store: Path, tmp_path: Path
 ) -> None:
     broken, receiver, asked = tmp_path / "broken", Receiver(), threading.Event()
     recent(broken)
@@ -441,7 +446,7 @@ def test_an_unforeseen_error_of_one_store_does_not_stop_the_others(
 
 @pytest.mark.parametrize("moment", ["before the send", "after the send", "during the save", "after the save"])
 def test_kill_9_and_a_real_prometheus(
-    start: Callable[..., subprocess.Popen[bytes]],
+    start: Start,
     run: Run,
     store: Path,
     prometheus: Prometheus,
@@ -449,7 +454,7 @@ def test_kill_9_and_a_real_prometheus(
 ) -> None:
     """The second of several batches is in flight when the process is killed. The next one goes on:
     every sample is there once, bit for bit, none twice and none refused."""
-    flags = [store, "--remote-write", prometheus.write_url, "--max-samples-per-send", "30"]
+    flags: list[str | Path] = [store, "--remote-write", prometheus.write_url, "--max-samples-per-send", "30"]
     killed = start(moment, *flags, code=KILLED)
     assert killed.wait(300) == -signal.SIGKILL
     assert (in_flight(store) is None) == (moment == "after the save")

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -34,8 +35,8 @@ from tests.support.push.receivers import (
 )
 
 
-def cursor(path: Path) -> dict[str, object]:
-    document: dict[str, object] = json.loads((path / "cursor_prometheus.json").read_text())
+def cursor(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((path / "cursor_prometheus.json").read_text())
     return document
 
 
@@ -195,7 +196,7 @@ def test_settling_goes_on_where_a_kill_left_it(store: Path) -> None:
     first = Scripted(receiver, ["ok"] * 6 + ["crash-after"])
     with pytest.raises(Crash):
         push_once(store, first)
-    pieces = cursor(store)["in_flight"]["pieces"]  # type: ignore[index]
+    pieces = cursor(store)["in_flight"]["pieces"]
     assert len(pieces) > 1
     tally = push_once(store, Scripted(receiver))
     assert 0 < tally.sent + tally.rejected + tally.unclear < 34
@@ -244,7 +245,7 @@ def test_a_damaged_body_in_flight_is_an_error_and_not_sent(store: Path) -> None:
     with pytest.raises(Crash):
         push_once(store, Scripted(Receiver(), ["crash"]))
     document = cursor(store)
-    document["in_flight"]["pieces"][0]["body"] = "AAAA"  # type: ignore[index]
+    document["in_flight"]["pieces"][0]["body"] = "AAAA"
     (store / "cursor_prometheus.json").write_text(json.dumps(document))
     sender = Scripted(Receiver())
     with pytest.raises(PushError, match="cursor_prometheus") as caught:

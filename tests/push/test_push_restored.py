@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from devtools.receivers.receiver import Receiver, bits
 from rondo_tools.catalog import SERIES
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push.pusher import NotTakenError
+from tests.support.fixtures import Run
 from tests.support.push.receivers import T0, Crash, Scripted, expected, fill, header, push_once, seconds
 
 CURSOR = "cursor_prometheus.json"
@@ -137,21 +137,19 @@ def test_a_series_that_is_refused_for_good_beside_what_is_there_already(tmp_path
     assert receiver.samples == wanted
 
 
-def test_a_real_prometheus_keeps_one_of_each(
-    run: Callable[..., object], prometheus: Prometheus, tmp_path: Path
-) -> None:
+def test_a_real_prometheus_keeps_one_of_each(run: Run, prometheus: Prometheus, tmp_path: Path) -> None:
     start_ms = int(time.time()) * 1000 - 300_000
     ticks = seconds(200, start_ms, width=len(SERIES))
     whole = header(start_ms=start_ms - 5, series=SERIES)
     push = ("rondo-push", tmp_path, "--remote-write", prometheus.write_url, "--no-health")
     fill(tmp_path, whole, ticks[:60])
-    assert run(*push).returncode == 0  # type: ignore[attr-defined]
+    assert run(*push).returncode == 0
     backup = (tmp_path / CURSOR).read_bytes()
     fill(tmp_path, whole, ticks[60:140])
-    assert run(*push).returncode == 0  # type: ignore[attr-defined]
+    assert run(*push).returncode == 0
     (tmp_path / CURSOR).write_bytes(backup)
     fill(tmp_path, whole, ticks[140:], "poweroff")
-    assert run(*push).returncode == 0  # type: ignore[attr-defined]
+    assert run(*push).returncode == 0
     shown = {
         labels: {t_ms: bits(float(value)) for t_ms, value in pairs}
         for labels, pairs in prometheus.samples('{job="rondo-vmm"}').items()

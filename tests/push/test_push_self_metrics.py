@@ -5,9 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import struct
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,10 +14,10 @@ from devtools.http_server import Reply, http_server
 from devtools.receivers.receiver import HOUR_MS, OWN, Receiver, Samples
 from rondo_tools.push.self_metrics import RESULTS, SERIES, STATUSES, SelfMetrics, Tally
 from rondo_tools.selector import parse_selector
+from tests.support.fixtures import Run
 from tests.support.push.receivers import T0, Crash, Scripted, expected, fill, header, push_once, seconds
 
 NOW = int(time.time()) * 1000  # anew for each test
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 pytestmark = pytest.mark.usefixtures("now")
 
 
@@ -148,7 +146,7 @@ def test_the_program_sends_it_unless_told_not_to(run: Run, tmp_path: Path) -> No
 
     fill(tmp_path, header("a", NOW - 20_000), seconds(5, NOW - 20_000))
     with http_server(answer) as url:
-        flags = [tmp_path, "--remote-write", url]
+        flags: list[str | Path] = [tmp_path, "--remote-write", url]
         assert run("rondo-push", *flags).returncode == 0
         assert newest(receiver.health)["push_requests_total/2xx"] == 1
         fill(tmp_path, header("a", NOW - 20_000), seconds(3, NOW - 15_000))

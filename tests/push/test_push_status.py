@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,10 @@ from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.format.opened import open_store
 from rondo_tools.store.format.state import State
 from rondo_tools.view.table import iso
+from tests.support.fixtures import Run
 from tests.support.push.journal_maker import Maker, series
 from tests.support.push.receivers import T0, Crash, Scripted, fill, header, push_once, seconds, ticks
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HOUR_MS = 3_600_000
 TIERS = "1s:10m,10s:6h"
 
@@ -95,10 +94,12 @@ def journals(store: Path, closed_ms: list[int]) -> list[int]:
     return [layout.file(JOURNALS, number).stat().st_size for number in layout.numbers(JOURNALS)]
 
 
-def write_cursor(path: Path, name: str, held_ms: int, **progress: object) -> None:
-    known = {"store": open_store(path).store_id, **progress}
+def write_cursor(path: Path, name: str, held_ms: int, progress: Progress | None = None) -> None:
+    """A cursor of this store, unless `progress` is in another."""
+    known = progress or Progress()
+    known = replace(known, store=known.store or open_store(path).store_id)
     path = Layout(path).cursor(name)
-    path.write_bytes(pack_progress(Progress(**known), None))  # type: ignore[arg-type]
+    path.write_bytes(pack_progress(known, None))
     os.utime(path, ns=(0, held_ms * 1_000_000))
 
 
@@ -108,16 +109,15 @@ def test_status_says_what_each_cursor_keeps(tmp_path: Path, caplog: pytest.LogCa
     now_ms = T0 + 7 * HOUR_MS
     sizes = journals(tmp_path, [now_ms - 60_000 * one for one in minutes])
     ids = [Layout(tmp_path).file(JOURNALS, number).read_bytes()[24:32] for number in range(1, 6)]
-    at = {"begin": Position(3, ids[2], 40), "time_ms": now_ms - HOUR_MS}
-    write_cursor(tmp_path, "active", now_ms - HOUR_MS, **at)
-    write_cursor(tmp_path, "idle", now_ms - HOUR_MS - 1, **at)
+    at = Progress(begin=Position(3, ids[2], 40), time_ms=now_ms - HOUR_MS)
+    write_cursor(tmp_path, "active", now_ms - HOUR_MS, at)
+    write_cursor(tmp_path, "idle", now_ms - HOUR_MS - 1, at)
     write_cursor(tmp_path, "new", now_ms)
-    write_cursor(tmp_path, "other", now_ms, **at, store="00" * 8)
-    write_cursor(tmp_path, "coarse", now_ms, tier=1)
+    write_cursor(tmp_path, "other", now_ms, replace(at, store="00" * 8))
+    write_cursor(tmp_path, "coarse", now_ms, Progress(tier=1))
     end = Position(5, ids[4], sizes[4])
-    fork = {"begin": Position(3, bytes(8), 40), "time_ms": now_ms - HOUR_MS}
-    write_cursor(tmp_path, "fork", now_ms, **fork)
-    write_cursor(tmp_path, "done", now_ms, begin=end, time_ms=now_ms - 60_000)
+    write_cursor(tmp_path, "fork", now_ms, replace(at, begin=Position(3, bytes(8), 40)))
+    write_cursor(tmp_path, "done", now_ms, Progress(begin=end, time_ms=now_ms - 60_000))
     damaged = Layout(tmp_path).cursor("damaged")
     damaged.write_bytes(b"{}")
     os.utime(damaged, ns=(0, now_ms * 1_000_000))
@@ -143,7 +143,7 @@ def test_status_says_what_each_cursor_keeps(tmp_path: Path, caplog: pytest.LogCa
 def test_a_cursor_of_another_tier_has_a_status_without_its_flags(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_cursor(store, "lab", 0, selector='{a="b"}', begin=Position(2, bytes(8), 40))
+    write_cursor(store, "lab", 0, Progress(selector='{a="b"}', begin=Position(2, bytes(8), 40)))
     assert cli.main([str(store), "--status", "--cursor", "lab"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["lab", "idle"]
 

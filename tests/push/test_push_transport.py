@@ -17,6 +17,7 @@ from rondo_tools.errors import UsageError
 from rondo_tools.push.http.transport import Transport
 from rondo_tools.push.model import Answer, Outcome
 from rondo_tools.urls import parse_url
+from tests.support.needs import PATIENCE_S
 
 BODY = b"body" * 100
 
@@ -153,7 +154,11 @@ def test_a_peer_that_trickles_is_cut_off(
 
 def test_silence_is_a_time_out_and_unclear() -> None:
     gone = threading.Event()
-    with http_server(lambda handler, body: gone.wait(300) and None) as url:
+
+    def silent(_handler: http.server.BaseHTTPRequestHandler, _body: bytes) -> None:
+        gone.wait(PATIENCE_S)
+
+    with http_server(silent) as url:
         result = send(url, timeout_s=0.3)
         gone.set()
     assert (result.outcome, result.unclear) == (Outcome.RETRY, True)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import math
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +22,11 @@ from rondo_tools.prom.labels import sent_labels
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.proto.remote_write_v2_pb2 import Metadata, Request
 from rondo_tools.prom.samples import STALE_NAN, Block, Labels, SeriesSet
-from rondo_tools.push.encoding import v1, v2
-from rondo_tools.push.encoding.body import V2, Body
+from rondo_tools.push.encoding import V2, v1, v2
+from rondo_tools.push.encoding.body import Body
+from tests.support.fixtures import Run
 from tests.support.push.receivers import T0, TWO_SERIES, expected, fill, header, seconds
 from tests.support.push.strict_v2 import StrictReceiver, forbidden
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 LABELS = sent_labels(header(), "rondo-vmm", {})
 START = T0 - 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,8 +61,15 @@ def is_row(one: module.Slice, at: int) -> bool:
     return not math.isnan(one.parts[int(one.part[at])][1][int(one.row[at]), 0])
 
 
-def between(maker: Maker, begin: Position, end: Position, **given: object) -> list[Marker]:
-    with Stretch(maker.layout, begin, end, **given) as stretch:  # type: ignore[arg-type]
+def between(
+    maker: Maker,
+    begin: Position,
+    end: Position,
+    *,
+    line: Mapping[str, int] | None = None,
+    since_ms: int = 0,
+) -> list[Marker]:
+    with Stretch(maker.layout, begin, end, line=line, since_ms=since_ms) as stretch:
         return markers_of(stretch)
 
 

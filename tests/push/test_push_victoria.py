@@ -7,7 +7,6 @@ import json
 import random
 import re
 import string
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from devtools.receivers.victoria import VictoriaMetrics
 from rondo_tools.prom.samples import STALE_NAN
+from tests.support.fixtures import Run
 from tests.support.push.faults import FaultProxy
 from tests.support.push.receivers import HOUR_MS, expected, fill, header, seconds, ticks
 from tests.support.real_receivers import ONCE, VICTORIA, version
@@ -25,8 +25,6 @@ DAY_MS = 24 * HOUR_MS
 OURS = '{job="rondo-vmm",instance!="rondo-push"}'
 ALL = '{__name__!=""}'
 pytestmark = pytest.mark.usefixtures("now")
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 every = pytest.mark.parametrize("name", VICTORIA)
 

@@ -202,6 +202,6 @@ def test_everything_is_sent_once_and_in_order_from_any_two_positions(
     assert len(rows) == len(set(rows))
     assert set(rows) == expected
     assert [[row[:2] for row in one] for one in again] == [[row[:2] for row in one] for one in slices]
-    for instance in now:
-        times = [t_ms for name, t_ms in rows if name == instance[0]]
+    for name, _ in now:
+        times = [t_ms for instance, t_ms in rows if instance == name]
         assert times == sorted(times)

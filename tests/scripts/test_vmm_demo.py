@@ -72,8 +72,8 @@ def image_of(pairs: range, sectors: int = 16) -> bytearray:
 
 
 def test_the_pattern_of_the_built_in_guest_is_known_again() -> None:
-    assert check_pattern(image_of(range(1, 4))).startswith("3 of 16 sectors")
-    assert check_pattern(image_of(range(1, 16 + 4))).startswith("16 of 16 sectors")
+    assert check_pattern(bytes(image_of(range(1, 4)))).startswith("3 of 16 sectors")
+    assert check_pattern(bytes(image_of(range(1, 16 + 4)))).startswith("16 of 16 sectors")
 
 
 @pytest.mark.parametrize("at", [2 * SECTOR, 3 * SECTOR - 1, 8 * SECTOR])
@@ -81,17 +81,17 @@ def test_a_wrong_byte_on_the_disk_is_found(at: int) -> None:
     image = image_of(range(1, 4))
     image[at] ^= 1
     with pytest.raises(DiskError, match="sector"):
-        check_pattern(image)
+        check_pattern(bytes(image))
 
 
 def test_a_lost_or_displaced_sector_is_found() -> None:
     image = image_of(range(1, 6))
     lost = image[: 2 * SECTOR] + bytes(SECTOR) + image[3 * SECTOR :]
     with pytest.raises(DiskError, match="sector 2 is blank"):
-        check_pattern(lost)
+        check_pattern(bytes(lost))
     displaced = image[: 2 * SECTOR] + image[3 * SECTOR : 4 * SECTOR] + image[3 * SECTOR :]
     with pytest.raises(DiskError, match="sector 2 does not hold"):
-        check_pattern(displaced)
+        check_pattern(bytes(displaced))
     with pytest.raises(DiskError, match="wrote nothing"):
         check_pattern(bytes(16 * SECTOR))
 
@@ -223,8 +223,7 @@ def box(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
         program(name)
     work = tmp_path_factory.mktemp("box")
     for name in ("host", "key"):
-        made = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", work / name]
-        subprocess.run(made, check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", work / name], check=True)
     port = free_port()
     path = f"{rsync.parent}:{os.environ['PATH']}"
     (work / "config").write_text(

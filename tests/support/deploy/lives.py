@@ -64,7 +64,8 @@ def lives_of(store: Path) -> list[Life]:
 
 def push(store: Path, url: str, *flags: str) -> None:
     """Push all that there is."""
-    command = [sys.executable, ROOT / "bin" / "rondo-push", store, "--remote-write", url, *flags]
+    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-push", store]
+    command += ["--remote-write", url, *flags]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
 
 

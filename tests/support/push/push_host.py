@@ -15,11 +15,13 @@ import os
 import signal
 import sys
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rondo_tools.push import cli, pusher
 from rondo_tools.push.cursor import Cursor
+from rondo_tools.push.encoding import V1
 from rondo_tools.push.http.transport import Transport
+from rondo_tools.push.model import Answer
 
 MOMENTS = ("before the send", "after the send", "before the save", "during the save", "after the save")
 
@@ -34,9 +36,9 @@ def die_at(moment: str, count: int) -> None:
         if name == moment and seen[name] == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def sending(self: Transport, *body: Any) -> Any:
+    def sending(self: Transport, body: bytes, protocol: str = V1) -> Answer:
         reached("before the send")
-        answer = send(self, *body)
+        answer = send(self, body, protocol)
         reached("after the send")
         return answer
 
@@ -53,7 +55,7 @@ def die_at(moment: str, count: int) -> None:
                 pass  # it is the folder's turn
         reached("during the save")
 
-    Transport.send, Cursor.save, os.fsync = sending, saving, syncing  # type: ignore[assignment,method-assign]
+    Transport.send, Cursor.save, os.fsync = sending, saving, syncing  # type: ignore[assignment,method-assign]  # for good
 
 
 def child(argv: list[str], die: tuple[str, int] | None) -> NoReturn:

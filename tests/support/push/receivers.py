@@ -6,7 +6,6 @@ import random
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from devtools.receivers.receiver import HOUR_MS, Key, Receiver, Samples, bits
 from rondo_tools.catalog import GAUGE, Series
@@ -107,11 +106,10 @@ def drain_of(
     path: Path,
     labels: Callable[[Header], tuple[Key, ...]] | None = None,
     max_samples: int = 10_000,
-    **given: Any,
 ) -> Drain:
     """The drain of a store, as rondo-push opens it."""
     store = open_store(path)
-    return Drain(store.layout, store.tiers, labels or labels_of, max_samples, **given)
+    return Drain(store.layout, store.tiers, labels or labels_of, max_samples)
 
 
 def labels_of(head: Header) -> tuple[Key, ...]:
