@@ -3,10 +3,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Unpack
 
 import pytest
 
-from tests.support.fixtures import Query, Run
+from tests.support.fixtures import Query, Run, RunOptions
 
 
 @pytest.fixture
@@ -19,9 +20,8 @@ def store(tmp_path: Path) -> Path:
 def query(run: Run) -> Query:
     """Run bin/rondo-query to its end: ``query(store, "list", env={"LC_ALL": "C"})``; env is added."""
 
-    def start(
-        *argv: str | Path, env: dict[str, str] | None = None, **options: object
-    ) -> CompletedProcess[bytes]:
-        return run("rondo-query", *argv, env={**os.environ, **(env or {})}, **options)
+    def start(*argv: str | bytes | Path, **options: Unpack[RunOptions]) -> CompletedProcess[bytes]:
+        options["env"] = {**os.environ, **options.get("env", {})}
+        return run("rondo-query", *argv, **options)
 
     return start

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from rondo_tools.query.arguments import NOT_GIVEN, arrange
 from rondo_tools.query.cli import make_parser
 from rondo_tools.store.default import default_store
 from rondo_tools.store.format.layout import is_store
+from tests.support.fixtures import Query
 from tests.support.query.made_store import T0, add_session
 
 NONE = NOT_GIVEN
@@ -140,9 +139,7 @@ def test_the_store_of_nobody_s_naming(here: Path) -> None:
     assert raised.value.exit_code == 69
 
 
-def test_all_three_ways_find_the_same(
-    tmp_path: Path, query: Callable[..., subprocess.CompletedProcess[bytes]]
-) -> None:
+def test_all_three_ways_find_the_same(tmp_path: Path, query: Query) -> None:
     add_session(tmp_path / "vmm_metrics", [(T0, (1.0, 2.0, 3.0))], end="poweroff")
     (tmp_path / "elsewhere").mkdir()
     named = query("vmm_metrics", "read", "rss_bytes", cwd=tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,8 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import Header, Tick, encode
+from tests.support.fixtures import Query
 from tests.support.query.made_store import SERIES, T0, Row, add_session, keep_house, roll_up
-
-Query = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def ticks(first: int, last: int) -> list[Row]:

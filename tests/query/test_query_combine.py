@@ -193,7 +193,7 @@ def fleets(draw: st.DrawFn) -> list[Life]:
         interval_ms = draw(st.sampled_from((1000, 3000)))
         ticks = draw(st.lists(st.integers(1, 8), min_size=1, unique=True).map(sorted))
         shift = draw(st.integers(-300, 300))
-        rows = [
+        rows: list[Row] = [
             (start_ms + each * interval_ms + shift, draw(st.tuples(VALUE, VALUE, VALUE))) for each in ticks
         ]
         zone = draw(st.sampled_from((None, "x", "y")))

@@ -132,11 +132,11 @@ def test_pivot_of_a_life_of_coarse_rows_and_one_of_ticks(
     roll_up(store, T0 + 1_201_000)
     keep_house(store, T0 + 1_260_000)
     text = run(capsys, store, "read", "rss_bytes", "--pivot", "--format=csv", "--unix", "--aggregate=max")
-    rows = {int(time) - T0: values for time, *values in list(csv.reader(io.StringIO(text)))[1:]}
-    assert rows[0] == ["4", "4"]
-    assert rows[5000] == ["9", "9"]
-    assert rows[30_000] == ["34", "30"]
-    assert rows[35_000] == ["39", ""]
+    shown = {int(time) - T0: values for time, *values in list(csv.reader(io.StringIO(text)))[1:]}
+    assert shown[0] == ["4", "4"]
+    assert shown[5000] == ["9", "9"]
+    assert shown[30_000] == ["34", "30"]
+    assert shown[35_000] == ["39", ""]
 
 
 def test_pivot_of_groups_and_of_the_highest(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,11 @@ import pytest
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import DESCRIPTIONS, HEAD_SIZE, ROWS
 from rondo_tools.stream import Decoder, Header
+from tests.support.fixtures import Query
 from tests.support.needs import PATIENCE_S
 from tests.support.query.made_store import T0, Row, add_session, flip_a_bit, journal_of, roll_up
 
 ROOT = Path(__file__).resolve().parents[2]
-Query = Callable[..., subprocess.CompletedProcess[bytes]]
 
 READS = [
     "read {}",
@@ -169,10 +170,9 @@ def follow(store: Path, *argv: str) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize("by_signal", [True, False])
 def test_tail_goes_on_and_ends_with_65(store: Path, by_signal: bool) -> None:
     begin = begin_now()
-    session = {"start_ms": begin, "interval_ms": 600_000}  # it is running however slow we are
-    add_session(store, rows(begin)[:2], **session)
-    add_session(store, rows(begin)[:3], **session)
-    add_session(store, rows(begin)[:5], **session)
+    add = partial(add_session, store, start_ms=begin, interval_ms=600_000)  # running, however slow we are
+    for count in (2, 3, 5):
+        add(rows(begin)[:count])
     journal = flip_a_bit(store, begin + 3000)
     with follow(store) as process:
         assert process.stdout is not None
@@ -181,7 +181,7 @@ def test_tail_goes_on_and_ends_with_65(store: Path, by_signal: bool) -> None:
             if by_signal:
                 process.send_signal(signal.SIGTERM)
             else:
-                add_session(store, rows(begin)[:7], **session, end="poweroff")
+                add(rows(begin)[:7], end="poweroff")
             out, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
@@ -193,15 +193,15 @@ def test_tail_goes_on_and_ends_with_65(store: Path, by_signal: bool) -> None:
 
 def test_tail_says_once_what_it_cannot_read(store: Path) -> None:
     begin = begin_now()
-    session = {"start_ms": begin, "interval_ms": 600_000}
+    add = partial(add_session, store, start_ms=begin, interval_ms=600_000)
     for instance in ("vm-bad", "vm-good"):
-        add_session(store, rows(begin)[:5], instance=instance, **session)
+        add(rows(begin)[:5], instance=instance)
     break_journal(journal_of(store, begin + 1000, "vm-bad"))
     with follow(store) as process:
         assert process.stdout is not None
         try:
             for number in range(5, 9):  # a look each, at least
-                add_session(store, rows(begin)[:number], instance="vm-good", **session)
+                add(rows(begin)[:number], instance="vm-good")
                 while json.loads(process.stdout.readline())["time"] != stamp(begin + 1000 * number):
                     pass
             process.send_signal(signal.SIGTERM)

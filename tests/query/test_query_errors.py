@@ -6,15 +6,14 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.fixtures import Query
 from tests.support.query.made_store import T0, add_session
 
 ROOT = Path(__file__).resolve().parents[2]
-Query = Callable[..., subprocess.CompletedProcess[bytes]]
 
 FAR = 2**53 - 60_000  # the last minute that a tick may have, in the year 287396
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rondo_tools.catalog import COUNTER, GAUGE, SERIES, Series
@@ -96,7 +95,7 @@ def test_the_sixteen_series_as_promtool_reads_them(
     store: Path, capsys: pytest.CaptureFixture[str], program: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Names, units and help of the catalogue, and coarse rows, are good OpenMetrics."""
-    values = np.arange(len(SERIES), dtype="<f8")
+    values = [float(n) for n in range(len(SERIES))]
     add_session(store, [(T0 + 1000 * i, values) for i in range(1, 31)], series=SERIES)
     text = export(capsys, store, "{}", "--format=openmetrics", "--tier=1", "--aggregate=max")
     got = from_blocks(program("promtool"), text, tmp_path)

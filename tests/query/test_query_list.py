@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from rondo_tools.query.cli import main
 from rondo_tools.query.face import Face
 from rondo_tools.query.life import FIELDS, lives, newest
 from rondo_tools.store.reader import Store
+from tests.support.fixtures import Query
 from tests.support.query.made_store import SERIES, T0, add_session, roll_up
-
-Query = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def steady(seconds: int, begin: int) -> list[tuple[int, tuple[float, ...]]]:

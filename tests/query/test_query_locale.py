@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fixtures import Query
 from tests.support.query.made_store import T0, Row, add_session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,6 @@ SHOWN = r"vm-日本\x20عربي\x20é\x20😀\x20\x1b[31m\u202e\n"
 ASCII = r"vm-\u65e5\u672c\x20\u0639\u0631\u0628\u064a\x20\u00e9\x20\U0001f600\x20\x1b[31m\u202e\n"
 LATIN_1 = ASCII.replace(r"\u00e9", "é")
 
-Query = Callable[..., subprocess.CompletedProcess[bytes]]
 Locale = tuple[dict[str, str], str, str]
 
 NOT_UTF_8 = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -250,7 +250,7 @@ def test_an_error_shows_nothing_raw(
     query: Query, locale: Locale, argv: list[bytes], status: int, says: bytes
 ) -> None:
     env, encoding, _ = locale
-    done = query(*argv, env=env)  # type: ignore[arg-type]
+    done = query(*argv, env=env)
     assert (done.returncode, done.stdout) == (status, b"")
     assert b"Traceback" not in done.stderr
     if encoding != "latin-1":  # its bytes, decoded by the file system's encoding, may be characters
@@ -270,7 +270,7 @@ def test_every_tool_speaks_in_every_locale(run: Query, locale: Locale, tool: str
     assert all(char.isprintable() or char == "\n" for char in text)
 
 
-def closed(number: int) -> object:
+def closed(number: int) -> Callable[[], None]:
     return lambda: os.close(number)
 
 

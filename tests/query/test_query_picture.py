@@ -6,19 +6,17 @@ import math
 import os
 import re
 import struct
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rondo_tools.query import picture
 from rondo_tools.query.cli import main
+from tests.support.fixtures import Run
 from tests.support.query.made_store import T0, Row, add_session
 
-Run = Callable[..., subprocess.CompletedProcess[bytes]]
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.fixtures import Query
 from tests.support.query.made_store import T0, Row, add_session, flip_a_bit, journal_of, keep_house, roll_up
-
-Query = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def rows(begin: int = T0) -> list[Row]:

@@ -8,15 +8,15 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.support.fixtures import Query
 from tests.support.query.made_store import T0, Row, add_session
 
 ROOT = Path(__file__).resolve().parents[2]
-Query = Callable[..., subprocess.CompletedProcess[bytes]]
 
 NAN = math.nan
 # Ten a second; anew from 0 at the fifth; then from 40, after a second without a value; then to 0, and on.
@@ -87,14 +87,15 @@ def test_a_picture(store: Path, query: Query, tmp_path: Path) -> None:
 def test_tail_from_look_to_look(store: Path, seen: int) -> None:
     """Rates go on over a look, wherever it falls; `seen` ticks are there when it begins."""
     begin = time.time_ns() // 1_000_000_000 * 1000 - 10_000
-    session = {"start_ms": begin, "interval_ms": 600_000}  # it is running however slow we are
-    add_session(store, rows(begin)[:seen], **session)
-    argv = [sys.executable, ROOT / "bin" / "rondo-query", store, "tail", IO, "--rate", "--format=json"]
-    with subprocess.Popen([*argv, "--lines=99", "--new"], stdout=subprocess.PIPE) as process:
+    add = partial(add_session, store, start_ms=begin, interval_ms=600_000)  # running, however slow we are
+    add(rows(begin)[:seen])
+    flags = ("--rate", "--format=json", "--lines=99", "--new")
+    argv: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-query", store, "tail", IO, *flags]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
             lines = [process.stdout.readline() for _ in range(seen)]
-            add_session(store, rows(begin), **session)
+            add(rows(begin))
             lines += [process.stdout.readline() for _ in range(len(COUNTS) - seen)]
         finally:
             process.kill()

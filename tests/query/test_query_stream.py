@@ -8,6 +8,7 @@ import pty
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.query.damage import Damage
 from rondo_tools.query.replay import messages
+from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
-from rondo_tools.stream import Decoder, Header, Tick
+from rondo_tools.stream import Decoder, End, Header, Tick
 from tests.support.needs import PATIENCE_S
 from tests.support.query.made_store import SERIES, T0, Row, add_session, flip_a_bit, keep_house, roll_up
 
@@ -49,7 +51,7 @@ def store_stream(path: Path, data: bytes, now_ms: int = T0 + 100_000) -> None:
         intake.close()
 
 
-def served(store: Path) -> list[tuple[object, ...]]:
+def served(store: Path) -> list[tuple[Header, End | None, int, list[tuple[Schema, bytes, bytes]]]]:
     return [
         (
             one.header,
@@ -65,17 +67,14 @@ def served(store: Path) -> list[tuple[object, ...]]:
 def test_a_store_of_its_stream_is_the_same(store: Path, tmp_path: Path, is_rolled_up: bool) -> None:
     other_series = (SERIES[2], Series("fds", (), GAUGE, "", ""))
     for number, (instance, end) in enumerate((("vm 1", "poweroff"), ("vm-2", "lost"), ("vm-3", "reset"))):
-        life = {"instance": instance, "start_ms": T0 + number, "labels": (("zone", "a"),)}
+        add_life = partial(
+            add_session, store, instance=instance, start_ms=T0 + number, labels=(("zone", "a"),)
+        )
         rows = ticks(1, 55)
-        add_session(store, rows[:10] + rows[50:] if number == 1 else rows, **life)
+        add_life(rows[:10] + rows[50:] if number == 1 else rows)
         if number == 0:
-            add_session(
-                store,
-                [(T0 + 60_000 + 100 * i, (1.0, math.nan)) for i in range(30)],
-                series=other_series,
-                **life,
-            )
-        add_session(store, rows[:1], **life, end=end)
+            add_life([(T0 + 60_000 + 100 * i, (1.0, math.nan)) for i in range(30)], series=other_series)
+        add_life(rows[:1], end=end)
     if is_rolled_up:
         roll_up(store)
     done = subprocess.run(command("rondo-query", store, "stream"), capture_output=True, timeout=PATIENCE_S)
@@ -124,9 +123,7 @@ def test_the_stream_is_what_was_stored(
     (session,) = Store(store).sessions()
     assert rest[len(rows) :] == ([session.end] if session.end else [])
     # To the bit: a reader of rows would see one NaN in place of all.
-    assert [(tick.t_ms, tick.values) for tick in rest[: len(rows)]] == [  # type: ignore[union-attr]
-        (t_ms, struct.pack("<3d", *values)) for t_ms, values in rows
-    ]
+    assert rest[: len(rows)] == [Tick(t_ms, struct.pack("<3d", *values)) for t_ms, values in rows]
 
 
 def test_a_selector_chooses_whole_sessions(store: Path) -> None:

@@ -32,8 +32,10 @@ def ticks(first: int, last: int, begin: int = T0) -> list[Row]:
     return [(begin + 1000 * i, (10.0 * i, 0.0, float(i))) for i in range(first, last + 1)]
 
 
-def follow(store: Path, selector: str = "rss_bytes", **options: bool | int) -> Tail:
-    return Tail(Store(store), parse_selector(selector), **({"lines": 10} | options))  # type: ignore[arg-type]
+def follow(
+    store: Path, selector: str = "rss_bytes", *, lines: int = 10, rate: bool = False, new: bool = False
+) -> Tail:
+    return Tail(Store(store), parse_selector(selector), lines=lines, rate=rate, new=new)
 
 
 def told(lines: list[Line]) -> list[tuple[str, int]]:
@@ -169,9 +171,14 @@ def test_a_look_reads_what_has_come_and_no_more(store: Path, monkeypatch: pytest
     roll_up(store)
     tail = follow(store, lines=1)
     assert len(tail.look(T0 + 20_000)) == 4
-    read = []
+    read: list[bytes] = []
     pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, size, at: read.append(data := pread(fd, size, at)) or data)
+
+    def reading(fd: int, size: int, at: int) -> bytes:
+        read.append(data := pread(fd, size, at))
+        return data
+
+    monkeypatch.setattr(os, "pread", reading)
     for second in range(21, 26):
         add_session(store, [(T0 + 1000 * second, values)], instance="vm-1", interval_ms=10)
         assert tail.sessions

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from subprocess import CompletedProcess
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from rondo_tools.errors import UsageError
 from rondo_tools.query.face import Face, face
 from rondo_tools.query.times import Span, format_time, format_times, make_span, parse_since, parse_time
+from tests.support.fixtures import Query
 from tests.support.query.made_store import T0, add_session
 
 NOW = T0 + 250  # 2026-11-23T00:50:00.250Z
@@ -263,9 +263,6 @@ def test_make_span(flags: tuple[str | None, str | None, str | None], span: Span)
 )
 def test_parse_since(text: str, t_ms: int) -> None:
     assert parse_since(text, NOW, utc=True) == t_ms
-
-
-Query = Callable[..., CompletedProcess[bytes]]
 
 
 def test_a_command_means_the_same_in_every_zone_that_it_names(store: Path, query: Query) -> None:

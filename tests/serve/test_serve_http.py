@@ -79,6 +79,12 @@ def status(data: bytes) -> int:
     return int(data.split(b" ", 2)[1]) if data else 0
 
 
+def content_length(head: bytes) -> int:
+    found = re.search(rb"Content-Length: (\d+)", head)
+    assert found is not None
+    return int(found[1])
+
+
 # --- what is there -----------------------------------------------------------------------------------
 
 
@@ -99,7 +105,7 @@ def test_a_head_is_a_get_without_the_body(served: Served) -> None:
         peer.sendall(b"HEAD /info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head, _, body = ends(peer).partition(b"\r\n\r\n")
     assert status(head) == 200
-    assert int(re.search(rb"Content-Length: (\d+)", head)[1]) > 100  # type: ignore[index]
+    assert content_length(head) > 100
     assert body == b""
 
 
@@ -277,7 +283,7 @@ def test_a_token(store: Path, tmp_path: Path) -> None:
     ],
 )
 def test_flags_that_cannot_be_meant(store: Path, flags: list[str], code: int, why: str) -> None:
-    command = [sys.executable, ROOT / "bin" / "rondo-serve", store, *flags]
+    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-serve", store, *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout) == (code, "")
     assert why in done.stderr
@@ -286,7 +292,7 @@ def test_flags_that_cannot_be_meant(store: Path, flags: list[str], code: int, wh
 
 def test_no_store_and_a_port_in_use(store: Path, tmp_path: Path, served: Served) -> None:
     for where, listen, code in ((tmp_path, "tcp:127.0.0.1:0", 69), (store, served.address, 69)):
-        command = [sys.executable, ROOT / "bin" / "rondo-serve", where, "--listen", listen]
+        command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-serve", where, "--listen", listen]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == code
         assert len(done.stderr.splitlines()) == 1
@@ -404,8 +410,7 @@ def test_whoever_does_not_read_is_cut_off(tmp_path: Path) -> None:
             until(lambda: b"serve_connections{} 1 " in served.ask("/metrics").body)
             data = ends(peer)
         assert status(data) == 200
-        size = int(re.search(rb"Content-Length: (\d+)", data)[1])  # type: ignore[index]
-        assert len(data) < size
+        assert len(data) < content_length(data)
 
 
 def test_connections_beyond_the_bound_wait_for_a_place(served: Served) -> None:
@@ -474,6 +479,8 @@ def test_no_thread_to_serve_a_connection(monkeypatch: pytest.MonkeyPatch) -> Non
         writing.send(b"x")
 
     class Told:
+        """What Server.run uses of Signals."""
+
         def fileno(self) -> int:
             return reading.fileno()
 
@@ -483,7 +490,7 @@ def test_no_thread_to_serve_a_connection(monkeypatch: pytest.MonkeyPatch) -> Non
     asking = threading.Thread(target=client)
     asking.start()
     monkeypatch.setattr(threading.Thread, "start", start)
-    server.run(Told(), 60.0, lambda: None)  # type: ignore[arg-type]
+    server.run(Told(), 60.0, lambda: None)  # type: ignore[arg-type]  # a fake, see there
     asking.join()
     for one in (reading, writing, listener):
         one.close()
@@ -545,7 +552,8 @@ def test_a_descriptor_is_taken_from_systemd(store: Path) -> None:
             "os.environ |= {'LISTEN_FDS': '1', 'LISTEN_PID': str(os.getpid())}; "
             "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
         )
-        command = [sys.executable, "-c", code, str(listening.fileno()), ROOT / "bin" / "rondo-serve", store]
+        command: list[str | Path] = [sys.executable, "-c", code]
+        command += [str(listening.fileno()), ROOT / "bin" / "rondo-serve", store]
         with subprocess.Popen(
             command, pass_fds=[listening.fileno()], stderr=subprocess.PIPE, text=True
         ) as process:

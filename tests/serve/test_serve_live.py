@@ -61,7 +61,8 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_without_a_viewer_what_is_known_is_dropped(store: Path) -> None:
-    clock, opened = Clock(), []
+    clock = Clock()
+    opened: list[weakref.ref[Store]] = []
 
     def open_store() -> Store:
         one = opened[-1]() if opened else None

@@ -82,7 +82,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def browser(program: Callable[[str], Path]) -> Iterator[Any]:
+def browser(program: Callable[[str], Path]) -> Iterator[playwright.Browser]:
     path = program("chromium")
     with playwright.sync_playwright() as started:
         try:
@@ -94,7 +94,9 @@ def browser(program: Callable[[str], Path]) -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, url: str, there: str = "#vms tbody tr", **settings: Any) -> Iterator[Any]:
+def opened(
+    browser: playwright.Browser, url: str, there: str = "#vms tbody tr", **settings: Any
+) -> Iterator[playwright.Page]:
     """A page; at the end it must have logged nothing and asked nobody else."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
     page = context.new_page()
@@ -113,11 +115,21 @@ def opened(browser: Any, url: str, there: str = "#vms tbody tr", **settings: Any
     assert elsewhere == []
 
 
-def row(page: Any, name: str) -> Any:
+def row(page: playwright.Page, name: str) -> playwright.Locator:
     return page.locator("#vms tbody tr").filter(has=page.get_by_role("button", name=name, exact=True))
 
 
-def test_a_vm_appears_and_shows_its_end(browser: Any, tmp_path: Path) -> None:
+def until_held(page: playwright.Page, held: list[playwright.Route], count: int) -> None:
+    """Let the page go on until so many of its requests are held back."""
+
+    def is_so() -> bool:
+        page.wait_for_timeout(50)
+        return len(held) == count
+
+    until(is_so)
+
+
+def test_a_vm_appears_and_shows_its_end(browser: playwright.Browser, tmp_path: Path) -> None:
     now_ms = time.time_ns() // 1_000_000
     with (
         being_stored(tmp_path / "s", life("old", now_ms - 60_000, 50), ticks=50) as (peer,),
@@ -140,7 +152,9 @@ def test_a_vm_appears_and_shows_its_end(browser: Any, tmp_path: Path) -> None:
         assert peer.fileno() >= 0
 
 
-def test_a_life_in_charts_and_a_drag_that_changes_the_tier(browser: Any, tmp_path: Path) -> None:
+def test_a_life_in_charts_and_a_drag_that_changes_the_tier(
+    browser: playwright.Browser, tmp_path: Path
+) -> None:
     """A week of a tick a minute is too much for a chart; a day of it is not."""
     now_ms = time.time_ns() // 1_000_000
     t_ms = np.arange(now_ms - 7 * 86_400_000, now_ms, 60_000)
@@ -156,6 +170,7 @@ def test_a_life_in_charts_and_a_drag_that_changes_the_tier(browser: Any, tmp_pat
         assert "range=604800000" in page.url
         chart = page.locator("#vm canvas").first
         box = chart.bounding_box()
+        assert box is not None
         page.mouse.move(box["x"] + 64 + (box["width"] - 70) * 6 / 7, box["y"] + 40)
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] - 8, box["y"] + 40, steps=5)
@@ -170,7 +185,7 @@ def test_a_life_in_charts_and_a_drag_that_changes_the_tier(browser: Any, tmp_pat
         page.locator("#vm .facts").filter(has_text="every tick").wait_for()
 
 
-def test_one_cursor_for_all_charts_by_keys(browser: Any, host: Host) -> None:
+def test_one_cursor_for_all_charts_by_keys(browser: playwright.Browser, host: Host) -> None:
     with opened(browser, f"{host.served.url}/?vm=vm-1") as page:
         page.locator("#vm figure").nth(1).wait_for()
         page.locator("#vm .facts").filter(has_text="rows").wait_for()
@@ -181,7 +196,7 @@ def test_one_cursor_for_all_charts_by_keys(browser: Any, host: Host) -> None:
         until(lambda: all(re.search(r"\d:\d\d:\d\d", one) for one in page.evaluate(told)))
 
 
-def test_sort_filter_and_pause(browser: Any, host: Host) -> None:
+def test_sort_filter_and_pause(browser: playwright.Browser, host: Host) -> None:
     with opened(browser, f"{host.served.url}/") as page:
         names = "[...document.querySelectorAll('#vms tbody button')].map((one) => one.textContent)"
         page.get_by_role("button", name="VM", exact=True).click()
@@ -204,12 +219,12 @@ def test_sort_filter_and_pause(browser: Any, host: Host) -> None:
         until(lambda: page.locator("#late").inner_text() == "")
 
 
-def test_one_question_at_a_time(browser: Any, host: Host) -> None:
+def test_one_question_at_a_time(browser: playwright.Browser, host: Host) -> None:
     """Whoever pauses and goes on while an answer is on its way does not ask twice a second from then on."""
-    held: list[Any] = []
+    held: list[playwright.Route] = []
     with opened(browser, f"{host.served.url}/") as page:
         page.route("**/api/v1/live*", lambda route: held.append(route))
-        until(lambda: page.wait_for_timeout(50) or held)
+        until_held(page, held, 1)
         for _ in range(3):
             page.get_by_role("button", name="Pause").click()
             page.get_by_role("button", name="Go on").click()
@@ -219,15 +234,15 @@ def test_one_question_at_a_time(browser: Any, host: Host) -> None:
         page.unroute("**/api/v1/live*")
 
 
-def test_an_answer_for_another_vm_is_not_shown(browser: Any, host: Host) -> None:
-    held: list[Any] = []
+def test_an_answer_for_another_vm_is_not_shown(browser: playwright.Browser, host: Host) -> None:
+    held: list[playwright.Route] = []
     with opened(browser, f"{host.served.url}/") as page:
         page.route("**/api/v1/range*", lambda route: held.append(route))
         row(page, "vm-1").get_by_role("button").click()
-        until(lambda: page.wait_for_timeout(50) or held)
+        until_held(page, held, 1)
         row(page, "vm-2").get_by_role("button").click()
         held[0].continue_()
-        until(lambda: page.wait_for_timeout(50) or len(held) == 2)
+        until_held(page, held, 2)
         assert "instance=vm-2" in held[1].request.url
         assert page.locator("#vm .facts").inner_text() == ""
         held[1].continue_()
@@ -235,7 +250,7 @@ def test_an_answer_for_another_vm_is_not_shown(browser: Any, host: Host) -> None
         page.locator("#vm .facts").filter(has_text="rows").wait_for()
 
 
-def test_a_vm_that_comes_under_another_number_is_the_same(browser: Any, host: Host) -> None:
+def test_a_vm_that_comes_under_another_number_is_the_same(browser: playwright.Browser, host: Host) -> None:
     """All is given anew when the server was away; the VM that is open ends later."""
     anew = json.loads(host.served.ask("/api/v1/live").body)
     for vm in anew["vms"]:
@@ -252,13 +267,13 @@ def test_a_vm_that_comes_under_another_number_is_the_same(browser: Any, host: Ho
     "garbage",
     ["range=-5", "range=1e99", "range=x", "start=5&end=x", "start=9&end=5", "start=-1e99&end=1e99&session=x"],
 )
-def test_an_address_that_is_garbage(browser: Any, host: Host, garbage: str) -> None:
+def test_an_address_that_is_garbage(browser: playwright.Browser, host: Host, garbage: str) -> None:
     with opened(browser, f"{host.served.url}/?vm=vm-1&sort=__proto__&order=9&{garbage}") as page:
         page.locator("#vm .facts").filter(has_text="every tick").wait_for()
         assert page.get_by_role("button", name="10 min").get_attribute("aria-pressed") == "true"
 
 
-def test_nothing_to_show_is_said(browser: Any, host: Host, tmp_path: Path) -> None:
+def test_nothing_to_show_is_said(browser: playwright.Browser, host: Host, tmp_path: Path) -> None:
     """A host without a VM, a filter that fits none, and a number that no VM has."""
     with opened(browser, f"{host.served.url}/") as page:
         cpu = page.locator("#tiles div").filter(has_text="CPU").locator("dd")
@@ -270,7 +285,7 @@ def test_nothing_to_show_is_said(browser: Any, host: Host, tmp_path: Path) -> No
         assert page.locator("#shown").inner_text() == "no VM has had a tick in the last minute"
 
 
-def test_a_name_that_means_harm_does_nothing(browser: Any, host: Host) -> None:
+def test_a_name_that_means_harm_does_nothing(browser: playwright.Browser, host: Host) -> None:
     with opened(browser, f"{host.served.url}/") as page:
         row(page, HOSTILE).get_by_role("button").click()
         page.locator("#vm h2").wait_for()
@@ -281,7 +296,7 @@ def test_a_name_that_means_harm_does_nothing(browser: Any, host: Host) -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_dark_and_light(browser: Any, host: Host) -> None:
+def test_dark_and_light(browser: playwright.Browser, host: Host) -> None:
     grounds = set()
     for scheme in ("light", "dark"):
         with opened(browser, f"{host.served.url}/", color_scheme=scheme) as page:
@@ -290,7 +305,7 @@ def test_dark_and_light(browser: Any, host: Host) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser: Any, host: Host, scheme: str) -> None:
+def test_axe_finds_nothing_serious(browser: playwright.Browser, host: Host, scheme: str) -> None:
     with opened(browser, f"{host.served.url}/?vm=vm-1", color_scheme=scheme) as page:
         page.locator("#vm figure").first.wait_for()
         page.locator("#lives-list summary").click()
@@ -299,7 +314,7 @@ def test_axe_finds_nothing_serious(browser: Any, host: Host, scheme: str) -> Non
         assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in serious] == []
 
 
-def test_tab_reaches_all_there_is_to_do(browser: Any, host: Host) -> None:
+def test_tab_reaches_all_there_is_to_do(browser: playwright.Browser, host: Host) -> None:
     with opened(browser, f"{host.served.url}/?vm=vm-1") as page:
         page.locator("#vm figure").nth(1).wait_for()
         page.get_by_role("button", name="Pause").click()
@@ -319,7 +334,7 @@ def test_tab_reaches_all_there_is_to_do(browser: Any, host: Host) -> None:
         assert {str(n) for n in range(things)} - reached == set()
 
 
-def test_a_server_that_is_gone_is_said(browser: Any, tmp_path: Path) -> None:
+def test_a_server_that_is_gone_is_said(browser: playwright.Browser, tmp_path: Path) -> None:
     now_ms = time.time_ns() // 1_000_000
     with (
         being_stored(tmp_path / "s", life("vm-1", now_ms - 60_000, 50), ticks=50),
@@ -347,7 +362,7 @@ def test_the_pictures_in_the_docs_can_be_drawn(program: Callable[[str], Path], t
 
 
 @pytest.mark.long
-def test_a_tab_that_is_left_open_stays_as_it_is(browser: Any, tmp_path: Path) -> None:
+def test_a_tab_that_is_left_open_stays_as_it_is(browser: playwright.Browser, tmp_path: Path) -> None:
     """Five minutes of VMs that come and go: the heap after a collection does not grow."""
     with a_host(tmp_path) as host, opened(browser, f"{host.served.url}/?vm=vm-1&range=60000") as page:
         session = page.context.new_cdp_session(page)

@@ -10,6 +10,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,15 +86,8 @@ def reading(program: Path, url: str, more: str = "", **settings: object) -> Prom
 
 
 def push(store: Path, url: str, *flags: str) -> None:
-    command = [
-        sys.executable,
-        ROOT / "bin" / "rondo-push",
-        store,
-        "--no-health",
-        "--remote-write",
-        url,
-        *flags,
-    ]
+    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-push", store, "--no-health"]
+    command += ["--remote-write", url, *flags]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
 
 
@@ -260,6 +254,6 @@ def test_gone_without_prometheus(tmp_path: Path) -> None:
         assert "remote_read:" in answer.text
 
 
-def serving_of_lives(tmp_path: Path) -> Any:
+def serving_of_lives(tmp_path: Path) -> AbstractContextManager[Served]:
     fill_with_lives(tmp_path / "s", int(time.time() * 1000))
     return serving(tmp_path / "s")

@@ -11,9 +11,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from playwright import sync_api as playwright
 
 from devtools.receivers.prometheus import free_port
 from tests.serve.test_serve_page import browser, opened
@@ -47,7 +47,7 @@ def nginx(program: Path, folder: Path, socket: Path) -> Iterator[str]:
         f"daemon off; master_process off; error_log stderr; pid {folder / 'pid'};"
         f"events {{}} http {{ access_log off; {paths} server {{ listen 127.0.0.1:{port}; {location} }} }}"
     )
-    command = [program, "-e", "stderr", "-c", configuration, "-p", folder]
+    command: list[str | Path] = [program, "-e", "stderr", "-c", configuration, "-p", folder]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
         try:
             url = f"http://127.0.0.1:{port}/rondo/"
@@ -72,7 +72,7 @@ def status(url: str, **headers: str) -> int:
 
 
 def test_the_page_below_a_path_with_a_password(
-    browser: Any, program: Callable[[str], Path], tmp_path: Path
+    browser: playwright.Browser, program: Callable[[str], Path], tmp_path: Path
 ) -> None:
     socket = tmp_path / "http.sock"
     now_ms = time.time_ns() // 1_000_000

@@ -29,7 +29,7 @@ T0 = NOW_MS // 1000 * 1000 - 200_000
 Series = dict[Labels, list[tuple[int, float]]]
 
 
-def asked(start_ms: int = 0, end_ms: int = NOW_MS, hints: ReadHints | None = None, **equal: str) -> Query:
+def asked(start_ms: int = 0, end_ms: int = NOW_MS, hints: ReadHints | None = None, /, **equal: str) -> Query:
     matchers = [LabelMatcher(name=name, value=value) for name, value in equal.items()]
     return Query(start_timestamp_ms=start_ms, end_timestamp_ms=end_ms, matchers=matchers, hints=hints)
 

@@ -80,7 +80,8 @@ class Answer(NamedTuple):
 @contextmanager
 def serving(store: Path, *flags: str, listen: str = "tcp:127.0.0.1:0") -> Iterator[Served]:
     """rondo-serve over a store; ended by SIGTERM, with status 0."""
-    command = [sys.executable, ROOT / "bin" / "rondo-serve", store, "--listen", listen, *flags]
+    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-serve", store]
+    command += ["--listen", listen, *flags]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
@@ -97,7 +98,7 @@ def serving(store: Path, *flags: str, listen: str = "tcp:127.0.0.1:0") -> Iterat
 
 def store_stream(path: Path, data: bytes, *flags: str) -> None:
     """Store a stream, in a run of its own."""
-    command = [sys.executable, ROOT / "bin" / "rondo-store", path, *flags]
+    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-store", path, *flags]
     subprocess.run(command, input=data, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
 
 
@@ -108,7 +109,8 @@ def being_stored(
     """Give streams to a rondo-store that serves, each on a connection that stays open, and wait until their
     ticks are stored."""
     address = path.with_name("store.sock")
-    command = [sys.executable, ROOT / "bin" / "rondo-store", path, "--listen", f"unix:{address}"]
+    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-store", path]
+    command += ["--listen", f"unix:{address}"]
     command += [] if health else ["--no-health"]
     with ExitStack() as opened:
         process = opened.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
