@@ -85,7 +85,8 @@ def test_only_what_is_past_all_before_it(last_ms: int) -> None:
 def test_the_values_keep_every_bit() -> None:
     values = bytes.fromhex("0100000000000ff8 0000000000000080") * 20  # a NaN with a payload, -0.0
     decoder = BlockDecoder()
-    messages = [header((COUNTS, LEVEL)), *(Tick(T0 + i, values[:16]) for i in range(20))]
-    *_, block = decoder.feed(encoded(*messages))
+    some = [Tick(T0 + i, values[:16]) for i in range(20)]
+    found: list[object] = list(decoder.feed(encoded(header((COUNTS, LEVEL)), *some)))
+    block = found[-1]
     assert isinstance(block, Block)
     assert block.values.tobytes() == values

@@ -210,7 +210,8 @@ def test_a_torn_tail_is_no_damage(written: Writer) -> None:
     """The writer may be at it; the next look takes it up."""
     path = written.layout.file(JOURNALS, written.newest)
     whole = path.read_bytes()
-    store, served = Store(written.layout.path), set()
+    store = Store(written.layout.path)
+    served: set[int] = set()
     for size in range(frames.FILE_SIZE, len(whole) + 1, 41):
         path.write_bytes(whole[:size])  # the same file: what is known of it is kept
         (session,) = store.sessions(instance="vm-1")

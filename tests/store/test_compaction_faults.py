@@ -229,7 +229,8 @@ class Schedule:
                         reached += head.size
         except (FileNotFoundError, StoreError):
             return set()
-        return {end for end, *_ in (*written.ticks, *written.ends) if end <= reached}
+        ends = [one[0] for one in written.ticks] + [one[0] for one in written.ends]
+        return {end for end in ends if end <= reached}
 
 
 @pytest.mark.heavy

@@ -115,8 +115,8 @@ def test_a_disk_that_has_no_room(tmp_path: Path, lived: Host, step: int) -> None
         disk.is_full = disk.steps >= step
         original()
 
-    disk._step = count  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch, disk.installed(patch), pytest.raises(RondoError) as error:
+        patch.setattr(disk, "_step", count)
         forget_sessions(str(path), FORGET)
     assert "No space left on device" in str(error.value)
     assert error.value.exit_code == EX_TEMPFAIL

@@ -7,7 +7,6 @@ import logging
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.store.server.server import Server
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 from tests.support.store.store_host import (
     PROGRAM,
@@ -35,7 +35,6 @@ from tests.support.store.store_host import (
     turns,
 )
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 ONE = '{instance="secret"}'
 TICK = len(stream.encode(stream.Tick(1 << 40, bytes(128))))
 

@@ -13,7 +13,7 @@ from rondo_tools.store.compaction import clean_up
 from rondo_tools.store.format.cursors import CursorPosition
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout
 from rondo_tools.store.format.state import State, parse_state
-from rondo_tools.store.format.tiers import parse_tiers
+from rondo_tools.store.format.tiers import Tier, parse_tiers
 from rondo_tools.store.housekeeping import Housekeeper, Look
 from rondo_tools.store.looks import plausible
 from rondo_tools.store.remembered import Remembered
@@ -37,7 +37,7 @@ SCHEDULES = int(os.environ.get("RONDO_SCHEDULES", "10"))
 class Store(Host):
     """A store that rolls up and keeps house. `now_ms` is what its clock says, `true_ms` what time it is."""
 
-    def __init__(self, path: Path, tiers=TIERS) -> None:
+    def __init__(self, path: Path, tiers: tuple[Tier, ...] = TIERS) -> None:
         super().__init__(path, tiers=tiers)
         path.mkdir(exist_ok=True)
         self.true_ms = T0

@@ -25,6 +25,7 @@ from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.journal_folder import ClosedJournal
 from rondo_tools.store.keeper import Keeper
+from rondo_tools.store.remembered import Remembered
 from rondo_tools.store.sync import NEVER, Policy
 from tests.support.store.journal_truth import (
     NOW_MS,
@@ -164,6 +165,11 @@ def resend(path: Path, streams: list[bytes]) -> None:
             intake.close()
 
 
+def kill_at(step: int) -> Callable[[int, str], str | None]:
+    """A fault: the process dies in that step."""
+    return lambda number, _: "kill" if number == step else None
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("sync", [NEVER, ALWAYS], ids=str)
 def test_a_kill_between_any_two_steps(
@@ -174,7 +180,7 @@ def test_a_kill_between_any_two_steps(
         path = tmp_path / str(step)
         kept = keeper(path, sync=sync)
         chance = random.Random(f"{seed} {step}")
-        install(Disk(lambda number, _, step=step: "kill" if number == step else None, chance))  # type: ignore[misc]
+        install(Disk(kill_at(step), chance))
         told = Acknowledged(kept, streams, chance)
         close_dead(kept)
         install(Disk(lambda *_: None, chance))
@@ -229,8 +235,8 @@ def test_steps_that_fail_are_made_again(
     read_journals(tmp_path).check_lines_of_time()
 
 
-class Memory:
-    """Remembers what it is told."""
+class Memory(Remembered):
+    """Remembers what it is told, and reads no store."""
 
     def __init__(self, *descriptions: Description) -> None:
         self.descriptions = {one.key: one for one in descriptions}
@@ -606,8 +612,9 @@ def test_a_journal_ends_after_the_coarsest_interval(tmp_path: Path) -> None:
         clock.now += 600
         kept.flush()  # there is no journal without a row
         store(kept, header() + ticks(4, 6))
-        assert kept.newest_position() is not None
-        assert kept.newest_position().number == 2  # type: ignore[union-attr]
+        newest = kept.newest_position()
+        assert newest is not None
+        assert newest.number == 2
     assert times(tmp_path) == [1, 2, 3, 4, 5]
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import resource
 import subprocess
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from rondo_tools.store.format.layout import JOURNALS
 from rondo_tools.store.reader import Store
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 from tests.support.store.store_host import PROGRAM, data
 from tests.support.store.stream_model import check, ticks
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def limit_files(size: int) -> None:

@@ -27,12 +27,11 @@ SLACK = 32 << 20  # bytes: what merging parts of the index has left with the all
 
 def life(number: int) -> bytes:
     begin_ms = T0 + 1000 * number
-    messages = [
+    return encoded(
         header(PAIR, f"sandbox-{number}", begin_ms),
         *ticks(SECONDS, begin_ms + 100, width=2),
         End("poweroff", begin_ms + 1000 * SECONDS),
-    ]
-    return encoded(*messages)
+    )
 
 
 def resident() -> int:

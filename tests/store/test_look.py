@@ -115,7 +115,7 @@ def check_mini_reader(path: Path, writer: Writer) -> None:
         assert last_ms <= writer.lives[key].last_ms
 
 
-def truth_row(row: dict[tuple[tuple[str, object, str], str], float]) -> truth.Row:
+def truth_row(row: mini_reader.Row) -> truth.Row:
     return {(series[0], what): truth.bits(value) for (series, what), value in row.items() if value == value}
 
 

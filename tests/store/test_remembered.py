@@ -58,8 +58,7 @@ def test_sessions_are_found_whenever_they_came(layout: Layout, monkeypatch: pyte
         all_of_them += batch
         again = Remembered(layout)
         again.load(State(files={ENDED: {n: DerivedFile(1 << 30, 0) for n in range(1, number + 1)}}))
-        for one in (index, again):
-            assert len(one) == len(all_of_them)
+        assert len(index) == len(again) == len(all_of_them)
     for one in all_of_them:
         assert index.find(*one.key) == again.find(*one.key) == one
         newest = max(other.last_ms for other in all_of_them if other.instance == one.instance)

@@ -122,8 +122,7 @@ def test_what_is_not_written_stays_with_the_producer(host: Host, install: Callab
     host.clock.now += 1
     host.server.timers.run()
     host.turns()
-    assert not host.server.is_blocked
-    assert answer(peer) == b""
+    assert (host.server.is_blocked, answer(peer)) == (False, b"")
     other.send(ticks(3, 5))
     host.turns()
     assert times(host.path) == [1, 2]

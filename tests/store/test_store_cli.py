@@ -9,7 +9,6 @@ import signal
 import subprocess
 import termios
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,12 @@ from rondo_tools import stream
 from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import End, Tick
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 from tests.support.store import stream_model as model
 from tests.support.store.store_host import PROGRAM, data, fill, said, started
 from tests.support.store.stream_model import T0, ticks
 from tests.support.streams import encoded
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 @pytest.fixture

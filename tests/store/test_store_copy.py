@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,11 @@ from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import End
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 from tests.support.store.store_host import data, started
 from tests.support.store.stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 from tests.support.streams import encoded
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 PAIR = (COUNTS, LEVEL)
 TIERS = parse_tiers("1s:40s,5s:20m,20s:1h")
@@ -57,7 +56,8 @@ def test_a_copy_of_many_moments_holds_nothing_wrong(tmp_path: Path, seed: int) -
     chance = random.Random(seed)
     everything = ticks(chance.randint(100, 900), width=2)
     end = End("poweroff", everything[-1].t_ms)
-    messages = [stream.encode(one) for one in (header(PAIR), *everything, end)]
+    messages = [stream.encode(one) for one in everything]
+    messages = [stream.encode(header(PAIR)), *messages, stream.encode(end)]
     pace = chance.choice((1, 5, 60))  # ticks between two pieces, at most
     with opened(tmp_path / "store") as store:
         intake = Intake(store.keeper)

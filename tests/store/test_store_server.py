@@ -12,7 +12,6 @@ import socket
 import stat
 import struct
 import subprocess
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from rondo_tools.store.server import server as server_module
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.server.timers import Timers
 from rondo_tools.store.watermarks import Watermarks
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S, must_have
 from tests.support.store import stream_model as model
 from tests.support.store.store_host import (
@@ -46,8 +46,6 @@ from tests.support.store.store_host import (
     turns,
 )
 from tests.support.store.stream_model import ticks
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def check(path: Path, instance: str, begin_ms: int, count: int, *, finished: bool = True) -> None:

@@ -144,7 +144,6 @@ def test_a_clock_set_back_is_another_session_or_silence(tmp_path: Path) -> None:
     assert (len(served(session)), intake.counts.late) == (10, 5)
     with OpenStore(tmp_path, now_ms=lambda: T0) as store:
         again = Intake(store.keeper)
-        messages = (header(PAIR, start_ms=back), *ticks(5, back, width=2))
-        again.feed(encoded(*messages))
+        again.feed(encoded(header(PAIR, start_ms=back), *ticks(5, back, width=2)))
         again.close()
     assert [one.rows().t_ms.size for one in Store(tmp_path).sessions()] == [5, 10]

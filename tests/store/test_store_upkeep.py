@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from rondo_tools.store.format.layout import JOURNALS, Layout
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
-from rondo_tools.stream import End
+from rondo_tools.stream import End, Event
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 from tests.support.store.store_host import Clock, acknowledged, connected, data, fill, said, started
 from tests.support.store.stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 from tests.support.streams import encoded
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 PAIR = (COUNTS, LEVEL)
 SET_CLOCK = Path(__file__).parents[1] / "set_clock"
@@ -52,7 +51,7 @@ class Life:
     def pipe(self, instance: str = "cron", count: int = 5, max_bytes: int = 1 << 30) -> None:
         """A short life, from a pipe."""
         begin_ms = self.now_ms - count * 1000
-        messages = [
+        messages: list[Event] = [
             header(PAIR, instance, begin_ms),
             *ticks(count, begin_ms + 1000, width=2),
             End("poweroff", self.now_ms),
@@ -274,7 +273,7 @@ def test_no_inodes_are_waited_for(few_inodes: Path, tmp_path: Path, begin_ms: in
     path, address = few_inodes / "store", str(tmp_path / "sock")
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
-        taken = []
+        taken: list[Path] = []
         try:
             while True:
                 taken.append(few_inodes / f"file-{len(taken)}")

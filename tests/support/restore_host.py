@@ -9,6 +9,7 @@ from typing import Any
 
 from rondo_tools.store import restore as module
 from rondo_tools.store.format.records import SessionKey
+from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.reader import Session, Store
 
 
@@ -18,8 +19,23 @@ def dumped(path: Path, keys: Collection[SessionKey] | None = None) -> bytes:
     return out.getvalue()
 
 
-def restored(data: bytes, path: Path, now_ms: Callable[[], int], **flags: Any) -> Path:
-    module.restore(str(path), io.BytesIO(data).read, now_ms=now_ms, **flags)
+def restored(
+    data: bytes,
+    path: Path,
+    now_ms: Callable[[], int],
+    *,
+    tiers: tuple[Tier, ...] | None = None,
+    bring_cursors: bool = True,
+    partial: bool = False,
+) -> Path:
+    module.restore(
+        str(path),
+        io.BytesIO(data).read,
+        now_ms=now_ms,
+        tiers=tiers,
+        bring_cursors=bring_cursors,
+        partial=partial,
+    )
     return path
 
 

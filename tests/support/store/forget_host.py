@@ -110,7 +110,7 @@ def answers(path: Path, *, in_order: bool = True) -> dict[str, object]:
     In which order the series of several headers come may depend on what others send in the same turn:
     without `in_order` it does not count.
     """
-    found = {}
+    found: dict[str, object] = {}
     for one in Store(path).sessions():
         if dict(one.labels).get("tenant") == "zebra":
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,13 +98,18 @@ class _Derived:
 
     def __init__(self, writer: Writer, folder: str) -> None:
         self.writer, self.folder = writer, folder
-        self.file: FrameWriter | None = None
+        self._file: FrameWriter | None = None
+
+    @property
+    def file(self) -> FrameWriter:
+        assert self._file is not None, "begin one first"
+        return self._file
 
     def begin(self) -> FrameWriter:
-        if self.file is None:
+        if self._file is None:
             number = self.writer.state.next.get(self.folder, 1)
             self.writer.state.next[self.folder] = number + 1
-            self.file = self.writer.new_file(self.folder, number)
+            self._file = self.writer.new_file(self.folder, number)
             self.file.write()
             self.schemas: dict[Schema, int] = {}
             self.sessions: dict[SessionKey, int] = {}
@@ -128,6 +134,7 @@ class _Derived:
 
     def rows(self, frame: bytes) -> None:
         head = frames.parse_head(frame, 0, self.file.seed)
+        assert head is not None
         self.parts.append((frames.ROWS, head.least_session, head.greatest_session, frame))
 
     def commit(self, *, index: bool = True) -> list[int]:
@@ -158,7 +165,7 @@ class _Derived:
         return told
 
     def finish(self, *, index: bool = True) -> None:
-        if self.file is None:
+        if self._file is None:
             return
         told = self._tell()
         if index and self.all:
@@ -166,8 +173,12 @@ class _Derived:
             self._index(self.all)
             self.file.write()
         told.length, told.closed_ms = self.file.size, self.writer.now_ms
-        self.file.close()
-        self.file = None
+        self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Writer:
@@ -225,13 +236,15 @@ class Writer:
         assert t_ms > life.last_ms
         if any(isinstance(one, End) or one.schema is not schema for one in self._turn if one.key == key):
             self.flush()
-        self._turn.append(Tick(key, t_ms, schema, tuple(values)))
-        life.ticks.append(self._turn[-1])
+        tick = Tick(key, t_ms, schema, tuple(values))
+        self._turn.append(tick)
+        life.ticks.append(tick)
 
     def end(self, key: SessionKey, reason: str = "poweroff", t_ms: int | None = None) -> None:
         life = self.lives.setdefault(key, Life(key, 1000, ()))
-        self._turn.append(End(key, reason, t_ms or life.last_ms + 1, life.last_ms))
-        life.ends.append(self._turn[-1])
+        end = End(key, reason, t_ms or life.last_ms + 1, life.last_ms)
+        self._turn.append(end)
+        life.ends.append(end)
 
     def flush(self) -> None:
         """Write a turn: a frame for each schema, then the ends."""
@@ -244,7 +257,7 @@ class Writer:
         of_schema: dict[Schema, list[tuple[int, int, tuple[float, ...]]]] = {}
         ends = []
         for one in self._turn:
-            number = journal.session(one.key, lambda number, key=one.key: self._record(number, key))
+            number = journal.session(one.key, partial(self._record, key=one.key))
             if isinstance(one, Tick):
                 of_schema.setdefault(one.schema, []).append((number, one.t_ms, one.values))
             else:
@@ -307,8 +320,8 @@ class Writer:
                 if key in self._described:
                     seeds[key] = self._rolled_up[key]
         ticks = [one for one in some if isinstance(one, Tick)]
-        for one in ticks:
-            self._rolled_up.setdefault(one.key, []).append(one)
+        for tick in ticks:
+            self._rolled_up.setdefault(tick.key, []).append(tick)
         over = {}
         for one in some:
             if isinstance(one, End):
@@ -376,7 +389,7 @@ class Writer:
         derived = self.derived[tier_name(tier)]
         file = derived.begin()
         keys = {number: key for key, number in self._numbers.items()}
-        made = []
+        made: list[bytes] = []
         for schema, groups in closed:
             coarse = coarse_rows(groups, schema)
             rows = np.zeros(groups.size, frames.row_dtype(schema.coarse_width))
@@ -409,11 +422,12 @@ class Writer:
                 for frame in frames.rows_frames(rows_file.file.seed, rows, number, most=self.per_frame):
                     rows_file.rows(frame)
                     head = frames.parse_head(frame, 0, rows_file.file.seed)
+                    assert head is not None
                     pieces.append((key, head.entries))
         places: dict[SessionKey, list[Place]] = {key: [] for key in over}
         number = rows_file.file.header.number
-        for (key, rows), at in zip(pieces, rows_file.commit(), strict=True):
-            places[key].append(Place(number, at, 0, rows))
+        for (key, count), at in zip(pieces, rows_file.commit(), strict=True):
+            places[key].append(Place(number, at, 0, count))
         described = []
         for key, end in over.items():
             life, known = self.lives[key], self._rolled_up.get(key, [])
@@ -480,8 +494,7 @@ class Writer:
         if self.journal is not None:
             self.journal.close()
         for derived in self.derived.values():
-            if derived.file is not None:
-                derived.file.close()
+            derived.close()
 
     def __enter__(self) -> Writer:
         return self

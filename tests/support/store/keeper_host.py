@@ -12,11 +12,13 @@ from rondo_tools import stream
 from rondo_tools.store.folder import Folder
 from rondo_tools.store.format.records import Labels
 from rondo_tools.store.format.schema import Schema, schema_of
+from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.live import LeftOpen
-from rondo_tools.store.sync import Policy
+from rondo_tools.store.remembered import Remembered
+from rondo_tools.store.sync import NEVER, Policy
 from tests.support.store.journal_truth import NOW_MS, SERIES, START_MS, read_journals
 
 ALWAYS = Policy(True, 0)
@@ -46,7 +48,10 @@ def keeper(
     clock: Clock | None = None,
     carried: Iterable[LeftOpen] = (),
     tiers: tuple[Tier, ...] | None = None,
-    **given: object,
+    *,
+    state: State | None = None,
+    remembered: Remembered | None = None,
+    sync: Policy = NEVER,
 ) -> Keeper:
     left = [
         Carried(one.instance, one.start_ms, one.interval_ms, one.labels, one.last_ms, schema_of(SERIES[0]))
@@ -57,8 +62,10 @@ def keeper(
         carried=left,
         now_ms=lambda: NOW_MS,
         clock=clock or Clock(),
-        **given,
-    )  # type: ignore[arg-type]
+        state=state,
+        remembered=remembered,
+        sync=sync,
+    )
 
 
 def header(instance: str = "vm-1", start_ms: int = START_MS, kind: int = 0, interval_ms: int = 1000) -> bytes:

@@ -36,7 +36,7 @@ def served(session: Session, tier: int, after_ms: int = 0) -> dict[int, Row]:
 
 def in_pieces(pieces: Sequence[Piece]) -> dict[int, dict[str, bytes]]:
     """What pieces hold, by time and name; what is NaN is left out."""
-    found = {}
+    found: dict[int, dict[str, bytes]] = {}
     for piece in pieces:
         for t_ms, values in zip(piece.t_ms.tolist(), piece.values.tolist(), strict=True):
             assert not found or t_ms > max(found)

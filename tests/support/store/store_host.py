@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
 from rondo_tools.store.server.server import Server
 from rondo_tools.stream import End
+from tests.support.fixtures import PIPES, ProcessOptions
 from tests.support.needs import PATIENCE_S
 from tests.support.store.stream_model import header, ticks
 
@@ -30,10 +31,10 @@ def data(begin_ms: int, count: int, *, end: bool = True, instance: str = "vm-1")
 
 
 @contextmanager
-def started(path: Path, *flags: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def started(path: Path, *flags: str, **options: Unpack[ProcessOptions]) -> Iterator[subprocess.Popen[bytes]]:
     """rondo-store with pipes; gone at the end, whatever happens."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([*PROGRAM, str(path), *flags], **pipes | options)
+    settings: ProcessOptions = {**PIPES, **options}
+    process = subprocess.Popen([*PROGRAM, path, *flags], **settings)
     try:
         yield process
     finally:

@@ -17,6 +17,7 @@ import numpy as np
 from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.store.carry import parse_carry
 from rondo_tools.store.compaction import Result, roll_up
+from rondo_tools.store.derived import MAX_FILE
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
@@ -33,7 +34,7 @@ from rondo_tools.store.format.records import (
 )
 from rondo_tools.store.format.schema import AVG, LAST, MAX, MIN, Schema, schema_of, union
 from rondo_tools.store.format.state import State, parse_state
-from rondo_tools.store.format.tiers import parse_tiers
+from rondo_tools.store.format.tiers import Tier, parse_tiers
 from rondo_tools.store.frame_writer import FrameWriter
 from rondo_tools.store.remembered import Remembered
 
@@ -134,7 +135,7 @@ class Stored(NamedTuple):
     """Coarse rows by session and window, of equal ones the later; all of them counted; their origins."""
 
     rows: dict[SessionKey, dict[int, Row]]
-    count: int
+    counted: int
     origins: dict[tuple[SessionKey, int], int]
 
 
@@ -154,7 +155,7 @@ def stored_rows(layout: Layout, state: State, tier: int, interval_ms: int) -> St
             found.rows.setdefault(record.key, {})[t_ms // interval_ms] = t_ms, named
             found.origins[record.key, t_ms // interval_ms] = head.origin
             count += 1
-    return found._replace(count=count)
+    return found._replace(counted=count)
 
 
 def rows_frames(
@@ -304,7 +305,7 @@ def same_ticks(one: Iterable[Tick], other: Iterable[Tick]) -> bool:
 class Host:
     """A store that journals are rolled up in, and what was written into it."""
 
-    def __init__(self, path: Path, piece: int = 1 << 20, tiers=TIERS) -> None:
+    def __init__(self, path: Path, piece: int = 1 << 20, tiers: tuple[Tier, ...] = TIERS) -> None:
         self.layout, self.piece, self.tiers = Layout(path), piece, tiers
         self.state = State()
         self.remembered = Remembered(self.layout)
@@ -318,7 +319,7 @@ class Host:
         self.number += 1
         return Journal(self.layout, self.number, self.last_ms)
 
-    def some(self, session: Session, seconds: int, schema=A, step_ms: int = 1000) -> list[Tick]:
+    def some(self, session: Session, seconds: int, schema: Schema = A, step_ms: int = 1000) -> list[Tick]:
         """More ticks of a session."""
         known = self.ticks.setdefault(session, [])
         t_ms = known[-1].t_ms if known else session.start_ms
@@ -333,10 +334,10 @@ class Host:
         known += made
         return made
 
-    def roll_up(self, **flags) -> Result:
+    def roll_up(self, max_file: int = MAX_FILE) -> Result:
         result = roll_up(
             self.layout, self.state, self.tiers, STORE_ID, lambda: self.now_ms, self.number, self.remembered,
-            piece=self.piece, **flags,
+            piece=self.piece, max_file=max_file,
         )  # fmt: skip
         assert parse_state(self.layout.state_json.read_bytes()) == result.state
         self.state = result.state
@@ -362,7 +363,7 @@ class Host:
                     found.pop(window, None)  # from before it came back
                 assert found == expected, (tier, session)
                 rows += len(expected)
-            assert 0 <= stored.count - rows <= doubles
+            assert 0 <= stored.counted - rows <= doubles
             ends = stored_ends(self.layout, self.state, tier)
             for session, ticks in self.ticks.items():
                 if ticks and session.key not in live_keys:
@@ -372,16 +373,16 @@ class Host:
         rows_of = last_frames(self.layout, self.state)
         for session, ticks in self.ticks.items():
             if ticks and session.key not in live_keys:
-                found = over[session.key]
-                assert (found.first_ms, found.last_ms, found.ticks) == (
+                told = over[session.key]
+                assert (told.first_ms, told.last_ms, told.ticks) == (
                     ticks[0].t_ms,
                     ticks[-1].t_ms,
                     len(ticks),
                 )
-                assert found[:4] == session
-                assert found.series == union([tick.schema for tick in ticks]).width
-                begins = [int(rows_of[one.file, one.offset][1]["t_ms"][one.first]) for one in found.places]
+                assert Session(*told[:4]) == session
+                assert told.series == union([tick.schema for tick in ticks]).width
+                begins = [int(rows_of[one.file, one.offset][1]["t_ms"][one.first]) for one in told.places]
                 assert begins == sorted(begins), "readers learn from it which series came first"
                 newest = [tick for tick in ticks if tick.t_ms > ticks[-1].t_ms - 600_000][-6000:]
-                assert same_ticks(last_rows(rows_of, found), newest), session
-                assert self.remembered.find(*session.key) == found
+                assert same_ticks(last_rows(rows_of, told), newest), session
+                assert self.remembered.find(*session.key) == told

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypedDict
 
 from rondo_tools.store import cli
 
@@ -41,21 +41,32 @@ def feed(fd: int, data: bytes, at_once: int, then: list[int]) -> None:
             piece = piece[os.write(fd, piece) :]
 
 
-def live(order: dict[str, object], data: bytes) -> int:
+class Order(TypedDict):
+    """A life to live, as a line of JSON says it."""
+
+    argv: list[str]
+    input: str
+    at_once: int
+    then: list[int]
+    ends: bool
+    pause_s: float | None
+
+
+def live(order: Order, data: bytes) -> int:
     """One life; its exit status, negative for a signal."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        child(order["argv"], read)  # type: ignore[arg-type]
+        child(order["argv"], read)
     os.close(read)
     pause_s = order["pause_s"]
     try:
-        feed(write, data, order["at_once"], order["then"])  # type: ignore[arg-type]
+        feed(write, data, order["at_once"], order["then"])
         if order["ends"]:
             os.close(write)
             write = -1
         if pause_s is not None:
-            time.sleep(pause_s)  # type: ignore[arg-type]  # not to learn the time: to be killed at any moment
+            time.sleep(pause_s)  # not to learn the time: to be killed at any moment
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is still the child's
     finally:
         if write >= 0:
