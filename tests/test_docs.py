@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from devtools.metrics_table import with_table
 from rondo_tools import stream
 from rondo_tools.store.format import cursor, dump, frames
+from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,8 +32,6 @@ QUERY_COMMANDS = (
 
 # Not what is only the beginning of a name: rondo-x-y, rondo-x@y, rondo-x.y.
 NO_NAME_GOES_ON = r"(?![\w@-]|\.\w)"
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def name_of(page: Path) -> str:
