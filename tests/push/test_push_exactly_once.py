@@ -23,11 +23,12 @@ from typing import Any
 import pytest
 
 from devtools.receivers.prometheus import Labels
+from devtools.receivers.receiver import bits
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.push import cli
 from tests.support.push.faults import FAULTS, FaultProxy
 from tests.support.push.push_host import MOMENTS
-from tests.support.push.receivers import bits, expected, fill, header, of_bits, seconds, ticks
+from tests.support.push.receivers import expected, fill, header, of_bits, seconds, ticks
 from tests.support.real_receivers import Real, kept, real, restart
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from devtools.receivers.prometheus import Prometheus
+from devtools.receivers.receiver import HOUR_MS, Key, bits
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, format_tiers
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.opened import OpenStore
@@ -35,7 +36,7 @@ from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 from tests.support.push.faults import FaultProxy
 from tests.support.push.push_host import MOMENTS
-from tests.support.push.receivers import HOUR_MS, Key, bits, fill, header, labels_of, seconds, ticks
+from tests.support.push.receivers import fill, header, labels_of, seconds, ticks
 from tests.support.real_receivers import RECEIVERS, Real, real, restart
 from tests.support.streams import encoded
 

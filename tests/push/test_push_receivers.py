@@ -18,15 +18,16 @@ from typing import NamedTuple
 import pytest
 import snappy
 
+from devtools.receivers.receiver import HOUR_MS, Key
 from devtools.receivers.victoria import VictoriaMetrics, VmAgent
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.proto.remote_write_v2_pb2 import Metadata, Request
 from rondo_tools.prom.samples import STALE_NAN
-from rondo_tools.push.http.transport import HEADERS
+from rondo_tools.push.encoding.body import HEADERS
 from tests.push.test_push_victoria import tally
 from tests.support.needs import PATIENCE_S
 from tests.support.push.faults import FaultProxy
-from tests.support.push.receivers import HOUR_MS, Key, expected, fill, header, seconds
+from tests.support.push.receivers import expected, fill, header, seconds
 from tests.support.real_receivers import ONCE, RECEIVERS, Real, of_all_suites, real, version
 
 ROOT = Path(__file__).resolve().parents[2]

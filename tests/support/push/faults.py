@@ -94,11 +94,11 @@ class FaultProxy:
             self._wait_until_left(request)
             return
         if word.split()[0] in ("429", "500", "502", "503") and not word.endswith("after"):
-            headers = {
+            of_word = {
                 "429 seconds": {"Retry-After": "1"},
                 "429 date": {"Retry-After": email.utils.formatdate(time.time() + 1, usegmt=True)},
             }
-            send_reply(request, (int(word.split()[0]), headers.get(word, {}), b"not now"))
+            send_reply(request, (int(word.split()[0]), of_word.get(word, {}), b"not now"))
             return
         if word == "restart":
             self._restart()
