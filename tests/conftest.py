@@ -7,18 +7,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Unpack
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from devtools.programs import NEWER, PROGRAMS, TOOLS, fetch, package_version
 from devtools.receivers.prometheus import Prometheus
-from tests.support.fixtures import Run, RunOptions
-from tests.support.needs import PATIENCE_S, must_have
+from tests.support.commands import Commands
+from tests.support.fixtures import Run
+from tests.support.needs import must_have
 from tests.support.quick import Guard, is_quick
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,15 +109,8 @@ def prometheus(program: Callable[[str], Path]) -> Iterator[Prometheus]:
         yield running
 
 
-@pytest.fixture
-def run() -> Run:
+@pytest.fixture(scope="session")
+def run() -> Iterator[Run]:
     """Run one of the commands to its end: ``run("rondo-query", "--help")``."""
-
-    def start(
-        *command: str | bytes | Path, **options: Unpack[RunOptions]
-    ) -> subprocess.CompletedProcess[bytes]:
-        argv = [sys.executable, ROOT / "bin" / os.fsdecode(command[0]), *command[1:]]
-        settings: RunOptions = {"capture_output": True, "stdin": subprocess.DEVNULL, **options}
-        return subprocess.run(argv, timeout=PATIENCE_S, **settings)
-
-    return start
+    with Commands() as commands:
+        yield commands.run
