@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,8 +29,22 @@ settings.register_profile("quick", settings.get_profile("rondo"), max_examples=2
 
 GUARD = Guard()
 
+# A file system in memory, where a file is replaced and synchronized at no cost, if it is there and has room.
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 4 << 30
+
+
+def has_memory() -> bool:
+    if not os.access(MEMORY, os.W_OK):
+        return False
+    there = os.statvfs(MEMORY)
+    return there.f_bavail * there.f_frsize >= MEMORY_BYTES and not there.f_flag & os.ST_NOEXEC
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The long tests have the disk: what they write may be too much for memory.
+    if config.option.markexpr != "long" and "TMPDIR" not in os.environ and has_memory():
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # it may have been worked out before
     for name in ("COLUMNS", "LINES"):  # the terminal of whoever runs the tests is no part of them
         os.environ.pop(name, None)
     settings.load_profile("quick" if config.option.markexpr == "quick" else "rondo")
