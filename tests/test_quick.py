@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
         ("support/store/store_host.py", "started", True),
         ("support/store/store_host.py", "deliver", True),  # through connected, in the same file
         ("store/test_store_time.py", "test_the_first_millisecond_is_one", False),
-        ("store/test_store_crash.py", "test_killed_a_hundred_times_the_store_comes_out_the_same", True),
+        ("store/test_store_crash.py", "test_killed_again_and_again_the_store_comes_out_the_same", True),
         ("support/push/receivers.py", "fill", False),
         ("support/push/raw_server.py", "RawServer", True),
         ("push/test_push_http.py", "test_a_name_that_is_not_known_is_clear", True),  # by a Transport

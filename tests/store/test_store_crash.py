@@ -29,7 +29,6 @@ from rondo_tools.stream import End
 from tests.support.needs import PATIENCE_S
 from tests.support.store.stream_model import COUNTS, LEVEL, header, tick
 
-KILLS = 100
 ROOT = Path(__file__).parents[2]
 SCHEMAS = (
     (COUNTS, LEVEL),
@@ -144,8 +143,9 @@ def check_prefix(sessions: list[Session], whole: dict[str, Session]) -> int:
     return ticks
 
 
+@pytest.mark.parametrize("kills", [30, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("seed", [int(os.environ.get("RONDO_TEST_SEED", "1"))])
-def test_killed_a_hundred_times_the_store_comes_out_the_same(tmp_path: Path, seed: int) -> None:
+def test_killed_again_and_again_the_store_comes_out_the_same(tmp_path: Path, seed: int, kills: int) -> None:
     """Replay one with RONDO_TEST_SEED=<seed>; when within a moment a kill falls is up to the machine."""
     path, recorded, chance = tmp_path / "store", tmp_path / "stream", random.Random(seed)
     begin_ms = time.time_ns() // 1_000_000 - 10_000_000
@@ -158,9 +158,9 @@ def test_killed_a_hundred_times_the_store_comes_out_the_same(tmp_path: Path, see
     whole = {session.key: session for session in Store(tmp_path / "peace").sessions()}
     stored = [0]
     with nursery(path, recorded) as lives:
-        for number in range(KILLS):
+        for number in range(kills):
             # Further with each life, so that kills fall on all of the stream and not on its beginning.
-            at_once = int(size * (number + chance.random()) / KILLS)
+            at_once = int(size * (number + chance.random()) / kills)
             # Some are killed in the midst of a bulk; some while they get a few bytes at a time; some
             # while the end of their input has them roll up.
             then = chance.choice([(), (40,) * chance.randrange(100), (chance.randrange(1, 500),) * 9])
