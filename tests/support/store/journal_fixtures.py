@@ -277,8 +277,7 @@ class Writer:
 
     def _record(self, number: int, key: SessionKey) -> SessionRecord:
         life = self.lives[key]
-        mine = {id(one) for one in self._turn}
-        last_ms = max((one.t_ms for one in life.ticks if id(one) not in mine), default=0)
+        last_ms = max((one.t_ms for one in life.ticks if one.journal), default=0)
         before_ms = max(
             (other.last_ms for other in self.lives.values() if other.key[0] == key[0] and other.key != key),
             default=0,
