@@ -134,24 +134,20 @@ def drawn(run: Run, store: Path, env: dict[str, Path | str], cwd: Path, suffix: 
 def test_no_settings_are_read(
     store: Path, run: Run, tmp_path: Path, home: dict[str, Path | str], settings: bytes
 ) -> None:
+    """They lie at each place, with each way to name one: whichever is read first would be seen."""
     add_session(store, rows())
     work, other = tmp_path / "work", tmp_path / "other"
     work.mkdir()
-    other.mkdir()
     expected = drawn(run, store, home, work)
-    assert drawn(run, store, home | {"MPLBACKEND": "nonsense"}, work) == expected
-    (other / "matplotlibrc").write_bytes(settings)
-    assert drawn(run, store, home, other) == expected
-    assert drawn(run, store, home | {"MATPLOTLIBRC": other / "matplotlibrc"}, work) == expected
-    assert drawn(run, store, home | {"MATPLOTLIBRC": other}, work) == expected
-    assert drawn(run, store, home | {"MPLCONFIGDIR": other}, work) == expected
     config = Path(home["XDG_CONFIG_HOME"]) / "matplotlib"
-    config.mkdir(parents=True)
-    (config / "matplotlibrc").write_bytes(settings)
-    assert drawn(run, store, home, work) == expected
-    (config / "stylelib").mkdir()
-    (config / "stylelib" / "classic.mplstyle").write_bytes(settings)
-    assert drawn(run, store, home, work) == expected
+    for folder in (other, config):
+        (folder / "stylelib").mkdir(parents=True)
+        (folder / "matplotlibrc").write_bytes(settings)
+        (folder / "stylelib" / "classic.mplstyle").write_bytes(settings)
+    assert drawn(run, store, home | {"MPLBACKEND": "nonsense"}, work) == expected
+    file = {"MATPLOTLIBRC": other / "matplotlibrc"}
+    assert drawn(run, store, home | file | {"MPLCONFIGDIR": other}, other) == expected
+    assert drawn(run, store, home | {"MATPLOTLIBRC": other}, work) == expected
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
