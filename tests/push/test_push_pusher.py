@@ -33,6 +33,7 @@ from tests.support.push.receivers import (
     seconds,
     ticks,
 )
+from tests.support.rounds import IN_ROUNDS
 
 
 def cursor(path: Path) -> dict[str, Any]:
@@ -284,10 +285,11 @@ def test_a_stop_between_requests_loses_nothing(store: Path) -> None:
 FAULTS = st.sampled_from(["ok", "ok", "refused", "lost", "unanswered", "crash", "crash-after"])
 
 
+@IN_ROUNDS
 @pytest.mark.heavy
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    max_examples=100,
+    max_examples=35,
     deadline=None,
 )
 @given(
@@ -306,6 +308,7 @@ def test_no_history_of_faults_loses_or_repeats_a_sample(
     poison: set[tuple[str, str]],
     max_samples: int,
     limit: int,
+    round_: int,
 ) -> None:
     """The network fails, and the process dies, at any request and at any save of the cursor; rows
     are added in between; then all is quiet. Each good sample is there once, to the bit."""

@@ -22,6 +22,7 @@ from rondo_tools.push.encoding.v1 import compress, decode, encode
 from rondo_tools.push.piece import Piece, Refusal, Result, State
 from rondo_tools.push.reconcile import Reconciliation
 from tests.support.push.receivers import T0, header, labels_of
+from tests.support.rounds import IN_ROUNDS
 
 SERIES = tuple(Series(name, (), "gauge", "", "") for name in "abcd")
 LATER = T0 + 2 * HOUR_MS
@@ -372,10 +373,11 @@ def test_an_accepted_request_of_which_a_part_was_written(written: int | None, pa
 FAULTS = st.sampled_from(["ok"] * 6 + ["lost", "unanswered", "killed", "killed after"])
 
 
+@IN_ROUNDS
 @pytest.mark.heavy
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_no_good_sample_is_ever_lost(data: st.DataObject) -> None:
+def test_no_good_sample_is_ever_lost(round_: int, data: st.DataObject) -> None:
     """Whatever was committed before, whatever is refused, and whatever happens to each request.
 
     Refused for good: whole series, single samples, and all that is older than a moment (the hour's

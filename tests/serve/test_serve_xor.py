@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.serve import xor
+from tests.support.rounds import IN_ROUNDS
 
 STEPS = st.one_of(
     st.just(1000),
@@ -25,8 +26,10 @@ WORDS = st.one_of(
 )
 
 
+@IN_ROUNDS
+@settings(max_examples=35)
 @given(st.data())
-def test_what_was_encoded_is_decoded(data: st.DataObject) -> None:
+def test_what_was_encoded_is_decoded(round_: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, xor.MOST))
     columns = data.draw(st.integers(1, 3))
     steps = data.draw(st.lists(STEPS, min_size=n - 1, max_size=n - 1))

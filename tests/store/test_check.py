@@ -16,6 +16,7 @@ from rondo_tools.store.format import frames
 from rondo_tools.store.format.layout import ENDED, JOURNALS, tier_name
 from rondo_tools.store.format.records import descriptions_in, pack_descriptions
 from rondo_tools.store.reader import Store
+from tests.support.rounds import IN_ROUNDS
 from tests.support.store import look_truth as truth
 from tests.support.store.journal_fixtures import SMALL_TIERS, T0, Writer, fill
 
@@ -60,10 +61,11 @@ def check_nothing_made_up(writer: Writer) -> None:
             session.rows(tier)
 
 
+@IN_ROUNDS
 @pytest.mark.heavy
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_flipped_bit_goes_unnoticed(written: Writer, data: st.DataObject) -> None:
+def test_no_flipped_bit_goes_unnoticed(written: Writer, data: st.DataObject, round_: int) -> None:
     path = data.draw(st.sampled_from(named_files(written)))
     whole = path.read_bytes()
     hurt = bytearray(whole)

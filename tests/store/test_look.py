@@ -27,6 +27,7 @@ from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.journal_view import JournalView
 from rondo_tools.store.reader import Question, Session, Store, Wanted
 from rondo_tools.store.snapshot import Files
+from tests.support.rounds import IN_ROUNDS
 from tests.support.store import look_truth as truth
 from tests.support.store import mini_reader, race_writer
 from tests.support.store.journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
@@ -119,10 +120,11 @@ def truth_row(row: mini_reader.Row) -> truth.Row:
     return {(series[0], what): truth.bits(value) for (series, what), value in row.items() if value == value}
 
 
+@IN_ROUNDS
 @pytest.mark.heavy
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.data())
-def test_what_is_served_is_what_was_written(data: st.DataObject) -> None:
+def test_what_is_served_is_what_was_written(round_: int, data: st.DataObject) -> None:
     """Sessions that begin, change their schema, end, are lost and come back, over journals and roll-ups."""
     random = data.draw(st.randoms(use_true_random=False))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -197,10 +199,11 @@ def check_moment(found: list[Session], some: slice = slice(None)) -> int:
     return newest_ms
 
 
+@IN_ROUNDS
 @pytest.mark.heavy
 @given(seed=st.integers(0, 1 << 30))
-@settings(max_examples=40)
-def test_a_writer_may_go_on_between_any_two_steps_of_a_look(seed: int) -> None:
+@settings(max_examples=15)
+def test_a_writer_may_go_on_between_any_two_steps_of_a_look(round_: int, seed: int) -> None:
     """It writes, rotates, rolls up and removes in each of them: no tick is missing, none is there twice."""
     random = Random(seed)
     with tempfile.TemporaryDirectory() as folder, race_writer.a_writer(Path(folder)) as writer:
