@@ -30,6 +30,7 @@ from tests.support.serve.serve_host import (
     fill_with_lives,
     life,
     serving,
+    until,
 )
 
 EXPRESSIONS = (
@@ -222,14 +223,14 @@ def test_label_values_come_through_federate_and_change_no_count(
         }
         more = yaml.safe_dump({"scrape_configs": [scrape]})
         with reading(program("prometheus"), served.url, more) as reads:
-            deadline = time.monotonic() + PATIENCE_S
-            values: list[str] = []
-            while values != ["vm-1", "vm-2"]:
-                assert time.monotonic() < deadline
-                with urllib.request.urlopen(f"{reads.url}/api/v1/label/instance/values") as answer:
-                    values = [one for one in json.load(answer)["data"] if one.startswith("vm-")]
+            until(lambda: instances(reads.url) == ["vm-1", "vm-2"])
             counts, _ = ask(reads.url, "count_over_time(vmm_rss_bytes[1h])", now_s + 60, is_range=False)
             assert [one["value"][1] for one in counts] == ["60", "60"]
+
+
+def instances(url: str) -> list[str]:
+    with urllib.request.urlopen(f"{url}/api/v1/label/instance/values", timeout=PATIENCE_S) as answer:
+        return [one for one in json.load(answer)["data"] if one.startswith("vm-")]
 
 
 def test_a_query_that_is_too_large_says_what_to_do(tmp_path: Path, program: Callable[[str], Path]) -> None:

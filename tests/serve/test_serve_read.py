@@ -21,6 +21,7 @@ from rondo_tools.prom.samples import Labels
 from rondo_tools.serve import remote_read, xor
 from rondo_tools.serve.http import HttpError
 from rondo_tools.serve.timelines import Naming, Timelines
+from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.reader import Store
 from tests.support.serve.serve_host import fill_with_changes, fill_with_lives, life, store_stream
 
@@ -167,7 +168,7 @@ def test_a_tier_is_joined_by_the_coarser_ones(tmp_path: Path) -> None:
     begin_ms = NOW_MS // 300_000 * 300_000 - 2_400_000
     for part in range(8):
         data = life("vm", begin_ms, 300, begin=1 + 300 * part)
-        store_stream(path, data, *(("--tiers", "1s:5m,10s:15m,5m:7d") if not part else ()))
+        store_stream(path, data, None if part else parse_tiers("1s:5m,10s:15m,5m:7d"))
     for tier in "012":
         found = read(path, asked(__name__="vmm_rss_bytes", rondo_tier=tier))
         (samples,) = found.values()

@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 from rondo_tools import stream
 from rondo_tools.catalog import ALL, COUNTER, GAUGE, Series
+from rondo_tools.store.format.tiers import Tier
+from rondo_tools.store.intake import Intake
+from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from tests.support.needs import PATIENCE_S
 
@@ -96,10 +99,15 @@ def serving(store: Path, *flags: str, listen: str = "tcp:127.0.0.1:0") -> Iterat
             process.kill()
 
 
-def store_stream(path: Path, data: bytes, *flags: str) -> None:
-    """Store a stream, in a run of its own."""
-    command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-store", path, *flags]
-    subprocess.run(command, input=data, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
+def store_stream(path: Path, data: bytes, tiers: tuple[Tier, ...] | None = None) -> None:
+    """Store a stream, as a run of rondo-store that gets it from a pipe."""
+    with OpenStore(path, tiers) as store:
+        store.keep_house()
+        intake = Intake(store.keeper)
+        intake.feed(data)
+        intake.close(give_up=True)
+        store.keeper.end_journal()
+        store.keep_house()
 
 
 @contextmanager
