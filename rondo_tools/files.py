@@ -1,9 +1,14 @@
-"""What must outlive a power cut: small files replaced whole, folders and files forced to the disk."""
+"""Files and folders: small files replaced whole, forced to the disk, and who may not open which."""
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def replace(path: Path, data: bytes, *, like: Path | None = None) -> None:
@@ -55,6 +60,32 @@ def sync_file(path: Path) -> None:
         os.fdatasync(fd)
     finally:
         os.close(fd)
+
+
+def denied(path: Path) -> str:
+    """For a permission that is missing: whose `path` is, or the nearest folder above it that can be seen."""
+    for place in (path, *path.parents):
+        try:
+            status = place.stat()
+        except OSError:
+            continue
+        owner, group = _name(pwd.getpwuid, status.st_uid), _name(grp.getgrgid, status.st_gid)
+        mode = stat.S_IMODE(status.st_mode)
+        return f"{place} belongs to {owner} (group {group}, mode {mode:04o}): run this as {owner}"
+    return "run this as its owner"
+
+
+def _name(look_up: Callable[[int], Any], number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def why(exc: OSError, path: Path) -> str:
+    """The error in words, with what to do where permission is missing."""
+    said = exc.strerror or str(exc)
+    return f"{said}; {denied(path)}" if isinstance(exc, PermissionError) else said
 
 
 def make_folder(path: Path) -> None:

@@ -18,6 +18,7 @@ FOUNDATION = {
     "clock",
     "units",
     "files",
+    "foreign",
     "signals",
     "wakeup",
     "stream",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 
+from rondo_tools import foreign
 from rondo_tools.feed.session import Session
 from rondo_tools.feed.text import MAX_AHEAD_MS, MAX_LINE, Parser, Sample, TextError
 from rondo_tools.producer.pace import Pace
@@ -61,7 +62,7 @@ class Lines:
     def close(self, now_ms: int) -> None:
         """The input has ended."""
         if self._rest.strip():
-            self._refuse("it has no newline, so it may be cut", self._number + 1)
+            self._refuse_line("it has no newline, so it may be cut", self._rest, self._number + 1)
         self._has_ended = True
         if self.has_times:
             self._flush()
@@ -110,7 +111,7 @@ class Lines:
             if sample is not None:
                 self._give(sample, now_ms)
         except TextError as exc:
-            self._refuse(str(exc), self._number)
+            self._refuse_line(str(exc), line, self._number)
 
     def _give(self, sample: Sample, now_ms: int) -> None:
         current, value, t_ms = sample
@@ -156,6 +157,15 @@ class Lines:
         except TextError as exc:
             self._refuse(str(exc), self._number)
             self._session.tick(t_ms, oldest_ms)  # without what was new
+
+    def _refuse_line(self, why: str, line: bytes, number: int) -> None:
+        """Leave a line out; the first may tell that the input is no text at all."""
+        kind = foreign.kind_of(line) if number == 1 else ""
+        if foreign.is_packed(kind):
+            why = f"this is compressed; give it through {kind} -dc"
+        elif kind in (foreign.STREAM, foreign.DUMP):
+            why = f"this is {kind}, which rondo-store reads"
+        self._refuse(why, number)
 
     def _refuse(self, why: str, number: int) -> None:
         self.refused += 1

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping
 
+from rondo_tools import foreign
 from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.feed.scrape import Scraped, Scraper
 from rondo_tools.feed.session import Session
@@ -84,7 +85,13 @@ class Pages:
         except TextError as exc:
             for current in page.values:
                 current.at_ms = -math.inf
-            error = f"the page cannot be fed: {exc}"
+            kind = foreign.kind_of(scraped.page)
+            is_else = kind in (foreign.HTML, foreign.JSON)
+            error = (
+                f"this is {kind}, not metrics; is the path right?"
+                if is_else
+                else f"the page cannot be fed: {exc}"
+            )
         if error and began_ms > self._session.last_ms:
             self._send(own | {self._up: 0.0}, began_ms)
         self._say(error)

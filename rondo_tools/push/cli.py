@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import argh
 
 from rondo_tools import command
-from rondo_tools.errors import UsageError
+from rondo_tools.errors import EX_DATAERR, RondoError, UsageError
 from rondo_tools.prom.labels import parse_external, parse_job
 from rondo_tools.push.encoding import PROTOCOLS, V1
 from rondo_tools.push.http.credentials import parse_credentials
@@ -320,7 +320,10 @@ def _follow(stores: Stores, wake: Wakeup, interval_s: float) -> None:
     )
     service.run()
     if follower.has_ended and not follower.lines:
-        log.warning("no line of rondo-store's came on standard input: nothing was delivered")
+        what = "no line of rondo-store's came on standard input: nothing was delivered"
+        if follower.others:
+            raise RondoError(what, exit_code=EX_DATAERR)
+        log.warning("%s", what)
 
 
 def make_parser() -> command.Parser:

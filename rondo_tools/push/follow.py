@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from rondo_tools import foreign
+
 MAX_STORES = 100
 _MAX_LINE = 8192  # bytes; longer than any path
 _POSITION = re.compile(rb"[0-9]{1,19}:[0-9]{1,19}")
@@ -34,6 +36,7 @@ class Follower:
         self._lock = threading.Lock()
         self._named: set[Path] = set()  # since the last `take`
         self.lines = 0  # how many were understood
+        self.others = 0  # how many were not
         self._stores: set[Path] = set()
         self._has_warned = False
         self._has_ended = threading.Event()
@@ -73,7 +76,13 @@ class Follower:
     def _line(self, line: bytes) -> None:
         folder, _, position = line.rpartition(b"\t")
         if len(line) > _MAX_LINE or not folder or not _POSITION.fullmatch(position) or b"\0" in folder:
-            self._warn(f"this is no line of rondo-store's and is ignored: {line[:80]!r}")
+            kind = foreign.kind_of(line)
+            if kind == foreign.STREAM:
+                what = f"this is {kind}; give it to rondo-store, and that one's lines to rondo-push"
+            else:
+                what = f"this is no line of rondo-store's and is ignored: {line[:80]!r}"
+            self.others += 1
+            self._warn(what)
             return
         self.lines += 1
         store = Path(os.fsdecode(folder))

@@ -26,6 +26,7 @@ from rondo_tools.store.format.frames import (
     Damage,
     Frame,
 )
+from rondo_tools.store.format.opened import read_store_json
 from rondo_tools.store.format.records import INDEX as INDEX_ROW
 from rondo_tools.store.format.records import (
     UNDECODABLE,
@@ -39,7 +40,7 @@ from rondo_tools.store.format.records import (
     key_of,
 )
 from rondo_tools.store.journal_view import JournalView
-from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
+from rondo_tools.store.snapshot import Files, Snapshot
 
 
 class Finding(NamedTuple):

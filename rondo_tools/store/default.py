@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store.format.layout import is_store
+from rondo_tools.store.format.opened import no_store
 
 VARIABLE = "RONDO_STORE"
 PLACES = ("./vmm_metrics", "/var/lib/rondo/vmm_metrics")
@@ -16,9 +18,7 @@ def default_store(environment: Mapping[str, str] = os.environ, places: tuple[str
     """The path of the store. Raises StoreError, which names where it was looked for."""
     if named := environment.get(VARIABLE):
         if not is_store(named):
-            raise StoreError(
-                f"{named}: no store there (no store.json); {VARIABLE} names it", exit_code=EX_UNAVAILABLE
-            )
+            raise StoreError(f"{no_store(Path(named))}; {VARIABLE} names it", exit_code=EX_UNAVAILABLE)
         return named
     for place in places:
         if is_store(place):

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rondo_tools import foreign
 from rondo_tools.errors import StreamError
 from rondo_tools.store.block import Block, BlockDecoder
 from rondo_tools.store.keeper import MAX_AHEAD_MS, Keeper
@@ -92,11 +93,13 @@ class Intake:
         Raises StoreError for a session that cannot be stored; and OSError, after which `store` may be
         called to try again.
         """
+        is_first = not self._decoder.bytes_inside_message
         try:
             for event in self._decoder.feed(data):
                 self._decoded.append(event)  # what came before an error counts
         except StreamError as exc:
-            self._error = exc
+            what = foreign.no_stream(data) if is_first and not exc.offset else ""
+            self._error = StreamError(what, offset=0) if what else exc
         self._keeper.gathered += len(data)
         self.store()
 

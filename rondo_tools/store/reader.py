@@ -18,13 +18,14 @@ from rondo_tools.store.arrivals import Arrival, Arrivals, Ending, News
 from rondo_tools.store.bulk import Piece, Question, TooMuchError, Wanted
 from rondo_tools.store.carry import Carry, LiveSession
 from rondo_tools.store.format.cursor import Position
+from rondo_tools.store.format.opened import read_store_json
 from rondo_tools.store.format.records import Labels, SessionKey, SessionRecord, key_of
 from rondo_tools.store.format.schema import Column
 from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.session import Session
 from rondo_tools.store.session_rows import Part, Rows
-from rondo_tools.store.snapshot import Files, Snapshot, read_store_json
+from rondo_tools.store.snapshot import Files, Snapshot
 
 if TYPE_CHECKING:
     from rondo_tools.store.check import Checker

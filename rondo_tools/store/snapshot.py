@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from rondo_tools import files
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store.carry import Carry, parse_carry
 from rondo_tools.store.derived_view import DerivedView, EndedView, RowsView
@@ -25,7 +26,6 @@ from rondo_tools.store.format.frame_file import has_no_header
 from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.state import State, parse_state
-from rondo_tools.store.format.store_json import StoreJson, parse_store_json
 from rondo_tools.store.journal_view import JournalView
 
 _LOOKS = 100
@@ -161,6 +161,9 @@ class Files:
             self._pass_over(path, f"{path}: {exc.strerror}")
             return None
         except StoreError as exc:
+            if isinstance(exc.__cause__, PermissionError):  # all of a store's files have one owner
+                why = files.why(exc.__cause__, path)
+                raise StoreError(f"{path}: {why}", exit_code=EX_UNAVAILABLE) from exc
             self._pass_over(path, str(exc))
             return None
         self._views[path] = identity, view
@@ -224,16 +227,3 @@ class Files:
                 self._pass_over(path, f"{path}: {exc}")
                 return Carry()
         return self._carry[1]
-
-
-def read_store_json(path: Path) -> StoreJson:
-    """What describes the store at `path`. Raises StoreError."""
-    file = Layout(path).store_json
-    try:
-        return parse_store_json(file.read_bytes())
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no store there (no store.json)", exit_code=EX_UNAVAILABLE) from None
-    except OSError as exc:
-        raise StoreError(f"{file}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
-    except StoreError as exc:
-        raise StoreError(f"{file}: {exc}") from exc

@@ -25,7 +25,7 @@ from rondo_tools.catalog import COUNTER, GAUGE, Series
 from rondo_tools.store.format.cursor import Position, Progress, pack_progress
 from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.layout import JOURNALS, Layout
-from rondo_tools.store.snapshot import read_store_json
+from rondo_tools.store.format.opened import read_store_json
 from tests.support.restore_host import dumped
 from tests.support.store import look_truth as truth
 from tests.support.store.journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill, union_of

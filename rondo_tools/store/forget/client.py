@@ -19,8 +19,8 @@ from rondo_tools.selector import Selector
 from rondo_tools.store.forget.in_flight import cursors_now
 from rondo_tools.store.forget.request import Answer, Request, RequestFile, new_request
 from rondo_tools.store.format.layout import Layout
+from rondo_tools.store.format.opened import read_store_json
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.snapshot import read_store_json
 
 log = logging.getLogger(__name__)
 

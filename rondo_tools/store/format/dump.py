@@ -24,6 +24,7 @@ from zlib import crc32
 
 import msgpack
 
+from rondo_tools import foreign
 from rondo_tools.errors import StoreError
 from rondo_tools.store.format import frames
 from rondo_tools.store.format.frames import FILE_SIZE, HEAD_SIZE, MAX_PAYLOAD, Frame
@@ -34,7 +35,6 @@ PART, BYTES, MARK = range(frames.VOID + 1, frames.VOID + 4)
 STORE, CURSOR, CARRY, END = "store", "cursor", "carry", "end"
 
 _PIECE = 1 << 20
-_COMPRESSED = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz"}
 
 
 def _seed_of(file_id: bytes, part: int) -> int:
@@ -94,13 +94,16 @@ class DumpReader:
                 else "standard input is empty"
             )
         header = bytes(self._data[:FILE_SIZE])
-        for magic, name in _COMPRESSED.items():
-            if header.startswith(magic):
-                raise StoreError(f"standard input is compressed; give it through {name} -dc")
+        kind = foreign.kind_of(header)
+        if foreign.is_packed(kind):
+            raise StoreError(f"standard input is compressed; give it through {kind} -dc")
         try:
             self.header = frames.parse_file_header(header, MAGIC)
         except StoreError as exc:
-            raise StoreError(f"standard input: {exc}") from exc
+            is_else = kind and kind != foreign.DUMP
+            hint = ": leave --restore out" if kind == foreign.STREAM else ""
+            this = f"; this is {kind}{hint}" if is_else else ""
+            raise StoreError(f"standard input: {exc}{this}") from exc
         if self.header.number != VERSION:
             raise StoreError(
                 f"standard input: version {self.header.number} of a dump; this rondo reads version {VERSION}"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from rondo_tools import files, foreign
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store.format.layout import Layout
 from rondo_tools.store.format.state import State, parse_state
-from rondo_tools.store.format.store_json import parse_store_json
+from rondo_tools.store.format.store_json import StoreJson, parse_store_json
 from rondo_tools.store.format.tiers import Tier
+
+_NEAR = 1000  # folders that are looked into for a store
 
 
 class OpenedStore(NamedTuple):
@@ -27,16 +30,46 @@ class OpenedStore(NamedTuple):
 
 def open_store(path: Path) -> OpenedStore:
     """Raises StoreError if there is no store, or one of another format."""
-    layout = Layout(path)
+    found = read_store_json(path)
+    return OpenedStore(Layout(path), found.tiers, found.store_id.hex())
+
+
+def read_store_json(path: Path) -> StoreJson:
+    """What describes the store at `path`. Raises StoreError."""
+    file = Layout(path).store_json
     try:
-        found = parse_store_json(layout.store_json.read_bytes())
+        return parse_store_json(file.read_bytes())
     except FileNotFoundError:
-        raise StoreError(f"{path}: no store there (no store.json)", exit_code=EX_UNAVAILABLE) from None
+        raise no_store(path) from None
+    except NotADirectoryError:
+        raise StoreError(f"{path}: no store there: this is {_file(path)}", exit_code=EX_UNAVAILABLE) from None
     except OSError as exc:
-        raise StoreError(f"{layout.store_json}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        raise StoreError(f"{file}: {files.why(exc, path)}", exit_code=EX_UNAVAILABLE) from exc
     except StoreError as exc:
-        raise StoreError(f"{layout.store_json}: {exc}", exit_code=exc.exit_code) from exc
-    return OpenedStore(layout, found.tiers, found.store_id.hex())
+        raise StoreError(f"{file}: {exc}", exit_code=exc.exit_code) from exc
+
+
+def no_store(path: Path) -> StoreError:
+    """The error for a folder that is none, or no store; it names a store that is near."""
+    try:
+        near = [path.parent, *sorted(path.iterdir())]
+    except OSError:
+        near = [path.parent]
+    hint = next((f"; did you mean {one}?" for one in near[:_NEAR] if Layout(one).store_json.is_file()), "")
+    return StoreError(f"{path}: no store there (no store.json){hint}", exit_code=EX_UNAVAILABLE)
+
+
+def _file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            kind = foreign.kind_of(file.read(64))
+    except OSError:
+        kind = ""
+    hints = {
+        foreign.STREAM: f"{foreign.STREAM}; rondo-store DIR < {path} makes a store of it",
+        foreign.DUMP: f"{foreign.DUMP}; rondo-store DIR --restore < {path} makes a store of it",
+    }
+    return hints.get(kind, "a file; a store is a folder")
 
 
 def read_state(layout: Layout) -> State:
