@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from rondo_tools import __version__, urls
+from rondo_tools import __version__, foreign, urls
 from rondo_tools.errors import PushError
 from rondo_tools.push.encoding import V1
 from rondo_tools.push.encoding.body import HEADERS
@@ -48,6 +48,7 @@ _ADVICE = {
     431: "it takes no headers of that size",
     451: "it does not let us write",
 }
+_NO_ENDPOINT = "no endpoint does: is the URL the one for remote-write, and does a login page stand before it?"
 _NO_ADVICE = "which is not about the samples; look at the endpoint, and at what stands before it"
 
 
@@ -107,6 +108,9 @@ class Transport:
     def _classify(self, reply: Reply) -> Answer:
         outcome = _outcome(reply.status)
         text = f"{_shown(self.url)} answered {reply.status}"
+        if outcome is Outcome.ACCEPTED and foreign.kind_of(reply.body) == foreign.HTML:
+            # A login page, or a web interface, takes everything and keeps nothing.
+            return Answer(Outcome.DENIED, f"{text} with an HTML page; {_NO_ENDPOINT}", status=reply.status)
         if outcome is Outcome.DENIED:
             text += f", {_ADVICE.get(reply.status, _NO_ADVICE)}"
         if words := _harmless(reply.body.decode("utf-8", "replace")):
