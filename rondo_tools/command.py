@@ -9,10 +9,12 @@ mislead a terminal.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +44,8 @@ EXIT_STATUS = """exit status:
 """
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_REQUIRED = "the following arguments are required: "
 _LETTERED = ("--help", "--quiet", "--verbose")
 
 
@@ -117,7 +121,7 @@ class Parser(argh.ArghParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse's, but what nobody knows is an error here: the parser of a command knows its flags."""
         self._check_flags(args)
-        namespace, left = super().parse_known_args(args, namespace)
+        namespace, left = super().parse_known_args(self._tied(args), namespace)
         if left:
             self.error(f"unrecognized arguments: {' '.join(left)}")
         name = getattr(namespace, "command", None)
@@ -126,6 +130,24 @@ class Parser(argh.ArghParser):
                 self.error(f"{name} comes first, its flags after it: {self.prog} {name}")
             self.asked = self.commands[name].prog
         return namespace, left
+
+    def _tied(self, words: Sequence[str]) -> list[str]:
+        """``--range -10m`` as ``--range=-10m``: argparse would take the value for a flag."""
+        tied: list[str] = []
+        for word in words:
+            if tied and tied[-1] in self.value_flags and re.match(r"-\.?[0-9]", word) and "--" not in tied:
+                tied[-1] += f"={word}"
+            else:
+                tied.append(word)
+        return tied
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        if action.type is not int:
+            return super()._get_value(action, text)
+        try:
+            return int(text)
+        except ValueError:
+            raise argparse.ArgumentError(action, f"{text!r} is not a number") from None
 
     def _check_flags(self, words: Sequence[str]) -> None:
         """Report the first flag that does not exist, before its value is taken for something else."""
@@ -149,8 +171,11 @@ class Parser(argh.ArghParser):
         raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(choices)}{hint}")
 
     def error(self, message: str) -> NoReturn:
-        message = printable.message(message)
-        self.exit(EX_USAGE, f"{self.prog}: {message}\n{_hint(self.prog)}\n")
+        if not message.endswith("^"):  # only a selector's place takes lines; a word with a newline takes none
+            message = message.replace("\n", "\\n")
+        message = printable.message(_plain(message))
+        hint = "" if "\n" in message else f"{_hint(self.prog)}\n"
+        self.exit(EX_USAGE, f"{self.prog}: {message}\n{hint}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -160,6 +185,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     bare = {one.lstrip("-").lower(): one for one in known}
     near = difflib.get_close_matches(word.lstrip("-").lower(), bare, n=1)
     return f"; did you mean {bare[near[0]]}?" if near else ""
+
+
+def _plain(message: str) -> str:
+    """What argparse says of words that are missing, in ours."""
+    if message.startswith(_REQUIRED):
+        names = message.removeprefix(_REQUIRED)
+        return f"{names} {'are' if ',' in names else 'is'} missing"
+    return message.replace(": expected one argument", ": its value is missing")
 
 
 def _hint(prog: str) -> str:
@@ -208,14 +241,17 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
         with _flushed(sys.stdout):
             parser.dispatch(argv=arguments, completion=False)
     except RondoError as exc:
-        _complain(parser.prog, exc, _hint(parser.asked) if exc.exit_code == EX_USAGE else "")
+        _complain(parser.prog, str(exc), _hint(parser.asked) if exc.exit_code == EX_USAGE else "")
         return exc.exit_code
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as exc:
-        _complain(parser.prog, exc)
+        # Errors of files are translated where they enter: what has no name, and no room, is the output.
+        where = exc.filename or ("standard output" if exc.errno in _NO_ROOM else "")
+        where = f"{where}: " if where else ""
+        _complain(parser.prog, f"{where}{exc.strerror or exc}")
         return EX_TEMPFAIL
     finally:
         _settle(sys.stderr)
@@ -224,7 +260,10 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _flushed(stream: TextIO | None) -> Iterator[None]:
-    """Write at the end what is buffered, before anything is said on standard error. Raises OSError."""
+    """Write at the end what is buffered, before anything is said on standard error.
+
+    Raises BrokenPipeError for a reader that is gone, RondoError for a file that cannot be written.
+    """
     try:
         yield
     finally:
@@ -236,16 +275,18 @@ def _settle(stream: TextIO | None, *, is_data: bool = False) -> None:
     try:
         if stream is not None:  # it was closed before we began: ">&-"
             stream.flush()
-    except OSError:
+    except OSError as exc:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())  # type: ignore[union-attr]  # only a flush raises
         os.close(null)
+        if is_data and not isinstance(exc, BrokenPipeError):
+            raise RondoError(f"standard output: {exc.strerror}", exit_code=EX_TEMPFAIL) from exc
         if is_data:
             raise
 
 
-def _complain(prog: str, exc: Exception, hint: str = "") -> None:
-    lines = [f"{prog}: {printable.message(str(exc))}"]
+def _complain(prog: str, what: str, hint: str = "") -> None:
+    lines = [f"{prog}: {printable.message(what)}"]
     if hint and "\n" not in lines[0]:  # else it shows by itself what is wrong
         lines.append(hint)
     if sys.stderr is not None:  # print() would take standard output instead

@@ -9,6 +9,7 @@ gone within two minutes.
 
 from __future__ import annotations
 
+import errno
 import grp
 import ipaddress
 import os
@@ -17,7 +18,7 @@ import stat
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from rondo_tools import sd_notify
+from rondo_tools import files, sd_notify
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, RondoError, UsageError
 
 _BACKLOG = 1024
@@ -78,7 +79,8 @@ def listen(address: str, group: str | None = None) -> Listener:
         if kind == "tcp" and rest:
             return _listen_tcp(rest, address)
     except OSError as exc:
-        raise RondoError(f"--listen {address}: {exc.strerror or exc}", exit_code=EX_UNAVAILABLE) from exc
+        status = EX_TEMPFAIL if exc.errno == errno.EADDRINUSE else EX_UNAVAILABLE
+        raise RondoError(f"--listen {address}: {_why(exc, kind, rest)}", exit_code=status) from exc
     raise UsageError(f"--listen {address}: write unix:PATH or tcp:HOST:PORT")
 
 
@@ -96,6 +98,22 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> list[Listen
             raise UsageError(f"LISTEN_FDS: descriptor {fd} does not listen for streams (ListenStream=)")
         found.append(Listener(listening, f"descriptor {fd}"))
     return found
+
+
+def _why(exc: OSError, kind: str, rest: str) -> str:
+    """What is wrong, and what to do."""
+    said = exc.strerror or str(exc)
+    if kind == "unix" and isinstance(exc, FileNotFoundError):
+        return f"{said}; make the folder {Path(rest).parent}"
+    if kind == "unix":
+        return files.why(exc, Path(rest).parent)
+    if isinstance(exc, PermissionError):
+        return f"{said}; a port below 1024 is for root: choose one above"
+    if exc.errno == errno.EADDRINUSE:
+        return f"another process listens there ({said}); choose another port, or see who it is: ss -ltnp"
+    if exc.errno == errno.EADDRNOTAVAIL:
+        return f"{said}: this host has no such address"
+    return said
 
 
 def _listen_unix(path: Path, address: str, group_id: int) -> Listener:

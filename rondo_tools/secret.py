@@ -7,9 +7,13 @@ is named, so that what is wrong with it is said at once.
 
 from __future__ import annotations
 
+import logging
+import stat
 from pathlib import Path
 
 from rondo_tools.errors import EX_TEMPFAIL, RondoError, UsageError
+
+log = logging.getLogger(__name__)
 
 _MAX_BYTES = 64 * 1024  # no token is longer
 
@@ -30,6 +34,8 @@ class Secret:
         self._text = ""
         try:
             self.text()
+            if path.stat().st_mode & stat.S_IROTH:
+                log.warning("%s %s: every user of this host can read it: chmod 600 %s", flag, path, path)
         except SecretError as exc:
             raise UsageError(str(exc)) from None
 
@@ -42,7 +48,9 @@ class Secret:
                 with self._path.open("rb") as file:
                     data = file.read(_MAX_BYTES + 1)
                 text = data.decode("ascii").strip()
-                if not text or len(data) > _MAX_BYTES or not text.isprintable():
+                if not text:
+                    raise SecretError(f"{self._flag} {self._path}: it is empty")
+                if len(data) > _MAX_BYTES or not text.isprintable():
                     raise ValueError
                 self._version, self._text = version, text
         except OSError as exc:

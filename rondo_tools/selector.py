@@ -141,7 +141,10 @@ class _Scanner:
             self._fail("a metric name or { is expected")
         self._space()
         if self._at < len(self._text):
-            self._fail("the selector should end here (a range is --range, a rate is --rate)")
+            self._fail(
+                "the selector should end here (a range is --range, a rate is --rate, a VM is "
+                '{instance="NAME"})'
+            )
         return Selector(tuple(matchers))
 
     def _braces(self, *, named: bool) -> list[Matcher]:
@@ -175,7 +178,7 @@ class _Scanner:
     def _string(self) -> str:
         quote = self._text[self._at : self._at + 1]
         if quote not in ('"', "'", "`"):
-            self._fail("a quoted string is expected")
+            self._fail("a quoted string is expected; a shell leaves quotes alone between single quotes")
         opened, self._at = self._at, self._at + 1
         pieces = bytearray()  # \x and octal escapes are bytes of UTF-8, not characters
         while (char := self._text[self._at : self._at + 1]) != quote:

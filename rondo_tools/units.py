@@ -12,19 +12,20 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _SIZE = re.compile(r"(\d{1,18})([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
-def parse_duration(text: str) -> int:
+def parse_duration(text: str, shortest_ms: int = 1) -> int:
     """``1s``, ``10m``, ``1h30m``, ``250ms``, ``2.5s``, or bare seconds (``45``), in milliseconds.
 
-    Raises UsageError for anything else, and for a duration under a millisecond.
+    Raises UsageError for anything else, and for a duration under `shortest_ms`.
     """
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        text += "s"
-    parts = list(_DURATION.finditer(text))
-    if not parts or "".join(part[0] for part in parts) != text:
+    spelled = f"{text}s" if re.fullmatch(r"\d+(\.\d+)?", text) else text
+    parts = list(_DURATION.finditer(spelled))
+    if not parts or "".join(part[0] for part in parts) != spelled:
         raise UsageError(f"{text!r} is not a duration: write 500ms, 10s, 5m, 1h30m or 7d")
     ms = sum(float(part[1]) * _MS[part[2]] for part in parts)
-    if not 1 <= ms < 2**53:
-        raise UsageError(f"{text!r} is too {'short' if ms < 1 else 'long'} for a duration")
+    if ms < shortest_ms:
+        raise UsageError(f"{text!r} is too short: {format_duration(shortest_ms)} is the shortest")
+    if ms >= 2**53:
+        raise UsageError(f"{text!r} is too long for a duration")
     return round(ms)
 
 

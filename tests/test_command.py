@@ -52,10 +52,11 @@ def run_raising(exc: BaseException) -> int:
 def test_an_error_is_one_line_and_a_status(
     exc: Exception, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    said = f"{exc.filename}: {exc.strerror}" if isinstance(exc, OSError) else str(exc)
     assert run_raising(exc) == status
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"rondo-x: {exc}\n" + ("try: rondo-x --help\n" if status == 64 else "")
+    assert err == f"rondo-x: {said}\n" + ("try: rondo-x --help\n" if status == 64 else "")
 
 
 def test_all_is_well() -> None:
@@ -145,7 +146,7 @@ def make_tool() -> command.Parser:
             "rondo-x list: argument --format: 'jso' is none of table, json; did you mean json?",
         ),
         (["list", "--format", "xml"], "rondo-x list: argument --format: 'xml' is none of table, json"),
-        (["list", "--format"], "rondo-x list: argument --format: expected one argument"),
+        (["list", "--format"], "rondo-x list: argument --format: its value is missing"),
         (["list"], "rondo-x: no table now"),
     ],
 )

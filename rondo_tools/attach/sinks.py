@@ -294,7 +294,9 @@ class _StoreNotices(Notices):
 
     def failed(self, output: Output, reason: str) -> None:
         if not self._troubled:
-            _log.warning("%s: %s; trying again and again", output.name, reason)
+            _log.warning(
+                "%s: %s; trying again and again (is rondo-store --listen running there?)", output.name, reason
+            )
         self._troubled.add(output)
 
     def forget(self, output: Output) -> None:

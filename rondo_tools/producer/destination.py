@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rondo_tools import files
 from rondo_tools.errors import UsageError
 from rondo_tools.producer.output import NOTICES, Notices, Output
 from rondo_tools.producer.pipe import Pipe
@@ -57,6 +59,11 @@ def address(spec: str) -> UnixAddress | TcpAddress | None:
     if kind == "unix":
         if not 0 < len(os.fsencode(rest)) <= _MAX_UNIX_PATH:
             raise UsageError(f"--output {spec}: a socket's path has 1 to {_MAX_UNIX_PATH} bytes")
+        if os.path.isfile(rest) or os.path.isdir(rest):
+            raise UsageError(
+                f"--output {spec}: there is a {'file' if os.path.isfile(rest) else 'folder'}, "
+                "not a socket; name the one of rondo-store --listen"
+            )
         return UnixAddress(rest)
     host, _, port = rest.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
@@ -65,11 +72,12 @@ def address(spec: str) -> UnixAddress | TcpAddress | None:
 
 
 def standard(fd: int, name: str) -> int:
-    """A standard descriptor to write to. Raises UsageError if it is closed."""
+    """A standard descriptor. Raises UsageError if it is closed."""
     try:
         os.fstat(fd)
     except OSError as exc:
-        raise UsageError(f"standard {name} is closed, and something is to be written to it") from exc
+        what = "read from" if fd == 0 else "written to"
+        raise UsageError(f"standard {name} is closed, and something is to be {what} it") from exc
     return fd
 
 
@@ -87,4 +95,15 @@ def open_file(flag: str, path: str, *, items: str = "ticks", notices: Notices = 
         os.set_blocking(fd, True)  # only to open it was not to be waited for: a serial line without a carrier
         return Pipe(fd, path, items=items, notices=notices)
     except OSError as exc:
-        raise UsageError(f"{flag} {path}: {exc.strerror}") from exc
+        raise UsageError(f"{flag} {path}: {_why(exc, path)}") from exc
+
+
+def _why(exc: OSError, path: str) -> str:
+    folder = Path(path).parent
+    if "://" in path:
+        return f"{exc.strerror}; a URL is for rondo-push --remote-write"
+    if isinstance(exc, FileNotFoundError) and not folder.is_dir():
+        return f"{exc.strerror}; make the folder {folder}"
+    if isinstance(exc, IsADirectoryError):
+        return f"{exc.strerror}; name a file in it"
+    return files.why(exc, Path(path))

@@ -7,15 +7,12 @@ from collections.abc import Collection
 from rondo_tools import stream
 from rondo_tools.errors import UsageError
 from rondo_tools.stream import Header
-from rondo_tools.units import format_duration, parse_duration
+from rondo_tools.units import parse_duration
 
 
 def parse_interval(text: str, shortest_ms: int) -> int:
     """The milliseconds between two ticks, as --interval takes it. Raises UsageError."""
-    ms = parse_duration(text)
-    if ms < shortest_ms:
-        raise UsageError(f"{text!r} is too short: {format_duration(shortest_ms)} is the shortest interval")
-    return ms
+    return parse_duration(text, shortest_ms)
 
 
 def checked_header(bare: Header, labels: Collection[tuple[str, str]], added: Collection[str] = ()) -> Header:
@@ -42,5 +39,5 @@ def parse_label(text: str) -> tuple[str, str]:
     """NAME=VALUE, as --label takes it. Raises UsageError."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"{text!r} is not NAME=VALUE")
+        raise UsageError(f"{text!r} is not NAME=VALUE, such as rack=a1")
     return name, value

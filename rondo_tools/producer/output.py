@@ -31,7 +31,9 @@ class Notices:
 
     def failed(self, output: Output, reason: str) -> None:
         """There is no connection; said once, until there was one again."""
-        _log.warning("%s: %s; trying again and again", output.name, reason)
+        _log.warning(
+            "%s: %s; trying again and again (is rondo-store --listen running there?)", output.name, reason
+        )
 
     def connected(self, output: Output) -> None:
         """There is a connection again."""

@@ -177,7 +177,7 @@ class Cursor:
 
 
 def _unavailable(path: Path, exc: OSError) -> PushError:
-    return PushError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE)
+    return PushError(f"{path}: {files.why(exc, path)}", exit_code=EX_UNAVAILABLE)
 
 
 def _in_flight_to_json(in_flight: InFlight) -> dict[str, Any]:

@@ -8,6 +8,7 @@ order that it knows: the command, the store, the other arguments, the flags.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
 
 from rondo_tools import command
@@ -36,6 +37,10 @@ def arrange(parser: command.Parser, argv: Sequence[str]) -> list[str]:
     else:
         parser.error(_no_command(here[:2], commands))
     name = words[command_at]
+    there = [words[place] for place in places[2:] if is_store(words[place])]
+    if store_at is not None and there and not is_store(first):
+        meant = shlex.join([parser.prog, there[0], name, first])
+        parser.error(f"{first}: no store there, but {there[0]} is one: {meant}")
     if store_at is None:
         places = [place for place in _places(words, commands[name].value_flags) if place != command_at]
         store_at = _find_store(words, places, commands[name].most_arguments)

@@ -81,7 +81,10 @@ def _with_store(function: share.Command) -> share.Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run rondo-query with `argv` (default: the process' arguments). Returns the exit status."""
     if sys.stdout is None:
-        print("rondo-query: standard output is closed; what is found goes there", file=sys.stderr)
+        print(
+            "rondo-query: standard output is closed; what is found goes there\ntry: rondo-query --help",
+            file=sys.stderr,
+        )
         return EX_USAGE
     parser = make_parser()
     return command.run(parser, arrange(parser, share.tied(sys.argv[1:] if argv is None else argv)))

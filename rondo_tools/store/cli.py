@@ -55,6 +55,7 @@ second one, SIGTERM or SIGHUP (but not under nohup) stores what has arrived and 
 the first signal. A full disk holds the input up until there is room."""
 
 _LAST_LINES_S = 5.0
+_LEAST_BYTES = 1 << 20
 # The loop lets go of the interpreter at each system call; a roll-up beside it has it for so long then. The
 # usual 5 ms, at a thousand calls a turn, would be seconds.
 _SWITCH_S = 0.0005
@@ -69,6 +70,16 @@ def _folder(text: str) -> str:
     return text
 
 
+def _max_bytes(text: str) -> int:
+    """A bound that leaves something of the store. Raises UsageError."""
+    size = parse_size(text)
+    if size < _LEAST_BYTES:
+        raise UsageError(
+            f"{text!r} is too small: {format_size(_LEAST_BYTES)} is the least; write 10G for gigabytes"
+        )
+    return size
+
+
 @argh.arg("directory", type=command.typed(_folder), metavar="DIR", help="the store's folder")
 @argh.arg(
     "--tiers",
@@ -78,7 +89,7 @@ def _folder(text: str) -> str:
 )
 @argh.arg(
     "--max-bytes",
-    type=command.typed(parse_size),
+    type=command.typed(_max_bytes),
     metavar="SIZE",
     help="what the store may take on the disk, such as 10G: the oldest goes to make room (default: a tenth "
     "of the file system, at most 16G)",
@@ -215,6 +226,8 @@ def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -
     finally:
         watermarks.drain(_LAST_LINES_S)
         _say(intake.counts)
+    if not intake.counts.sessions:
+        log.warning("standard input ended without a stream: nothing was stored")
 
 
 def _serve(server: Server, watermarks: Watermarks, metrics: SelfMetrics | None) -> None:

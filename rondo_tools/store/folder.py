@@ -33,6 +33,8 @@ class Folder:
         try:
             files.make_folder(self.layout.path)
             known = _read(self.layout.store_json)
+            if known is None:
+                _check_empty(self.layout)
             self._lock = _lock(self.layout.lock)
             known = known or _read(self.layout.store_json)
             if known is None:
@@ -45,11 +47,15 @@ class Folder:
                 )
             files.make_folder(self.layout.folder(JOURNALS))
             self._store_json = _identity(os.stat(self.layout.store_json))  # noqa: PTH116
-        except OSError as exc:
+        except (FileExistsError, NotADirectoryError) as exc:
             self.close()
             raise StoreError(
-                f"{path}: cannot be written to: {exc.strerror}", exit_code=EX_UNAVAILABLE
+                f"{path}: this is a file; a store is a folder", exit_code=EX_UNAVAILABLE
             ) from exc
+        except OSError as exc:
+            self.close()
+            why = files.why(exc, self.layout.path)
+            raise StoreError(f"{path}: cannot be written to: {why}", exit_code=EX_UNAVAILABLE) from exc
         except BaseException:
             self.close()
             raise
@@ -100,6 +106,23 @@ def _read(path: Path) -> StoreJson | None:
         return None
     except StoreError as exc:
         raise StoreError(f"{path.parent}: {exc}", exit_code=exc.exit_code) from exc
+
+
+def _check_empty(layout: Layout) -> None:
+    """Raise StoreError for a folder with files of somebody else's, or of a store that lost its store.json."""
+    path = layout.path
+    allowed = {layout.lock.name, "lost+found"}  # of a store whose making was cut short; of a file system
+    others = [one.name for one in path.iterdir() if not one.name.startswith(".") and one.name not in allowed]
+    if not others:
+        return
+    if JOURNALS in others:
+        raise StoreError(
+            f"{path}: its store.json is gone; put it back from a backup, or use another folder",
+        )
+    raise StoreError(
+        f"{path}: no store, and not empty ({min(others)}); name a folder of its own, such as "
+        f"{path / 'vmm_metrics'}"
+    )
 
 
 def _lock(path: Path) -> int:

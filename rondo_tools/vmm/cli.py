@@ -23,7 +23,7 @@ from rondo_tools.vmm.accel.choose import CHOICES
 from rondo_tools.vmm.config import Config, Flags, configure
 from rondo_tools.vmm.console import open_console
 from rondo_tools.vmm.machine import Machine
-from rondo_tools.vmm.output import NOTICES, OutputThread
+from rondo_tools.vmm.output import NOTICES, TEXT_NOTICES, OutputThread
 from rondo_tools.vmm.run import Summary, run_vm
 from rondo_tools.vmm.wakeup import Wakeup
 
@@ -150,7 +150,8 @@ def rondo_vmm(
     header = _header(instance, label or [], interval)
     encode = TextEncoder().encode if text else stream.encode
     example = "rondo-vmm | rondo-store vmm_metrics"
-    target = OutputThread(open_stream(output, interval, text=text, example=example, notices=NOTICES))
+    notices = TEXT_NOTICES if text else NOTICES
+    target = OutputThread(open_stream(output, interval, text=text, example=example, notices=notices))
     printer = open_console(serial)
     flags = Flags(
         accelerator=accel,

@@ -23,7 +23,12 @@ class _Notices(Notices):
         _log.warning("the reader of %s is gone (%s); the VM keeps running", output.name, reason)
 
 
-NOTICES = _Notices()
+class _TextNotices(Notices):
+    def reader_gone(self, output: Output, reason: str) -> None:
+        _log.debug("the reader of %s is gone (%s); the VM ends", output.name, reason)  # as `| head` is meant
+
+
+NOTICES, TEXT_NOTICES = _Notices(), _TextNotices()
 
 
 class OutputThread:

@@ -286,7 +286,7 @@ def test_what_is_wrong_does_not_go_to_standard_output(named: Path, query: Query)
 def test_a_full_disk_under_standard_output_is_said_once(named: Path, query: Query, argv: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = query(named, *argv, stdout=full, stderr=subprocess.PIPE, capture_output=False)
-    assert (done.returncode, done.stderr) == (75, b"rondo-query: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (75, b"rondo-query: standard output: No space left on device\n")
 
 
 def test_a_full_disk_under_standard_error_changes_no_status(named: Path, query: Query) -> None:

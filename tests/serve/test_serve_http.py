@@ -275,7 +275,7 @@ def test_a_token(store: Path, tmp_path: Path) -> None:
         ([], 64, "--listen is missing"),
         (["--listen", "nowhere"], 64, "write unix:PATH or tcp:HOST:PORT"),
         (["--listen", "tcp:127.0.0.1:0", "--token-file", "/nowhere"], 64, "/nowhere: No such file"),
-        (["--listen", "tcp:127.0.0.1:0", "--token-file", "/dev/null"], 64, "one line of printable ASCII"),
+        (["--listen", "tcp:127.0.0.1:0", "--token-file", "/dev/null"], 64, "/dev/null: it is empty"),
         (["--listen", "tcp:127.0.0.1:0", "--allow-host", "a/b"], 64, "write a host's name"),
         (["--listen", "tcp:127.0.0.1:0", "--max-samples", "0"], 64, "between 1 and"),
         (["--listen", "tcp:127.0.0.1:0", "--external-label", "x"], 64, "write NAME=VALUE"),

@@ -199,7 +199,7 @@ def test_a_file_in_the_place_of_the_folder(path: Path, run: Run) -> None:
     path.write_text("mine")
     done = run("rondo-store", path)
     assert done.returncode == 69
-    assert done.stderr == f"rondo-store: {path}: cannot be written to: File exists\n".encode()
+    assert done.stderr == f"rondo-store: {path}: this is a file; a store is a folder\n".encode()
 
 
 def test_a_second_writer(path: Path, run: Run) -> None:

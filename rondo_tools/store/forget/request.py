@@ -151,4 +151,4 @@ class RequestFile:
 
     def _unavailable(self, exc: OSError) -> StoreError:
         status = EX_TEMPFAIL if exc.errno in FULL else EX_UNAVAILABLE
-        return StoreError(f"{self._path}: {exc.strerror}", exit_code=status)
+        return StoreError(f"{self._path}: {files.why(exc, self._path)}", exit_code=status)

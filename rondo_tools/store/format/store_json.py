@@ -42,12 +42,18 @@ def parse_store_json(data: bytes) -> StoreJson:
                 "move it away, or use another folder"
             )
         if (version := document["format"]) != FORMAT:
-            raise StoreError(f"store format {version!s:.9}; this rondo reads format {FORMAT}")
+            newer = "; a newer rondo made it: update this one, or use another folder"
+            is_newer = isinstance(version, int) and version > FORMAT
+            raise StoreError(
+                f"store format {version!s:.9}; this rondo reads format {FORMAT}{newer if is_newer else ''}"
+            )
         found = StoreJson(bytes.fromhex(document["id"]), parse_tiers(document["tiers"]))
         if len(found.store_id) != _ID_SIZE:
             raise ValueError(f"an id of {len(found.store_id)} bytes")
     except StoreError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RondoError) as exc:
-        raise StoreError(f"not the description of a store ({exc!r:.200})") from exc
+        raise StoreError(
+            f"not the description of a store ({exc!s:.200}); put it back from a backup, or use another folder"
+        ) from exc
     return found
