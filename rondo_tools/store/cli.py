@@ -227,7 +227,7 @@ def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -
         watermarks.drain(_LAST_LINES_S)
         _say(intake.counts)
     if not intake.counts.sessions:
-        log.warning("standard input ended without a stream: nothing was stored")
+        log.info("standard input ended without a stream: nothing was stored")
 
 
 def _serve(server: Server, watermarks: Watermarks, metrics: SelfMetrics | None) -> None:

@@ -15,7 +15,7 @@ from typing import Self
 
 from rondo_tools import files
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, StoreError
-from rondo_tools.store.format.layout import JOURNALS, Layout
+from rondo_tools.store.format.layout import JOURNALS, Layout, is_part
 from rondo_tools.store.format.store_json import StoreJson, new_store, parse_store_json
 from rondo_tools.store.format.tiers import DEFAULT_TIERS, Tier, format_tiers
 
@@ -34,7 +34,7 @@ class Folder:
             files.make_folder(self.layout.path)
             known = _read(self.layout.store_json)
             if known is None:
-                _check_empty(self.layout)
+                known = _check_empty(self.layout)
             self._lock = _lock(self.layout.lock)
             known = known or _read(self.layout.store_json)
             if known is None:
@@ -108,14 +108,20 @@ def _read(path: Path) -> StoreJson | None:
         raise StoreError(f"{path.parent}: {exc}", exit_code=exc.exit_code) from exc
 
 
-def _check_empty(layout: Layout) -> None:
-    """Raise StoreError for a folder with files of somebody else's, or of a store that lost its store.json."""
+def _check_empty(layout: Layout) -> StoreJson | None:
+    """What describes the store if another process has just made it; None for a folder to make one in.
+
+    Hidden files do not count. Raises StoreError for a folder with files of somebody else's, or of a store
+    that lost its store.json.
+    """
     path = layout.path
     allowed = {layout.lock.name, "lost+found"}  # of a store whose making was cut short; of a file system
     others = [one.name for one in path.iterdir() if not one.name.startswith(".") and one.name not in allowed]
     if not others:
-        return
-    if JOURNALS in others:
+        return None
+    if made := _read(layout.store_json):  # all of a store's other files but the lock come after it
+        return made
+    if any(map(is_part, others)):
         raise StoreError(
             f"{path}: its store.json is gone; put it back from a backup, or use another folder",
         )

@@ -33,6 +33,10 @@ _DEAD_LETTERS = re.compile(r"rejected_.*\.jsonl(\.1)?")
 _RESTORE = re.compile(r"restore_([0-9a-f]{16})")
 _CURSOR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CURSOR = re.compile(rf"cursor_({_CURSOR_NAME.pattern})\.json")
+_PART = re.compile(
+    rf"{_FOLDER.pattern}|{_CARRY.pattern}|{_DEAD_LETTERS.pattern}|{_RESTORE.pattern}"
+    r"|cursor_.*\.(json|lock)|(state|forget)\.json|reserve|incomplete"
+)
 
 
 def parse_cursor_name(text: str) -> str:
@@ -128,6 +132,11 @@ def tier_name(tier: int) -> str:
 
 def is_cursor_name(name: str) -> bool:
     return _CURSOR.fullmatch(f"cursor_{name}.json") is not None
+
+
+def is_part(name: str) -> bool:
+    """Whether a file or folder of this name is found in stores only."""
+    return _PART.fullmatch(name) is not None
 
 
 def _names(folder: Path) -> list[str]:
