@@ -25,7 +25,7 @@ _BEGINNINGS = (
     (DUMP, rb"rondodmp"),
     (FOR_PEOPLE, rb"# rondo instance="),
     (HTTP, rb"(GET|HEAD|POST|PUT|OPTIONS|DELETE|PATCH|CONNECT) \S"),
-    (HTML, rb"\s*(?i:<!doctype|<html|<head|<\?xml)"),
+    (HTML, rb"(?i:\s*(<\?xml[^>]*>\s*)?(<!doctype\s+html|<html|<head)\b)"),
     (METRICS, rb"# (HELP|TYPE|UNIT) |[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^\n}]*\})?[ \t]+([-+]?[0-9.]|NaN|[-+]?Inf)"),
     (LINES, rb"[^\n]*\t[0-9]+:[0-9]+\n"),
     (JSON, rb"\s*[\[{][\s\"{\[}\]]"),

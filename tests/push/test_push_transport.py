@@ -75,6 +75,24 @@ def test_statuses(status: int, outcome: Outcome) -> None:
     assert outcome is Outcome.ACCEPTED or str(status) in answer.text
 
 
+@pytest.mark.parametrize(
+    ("content", "outcome"),
+    [
+        (b"\n<!DOCTYPE html><title>Sign in</title>", Outcome.DENIED),
+        (b'<?xml version="1.0"?>\n<html lang="en">', Outcome.DENIED),
+        (b"<HTML>", Outcome.DENIED),
+        (b"", Outcome.ACCEPTED),
+        (b"ok\n", Outcome.ACCEPTED),
+        (b'{"status":"success"}', Outcome.ACCEPTED),
+        (b'<?xml version="1.0"?><done/>', Outcome.ACCEPTED),
+        (b"<!doctype note>", Outcome.ACCEPTED),
+        (b"no <html>", Outcome.ACCEPTED),
+    ],
+)
+def test_an_html_page_is_no_delivery_and_any_other_body_is(content: bytes, outcome: Outcome) -> None:
+    assert answered(200, {"Content-Type": "text/html"}, content).outcome is outcome
+
+
 def test_404_names_the_flag_of_prometheus() -> None:
     assert "--web.enable-remote-write-receiver" in answered(404).text
 
