@@ -8,6 +8,7 @@ is named, so that what is wrong with it is said at once.
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from pathlib import Path
 
@@ -34,7 +35,9 @@ class Secret:
         self._text = ""
         try:
             self.text()
-            if path.stat().st_mode & stat.S_IROTH:
+            status = path.stat()
+            # A mounted Secret belongs to root, and is readable by all so that we can read it.
+            if status.st_uid == os.geteuid() and status.st_mode & stat.S_IROTH:
                 log.warning("%s %s: every user of this host can read it: chmod 600 %s", flag, path, path)
         except SecretError as exc:
             raise UsageError(str(exc)) from None
