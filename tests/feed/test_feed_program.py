@@ -397,7 +397,7 @@ def test_lines_that_were_left_out_make_the_status(run: Run) -> None:
         (["--label", "instance=a"], "--label"),
         (["--label", "a=b", "--label", "a=c"], "--label: 'a' is given more than once"),
         (["--label", "a"], "NAME=VALUE"),
-        (["--interval", "10ms"], "100ms is the shortest interval"),
+        (["--interval", "10ms"], "100ms is the shortest"),
         (["--match", "{"], "selector"),
         (["--hold", "soon"], "--hold"),
         (["--text", "--output", "unix:/nowhere"], "--text is for people"),
