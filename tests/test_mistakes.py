@@ -44,16 +44,20 @@ HTML = b"<!doctype html><title>Sign in</title>"
 ANSWERS = {"/html": (200, HTML), "/none": (404, b"404 page not found\n"), "/deny": (401, b"who are you?\n")}
 NOW_MS = time.time_ns() // 1_000_000
 NO_VALUES = bytes(8 * len(SERIES))
+
+
+def encoded(*items: Header | Tick | End) -> bytes:
+    return b"".join(map(stream.encode, items))
+
+
 HEADER = Header("vm-1", NOW_MS, (), 1000, SERIES)
 END = End("poweroff", NOW_MS + 1001)
 AHEAD_MS = NOW_MS + 3_600_000
-STREAM = b"".join(map(stream.encode, (HEADER, Tick(NOW_MS + 1000, NO_VALUES), END)))
+STREAM = encoded(HEADER, Tick(NOW_MS + 1000, NO_VALUES), END)
 FILES = {
     "ok.stream": STREAM,
     "cut.stream": STREAM[:1000],
-    "ahead.stream": b"".join(
-        map(stream.encode, (HEADER._replace(start_ms=NOW_MS + 5), Tick(AHEAD_MS, NO_VALUES)))
-    ),
+    "ahead.stream": encoded(HEADER._replace(start_ms=NOW_MS + 5), Tick(AHEAD_MS, NO_VALUES)),
     "ok.stream.gz": gzip.compress(STREAM),
     "lines.txt": b"# rondo instance=vm-1 start=2026-01-31T12:00:00.000Z interval=1s\n",
     "page.txt": b"# HELP up x\n# TYPE up gauge\nup 1\n",
@@ -212,13 +216,12 @@ class Scene(NamedTuple):
     environment: dict[str, str]
 
     def run(self, line: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sh", "-c", line],
-            **{
+        how: dict[str, Any] = {
                 "cwd": self.folder, "env": self.environment, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                 "stderr": subprocess.PIPE, "errors": "replace", "timeout": PATIENCE_S,
-            } | options,
-        )  # fmt: skip
+            } | options  # fmt: skip
+        done: subprocess.CompletedProcess[str] = subprocess.run(["sh", "-c", line], **how)
+        return done
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +252,7 @@ def scene() -> Iterator[Scene]:
         environment.pop("RONDO_STORE", None)
         made = Scene(folder, environment)
         in_9_min = Tick(time.time_ns() // 1_000_000 + 540_000, NO_VALUES)
-        (folder / "soon.stream").write_bytes(b"".join(map(stream.encode, (HEADER, in_9_min))))
+        (folder / "soon.stream").write_bytes(encoded(HEADER, in_9_min))
         made.run(
             "rondo-store st < ok.stream && cp -r st shut && cp -r st locked && chmod 700 shut", check=True
         )
