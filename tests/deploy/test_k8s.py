@@ -281,6 +281,15 @@ def test_the_image_is_the_one_that_the_dockerfile_makes() -> None:
     assert f"{user[1]}:{user[2]}" in containers()["own-folders"]["command"]
 
 
+def test_the_guides_name_this_version() -> None:
+    guides = [*(ROOT / "deploy").rglob("*.y*ml"), ROOT / "deploy" / "Dockerfile"]
+    guides += [ROOT / "deploy" / "README.md", ROOT / "docs" / "install.md"]
+    named = re.compile(r"\brondo:(\d[\w.]*)|\bdist/rondo-tools_(\d[^_]*)_")
+    found = {(guide.name, one[1] or one[2]) for guide in guides for one in named.finditer(guide.read_text())}
+    assert {version for _, version in found} == {rondo_tools.__version__}, found
+    assert {"Dockerfile", "README.md", "install.md", "rondo-node.yaml"} <= {name for name, _ in found}
+
+
 def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     copied = {
