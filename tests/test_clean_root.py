@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from devtools.programs import debian_mirror
 from rondo_tools import __version__
+from tests.support.deploy.debian_root import make_root, succeed_in
 from tests.support.needs import PATIENCE_S, must_have
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,17 +23,13 @@ SUITES = ("bookworm", "trixie", "sid")
 pytestmark = pytest.mark.long
 
 
-def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    options = {"capture_output": True, "text": True, "timeout": 2 * PATIENCE_S} | options
-    return subprocess.run(command, **options)  # type: ignore[call-overload,no-any-return]
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S)
 
 
 def inside(root: Path, script: str) -> str:
-    """What a shell in the root prints."""
-    environment = {"PATH": "/opt/rondo/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
-    done = run("chroot", root, "sh", "-euc", script, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What a shell in the root prints, with our commands on its path."""
+    return succeed_in(root, "sh", "-euc", f"PATH=/opt/rondo/bin:$PATH; {script}")
 
 
 @pytest.fixture(scope="module")
@@ -48,33 +43,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=SUITES)
 def root(
-    request: pytest.FixtureRequest,
-    program: Callable[[str], Path],
-    wheel: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """A Debian of one suite, with the wheel installed in /opt/rondo."""
-    if os.geteuid() != 0:
-        must_have("only root may make a root")
     folder = tmp_path_factory.mktemp(request.param) / "root"
     try:
-        make = [program("mmdebstrap"), "--mode=root", "--variant=minbase", "--include=python3-venv"]
-        make += ["--aptopt=Acquire::Check-Valid-Until false"]  # a mirror may be some weeks behind
-        made = run(*make, request.param, folder, debian_mirror())
-        if made.returncode:
-            must_have(f"mmdebstrap makes no Debian {request.param} here: {made.stderr.strip()}")
-        install(wheel, folder)
+        make_root(folder, request.param, ["python3-venv"])
+        print(f"Debian {request.param} has Python {install(wheel, folder)}")
         yield folder
-    except LookupError as exc:
-        must_have(str(exc))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.parent)
 
 
-def install(wheel: Path, root: Path) -> None:
-    """Nothing is downloaded in the root: it knows no registry but that of its makers."""
+def install(wheel: Path, root: Path) -> str:
+    """Install the wheel for the root's Python, whose version it returns. pip runs outside to download, as the
+    root has no certificates."""
     version = inside(root, "python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'").strip()
-    print(f"{root.parent.name} has Python {version}")
     if f"Programming Language :: Python :: {version}" not in PROJECT["classifiers"]:
         print("which pyproject.toml does not name among its classifiers")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
@@ -83,6 +67,7 @@ def install(wheel: Path, root: Path) -> None:
         must_have(f"pip finds no wheels for Python {version}: {done.stderr.strip()}")
     pip_install = "pip install --quiet --no-index --find-links /wheels rondo-tools"
     inside(root, f"python3 -m venv /opt/rondo; {pip_install}; pip check")
+    return version
 
 
 def test_the_wheel_works_in_a_clean_root(root: Path) -> None:

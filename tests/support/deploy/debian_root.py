@@ -35,6 +35,8 @@ def make_root(path: Path, suite: str, packages: Sequence[str]) -> None:
     except (LookupError, OSError, subprocess.SubprocessError) as exc:
         must_have(f"no root of Debian to be had: {exc}")
     command = [str(mmdebstrap), "--mode=root", "--variant=apt", "--skip=cleanup/apt/lists"]
+    command += ["--aptopt=Acquire::Check-Valid-Until false"]  # a mirror may be some weeks behind
+    command += ["--dpkgopt=force-unsafe-io"]  # nobody misses the root after a power cut
     command += [f"--include={','.join(packages)}", suite, str(path), sources]
     made = subprocess.run(
         command,
