@@ -88,8 +88,13 @@ def test_a_wheel_is_the_same_from_sdist_and_checkout(dist: Path, tmp_path: Path)
 
 @pytest.mark.long
 def test_the_quick_tests_pass_from_the_sdist(sdist: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-m", "quick", "-n", "auto", "-p", "no:cacheprovider", "-q"]
     environment = {**os.environ, "PYTHONPATH": f"{sdist}:{sdist}/scripts"}  # before the checkout's
+    packages = "bench, devtools, rondo_tools, tests"
+    ask = f"import {packages}; print(*(one.__file__ for one in ({packages})))"
+    found = run(sys.executable, "-P", "-c", ask, cwd=sdist, env=environment).stdout.split()
+    assert len(found) == 4
+    assert all(Path(file).is_relative_to(sdist) for file in found), found
+    command = [sys.executable, "-m", "pytest", "-m", "quick", "-n", "auto", "-p", "no:cacheprovider", "-q"]
     done = run(*command, cwd=sdist, env=environment, timeout=None)  # pytest's own bounds it
     assert done.returncode == 0, done.stdout + done.stderr
 
