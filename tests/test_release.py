@@ -29,7 +29,7 @@ def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[
 
 def build(source: Path, made: Path, *what: str) -> None:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}  # the day is on the man pages
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", made]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(made)]
     done = run(*command, *what, source, env=environment)
     assert done.returncode == 0, done.stderr
 

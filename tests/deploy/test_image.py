@@ -58,7 +58,7 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
         "HOME": str(place),
         "TMPDIR": str(place),
     }
-    command = ["unshare", "--mount", "sh", "-ec", BUILDAH, "sh", place / "ld.cache"]
+    command: list[str | Path] = ["unshare", "--mount", "sh", "-ec", BUILDAH, "sh", place / "ld.cache"]
     command += [unpacked / "usr/bin/buildah", "--storage-driver", "vfs"]
     command += ["--root", place / "images", "--runroot", place / "run"]
 
