@@ -243,7 +243,7 @@ def set_modes(stage: Path) -> None:
     stage.chmod(0o755)
     for path in stage.rglob("*"):
         if not path.is_symlink():
-            is_run = path.is_dir() or (path.parent in run_by and path not in is_data)
+            is_run = path.is_dir() or path.suffix == ".sh" or (path.parent in run_by and path not in is_data)
             path.chmod(0o755 if is_run else 0o644)
 
 
