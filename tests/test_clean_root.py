@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from rondo_tools import __version__
+from tests.support import processes
 from tests.support.deploy.debian_root import make_root, succeed_in
 from tests.support.needs import PATIENCE_S, must_have
 
@@ -23,8 +24,7 @@ SUITES = ("bookworm", "trixie", "sid")
 pytestmark = pytest.mark.long
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S)
+run = partial(processes.run, timeout_s=2 * PATIENCE_S)
 
 
 def inside(root: Path, script: str) -> str:

@@ -14,7 +14,7 @@ import sysconfig
 import time
 import tomllib
 import venv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile
@@ -26,6 +26,7 @@ from devtools.programs import root_of
 from hatch_build import DEPLOY
 from rondo_tools import __version__
 from tests.support.needs import PATIENCE_S, must_have
+from tests.support.processes import run
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
@@ -33,12 +34,6 @@ PAGES = [f"man/man1/{tool}.1" for tool in TOOLS]
 PAGES += [path.format(tool=tool) for path in COMPLETION.values() for tool in TOOLS]
 
 Program = Callable[[str], Path]
-
-
-def run(
-    *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, env=env)
 
 
 @pytest.fixture(scope="module")

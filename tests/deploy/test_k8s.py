@@ -166,7 +166,9 @@ def listed(section: str) -> set[str]:
     (drawing,) = re.findall(r"```\n(.*?)```", section, re.DOTALL)
     files, folders = set(), [""]
     for line in drawing.splitlines()[1:]:
-        branch, name = re.fullmatch(r"((?:│   |    )*(?:├── |└── ))(\S+)(?: .*)?", line).groups()  # type: ignore[union-attr]
+        drawn = re.fullmatch(r"((?:│   |    )*(?:├── |└── ))(\S+)(?: .*)?", line)
+        assert drawn is not None, line
+        branch, name = drawn.groups()
         del folders[len(branch) // 4 :]
         path = folders[-1] + name
         if name.endswith("/"):

@@ -50,5 +50,6 @@ def kept(receiver: Real, value: float) -> float:
 
 def version(name: str) -> tuple[int, int]:
     """Of a program that is fetched: (3, 5)."""
-    major, minor = re.match(r"(\d+)\.(\d+)", package_version(name)).groups()  # type: ignore[union-attr]
-    return int(major), int(minor)
+    found = re.match(r"(\d+)\.(\d+)", package_version(name))
+    assert found is not None
+    return int(found[1]), int(found[2])
