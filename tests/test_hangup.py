@@ -67,9 +67,9 @@ def line_with(pipe: IO[bytes] | None, what: str) -> str:
 
 
 def piece(count: int, at: int = 0, *, begin_ms: int, head: bool = True) -> bytes:
-    """Ticks number `at` to `count` of a session that began at `begin_ms`."""
+    """Ticks number `at` to `count` of a session that began at `begin_ms`, and runs however slow we are."""
     series = (Series("requests_total", (), COUNTER, "", ""),)
-    events = [Header("vm-1", begin_ms - 1, (), 1000, series)] if head else []
+    events = [Header("vm-1", begin_ms - 1, (), 600_000, series)] if head else []
     ticks = [Tick(begin_ms + 1000 * i, bytes(8)) for i in range(at, count)]
     return encoded(*events, *ticks)
 
