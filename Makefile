@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(VENV):$(PATH)
 # pytest rewrites each test file, for seconds: that it keeps the result is worth a folder.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-demo demo test-quick test test-long test-linux check format bench bench-docs top-picture page-picture dashboards dashboard-picture guest vmm-guest vmm-demo \
+.PHONY: help setup setup-demo demo test-quick test test-long test-linux coverage check format bench bench-docs top-picture page-picture dashboards dashboard-picture guest vmm-guest vmm-demo \
 	vmm-demo-remote-write vmm-demo-disk vmm-bench-15 vmm-bench-30 vmm-bench-45 lab proto man dist deb \
 	install-systemd uninstall-systemd clean
 
@@ -46,6 +46,12 @@ test-long: setup ## the long tests: soaks, schedules of faults, the laboratory
 
 test-linux: setup ## of these, Linux guests on an emulated machine (docs/lab.md)
 	$(PYTEST) tests/linux
+
+coverage: setup ## the branches that the quick tests reach, and how many they must; TESTS=... measures others
+	@rm -rf build/coverage
+	coverage run -m $(PYTEST) $(or $(TESTS),-m quick)
+	@coverage combine --quiet
+	@coverage report $(if $(TESTS),--fail-under=0)
 
 check: setup ## formatting, lint, types
 	ruff format --check .

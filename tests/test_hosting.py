@@ -40,7 +40,7 @@ def test_a_workflow_uses_the_host_s_own_actions_by_major_tag_and_may_only_read(w
 
 def test_the_workflows_run_what_is_promised_on_every_python() -> None:
     runs = {step["run"] for workflow in WORKFLOWS for step in steps(workflow) if "run" in step}
-    assert {"make check", "make test", "make test-long"} <= runs
+    assert {"make check", "make coverage", "make test", "make test-long"} <= runs
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pythons = load(ROOT / ".github" / "workflows" / "check.yml")["jobs"]["test"]["strategy"]["matrix"][
         "python"
