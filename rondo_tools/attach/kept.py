@@ -23,7 +23,9 @@ _STEP_MS = 1_000  # of the wall clock, that is put down
 
 
 class KeptVm(NamedTuple):
-    """A session that goes on. Where its counts begin: `exits` by reason, `times_ns` of its vCPUs, `cpu_s`."""
+    """A session that continues, and where its counts begin: `exits` by reason, `times_ns` of its vCPUs,
+    `cpu_s`, and `unseen_ns` of threads that had no exit at that time.
+    """
 
     name: str
     vmm: str
@@ -34,6 +36,7 @@ class KeptVm(NamedTuple):
     cpu_s: float
     threads: tuple[int, ...] | None = None  # if it shares its process
     labels: dict[str, str] | None = None  # {} while it waits for them; None in an older file
+    unseen_ns: dict[int, tuple[float, ...]] | None = None  # in an older file
 
 
 class KeptProcess(NamedTuple):
@@ -66,21 +69,27 @@ def parse_process(line: str) -> KeptProcess:
 
 
 def _vm(fields: dict[str, Any]) -> KeptVm:
-    threads, labels = fields["threads"], fields.get("labels")
-    exits, times_ns = tuple(map(int, fields["exits"])), tuple(map(float, fields["times_ns"]))
-    if len(exits) != 5 or len(times_ns) != 2:
-        raise ValueError("exits or times_ns are not as many as they should be")
+    threads, labels, unseen_ns = fields["threads"], fields.get("labels"), fields.get("unseen_ns")
+    exits = tuple(map(int, fields["exits"]))
+    if len(exits) != 5:
+        raise ValueError(f"{len(exits)} counts of exits")
     return KeptVm(
         str(fields["name"]),
         str(fields["vmm"]),
         int(fields["start_ms"]),
         bool(fields["is_late"]),
         exits,
-        times_ns,
+        _times(fields["times_ns"]),
         float(fields["cpu_s"]),
         None if threads is None else tuple(map(int, threads)),
         None if labels is None else {str(name): str(value) for name, value in labels.items()},
+        None if unseen_ns is None else {int(tid): _times(values) for tid, values in unseen_ns.items()},
     )
+
+
+def _times(values: list[Any]) -> tuple[float, ...]:
+    run_ns, wait_ns = map(float, values)
+    return run_ns, wait_ns
 
 
 class KeptFile:

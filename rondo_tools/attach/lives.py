@@ -94,7 +94,8 @@ class Lives:
         self._names = {INSTANCE}  # of live sessions
         self.changed: set[Vmm] = set()  # those that are to be kept anew
 
-    def begin(self, vmm: Vmm, path: str) -> None:
+    def begin(self, vmm: Vmm, path: str, *, is_found: bool = False) -> None:
+        """Begin the life of a VM; it `is_found` if its `create` was not received."""
         self.changed.add(vmm)
         process = vmm.process
         identity = self._identify(vmm)
@@ -106,7 +107,8 @@ class Lives:
         if shares and not self._part(vmm, path):
             return
         sources: list[Source] = []
-        vcpus = self._vcpu_source(vmm, identity, set() if shares else None)
+        is_late = vmm.is_late and (is_found or not vmm.lives)
+        vcpus = self._vcpu_source(vmm, identity, set() if shares else None, is_late=is_late)
         if vcpus is not None:
             vmm.vcpus[path] = vcpus
             sources.append(vcpus)
@@ -123,12 +125,12 @@ class Lives:
                 begins_at_0=not is_first,
                 has=() if vcpus is None else vcpus.series,
             )
-        vmm.vms[path] = self._open(
-            process.pid, identity, start_ms, sources, late, is_late=vmm.is_late and not vmm.lives
-        )
+        vmm.vms[path] = self._open(process.pid, identity, start_ms, sources, late, is_late=is_late)
         vmm.lives += 1
 
-    def _vcpu_source(self, vmm: Vmm, identity: Identity, threads: set[int] | None) -> VcpuSource | None:
+    def _vcpu_source(
+        self, vmm: Vmm, identity: Identity, threads: set[int] | None, *, is_late: bool
+    ) -> VcpuSource | None:
         if self._counters is None:
             return None
         pid = vmm.process.pid
@@ -137,7 +139,7 @@ class Lives:
         except OSError as exc:
             self._warnings.warn("begin", "%s: its exits cannot be counted: %s", identity.name, exc.strerror)
             return None
-        return VcpuSource(pid, vmm.process, self._counters, vmm.counted, threads)
+        return VcpuSource(pid, vmm.process, self._counters, vmm.counted, threads, is_late=is_late)
 
     def _identify(self, vmm: Vmm) -> Identity:
         """What a VM is called; a process that has exited has no command line any more, but had one."""
@@ -293,6 +295,7 @@ class Lives:
             vmm.cpu[path].cpu_base_s,
             threads,
             labels if vm.has_begun else {},
+            {tid: tuple(times_ns) for tid, times_ns in base.unseen_ns.items()},
         )
 
     def resume(self, vmm: Vmm, kept: KeptProcess, moment: Moment, last_ms: int, *, begins_anew: bool) -> None:
@@ -331,7 +334,7 @@ class Lives:
         vcpus: VcpuSource | None = None
         if self._counters is not None:
             threads = None if kept.threads is None else set(kept.threads)
-            base = Base(kept.exits, kept.times_ns)
+            base = Base(kept.exits, kept.times_ns, kept.unseen_ns or {})
             vcpus = VcpuSource(vmm.process.pid, vmm.process, self._counters, exits, threads, base)
             vmm.vcpus[path] = vcpus
             sources.append(vcpus)

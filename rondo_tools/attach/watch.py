@@ -304,7 +304,7 @@ class Watcher:
             vmm = self._follow(process, is_late=counted is not None and not is_young)
             if vmm.is_late and counted is not None:
                 vmm.counted = counted.get(pid)
-        self._lives.begin(vmm, path)
+        self._lives.begin(vmm, path, is_found=counted is not None)
 
     def _counts_from_birth(self) -> bool:
         return self._counters is not None and self._counters.counts_from_birth

@@ -188,12 +188,17 @@ def test_two_vms_in_one_process_with_debugfs_are_two(receiver: Receiver) -> None
 
 
 def test_a_vm_that_was_there_before_begins_at_zero(receiver: Receiver) -> None:
+    """Also the CPU time of a vCPU whose first counted exit comes after the VM is found."""
     with small_guest(name="before") as guest:
-        guest.do("make", "run 1000")
+        guest.do("make", "run 1000 HERE")
+        before_ns = guest.main_thread_ns()
         with watching("--output", receiver.address):
             (session,) = receiver.wait("before", ticks=1)
             assert session.exits()["io"] == 0
-            guest.do("run 7")
+            guest.do("run 7 HERE")
+            session = receiver.wait_for("before", lambda got: got.exits()["io"] == 7)
+            spent_s = (guest.main_thread_ns() - before_ns) / 1e9
+            assert 0 < session.last()["vcpu_cpu_seconds_total"] <= spent_s
             guest.quit()
             (session,) = receiver.wait("before", ended=1)
     assert session.labels["attached"] == "late"

@@ -170,7 +170,9 @@ def test_what_was_kept_is_ignored_where_it_does_not_fit(
 
 def test_a_process_is_kept_as_it_was(tmp_path: Path) -> None:
     labels = {"vmm": "qemu", "nova_name": "a\u202e"}
-    vm = KeptVm("a\n\u202e", "qemu", 5, False, (1, 2, 3, 4, 5), (6.0, 7.0), 0.5, (8, 9), labels)
+    vm = KeptVm(
+        "a\n\u202e", "qemu", 5, False, (1, 2, 3, 4, 5), (6.0, 7.0), 0.5, (8, 9), labels, {8: (1.0, 2.0)}
+    )
     process = KeptProcess(7, 8, True, 2, {9: (1, 2, 3, 4, 5)}, {"/kvm/7-9": vm, "": None})
     first = KeptFile(tmp_path, 3, 1.5, is_map_kept=False)
     first.put(process)

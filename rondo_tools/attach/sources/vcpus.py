@@ -1,13 +1,17 @@
 """The vCPUs of a VM: exits by reason, and the CPU time and waiting of their threads.
 
 Strategy: exits come from the counters, summed over the process's threads. A process that had a VM before,
-or was there before us, has counts that are not this VM's: they are the base, and are taken away. If several
-VMs share a process, each owns threads, and sums over those.
+or ran before rondo-attach, has counts that are not this session's: they are the base, and are subtracted. If
+several VMs share a process, each owns threads, and sums over those.
+
+The counters know a thread only after its first exit. So the base of a late VM has the times of all threads of
+its process: a vCPU that exits minutes later has then been running for longer than the session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rondo_tools.attach.counters.base import Counts, ExitCounters, ProcessExits, total
@@ -20,15 +24,16 @@ _TIMES = tuple(one for one in CPU if one.name in ("vcpu_cpu_seconds_total", "vcp
 
 
 class Base(NamedTuple):
-    """Where the counts of a VM begin."""
+    """Where the counts of a VM begin. `unseen_ns` has the times of threads that had no exit at that time."""
 
     exits: Sequence[int] = (0, 0, 0, 0, 0)
     times_ns: Sequence[float] = (0, 0)
+    unseen_ns: Mapping[int, Sequence[float]] = MappingProxyType({})
 
 
 class VcpuSource:
     """`counts` is what the counters have for the process now; only what comes after it is this VM's, or after
-    its `base`, if it has had one.
+    its `base`, if it has had one. If it `is_late`, so is only the time that its threads spend from now on.
 
     `threads` are those of this VM, if it shares its process. Without a `process`, which may be gone, there
     are only exits.
@@ -42,6 +47,8 @@ class VcpuSource:
         counts: ProcessExits | None,
         threads: set[int] | None = None,
         base: Base | None = None,
+        *,
+        is_late: bool = False,
     ) -> None:
         self._pid = pid
         self._process = process if counters.knows_threads else None
@@ -53,8 +60,10 @@ class VcpuSource:
         self.threads = threads
         self._counts = counts or _NOTHING
         self.base = base or Base()
-        if base is None and counts is not None:
+        if base is None and is_late:
             self.begin_anew()
+        elif base is None and counts is not None:
+            self.base = self._now()
 
     def values(self, moment: Moment) -> Sequence[float]:
         self._counts = moment.exits.get(self._pid, self._counts)
@@ -64,15 +73,25 @@ class VcpuSource:
         if self._process is not None:
             run_ns, wait_ns = self._process.thread_times(threads)
             run_base_ns, wait_base_ns = self.base.times_ns
+            for tid in self.base.unseen_ns.keys() & threads:
+                run_base_ns += self.base.unseen_ns[tid][0]
+                wait_base_ns += self.base.unseen_ns[tid][1]
             # Less than the base is a thread that ended while nobody watched.
             values.append(max(run_ns - run_base_ns, 0.0) / 1e9)
             values.append(max(wait_ns - wait_base_ns, 0.0) / 1e9)
         return values
 
     def begin_anew(self) -> None:
-        threads = self._own()
-        times_ns = self._process.thread_times(threads) if self._process is not None else (0, 0)
-        self.base = Base(total(threads.values()), [0 if one != one else one for one in times_ns])
+        unseen = set(self._process.thread_ids()) - self._own().keys() if self._process is not None else ()
+        self.base = self._now(unseen)
+
+    def _now(self, unseen: Iterable[int] = ()) -> Base:
+        """A base at the present values, with the times of `unseen` threads."""
+        threads, process = self._own(), self._process
+        if process is None:
+            return Base(total(threads.values()))
+        times_ns = [0 if one != one else one for one in process.thread_times(threads)]
+        return Base(total(threads.values()), times_ns, process.read_times(unseen))
 
     def _own(self) -> Mapping[int, Counts]:
         """The counts of this VM's threads."""

@@ -391,6 +391,10 @@ class SmallGuest:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == f"{line}\n"
 
+    def main_thread_ns(self) -> int:
+        """How long its main thread has run."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0])
+
     def quit(self, status: int = 0) -> None:
         assert self.process.stdin is not None
         print(f"quit {status}", file=self.process.stdin)
