@@ -13,7 +13,7 @@ KEYS = ("name", "vmm")
 
 
 class Condition(NamedTuple):
-    """``name=ci-*``: what to look at, and a shell's pattern for it."""
+    """``name=ci-*``: a field, and a shell's pattern for its value."""
 
     key: str
     pattern: str
@@ -30,9 +30,9 @@ def parse_condition(text: str) -> Condition:
 
 
 class Choice:
-    """A VM is watched if one of `match` holds, or there is none, and none of `ignore`.
+    """A VM is watched if it matches one of `match`, or there is none, and none of `ignore`.
 
-    rondo-vmm sends its VMs' metrics itself: they are left out, unless a condition on `vmm` asks for them.
+    rondo-vmm sends its VMs' metrics itself, so they are left out, unless a condition on `vmm` includes them.
     """
 
     def __init__(self, match: Sequence[Condition] = (), ignore: Sequence[Condition] = ()) -> None:

@@ -1,4 +1,4 @@
-"""rondo-attach: the command line. It checks, opens what the host allows, and watches."""
+"""The command line of rondo-attach: checks the flags, opens counters and adapters, and watches."""
 
 from __future__ import annotations
 
@@ -48,32 +48,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STDOUT = 1
-_OWN_LABELS = ("attached", "nova_name", "sandbox_id", "uuid", "vmm")  # that a VM may get besides --label
-_GARBAGE = 20_000  # new objects between two looks for garbage: a tick of 1,000 VMs makes some thousand
+_OWN_LABELS = ("attached", "nova_name", "sandbox_id", "uuid", "vmm")  # set by rondo-attach, not by --label
+_GARBAGE = 20_000  # new objects between garbage collections: a tick of 1,000 VMs makes some thousand
 
 DESCRIPTION = """\
-Watch the KVM VMs of this host, whoever started them: exits by reason, steal, CPU, memory, each second.
+Watch all KVM VMs of this host from outside: exits by reason, steal, CPU and memory, each second.
 
   sudo rondo-attach --text
   sudo rondo-attach --pid 4711 | rondo-store vmm_metrics
   sudo rondo-attach --output unix:/run/rondo/store.sock
   rondo-attach list
 
-VMs are found by KVM's own events, so none is too short-lived, and nothing is asked of a VM or its VMM, unless
-a flag says so: --libvirt, --qmp, --firecracker, --cloud-hypervisor and --microsandbox bring block metrics,
-all but --qmp network too, as --taps does. Exits are counted by BPF (CAP_BPF and CAP_PERFMON), else by perf.
-What is not counted is left out, never zero: `rondo-attach list` says what is refused, and which capability
-brings it.
-rondo-vmm sends its VMs' metrics itself: they are left out, unless --match vmm=rondo-vmm asks for them.
+KVM's own events report each VM, however short its life. VMs and VMMs are not asked for anything, except by
+adapters: --libvirt, --qmp, --firecracker, --cloud-hypervisor and --microsandbox add block metrics, and all
+but --qmp network metrics, as --taps does. BPF counts the exits (CAP_BPF and CAP_PERFMON), else perf. A series
+that cannot be counted is left out; it is never zero. `rondo-attach list` shows what is refused, and which
+capability is missing. rondo-vmm sends its VMs' metrics itself, so they are left out, unless
+--match vmm=rondo-vmm includes them.
 
-On SIGINT, SIGTERM or SIGHUP (not under nohup) it stops; the VMs do not, and their sessions get no end. A
-second signal gives up on what was not delivered."""
+SIGINT, SIGTERM or SIGHUP (not under nohup) stops rondo-attach. The VMs continue, and their sessions get no
+end. A second signal gives up on undelivered ticks."""
 
 EPILOG = """\
 exit status of this command, beyond those below:
-  69  this is not the host's PID namespace, there is no such process, another rondo-attach watches all, or
-      --libvirt has no python3-libvirt
-  75  not all could be delivered
+  69  not the host's PID namespace, no such process, another rondo-attach watches all VMs, or
+      no python3-libvirt for --libvirt
+  75  some sessions were not delivered
 """
 
 
@@ -81,15 +81,15 @@ exit status of this command, beyond those below:
     "--linger",
     type=command.typed(units.parse_duration),
     metavar="TIME",
-    help="how long to go on delivering at the end (default: 30s)",
+    help="how long to continue delivering at the end (default: 30s)",
 )
-@argh.arg("--pid", type=int, metavar="N", help="watch the VM of this process alone, and end with it")
+@argh.arg("--pid", type=int, metavar="N", help="watch only the VM of this process, and exit when it ends")
 @argh.arg(
     "--output",
     type=str,
     metavar="-|unix:PATH|tcp:HOST:PORT",
-    help="the store that gets a connection for each VM; with --pid also -, standard output, and that is the "
-    "default",
+    help="the store's socket, which gets a connection for each VM; with --pid also -, standard output "
+    "(the default with --pid)",
 )
 @argh.arg("--text", help="write readable lines to standard output")
 @argh.arg(
@@ -97,29 +97,29 @@ exit status of this command, beyond those below:
     type=command.typed(parse_condition),
     action="append",
     metavar="name=PATTERN|vmm=PATTERN",
-    help="watch only VMs for which one of these holds, such as name=ci-* or vmm=qemu; may be repeated",
+    help="watch only VMs that match one of these, such as name=ci-* or vmm=qemu; repeatable",
 )
 @argh.arg(
     "--ignore",
     type=command.typed(parse_condition),
     action="append",
     metavar="name=PATTERN|vmm=PATTERN",
-    help="leave out VMs for which one of these holds; may be repeated. rondo-vmm's own are left out unless "
-    "--match asks for vmm=rondo-vmm",
+    help="leave out VMs that match one of these; repeatable. Those of rondo-vmm are left out unless "
+    "--match vmm=rondo-vmm includes them",
 )
 @argh.arg(
     "--label",
     type=command.typed(parse_label),
     action="append",
     metavar="NAME=VALUE",
-    help="a label for all series of all VMs; may be repeated",
+    help="a label for all series of all VMs; repeatable",
 )
 @argh.arg(
     "--name",
     type=command.typed(Template),
     metavar="TEMPLATE",
-    help="how VMs are called, of the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {sandbox_id}, {host} "
-    "(default: {name})",
+    help="a template of VMs' names, with the fields {name}, {pid}, {vmm}, {uuid}, {cgroup}, {sandbox_id}, "
+    "{host} (default: {name})",
 )
 @adapter_flags
 @argh.arg(
@@ -127,20 +127,20 @@ exit status of this command, beyond those below:
     type=str,
     metavar="DIR",
     help="keep the counters in this folder of a bpf file system, so that a restart loses no exit and no "
-    "session, also without systemd; they go on counting until the folder is removed",
+    "session, also without systemd; they continue to count until the folder is removed",
 )
 @argh.arg(
     "--state",
     type=str,
     metavar="DIR",
-    help="with --pin: where the files go that name the sessions (default: $RUNTIME_DIRECTORY)",
+    help="with --pin: the folder of the files `lives` and `ends` (default: $RUNTIME_DIRECTORY)",
 )
-@argh.arg("--no-health", help=f"do not send rondo-attach's own counts, as the instance {INSTANCE}")
+@argh.arg("--no-health", help=f"do not send rondo-attach's own metrics as the instance {INSTANCE}")
 @argh.arg(
     "--interval",
     type=command.typed(partial(parse_interval, shortest_ms=100)),
     metavar="TIME",
-    help="time between ticks, which fall on its multiples (default: 1s)",
+    help="time between ticks, which are at multiples of it (default: 1s)",
 )
 def rondo_attach(
     *,
@@ -168,12 +168,12 @@ def rondo_attach(
     wanted = Wanted(qmp, firecracker, flush, cloud_hypervisor, libvirt, taps, microsandbox).checked()
     where = _destination(output, pid, text=text)
     if pin is None and state is not None:
-        raise UsageError("--state is for --pin; under systemd the unit's RuntimeDirectory= says where")
+        raise UsageError("--state is for --pin; under systemd the unit's RuntimeDirectory= is the folder")
     if pin is not None and (where is None or pid is not None):
-        raise UsageError("--pin is for a watcher of all VMs that sends to a store: --output, and no --pid")
+        raise UsageError("--pin needs --output, and no --pid: it is for a watcher of all VMs")
     state = state or os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if pin is not None and not state:
-        raise UsageError("--pin needs --state DIR too, for the files that name the sessions")
+        raise UsageError("--pin needs --state DIR too, for the files `lives` and `ends`")
     check_namespace()
     if pid is not None and thread_group(pid) != pid:
         raise RondoError(f"--pid {pid}: there is no such process", exit_code=EX_UNAVAILABLE)
@@ -216,7 +216,7 @@ def _watch(
     signals = opened.enter_context(Signals())
     notifier = sd_notify.Notifier()
     before = Handover(notifier, dict(sd_notify.handed_over()), pins)
-    # Before the events: a VM whose making is told is counted from its first exit.
+    # The counters first, then the events: a VM with an event is counted from its first exit.
     chosen = choose(before.descriptors)
     if chosen.counters is not None:
         opened.callback(chosen.counters.close)
@@ -241,7 +241,7 @@ def _watch(
     watcher.begin()
     _say(chosen)
     notifier.ready()
-    gc.freeze()  # the modules, which stay: to look at them each time takes longer than all of a VM's birth
+    gc.freeze()  # leave out the modules: checking them each time takes longer than beginning a VM
     gc.set_threshold(_GARBAGE)
     watcher.run(signals)
     notifier.stopping()
@@ -265,19 +265,19 @@ def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddr
         return where
     if pid is None:
         raise UsageError(
-            "say where the metrics of all VMs are to go: --output unix:PATH, or --text to read them; "
-            "standard output carries the stream of one VM, with --pid"
+            "give --output unix:PATH for the metrics of all VMs, or --text to read them; "
+            "standard output takes the stream of one VM, with --pid"
         )
     if os.isatty(standard(_STDOUT, "output")):
         raise UsageError(
             "standard output is a terminal, and the stream is binary: pipe it, as in "
-            f"`rondo-attach --pid {pid} | rondo-store vmm_metrics`, or say --text to read it"
+            f"`rondo-attach --pid {pid} | rondo-store vmm_metrics`, or give --text to read it"
         )
     return None
 
 
 def _raise_limit() -> None:
-    """A VM takes six descriptors: allow as many as we may."""
+    """Raise the limit of descriptors to its maximum: a VM takes six."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -287,15 +287,15 @@ def _say(chosen: Chosen) -> None:
     for refusal in chosen.refused:
         needs = f" (needs {refusal.needs})" if refusal.needs else ""
         missing = (
-            f"; without it there is no {refusal.series}" if refusal.series and not chosen.counters else ""
+            f"; without it {refusal.series} is left out" if refusal.series and not chosen.counters else ""
         )
         log.warning("%s: %s%s%s", refusal.source, refusal.why, needs, missing)
-    counted = f"by {chosen.counters.name}" if chosen.counters is not None else "by nobody"
-    log.info("watching; exits are counted %s", counted)
+    counted = f"counted by {chosen.counters.name}" if chosen.counters is not None else "not counted"
+    log.info("watching; exits are %s", counted)
 
 
 def _labels(labels: list[tuple[str, str]], interval_ms: int) -> tuple[tuple[str, str], ...]:
-    """The labels, checked as a reader of the stream will check them, beside those that are added."""
+    """The labels, checked like a reader of the stream does, and against those of rondo-attach."""
     bare = Header("vm", clock.now_ms(), (), interval_ms, SERIES)
     return checked_header(bare, labels, _OWN_LABELS).labels
 

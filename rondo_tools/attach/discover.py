@@ -1,9 +1,9 @@
-"""Which processes have VMs: KVM's events over netlink, and a scan of what is there already.
+"""Finds the processes that have VMs: KVM's events over netlink, and a scan for VMs that already run.
 
-Strategy: KVM sends a uevent when a VM is made and when its last reference goes. Anybody may receive them,
-and they come before the VM's first exit. An event names the *thread* that made the VM. Events that did not
-fit into the socket's buffer are gone (ENOBUFS): the caller scans again. The scan is what permissions leave
-of two ways: debugfs has a folder for each VM, /proc/PID/fd a link.
+Strategy: KVM sends a uevent when a VM is created and when its last reference is closed. Every user may
+receive them, and they come before the VM's first exit. An event names the *thread* that created the VM.
+Events that do not fit into the socket's buffer are lost (ENOBUFS): the caller scans again. The scan uses
+debugfs, which has a folder for each VM, if that may be read, else the links in /proc/PID/fd.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEBUGFS = "/sys/kernel/debug/kvm"
 _NETLINK_KOBJECT_UEVENT = 15
 _KERNEL_GROUP = 1
 _SO_RCVBUFFORCE = 33
-BUFFER_BYTES = 8 << 20  # of the kernel: 10,000 events
+BUFFER_BYTES = 8 << 20  # the socket's: 10,000 events
 _MOST_EVENT_BYTES = 1 << 13
 _DEVPATH = b"/devices/virtual/misc/kvm"
 _VM_LINK = "anon_inode:kvm-vm"
@@ -30,7 +30,7 @@ _STATS_NAME = re.compile(r"(\d+)-(\d+)")
 
 
 class KvmEvent(NamedTuple):
-    """A VM was made or is gone. `tid` is the thread that made it, `path` tells VMs apart."""
+    """A VM was created or is gone. `tid` is the thread that created it, `path` is unique for a VM."""
 
     is_create: bool
     tid: int
@@ -38,14 +38,14 @@ class KvmEvent(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A VM that was there already; `path` as in its events, where it is known."""
+    """A VM that ran before; `path` as in its events, if it is known."""
 
     pid: int
     path: str = ""
 
 
 class Scan(NamedTuple):
-    """VMs that were found, and what could not be looked at: for people."""
+    """The VMs found; `refused` is what could not be read, for messages."""
 
     found: tuple[Found, ...]
     is_complete: bool
@@ -66,10 +66,10 @@ def parse(message: bytes) -> KvmEvent | None:
 
 
 class Uevents:
-    """KVM's events as they come, on a socket to wait for."""
+    """KVM's events, on a socket."""
 
     def __init__(self) -> None:
-        self.overruns = 0  # how often events were dropped, because we did not come to read them
+        self.overruns = 0  # times that the buffer was full and events were dropped
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_KOBJECT_UEVENT)
         try:
@@ -82,14 +82,14 @@ class Uevents:
     def _set_buffer(self, size: int) -> None:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
-        except PermissionError:  # CAP_NET_ADMIN; else as much as anybody may have
+        except PermissionError:  # without CAP_NET_ADMIN there is a limit
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def receive(self) -> list[KvmEvent]:
-        """All that have come, in order."""
+        """All events that have arrived, in order."""
         events: list[KvmEvent] = []
         while True:
             try:
@@ -101,7 +101,7 @@ class Uevents:
                     raise
                 self.overruns += 1
                 continue
-            event = parse(message) if sender[0] == 0 else None  # from the kernel, and from nobody else
+            event = parse(message) if sender[0] == 0 else None  # from the kernel only
             if event is not None:
                 events.append(event)
 
@@ -110,7 +110,7 @@ class Uevents:
 
 
 def scan(proc: str = "/proc", debugfs: str = DEBUGFS) -> Scan:
-    """The VMs that there are, by debugfs if it can be listed, else by the descriptors of all processes."""
+    """All VMs, from debugfs if it can be listed, else from the descriptors of all processes."""
     try:
         names = os.listdir(debugfs)
     except OSError:
@@ -138,21 +138,21 @@ def _scan_descriptors(proc: str) -> Scan:
                 try:
                     is_vm = os.readlink(f"{proc}/{name}/fd/{number}") == _VM_LINK
                 except FileNotFoundError:
-                    continue  # it was closed meanwhile
+                    continue  # the descriptor was closed meanwhile
                 if is_vm:
                     found.append(Found(int(name), f"/kvm/{name}-{number}"))
         except PermissionError:
             refused += 1
         except OSError:
-            continue  # it ended
+            continue  # the process ended
     if not refused:
         return Scan(tuple(found), is_complete=True)
     hide = "1 process hides its" if refused == 1 else f"{refused} processes hide their"
-    return Scan(tuple(found), is_complete=False, refused=f"{hide} descriptors, and {DEBUGFS} is closed")
+    return Scan(tuple(found), is_complete=False, refused=f"{hide} descriptors, and {DEBUGFS} is not readable")
 
 
 def knows_vcpus(path: str, debugfs: str = DEBUGFS) -> bool:
-    """Whether debugfs tells which threads are the vCPUs of a VM."""
+    """Whether debugfs lists the vCPU threads of a VM."""
     try:
         os.listdir(Path(debugfs).parent / path.removeprefix("/"))
     except OSError:
@@ -161,7 +161,7 @@ def knows_vcpus(path: str, debugfs: str = DEBUGFS) -> bool:
 
 
 def vcpu_threads(path: str, debugfs: str = DEBUGFS) -> tuple[int, ...]:
-    """The vCPU threads of a VM, by its path in events; empty where debugfs does not tell."""
+    """The vCPU threads of the VM with this path; empty if debugfs does not list them."""
     folder = Path(debugfs).parent / path.removeprefix("/")
     tids = []
     try:

@@ -1,9 +1,9 @@
-"""Sessions that are over and not acknowledged, for a watcher after us: their last tick, and how they ended.
+"""The file `ends`: ended sessions that are not acknowledged yet, for the next watcher.
 
-Strategy: beside the file of the sessions that go on (see `kept`) stands `ends`, a stream: of each session
-its header, its last tick and its end. They are appended before they are sent. When all have been acknowledged
-the file is emptied, so it is short as a rule; while some wait, it is made anew when most of it is of no use.
-A watcher that finds some sends them: what the store has already, it passes over.
+Strategy: the file is a stream with the header, the last tick and the end of each session. A session is
+appended before it is sent. When all have been acknowledged the file is emptied, so it is usually short; while
+some wait, it is rewritten when most of it is obsolete. The next watcher sends what it finds; the store passes
+over what it has already.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rondo_tools.stream import Decoder, End, Header, Tick
 _log = logging.getLogger(__name__)
 
 _NAME = "ends"
-_SPARE = 100  # sessions in the file that need not be there
+_SPARE = 100  # obsolete sessions that the file may have
 
 
 class Ended(NamedTuple):
-    """A session that is over. It has no tick if it never had one."""
+    """A session that is over; `tick` is its last one, if it had any."""
 
     header: Header
     tick: Tick | None
@@ -32,7 +32,7 @@ class Ended(NamedTuple):
 
 
 class EndsFile:
-    """The file. A session is known by what its sender calls it."""
+    """The file. The caller identifies a session by any hashable name."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _NAME
@@ -42,7 +42,7 @@ class EndsFile:
         self._failed = False
 
     def take(self) -> list[Ended]:
-        """What a watcher before us left: to be sent, and added again."""
+        """The sessions that the previous watcher left, to be sent and added again."""
         try:
             found = list(_sessions(self._path.read_bytes()))
         except FileNotFoundError:
@@ -54,7 +54,7 @@ class EndsFile:
         return found
 
     def add(self, name: Hashable, session: bytes) -> None:
-        """Put down a session, as a stream, before it is sent."""
+        """Append a session, as a stream, before it is sent."""
         self._waiting[name] = session
         try:
             self._append(session)
@@ -62,14 +62,14 @@ class EndsFile:
             self._fail(exc)
 
     def drop(self, name: Hashable) -> None:
-        """It was acknowledged, or given up."""
+        """Remove a session that was acknowledged or given up."""
         if self._waiting.pop(name, None) is None:
             return
         if not self._waiting or self._entries > 2 * len(self._waiting) + _SPARE:
             self.write()
 
     def write(self) -> None:
-        """Make the file anew, of those that wait."""
+        """Rewrite the file with the waiting sessions."""
         temporary = self._path.with_name(f".{_NAME}")
         try:
             if not self._waiting and self._fd >= 0:
@@ -92,19 +92,19 @@ class EndsFile:
         if self._fd < 0:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         size = os.fstat(self._fd).st_size
-        if os.write(self._fd, session) < len(session):  # half of it would hide what follows
+        if os.write(self._fd, session) < len(session):  # half a session would hide the next ones
             os.ftruncate(self._fd, size)
             raise OSError(28, "No space left on device")
         self._entries += 1
 
     def _fail(self, exc: OSError) -> None:
         if not self._failed:
-            _log.warning("%s: %s: a crash may lose ends that were not delivered", self._path, exc.strerror)
+            _log.warning("%s: %s: a crash may lose undelivered ends", self._path, exc.strerror)
         self._failed = True
 
 
 def _sessions(data: bytes) -> Iterator[Ended]:
-    """Those that are whole, up to what is damaged."""
+    """The complete sessions, up to the first damaged one."""
     header: Header | None = None
     tick: Tick | None = None
     try:
@@ -117,4 +117,4 @@ def _sessions(data: bytes) -> Iterator[Ended]:
                 yield Ended(header, tick, event)
                 header = None
     except StreamError as exc:
-        _log.warning("sessions that were over are lost: %s", exc)
+        _log.warning("ended sessions are lost: %s", exc)

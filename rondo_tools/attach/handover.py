@@ -1,8 +1,8 @@
-"""What a watcher takes over from the one before it, and leaves to the one after it.
+"""Hands the counters over from one watcher to the next.
 
-Strategy: the counters hang on descriptors, which systemd keeps for a service, or files of a bpf file system.
-Whose they are says a file (see `kept`). What does not belong to the counters that are gone on with is let go:
-it is of another release, or not complete, and would go on counting for nobody.
+Strategy: the counters live as long as their descriptors, which systemd keeps for a service, or their files in
+a bpf file system. A file (see `kept`) has the sessions. Descriptors of another release, or an incomplete set,
+are removed, because they would continue to count for nobody.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Keeper(Protocol):
 
 
 class Handover:
-    """Of `pins` if there are any, else of systemd's `stored` descriptors."""
+    """Hands over `pins` if there are any, else systemd's `stored` descriptors."""
 
     def __init__(self, notifier: Notifier, stored: Mapping[str, int], pins: Pins | None) -> None:
         self._keeper: Keeper = notifier
@@ -40,7 +40,7 @@ class Handover:
             self._keeper, self._is_kept, self.descriptors = pins, True, pins.descriptors()
 
     def keep(self, chosen: Chosen, folder: str) -> KeptFile | None:
-        """Have the counters kept, and a file in `folder`; None if nobody keeps them. Raises RondoError."""
+        """Keep the counters, and a file in `folder`; None if they cannot be kept. Raises RondoError."""
         counters = chosen.counters if isinstance(chosen.counters, BpfCounters) else None
         taken = counters.descriptors if counters is not None and counters.are_kept else {}
         self._let_go({name: fd for name, fd in self.descriptors.items() if taken.get(name) != fd})
@@ -57,7 +57,7 @@ class Handover:
         return KeptFile(path, counters.map_id, chosen.since_boot_s, is_map_kept=counters.are_kept)
 
     def _let_go(self, descriptors: Mapping[str, int]) -> None:
-        """The exits' program first: see `counters.pins`."""
+        """Close and remove them, the program for exits first: see `counters.pins`."""
         for name, fd in sorted(descriptors.items()):
             os.close(fd)
             self._keeper.remove(name)

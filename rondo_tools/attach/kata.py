@@ -1,7 +1,7 @@
 """Kata Containers' id of a pod's sandbox, from the cgroup of its VMM. No I/O.
 
-Strategy: Kata has named its cgroups in several ways, by runtime, version, cgroup driver and
-`sandbox_cgroup_only`; most say that they are Kata's:
+Strategy: the names of Kata's cgroups depend on runtime, version, cgroup driver and `sandbox_cgroup_only`.
+Most identify Kata:
 
     .../kata_ID                              Go runtime, cgroupfs; below /kata with sandbox_cgroup_only=false
     .../kata_POD.slice:cri-containerd:ID     Go runtime up to 2.3 where the container engine uses systemd
@@ -9,9 +9,9 @@ Strategy: Kata has named its cgroups in several ways, by runtime, version, cgrou
     /kata_sandboxed_pod/ID                   runtime-rs, without a path from the container engine
     kata-overhead.slice/runtime-rs-ID.scope  runtime-rs from 3.20, systemd, sandbox_cgroup_only=false
 
-Elsewhere the cgroup is the container engine's, `cri-containerd-ID.scope`, `crio-ID.scope` or ID alone, as
-that of any container, also of one that runs a VMM by itself (KubeVirt). There the VMM must speak of the same
-ID: Kata's VMMs have their sockets in `/run/vc/vm/ID`.
+Otherwise the cgroup is the container engine's, `cri-containerd-ID.scope`, `crio-ID.scope` or ID alone, like
+that of any container, also of one that runs a VMM by itself (KubeVirt). Then the VMM's command line must have
+the same ID: Kata's VMMs have their sockets in `/run/vc/vm/ID`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a watcher leaves to the one that is started after it: whose exits are in the map that outlives it.
+"""The file `lives`: the sessions that the next watcher continues, with the counts at which they began.
 
-Strategy: a small file in the runtime directory, replaced whole before anything of a new session is sent; so
-a watcher that is killed at any moment has no session that its successor does not know. Its first line names
-the map: identities say nothing of the counts of another map. A line follows for each process. Nothing is
-forced to the disk, for the map does not outlive the host either.
+Strategy: a small file in the runtime directory, replaced whole before a new session is sent; so the next
+watcher knows every session, whenever this one is killed. The first line names the map, because the counts of
+another map are different. A line for each process follows. The file is not synced: the map does not outlive
+the host either.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _NAME = "lives"
-_STEP_MS = 1_000  # of the wall clock, that is put down
+_STEP_MS = 1_000  # a step of the wall clock that is written
 
 
 class KeptVm(NamedTuple):
@@ -35,15 +35,15 @@ class KeptVm(NamedTuple):
     times_ns: tuple[float, ...]
     cpu_s: float
     threads: tuple[int, ...] | None = None  # if it shares its process
-    labels: dict[str, str] | None = None  # {} while it waits for them; None in an older file
+    labels: dict[str, str] | None = None  # {} while the session waits for them; None in an older file
     unseen_ns: dict[int, tuple[float, ...]] | None = None  # in an older file
 
 
 class KeptProcess(NamedTuple):
-    """A process with its VMs, by path; None is one that is left out. `counted` is by thread."""
+    """A process with its VMs by path; None is a VM that is left out. `counted` is by thread."""
 
     pid: int
-    started_ticks: int  # tells it apart from another process of the same id
+    started_ticks: int  # distinguishes it from another process with the same id
     is_late: bool
     lives: int
     counted: dict[int, tuple[int, ...]] | None
@@ -93,13 +93,13 @@ def _times(values: list[Any]) -> tuple[float, ...]:
 
 
 class KeptFile:
-    """The file, for the counts of one map. `since_boot_s` is when they began, by CLOCK_BOOTTIME."""
+    """The file for the counts of one map. They began at `since_boot_s`, by CLOCK_BOOTTIME."""
 
     def __init__(self, folder: Path, map_id: int, since_boot_s: float, *, is_map_kept: bool) -> None:
-        """Read it. It is ignored if the map is a new one or another, or if it is damaged."""
+        """Read the file. It is ignored if the map is new or another one, or if the file is damaged."""
         self._path, self._map_id = folder / _NAME, map_id
         self.since_boot_s = since_boot_s
-        self.back_ms = 0  # by how much the wall clock was set back since the file was written
+        self.back_ms = 0  # the step by which the wall clock was set back since the file was written
         self._booted_ms = clock.booted_ms()
         self.processes: tuple[KeptProcess, ...] = self._read() if is_map_kept else ()
         self._lines: dict[int, str] = {}
@@ -111,7 +111,7 @@ class KeptFile:
             first, *lines = self._path.read_text().splitlines()
             head = json.loads(first)
             if (head["format"], head["map"]) != (_FORMAT, self._map_id):
-                _log.warning("%s is of other counters: the VMs that run are taken as late", self._path)
+                _log.warning("%s belongs to other counters: the running VMs are late", self._path)
                 return ()
             processes = tuple(map(parse_process, lines))
             self.since_boot_s = float(head["since_boot_s"])
@@ -119,12 +119,12 @@ class KeptFile:
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            _log.warning("%s: %s: the VMs that run are taken as late", self._path, exc)
+            _log.warning("%s: %s: the running VMs are late", self._path, exc)
             return ()
         return processes
 
     def leave_out(self, ended: set[tuple[str, int]]) -> None:
-        """Sessions of that instance and start are over, though they may not have been dropped yet."""
+        """Remove ended sessions, given by instance and start, which may not have been dropped yet."""
         self.processes = tuple(
             process._replace(
                 vms={
@@ -146,7 +146,7 @@ class KeptFile:
         self._is_changed |= self._lines.pop(pid, None) is not None
 
     def write(self) -> None:
-        """Replace the file if anything is different; if that fails, say so once, and go on."""
+        """Replace the file if anything changed. A failure is logged once."""
         booted_ms = clock.booted_ms()
         if not self._is_changed and abs(booted_ms - self._booted_ms) < _STEP_MS:
             return
@@ -165,7 +165,7 @@ class KeptFile:
             temporary.replace(self._path)
         except OSError as exc:
             if not self._failed:
-                _log.warning("%s: %s: a restart will not know the sessions", self._path, exc.strerror)
+                _log.warning("%s: %s: a restart cannot continue the sessions", self._path, exc.strerror)
             self._failed = True
         else:
             self._failed = False

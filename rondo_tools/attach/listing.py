@@ -1,6 +1,6 @@
-"""`rondo-attach list`: the VMs of this host, what of them can be known, what is refused and why.
+"""`rondo-attach list`: the VMs of this host, the sources of their metrics, and what is refused and why.
 
-Strategy: it looks once, as the watcher does at its start, and for a moment at who makes exits.
+Strategy: one scan, as at the watcher's start, and half a second of counting exits, which show other VMs.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from rondo_tools.attach.sources.adapters import Adapters
     from rondo_tools.attach.sources.readings import AdapterSource
 
-SUMMARY = "list the KVM VMs of this host, and what can be known of them"
+SUMMARY = "list the KVM VMs of this host, and the sources of their metrics"
 
 DESCRIPTION = """\
-List the KVM VMs of this host: what they are called and why, which VMM runs them, how exits are counted.
+List the KVM VMs of this host: their names and the source of these, their VMMs, how exits are counted.
 
   rondo-attach list
   sudo rondo-attach list --format json
   sudo rondo-attach list --qmp '/run/qmp/{name}.sock'
 
-Looks for half a second, and needs neither a store nor a permission: what is refused is said below the
-table, with what it takes."""
+Takes half a second, and needs no store and no permission. Below the table it lists what is refused, and which
+permission is needed."""
 
-_MOST_ALIKE = 5  # refusals for one reason, below the table
-_ANSWER_S = 1.0  # how long adapters may take
-_LOOK_S = 0.5  # for VMs that only their exits show
+_MOST_ALIKE = 5  # refusals with the same reason that are listed
+_ANSWER_S = 1.0  # time for the adapters' answers
+_LOOK_S = 0.5  # time to find VMs by their exits
 _COLUMNS = ("PID", "NAME", "FROM", "VMM", "AGE", "EXITS", "CPU", "MEMORY", "ADAPTERS")
 
 
 class Vm(NamedTuple):
-    """One line. The last four say where that comes from; "" is nowhere."""
+    """One line. The last four are the sources of these values; "" is none."""
 
     pid: int
     name: str
@@ -65,7 +65,7 @@ class Listing(NamedTuple):
     refused: tuple[Refusal, ...]
 
 
-@argh.arg("--format", choices=("table", "json"), help="how to write it")
+@argh.arg("--format", choices=("table", "json"), help="the form of the output")
 @adapter_flags
 def list_vms(
     *,
@@ -100,12 +100,12 @@ def list_vms(
 
 
 def look(adapters: Adapters | None = None, look_s: float = _LOOK_S) -> Listing:
-    """Find the VMs that there are, and ask what adapters there are about them."""
+    """Find all VMs, and ask the adapters about them."""
     counters, refused, _ = choose()
     try:
         scan = discover.scan()
         if not scan.is_complete:
-            refused += (Refusal("scan", scan.refused, _SCAN_NEEDS, "VMs that make no exit meanwhile"),)
+            refused += (Refusal("scan", scan.refused, _SCAN_NEEDS, "VMs that made no exit meanwhile"),)
         pids = {found.pid for found in scan.found}
         if counters is not None and not scan.is_complete:
             time.sleep(look_s)

@@ -1,8 +1,8 @@
-"""Lives of VMs: what a session is called, made of, and when its counts begin.
+"""Lives of VMs: their sessions' names and sources, and where their counts begin.
 
-Strategy: a process has lives, one after another or at once. What it had counted when its last life ended, or
-when a late watcher came, belongs to none of those to come: that is where the next one begins, so every exit
-is in exactly one life. Where several VMs share a process, debugfs tells whose a thread is.
+Strategy: a process has lives, one after another or at once. A life's counts begin where the process' counts
+stood when its last life ended, or when a late VM was found: so every exit is in exactly one life. If several
+VMs share a process, debugfs has the threads of each.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-GATHER_S = 0.05  # ends that fall due within so long share one look at the counters
-HOLD_S = 0.5  # and so long for the parent to reap the process, and for adapters
+GATHER_S = 0.05  # ends that are due within this time share one read of the counters
+HOLD_S = 0.5  # an end waits this long for the parent to reap the process, and for adapters
 ATTACHED, SANDBOX_ID = "attached", "sandbox_id"  # labels
 UNKNOWN_PATH = ""  # of a VM whose `create` was not received
 
 
 class Options(NamedTuple):
-    """What the command line says about all VMs."""
+    """Flags that apply to all VMs."""
 
     interval_ms: int
     choice: Choice
     labels: tuple[tuple[str, str], ...] = ()
     template: naming.Template | None = None
-    only_pid: int | None = None  # watch this process, and end with it
+    only_pid: int | None = None  # watch only this process, and exit when it ends
 
 
 class Vmm:
-    """A process with VMs, also if they are left out: it is followed to delete its counts."""
+    """A process with VMs. One whose VMs are left out is followed too, to delete its counts."""
 
     def __init__(self, process: Process, *, is_late: bool) -> None:
         self.process = process
         self.is_late = is_late
-        self.lives = 0  # how many VMs it had
-        self.identity: Identity | None = None  # of the last one
-        self.counted: ProcessExits | None = None  # what belongs to none of the VMs to come
-        self.vms: dict[str, Vm | None] = {}  # those that it has, by path; None is one that is left out
+        self.lives = 0  # number of VMs so far
+        self.identity: Identity | None = None  # of the last VM
+        self.counted: ProcessExits | None = None  # the counts that no later VM owns
+        self.vms: dict[str, Vm | None] = {}  # its VMs now, by path; None is one that is left out
         self.vcpus: dict[str, VcpuSource] = {}
         self.cpu: dict[str, VmmSource] = {}
-        self.destroyed: dict[str, float] = {}  # paths of VMs that are gone, since when by the monotonic clock
+        self.destroyed: dict[str, float] = {}  # paths of VMs that are gone; the monotonic time of that
         self.death: Moment | None = None  # without exits
-        self.died_s = math.inf  # by the monotonic clock
+        self.died_s = math.inf  # monotonic
         self.is_reaped = False
 
     def due_s(self) -> float:
-        """When there is something to end, by the monotonic clock."""
-        if self.death is None:  # twice: one that falls due may be ended so long before
+        """The monotonic time at which a VM is to be ended."""
+        if self.death is None:  # twice, because a due end takes others along that are GATHER_S away
             return min(self.destroyed.values(), default=math.inf) + 2 * GATHER_S
         is_told = self.is_reaped and all(
             one.is_done for vm in self.vms.values() if vm is not None for one in vm.late
@@ -77,7 +77,7 @@ class Vmm:
 
 
 class Lives:
-    """Begins and ends them. `counters` is None where no exit can be counted."""
+    """Begins and ends lives. `counters` is None if exits cannot be counted."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Lives:
         self._adapters = adapters
         self._tally = Tally() if tally is None else tally
         self._names = {INSTANCE}  # of live sessions
-        self.changed: set[Vmm] = set()  # those that are to be kept anew
+        self.changed: set[Vmm] = set()  # to be written to the kept file
 
     def begin(self, vmm: Vmm, path: str, *, is_found: bool = False) -> None:
         """Begin the life of a VM; it `is_found` if its `create` was not received."""
@@ -117,7 +117,7 @@ class Lives:
         is_first = not vmm.lives and not vmm.is_late
         start_ms = process.started_ms() if is_first else clock.now_ms()
         late: Sequence[LateSource] = ()
-        if self._adapters is not None and not shares:  # what a VMM tells is not of one VM of several
+        if self._adapters is not None and not shares:  # a VMM's answer does not separate its VMs
             late = self._adapters.follow(
                 process.pid,
                 identity,
@@ -142,7 +142,7 @@ class Lives:
         return VcpuSource(pid, vmm.process, self._counters, vmm.counted, threads, is_late=is_late)
 
     def _identify(self, vmm: Vmm) -> Identity:
-        """What a VM is called; a process that has exited has no command line any more, but had one."""
+        """The VM's identity; the last one if the process has exited, and has no command line any more."""
         process = vmm.process
         command_line = process.command_line()
         if vmm.identity is None or command_line:
@@ -151,7 +151,7 @@ class Lives:
         return vmm.identity
 
     def _part(self, vmm: Vmm, path: str) -> bool:
-        """Another VM in a process that has one: whether their threads can be told apart."""
+        """Separate the threads of a process' VMs before another one begins; False if that is impossible."""
         if self._counters is None or not self._counters.knows_threads or not discover.knows_vcpus(path):
             names = ", ".join(vm.name for vm in vmm.vms.values() if vm)
             self._warnings.warn(
@@ -161,7 +161,7 @@ class Lives:
             return False
         counts = self._counters.read().get(vmm.process.pid)
         for vcpus in vmm.vcpus.values():
-            if vcpus.threads is None:  # what ran so far is the first VM's
+            if vcpus.threads is None:  # all threads so far are the first VM's
                 vcpus.threads = set(counts.threads if counts else ()) - set(discover.vcpu_threads(path))
         return True
 
@@ -196,7 +196,7 @@ class Lives:
         return Header(name, start_ms, tuple(sorted(labels.items())), self._options.interval_ms, ())
 
     def _named(self, pid: int, identity: Identity) -> Identity:
-        """What a VM is called: by the template if there is one, and not as another that lives."""
+        """The identity with its final name: filled into the template, and distinct among live sessions."""
         if self._options.template is not None:
             filled = self._options.template.fill(naming.fields(identity, pid))
             if filled:
@@ -233,7 +233,7 @@ class Lives:
         self._tally.ended += 1
 
     def hurry(self, vmm: Vmm) -> None:
-        """Its process is dead: its last values are to be there at its end."""
+        """The process is dead: have the adapters read its last values before the end."""
         if self._adapters is not None:
             for vm in vmm.vms.values():
                 if vm is not None:
@@ -245,11 +245,11 @@ class Lives:
             if vm is not None:
                 was_begun = vm.has_begun
                 vm.tick(moment)
-                if vm.has_begun and not was_begun:  # with labels that are to be kept
+                if vm.has_begun and not was_begun:  # its labels are final, and are to be kept
                     self.changed.add(vmm)
 
     def begin_untold(self, vmm: Vmm, moment: Moment) -> None:
-        """A process whose VM was over makes exits: it has another, of which we were not told, or not yet."""
+        """Begin a VM without its event: a process whose VM is over makes exits, so it has another."""
         if vmm.vms:
             return
         counts = moment.exits.get(vmm.process.pid)
@@ -257,7 +257,7 @@ class Lives:
             self.begin(vmm, UNKNOWN_PATH)
 
     def send_unseen(self, pid: int, moment: Moment) -> None:
-        """The session of a VM that came and went unseen: its exits are all that is known."""
+        """Send the session of a VM that began and ended unseen: only its exits are known."""
         assert self._counters is not None
         identity = Identity(f"pid-{pid}", "process id", naming.UNKNOWN)
         if self._options.choice.wants(identity):
@@ -270,7 +270,7 @@ class Lives:
     # After a restart
 
     def keep(self, vmm: Vmm) -> KeptProcess:
-        """What a watcher after us must know to go on with the sessions of a process."""
+        """The state from which the next watcher continues the sessions of a process."""
         counted = vmm.counted
         return KeptProcess(
             vmm.process.pid,
@@ -299,9 +299,9 @@ class Lives:
         )
 
     def resume(self, vmm: Vmm, kept: KeptProcess, moment: Moment, last_ms: int, *, begins_anew: bool) -> None:
-        """Go on with the sessions of a process that lives, whose ticks so far are not after `last_ms`.
+        """Continue the sessions of a process that still runs. Their last ticks are at `last_ms` or before.
 
-        If the clock is too far before that, each gets a last tick, and another session `begins_anew`.
+        `begins_anew`: the clock was set back far; each session gets a last tick, and a new one begins.
         """
         self.changed.add(vmm)
         vmm.lives = kept.lives
@@ -311,7 +311,7 @@ class Lives:
         is_alone = sum(vm is not None for vm in kept.vms.values()) == 1
         for path, vm in kept.vms.items():
             if vm is None:
-                self.begin(vmm, path)  # perhaps it is asked for now
+                self.begin(vmm, path)  # the flags of this start may include it
             elif not is_wanted:
                 vmm.vms[path] = None
             else:
@@ -353,16 +353,16 @@ class Lives:
         vm = vmm.vms[path] = Vm(
             self._header_of(kept), sources, self._sink, late, last_ms, has_labels=kept.labels != {}
         )
-        _log.debug("%s goes on", kept.name)
+        _log.debug("%s continues", kept.name)
         return vm
 
     def _header_of(self, kept: KeptVm) -> Header:
-        """The header of a session that goes on: its labels cannot change."""
+        """The header of a session that continues: its labels cannot change."""
         header = self._header(kept.name, kept.vmm, kept.start_ms, is_late=kept.is_late)
         return header._replace(labels=tuple(sorted(kept.labels.items()))) if kept.labels else header
 
     def end_unseen(self, pid: int, kept: KeptVm, moment: Moment, last_ms: int) -> None:
-        """End the session of a VM that ended while nobody watched: its exits are in the map, all of them."""
+        """End the session of a VM that ended between two watchers: all of its exits are in the map."""
         if self._counters is None:
             return
         threads = None if kept.threads is None else set(kept.threads)
@@ -370,10 +370,10 @@ class Lives:
         source = VcpuSource(pid, None, self._counters, None, threads, base)
         Vm(self._header_of(kept), [source], self._sink, last_ms=last_ms).end(moment, "gone")
         self._note_end(kept.name)
-        _log.debug("%s ended while nobody watched", kept.name)
+        _log.debug("%s ended between two watchers", kept.name)
 
     def own_threads(self, vmm: Vmm) -> None:
-        """Where a process has, or had, several VMs: find the threads of each."""
+        """Find the threads of each VM, if a process has or had several."""
         for path, vcpus in vmm.vcpus.items():
             if vcpus.threads is not None:
                 self.changed.add(vmm)

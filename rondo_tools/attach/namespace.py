@@ -1,4 +1,4 @@
-"""Whether process ids here are those that the kernel tells."""
+"""Checks that process ids here are the host's, which KVM's events have."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _HOST = 0xEFFF_FFFC  # PROC_PID_INIT_INO of the kernel
 
 
 def check_namespace(path: str = "/proc/self/ns/pid") -> None:
-    """Raises RondoError outside the host's PID namespace, where a process id is another process."""
+    """Raises RondoError outside the host's PID namespace, where KVM's process ids are other processes."""
     if os.stat(path).st_ino != _HOST:
         raise RondoError(
-            "this is not the host's PID namespace, so the process ids that KVM tells mean nothing here; "
+            "this is not the host's PID namespace, so process ids in KVM's events mean nothing here; "
             "in a container: --pid=host, or hostPID",
             exit_code=EX_UNAVAILABLE,
         )

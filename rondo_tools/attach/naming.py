@@ -1,8 +1,8 @@
-"""What a VM is called and which VMM runs it, from the VMM's command line and cgroup. No I/O.
+"""A VM's name and its VMM, from the VMM's command line and cgroup. No I/O.
 
-Strategy: the VMM is told by the file name of its program; each known VMM has flags that name a VM. Where none
-does, the cgroup may (libvirt and systemd-machined put a VM into `machine-NAME.scope`); else it is `pid-N`.
-A command line is the VMM's own claim: bounded, made printable, and never trusted for more than a name.
+Strategy: the program's file name identifies the VMM; each known VMM has flags that name a VM. Without such a
+flag the cgroup may have the name (libvirt and systemd-machined put a VM into `machine-NAME.scope`); else the
+name is `pid-N`. A command line is the VMM's own claim: bounded, made printable, and used for names only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rondo_tools.stream import MAX_TEXT
 RONDO_VMM = "rondo-vmm"
 UNKNOWN = "unknown"
 
-# File names of programs, as patterns; the first that matches decides.
+# Patterns of programs' file names; the first match decides.
 _VMMS = (
     (re.compile(r"qemu(-kvm|-system-[\w-]+)?|kvm"), "qemu"),
     (re.compile(r"firecracker(-v[\w.-]+)?"), "firecracker"),
@@ -49,7 +49,7 @@ FIELDS = ("name", "pid", "vmm", "uuid", "cgroup", "sandbox_id", "host")
 
 
 class Identity(NamedTuple):
-    """`name_from` says where the name comes from, for people."""
+    """`name_from` is the source of the name, for messages."""
 
     name: str
     name_from: str
@@ -60,7 +60,7 @@ class Identity(NamedTuple):
 
 
 def identify(pid: int, command_line: bytes, cgroups: bytes, comm: str) -> Identity:
-    """The identity of a VMM's process; `comm` is what it is called where the command line is empty."""
+    """The identity of a VMM's process; `comm` is its name if the command line is empty."""
     arguments = [_text(argument) for argument in command_line.split(b"\0")]
     program, arguments = _program(arguments)
     vmm = _vmm(program or comm)
@@ -79,15 +79,13 @@ def identify(pid: int, command_line: bytes, cgroups: bytes, comm: str) -> Identi
 
 
 def bounded(text: str, end: str = "") -> str:
-    """Text from a stranger as a label's value: one printable line of at most MAX_TEXT bytes, with `end` at
-    its end.
-    """
+    """Untrusted text as a label's value: one printable line, at most MAX_TEXT bytes, that ends with `end`."""
     most = MAX_TEXT - len(end.encode())
     return printable(text[:MAX_TEXT]).encode()[:most].decode(errors="ignore") + end
 
 
 def fields(identity: Identity, pid: int) -> dict[str, str]:
-    """What the fields of templates stand for."""
+    """The values of a template's fields."""
     return {
         "name": identity.name,
         "pid": str(pid),
@@ -130,7 +128,7 @@ class Template:
 class PathTemplate(Template):
     """A path with fields in braces, such as ``/run/qmp/{name}.sock``.
 
-    A VM's name is its owner's choice: it may be the name of a file, and never lead to another folder.
+    A VM's owner chooses its name: it may name a file, but must not lead to another folder.
     """
 
     _needs_field = False  # with --pid there is one VM
@@ -144,7 +142,7 @@ class PathTemplate(Template):
 
 
 def _program(arguments: list[str]) -> tuple[str, list[str]]:
-    """The file name of the program, and its arguments. A script's interpreter is stepped over."""
+    """The file name of the program, and its arguments. The interpreter of a script is skipped."""
     program = arguments[0].rsplit("/", 1)[-1] if arguments else ""
     if _SCRIPTED.fullmatch(program):
         for at, argument in enumerate(arguments[1:], 1):
@@ -161,7 +159,7 @@ def _vmm(program: str) -> str:
 
 
 def _flag(arguments: Sequence[str], flags: Sequence[str]) -> tuple[str, str]:
-    """The first of some flags that is there, and its value, as `--flag value` or `--flag=value`."""
+    """The first of `flags` that is present, and its value: `--flag value` or `--flag=value`."""
     for at, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in flags:
@@ -173,7 +171,7 @@ def _flag(arguments: Sequence[str], flags: Sequence[str]) -> tuple[str, str]:
 
 
 def _qemu_name(value: str) -> str:
-    """Of ``-name web-1,process=x`` or ``-name guest=web-1,debug-threads=on``; ``,,`` is a comma."""
+    """The name in ``-name web-1,process=x`` or ``-name guest=web-1,debug-threads=on``; ``,,`` is a comma."""
     parts = value.replace(",,", "\0").split(",")
     named = [part.removeprefix("guest=") for part in parts if part.startswith("guest=")]
     first = [part for part in parts[:1] if "=" not in part]
@@ -195,7 +193,7 @@ def _cgroup_paths(cgroups: bytes) -> list[str]:
 
 
 def _unescape(text: str) -> str:
-    """systemd's escapes: ``qemu\\x2d1\\x2dweb`` is ``qemu-1-web``."""
+    """Undo systemd's escapes: ``qemu\\x2d1\\x2dweb`` is ``qemu-1-web``."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
 
 

@@ -1,10 +1,10 @@
-"""A VMM's process, as /proc shows it: opened once, read each tick, for as long as it lives.
+"""A VMM's process in /proc: opened once, read each tick.
 
-Strategy: a pidfd is taken first and looked at again when all files are open, so that everything is of one
-process even if its id is used again. Descriptors are kept open and read with pread: a fifth of the cost of
-opening. The CPU time is the process's CPU clock: exact to the nanosecond, for anybody.
+Strategy: a pidfd is opened first and polled when all files are open, so all of them belong to one process,
+even if its id is used again. Files stay open and are read with pread: a fifth of the cost of opening. The
+CPU time is that of the process's CPU clock, exact to the nanosecond.
 
-What a process of another user shows to one without capabilities: all of this.
+All of this needs no capability, also for a process of another user.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import ExitStack
 
 _HZ = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_COMMAND_LINE_BYTES = 1 << 16  # of a command line; what names a VM stands near its beginning
+_COMMAND_LINE_BYTES = 1 << 16  # read at most; the flags that name a VM are near the beginning
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 
 # PIDFD_GET_INFO of <linux/pidfd.h>, with its first 64 bytes: mask at 0, exit_code at 60.
@@ -31,13 +31,13 @@ _INFO_BYTES, _EXIT_CODE_AT = 64, 60
 
 
 class Process:
-    """An open process. `started_ticks` tells it apart from an earlier one of the same id."""
+    """An open process. `started_ticks` distinguishes it from another one with the same id."""
 
     def __init__(self, pid: int, proc: str = "/proc") -> None:
         """Raises OSError: ProcessLookupError or FileNotFoundError if it is gone."""
         self.pid = pid
         self._folder = f"{proc}/{pid}"
-        self._threads: dict[int, int] = {}  # descriptors of schedstat, by thread id; -1 when it is gone
+        self._threads: dict[int, int] = {}  # descriptors of schedstat, by thread id; -1 after its end
         self._times: dict[int, tuple[int, int]] = {}  # the last reading of each
         self._cpu_s = 0.0
         with ExitStack() as opened:
@@ -46,10 +46,10 @@ class Process:
             self.started_ticks = start_ticks(_read(f"{self._folder}/stat"))
             self._statm = os.open(f"{self._folder}/statm", _OPEN)
             opened.callback(os.close, self._statm)
-            # Only its size is asked for, which needs no permission on it: Linux 6.2.
+            # Only for its size, which needs no permission: Linux 6.2.
             self._fds = os.open(f"{self._folder}/fd", os.O_PATH | os.O_CLOEXEC)
             opened.callback(os.close, self._fds)
-            self._cpu_clock = ~pid << 3 | 2  # as clock_getcpuclockid(3) makes it
+            self._cpu_clock = ~pid << 3 | 2  # the value of clock_getcpuclockid(3)
             self.cpu_s()
             if self.is_over():
                 raise ProcessLookupError(3, "No such process")
@@ -63,19 +63,19 @@ class Process:
         return bool(poll.poll(0))
 
     def started_ms(self) -> int:
-        """When it began, by the wall clock as it stands now; to 10 ms."""
+        """Its start, in Unix milliseconds by the present wall clock; exact to 10 ms."""
         booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         return round((booted_s + self.started_ticks / _HZ) * 1000)
 
     def started_s(self) -> float:
-        """When it began, by CLOCK_BOOTTIME."""
+        """Its start, by CLOCK_BOOTTIME."""
         return self.started_ticks / _HZ
 
     def age_s(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started_s()
 
     def cpu_s(self) -> float:
-        """CPU time of all its threads, also those that ended; when it has been reaped, the last reading."""
+        """CPU time of all its threads, including ended ones; the last reading once it has been reaped."""
         try:
             self._cpu_s = time.clock_gettime(self._cpu_clock)
         except OSError:
@@ -83,7 +83,7 @@ class Process:
         return self._cpu_s
 
     def gauges(self) -> tuple[float, float]:
-        """Bytes of memory that it has, and how many open descriptors; NaN where that is not known now."""
+        """Resident memory in bytes, and the number of open descriptors; NaN if unknown."""
         try:
             pages = parse_resident_pages(os.pread(self._statm, 128, 0))
             fds = os.fstat(self._fds).st_size
@@ -94,7 +94,7 @@ class Process:
         return pages * _PAGE, fds
 
     def thread_times(self, tids: Collection[int]) -> tuple[float, float]:
-        """How long some threads ran, and how long they waited for a CPU, in nanoseconds.
+        """The sums of the time that threads ran, and that they waited for a CPU, in nanoseconds.
 
         A thread that ended keeps its last times; NaN if all of them ended before any was read.
         """
@@ -118,7 +118,7 @@ class Process:
         return []
 
     def read_times(self, tids: Iterable[int]) -> dict[int, tuple[int, int]]:
-        """The times of each thread, as `thread_times` adds them up; no file stays open for them."""
+        """The times of each thread, which `thread_times` adds up. Their files do not stay open."""
         found: dict[int, tuple[int, int]] = {}
         for tid in tids:
             with contextlib.suppress(OSError, ValueError):
@@ -127,7 +127,7 @@ class Process:
         return found
 
     def _without_reading(self, tid: int) -> tuple[int, int] | None:
-        """The times of a thread whose file is not open, or no longer to be read; None if there were none."""
+        """The times of a thread whose file is not open or has become unreadable; None if never read."""
         fd = self._threads.get(tid)
         try:
             if fd is None:
@@ -139,7 +139,7 @@ class Process:
                 os.close(fd)
             self._threads[tid] = -1
         except (OSError, ValueError):
-            pass  # out of descriptors: perhaps at the next tick
+            pass  # no descriptor is free: the next tick tries again
         return self._times.get(tid)
 
     def command_line(self) -> bytes:
@@ -159,7 +159,7 @@ class Process:
         return ""
 
     def exit_status(self) -> int | None:
-        """Its wait status, where the kernel tells it: Linux 6.15, once its parent has reaped it."""
+        """Its wait status, after its parent has reaped it (Linux 6.15); None if unknown."""
         info = bytearray(_INFO_BYTES)
         struct.pack_into("<Q", info, 0, _PIDFD_INFO_EXIT)
         try:
@@ -179,7 +179,7 @@ class Process:
 
 
 def start_ticks(stat: bytes) -> int:
-    """When a process started, in clock ticks since boot, from /proc/PID/stat. Its name may hold anything."""
+    """A process' start in clock ticks since boot, from /proc/PID/stat. Its name may contain anything."""
     try:
         return int(stat[stat.rindex(b")") + 1 :].split()[19])
     except (ValueError, IndexError):
@@ -187,7 +187,7 @@ def start_ticks(stat: bytes) -> int:
 
 
 def parse_resident_pages(statm: bytes) -> int:
-    """Pages of memory that a process has, from /proc/PID/statm. Raises ValueError."""
+    """A process' resident pages, from /proc/PID/statm. Raises ValueError."""
     fields = statm.split(None, 2)
     if len(fields) < 2:
         raise ValueError("statm has no second field")
@@ -195,13 +195,13 @@ def parse_resident_pages(statm: bytes) -> int:
 
 
 def parse_schedstat(schedstat: bytes) -> tuple[int, int]:
-    """Nanoseconds that a thread ran, and waited for a CPU. Raises ValueError."""
+    """Nanoseconds that a thread ran, and that it waited for a CPU. Raises ValueError."""
     run, wait, _ = schedstat.split()
     return int(run), int(wait)
 
 
 def exists(pid: int) -> bool:
-    """Whether there is such a process, even one that /proc hides from us (hidepid)."""
+    """Whether a process exists, even if /proc hides it (hidepid)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -212,16 +212,16 @@ def exists(pid: int) -> bool:
 
 
 def is_process(tid: int) -> bool:
-    """Whether a thread is the one that its process is called by; quicker than `thread_group`."""
+    """Whether a thread id is that of a process; quicker than `thread_group`."""
     try:
         os.close(os.pidfd_open(tid))
-    except OSError:  # no pidfd is opened of another thread
+    except OSError:  # pidfd_open refuses other threads
         return False
     return True
 
 
 def thread_group(tid: int, proc: str = "/proc") -> int | None:
-    """The process of a thread; None if it is gone."""
+    """The process of a thread; None if the thread is gone."""
     try:
         status = _read(f"{proc}/{tid}/status")
     except OSError:
@@ -233,7 +233,7 @@ def thread_group(tid: int, proc: str = "/proc") -> int | None:
 
 
 def _read(path: str, most: int = 1 << 14) -> bytes:
-    """A file of /proc/PID: one read has all of it."""
+    """Read a file of /proc/PID, which one read returns whole."""
     fd = os.open(path, _OPEN)
     try:
         return os.read(fd, most)

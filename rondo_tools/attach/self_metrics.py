@@ -1,7 +1,7 @@
-"""rondo-attach's own metrics, sent as an instance of its own: they go the way of all metrics.
+"""rondo-attach's own metrics, sent as an instance of its own.
 
-Strategy: a source like those of a VM, for a session `rondo-attach` that begins with each watcher and gets a
-tick after those of the VMs. What it tells is counted anyway, by whoever does it; here it is gathered.
+Strategy: a source like those of a VM, for a session `rondo-attach` that begins with each watcher and gets its
+tick after those of the VMs. The modules keep their own counts; this source collects them.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ _COUNTERS = (
         for event in ("begin", "end")
     ),
     _counter(
-        "attach_overruns_total", "overruns", "Times that events of KVM were lost, and VMs looked for anew."
+        "attach_overruns_total", "overruns", "Times that events of KVM were lost, and VMs were scanned again."
     ),
     *(
-        _counter("attach_lost_ticks_total", "ticks", "Ticks that no store has, by why.", ("reason", reason))
+        _counter(
+            "attach_lost_ticks_total", "ticks", "Ticks that no store has, by reason.", ("reason", reason)
+        )
         for reason in LOST_TICKS
     ),
     _counter("attach_cpu_seconds_total", "seconds", "CPU time of rondo-attach."),
@@ -65,7 +67,7 @@ _ADAPTERS = tuple(
         (("state", state),),
         GAUGE,
         "adapters",
-        "Adapters at work, one for each VM and kind, by what came of it since the tick before.",
+        "Running adapters, one for each VM and kind, by state since the tick before.",
     )
     for state in ADAPTER_STATES
 )
@@ -74,7 +76,7 @@ SERIES = (*_COUNTERS, _LOST_EXITS, *_GAUGES, *_ADAPTERS)
 
 @dataclass
 class Tally:
-    """What the watcher and its lives have come to."""
+    """Counts of the watcher and of its lives."""
 
     begun: int = 0
     ended: int = 0
@@ -83,7 +85,7 @@ class Tally:
 
 
 class SelfMetrics:
-    """A source. Without counters there is no series of lost exits, without adapters none of them."""
+    """A source. Lost exits are a series only with counters, adapters only with adapters."""
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class SelfMetrics:
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._readings: dict[Report, Reading | None] = {}  # at the tick before
         counts = self._count()
-        # CPU time counts from the process's start; the map's losses are not all of this process.
+        # CPU time counts from the start of the process; the map may have lost exits before that.
         self._base: Sequence[float] = (*(0.0 for _ in _COUNTERS), *counts[len(_COUNTERS) :])
 
     def values(self, _moment: Moment) -> Sequence[float]:
@@ -135,7 +137,7 @@ class SelfMetrics:
         )
 
     def _look(self, reports: Sequence[Report]) -> tuple[int, int, int]:
-        """How many of these are in each of ADAPTER_STATES."""
+        """The number of adapters in each of ADAPTER_STATES."""
         before = self._readings
         self._readings = {report: report.reading for report in reports}
         failing = sum(report.refused is not None for report in reports)

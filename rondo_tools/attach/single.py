@@ -1,8 +1,8 @@
-"""One watcher of all VMs on a host: a second would send every session twice.
+"""A lock for the one watcher of all VMs on a host: a second would send every session twice.
 
-Strategy: an abstract Unix socket is a name that one process can have, that needs no file and no permission,
-and that is free again when the process is gone. Anybody can take it; so whoever has it counts only if it is
-root or of our own user.
+Strategy: an abstract Unix socket is a name that only one process can have. It needs no file and no
+permission, and is free again when the process is gone. Any user can take the name, so its owner counts as a
+watcher only if it is root or our own user.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
 def claim() -> socket.socket | None:
-    """Be the only one, until what is returned is closed. Raises RondoError if there is another.
+    """Take the lock, which the returned socket holds. Raises RondoError if another watcher has it.
 
-    None if a stranger has the name.
+    None if another user has the name.
     """
     mine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -40,9 +40,11 @@ def claim() -> socket.socket | None:
             option = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             pid, user, _ = _CREDENTIALS.unpack(option)
         except OSError:
-            pass  # its queue is full, or it is just coming or going
+            pass  # its queue is full, or it is just starting or ending
     if user not in (0, os.getuid()):
-        _log.warning("process %d of user %d has the name of rondo-attach's lock; going on", pid, user)
+        _log.warning(
+            "process %d of user %d has the name of rondo-attach's lock; continuing without it", pid, user
+        )
         return None
     raise RondoError(
         f"rondo-attach already watches all VMs of this host{f' (process {pid})' if pid else ''}; "

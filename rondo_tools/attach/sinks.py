@@ -1,9 +1,8 @@
-"""Where sessions go: lines for people, a pipe, or a store. A sink never makes the loop wait.
+"""Sends sessions to standard output or a store. A sink never blocks the loop.
 
-Strategy: the watcher begins a session for each life of a VM and gives it ticks and an end. A store gets a
-connection for each session: a link keeps the newest 600 ticks while the store is away, and is let go when
-the store has acknowledged the end. A session without an end stays open: the watcher was stopped, the VM was
-not.
+Strategy: the watcher begins a session for each life of a VM, and passes its ticks and its end. A store gets a
+connection for each session: a link keeps the newest 600 ticks while the store is away, and is dropped when
+the store has acknowledged the end. If the watcher stops and the VM does not, the session gets no end.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from rondo_tools.units import format_count
 
 _log = logging.getLogger(__name__)
 
-MAX_ENDED = 10_000  # sessions that are over and not delivered: some 10 kB each
+MAX_ENDED = 10_000  # ended sessions that are not delivered: some 10 kB each
 _SWEEP_S = 0.1
 
 
@@ -37,18 +36,16 @@ class Session(Protocol):
     def tick(self, tick: Tick) -> None: ...
 
     def go_on(self, header: Header) -> None:
-        """Go on in the same session, with other series."""
+        """Continue the session with other series."""
 
     def begin_anew(self, end: End, header: Header) -> None:
-        """End the session, and go on in another."""
+        """End the session, and continue in a new one."""
 
     def end(self, end: End) -> None: ...
 
 
 class Sink(Protocol):
-    """Where sessions begin. The loop calls `dispatch` for descriptors that it does not know, and `turn` each
-    turn.
-    """
+    """Begins sessions. The loop calls `dispatch` for descriptors of others, and `turn` in each turn."""
 
     def begin(self, header: Header) -> Session: ...
 
@@ -56,24 +53,24 @@ class Sink(Protocol):
         """Whether the descriptor was the sink's."""
 
     def turn(self) -> None:
-        """Send what there is, and do what has fallen due."""
+        """Send what is ready or due."""
 
     def timeout_s(self) -> float:
-        """How long until `turn` is due; infinity for never."""
+        """The time until `turn` is due; infinity for never."""
 
     @property
     def is_gone(self) -> bool:
-        """Nobody will read what is written from now on."""
+        """Whether the reader is gone for good."""
 
     @property
     def unsent(self) -> int:
-        """How many sessions have something that was not taken yet."""
+        """The number of sessions with unsent data."""
 
     def close(self) -> None: ...
 
 
 class Driven:
-    """What the sinks have in common: outputs, driven in the watcher's loop."""
+    """The base of all sinks: outputs driven by the watcher's loop."""
 
     def __init__(self, epoll: select.epoll) -> None:
         self._driver = Driver(epoll)
@@ -90,7 +87,7 @@ class Driven:
 
 
 class PipeSink(Driven):
-    """Standard output as a stream: one session at a time, as the format has it."""
+    """Standard output as a stream: one session at a time, as the format demands."""
 
     def __init__(self, epoll: select.epoll, fd: int) -> None:
         super().__init__(epoll)
@@ -132,7 +129,7 @@ class PipeSink(Driven):
 
 
 class PipeSession:
-    """A session on a pipe. Its end is an item, so that it is written when it is known."""
+    """A session on a pipe. The end is an item of its own, so that it is written at once."""
 
     def __init__(self, sink: PipeSink) -> None:
         self._sink = sink
@@ -158,15 +155,15 @@ class StoreSink(Driven):
         self._address, self._name = address, name
         self._notices = _StoreNotices()
         self._live: set[Link] = set()
-        self._ended: dict[Link, None] = {}  # in the order in which they ended
+        self._ended: dict[Link, None] = {}  # in the order of their ends
         self._given_up = 0
-        self._lost = Counter[str]()  # of links that were let go, by why
-        self._swept_s = 0.0  # when links that are over were let go
+        self._lost = Counter[str]()  # ticks of links that were dropped, by reason
+        self._swept_s = 0.0  # the time of the last sweep
         self._file: EndsFile | None = None
 
     def keep(self, file: EndsFile) -> set[tuple[str, int]]:
-        """Put down ends in a file until they are delivered; send those in it, and return which they are, as
-        instance and start.
+        """Keep ends in `file` until they are delivered. Send those in it, and return their instances and
+        starts.
         """
         self._file = file
         found = file.take()
@@ -189,7 +186,7 @@ class StoreSink(Driven):
         self._driver.update(link, time.monotonic())
 
     def end(self, link: Link) -> None:
-        """Nothing comes after this: let it go once it is acknowledged."""
+        """Nothing follows on this link: drop it once it is acknowledged."""
         self._live.discard(link)
         self._ended[link] = None
         if self._file is not None:
@@ -211,18 +208,18 @@ class StoreSink(Driven):
 
     @property
     def unsent(self) -> int:
-        """Sessions that are not acknowledged, and live ones of which something was not sent."""
+        """The number of unacknowledged ended sessions, and of live ones with unsent data."""
         late = sum(link.wants_write or link.state is not State.SENDING for link in self._live)
         return late + sum(not link.is_over for link in self._ended)
 
     @property
     def waiting(self) -> int:
-        """Sessions that are over and not acknowledged, as of the last sweep."""
+        """The number of unacknowledged ended sessions, as of the last sweep."""
         return len(self._ended)
 
     @property
     def lost_ticks(self) -> Counter[str]:
-        """Ticks that no store will have, as far as is known, by why: "backlog", "given_up", "refused"."""
+        """Ticks that no store will have, as far as known, by reason: "backlog", "given_up", "refused"."""
         backlog = sum(link.backlog.dropped for link in self._notices.behind)
         return self._lost + Counter(backlog=backlog, refused=self._notices.refused_ticks)
 
@@ -240,7 +237,7 @@ class StoreSink(Driven):
                 link.close()
 
     def _give_up(self, link: Link) -> None:
-        """The store is away for so long that the oldest have to go."""
+        """Drop an ended session, because too many wait for the store."""
         self._driver.remove(link)
         link.close()
         self._forget(link)
@@ -248,7 +245,7 @@ class StoreSink(Driven):
         self._given_up += 1
         self._notices.warnings.warn(
             "given up",
-            "%s: %d sessions that are over wait for the store: the oldest are given up, %d so far",
+            "%s: %d ended sessions wait for the store: the oldest are given up, %d so far",
             *(self._name, MAX_ENDED, self._given_up),
         )
 
@@ -261,7 +258,7 @@ class StoreSink(Driven):
 
 
 class StoreSession:
-    """A session that has a link of its own."""
+    """A session with its own link."""
 
     def __init__(self, sink: StoreSink, link: Link) -> None:
         self._sink, self._link = sink, link
@@ -284,7 +281,7 @@ class StoreSession:
 
 
 class _StoreNotices(Notices):
-    """What a thousand links have to say, once."""
+    """Logs the notices of many links, each kind once."""
 
     def __init__(self) -> None:
         self.warnings = RateLimit(_log, burst=3, window_s=60.0)
@@ -311,7 +308,7 @@ class _StoreNotices(Notices):
 
     def falls_behind(self, output: Output) -> None:
         self.behind.add(output)
-        self.warnings.warn("behind", "%s does not keep up: oldest ticks are being dropped", output.name)
+        self.warnings.warn("behind", "%s does not keep up: the oldest ticks are dropped", output.name)
 
     def refused(self, output: Output, counts: Mapping[str, int]) -> None:
         self.refused_ticks += sum(counts.values())

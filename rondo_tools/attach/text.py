@@ -1,9 +1,9 @@
-"""``--text``: a line for each VM and tick, with what happened since the line before, per second.
+"""``--text``: a line for each VM and tick, with rates a second since the line before.
 
 12:00:01.000 web-1  io 20003/s mmio 0/s hlt 12/s shutdown 0/s other 0/s  cpu 98 % wait 1 %  rss 42.1 MiB fds
 21
 
-What is not known is `-`.
+An unknown value is `-`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rondo_tools.producer.pipe import Pipe
 from rondo_tools.stream import End, Header, Tick
 from rondo_tools.units import format_duration, format_size
 
-_KEPT = 1000  # turns of the loop, in each of which any number of VMs had something to say
+_KEPT = 1000  # turns of the loop, each with the lines of any number of VMs
 
 
 class TextSink(Driven):
-    """Lines on a descriptor; those of one turn of the loop are written together."""
+    """Writes lines to a descriptor; those of one turn of the loop in one write."""
 
     def __init__(self, epoll: select.epoll, fd: int) -> None:
         super().__init__(epoll)
@@ -57,7 +57,7 @@ class TextSink(Driven):
 
 
 class TextSession:
-    """A session as lines."""
+    """Writes a session as lines."""
 
     def __init__(self, header: Header, lines: list[str]) -> None:
         self._lines = lines

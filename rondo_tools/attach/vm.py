@@ -1,4 +1,4 @@
-"""One life of a VM: a session of its stream, made of sources."""
+"""One life of a VM: its session, with the series of its sources."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rondo_tools.attach.sources.base import LateSource, Moment, Source
 from rondo_tools.catalog import Series
 from rondo_tools.stream import End, Header, Tick
 
-LABELS_MS = 2_000  # how long a session waits for its labels
+LABELS_MS = 2_000  # the longest wait of a session for its labels
 
 
 class Vm:
-    """Sends ticks to a sink until its end. Times ascend, whatever the clock does meanwhile.
+    """Sends ticks to a sink until its end. Times ascend, whatever the clock does.
 
-    When a late source has its first answer, the session goes on with its series too. A series that two
-    sources have is the first one's, for good.
+    After the first answer of a late source, the session continues with its series too. A series that two
+    sources have always comes from the first one.
 
     The labels of a session cannot change. So while a late source awaits labels, nothing is sent: ticks are
     held, and the session begins at the first tick after LABELS_MS at the latest.
@@ -33,14 +33,14 @@ class Vm:
         *,
         has_labels: bool = False,
     ) -> None:
-        """`header` without its series: they are those of the sources. `last_ms` is when the session may have
-        had a tick already, if it goes on; `has_labels` if its labels are final.
+        """`header` comes without series; those of the sources are added. `last_ms` is the time of the last
+        tick of a session that continues; `has_labels` if its labels are final.
         """
         self.late = late
         self._sink = sink
         self._sources = (*sources, *late)
         self._owners: dict[Series, Source] = {}
-        self._columns: list[int] | None = None  # of the sources' values; None is all of them
+        self._columns: list[int] | None = None  # the sources' values that are sent; None is all
         for source in late:
             source.take()
         self.header = header
@@ -61,7 +61,7 @@ class Vm:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the session has, with labels that are final."""
+        """Whether the session has begun, with final labels."""
         return self._session is not None
 
     def tick(self, moment: Moment) -> None:
@@ -71,12 +71,12 @@ class Vm:
         self._begin_if_labelled()
 
     def end(self, moment: Moment, reason: str) -> None:
-        """The last tick, after every other, and the end."""
+        """Send the last tick, later than any other, and the end."""
         self._send(moment._replace(t_ms=max(moment.t_ms, self._last_ms + 1)))
         self._begun().end(End(reason, self._last_ms))
 
     def begin_anew(self, start_ms: int) -> None:
-        """Go on in another session, whose counters begin at 0: the clock was set back."""
+        """Continue in a new session, with counters from 0: the clock was set back."""
         session, end = self._begun(), End("clock", self._last_ms)
         for source in self._sources:
             source.begin_anew()
@@ -90,13 +90,13 @@ class Vm:
             self._begun()
 
     def _begun(self) -> Session:
-        """The session, which begins now with the labels that are known, if it has not begun yet."""
+        """The session. If it has not begun, it begins now, with the labels known so far."""
         if self._session is not None:
             return self._session
         return self._begin({name: value for one in self.late for name, value in one.labels.items()})
 
     def _begin(self, labels: Mapping[str, str]) -> Session:
-        labels = {**labels, **dict(self.header.labels)}  # the user's come first
+        labels = {**labels, **dict(self.header.labels)}  # the user's labels win
         self.header = self.header._replace(labels=tuple(sorted(labels.items())))
         first, *held = self._held
         self._held = []

@@ -1,20 +1,19 @@
-"""The watcher: one loop that sees VMs come and go, and sends a tick of each on every whole interval.
+"""The watcher: one loop that sees VMs begin and end, and sends a tick of each at every interval.
 
-Strategy: the exit counters are there before the first event is received, so a VM whose making is told has
-all of its exits counted. A VMM's process is followed by its pidfd; a VM's life is from its `create` to its
-`destroy` or the death of its process, whichever comes first.
+Strategy: the exit counters run before the first event is received, so all exits of a VM with a `create` event
+are counted. A VMM's process is followed by its pidfd. A VM's life lasts from its `create` to its `destroy` or
+the death of its process, whichever comes first.
 
-- Death: the kernel says `destroy`, then the pidfd is readable, then the parent reaps the process, and only
-  then is its exit status there. So an end is held for up to half a second, and ends that come close
-  together share one look at the counters. Nothing is lost meanwhile: counts stay until they are deleted.
-- A process that goes on after `destroy` (execve, or one VM after another) has ended that life; the next one
-  begins where the counts stand. Counts of threads are deleted only after their process is dead.
-- A VM that was there before the watcher, or whose `create` was lost, begins at 0 when it is found, and says
-  so with the label attached="late"; not if its process is younger than the counters, which then have all of
-  it.
-- Threads that the counters know and nobody announced are VMs too.
-- Where the counters outlive the watcher (see `kept`), a watcher goes on with the sessions of the one before
-  it. A VM that ended in between has all of its exits, and its end is not known.
+- Death: first comes `destroy`, then the pidfd is readable, then the parent reaps the process, and only then
+  the exit status can be read. So an end waits for up to half a second, and ends close to each other share one
+  read of the counters. No count is lost meanwhile: counts stay until they are deleted.
+- If a process continues after `destroy` (execve, or one VM after another), that life has ended; the next one
+  begins at the present counts. A thread's counts are deleted only after its process is dead.
+- A VM that ran before the watcher, or whose `create` was lost, begins at 0 when it is found, and has the
+  label attached="late". It is not late if its process is younger than the counters, which have all of it.
+- A thread that has counts but no event belongs to a VM too.
+- If the counters outlive the watcher (see `kept`), the next watcher continues its sessions. A VM that ended
+  in between has all of its exits; how it ended is unknown.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PRUNE_MS = 60_000  # how often counts of dead processes go that nobody asked for
+_PRUNE_MS = 60_000  # with --pid, the time between deletions of other processes' counts
 
 
 class Watcher:
-    """Everything that is watched. `counters` is None where no exit can be counted."""
+    """Watches all VMs. `counters` is None if exits cannot be counted."""
 
     def __init__(
         self,
@@ -72,22 +71,22 @@ class Watcher:
         self._since_boot_s = since_boot_s  # the counters are older than this
         self._vmms: dict[int, Vmm] = {}  # by process id
         self._by_pidfd: dict[int, Vmm] = {}
-        self._ending: set[Vmm] = set()  # those with something to end
-        self._end_s = math.inf  # when the first of them falls due, by the monotonic clock
+        self._ending: set[Vmm] = set()  # those with a VM to end
+        self._end_s = math.inf  # the monotonic time at which the first of them is due
         self._overruns, self._lost = 0, 0 if counters is None else counters.lost()
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
         self._tally = Tally() if tally is None else tally
         self._lives = Lives(options, sink, counters, self._warnings, adapters, self._tally)
         self._slot_ms = clock.now_ms() // options.interval_ms * options.interval_ms
-        self._due_s = self._next_due_s()  # the next tick, by the monotonic clock
+        self._due_s = self._next_due_s()  # the next tick's monotonic time
         self._own = None if own is None else self._begin_own(own)
-        self._epoll = epoll  # the sink's too
+        self._epoll = epoll  # shared with the sink
         self._epoll.register(uevents.fileno(), select.EPOLLIN)
 
     # The loop
 
     def begin(self) -> None:
-        """Find the VMs that are there already."""
+        """Find the VMs that run already."""
         if self._options.only_pid is None:
             self._resume()
             self.rescan()
@@ -96,7 +95,7 @@ class Watcher:
         self._keep()
 
     def run(self, signals: Signals) -> None:
-        """Watch until a signal, until nobody reads, or until the only process that is asked for has ended."""
+        """Watch until a signal, until the reader is gone, or until the only watched process has ended."""
         self._epoll.register(signals.fileno(), select.EPOLLIN)
         while not self._is_over():
             self._sink.turn()
@@ -113,7 +112,7 @@ class Watcher:
             self.turn()
 
     def linger(self, signals: Signals, seconds: float) -> int:
-        """Go on sending for so long, or until a signal; return how many sessions have something unsent."""
+        """Send for `seconds` more, or until a signal; return the number of sessions with unsent data."""
         until_s = time.monotonic() + seconds
         if self._own is not None:
             self._own.end(Moment(clock.now_ms(), 0.0, {}), "signal")
@@ -134,7 +133,7 @@ class Watcher:
         return self._sink.is_gone or (self._options.only_pid is not None and not self._vmms)
 
     def turn(self) -> None:
-        """Do what has fallen due."""
+        """Send ticks and ends that are due."""
         self._end_lives(time.monotonic())
         now_ms = clock.now_ms()
         if clock.is_set_back(now_ms, self._slot_ms, self._options.interval_ms):
@@ -147,7 +146,7 @@ class Watcher:
         self._keep()
 
     def _keep(self) -> None:
-        """Put down what has changed, before anything of it is sent."""
+        """Write changed sessions to the kept file, before any of them is sent."""
         if self._kept is not None:
             for vmm in self._lives.changed:
                 if self._vmms.get(vmm.process.pid) is vmm:
@@ -162,7 +161,7 @@ class Watcher:
         return min(tick_s, end_s, self._sink.timeout_s())
 
     def close(self) -> None:
-        """Let go of all; no session is ended, for no VM is."""
+        """Close all processes. No session ends, because no VM does."""
         for vmm in self._vmms.values():
             vmm.process.close()
         self._vmms.clear()
@@ -171,16 +170,16 @@ class Watcher:
     # Finding VMs
 
     def _resume(self) -> None:
-        """Go on with the sessions of the watcher before us."""
+        """Continue the sessions of the previous watcher."""
         if self._kept is None or not self._kept.processes:
             return
         now_ms = clock.now_ms()
-        last_ms = now_ms + self._kept.back_ms  # no tick of before is later
+        last_ms = now_ms + self._kept.back_ms  # no earlier tick is after this
         is_set_back = clock.is_set_back(now_ms, last_ms, self._options.interval_ms)
         if is_set_back:
             back_s = self._kept.back_ms / 1000
             _log.warning(
-                "meanwhile the clock was set back by %.1f s; the ticks go on in new sessions", back_s
+                "meanwhile the clock was set back by %.1f s; the ticks continue in new sessions", back_s
             )
         moment = self._moment(now_ms)
         for kept in self._kept.processes:
@@ -192,7 +191,7 @@ class Watcher:
             except OSError as exc:
                 self._warnings.warn("adopt", "process %d cannot be watched: %s", kept.pid, exc.strerror)
                 continue
-            if process.started_ticks != kept.started_ticks:  # another one has its id
+            if process.started_ticks != kept.started_ticks:  # the id was used again
                 process.close()
                 self._end_unseen(kept, moment, last_ms)
                 continue
@@ -213,10 +212,10 @@ class Watcher:
         return vmm
 
     def rescan(self) -> None:
-        """Find VMs whose making nobody told us."""
+        """Find VMs whose `create` was not received."""
         scan = self._scan()
-        self._take_events()  # a VM whose making is told is not late
-        counted = self._lives.read()  # once for all: a thousand may be found
+        self._take_events()  # a VM with a `create` event is not late
+        counted = self._lives.read()  # once, because a thousand VMs may be found
         for pid, path in scan.found:
             if self._is_asked_for(pid):
                 vmm = self._vmms.get(pid)
@@ -224,11 +223,11 @@ class Watcher:
                     self._adopt(pid, path, counted=counted)
 
     def receive(self) -> None:
-        """Take KVM's events, and make up for those that were lost."""
+        """Process KVM's events; scan if some were lost."""
         self._take_events()
         if self._uevents.overruns > self._overruns:
             self._overruns = self._uevents.overruns
-            self._warnings.warn("overrun", "events of KVM were lost: looking for VMs anew")
+            self._warnings.warn("overrun", "events of KVM were lost: scanning for VMs again")
             if self._options.only_pid is None:
                 self.rescan()
 
@@ -245,7 +244,7 @@ class Watcher:
         return self._options.only_pid in (None, pid)
 
     def _process_of(self, event: discover.KvmEvent) -> int | None:
-        """The process whose thread made the VM; None if it is gone and was never seen."""
+        """The process whose thread created the VM; None if it is gone and was never seen."""
         is_leader = event.tid in self._vmms or is_process(event.tid)
         return event.tid if is_leader else thread_group(event.tid)
 
@@ -257,12 +256,12 @@ class Watcher:
         for gone in list(vmm.destroyed):  # one VM after another; the path may be the same
             self._lives.end(vmm, gone, self._moment(clock.now_ms()), "gone")
         if path in vmm.vms:
-            return  # the scan was faster
+            return  # the scan found it first
         if not self._learn_path(vmm, path):
             self._lives.begin(vmm, path)
 
     def _learn_path(self, vmm: Vmm, path: str) -> bool:
-        """Whether a path is that of a VM that was found without it."""
+        """Give a path to the VM that was found without one; False if there is none."""
         if UNKNOWN_PATH not in vmm.vms:
             return False
         vmm.vms[path] = vmm.vms.pop(UNKNOWN_PATH)
@@ -274,7 +273,7 @@ class Watcher:
         return True
 
     def _on_destroy(self, event: discover.KvmEvent) -> None:
-        """A process that dies closes its VM before its pidfd tells of it: end the life a moment later."""
+        """End the life a moment later: a dying process closes its VM before its pidfd becomes readable."""
         vmm = self._vmms.get(self._process_of(event) or 0)
         if vmm is None or event.path not in vmm.vms:
             vmm = next((one for one in self._vmms.values() if event.path in one.vms), vmm)
@@ -288,15 +287,15 @@ class Watcher:
     ) -> None:
         """Follow a process, and begin the life of its VM.
 
-        A VM that was found, not announced by its `create`, may be older than the counters: `counted` is what
-        they had when it was.
+        A VM that was found, without a `create` event, may be older than the counters: `counted` are the
+        counts at that time.
         """
         vmm = self._vmms.get(pid)
         if vmm is None:
             try:
                 process = Process(pid)
             except (FileNotFoundError, ProcessLookupError):
-                return  # it is gone, or hidden; if it had exits, the counters' keys will tell
+                return  # it is gone, or hidden; its exits, if any, are found at a tick
             except OSError as exc:
                 self._warnings.warn("adopt", "process %d cannot be watched: %s", pid, exc.strerror)
                 return
@@ -314,18 +313,18 @@ class Watcher:
     def _on_pidfd(self, fd: int, event: int) -> None:
         vmm = self._by_pidfd[fd]
         if vmm.death is None:
-            vmm.process.cpu_s()  # now, for it is gone when the process has been reaped
+            vmm.process.cpu_s()  # read now: it cannot be read after the process has been reaped
             vmm.died_s = time.monotonic()
             vmm.death = Moment(clock.now_ms(), time.clock_gettime(time.CLOCK_BOOTTIME), {})
             self._ending.add(vmm)
             self._lives.hurry(vmm)
-            self._epoll.modify(fd, 0)  # only the hang-up is still of interest: the parent has reaped it
+            self._epoll.modify(fd, 0)  # the hang-up still comes, when the parent reaps the process
         if event & select.EPOLLHUP and not vmm.is_reaped:
             vmm.is_reaped = True
             self._epoll.unregister(fd)
 
     def _end_lives(self, now_s: float) -> None:
-        """End what has been over for long enough, or nearly so, with one look at the counters for all."""
+        """End the lives that are due now or soon, with one read of the counters for all."""
         due_s = {vmm: vmm.due_s() for vmm in self._ending}
         self._end_s = min(due_s.values(), default=math.inf)
         if now_s < self._end_s:
@@ -336,7 +335,7 @@ class Watcher:
         moment = self._moment(clock.now_ms())
         for vmm in ready:
             self._ending.discard(vmm)
-            if vmm.death is None:  # the process goes on without its VM
+            if vmm.death is None:  # the process continues without its VM
                 for path in list(vmm.destroyed):
                     self._lives.end(vmm, path, moment, "gone")
                 continue
@@ -365,10 +364,10 @@ class Watcher:
         moment = self._moment(t_ms)
         if self._options.only_pid is None or t_ms % _PRUNE_MS < self._options.interval_ms:
             if moment.exits.keys() - self._vmms.keys():
-                self.receive()  # its event was there before its first exit, but not when we looked
+                self.receive()  # the event came before the first exit, but after our last look
             for pid in moment.exits.keys() - self._vmms.keys():
                 self._on_unknown(pid, moment)
-        self._keep()  # new sessions, and the clock, before a tick shows them
+        self._keep()  # new sessions, and the clock, before their first tick is sent
         for vmm in self._vmms.values():
             if vmm.death is None:
                 self._lives.own_threads(vmm)
@@ -377,7 +376,7 @@ class Watcher:
         self._report_lost()
 
     def _on_unknown(self, pid: int, moment: Moment) -> None:
-        """A process has exits that nobody told us of: adopt it, or send what is left of it."""
+        """Adopt a process that has exits but no event, or send its exits if it is gone."""
         assert self._counters is not None
         if self._is_asked_for(pid):
             self._adopt(pid, counted=moment.exits)
@@ -393,7 +392,7 @@ class Watcher:
 
     def _begin_anew(self, now_ms: int) -> None:
         back_s = (self._slot_ms - now_ms) / 1000
-        _log.warning("the clock was set back by %.1f s; the ticks go on in new sessions", back_s)
+        _log.warning("the clock was set back by %.1f s; the ticks continue in new sessions", back_s)
         self._slot_ms = now_ms // self._options.interval_ms * self._options.interval_ms
         self._due_s = self._next_due_s()
         for vm in self._live():
@@ -408,14 +407,14 @@ class Watcher:
     def _moment(self, t_ms: int) -> Moment:
         return Moment(t_ms, time.clock_gettime(time.CLOCK_BOOTTIME), self._lives.read())
 
-    # Our own
+    # Its own metrics
 
     def _begin_own(self, source: SelfMetrics) -> Vm:
         header = Header(INSTANCE, clock.now_ms(), self._options.labels, self._options.interval_ms, ())
         return Vm(header, [source], self._sink)
 
     def _tick_own(self, t_ms: int) -> None:
-        """After the ticks of the VMs, whose lateness it tells."""
+        """Send rondo-attach's own tick after those of the VMs, with their lag."""
         self._tally.lag_s = max(time.monotonic() - self._due_s, 0.0)
         self._due_s = self._next_due_s()
         if self._own is not None:

@@ -46,7 +46,7 @@ def test_a_jump_over_a_map_counts_its_two_halves() -> None:
 
 @pytest.mark.parametrize(
     ("lines", "why"),
-    [([a.jump("nowhere")], "no label 'nowhere'"), (["here", "here", a.leave()], "'here' stands twice")],
+    [([a.jump("nowhere")], "no label 'nowhere'"), (["here", "here", a.leave()], "'here' is defined twice")],
 )
 def test_a_label_that_is_wrong_is_an_error(lines: list[a.Line], why: str) -> None:
     with pytest.raises(ValueError, match=why):

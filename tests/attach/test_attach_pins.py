@@ -125,7 +125,7 @@ def test_two_never_share_a_folder(receiver: Receiver, node: Node) -> None:
         before = node.pinned()
         with node.watcher(*flags) as second:
             assert second.wait() == 69
-            assert "another rondo-attach counts with this folder" in second.said
+            assert "another rondo-attach uses this folder" in second.said
         assert node.pinned() == before
     with node.watching(*flags):  # it was killed, and the folder is free
         assert node.pinned() == before

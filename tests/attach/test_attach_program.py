@@ -202,7 +202,7 @@ def test_a_stranger_cannot_keep_it_from_starting(receiver: Receiver) -> None:
             watcher = Watcher("--output", receiver.address, network=same)
             try:
                 watcher.wait_for("watching")
-                assert "has the name of rondo-attach's lock; going on" in watcher.said
+                assert "has the name of rondo-attach's lock; continuing without it" in watcher.said
             finally:
                 watcher.close()
         finally:
@@ -281,8 +281,8 @@ def test_without_descriptors_it_says_so_and_goes_on(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        ([], 64, "say where"),
-        (["--output", "-"], 64, "say where"),
+        ([], 64, "give --output"),
+        (["--output", "-"], 64, "give --output"),
         (["--output", "file"], 64, "unix:PATH or tcp:HOST:PORT"),
         (["--output", "unix:x", "--text"], 64, "--text is for people"),
         (["--text", "--interval", "99ms"], 64, "100ms is the shortest"),

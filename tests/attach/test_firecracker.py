@@ -298,7 +298,7 @@ def test_list_shows_it(tmp_path: Path) -> None:
         writer = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
         try:
             os.write(writer, line())
-            assert "a FIFO, which the watcher alone may read" in look(f"{tmp_path}/fifo")[1]
+            assert "a FIFO, which only the watcher may read" in look(f"{tmp_path}/fifo")[1]
             assert os.read(writer, 1 << 16) == line()  # it is still there
         finally:
             os.close(writer)

@@ -461,9 +461,9 @@ def test_uris_of_this_host(uri: str) -> None:
     ("uri", "why"),
     [
         ("qemu+ssh://other/system", "another host's"),
-        ("qemu://[/x", "no URI"),
-        ("/run/libvirt/libvirt-sock", "no URI"),
-        ("system", "no URI"),
+        ("qemu://[/x", "not a URI"),
+        ("/run/libvirt/libvirt-sock", "not a URI"),
+        ("system", "not a URI"),
     ],
 )
 def test_uris_that_are_refused(uri: str, why: str) -> None:

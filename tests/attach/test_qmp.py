@@ -174,7 +174,7 @@ def test_list_shows_the_adapter_and_who_refuses(tmp_path: Path) -> None:
         assert adapters == ""
         assert "has a client" in refused[own("listed, qmp")]["why"]
         assert refused[own("listed, qmp")]["needs"] == "a second QMP socket, for rondo-attach alone"
-        assert "is not there" in look(f"{tmp_path}/{{name}}.none")[1][own("listed, qmp")]["why"]
+        assert "does not exist" in look(f"{tmp_path}/{{name}}.none")[1][own("listed, qmp")]["why"]
 
 
 # --- answers that no QEMU would send -------------------------------------------------------------
@@ -223,9 +223,9 @@ def stats(name: str = "disk0", **counters: object) -> bytes:
 @pytest.mark.parametrize(
     ("answers", "why"),
     [
-        ((DONE, b"nothing\n"), "not JSON"),
-        ((DONE, b"[" * 100_000 + b"\n"), "not JSON"),
-        ((DONE, b"[]\n"), "no message"),
+        ((DONE, b"nothing\n"), "invalid JSON"),
+        ((DONE, b"[" * 100_000 + b"\n"), "invalid JSON"),
+        ((DONE, b"[]\n"), "not a QMP message"),
         ((DONE, b"x" * (2 << 20)), "more than 1 MiB"),
         ((DONE, b'{"event": "RTC_CHANGE"}\n' * 400_000), "more than 4 MiB"),
         ((DONE, b'{"error": {"class": "CommandNotFound"}}\n'), "CommandNotFound"),

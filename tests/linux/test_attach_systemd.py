@@ -57,8 +57,8 @@ def test_a_restart_and_a_kill_lose_no_exit_and_no_session(booted: Booted) -> Non
         assert "attached" not in dict(session.header.labels), name
         assert session.end is not None
         assert session.end.reason == "gone"
-    assert booted.journal.count(": on goes on") == 2
-    assert "ends ended while nobody watched" in booted.journal
+    assert booted.journal.count(": on continues") == 2
+    assert "ends ended between two watchers" in booted.journal
 
 
 def test_every_tick_is_stored(booted: Booted) -> None:

@@ -2,7 +2,7 @@
 
 Strategy: one function for each instruction that rondo's programs use, named as in the kernel's
 documentation (Documentation/bpf/standardization/instruction-set.rst). A jump names a label; a label is a
-string in the list. `assemble` does two passes: where the labels stand, then the bytes.
+string in the list. `assemble` has two passes: the labels' places, then the bytes.
 
     opcode: 8 bits | destination register: 4, source register: 4 | offset: 16 | immediate: 32
 """
@@ -31,7 +31,7 @@ class Instruction(NamedTuple):
 
 
 Line = Instruction | str | Sequence[Instruction]
-"""What a program is a list of: an instruction, a label, or several instructions that belong together."""
+"""An item of a program: an instruction, a label, or several instructions that belong together."""
 
 
 def move(to: int, source: int) -> Instruction:
@@ -97,13 +97,13 @@ def leave() -> Instruction:
 
 
 def assemble(lines: Sequence[Line]) -> bytes:
-    """The program's bytes. Raises ValueError for a label that is missing or stands twice."""
+    """The program's bytes. Raises ValueError for a label that is missing or defined twice."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in lines:
         if isinstance(line, str):
             if line in labels:
-                raise ValueError(f"the label {line!r} stands twice")
+                raise ValueError(f"the label {line!r} is defined twice")
             labels[line] = len(instructions)
         elif isinstance(line, Instruction):
             instructions.append(line)

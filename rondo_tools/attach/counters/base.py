@@ -1,4 +1,4 @@
-"""What counts exits: the values between the counters and whoever watches."""
+"""The interface of exit counters, and the values that they return."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 Exits = tuple[int, ...]
-"""How many there were of each of the catalogue's EXIT_REASONS, in that order; cumulative."""
+"""Exits so far for each of the catalogue's EXIT_REASONS, in that order."""
 
 Counts = tuple[int, ...]
-"""Of a thread: its exits, and after them when it was seen first, by CLOCK_BOOTTIME in nanoseconds."""
+"""A thread's exits, followed by the CLOCK_BOOTTIME of its first exit in nanoseconds."""
 
 
 class ProcessExits:
-    """What was counted for a process, by vCPU thread; counters that do not know the threads call them 0."""
+    """The counts of a process by vCPU thread; counters that do not know threads use thread 0."""
 
     __slots__ = ("threads",)
 
@@ -42,24 +42,24 @@ def total(threads: Iterable[Counts]) -> Exits:
 
 
 class ExitCounters(Protocol):
-    """One way to count. `reasons` are those that it counts; the others are in no header."""
+    """One way to count. It counts `reasons`; other reasons are in no header."""
 
     name: str
     reasons: tuple[str, ...]
-    counts_from_birth: bool  # whether a process that is younger than the counters has all of its exits
+    counts_from_birth: bool  # whether all exits of a process younger than the counters are counted
     knows_threads: bool
-    notes: tuple[str, ...]  # what it cannot count, and why; for people
+    notes: tuple[str, ...]  # exits that it cannot count, and why; for messages
 
     def begin(self, pid: int) -> None:
-        """Count for this process too. Raises OSError."""
+        """Count exits of this process too. Raises OSError."""
 
     def read(self) -> Mapping[int, ProcessExits]:
-        """All processes that have exits, by process id; keys need not be processes that were begun."""
+        """All processes with exits, by process id, also those without `begin`."""
 
     def lost(self) -> int:
-        """How many exits found no counter, in all."""
+        """The number of exits that found no space in the map."""
 
     def forget(self, pid: int) -> None:
-        """The process is dead: what is kept for it may go."""
+        """The process is dead: delete its counts."""
 
     def close(self) -> None: ...

@@ -1,13 +1,13 @@
-"""Exits counted by BPF: exact from the first to the last, for every VM of the host, always on.
+"""Exits counted by BPF: exact from the first to the last, for every VM of the host.
 
-Strategy: two programs (see `programs`) are loaded at the start and count whoever runs a vCPU, so nothing
-has to be armed when a VM is born, and its last exits are still in the map when it is dead. One system call
-reads all threads of all VMs. Entries are deleted only after their process is dead: deleting them under a
-process that lives would lose the exits between the look and the deletion.
+Strategy: two programs (see `programs`) are loaded at the start and count the exits of every thread that runs
+a vCPU. So nothing has to be set up when a VM begins, and its last exits are still in the map when it is dead.
+One system call reads all threads of all VMs. Entries are deleted only after their process is dead: otherwise
+exits between the read and the deletion would be lost.
 
-All of it hangs on four descriptors: the two maps and a link for each program. A watcher that is given
-those of the one before it, by systemd or by files (see `pins`), goes on counting in its maps; nothing stops
-in between.
+The counters live as long as four descriptors: the two maps and a link for each program. A watcher that gets
+those of the previous one, from systemd or from files (see `pins`), continues with its maps; counting never
+stops.
 
 Needs CAP_BPF and CAP_PERFMON, and Linux 5.8.
 """
@@ -25,8 +25,8 @@ from rondo_tools.attach.counters.base import Counts, ProcessExits
 from rondo_tools.catalog import EXIT_REASONS
 
 NEEDS = "CAP_BPF and CAP_PERFMON"
-MAX_THREADS = 16384  # vCPU threads of the host, those of the last moment's dead included
-# Other programs count in other ways: theirs are not gone on with.
+MAX_THREADS = 16384  # vCPU threads of the host, including those of processes that have just ended
+# Maps of other programs are not used: their counts may mean something else.
 _VERSION = f"{zlib.crc32(programs.count_exits(0, 0) + programs.count_wakeups(0, 0)):08x}"
 _THREADS, _LOST, _EXITS, _WAKEUPS = (f"{name}-{_VERSION}" for name in ("threads", "lost", "exits", "wakeups"))
 _ROW = struct.Struct("<6Q")
@@ -41,11 +41,11 @@ class BpfCounters:
     knows_threads = True
 
     def __init__(self, max_threads: int = MAX_THREADS, kept: Mapping[str, int] | None = None) -> None:
-        """Load and attach, or go on with `kept`, the `descriptors` of a process before us: `are_kept` tells
-        which it was, and only then those in `descriptors` are ours. Raises OSError; PermissionError where a
-        capability is missing.
+        """Load and attach, or continue with `kept`, the `descriptors` of a previous process; then `are_kept`
+        is True, and the counters own these descriptors. Raises OSError; PermissionError if a capability is
+        missing.
         """
-        self._last: dict[int, ProcessExits] = {}  # at the last look
+        self._last: dict[int, ProcessExits] = {}  # at the last read
         self.reasons: tuple[str, ...] = EXIT_REASONS
         self.notes: tuple[str, ...] = ()
         self.are_kept = kept is not None and {_THREADS, _LOST, _EXITS} <= kept.keys()
@@ -57,7 +57,7 @@ class BpfCounters:
                     if name in kept
                 }
                 if _WAKEUPS not in kept:
-                    self._leave_out_hlt("the watcher before this one had no program there")
+                    self._leave_out_hlt("the previous watcher had no program there")
             else:
                 self.descriptors = self._load(opened, max_threads)
             self._threads, self._lost = self.descriptors[_THREADS], self.descriptors[_LOST]
@@ -86,14 +86,14 @@ class BpfCounters:
             self._leave_out_hlt(str(exc))
         code = programs.count_exits(threads, lost)
         loaded[_EXITS] = _attach(opened, programs.EXIT_TRACEPOINT, code, "rondo_exits")
-        return loaded  # in the order in which they are kept: the exits' program says that all is there
+        return loaded  # in the order of keeping: the exits' program is last and shows that all are there
 
     def _leave_out_hlt(self, why: str) -> None:
         self.reasons = tuple(reason for reason in EXIT_REASONS if reason != "hlt")
         self.notes = (f"hlt is not counted: the tracepoint {programs.WAKEUP_TRACEPOINT}: {why}",)
 
     def begin(self, pid: int) -> None:
-        """Nothing to do: all are counted."""
+        """Nothing to do: the programs count all processes."""
 
     def read(self) -> Mapping[int, ProcessExits]:
         keys, values = self._batch.read()
@@ -117,7 +117,7 @@ class BpfCounters:
             try:
                 bpf_syscall.delete(self._threads, _KEY.pack(tid, pid))
             except FileNotFoundError:
-                pass  # it went before
+                pass  # deleted before
 
     def close(self) -> None:
         self._opened.close()

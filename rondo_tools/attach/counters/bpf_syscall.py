@@ -1,4 +1,4 @@
-"""bpf(2): maps, programs and raw tracepoints, by ctypes. Each function is one call; errors are OSError.
+"""bpf(2) by ctypes: maps, programs and raw tracepoints. Each function is one call; errors are OSError.
 
 `union bpf_attr` of <linux/bpf.h> is packed by `struct`; the kernel takes any prefix of it.
 """
@@ -42,14 +42,14 @@ def create_map(kind: int, key_bytes: int, value_bytes: int, entries: int, name: 
 
 
 def map_id(fd: int) -> int:
-    """The kernel's number of a map; no other map gets it while the host runs."""
+    """The kernel's id of a map, unique while the host runs."""
     info = ctypes.create_string_buffer(8)  # of struct bpf_map_info: type, id
     _call(_OBJECT_INFO, "<IIQ", fd, len(info), ctypes.addressof(info))
     return int.from_bytes(info.raw[4:], "little")
 
 
 def load_program(code: bytes, name: str) -> int:
-    """Load a program for raw tracepoints; a program that the verifier refuses says why in the error."""
+    """Load a program for raw tracepoints. If the verifier refuses it, the error has the verifier's reason."""
     text = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(1 << 18)
@@ -68,7 +68,7 @@ def load_program(code: bytes, name: str) -> int:
         raise
     except OSError as exc:
         try:
-            os.close(load(1))  # once more, to hear why
+            os.close(load(1))  # once more, with the verifier's log
         except OSError:
             pass
         said = log.value.decode(errors="replace").strip().splitlines()
@@ -76,13 +76,13 @@ def load_program(code: bytes, name: str) -> int:
 
 
 def open_raw_tracepoint(name: str, program: int) -> int:
-    """Run a program at a tracepoint for as long as the returned descriptor is open."""
+    """Run a program at a tracepoint while the returned descriptor is open."""
     text = ctypes.create_string_buffer(name.encode())
     return _call(_RAW_TRACEPOINT_OPEN, "<QI", ctypes.addressof(text), program)
 
 
 def pin(fd: int, path: str) -> None:
-    """Keep a map or a link for as long as a file of a bpf file system is there."""
+    """Keep a map or a link while its file in a bpf file system exists."""
     text = ctypes.create_string_buffer(os.fsencode(path))
     _call(_OBJ_PIN, "<QI", ctypes.addressof(text), fd)
 
@@ -105,7 +105,7 @@ def delete(fd: int, key: bytes) -> None:
 
 
 class Batch:
-    """Reads a whole hash map with one call, or as many as it takes to find enough memory for it."""
+    """Reads a whole hash map with one call, or several until the buffers are large enough."""
 
     def __init__(self, fd: int, key_bytes: int, value_bytes: int) -> None:
         self._fd, self._key_bytes, self._value_bytes = fd, key_bytes, value_bytes
@@ -128,7 +128,7 @@ class Batch:
             )
             try:
                 bpf(_MAP_LOOKUP_BATCH, self._attributes, _BATCH_BYTES)
-            except FileNotFoundError:  # the end of the map was reached
+            except FileNotFoundError:  # the end of the map
                 break
             except OSError as exc:
                 if exc.errno != 28:  # ENOSPC: a bucket did not fit

@@ -1,4 +1,4 @@
-"""Which exit counters this host lets us have: BPF, else perf, else none; and why not the better ones."""
+"""Chooses the exit counters of this host: BPF, else perf, else none; with the reasons for refusals."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rondo_tools.attach.counters.base import ExitCounters
 
 
 class Refusal(NamedTuple):
-    """Something that cannot be had. For people."""
+    """Something that is not available, for messages."""
 
     source: str
     why: str
     needs: str
-    series: str  # what is missing for it
+    series: str  # that are missing
 
 
 class Chosen(NamedTuple):
-    """`since_boot_s` is when the counters began to count, by CLOCK_BOOTTIME, or a moment after it."""
+    """`since_boot_s` is the CLOCK_BOOTTIME at which the counters began, or a moment later."""
 
     counters: ExitCounters | None
     refused: tuple[Refusal, ...]
@@ -28,7 +28,7 @@ class Chosen(NamedTuple):
 
 
 def choose(kept: Mapping[str, int] | None = None) -> Chosen:
-    """`kept` are the descriptors of the counters of a watcher before us, to go on with."""
+    """`kept` are the descriptors of the previous watcher's counters, to continue with."""
     refused: list[Refusal] = []
     tries: tuple[tuple[str, str, Callable[[], ExitCounters], str], ...] = (
         (

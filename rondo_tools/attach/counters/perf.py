@@ -1,14 +1,14 @@
-"""Exits counted by perf: the fallback where BPF is refused. One group of counters for each thread of a VMM.
+"""Exits counted by perf: the fallback if BPF is refused. One group of counters for each thread of a VMM.
 
-Strategy: five counters with filters on `kvm:kvm_userspace_exit` and one on `kvm:kvm_vcpu_wakeup`, in a
-group, on each thread, inherited by the threads that it starts. Counts outlive the process. What they miss
-is the time before they are armed, some milliseconds of a new VM; so a thread that is born between listing
-and arming would be missed for good: list, arm, list again, and begin anew if there is a new one.
+Strategy: each thread gets a group of counters: five on `kvm:kvm_userspace_exit`, with filters, and one on
+`kvm:kvm_vcpu_wakeup`. Threads that it starts inherit the group. Counts outlive the process. Exits before the
+counters are open, in the first milliseconds of a VM, are not counted. A thread that starts between listing
+and opening would never be counted: so list, open, list again, and repeat if there is a new thread.
 
-The first counter on an idle tracepoint takes tens of milliseconds, because the kernel patches itself: one
-group on ourselves stays open.
+The first counter on an idle tracepoint takes tens of milliseconds, because the kernel patches its code: one
+group on our own process stays open.
 
-Needs CAP_PERFMON, and the tracepoints' ids from tracefs: root or CAP_DAC_READ_SEARCH.
+Needs CAP_PERFMON, and root or CAP_DAC_READ_SEARCH for the tracepoints' ids in tracefs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEEDS = "CAP_PERFMON, and to read tracefs: root or CAP_DAC_READ_SEARCH"
 TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
 _EXIT, _WAKEUP = "kvm_userspace_exit", "kvm_vcpu_wakeup"
-# Events in the order of a group, with filters in the tracepoint's own fields. Reason 10 is EINTR's.
+# Events in the order of a group, with filters on the tracepoint's fields. Reason 10 is KVM_EXIT_INTR.
 _EVENTS = (
     (_EXIT, "errno==0 && reason==2"),
     (_EXIT, "errno==0 && reason==6"),
@@ -42,24 +42,24 @@ _TYPE_TRACEPOINT, _ATTRIBUTES_BYTES = 2, 112
 _FORMAT_GROUP, _INHERIT = 8, 1 << 1
 _FLAG_CLOEXEC = 8
 _IOC_SET_FILTER = 0x40082406
-_READ = struct.Struct(f"<{1 + len(_EVENTS)}Q")  # how many values, and the values
+_READ = struct.Struct(f"<{1 + len(_EVENTS)}Q")  # the number of values, and the values
 _MOST_TRIES = 5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class PerfCounters:
-    """Counters of the processes that were begun."""
+    """Counters for each process with `begin`."""
 
     name = "perf"
     counts_from_birth = False
     knows_threads = False
 
     def __init__(self, tracing: Sequence[Path] = TRACING) -> None:
-        """Raises OSError where perf or tracefs refuse."""
+        """Raises OSError if perf or tracefs refuse."""
         self.reasons: tuple[str, ...] = EXIT_REASONS
         self.notes: tuple[str, ...] = (
-            "exits before a VM is found, some milliseconds of them, are not counted",
+            "exits before a VM is found, in its first milliseconds, are not counted",
         )
         self._ids = {name: _id_of(name, tracing) for name in (_EXIT, _WAKEUP)}
         self._groups: dict[int, list[list[int]]] = {}  # by process: descriptors, the leader first
@@ -74,12 +74,12 @@ class PerfCounters:
             try:
                 before = set(os.listdir(tasks))
                 for tid in before:
-                    groups.append(self._open_group(int(tid)))  # noqa: PERF401 - closed where one fails
+                    groups.append(self._open_group(int(tid)))  # noqa: PERF401 - closed if one fails
             except OSError:
                 _close(groups)
                 if attempt == _MOST_TRIES - 1 or not os.path.exists(tasks):
                     raise
-                continue  # a thread ended between the two
+                continue  # a thread ended after it was listed
             if set(os.listdir(tasks)) <= before or attempt == _MOST_TRIES - 1:
                 self._groups[pid] = groups
                 return

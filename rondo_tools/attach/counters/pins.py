@@ -1,9 +1,9 @@
-"""Counters that outlive their watcher as files of a bpf file system, where no systemd keeps descriptors.
+"""Keeps counters as files of a bpf file system, for a restart without systemd.
 
-Strategy: a map, or the link of a program, lives for as long as a file of a bpf file system names it. The
-folder is one watcher's: it holds a lock on it for as long as it runs. A watcher pins the link of the exits'
-program last and removes it first, so if that is there, so is all that belongs to it. What does not fit, of
-another release or not complete, is removed; what is not ours is left alone.
+Strategy: a map, or the link of a program, lives as long as its file in a bpf file system. One watcher owns
+the folder: it holds a lock on it while it runs. A watcher pins the link of the program for exits last and
+removes it first; so if that file exists, the set is complete. Pins of another release, or an incomplete set,
+are removed; other files stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OURS = re.compile(r"(threads|lost|exits|wakeups)-[0-9a-f]{8}")
 
 
 class Pins:
-    """The folder, which is made where it is missing. Raises RondoError if it cannot be, or is another's."""
+    """The folder, created if missing. Raises RondoError if that fails, or another watcher has the lock."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -36,23 +36,23 @@ class Pins:
             if not isinstance(exc, BlockingIOError):
                 raise _failed(folder, exc) from exc
             raise RondoError(
-                f"--pin {folder}: another rondo-attach counts with this folder; one is enough for a host",
+                f"--pin {folder}: another rondo-attach uses this folder; one is enough for a host",
                 exit_code=EX_UNAVAILABLE,
             ) from None
 
     def descriptors(self) -> dict[str, int]:
-        """What is pinned, opened, by name; for the caller to close."""
+        """Open all pins; descriptors by name. The caller closes them."""
         found = {}
         for name in sorted(filter(_OURS.fullmatch, os.listdir(self._folder))):
-            with suppress(OSError):  # what does not open is of no use
+            with suppress(OSError):  # a pin that cannot be opened is not used
                 found[name] = bpf_syscall.open_pinned(f"{self._folder}/{name}")
         return found
 
     def store(self, name: str, fd: int) -> None:
-        """Keep a descriptor for the watcher after us. Raises RondoError."""
+        """Pin a descriptor for the next watcher. Raises RondoError."""
         path = f"{self._folder}/{name}"
         try:
-            self.remove(name)  # it did not open
+            self.remove(name)  # an old pin that could not be opened
             bpf_syscall.pin(fd, path)
         except OSError as exc:
             raise _failed(self._folder, exc) from exc
@@ -67,7 +67,7 @@ class Pins:
 
 def _failed(folder: str, exc: OSError) -> RondoError:
     return RondoError(
-        f"--pin {folder}: {exc.strerror}: it takes a folder that we may write, on a bpf file system: "
-        "mount -t bpf bpf DIR, or /sys/fs/bpf where that is mounted",
+        f"--pin {folder}: {exc.strerror}: the folder must be writable, and on a bpf file system: "
+        "mount -t bpf bpf DIR, or use /sys/fs/bpf where that is mounted",
         exit_code=EX_UNAVAILABLE,
     )

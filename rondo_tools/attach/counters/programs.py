@@ -1,15 +1,15 @@
-"""The two BPF programs that count for rondo-attach, and the value that they keep for each thread. No I/O.
+"""The two BPF programs that count for rondo-attach, and their value for each thread. No I/O.
 
 Strategy: a program on the raw tracepoint `kvm_userspace_exit` adds one to the running thread's counter of
-the exit's reason; one on `kvm_vcpu_wakeup` adds one to its `hlt`. Only the thread itself writes its
-value, so a plain add is enough. A thread gets its value at its first return from KVM_RUN, for whatever
-reason, or at its first wakeup: the map's keys are the vCPU threads.
+the exit's reason; one on `kvm_vcpu_wakeup` adds one to its `hlt`. Only the thread itself writes its value, so
+a plain add is enough. A thread gets its value at its first return from KVM_RUN, for any reason, or at its
+first wakeup: the map's keys are the vCPU threads.
 
     key    u64: process id << 32 | thread id
     value  u64 io, mmio, hlt, shutdown, other, first_ns (CLOCK_BOOTTIME)
 
-A map that is full takes no new thread: `lost` counts the events that found no room. Both programs return 1:
-a program that returns 0 would blind the perf counters of others on the same tracepoint.
+A full map takes no new thread: `lost` counts the events of threads without a value. Both programs return 1,
+because a program that returns 0 would silence other programs' perf counters on the same tracepoint.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _MAP_LOOKUP, _MAP_UPDATE = 1, 2
 _GET_CURRENT_PID_TGID, _KTIME_GET_BOOT_NS = 14, 125
 _BPF_NOEXIST = 1
 
-# On the stack, from its end: the key, and below it a new value.
+# Offsets from the end of the stack: the key, and below it a new value.
 _KEY = -KEY_BYTES
 _VALUE = _KEY - VALUE_BYTES
 
@@ -83,12 +83,12 @@ def count_exits(threads: int, lost: int) -> bytes:
 
 
 def count_wakeups(threads: int, lost: int) -> bytes:
-    """The program for `kvm_vcpu_wakeup`: a vCPU that slept inside KVM after a HLT goes on."""
+    """The program for `kvm_vcpu_wakeup`: a vCPU that slept inside KVM after a HLT continues."""
     return assemble([*_find_value(threads, lost), add(R0, _HLT_AT), *_count()])
 
 
 def _find_value(threads: int, lost: int) -> list[Line]:
-    """Let R0 point at the thread's value, made if there is none; without room count that, and jump "out"."""
+    """Let R0 point at the thread's value, new if necessary. If the map is full, count that, jump "out"."""
     return [
         call(_GET_CURRENT_PID_TGID),
         store_64(R10, _KEY, R0),
@@ -119,12 +119,12 @@ def _look_up(fd: int) -> list[Line]:
 
 
 def _address(to: int, offset: int) -> list[Line]:
-    """The address of a place on the stack."""
+    """Load an address on the stack."""
     return [move(to, R10), add(to, offset)]
 
 
 def _count() -> list[Line]:
-    """Add one where R0 points, and leave."""
+    """Add one where R0 points, and return."""
     return [
         "count",
         load_64(R1, R0, 0),

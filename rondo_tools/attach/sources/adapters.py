@@ -1,8 +1,8 @@
-"""Asks VMMs for what the kernel does not know: in a thread of its own, so that the tick never waits.
+"""Runs adapters, which ask VMMs for metrics that the kernel does not have, in a thread of its own.
 
-Strategy: an adapter follows one VM in a task, and puts readings into its report. All tasks share one thread
-with an event loop, so a VMM that does not answer holds up nobody. What fails is tried again, soon while a
-VM is young, ever more seldom later. Whatever a VMM sends is bounded in size and in number, and checked.
+Strategy: an adapter follows one VM in a task, and writes readings into its report. All tasks share one thread
+with an event loop, so a VMM that does not answer delays no tick and no other VM. A failure is retried, soon
+while a VM is young, and ever later. A VMM's data is bounded in size and number, and checked.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rondo_tools.printable import printable
 from rondo_tools.ratelimit import RateLimit
 
 _log = logging.getLogger(__name__)
-logging.getLogger("asyncio").setLevel(logging.WARNING)  # it says which system call it waits with
+logging.getLogger("asyncio").setLevel(logging.WARNING)  # it logs its selector at debug level
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 30.0
-_CLOSE_S = 5.0  # how long the thread may take to end
-_SPREAD = 0.6180339887  # of consecutive process ids over a second
+_CLOSE_S = 5.0  # time for the thread to end
+_SPREAD = 0.6180339887  # spreads consecutive process ids over a second
 
 
 class RefusedError(Exception):
-    """A VM that an adapter cannot ask: why, and what is needed."""
+    """An adapter cannot ask its VM: the reason, and what is needed."""
 
     def __init__(self, why: str, needs: str = "") -> None:
         super().__init__(why)
@@ -42,8 +42,8 @@ class Target(NamedTuple):
     pid: int
     identity: Identity
     interval_s: float
-    since_ms: int = 0  # when the session began
-    has: Sequence[Series] = ()  # what is known without adapters
+    since_ms: int = 0  # start of the session
+    has: Sequence[Series] = ()  # series of other sources
 
     def path(self, template: PathTemplate) -> str:
         """Raises RefusedError."""
@@ -53,7 +53,7 @@ class Target(NamedTuple):
             raise RefusedError(str(exc)) from None
 
     def until_due_s(self, now_s: float) -> float:
-        """How long until it is to be asked: once an interval, in its last half, not all VMs at once."""
+        """Time until it is to be asked: once an interval, in the second half, VMs spread over it."""
         offset_s = self.interval_s * (0.5 + 0.4 * (self.pid * _SPREAD % 1))
         return (offset_s - now_s) % self.interval_s
 
@@ -62,11 +62,11 @@ class Adapter(Protocol):
     """One way to ask VMMs."""
 
     name: str
-    brings: str  # which series, for people
+    brings: str  # its series, for messages
 
     async def follow(self, target: Target, report: Report) -> None:
-        """Report of a VM. When it returns, or raises OSError, EOFError or RefusedError, it is called again:
-        after a pause, or for the last time when the VM is dead.
+        """Write a VM's readings into `report`. When it returns, or raises OSError, EOFError or RefusedError,
+        it is called again: after a pause, or for the last time when the VM is dead.
         """
 
 
@@ -75,19 +75,19 @@ class Labelling(Protocol):
     """An adapter that knows labels too."""
 
     def label(self, target: Target, report: Report) -> None:
-        """Report the labels that are known at once, and whether more may come. The caller is not the thread,
-        and must not wait.
+        """Report the labels that are known now, and whether more may come. Called in the watcher's thread, so
+        it must not block.
         """
 
 
 class Adapters:
-    """The thread. Call it from another."""
+    """The adapters' thread. Its methods are for other threads."""
 
     def __init__(self, adapters: Sequence[Adapter], interval_s: float, *, warns: bool = True) -> None:
-        """It `warns` of what is refused, unless somebody looks at the reports."""
+        """It `warns` of refusals, unless the caller reads the reports."""
         self._adapters, self._warns = adapters, warns
         self._interval_s = interval_s
-        self._tasks: dict[Report, asyncio.Task[None]] = {}  # the thread's own
+        self._tasks: dict[Report, asyncio.Task[None]] = {}  # used by the thread only
         self._warnings = RateLimit(_log, burst=10, window_s=60.0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="adapters", daemon=True)
@@ -102,7 +102,7 @@ class Adapters:
         begins_at_0: bool,
         has: Sequence[Series] = (),
     ) -> list[AdapterSource]:
-        """Ask for a VM by all ways that there are."""
+        """Let all adapters follow a VM; its late sources."""
         target = Target(pid, identity, self._interval_s, since_ms, has)
         sources = []
         for adapter in self._adapters:
@@ -114,23 +114,23 @@ class Adapters:
         return sources
 
     def hurry(self, sources: Sequence[LateSource]) -> None:
-        """Their VM is dead: what can still be read is to be read now."""
+        """Their VM is dead: read the last values now."""
         for source in sources:
             assert isinstance(source, AdapterSource)
             self._loop.call_soon_threadsafe(source.report.is_last.set)
 
     def forget(self, sources: Sequence[LateSource]) -> None:
-        """Their VM is gone."""
+        """Stop following their VM."""
         for source in sources:
             assert isinstance(source, AdapterSource)
             self._loop.call_soon_threadsafe(self._cancel, source.report)
 
     def reports(self) -> list[Report]:
-        """What there is of all VMs."""
+        """The reports of all VMs."""
         return list(self._tasks)
 
     def close(self) -> None:
-        """Let go of all VMs."""
+        """Stop following all VMs, and end the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_S)
 
@@ -161,15 +161,15 @@ class Adapters:
             except RefusedError as exc:
                 self._refuse(adapter, target, report, exc.why, exc.needs)
             except PermissionError as exc:
-                needs = "permission on it for rondo-attach's user: docs/attach.md says how"
+                needs = "permission on it for rondo-attach's user, see docs/attach.md"
                 self._refuse(adapter, target, report, f"{exc.filename}: {exc.strerror}", needs)
             except FileNotFoundError as exc:
-                report.refused = f"{exc.filename} is not there", ""
+                report.refused = f"{exc.filename} does not exist", ""
             except (OSError, EOFError) as exc:
                 report.refused = str(exc) or "it closed the connection", ""
-            except Exception:  # one VM's is not to end the others'
+            except Exception:  # an error of one VM must not end the others' tasks
                 _log.exception("%s: %s", target.identity.name, adapter.name)
-                report.refused = "this is a bug of rondo-attach: its log has more", ""
+                report.refused = "a bug of rondo-attach, see its log", ""
             if is_last:
                 report.is_done = True
                 return

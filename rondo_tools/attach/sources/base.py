@@ -1,8 +1,8 @@
-"""A source of values for a VM: what every way to know something about it has in common.
+"""The interface of sources, which give a VM's values.
 
-Strategy: a session's header lists the series of its sources, in order; a tick asks each of them for its
-values. A source has only series that it can know: what cannot be counted is in no header, and is never
-sent as zero. A source that is late answers NaN for a gauge, and for a counter its last value; it never waits.
+Strategy: a session's header lists the series of its sources, in order; a tick asks each source for its
+values. A source has only series that it can measure: a series without values is in no header, and is never
+sent as zero. A source that is late returns NaN for a gauge, and the last value for a counter; it never waits.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from rondo_tools.catalog import Series
 
 
 class Moment(NamedTuple):
-    """A time, and what was read at it for all VMs at once."""
+    """A time, and the exits of all VMs that were read at it."""
 
     t_ms: int  # of the tick
-    boot_s: float  # the same, by CLOCK_BOOTTIME
+    boot_s: float  # the same time by CLOCK_BOOTTIME
     exits: Mapping[int, ProcessExits]  # by process id
 
 
 class Source(Protocol):
-    """Values of one VM."""
+    """Gives the values of one VM."""
 
     series: tuple[Series, ...]
 
@@ -31,15 +31,15 @@ class Source(Protocol):
         """One value for each of `series`."""
 
     def begin_anew(self) -> None:
-        """Let counters begin at 0, at their last values."""
+        """Let the counters begin at 0 again, from their last values."""
 
 
 class LateSource(Source, Protocol):
-    """A source that waits for somebody's answer, and has no series before it came."""
+    """A source that waits for a VMM's answer, and has no series before the first one."""
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Labels for the session, as far as they are known."""
+        """Labels for the session, as far as known."""
 
     @property
     def awaits_labels(self) -> bool:
@@ -47,11 +47,11 @@ class LateSource(Source, Protocol):
 
     @property
     def end_reason(self) -> str:
-        """How the VM ended, if the source was told; else ""."""
+        """The reason of the VM's end, if the source knows it; else ""."""
 
     @property
     def is_done(self) -> bool:
-        """Whether its VM is dead, and nothing more comes of it."""
+        """Whether its VM is dead, and the last reading has come."""
 
     def take(self) -> bool:
-        """Take what came since the last tick, for `values` to tell; True if `series` are others now."""
+        """Take the newest reading for `values`; True if `series` changed."""

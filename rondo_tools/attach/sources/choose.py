@@ -1,4 +1,4 @@
-"""Which adapters the command line asks for. Each is optional, and loaded only if it is wanted."""
+"""The adapters of the command line. Each is optional, and its module is loaded only if it is used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIBVIRT = "qemu:///system"
 
 
 class MissingError(RondoError):
-    """A module that Python lacks: why, and what is needed."""
+    """A Python module is missing: the reason, and what is needed."""
 
     exit_code = EX_UNAVAILABLE
 
@@ -32,30 +32,28 @@ class MissingError(RondoError):
 
 
 def parse_uri(text: str) -> str:
-    """The URI of a libvirt of this host. Raises UsageError."""
+    """The URI of this host's libvirt. Raises UsageError."""
     try:
         scheme, host, path, _, _ = urlsplit(text)
     except ValueError:
         scheme, host, path = "", "", ""
     if not scheme or not path.startswith("/"):
-        raise UsageError(f"{text!r} is no URI of libvirt: write one such as {LIBVIRT}")
+        raise UsageError(f"{text!r} is not a URI of libvirt: write one such as {LIBVIRT}")
     if host:
-        raise UsageError(
-            f"{text!r} is another host's libvirt, and its VMs are not here: run rondo-attach there"
-        )
+        raise UsageError(f"{text!r} is another host's libvirt: run rondo-attach on that host")
     return text
 
 
 def adapter_flags(function: F) -> F:
-    """The flags of a command that may ask adapters: what `Wanted` is made of."""
+    """Add the flags of adapters to a command: the fields of `Wanted`."""
     flags = (
         argh.arg(
             "--qmp",
             type=command.typed(PathTemplate),
             metavar="PATH",
             help=(
-                "QEMU: ask for block metrics and the end's reason over the QMP socket at this path, such as "
-                "/run/qmp/{name}.sock; a socket for rondo-attach alone, fields as in --name"
+                "QEMU: block metrics and the end reason, over the QMP socket at this path, such as "
+                "/run/qmp/{name}.sock; the socket must have no other client; fields as in --name"
             ),
         ),
         argh.arg(
@@ -63,7 +61,7 @@ def adapter_flags(function: F) -> F:
             type=command.typed(PathTemplate),
             metavar="PATH",
             help=(
-                "Firecracker: read block and network metrics from its metrics file or FIFO at this path, "
+                "Firecracker: block and network metrics, from its metrics file or FIFO at this path, "
                 "such as /srv/jailer/firecracker/{name}/root/metrics.json; fields as in --name"
             ),
         ),
@@ -72,9 +70,9 @@ def adapter_flags(function: F) -> F:
             type=command.typed(PathTemplate),
             metavar="PATH",
             help=(
-                "with --firecracker: ask for new metrics each interval, over the API socket at this path, "
-                "such as /srv/jailer/firecracker/{name}/root/run/firecracker.socket; else they come every "
-                "60 seconds"
+                "with --firecracker: request new metrics each interval, over the API socket at this path, "
+                "such as /srv/jailer/firecracker/{name}/root/run/firecracker.socket; without it they come "
+                "every 60 seconds"
             ),
         ),
         argh.arg(
@@ -82,7 +80,7 @@ def adapter_flags(function: F) -> F:
             type=command.typed(PathTemplate),
             metavar="PATH",
             help=(
-                "Cloud Hypervisor: ask for block and network metrics over the API socket at this path, such "
+                "Cloud Hypervisor: block and network metrics, over the API socket at this path, such "
                 "as /run/user/1000/cloud-hypervisor.{pid}; fields as in --name"
             ),
         ),
@@ -91,8 +89,8 @@ def adapter_flags(function: F) -> F:
             type=str,
             metavar="FOLDER",
             help=(
-                "microsandbox: ask msb for the bytes of disks and networks of the sandboxes of this folder, "
-                "such as /home/ci/.microsandbox; as its owner, or as root"
+                "microsandbox: bytes of disks and networks, from msb, for the sandboxes of this folder, "
+                "such as /home/ci/.microsandbox; run as its owner, or as root"
             ),
         ),
         argh.arg(
@@ -102,19 +100,19 @@ def adapter_flags(function: F) -> F:
             const=LIBVIRT,
             metavar="URI",
             help=(
-                "libvirt: ask it for block and network metrics, the end's reason, and the labels uuid and "
+                "libvirt: block and network metrics, the end reason, and the labels uuid and "
                 f"nova_name, over a read-only connection (without URI: {LIBVIRT}); needs python3-libvirt"
             ),
         ),
         argh.arg(
             "--taps",
             help=(
-                "any VMM: bytes and packets of the tap devices that it has open (needs CAP_SYS_PTRACE and "
+                "any VMM: bytes and packets of its open tap devices (needs CAP_SYS_PTRACE and "
                 "CAP_DAC_READ_SEARCH)"
             ),
         ),
     )
-    for flag in reversed(flags):  # as a pile of decorators, the last is the first
+    for flag in reversed(flags):  # as with stacked decorators, the last is applied first
         function = flag(function)
     return function
 
@@ -131,17 +129,17 @@ class Wanted(NamedTuple):
     microsandbox: str | None = None
 
     def checked(self) -> Wanted:
-        """Raises UsageError for flags that mean nothing together."""
+        """The flags. Raises UsageError for a combination without meaning."""
         if self.flush is not None and self.firecracker is None:
-            raise UsageError("--flush needs --firecracker, the file that Firecracker writes its metrics to")
+            raise UsageError("--flush needs --firecracker, the path of Firecracker's metrics file")
         return self
 
 
 def open_adapters(interval_s: float, wanted: Wanted, *, only_looks: bool = False) -> Adapters | None:
-    """The adapters in their thread; None if none is wanted, which then costs nothing.
+    """The adapters in their thread; None if no flag asks for one.
 
-    Who `only_looks` may do so beside a watcher, and takes nothing away from it. Raises MissingError if Python
-    lacks a module that is needed.
+    `only_looks`: take no data away from a watcher that runs at the same time. Raises MissingError if a Python
+    module is missing.
     """
     if not any(wanted):
         return None
@@ -177,7 +175,7 @@ def open_adapters(interval_s: float, wanted: Wanted, *, only_looks: bool = False
 
 
 def _load_libvirt() -> Any:
-    """The distribution's module, which is on no package index as a wheel. Raises MissingError."""
+    """The distribution's module: package indexes have no wheel of it. Raises MissingError."""
     try:
         return importlib.import_module("libvirt")
     except ImportError as exc:

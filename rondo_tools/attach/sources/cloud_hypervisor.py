@@ -1,9 +1,9 @@
 """Cloud Hypervisor's counters of its devices, by `vm.counters` over its API socket.
 
-Strategy: one request an interval. The answer has a map for each device, by names of Cloud Hypervisor's or
-its owner's choice, so a device is told by the counters that it has. A latency is the mean of all requests so
-far, in microseconds; it stands for those of the interval, for there is nothing better. Before the first
-request it is a number without meaning, near 2^64.
+Strategy: one request an interval. The answer has a map for each device. Cloud Hypervisor or its owner chooses
+the devices' names, so the kind of a device shows in its counters. A latency is the mean of all requests so
+far, in microseconds; it is used for those of the interval, because no better one exists. Before the first
+request it is a meaningless number near 2^64.
 
 From Cloud Hypervisor's documentation and source: docs/api.md, cloud-hypervisor.yaml (VmCounters), and the
 counters() of its block and net devices.
@@ -34,7 +34,7 @@ from rondo_tools.attach.sources.unix_http import ask
 from rondo_tools.catalog import Series
 
 _DEADLINE = 0.8  # of an interval
-_SANE_US = 600_000_000  # a longer mean is none: ten minutes
+_SANE_US = 600_000_000  # ten minutes: a longer mean is ignored
 
 _BLOCK = (*REQUESTS[:2], *BLOCK_BYTES)  # it does not count flushes
 _BLOCK_FIELDS = ("read_ops", "write_ops", "read_bytes", "write_bytes")
@@ -69,7 +69,7 @@ class CloudHypervisorAdapter:
 
 
 class Devices:
-    """Sums over a VM's devices."""
+    """Adds up the counters of a VM's devices."""
 
     def __init__(self) -> None:
         self._block, self._network = Totals(len(_BLOCK_FIELDS)), Totals(len(_NETWORK_FIELDS))

@@ -1,13 +1,13 @@
 """Firecracker's own metrics: the lines that it writes to a file or a FIFO.
 
-Strategy: a line has what was counted since the line before, whoever asked for that one; so the sum over all
-lines is the count. Firecracker writes one every 60 seconds and a last one at its end; with a `flush` socket
-it is asked for one each interval. A line that was cut, or overrun by the next, is passed over. Lines that
-are older than the session are another VM's.
+Strategy: a line has the counts since the line before, whichever program requested that one; so the sum over
+all lines is the count. Firecracker writes a line every 60 seconds and a last one at its end; with a `flush`
+socket it is asked for one each interval. A truncated line, or one overrun by the next, is skipped. Lines
+older than the session are another VM's.
 
 From Firecracker's documentation and source: docs/metrics.md, docs/api_requests/actions.md (FlushMetrics),
-src/vmm/src/logger/metrics.rs, and the metrics.rs of its block and network devices. Receive and transmit are
-the guest's there, too.
+src/vmm/src/logger/metrics.rs, and the metrics.rs of its block and network devices. There, too, receive and
+transmit are the guest's.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from rondo_tools.ratelimit import RateLimit
 _log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 1 << 20
-_PIECE_BYTES, _MOST_PIECES = 1 << 18, 16  # in an interval
-_BACKLOG_BYTES = 16 << 20  # of a file that is there already: only its end is read
-_BEGIN = b'{"utc_timestamp_ms"'  # of every line
+_PIECE_BYTES, _MOST_PIECES = 1 << 18, 16  # read in one interval
+_BACKLOG_BYTES = 16 << 20  # the end of an existing file that is read
+_BEGIN = b'{"utc_timestamp_ms"'  # the start of every line
 _ACTION = b'{"action_type": "FlushMetrics"}'
-_DEADLINE = 0.4  # of an interval, for a flush
+_DEADLINE = 0.4  # of an interval, for the answer to a flush
 
 _BLOCK_FIELDS = ("read_count", "write_count", "flush_count", "read_bytes", "write_bytes")
 _NETWORK_FIELDS = ("rx_bytes_count", "tx_bytes_count", "rx_packets_count", "tx_packets_count")
@@ -51,9 +51,9 @@ _EXIT_FIELDS = ("exit_io_in", "exit_io_out", "exit_mmio_read", "exit_mmio_write"
 
 
 class FirecrackerAdapter:
-    """`template` is the path of a VM's metrics, `flush` of its API socket.
+    """`template` is the path of a VM's metrics, `flush` that of its API socket.
 
-    Whoever reads a line of a FIFO takes it away: not `takes_lines` leaves them to the watcher.
+    A line of a FIFO can be read only once: without `takes_lines` they are left to the watcher.
     """
 
     name = "firecracker"
@@ -67,25 +67,25 @@ class FirecrackerAdapter:
 
     async def follow(self, target: Target, report: Report) -> None:
         if report.is_last.is_set() and report.reading is not None:
-            return  # all is read
+            return  # the VM is dead, and its last line was read
         socket_path = target.path(self._flush) if self._flush is not None else ""
         tail = Tail(target.path(self._template))
         sums = Sums(target.since_ms)
         try:
             if tail.is_fifo and not self._takes_lines:
-                raise RefusedError("its metrics are a FIFO, which the watcher alone may read")
+                raise RefusedError("its metrics are a FIFO, which only the watcher may read")
             while True:
                 if socket_path and not report.is_last.is_set():
                     await self._ask(socket_path, target)
                 for line in tail.lines():
                     sums.add(line)
-                    await asyncio.sleep(0)  # others' turn
+                    await asyncio.sleep(0)  # let other tasks run
                 if sums.lines:
                     report.reading, report.refused = sums.reading(), None
                 if sums.take_missed():
                     self._warnings.warn(
                         "missed",
-                        "%s: Firecracker could not write %s: what it had counted is lost",
+                        "%s: Firecracker could not write %s: their counts are lost",
                         *(target.identity.name, "some of its metrics"),
                     )
                 if report.is_last.is_set():
@@ -95,7 +95,7 @@ class FirecrackerAdapter:
             tail.close()
 
     async def _ask(self, path: str, target: Target) -> None:
-        """Have a line written. A VM that did not boot yet refuses; one that hangs is left alone."""
+        """Request a line. A VM that is not booted refuses; one that hangs is not waited for."""
         try:
             async with asyncio.timeout(target.interval_s * _DEADLINE):
                 await ask(path, target.pid, "PUT", "/actions", _ACTION)
@@ -107,14 +107,14 @@ class Tail:
     """Whole lines of a file as it grows, or of a FIFO."""
 
     def __init__(self, path: str) -> None:
-        """Raises OSError, or RefusedError for what is neither."""
+        """Raises OSError, or RefusedError for any other kind of file."""
         self._path = path
         self._rest = b""
-        self._skips = False  # to the end of a line that is too long, or that began before us
+        self._skips = False  # up to the end of a line that is too long, or whose start was not read
         self._open()
 
     def lines(self) -> Iterator[bytes]:
-        """What came since, up to 4 MiB; the rest comes next time."""
+        """The new lines, up to 4 MiB; the rest comes with the next call."""
         for _ in range(_MOST_PIECES):
             if not (piece := self._read()):
                 return
@@ -131,7 +131,7 @@ class Tail:
         os.close(self._fd)
 
     def _open(self) -> None:
-        # Not to open a device: whoever owns the folder chooses what stands there.
+        # Check before opening: the folder's owner could have put a device there.
         handle = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
         try:
             status = os.fstat(handle)
@@ -156,13 +156,13 @@ class Tail:
             if not piece:
                 self._look_for_rotation()
                 piece = os.pread(self._fd, _PIECE_BYTES, self._at)
-        except OSError:  # a FIFO that is empty, or a file that will be there again
+        except OSError:  # an empty FIFO, or a file that is being replaced
             return b""
         self._at += len(piece)
         return piece
 
     def _look_for_rotation(self) -> None:
-        """A file that was cut is read from its beginning, and so is one that took its place."""
+        """Read a truncated file from its beginning, and one that replaced it, too."""
         mine = os.fstat(self._fd)
         if mine.st_size < self._at:
             self._at, self._rest, self._skips = 0, b"", False
@@ -176,13 +176,13 @@ class Tail:
 
 
 class Sums:
-    """Of all lines."""
+    """The sums over all lines."""
 
     def __init__(self, since_ms: int) -> None:
         self._since_ms = since_ms
         self._block = [0] * len(_BLOCK_FIELDS)
         self._network = [0] * len(_NETWORK_FIELDS)
-        self._means: dict[str, tuple[int, int]] = {}  # how many, and their microseconds
+        self._means: dict[str, tuple[int, int]] = {}  # the number, and their microseconds
         self._missed = False
         self.lines = 0
 
@@ -213,7 +213,7 @@ class Sums:
         return Reading(counters, means)
 
     def _spend(self, name: str, part: Mapping[str, object], fields: Mapping[str, str]) -> None:
-        """Add what is counted and timed; versions before the times have none."""
+        """Add counts and times; older versions have no times."""
         for count, aggregate in fields.items():
             if aggregate in part:
                 counted, micros = self._means.get(name, (0, 0))
@@ -222,7 +222,7 @@ class Sums:
 
 
 def parse(line: bytes) -> Mapping[str, object] | None:
-    """A line, or the whole one behind one that was cut; None if there is none."""
+    """A line, or the complete one behind a truncated one; None if there is none."""
     for at in (0, max(line.rfind(_BEGIN), 0)):
         with contextlib.suppress(ValueError, RecursionError):
             metrics = json.loads(line[at:])

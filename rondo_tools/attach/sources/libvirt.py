@@ -1,12 +1,12 @@
 """libvirt's counters of its domains, and how their guests end, over a read-only connection.
 
-Strategy: one call an interval asks for all domains, and does not wait for one that is busy (NOWAIT). It hangs
-all the same where libvirtd does, or a QEMU: then it is the call itself that keeps that domain busy. So each
-call has a thread that nobody waits for, and one that takes too long is overtaken by the next, which leaves
-out the domain that the first waits for. A VM that is new is looked at at once, for its labels.
+Strategy: one call an interval asks for all domains, and does not wait for a busy one (NOWAIT). It can still
+hang with libvirtd or a QEMU; then the call itself keeps that domain busy. So each call has a thread that is
+never waited for. A call that takes too long is overtaken by the next one, which leaves out the busy domain.
+A new VM is looked up at once, for its labels.
 
-A domain is the one whose UUID stands in the VMM's command line. Anybody may write any there: if two
-processes have the same, neither is given anything.
+The UUID on the VMM's command line identifies the domain. Any user may write any UUID there: if two processes
+have the same one, neither gets metrics.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from rondo_tools.printable import printable
 _log = logging.getLogger(__name__)
 
 _DUE = 0.75  # of an interval
-_MOST_CALLS = 4  # libvirtd takes five of a client at a time
-_SHORTEST_S, _LONGEST_S = 2.0, 30.0  # between these, a call is overtaken after
-_OVERTAKEN = 3  # times what the last one took
-_MOST_NEW = 50  # domains that one call looks at
+_MOST_CALLS = 4  # libvirtd accepts five at a time from one client
+_SHORTEST_S, _LONGEST_S = 2.0, 30.0  # a call is overtaken after a time between these:
+_OVERTAKEN = 3  # times the duration of the last one
+_MOST_NEW = 50  # domains that one call looks up
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-_LAST_EVENT_S = 0.5  # how long the end of a VM may wait for libvirt's word
+_LAST_EVENT_S = 0.5  # the longest wait of a VM's end for libvirt's event
 
 _LOOK, _ALL = "look", "all"  # kinds of calls
-_SHARED = "its UUID is that of another process too"
+_SHARED = "another process has the same UUID"
 
 
 class LibvirtAdapter:
-    """Everything in it happens in the adapters' loop, but for the calls themselves."""
+    """Runs in the adapters' loop, except for the calls themselves."""
 
     name = "libvirt"
     brings = "blk_*, net_*"
@@ -50,10 +50,10 @@ class LibvirtAdapter:
         self._client = Client(uri, library, self._on_event_of_thread)
         self._uri, self._warns, self._proc = uri, warns, proc
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._domains: dict[str, list[Domain]] = {}  # by UUID, in the order in which they were found
-        self._calls: dict[object, tuple[str, float]] = {}  # those that run: their kind, and since when
+        self._domains: dict[str, list[Domain]] = {}  # by UUID, in the order of discovery
+        self._calls: dict[object, tuple[str, float]] = {}  # running calls: their kind and start
         self._interval_s = 1.0
-        self._due_s = 0.0  # when all are to be asked, by the monotonic clock
+        self._due_s = 0.0  # the monotonic time of the next call for all domains
         self._not_before_s, self._pause_s = 0.0, _FIRST_PAUSE_S
         self._took_s, self._answered_s = 0.0, time.monotonic()
         self._refused: tuple[str, str] | None = None
@@ -95,7 +95,7 @@ class LibvirtAdapter:
         return (domain for domains in self._domains.values() for domain in domains)
 
     def _of(self, uuid: str) -> Domain | None:
-        """The VM of a domain: the only one that lives, or one that has just died."""
+        """The VM of a domain: the only running one, or one that has just died."""
         domains = self._domains.get(uuid, [])
         alive = [one for one in domains if one.is_alive]
         if len(alive) > 1:
@@ -107,7 +107,7 @@ class LibvirtAdapter:
     # Calls
 
     def _turn(self) -> None:
-        """Begin the calls that are due."""
+        """Start the calls that are due."""
         if self._loop is None or not self._domains:
             return
         now_s = time.monotonic()
@@ -131,7 +131,7 @@ class LibvirtAdapter:
         self._due_s = now_s + (self._interval_s * _DUE - time.time()) % self._interval_s
 
     def _too_long_s(self) -> float:
-        """How long a call may take until it is overtaken: libvirtd may be slow, or have many domains."""
+        """The time after which a call is overtaken: libvirtd may be slow, or have many domains."""
         return min(max(_SHORTEST_S, _OVERTAKEN * self._took_s), _LONGEST_S)
 
     def _may_overtake(self, kind: str, now_s: float) -> bool:
@@ -152,15 +152,15 @@ class LibvirtAdapter:
                 answer: list[Record] | RefusedError = ask(with_vcpus=with_vcpus)
             except RefusedError as exc:
                 answer = exc
-            except Exception as exc:  # not even a bug is to leave a call that never ends
+            except Exception as exc:  # even after a bug the call must end
                 _log.exception("libvirt")
-                answer = RefusedError(f"this is a bug of rondo-attach: {exc!r}")
+                answer = RefusedError(f"a bug of rondo-attach: {exc!r}")
             self._in_loop(self._end, call, answer)
 
         threading.Thread(target=run, name=f"libvirt {kind}", daemon=True).start()
 
     def _in_loop(self, function: Callable[..., None], *values: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             assert self._loop is not None
             self._loop.call_soon_threadsafe(function, *values)
 
@@ -193,7 +193,7 @@ class LibvirtAdapter:
             _log.warning("libvirt: %s: %s%s; trying again and again", self._uri, printable(why), needs)
         self._refused = why, needs
 
-    # What threads have to say
+    # Results of other threads
 
     def _tell(self, description: Description) -> None:
         self._in_loop(self._describe, description)

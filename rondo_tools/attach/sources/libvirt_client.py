@@ -1,8 +1,8 @@
-"""What is asked of libvirt, over a read-only connection, by the distribution's python3-libvirt.
+"""Calls of libvirt over a read-only connection, by the distribution's python3-libvirt.
 
-Strategy: every call blocks, for as long as libvirtd or a domain's QEMU hangs: call it from a thread that
-nobody waits for. A connection that was lost is opened anew by the next call. Events come in a thread of
-their own, for libvirt has an event loop of its own. An error of libvirt's leaves as a RefusedError.
+Strategy: every call may block as long as libvirtd or a domain's QEMU hangs: call from a thread that is never
+waited for. The next call opens a lost connection again. Events arrive in a thread of their own, because
+libvirt has its own event loop. Errors of libvirt are raised as RefusedError.
 
 From libvirt's documentation: libvirt-domain (virConnectGetAllDomainStats, virDomainEventType).
 """
@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from rondo_tools.attach.sources.adapters import RefusedError
 
-_PERMISSION = "permission to read at libvirt: docs/attach.md says how"
-_OPENING_S = 5.0  # how long a call waits for another one to open the connection
+_PERMISSION = "permission to read from libvirt, see docs/attach.md"
+_OPENING_S = 5.0  # the longest wait of a call for another one that opens the connection
 
 
 class Record(NamedTuple):
-    """What libvirt counts of a domain. `run` is another number each time that the domain is started."""
+    """libvirt's counters of a domain. `run` changes each time that the domain is started."""
 
     uuid: str
     run: int
@@ -31,7 +31,7 @@ class Record(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A domain's XML, or why there is none."""
+    """A domain's XML, or the reason why there is none."""
 
     uuid: str
     xml: str
@@ -39,7 +39,7 @@ class Description(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What becomes of a domain: it `is_over`, or is about to end for a `reason`; "" if it goes on."""
+    """A change of a domain: it `is_over`, or is about to end for a `reason`; "" if it continues."""
 
     uuid: str
     reason: str
@@ -52,12 +52,12 @@ class Client:
     def __init__(self, uri: str, library: Any, on_event: Callable[[Event], None]) -> None:
         self._uri, self._library, self._on_event = uri, library, on_event
         self._connection: Any = None
-        self._callback = -1  # of the connection's events
+        self._callback = -1  # for the connection's events
         self._opening = threading.Lock()
         self._has_events = False
 
     def all_stats(self, *, with_vcpus: bool) -> list[Record]:
-        """The counters of all domains that run. Of one that is busy, those that libvirt has at hand."""
+        """The counters of all running domains; of a busy one those that libvirt has at hand."""
         nowait = self._library.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         active = self._library.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
         with self._connected() as connection:
@@ -66,7 +66,7 @@ class Client:
     def look(
         self, uuids: Sequence[str], tell: Callable[[Description], None], *, with_vcpus: bool
     ) -> list[Record]:
-        """Tell what each of some domains is, then return their counters."""
+        """Call `tell` with the description of each domain, then return their counters."""
         nowait = self._library.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         with self._connected() as connection:
             domains = []
@@ -108,7 +108,7 @@ class Client:
         try:
             if self._connection is None:
                 self._begin_events()
-                # A session's libvirtd is not to be started by us.
+                # rondo-attach must not start a session's libvirtd.
                 os.environ["LIBVIRT_AUTOSTART"] = "0"
                 connection = self._library.openReadOnly(self._uri)
                 kind = self._library.VIR_DOMAIN_EVENT_ID_LIFECYCLE
@@ -125,11 +125,11 @@ class Client:
             return False
 
     def _drop(self, connection: Any) -> None:
-        """Forget a connection that was lost; calls of other threads on it fail too."""
+        """Drop a lost connection; calls of other threads on it fail too."""
         with self._opening:
             if self._connection is connection:
                 self._connection = None
-                with suppress(self._library.libvirtError):  # it cannot tell libvirtd any more
+                with suppress(self._library.libvirtError):  # libvirtd is out of reach
                     connection.domainEventDeregisterAny(self._callback)
                 with suppress(self._library.libvirtError):
                     connection.close()
@@ -148,16 +148,16 @@ class Client:
     # Events
 
     def _begin_events(self) -> None:
-        """Before the first connection, once in a process."""
+        """Start libvirt's event loop, once in a process, before the first connection."""
         if not self._has_events:
-            self._library.registerErrorHandler(_ignore, None)  # else it writes to standard error
+            self._library.registerErrorHandler(_ignore, None)  # the default writes to standard error
             self._library.virEventRegisterDefaultImpl()
             threading.Thread(target=self._run_events, name="libvirt events", daemon=True).start()
             self._has_events = True
 
     def _run_events(self) -> None:
-        """For as long as the process runs. This frame keeps the connection from being closed as Python ends:
-        that would wait for libvirtd.
+        """Run the event loop as long as the process. This frame keeps the connection open when Python exits:
+        closing it would wait for libvirtd.
         """
         with suppress(self._library.libvirtError):
             while True:
@@ -169,7 +169,7 @@ class Client:
             self._on_event(Event(uuid, "poweroff"))
         elif kind == library.VIR_DOMAIN_EVENT_SHUTDOWN and detail == library.VIR_DOMAIN_EVENT_SHUTDOWN_HOST:
             self._on_event(Event(uuid, "signal"))
-        elif kind == library.VIR_DOMAIN_EVENT_CRASHED:  # the guest did; not QEMU
+        elif kind == library.VIR_DOMAIN_EVENT_CRASHED:  # the guest, not QEMU
             self._on_event(Event(uuid, "shutdown"))
         elif kind == library.VIR_DOMAIN_EVENT_RESUMED:
             self._on_event(Event(uuid, ""))
@@ -182,4 +182,4 @@ def _records(answer: Sequence[tuple[Any, Mapping[str, object]]]) -> list[Record]
 
 
 def _ignore(_context: object, _error: object) -> None:
-    """Errors are raised too."""
+    """Do nothing: errors are also raised."""

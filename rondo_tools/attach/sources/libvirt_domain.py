@@ -1,9 +1,8 @@
-"""A watched VM as a domain of libvirt's: what is made of its counters and its XML.
+"""A watched VM as a libvirt domain: evaluates its counters and its XML.
 
-Strategy: answers of several calls may arrive in any order, and a call may tell of one domain what it learnt
-long before it returned. So counters are taken from a call only if it began after those before had arrived:
-then they are newer. A device of which libvirt does not tell all counters, as while the domain is busy, keeps
-its last ones.
+Strategy: several calls may return in any order, and a call may have read one domain long before it returned.
+So counters are taken from a call only if it began after the last ones arrived: then they are newer. A device
+without all of its counters, as in a busy domain, keeps its last ones.
 
 From libvirt's documentation: libvirt-domain (virDomainStatsTypes), formatdomain (metadata, events).
 """
@@ -56,9 +55,9 @@ class Domain:
 
     def __init__(self, uuid: str, target: Target, report: Report, proc: str = "/proc") -> None:
         self.uuid, self.report = uuid, report
-        self.is_asked = False  # libvirt, what it is
+        self.is_asked = False  # a call for its description was made
         self.is_known = False  # to libvirt
-        self.is_over = False  # by libvirt's word
+        self.is_over = False  # libvirt reported its end
         self.is_end_known = asyncio.Event()
         self.needs_vcpus = not set(VCPU_TIMES) <= set(target.has)
         self._command_line = f"{proc}/{target.pid}/cmdline"
@@ -80,12 +79,12 @@ class Domain:
             self.report.labels = {**self.report.labels, "nova_name": name}
 
     def take(self, record: Record, began_s: float) -> None:
-        """What a call that began then has answered now."""
+        """Take the counters of a call that began at `began_s`."""
         if began_s < self._counted_s:
             return
         if self._run is None and self._is_running():
             self._run = record.run
-        if record.run != self._run:  # another life of the same domain
+        if record.run != self._run:  # the domain was started again
             return
         self._counted_s = time.monotonic()
         stats = record.stats
@@ -95,7 +94,7 @@ class Domain:
         self.report.reading, self.report.refused = self._reading(), None
 
     def take_event(self, event: Event) -> None:
-        """How it ends. If a reset ends it too, libvirt does not tell that from a power-off."""
+        """Take the end reason. If a reset ends the domain too, libvirt reports it like a power-off."""
         self.is_over |= event.is_over
         if not event.is_over:
             is_known = event.reason != "poweroff" or not self._ends_with_reset
@@ -106,7 +105,7 @@ class Domain:
             self.is_end_known.clear()
 
     def _is_running(self) -> bool:
-        """Whether the process still is what it was when it was found, so that the domain's run is its own."""
+        """Whether the process is still the one that was found, so that the domain's run is its own."""
         try:
             with open(self._command_line, "rb") as file:
                 return self.uuid.encode() in file.read().lower()
@@ -130,7 +129,7 @@ class Domain:
 def devices_of(
     stats: Mapping[str, object], kind: str, number: object, fields: Sequence[str]
 ) -> dict[str, Sequence[int]]:
-    """The counters of each device of a kind, by its name; of those that have all of them."""
+    """The counters of each device of a kind, by name; without devices that lack some."""
     devices: dict[str, Sequence[int]] = {}
     for at in range(min(count_of(number), MAX_DEVICES)):
         values = [stats.get(f"{kind}.{at}.{field}") for field in fields]
@@ -141,7 +140,7 @@ def devices_of(
 
 
 def parse_xml(xml: str) -> tuple[str, bool]:
-    """What nova calls a domain, "" if it does not; and whether a reset ends it, True if that is not known."""
+    """nova's name of a domain, or ""; and whether a reset ends it, True if unknown."""
     try:
         root = ElementTree.fromstring(xml if len(xml) <= _MOST_XML else "")  # noqa: S314 (libvirt wrote it)
     except ElementTree.ParseError:

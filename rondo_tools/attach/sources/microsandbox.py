@@ -1,14 +1,14 @@
 """microsandbox's counters of its sandboxes' disks and networks, from one `msb metrics --follow` for all.
 
 Strategy: a child process writes a line of JSON for each sandbox twice an interval. It runs while a sandbox is
-watched; one that ends, hangs or writes nonsense is started again, after a pause. A line has a sandbox's name
-and no process id, so it is taken for a watched process only if all fits: the name on the process's command
-line, the owner of the folder, and the time at which the sandbox began; if two processes fit, it is neither's.
+watched. A child that ends, hangs or writes invalid lines is restarted after a pause. A line has a sandbox's
+name and no process id. So it counts for a watched process only if the name on the process's command line,
+the owner of the folder, and the start of the sandbox match; if two processes match, for neither.
 
 The child runs as the owner of the folder, without our capabilities.
 
 From microsandbox's documentation and source: docs/cli/sandbox-commands.mdx, crates/cli/lib/commands/
-metrics.rs (metrics_json). Receive and transmit are the guest's there, too.
+metrics.rs (metrics_json). There, too, receive and transmit are the guest's.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from rondo_tools.printable import printable
 _log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 1 << 20
-MAX_INTERVAL_BYTES = 4 << 20  # of the child's, some 8,000 sandboxes
-_SHORTEST_S = 0.1  # msb takes no shorter interval
-_SILENT_S = 30.0  # a child without a line for so long is started again
-_EXIT_S = 1.0  # how long a child whose output has ended may take to exit
-_LAST_LINE_S = 0.4  # how long to wait for a dead sandbox's last line
+MAX_INTERVAL_BYTES = 4 << 20  # of the child's output, enough for some 8,000 sandboxes
+_SHORTEST_S = 0.1  # msb's shortest interval
+_SILENT_S = 30.0  # a child without a line for this time is restarted
+_EXIT_S = 1.0  # time for a child to exit after its output has ended
+_LAST_LINE_S = 0.4  # time to wait for a dead sandbox's last line
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-_EARLY_MS, _LATE_MS = 2_000, 60_000  # how long after its process a sandbox may begin
+_EARLY_MS, _LATE_MS = 2_000, 60_000  # a sandbox may begin so long before or after its process
 _AMBIENT, _CLEAR_ALL = 47, 4  # of prctl(2)
 
 _FIELDS: tuple[tuple[str, Series], ...] = (
@@ -54,7 +54,7 @@ _FIELDS: tuple[tuple[str, Series], ...] = (
 
 
 class Sample(NamedTuple):
-    """A line: what a sandbox has counted by now. `counters` are those that the line has."""
+    """A line: a sandbox's counters so far. `counters` are those present in the line."""
 
     name: str
     began_ms: float
@@ -63,11 +63,11 @@ class Sample(NamedTuple):
 
 
 class Follower:
-    """A watched process that is called as a sandbox is."""
+    """A watched process with a sandbox's name."""
 
     def __init__(self, name: str, began_ms: float, report: Report) -> None:
         self.name, self.began_ms, self.report = name, began_ms, report
-        self.is_told_last = asyncio.Event()  # the line of its end has come
+        self.is_told_last = asyncio.Event()  # the sandbox's last line has come
         self._sums: dict[Series, int] = {}
         self._last: Mapping[Series, int] = {}
 
@@ -94,19 +94,19 @@ class MicrosandboxAdapter:
     brings = "blk_bytes_total, net_bytes_total"
 
     def __init__(self, home: str, *, warns: bool = True) -> None:
-        """It `warns` if the child does not do, once for each reason."""
+        """It `warns` of a failing child, once for each reason."""
         self._home, self._warns = Path(home), warns
         self._followers: dict[int, Follower] = {}  # by process id
         self._listening: asyncio.Task[None] | None = None
-        self._failure = ""  # why there is no child
+        self._failure = ""  # the reason why there is no child
 
     async def follow(self, target: Target, report: Report) -> None:
         if report.is_last.is_set():
-            return  # its last line was waited for
+            return  # the VM is dead, and its last line has come
         if target.identity.vmm != "libkrun" or target.identity.name_from != "--name":
-            raise EOFError("it is no sandbox of microsandbox")
+            raise EOFError("it is not a sandbox of microsandbox")
         if os.stat(f"/proc/{target.pid}").st_uid != self._owner().st_uid:
-            raise EOFError(f"it is not of the owner of {self._home}")
+            raise EOFError(f"its user is not the owner of {self._home}")
         follower = report.kept(lambda: Follower(target.identity.name, _began_ms(target.pid), report))
         self._followers[target.pid] = follower
         if self._listening is None or self._listening.done():
@@ -114,7 +114,7 @@ class MicrosandboxAdapter:
         try:
             while not await report.dies_within(target.interval_s):
                 if self._failure or report.reading is None:
-                    report.refused = self._failure or "msb lists no sandbox that is this one", ""
+                    report.refused = self._failure or "msb does not list this sandbox", ""
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_LINE_S):
                     await follower.is_told_last.wait()
@@ -124,10 +124,10 @@ class MicrosandboxAdapter:
                 listening, self._listening = self._listening, None
                 listening.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await listening  # the child is gone then
+                    await listening  # until the child is gone
 
     def _owner(self) -> os.stat_result:
-        """Whose sandboxes they are. Raises OSError or EOFError."""
+        """The owner of the sandboxes. Raises OSError or EOFError."""
         try:
             owner = os.stat(self._home)
         except OSError as exc:
@@ -139,7 +139,7 @@ class MicrosandboxAdapter:
         return owner
 
     async def _listen(self, interval_s: float) -> None:
-        """Have a child, as long as there is somebody to follow."""
+        """Run a child while there are processes to follow."""
         pause_s = _FIRST_PAUSE_S
         while True:
             before = [one.report.reading for one in self._followers.values()]
@@ -167,7 +167,7 @@ class MicrosandboxAdapter:
             one.report.refused = why, ""
 
     async def _hear(self, interval_s: float) -> str:
-        """Take the lines of one child; returns why it is over. Raises OSError or EOFError."""
+        """Take the lines of one child; returns the reason of its end. Raises OSError or EOFError."""
         child = self._start(interval_s)
         assert child.stdout is not None
         assert child.stderr is not None
@@ -191,7 +191,7 @@ class MicrosandboxAdapter:
                 raise
 
     async def _take_lines(self, lines: asyncio.StreamReader, interval_s: float) -> str:
-        """Until they end; returns what is wrong with them. Raises TimeoutError if none comes for long."""
+        """Take lines until they end; returns what is wrong with them. Raises TimeoutError if none comes."""
         now_s = asyncio.get_running_loop().time
         size, until_s = 0, now_s() + interval_s
         while True:
@@ -211,20 +211,20 @@ class MicrosandboxAdapter:
             if sample is not None:
                 self._failure = ""
                 self._take(sample)
-            await asyncio.sleep(0)  # others' turn
+            await asyncio.sleep(0)  # let other tasks run
 
     def _take(self, sample: Sample) -> None:
         fitting = [one for one in self._followers.values() if one.fits(sample)]
         if len(fitting) == 1:
             fitting[0].take(sample)
         for one in fitting[1:] and fitting:
-            one.report.refused = f"{len(fitting)} processes are called {sample.name}", ""
+            one.report.refused = f"{len(fitting)} processes have the name {sample.name}", ""
 
     def _start(self, interval_s: float) -> subprocess.Popen[bytes]:
         program = shutil.which("msb", path=f"{self._home / 'bin'}:{os.environ.get('PATH', os.defpath)}")
         if program is None:
-            raise EOFError(f"msb is not installed: it is neither in {self._home}/bin nor on PATH")
-        ctypes.CDLL(None).prctl(_AMBIENT, _CLEAR_ALL, 0, 0, 0)  # of this thread, which alone has children
+            raise EOFError(f"msb is neither in {self._home}/bin nor on PATH")
+        ctypes.CDLL(None).prctl(_AMBIENT, _CLEAR_ALL, 0, 0, 0)  # of this thread, which starts all children
         owner = self._owner()
         identity: dict[str, Any] = {}
         if os.geteuid() == 0 and owner.st_uid != 0:
@@ -242,7 +242,7 @@ class MicrosandboxAdapter:
 
 
 async def _last_words(child: subprocess.Popen[bytes]) -> str:
-    """Why a child has ended, by what it wrote to standard error."""
+    """The reason of a child's end, from its standard error."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         await asyncio.to_thread(child.wait, _EXIT_S)
     assert child.stderr is not None
@@ -253,7 +253,7 @@ async def _last_words(child: subprocess.Popen[bytes]) -> str:
 
 
 def parse(line: bytes) -> Sample | None:
-    """None for what is no line of `msb metrics --follow`."""
+    """Parse a line of `msb metrics --follow`; None for anything else."""
     try:
         fields = json.loads(line)
         taken_ms = datetime.fromisoformat(fields["timestamp"]).timestamp() * 1000
@@ -272,7 +272,7 @@ def _is_count(value: object) -> bool:
 
 
 def _began_ms(pid: int) -> float:
-    """When a process began. Raises OSError."""
+    """The start of a process in Unix milliseconds. Raises OSError."""
     ticks = start_ticks(Path(f"/proc/{pid}/stat").read_bytes())
     since_boot_s = ticks / os.sysconf("SC_CLK_TCK")
     booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,7 +1,7 @@
-"""Connections to a VMM's own sockets: to that of the very process, and not where they would disturb.
+"""Connects to a socket of a VMM, only if the watched process listens on it and no other client is disturbed.
 
-Strategy: the kernel tells which process listens. A socket that serves one client at a time, and has one, or
-is libvirt's, is not even connected to: the connection would wait in its queue, and come next.
+Strategy: the kernel has the id of the listening process. A QMP socket that has a client, or is libvirt's, is
+not even connected to: the connection would wait in its queue and be served next.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONNECTED = "03"  # in /proc/net/unix
 
 
 def connect_alone(path: str, pid: int) -> socket.socket:
-    """A connection to a socket of this process that nobody else has. Raises OSError or RefusedError."""
+    """Connect to a socket of this process that has no other client. Raises OSError or RefusedError."""
     real = os.path.realpath(path, strict=True)
     if "libvirt" in PurePath(real).parts:
         raise RefusedError(f"{path} is libvirt's", "a second QMP socket, for rondo-attach alone")
@@ -28,7 +28,7 @@ def connect_alone(path: str, pid: int) -> socket.socket:
 
 
 def connect(path: str, pid: int) -> socket.socket:
-    """A connection to a socket of this process. Raises OSError or RefusedError."""
+    """Connect to a socket of this process. Raises OSError or RefusedError."""
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         peer.connect(path)
@@ -47,7 +47,7 @@ def connect(path: str, pid: int) -> socket.socket:
 
 
 def is_held(path: str, table: str = "/proc/net/unix") -> bool:
-    """Whether the socket of that path has a client."""
+    """Whether the socket at `path` has a client."""
     try:
         with open(table, errors="surrogateescape") as lines:
             for line in lines:

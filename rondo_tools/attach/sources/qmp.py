@@ -1,9 +1,9 @@
-"""QEMU's block devices, and how its guest ended, over a QMP socket that is for us alone.
+"""QEMU's block metrics and its guest's end reason, over a QMP socket that has no other client.
 
 Strategy: one `query-blockstats` an interval, and events as they come. A QMP socket serves one client at a
-time, so one that somebody holds is left alone, and libvirt's is never touched; and it must be the socket of
-the very process that is watched. Nothing that QEMU sends is trusted: a line is at most 1 MiB, an interval's
-4 MiB, a number is a number or nothing.
+time, so one with a client is left alone, and libvirt's is never used. It must be the socket of the watched
+process itself. QEMU's data is not trusted: a line has at most 1 MiB, an interval 4 MiB, and an invalid number
+counts as none.
 
 From QEMU's documentation: docs/interop/qmp-spec, qapi/block-core.json (BlockStats), qapi/run-state.json
 (SHUTDOWN, ShutdownCause).
@@ -64,11 +64,11 @@ async def _converse(
         async with asyncio.timeout(_GREETING_S):
             greeting = parse(await _line(reader))
     except TimeoutError:
-        raise RefusedError("it does not greet: it hangs, or has another client") from None
+        raise RefusedError("it sends no greeting: it hangs, or has another client") from None
     if "QMP" not in greeting:
         raise RefusedError("it does not speak QMP")
     writer.write(_CAPABILITIES)
-    asked, size = _CAPABILITIES, 0  # what is not answered yet, and what came meanwhile
+    asked, size = _CAPABILITIES, 0  # the unanswered request, and the bytes received since
     totals = report.kept(lambda: Totals(len(_COUNTERS) + len(_TIMES)))
     while True:
         try:
@@ -88,7 +88,7 @@ async def _converse(
         elif "error" in message:
             raise RefusedError(f"it answers with an error: {message['error']}"[:200])
         elif asked == _CAPABILITIES:
-            writer.write(_QUERY)  # at once, for a VM may be short-lived
+            writer.write(_QUERY)  # at once, because a VM may be short-lived
             asked = _QUERY
         elif asked:
             report.reading = reading_of(message.get("return"), totals)
@@ -111,14 +111,14 @@ def parse(line: bytes) -> Mapping[str, object]:
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
-        raise RefusedError("it sends what is not JSON") from None
+        raise RefusedError("it sends invalid JSON") from None
     if not isinstance(message, dict):
-        raise RefusedError("it sends what is no message of QMP")
+        raise RefusedError("it sends JSON that is not a QMP message")
     return message
 
 
 def end_reason(event: Mapping[str, object]) -> str | None:
-    """How the guest ended, by an event; "" if it goes on; None if the event does not tell."""
+    """The end reason in an event; "" if the guest continues; None if the event does not matter."""
     kind, data = event.get("event"), event.get("data")
     if kind in ("RESET", "RESUME"):
         return ""
@@ -136,7 +136,7 @@ def devices_of(answer: object) -> dict[str, Sequence[int]]:
     for one in answer if isinstance(answer, list) else ():
         if not isinstance(one, dict) or not isinstance(stats := one.get("stats"), dict):
             continue
-        # A drive's node changes with each snapshot; its device does not.
+        # The node of a drive changes with each snapshot; the device does not.
         name = next((one[key] for key in ("qdev", "device", "node-name") if one.get(key)), None)
         if isinstance(name, str):
             devices[name] = [count_of(stats.get(key)) for key in (*_COUNTERS, *_TIMES)]

@@ -1,8 +1,7 @@
-"""What an adapter reports of a VM, and the source that makes a tick's values of it. No I/O.
+"""An adapter's report of a VM, and the source that turns it into a tick's values. No I/O.
 
-Strategy: the adapter's thread puts a whole new reading in place, the loop takes the newest at each tick: no
-lock, and nobody waits. A counter without a new reading repeats its last value; a mean over a tick in which
-nothing came is NaN.
+Strategy: the adapter's thread replaces the whole reading, the loop takes the newest at each tick: no lock, no
+waiting. Without a new reading a counter repeats its last value, and a mean is NaN.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from rondo_tools.catalog import NET, SERIES, Series
 
 T = TypeVar("T")
 
-MAX_DEVICES = 1000  # of one VM, ever; more are not counted
-MOST = 1 << 63  # a counter that is not below is nonsense
+MAX_DEVICES = 1000  # of one VM over its life; more are not counted
+MOST = 1 << 63  # a counter from here on is invalid
 
 _BLOCK = {str(one): one for one in SERIES if one.name.startswith("blk_")}
 _READS, _WRITES, _FLUSHES = (_BLOCK[f'blk_requests_total{{op="{op}"}}'] for op in ("read", "write", "flush"))
@@ -37,41 +36,41 @@ NETWORK = NET
 
 
 class Spent(NamedTuple):
-    """So many took so long together, ever."""
+    """The number of requests so far, and their time together."""
 
     number: float
     time_ns: float
 
 
 class Reading(NamedTuple):
-    """Counters of a VM, and what its means are made of."""
+    """Counters of a VM, and the sums for its means."""
 
     counters: Mapping[Series, float]
     means: Mapping[Series, Spent] = MappingProxyType({})
 
 
 class Report:
-    """What the adapter's thread knows of one VM."""
+    """The adapter's knowledge of one VM."""
 
     def __init__(self) -> None:
-        self.reading: Reading | None = None  # never changed, but replaced
-        self.labels: Mapping[str, str] = MappingProxyType({})  # never changed, but replaced
-        self.awaits_labels = False  # more of them may come
+        self.reading: Reading | None = None  # replaced, never modified
+        self.labels: Mapping[str, str] = MappingProxyType({})  # replaced, never modified
+        self.awaits_labels = False  # more labels may come
         self.end_reason = ""
-        self.refused: tuple[str, str] | None = None  # why there is nothing now, and what is needed
-        self.is_last = asyncio.Event()  # the VM is dead: what is there now is all that comes
-        self.is_done = False  # and it has come
+        self.refused: tuple[str, str] | None = None  # why there is no reading, and what is needed
+        self.is_last = asyncio.Event()  # the VM is dead: the next reading is the last
+        self.is_done = False  # the last reading has come
         self._kept: Any = None
 
     async def dies_within(self, seconds: float) -> bool:
-        """Wait for so long, or until the VM is dead; whether it is."""
+        """Wait for `seconds`, or until the VM is dead; returns whether it is."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.is_last.wait()
         return self.is_last.is_set()
 
     def kept(self, make: Callable[[], T]) -> T:
-        """What outlasts a connection, made once. For the adapter's thread."""
+        """An object that outlasts a connection, created once. For the adapter's thread."""
         if self._kept is None:
             self._kept = make()
         kept: T = self._kept
@@ -79,14 +78,14 @@ class Report:
 
 
 class Totals:
-    """Sums of counters over devices that come and go. A device whose counters fell has begun anew."""
+    """Sums of counters over devices that come and go. If a device's counters fall, it was reset."""
 
     def __init__(self, width: int) -> None:
         self.sums = [0] * width
-        self.last: dict[str, Sequence[int]] = {}  # of each device
+        self.last: dict[str, Sequence[int]] = {}  # the last counters of each device
 
     def add(self, devices: Mapping[str, Sequence[int]], *, from_now: bool = False) -> None:
-        """What each device has counted by now; `from_now` if a new one is older than the VM."""
+        """Add the devices' counters; `from_now` if a new device may be older than the VM."""
         zeros = (0,) * len(self.sums)
         for name, now in devices.items():
             before = self.last.get(name, now if from_now else zeros)
@@ -99,12 +98,12 @@ class Totals:
 
 
 def count_of(value: object) -> int:
-    """A counter out of somebody's JSON; 0 if it is none."""
+    """A counter from untrusted JSON; 0 if it is invalid."""
     return value if type(value) is int and 0 <= value < MOST else 0
 
 
 class AdapterSource:
-    """A late source: `begins_at_0` if its counters are to begin at their first reading."""
+    """A late source: `begins_at_0` if its counters begin at the first reading."""
 
     def __init__(self, name: str, brings: str, report: Report, *, begins_at_0: bool) -> None:
         self.name, self.brings = name, brings
@@ -112,7 +111,7 @@ class AdapterSource:
         self.series: tuple[Series, ...] = ()
         self._begins_at_0 = begins_at_0
         self._base: dict[Series, float] = {}
-        self._before: Reading | None = None  # at the tick before
+        self._before: Reading | None = None  # at the previous tick
         self._now: Reading | None = None
 
     @property
@@ -158,7 +157,7 @@ class AdapterSource:
 
 
 def _mean(now: Spent, before: Spent | None) -> float:
-    """Of what came since the tick before."""
+    """The mean since the previous tick."""
     if before is None or now.number <= before.number:
         return math.nan
     return max(now.time_ns - before.time_ns, 0) / (now.number - before.number)

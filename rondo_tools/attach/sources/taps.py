@@ -1,9 +1,9 @@
 """Bytes and packets of a VM's tap devices, as the kernel counts them.
 
-Strategy: /proc/PID/fdinfo names the taps that the VMM has open, and /proc/PID/net/dev counts them in the
-VMM's network namespace, which is often one of its own, where another VM's tap may have the same name. VMs of
-one namespace share one reading of it. What the host sends into a tap, the guest receives. A tap may be older
-than its VM: it counts from the moment in which it is found.
+Strategy: /proc/PID/fdinfo names the VMM's open taps, and /proc/PID/net/dev has their counters in the VMM's
+network namespace. Taps of VMs in other namespaces may have the same name. VMs of one namespace share one
+reading. The guest receives what the host sends into a tap. A tap may be older than its VM, so it counts from
+the moment at which it is found.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from rondo_tools.attach.sources.adapters import RefusedError, Target
 from rondo_tools.attach.sources.readings import NETWORK, Reading, Report, Totals
 
 _NEEDS = "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
-_MOST_DESCRIPTORS = 4096  # of a VMM, that are looked at
-_LOOK_AGAIN_S = 60.0  # for taps that were added
-_FRESH = 0.5  # of an interval: how old a namespace's reading may be
+_MOST_DESCRIPTORS = 4096  # of a VMM that are read
+_LOOK_AGAIN_S = 60.0  # time between searches for added taps
+_FRESH = 0.5  # of an interval: the maximal age of a namespace's reading
 
-# Where the counters stand in a line of net/dev, in the order of NETWORK: the host's transmit is the guest's
+# The counters' fields in a line of net/dev, in the order of NETWORK: the host's transmit is the guest's
 # receive.
 _FIELDS = (8, 0, 9, 1)
 
 
 class TapAdapter:
-    """For VMMs of any kind."""
+    """Works with any VMM."""
 
     name = "taps"
     brings = "net_*"
@@ -70,7 +70,7 @@ def taps_of(pid: int, proc: str = "/proc") -> frozenset[str]:
         raise RefusedError("its descriptors may not be read", _NEEDS) from None
     taps = set()
     for number in descriptors:
-        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # the descriptor was closed meanwhile
             if os.readlink(f"{proc}/{pid}/fd/{number}").endswith("/tun"):
                 with open(f"{proc}/{pid}/fdinfo/{number}") as file:
                     for line in file:

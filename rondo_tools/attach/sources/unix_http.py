@@ -1,4 +1,4 @@
-"""One request over HTTP to a VMM's API socket, which is that of the very process."""
+"""One HTTP request to a VMM's API socket, which must be that of the watched process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})\r\n", re.IGNORECASE)
 
 
 async def ask(path: str, pid: int, method: str, resource: str, body: bytes = b"") -> tuple[int, bytes]:
-    """The status and the body of the answer. Raises OSError, EOFError or RefusedError; has no deadline."""
+    """The status and body of the answer. Raises OSError, EOFError or RefusedError; has no deadline."""
     head = f"{method} {resource} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"

@@ -1,4 +1,4 @@
-"""The vCPUs of a VM: exits by reason, and the CPU time and waiting of their threads.
+"""The vCPUs of a VM: exits by reason, and their threads' CPU time and wait for a CPU.
 
 Strategy: exits come from the counters, summed over the process's threads. A process that had a VM before,
 or ran before rondo-attach, has counts that are not this session's: they are the base, and are subtracted. If
@@ -24,7 +24,7 @@ _TIMES = tuple(one for one in CPU if one.name in ("vcpu_cpu_seconds_total", "vcp
 
 
 class Base(NamedTuple):
-    """Where the counts of a VM begin. `unseen_ns` has the times of threads that had no exit at that time."""
+    """Where a VM's counts begin. `unseen_ns` are the times of threads that had no exit at that time."""
 
     exits: Sequence[int] = (0, 0, 0, 0, 0)
     times_ns: Sequence[float] = (0, 0)
@@ -32,8 +32,8 @@ class Base(NamedTuple):
 
 
 class VcpuSource:
-    """`counts` is what the counters have for the process now; only what comes after it is this VM's, or after
-    its `base`, if it has had one. If it `is_late`, so is only the time that its threads spend from now on.
+    """`counts` are the process' counts now. The VM's own counts begin there, or at `base` if it has one. The
+    times of an `is_late` VM's threads begin now, too.
 
     `threads` are those of this VM, if it shares its process. Without a `process`, which may be gone, there
     are only exits.
@@ -76,7 +76,7 @@ class VcpuSource:
             for tid in self.base.unseen_ns.keys() & threads:
                 run_base_ns += self.base.unseen_ns[tid][0]
                 wait_base_ns += self.base.unseen_ns[tid][1]
-            # Less than the base is a thread that ended while nobody watched.
+            # It is less than the base if a thread ended between two watchers.
             values.append(max(run_ns - run_base_ns, 0.0) / 1e9)
             values.append(max(wait_ns - wait_base_ns, 0.0) / 1e9)
         return values

@@ -1,4 +1,4 @@
-"""The VMM's process: memory, descriptors, uptime, CPU time. For any VMM, without any permission."""
+"""The VMM's process: memory, descriptors, uptime, CPU time. For any VMM; needs no permission."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _GAUGES = tuple(one for one in SERIES if one.name in ("vmm_rss_bytes", "vmm_open
 
 
 class VmmSource:
-    """`is_late`: the process ran before we came, so its CPU time begins at 0 now; its uptime does not.
+    """`is_late`: the process ran before it was found, so its CPU time begins at 0 now; its uptime does not.
 
-    `cpu_base_s` is where it began, if it has begun.
+    `cpu_base_s` is the CPU time at the start of a session that continues.
     """
 
     def __init__(self, process: Process, *, is_late: bool, cpu_base_s: float | None = None) -> None:
