@@ -1,4 +1,4 @@
-"""rondo-feed: the command line. It checks, wires, feeds, and says what was left out."""
+"""The command line of rondo-feed: checks the flags, feeds, and reports what was left out."""
 
 from __future__ import annotations
 
@@ -39,35 +39,35 @@ Turn text into a stream: lines from standard input, or an exporter's page each i
   rondo-feed --url http://127.0.0.1:9100/metrics --output unix:/run/rondo/store.sock
   echo 'temperature_celsius{room="a"} 21.5' | rondo-feed --text --hold 0
 
-A line is NAME{LABEL="VALUE",...} VALUE [TIME]; the braces may be left out. Lines that begin with # TYPE,
-# HELP and # UNIT describe a name: so the Prometheus text format and OpenMetrics are lines, too. A name is a
-counter if its TYPE says so, or if it has no TYPE and ends in _total or _bucket; all others are gauges.
+A line is NAME{LABEL="VALUE",...} VALUE [TIME]; the braces are optional. Lines that begin with # TYPE, # HELP
+and # UNIT describe a name, so the Prometheus text format and OpenMetrics are valid input. A name is a counter
+by its TYPE, or if it has no TYPE and ends in _total or _bucket; all others are gauges.
 
-Lines without TIME: each interval has a tick, with the newest value of each series. A value stands for --hold;
-then its series has none. Lines with TIME (Unix seconds or milliseconds): those of one time, one after
-another, are a tick of that time. Times ascend.
+Lines without TIME: each interval has a tick with the newest value of each series. A value is repeated for
+--hold; then its series has no value. Lines with TIME (Unix seconds or milliseconds): consecutive lines with
+the same time are one tick at that time. Times must ascend.
 
-When standard input ends, its values are shown for --hold, a tick each interval; then rondo-feed sends the end
-and exits. So a line from cron shows in a graph. The next rondo-feed with the same --instance and the same
-socket as --output takes over from one that waits like this. With --hold 0 nothing waits.
+After the end of standard input, the values are repeated for --hold, a tick each interval; then rondo-feed
+sends the end and exits. So one line from cron shows in a graph. The next rondo-feed with the same --instance
+and the same --output socket takes over from one that repeats values. With --hold 0 it exits at once.
 
-With --url a series that is not on the page has no value. `up` tells whether there was a page, and
-`scrape_duration_seconds` how long it took.
+With --url a series that is not on the page has no value. `up` is 1 if there was a page, and
+`scrape_duration_seconds` is the duration of the scrape.
 
-On SIGINT, SIGTERM or SIGHUP (not under nohup) rondo-feed sends the last values and the end. A second signal
-gives up on what was not delivered."""
+SIGINT, SIGTERM or SIGHUP (not under nohup) makes rondo-feed send the last values and the end. A second signal
+gives up on undelivered ticks."""
 
 EPILOG = """\
 exit status of this command, beyond those below:
   65  lines were left out, or none had a value; the others were fed
   69  another rondo-feed feeds this instance to the same socket
-  75  not all ticks could be delivered
+  75  some ticks were not delivered
 """
 
-DEFAULT_HOLD_MS = 300_000  # as long as Prometheus shows a value
+DEFAULT_HOLD_MS = 300_000  # Prometheus' look-back
 SHORTEST_MS = 100
 _LONGEST_TIMEOUT_MS = 10_000
-_WARNINGS, _WINDOW_S = 10, 60.0  # lines that are named as left out, in so long
+_WARNINGS, _WINDOW_S = 10, 60.0  # at most so many warnings of left out lines in this time
 
 
 def parse_hold(text: str) -> int:
@@ -79,76 +79,76 @@ def parse_hold(text: str) -> int:
     "--url",
     type=command.typed(parse_url),
     metavar="URL",
-    help="scrape this each interval, such as http://127.0.0.1:9100/metrics, in place of standard input",
+    help="scrape this page each interval instead of standard input, such as http://127.0.0.1:9100/metrics",
 )
 @argh.arg(
     "--instance",
     type=str,
     metavar="NAME",
-    help="whose values these are; each script has its own (default: the host's name; with --url, host:port)",
+    help="the name of this source, unique for each script (default: the host's name; with --url, host:port)",
 )
 @argh.arg(
     "--label",
     type=command.typed(parse_label),
     action="append",
     metavar="NAME=VALUE",
-    help="a label for all series; may be given again",
+    help="a label for all series; repeatable",
 )
 @argh.arg(
     "--interval",
     type=command.typed(partial(parse_interval, shortest_ms=SHORTEST_MS)),
     metavar="TIME",
-    help="time between ticks, which fall on its multiples (default: 1s)",
+    help="time between ticks, which are at multiples of it (default: 1s)",
 )
 @argh.arg(
     "--match",
     type=command.typed(parse_selector),
     metavar="SELECTOR",
-    help="feed these series only, such as '{__name__=~\"node_cpu.*|node_load1\"}'",
+    help="feed only these series, such as '{__name__=~\"node_cpu.*|node_load1\"}'",
 )
 @argh.arg(
     "--hold",
     type=command.typed(parse_hold),
     metavar="TIME",
-    help="how long a value of standard input stands, also after the input's end (default: 5m)",
+    help="how long to repeat a value of standard input, also after the input's end (default: 5m)",
 )
-@argh.arg("--ignore-times", help="with --url: a tick has the time of its scrape, whatever the page says")
+@argh.arg("--ignore-times", help="with --url: use the time of the scrape, and ignore the times of lines")
 @argh.arg(
     "--timeout",
     type=command.typed(units.parse_duration),
     metavar="TIME",
-    help="with --url: how long a scrape may take (default: nine tenths of the interval, at most 10s)",
+    help="with --url: the time-out of a scrape (default: nine tenths of the interval, at most 10s)",
 )
 @argh.arg(
     "--basic-auth-file",
     type=str,
     metavar="FILE",
-    help="with --url: holds USER:PASSWORD; read again when it changes",
+    help="with --url: a file with USER:PASSWORD, read again when it changes",
 )
 @argh.arg(
     "--bearer-token-file",
     type=str,
     metavar="FILE",
-    help="with --url: holds a token; read again when it changes",
+    help="with --url: a file with a token, read again when it changes",
 )
 @argh.arg(
     "--ca-file",
     type=str,
     metavar="FILE",
-    help="with --url: the CA, in PEM, that signed the exporter's certificate",
+    help="with --url: the CA certificate of the exporter, in PEM",
 )
 @argh.arg(
     "--output",
     type=str,
     metavar="-|FILE|unix:PATH|tcp:HOST:PORT",
-    help="where the stream goes; - is standard output; a FILE is written anew",
+    help="where to write the stream; - is standard output; a FILE is overwritten",
 )
 @argh.arg("--text", help="write readable lines instead of the stream")
 @argh.arg(
     "--linger",
     type=command.typed(units.parse_duration),
     metavar="TIME",
-    help="how long to go on delivering after the end (default: 30s)",
+    help="how long to continue delivering after the end (default: 30s)",
 )
 def rondo_feed(
     *,
@@ -203,7 +203,7 @@ def rondo_feed(
             lines = Lines(parser, session, held_ms, RateLimit(log, _WARNINGS, _WINDOW_S))
             loop.run_lines(lines, 0, claim)
         if claim is not None:
-            claim.close()  # the next one need not wait until all is delivered
+            claim.close()  # the next rondo-feed need not wait for the delivery
         is_told = loop.is_told
         if session.has_begun:
             loop.linger(linger / 1000)
@@ -213,7 +213,7 @@ def rondo_feed(
 
 
 def make_parser() -> command.Parser:
-    """The command line, as man pages and completions are made of it too."""
+    """The parser of the command line, which man pages and completions are made from, too."""
     parser = command.Parser(prog="rondo-feed", description=DESCRIPTION, epilog=EPILOG)
     parser.set_command(rondo_feed)
     return parser
@@ -224,11 +224,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_flags(url: str | None, hold: int | None, of_url: Mapping[str, object]) -> None:
-    """Raise UsageError for flags of the other input, and for one that is not there."""
+    """Raise UsageError for flags of the other kind of input, and for a closed standard input."""
     if url is None:
         for name, value in of_url.items():
             if value:
-                raise UsageError(f"--{name.replace('_', '-')} goes with --url")
+                raise UsageError(f"--{name.replace('_', '-')} needs --url")
         standard(0, "input")
     elif hold is not None:
         raise UsageError("--hold is for standard input: a series that is not on a page has no value")
@@ -246,7 +246,7 @@ def _timeout_s(timeout_ms: int | None, interval_ms: int) -> float:
 
 
 def _header(instance: str, labels: list[tuple[str, str]], interval_ms: int) -> Header:
-    """The header of all sessions, checked as a reader of the stream will check it; its series come later."""
+    """The header of all sessions, checked like a reader of the stream does; series are added later."""
     some = (Series("up", (), GAUGE, "", ""),)
     return checked_header(Header(instance, clock.now_ms(), (), interval_ms, some), labels)
 
@@ -260,7 +260,7 @@ def _check_delivered(output: Output, *, text: bool) -> None:
 
 
 def _check_lines(lines: Lines, session: Session) -> None:
-    """Raise RondoError if not all that came was fed."""
+    """Raise RondoError if lines were left out, or none had a value."""
     if lines.refused:
         raise RondoError(f"{format_count(lines.refused, 'line')} left out", exit_code=EX_DATAERR)
     if not session.has_begun:

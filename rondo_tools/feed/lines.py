@@ -1,11 +1,10 @@
-"""Standard input as ticks: lines that come when they come, or that say their time.
+"""Turns lines of standard input, with or without times, into ticks.
 
-Strategy: a value stands until its series is given another, or for `hold`. Lines without a time are taken as
-they come, and each interval has a tick of the values that stand. Lines with a time are ticks by themselves:
-all lines of one time are one tick. When the input ends, the values that stand are repeated until `hold` is
-over. Then comes the end.
+Strategy: a value is current until its series gets another one, or for `hold`. Lines without a time may come
+at any moment, and each interval has a tick of the current values. Lines with the same time are one tick.
+After the input's end the current values are repeated until `hold` is over. Then comes the end.
 
-A line that cannot be fed is left out, with a warning; the others are fed. Reads no clock and does no I/O.
+An invalid line is left out, with a warning; the others are fed. Reads no clock and does no I/O.
 """
 
 from __future__ import annotations
@@ -20,31 +19,31 @@ from rondo_tools.ratelimit import RateLimit
 
 
 class Lines:
-    """Call `take` with what was read, `close` at the input's end, and `on_time` when `wait_ms` is over."""
+    """Call `take` with each piece of input, `close` at its end, and `on_time` when `wait_ms` is over."""
 
     def __init__(self, parser: Parser, session: Session, hold_ms: int, warnings: RateLimit) -> None:
         self._parser, self._session, self._hold_ms, self._warnings = parser, session, hold_ms, warnings
-        self._rest = b""  # of the input: a line that is not complete
-        self._is_too_long = False  # that line, and the rest of it is dropped
-        self._number = 0  # of the last complete line
-        self._pace: Pace | None = None  # while ticks go by the clock
-        self._time_ms = 0  # of the last lines that had one
-        self._came_ms = 0  # when the last value came
-        self._is_pending = False  # it was in no tick yet
-        self._ticked_ms = -math.inf  # when the last tick was made
+        self._rest = b""  # an incomplete line
+        self._is_too_long = False  # that line; the rest of it is dropped
+        self._number = 0  # of the last complete line, for messages
+        self._pace: Pace | None = None  # while the clock drives the ticks
+        self._time_ms = 0  # the last time in a line
+        self._came_ms = 0  # arrival of the last value
+        self._is_pending = False  # the last value was in no tick yet
+        self._ticked_ms = -math.inf  # the clock at the last tick
         self._newest_ms = 0  # the time of the newest value
         self._has_ended = False
         self.has_times: bool | None = None  # whether lines have a time; None until one has come
         self.is_over = False
-        self.refused = 0  # how many lines were left out
+        self.refused = 0  # lines that were left out
 
     @property
     def is_held(self) -> bool:
-        """Whether the input has ended and its values are still shown."""
+        """Whether the input has ended and its values are still repeated."""
         return self._has_ended and not self.is_over
 
     def take(self, data: bytes, now_ms: int) -> None:
-        """The next bytes of the input."""
+        """Process the next bytes of the input."""
         self._parser.trim()
         *lines, rest = data.split(b"\n")
         for line in lines:
@@ -66,7 +65,7 @@ class Lines:
         self._has_ended = True
         if self.has_times:
             self._flush()
-            self._ticked_ms = math.inf  # no value has come since
+            self._ticked_ms = math.inf  # no value comes after this
             self._pace = Pace(self._session.interval_ms, self._session.last_ms)
         self.on_time(now_ms)
 
@@ -85,7 +84,7 @@ class Lines:
             self._flush()
 
     def wait_ms(self, now_ms: int) -> float:
-        """How long until `on_time` is due."""
+        """The time until `on_time` is due."""
         wait_ms = math.inf
         if self._pace is not None:
             wait_ms = self._pace.wait_ms(now_ms)
@@ -96,7 +95,7 @@ class Lines:
         return max(wait_ms, 0)
 
     def stop(self, reason: str, now_ms: int) -> None:
-        """Send what came since the last tick, and the end."""
+        """Send the values since the last tick, and the end."""
         self.is_over = True
         if self.has_times:
             self._flush()
@@ -141,12 +140,12 @@ class Lines:
         self._newest_ms, self._came_ms, self._is_pending = at_ms, now_ms, True
 
     def _flush(self) -> None:
-        """Send the lines with the last time as a tick."""
+        """Send the tick of the last time."""
         if self._is_pending:
             self._send(self._time_ms, self._time_ms - self._hold_ms)
 
     def _tick(self, t_ms: int, now_ms: int) -> None:
-        """Send what stands now: what is not older than `hold`, or came since the last tick."""
+        """Send the current values: those not older than `hold`, or newer than the last tick."""
         self._send(t_ms, min(now_ms - self._hold_ms, self._ticked_ms))
         self._ticked_ms = now_ms
 
@@ -156,7 +155,7 @@ class Lines:
             self._session.tick(t_ms, oldest_ms)
         except TextError as exc:
             self._refuse(str(exc), self._number)
-            self._session.tick(t_ms, oldest_ms)  # without what was new
+            self._session.tick(t_ms, oldest_ms)  # without the new series
 
     def _refuse_line(self, why: str, line: bytes, number: int) -> None:
         """Leave a line out; the first may tell that the input is no text at all."""

@@ -1,7 +1,7 @@
-"""An exporter's pages as ticks: one each interval, at the time at which its scrape began.
+"""Turns an exporter's pages into ticks: one each interval, at the time at which its scrape began.
 
-Strategy: a page is all that there is: a series that is not on it has no value. So is one that cannot be had
-or understood, and then `up` is 0. Reads no clock and does no I/O but through the scraper.
+Strategy: a series that is not on the page has no value. Without a page, or with an invalid one, no series has
+a value, and `up` is 0. Reads no clock; does I/O only through the scraper.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DURATION = Series("scrape_duration_seconds", (), GAUGE, "seconds", "How long the
 
 
 class Pages:
-    """Call `begin`, and then `on_time` when `wait_ms` is over or the scraper has something."""
+    """Call `begin`, and then `on_time` when `wait_ms` is over or the scraper is readable."""
 
     def __init__(
         self, parser: Parser, session: Session, scraper: Scraper, *, ignore_times: bool = False
@@ -32,19 +32,19 @@ class Pages:
         self._parser, self._session, self._scraper = parser, session, scraper
         self._ignore_times = ignore_times
         self._up, self._duration = parser.add(UP), parser.add(DURATION)
-        self._began_ms = 0  # the scrape that is going on; 0 for none
+        self._began_ms = 0  # start of the running scrape; 0 for none
         self._has_failed = False  # the last scrape
         self._warned: set[str] = set()
         self.is_over = False
         self._pace = Pace(session.interval_ms, 0)
 
     def begin(self, now_ms: int) -> None:
-        """The session starts."""
+        """Start the session."""
         self._session.start_at(now_ms)
         self._pace = Pace(self._session.interval_ms, now_ms)
 
     def on_time(self, now_ms: int) -> None:
-        """Take what the scrape has brought, and begin the next one when it is due."""
+        """Take the result of the scrape, and begin the next one when it is due."""
         if self._began_ms and (scraped := self._scraper.take()) is not None:
             began_ms, self._began_ms = self._began_ms, 0
             self._take(scraped, began_ms)
@@ -58,7 +58,7 @@ class Pages:
             self._scraper.begin()
 
     def wait_ms(self, now_ms: int) -> float:
-        """How long until `on_time` is due, if the scraper is silent."""
+        """The time until `on_time` is due, if the scraper has no result before."""
         return self._scraper.left_s * 1000 if self._began_ms else self._pace.wait_ms(now_ms)
 
     def stop(self, reason: str, now_ms: int) -> None:  # noqa: ARG002  (what came has its tick)
@@ -97,13 +97,13 @@ class Pages:
         self._say(error)
 
     def _send(self, values: Mapping[Current, float], t_ms: int) -> None:
-        """Send a tick. Raises TextError for what is too much for a stream; then nothing is sent."""
+        """Send a tick. Raises TextError, without sending, if it does not fit into a stream."""
         for current, value in values.items():
             self._session.give(current, value, t_ms, t_ms)
         self._session.tick(t_ms, t_ms)
 
     def _say(self, error: str) -> None:
-        """Tell of a failure, once until a page is good again."""
+        """Log a failure, once until a page is good again."""
         if error and not self._has_failed:
             _log.warning("%s: %s; up is 0 until that is over", self._scraper.name, error)
         elif self._has_failed and not error:
@@ -111,7 +111,7 @@ class Pages:
         self._has_failed = bool(error)
 
     def _warn(self, what: str) -> None:
-        """Tell of something odd, once."""
+        """Log a warning once."""
         if what not in self._warned:
             self._warned.add(what)
             _log.warning("%s: %s", self._scraper.name, what)

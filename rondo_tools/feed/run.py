@@ -1,7 +1,7 @@
-"""The loop: input, output, signals and clock, until the input is over and all is delivered.
+"""The loop of input, output, signals and clock, until the input is over and everything is delivered.
 
-Strategy: one thread and one poll. What there is to read is read as fast as ticks go out: a recorded input
-waits in its pipe for a store that is away.
+Strategy: one thread and one poll. Input is read as fast as ticks are delivered: a recorded input waits in its
+pipe while the store is away.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from rondo_tools.feed.scrape import Scraper
 
 _PIECE = 1 << 16  # bytes read at once
-_TIMED_PIECE = 1 << 11  # the same of lines that are ticks by themselves: at most 350
-_LONGEST_MS = 3_600_000  # of one wait
-_MOST_WAITING = 200  # ticks, until what comes is left in its pipe; both together fit into a backlog
+_TIMED_PIECE = 1 << 11  # the same for lines with times: at most 350 ticks
+_LONGEST_MS = 3_600_000  # the longest wait
+_MOST_WAITING = 200  # waiting ticks above which input is not read; with one piece they fit into a backlog
 
 
 class Loop:
-    """Drives an output, and whatever gives its session ticks. `is_told` after a signal."""
+    """Drives an output, and the source of its session's ticks. `is_told` after a signal."""
 
     def __init__(self, session: Session, output: Output, signals: Signals) -> None:
         self._session, self._output, self._signals = session, output, signals
@@ -41,9 +41,9 @@ class Loop:
         self.is_told = False
 
     def run_lines(self, lines: Lines, fd: int, claim: Claim | None) -> None:
-        """Feed what comes from a descriptor, to its end and for as long as its values are held.
+        """Feed lines from a descriptor, to its end and while its values are held.
 
-        The instance is claimed when the first of it comes, so that the ticks of an older rondo-feed are over.
+        The instance is claimed when the first input comes, so that an older rondo-feed ends its ticks before.
         """
         while not lines.is_over and not self._output.is_over:
             watched = -1
@@ -64,7 +64,7 @@ class Loop:
                     lines.on_time(now_ms)
 
     def run_pages(self, pages: Pages, scraper: Scraper, claim: Claim | None) -> None:
-        """Feed what a scraper brings, until a signal."""
+        """Feed a scraper's pages, until a signal."""
         if claim is not None:
             claim.take()
         pages.begin(clock.now_ms())
@@ -77,16 +77,16 @@ class Loop:
                 pages.on_time(now_ms)
 
     def linger(self, seconds: float) -> None:
-        """Go on delivering for so long, until all is delivered, or until another signal."""
+        """Deliver for `seconds` more, until everything is delivered, or until another signal."""
         self.is_told = False
         deadline = time.monotonic() + seconds
         while not self._output.is_over and not self.is_told and (left := deadline - time.monotonic()) > 0:
             self._turn(-1, left * 1000)
 
     def _turn(self, watched: int, wait_ms: float) -> bool:
-        """Drive the output until this descriptor is readable, the time is over, or a signal has come.
+        """Drive the output until `watched` is readable, the time is over, or a signal has come.
 
-        Says whether the descriptor is.
+        Returns whether `watched` is readable.
         """
         now_s = time.monotonic()
         if self._session.has_begun:
@@ -114,7 +114,7 @@ def _take(lines: Lines, fd: int, claim: Claim | None) -> None:
     try:
         piece = os.read(fd, _PIECE if lines.has_times is False else _TIMED_PIECE)
     except BlockingIOError:
-        return  # somebody else who has the descriptor, too, made it so, and was quicker
+        return  # another process with this descriptor made it non-blocking, and has read the input
     if not piece:
         lines.close(clock.now_ms())
         return

@@ -1,9 +1,9 @@
-"""One page of an exporter, over HTTP, within a deadline.
+"""Fetches one page of an exporter, over HTTP, within a deadline.
 
-Strategy: a thread makes the request, so that nothing that the network does holds up the stream; who waits
-for it has a descriptor that becomes readable. A connection is kept for the next scrape. When the time is up
-its socket is shut down, and the thread ends; one that waits for the name to be looked up cannot be ended, and
-until it is through no other scrape begins.
+Strategy: a thread makes the request, so the network cannot delay the stream; a descriptor becomes readable
+when it has finished. The connection is kept for the next scrape. At the deadline its socket is shut down, and
+the thread ends. A thread that waits for the resolver cannot be ended, and no other scrape begins before it
+has finished.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from rondo_tools.errors import EX_UNAVAILABLE, RondoError
 from rondo_tools.feed.target import Target
 from rondo_tools.units import format_size
 
-MAX_PAGE = 16 << 20  # bytes, packed or not
+MAX_PAGE = 16 << 20  # bytes, compressed or not
 _PIECE = 1 << 16
-_KEPT_S = 60.0  # how long a connection is used, so that a name's new address is found
-_END_S = 1.0  # for a thread to see that its connection is shut
+_KEPT_S = 60.0  # the longest use of a connection, so that a name's new address is found
+_END_S = 1.0  # time for a thread to see that its connection is shut
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class ScrapeError(RondoError):
-    """A page that could not be had."""
+    """A scrape failed."""
 
     exit_code = EX_UNAVAILABLE
 
 
 class Scraped(NamedTuple):
-    """A page, or why there is none; and how long it took."""
+    """A page, or the error; and the duration of the scrape."""
 
     page: bytes
     error: str
@@ -48,13 +48,13 @@ class Scraper:
         self.name = target.name
         self._target, self._timeout_s = target, timeout_s
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._lock = threading.Lock()  # of what follows
+        self._lock = threading.Lock()  # guards the fields below
         self._thread: threading.Thread | None = None
         self._result: Scraped | None = None
         self._tap: socket.socket | None = None  # the connection, below any TLS
         self._is_given_up = False
         self._is_closed = False
-        self._connection: http.client.HTTPConnection | None = None  # the thread's alone
+        self._connection: http.client.HTTPConnection | None = None  # used by the thread only
         self._opened_s = 0.0
         self._began_s = 0.0
 
@@ -63,11 +63,11 @@ class Scraper:
 
     @property
     def left_s(self) -> float:
-        """How much of its time the scrape has left."""
+        """The time until the scrape's deadline."""
         return max(0.0, self._began_s + self._timeout_s - time.monotonic())
 
     def begin(self) -> None:
-        """Scrape, or go on with the scrape that could not be ended."""
+        """Start a scrape, or continue with one that could not be ended."""
         self._began_s = time.monotonic()
         if self._thread is None or not self._thread.is_alive():
             self._is_given_up, self._result = False, None
@@ -75,7 +75,7 @@ class Scraper:
             self._thread.start()
 
     def take(self) -> Scraped | None:
-        """What the scrape brought; None while it may still bring something."""
+        """The result of the scrape; None while it runs."""
         try:
             os.read(self._read, 64)
         except BlockingIOError:
@@ -129,7 +129,7 @@ class Scraper:
         except (http.client.RemoteDisconnected, ConnectionError):
             if not is_kept or self._is_given_up:
                 raise
-        return self._ask(headers, is_kept=False)  # the exporter had closed the connection meanwhile
+        return self._ask(headers, is_kept=False)  # the exporter has closed the kept connection
 
     def _ask(self, headers: dict[str, str], *, is_kept: bool) -> bytes:
         if not is_kept:
@@ -176,14 +176,14 @@ def _shut(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # the exporter was quicker
+        pass  # the exporter has closed it
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """All of the page, unpacked. Raises ScrapeError for one that is too large or not whole."""
+    """The whole page, decompressed. Raises ScrapeError if it is too large or truncated."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip"):
-        raise ScrapeError(f"the page is encoded as {encoding!r}; plain or gzip is asked for")
+        raise ScrapeError(f"the page is encoded as {encoding!r}, which was not requested; plain or gzip was")
     unpacker = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
     parts, size = [], 0
     while piece := response.read(_PIECE):
@@ -193,7 +193,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         size += len(piece)
         if size > MAX_PAGE:
             raise ScrapeError(
-                f"the page has over {format_size(MAX_PAGE)}: have the exporter leave some series out"
+                f"the page has over {format_size(MAX_PAGE)}: let the exporter leave out some series"
             )
     if response.length or (unpacker is not None and not unpacker.eof):
         raise ScrapeError("the page stops in the middle")
@@ -204,7 +204,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _refusal(response: http.client.HTTPResponse) -> str:
-    """What a status other than 200 means."""
+    """The meaning of a status other than 200."""
     said = f"answered {response.status} {response.reason}".rstrip()
     if response.status in (401, 403):
         return f"{said}: name a file with --bearer-token-file or --basic-auth-file"
@@ -221,7 +221,7 @@ def _why(exc: Exception) -> str:
     if isinstance(exc, http.client.RemoteDisconnected):
         return "the connection was closed without an answer"
     if isinstance(exc, zlib.error):
-        return "the page is not the gzip that it is said to be"
+        return "the page is declared as gzip, and is not"
     if isinstance(exc, http.client.HTTPException):
         return f"not an answer of HTTP ({type(exc).__name__})"
     if verify := getattr(exc, "verify_message", ""):  # of an ssl.SSLCertVerificationError

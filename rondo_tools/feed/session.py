@@ -1,8 +1,8 @@
-"""The series that are fed, as sessions of a stream: headers, ticks, ends.
+"""The fed series as sessions of a stream: headers, ticks, ends.
 
-Strategy: a header lists the series that there are. A series that comes later is listed by a new header of
-the same session, before its first tick. One that goes away is NaN, until the next header leaves it out.
-Encodes and puts into an output; does no I/O itself.
+Strategy: a header lists the current series. A later series gets a new header of the same session, before its
+first tick. A series that goes away is NaN until the next header leaves it out. Encodes into an output; does
+no I/O itself.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Protocol
 from rondo_tools.feed.text import TOO_MANY, Current, TextError
 from rondo_tools.stream import MAX_SERIES, End, Event, Header, Tick
 
-# What headers may take, where series come and go all the time: so much at once, and then so much in each ms.
+# The limit of headers, if series come and go all the time: so many bytes at once, then so many each ms.
 _HEADER_BYTES, _HEADER_BYTES_PER_MS = 2_000_000, 100
 
 Encode = Callable[[Event], bytes]
 
 
 class Sink(Protocol):
-    """What is needed of a producer's output."""
+    """The methods of a producer's output that are used."""
 
     def begin(self, header: bytes) -> None: ...
     def begin_anew(self, end: bytes, header: bytes) -> None: ...
@@ -31,39 +31,39 @@ class Sink(Protocol):
 
 
 class Session:
-    """One instance on one output. `header` is the one of all sessions, but for its series and its start."""
+    """One instance on one output. `header` is that of all sessions, without series and start."""
 
     def __init__(self, output: Sink, encode: Encode, header: Header) -> None:
         self._output, self._encode, self._header = output, encode, header
         self._listed: list[Current] = []  # in the order of the header
         self._fresh: list[Current] = []  # for the next header
-        self._end = b""  # of the session before, where the next header begins another
+        self._end = b""  # the end of the last session, if the next header begins a new one
         self._needs_header = True
-        self._paid_ms = 0.0  # until when there may be no header but for need
+        self._paid_ms = 0.0  # before this time only a necessary header is sent
         self._had_values = False  # the last tick
         self.has_begun = False
-        self.last_ms = header.start_ms  # of the last tick, or the start
+        self.last_ms = header.start_ms  # the time of the last tick, or of the start
 
     @property
     def interval_ms(self) -> int:
         return self._header.interval_ms
 
     def start_at(self, start_ms: int) -> None:
-        """The first session starts then; before its first tick."""
+        """Set the start of the session, before its first tick."""
         self._header = self._header._replace(start_ms=start_ms)
         self.last_ms = start_ms
 
     def set_back(self, start_ms: int) -> None:
-        """The clock was set back: end this session, and go on in another with the same values."""
+        """The clock was set back: end this session, and continue in a new one with the same values."""
         if self.has_begun:
             self._end = self._encode(End("clock", self.last_ms))
         self._needs_header = True
         self.start_at(start_ms)
 
     def give(self, current: Current, value: float, at_ms: float, oldest_ms: float) -> None:
-        """Set the value of a series. Raises TextError for one too many.
+        """Set the value of a series. Raises TextError if there are too many series.
 
-        In a full header those that had no value since `oldest_ms` make way.
+        In a full header, series without a value since `oldest_ms` are replaced.
         """
         if not current.listed:
             if self._count() >= MAX_SERIES:
@@ -75,11 +75,11 @@ class Session:
         current.value, current.at_ms = value, at_ms
 
     def tick(self, t_ms: int, oldest_ms: float) -> None:
-        """Send the values that were given at `oldest_ms` or later, and NaN for all others.
+        """Send the values given at `oldest_ms` or later, and NaN for all others.
 
-        Without any value nothing is sent, unless the last tick had one. New series wait while too much went
-        into headers. Raises TextError, with nothing sent and the new series left out, if those do not fit
-        into a header.
+        A tick without values is sent only after one with values. New series wait while headers are over their
+        limit. Raises TextError, without sending, if the new series do not fit into a header; they are left
+        out.
         """
         if self._needs_header or (self._fresh and self._paid_ms <= t_ms):
             self._renew_header(t_ms, oldest_ms)
@@ -90,14 +90,14 @@ class Session:
             self.last_ms, self._had_values = t_ms, has_values
 
     def finish(self, reason: str) -> None:
-        """End the session; nothing comes after this."""
+        """End the session and the output."""
         self._output.finish(self._end or self._encode(End(reason, self.last_ms)))
 
     def _count(self) -> int:
         return len(self._listed) + len(self._fresh)
 
     def _drop(self, oldest_ms: float) -> None:
-        """Leave out what had no value since then."""
+        """Leave out series without a value since `oldest_ms`."""
         count = len(self._listed)
         for listed in (self._listed, self._fresh):
             for one in listed:
@@ -106,7 +106,7 @@ class Session:
         self._needs_header |= len(self._listed) < count
 
     def _renew_header(self, t_ms: int, oldest_ms: float) -> None:
-        """Send a header with the new series and without those that have gone."""
+        """Send a header with the new series, and without those that went away."""
         self._drop(oldest_ms)
         fresh, self._fresh = self._fresh, []
         if not self._listed and not fresh:
@@ -127,7 +127,7 @@ class Session:
         self.has_begun, self._end, self._needs_header = True, b"", False
 
     def _encoded(self, listed: list[Current]) -> bytes:
-        """The header of these series; without their help if it is too large with it. Raises TextError."""
+        """The header of these series; without their help texts if it is too large. Raises TextError."""
         header = self._header._replace(series=tuple(one.series for one in listed))
         try:
             return self._encode(header)

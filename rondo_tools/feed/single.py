@@ -1,10 +1,10 @@
-"""One rondo-feed for each instance of a store: a newer one takes over from one that only holds its values.
+"""A lock for the one rondo-feed of an instance and store: a newer one takes over from one that holds values.
 
-Strategy: an abstract Unix socket, named after instance and store, is a name that one process can have, and
-that is free again when the process is gone. Whoever wants the name connects to it and waits. The owner looks
-for such connections only while it holds values; then it gives the name up and ends.
+Strategy: an abstract Unix socket, named after instance and store, is a name that only one process can have,
+and that is free again when the process is gone. A process that wants the name connects to it and waits. The
+owner accepts such connections only while it holds values; then it releases the name and ends.
 
-So a line from cron each minute is shown without a break, and two values never take turns.
+So a line from cron each minute shows without a gap, and two processes never send by turns.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import time
 
 from rondo_tools.errors import EX_UNAVAILABLE, RondoError
 
-_WAIT_S = 10.0  # for one that holds to end
+_WAIT_S = 10.0  # for the end of one that holds values
 _LOOK_S = 0.02
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
 class Claim:
-    """The name of an instance, once it is `taken`, until `close`."""
+    """The lock of an instance, from `take` until `close`."""
 
     def __init__(self, output: str, instance: str) -> None:
         self._instance = instance
@@ -33,7 +33,7 @@ class Claim:
         self._listener: socket.socket | None = None
 
     def take(self) -> None:
-        """Have the name, if not a stranger has it. Raises RondoError if another feeds this instance still."""
+        """Take the name, unless another user has it. Raises RondoError if it is in use for this instance."""
         if self._is_settled:
             return
         self._is_settled = True
@@ -41,7 +41,7 @@ class Claim:
         wish = None
         try:
             while not self._bind():
-                if wish is None or _is_closed(wish):  # nobody was asked yet, or another has the name now
+                if wish is None or _is_closed(wish):  # no owner was asked yet, or the name has a new owner
                     wish = _ask(self._name, wish)
                 owner = (0, os.getuid()) if wish is None else _peer(wish)
                 if owner[1] not in (0, os.getuid()):
@@ -56,16 +56,16 @@ class Claim:
     def _conflict(self, pid: int) -> RondoError:
         who = f"another rondo-feed{f' (process {pid})' if pid else ''}"
         return RondoError(
-            f"instance {self._instance!r} is fed by {who}: give this one its own name, with --instance",
+            f"instance {self._instance!r} is fed by {who}: give this one another name with --instance",
             exit_code=EX_UNAVAILABLE,
         )
 
     def fileno(self) -> int:
-        """Becomes readable when somebody wants the name; -1 without one."""
+        """Becomes readable when another process wants the name; -1 without a name."""
         return -1 if self._listener is None else self._listener.fileno()
 
     def is_wanted(self) -> bool:
-        """Whether somebody of ours waits for the name now."""
+        """Whether a process of root or of our user waits for the name."""
         assert self._listener is not None
         try:
             peer, _ = self._listener.accept()
@@ -93,7 +93,7 @@ class Claim:
 
 
 def _ask(name: str, before: socket.socket | None) -> socket.socket | None:
-    """Connect to whoever has the name, in place of a connection `before`; None if nobody takes it now."""
+    """Connect to the owner of the name, instead of a connection `before`; None if that fails."""
     if before is not None:
         before.close()
     wish = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -106,7 +106,7 @@ def _ask(name: str, before: socket.socket | None) -> socket.socket | None:
 
 
 def _is_closed(connection: socket.socket) -> bool:
-    """Whether the other end has closed; nobody says anything."""
+    """Whether the peer has closed; no data is ever sent."""
     try:
         return not connection.recv(1)
     except BlockingIOError:
@@ -116,7 +116,7 @@ def _is_closed(connection: socket.socket) -> bool:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:
-    """The process and the user at the other end."""
+    """The process and the user of the peer."""
     option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, user, _ = _CREDENTIALS.unpack(option)
     return pid, user

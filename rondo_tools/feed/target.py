@@ -1,4 +1,4 @@
-"""What is scraped: a URL, who we are, and whom we trust."""
+"""The target of scrapes: a URL, credentials, and trusted CAs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ACCEPT = "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q
 
 
 class Target:
-    """A URL, who we are and whom we trust. Raises UsageError for files that cannot be used."""
+    """A URL, credentials and trusted CAs. Raises UsageError for files that cannot be used."""
 
     def __init__(
         self,
@@ -45,15 +45,15 @@ class Target:
         self._bearer = Secret(Path(bearer_token_file), "--bearer-token-file") if bearer_token_file else None
         self._tls = _tls(ca_file) if self.is_https else None
         if ca_file and not self.is_https:
-            raise UsageError("--ca-file goes with an https URL")
+            raise UsageError("--ca-file needs an https URL")
 
     @property
     def instance(self) -> str:
-        """What Prometheus calls it: host and port."""
+        """The instance, as in Prometheus: host and port."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def headers(self) -> dict[str, str]:
-        """Of a request. Raises SecretError."""
+        """The headers of a request. Raises SecretError."""
         headers = {
             "Host": self.netloc,
             "User-Agent": f"rondo-feed/{__version__}",
@@ -67,18 +67,18 @@ class Target:
         return headers
 
     def wrap(self, plain: socket.socket) -> socket.socket:
-        """TLS over a connection, if the URL wants it. Raises OSError."""
+        """TLS over a connection, if the URL is https. Raises OSError."""
         return plain if self._tls is None else self._tls.wrap_socket(plain, server_hostname=self.host)
 
 
 def _tls(ca_file: str | None) -> ssl.SSLContext:
-    import ssl  # 20 ms, which no other input needs
+    import ssl  # takes 20 ms, so only for https
 
     try:
         return ssl.create_default_context(cafile=ca_file)
-    except OSError as exc:  # ssl.SSLError is one
+    except OSError as exc:  # ssl.SSLError is a subclass
         why = (
-            f"not what it should be ({exc.reason or 'no PEM'})"
+            f"not a PEM file of certificates ({exc.reason or 'no PEM'})"
             if isinstance(exc, ssl.SSLError)
             else exc.strerror
         )

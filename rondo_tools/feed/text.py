@@ -1,11 +1,11 @@
-"""Lines of text as samples: plain ones, the Prometheus text format, and OpenMetrics.
+"""Parses lines of text into samples: plain ones, the Prometheus text format, and OpenMetrics.
 
 Strategy: in all three a sample is one line, ``name{label="value"} value [time]``, and lines that begin with
-``# TYPE``, ``# HELP`` or ``# UNIT`` describe a name. The text before the value is remembered, so a line is
-parsed once and costs a look-up from then on. Takes bytes and does no I/O.
+``# TYPE``, ``# HELP`` or ``# UNIT`` describe a name. The text before the value is remembered, so each
+spelling is parsed only once; later lines cost a look-up. Takes bytes and does no I/O.
 
-Sources: Prometheus, docs/instrumenting/exposition_formats and model/textparse; OpenMetrics 1.0. One thing
-differs: a time below 1e11 is in seconds, as `date +%s` and OpenMetrics give it, any other in milliseconds.
+Sources: Prometheus, docs/instrumenting/exposition_formats and model/textparse; OpenMetrics 1.0. One
+difference: a time below 1e11 is in seconds, as in `date +%s` and OpenMetrics, any other in milliseconds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rondo_tools.selector import NAME, Selector
 from rondo_tools.stream import MAX_LABELS, MAX_SERIES, MAX_T_MS, MAX_TEXT
 
 MAX_LINE = 1 << 16  # bytes
-MAX_AHEAD_MS = 600_000  # of our clock; a store refuses ticks that are further ahead
+MAX_AHEAD_MS = 600_000  # a store refuses ticks further ahead of the clock
 TOO_MANY = (
     f"over {MAX_SERIES} series, the most of a stream: choose with --match, or have the source write fewer"
 )
 
-_FIRST_IN_MS = 10**11  # as seconds the year 5138, as milliseconds March 1973
+_FIRST_IN_MS = 10**11  # in seconds the year 5138, in milliseconds March 1973
 _MOST_REMEMBERED = 4 * MAX_SERIES  # spellings of series, and names with a type
 
 _LABELS = rb'\{(?:[^"{}]|"(?:[^"\\]|\\.)*+")*+\}'
@@ -41,7 +41,7 @@ _LABEL = re.compile(
 )
 _ESCAPE = re.compile(r'\\([\\"n])')
 _ENDINGS = ("_total", "_bucket", "_count", "_sum", "_created", "_gcount", "_gsum", "_info")
-# Of a family of each type, the endings of those samples that only grow.
+# For each type, the endings of the family's samples that are counters.
 _GROWING = {
     "counter": ("", "_total"),
     "histogram": ("_bucket", "_count", "_sum"),
@@ -53,13 +53,13 @@ _UNIT_BY_NAME = re.compile(r"_(seconds|bytes|celsius|meters|grams|joules|volts|a
 
 
 class TextError(RondoError):
-    """Text that is no sample, or one that cannot be fed."""
+    """The text is not a sample, or one that cannot be fed."""
 
     exit_code = EX_DATAERR
 
 
 class Current:
-    """A series, and the value that it was given last. `listed` if it stands in the stream's header."""
+    """A series with its last value. `listed` if the stream's header has it."""
 
     __slots__ = ("at_ms", "listed", "series", "value")
 
@@ -70,11 +70,11 @@ class Current:
         self.listed = False
 
 
-_NEW = Current(Series("", (), GAUGE, "", ""))  # stands for none that is known
+_NEW = Current(Series("", (), GAUGE, "", ""))  # a placeholder for an unknown series
 
 
 class Sample(NamedTuple):
-    """One line; `t_ms` is None where it says no time."""
+    """One line; `t_ms` is None without a time."""
 
     current: Current
     value: float
@@ -82,9 +82,9 @@ class Sample(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page: each series once, with its value; the time of its lines, if they have one.
+    """A page: each series once, with its value; and the time of its lines, if they have one.
 
-    `repeated` counts lines that name a series again: its first line stands, as in Prometheus.
+    `repeated` counts lines that repeat a series: the first line counts, as in Prometheus.
     """
 
     values: dict[Current, float]
@@ -93,7 +93,7 @@ class Page(NamedTuple):
 
 
 class _Described(NamedTuple):
-    """What the comments of a page say of a name; of OpenMetrics, of a family."""
+    """The description of a name in comments; in OpenMetrics, of a family."""
 
     type: str = ""
     help: str = ""
@@ -101,37 +101,37 @@ class _Described(NamedTuple):
 
 
 class Parser:
-    """Parses lines, and knows the series in them again. `common` are names of labels that all series have."""
+    """Parses lines, and recognizes their series. `common` are the names of labels that all series have."""
 
     def __init__(self, common: Collection[str] = (), match: Selector | None = None) -> None:
         self._common = common
         self._match = match
-        self._known: dict[bytes, Current | None] = {}  # by what stands before the value; None: not wanted
+        self._known: dict[bytes, Current | None] = {}  # by the text before the value; None does not match
         self._currents: dict[tuple[str, tuple[tuple[str, str], ...]], Current] = {}
         self._described: dict[str, _Described] = {}
         self._kinds: dict[str, str] = {}
 
     def add(self, series: Series) -> Current:
-        """Know a series that is given by other means than a line."""
+        """Add a series that is not from a line."""
         self._kinds[series.name] = series.kind
         return self._currents.setdefault((series.name, series.labels), Current(series))
 
     def line(self, line: bytes) -> Sample | None:
-        """The sample of a line without its end; None for a comment and for what nobody wants.
+        """The sample of a line without newline; None for a comment and for a series that does not match.
 
         Raises TextError.
         """
         head, _, text = line.rpartition(b" ")
         current = self._known.get(head, _NEW)
-        if current is _NEW or b"\t" in text:  # a tab may stand before labels, the value or a time
+        if current is _NEW or b"\t" in text:  # a tab may precede labels, the value or a time
             return self._parse(line)
         return None if current is None else Sample(current, _number(text), None)
 
     def page(self, page: bytes, *, ignore_times: bool = False) -> Page:
-        """All of a page. Raises TextError that names the line or what a tick cannot hold."""
+        """Parse a page. Raises TextError with the number of the line, or if a tick cannot hold it."""
         self.trim()
         if page and not page.endswith(b"\n"):
-            raise TextError("it stops in the middle of a line")
+            raise TextError("it ends in the middle of a line")
         values: dict[Current, float] = {}
         times: set[int | None] = set()
         count = 0
@@ -151,12 +151,12 @@ class Parser:
             times = set()
         if len(times) > 1:
             raise TextError(
-                "its lines have more than one time, a tick has one: --ignore-times takes that of the scrape"
+                "its lines have more than one time, a tick has one: --ignore-times uses that of the scrape"
             )
         return Page(values, times.pop() if times else None, count - len(values))
 
     def trim(self) -> None:
-        """Forget the series that are not in the stream's header, if there are many."""
+        """If there are many series, forget those that are not in the stream's header."""
         if max(len(self._known), len(self._currents)) >= _MOST_REMEMBERED:
             self._known = {head: one for head, one in self._known.items() if one is not None and one.listed}
             self._currents = {key: one for key, one in self._currents.items() if one.listed}
@@ -205,7 +205,7 @@ class Parser:
             at = match.end()
             name = match["name"].decode()
             if name in labels:
-                raise TextError(f"the label {name!r} stands there twice")
+                raise TextError(f"the label {name!r} is there twice")
             try:
                 value = match["value"].decode()
             except UnicodeDecodeError:
@@ -249,7 +249,7 @@ class Parser:
         self._described[name] = described
 
     def _kind(self, name: str) -> tuple[_Described, str]:
-        """What is said of a name or of the family that it belongs to, and the kind that follows from it."""
+        """The description of a name or of its family, and the kind that follows from it."""
         family, ending = self._described.get(name), ""
         if family is None:
             for one in _ENDINGS:
@@ -280,7 +280,7 @@ def _time(text: bytes) -> int:
 
 
 def _shown(text: bytes) -> str:
-    """Foreign text, short enough for a message, in quotes."""
+    """Untrusted text, shortened and quoted for a message."""
     shown = printable(text[:60].decode(errors="replace"))
     return f"'{shown}{'...' * (len(text) > 60)}'"
 

@@ -92,7 +92,7 @@ def test_a_comment_is_no_sample(line: str) -> None:
         ('x{a="b" c="d"} 1', 'not LABEL="VALUE"'),
         ('x{1a="b"} 1', 'not LABEL="VALUE"'),
         ('{"quoted"} 1', "not NAME"),
-        ('x{a="b",a="c"} 1', "the label 'a' stands there twice"),
+        ('x{a="b",a="c"} 1', "the label 'a' is there twice"),
         ('x{instance="b"} 1', "give that with --instance"),
         ('x{__a="b"} 1', "'__a'"),
         ('x{rack="b"} 1', "one of --label"),
