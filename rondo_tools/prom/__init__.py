@@ -1,1 +1,1 @@
-"""How rondo's data look to Prometheus, whoever hands them over: labels, samples, the lives of an instance."""
+"""rondo's data in Prometheus' form, for remote-write and remote-read: labels, samples, instances' lives."""

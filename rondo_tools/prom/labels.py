@@ -1,8 +1,8 @@
 """The labels that are sent: job and instance, the header's, the series' own, and external ones.
 
-Strategy: our validation is the only guard, for Prometheus stores what it is sent. A label that a
-session has itself, on its header or on any of its series, wins over --job and --external-label for
-the whole session: what is added is the same for all its series, so no two can become one.
+Strategy: validate here, because Prometheus stores whatever it gets. A session's own label, on its header or
+on any of its series, takes precedence over --job and --external-label for the whole session. So all its
+series get the same additional labels, and no two become equal.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def parse_external(pairs: Iterable[str]) -> dict[str, str]:
-    """``k=v`` as --external-label takes it. Raises UsageError."""
+    """The labels of --external-label, each ``k=v``. Raises UsageError."""
     labels: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not value or not _NAME.fullmatch(name) or name.startswith("__"):
             raise UsageError(
-                f"--external-label {pair!r}: write NAME=VALUE, such as region=eu; neither is empty"
+                f"--external-label {pair!r}: write NAME=VALUE, such as region=eu; neither may be empty"
             )
         if name in ("job", "instance"):
             flag = "--job sets it" if name == "job" else "it is the VM's name, in the stream"
@@ -41,7 +41,7 @@ def parse_external(pairs: Iterable[str]) -> dict[str, str]:
 def parse_job(text: str) -> str:
     """The value of the label `job`. Raises UsageError if it is empty."""
     if not text:
-        raise UsageError("an empty job is no label: leave --job out, or give it a name")
+        raise UsageError("--job is empty: leave it out, or give it a name")
     return _checked(text, "--job")
 
 

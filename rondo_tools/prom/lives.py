@@ -1,7 +1,7 @@
-"""The lives of an instance as one line of time, as Prometheus wants it: no sample twice, none too late.
+"""Merges the lives of an instance into one line of time for Prometheus: no duplicates, none out of order.
 
-Strategy: arrays, one entry a row. A restart continues its instance's series, so order and what is passed
-over belong to the instance, not to the session.
+Strategy: arrays with one entry per row. A restart continues its instance's series, so rows are ordered and
+passed over per instance, not per session.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ Places = npt.NDArray[np.intp]
 def in_order(
     instance: Places, start_ms: Ints, t_ms: Ints, is_marker: npt.NDArray[np.bool_], past_ms: Ints
 ) -> Places:
-    """The places of the rows to send: by instance, then time. `start_ms` is that of each row's life.
+    """The indices of the rows to send, by instance, then time. `start_ms` is the start of each row's life.
 
-    Left out is what is not later than `past_ms`, and of rows of an instance with equal times all but the
-    first: the one of the earliest life, and a marker only where there is no other. A life that was given
-    up and goes on after all may have a tick there.
+    Rows not later than `past_ms` are left out. Of an instance's rows with equal times only one is kept: a
+    tick of the earliest life, else a marker. A tick can have a marker's time if a lost session continues.
     """
     order = np.lexsort((start_ms, is_marker, t_ms, instance))
     order = order[t_ms[order] > past_ms[order]]
@@ -32,11 +31,11 @@ def in_order(
 
 
 def marker_ms(last_ms: int) -> int:
-    """When a life that had its last tick at `last_ms` ends, for Prometheus."""
+    """The time of the stale markers of a life whose last tick is at `last_ms`."""
     return last_ms + 1
 
 
 def is_marked(start_ms: int, last_ms: int, starts_ms: Iterable[int]) -> bool:
-    """Whether a life's end gets a marker, where its instance's lives began at `starts_ms`: not where the
-    next one has begun by then."""
+    """Whether a life's end gets a marker: not if another of its instance's lives, which began at
+    `starts_ms`, has begun by then."""
     return not any(start_ms < other <= marker_ms(last_ms) for other in starts_ms)

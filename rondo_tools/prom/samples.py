@@ -1,7 +1,7 @@
-"""Samples as Prometheus sees them: runs of rows, each column with the labels of one series.
+"""Samples in Prometheus' form: runs of rows, each column with the labels of one series.
 
-Strategy: columns, not samples. A block is a run of rows of one session; an encoder turns a column
-of it into the samples of one series without looking at each.
+Strategy: columns, not samples. A block is a run of rows of one session; an encoder turns a whole column
+into the samples of one series.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import numpy.typing as npt
 from rondo_tools.catalog import Series
 
 STALE_NAN = 0x7FF0000000000002
-"""The bits of the value that says "this series ends here" (Prometheus' value.StaleNaN)."""
+"""The bits of the stale marker, which ends a series (Prometheus' value.StaleNaN)."""
 
 INSTANCE = "instance"
 
 Labels = tuple[tuple[str, str], ...]
-"""Label names and values of one series as they are sent: ``__name__`` included, sorted by name."""
+"""The sent label names and values of one series, including ``__name__``, sorted by name."""
 
 
 class SeriesSet:
-    """The series of a session as they are sent: `labels[i]` are those of `series[i]`.
+    """The sent series of a session: `labels[i]` are the labels of `series[i]`.
 
-    There is one for each session, equal only to itself; so what is worked out of its labels is
-    worked out once. Sessions that differ in nothing but the instance share a `pattern`: the labels of
-    any of them, in which `instance` takes the place of that one's.
+    Each session has one, equal only to itself, so results that depend on its labels can be cached.
+    Sessions that differ only in the instance share a `pattern`: the labels of one of them, in which
+    `instance` replaces the instance.
     """
 
     def __init__(
         self, series: tuple[Series, ...], pattern: tuple[Labels, ...], instance: str | None = None
     ) -> None:
-        """Without an instance, `pattern` is the labels as they are."""
+        """Without an instance, `pattern` has the labels unchanged."""
         self.series = series
         self.pattern = pattern
         self.instance = instance
@@ -50,7 +50,7 @@ class SeriesSet:
 
     @property
     def label_bytes(self) -> int:
-        """What the labels of all series take in a request of 1.0, about."""
+        """About the size of the labels of all series in a request of 1.0."""
         mine = 0 if self.instance is None else len(self.instance)
         return _bytes_of(self.pattern) + mine * len(self.pattern)
 
@@ -63,8 +63,8 @@ def _bytes_of(pattern: tuple[Labels, ...]) -> int:
 class Block(NamedTuple):
     """Rows of one session: the values of series i of `series_set` are `values[:, i]`.
 
-    `t_ms` is int64 (n,), ascending strictly; `values` float64 (n, len(series_set.series)); NaN is "no
-    value". `start_ms` is when the session's counters were 0; 0 if that is not known.
+    `t_ms` is int64 (n,), strictly ascending; `values` is float64 (n, len(series_set.series)); NaN is "no
+    value". At `start_ms` the session's counters were 0; it is 0 if the start is not known.
     """
 
     series_set: SeriesSet

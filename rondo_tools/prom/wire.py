@@ -1,8 +1,8 @@
-"""Samples and labels of series on the wire: protobuf's TimeSeries, which remote-write and remote-read share.
+"""Encodes samples and labels as protobuf's TimeSeries, which remote-write and remote-read share.
 
-Strategy: samples are many and all alike, so numpy lays them out, all runs of one shape at once. Labels
-come with many series and are written once. NaN becomes Prometheus' stale marker, whose bits are set as
-an integer: arithmetic would change them.
+Strategy: samples are many and of equal size, so numpy lays them out, all runs of one shape at once. A label
+of many series is encoded once. NaN becomes Prometheus' stale marker, whose bits are set as an integer,
+because arithmetic would change them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 class Run(NamedTuple, Generic[Name]):
-    """Rows of some series; `names` tells the series apart, one name for each column of `values`.
+    """Rows of some series; `names` identifies the series, one name for each column of `values`.
 
-    `more` are fields that each sample has besides value and time.
+    `more` has encoded fields of each sample besides value and time.
     """
 
     names: Sequence[Name]
@@ -37,13 +37,12 @@ class Run(NamedTuple, Generic[Name]):
 
 
 def samples_by_series(runs: Iterable[Run[Name]]) -> dict[Name, bytes]:
-    """All samples of each series, as TimeSeries has them on the wire in 1.0 and 2.0.
+    """All samples of each series, encoded as in TimeSeries of 1.0 and 2.0.
 
-    A run without rows or without series is left out. Raises AssertionError for samples that do not
-    ascend in time.
+    Runs without rows or series are left out. Raises AssertionError for samples that do not ascend in time.
     """
     whole = [part for run in runs if run.values.size for part in _of_one_length(run)]
-    alike: dict[tuple[int, ...], list[int]] = {}  # where in `whole` runs of the same shape are
+    alike: dict[tuple[int, ...], list[int]] = {}  # the indices in `whole` of runs of the same shape
     for at, (length, run) in enumerate(whole):
         alike.setdefault((length, *run.values.shape, len(run.more)), []).append(at)
     laid_out: list[list[bytes]] = [[]] * len(whole)
@@ -64,9 +63,9 @@ def samples_by_series(runs: Iterable[Run[Name]]) -> dict[Name, bytes]:
 
 
 def _of_one_length(run: Run[Name]) -> list[tuple[int, Run[Name]]]:
-    """The run in parts, in each of which all times have varints of the same length, and that length.
+    """The run split by the length of its times' varints: (length, part) of each.
 
-    Six bytes do from 1971 to 2109: one part, but for times that lie.
+    Times from 1971 to 2109 have six bytes, so there is one part unless a time is wrong.
     """
     length = _varint_length(int(run.t_ms[0]))
     if int(run.t_ms[-1]) < 1 << 7 * length:
@@ -77,9 +76,9 @@ def _of_one_length(run: Run[Name]) -> list[tuple[int, Run[Name]]]:
 
 
 def _lay_out(runs: Sequence[Run[Name]], length: int) -> list[list[bytes]]:
-    """For each of some runs of one shape, its series' samples; `length` is that of a time's varint.
+    """The samples of each series of each run. The runs have one shape; a time's varint has `length` bytes.
 
-    Such samples are records, all of the same size.
+    So the samples are records of equal size.
     """
     rows, series = runs[0].values.shape
     t_ms = np.concatenate([run.t_ms for run in runs]).reshape(len(runs), rows)
@@ -111,7 +110,7 @@ def _lay_out(runs: Sequence[Run[Name]], length: int) -> list[list[bytes]]:
 
 
 def labels_on_the_wire(labels: Labels) -> tuple[bytes, ...]:
-    """TimeSeries.labels, each. Raises AssertionError for labels that break remote-write's rules."""
+    """Each of TimeSeries.labels, encoded. Raises AssertionError if they break remote-write's rules."""
     names = [name for name, _ in labels]
     assert all(map(lt, names, names[1:])), f"labels are not sorted and unique: {names}"
     assert "__name__" in names, "a series without a name"
@@ -120,7 +119,7 @@ def labels_on_the_wire(labels: Labels) -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=1 << 12)
 def label_on_the_wire(label: tuple[str, str]) -> bytes:
-    """A label, which comes with many series; checked where it is made."""
+    """An encoded label, cached because many series have it, and checked."""
     name, value = label
     assert value, f"the label {name} is empty"
     assert _LABEL_NAME.fullmatch(name), f"{name!r} is not a label name"
@@ -134,7 +133,7 @@ def label_on_the_wire(label: tuple[str, str]) -> bytes:
 
 @lru_cache(maxsize=1 << 12)
 def varint(number: int) -> bytes:
-    """A number from 0 on as protobuf writes it."""
+    """A number >= 0 in protobuf's encoding."""
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)

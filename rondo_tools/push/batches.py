@@ -1,8 +1,8 @@
-"""A slice of a stretch as batches: the rows of one request each, as columns.
+"""Batches of a slice of a stretch: the rows of one request each, as columns.
 
-Strategy: a batch is a range of the slice's rows, so that a cursor says with one number what is done.
-What is not wanted (a selector, an age) or was forgotten is left out of a batch, never out of the
-count. A session's labels are made once and kept as long as its stretch.
+Strategy: a batch is a range of the slice's rows, so one number in the cursor says which rows are done.
+Samples that are unselected, too old or forgotten are left out of a batch, but their rows still count.
+A session's labels are made once and kept as long as its stretch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rondo_tools.stream import Header
 
 
 class _Pattern(NamedTuple):
-    """What is sent of rows of one schema, for all sessions with the same labels: which columns, as what."""
+    """The columns to send of one schema, with series and labels; sessions with equal labels share it."""
 
     columns: npt.NDArray[np.intp]
     series: tuple[Series, ...]
@@ -32,7 +32,7 @@ class _Pattern(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """What is sent of a session's rows of one schema."""
+    """The columns to send of a session's rows of one schema, with their series."""
 
     columns: npt.NDArray[np.intp]
     series_set: SeriesSet
@@ -42,9 +42,9 @@ _NOTHING = _Sent(np.empty(0, np.intp), SeriesSet((), (), ""))
 
 
 class Batches:
-    """Makes the batches of one stretch. `tier` is the one its rows are of.
+    """Makes the batches of one stretch of `tier`.
 
-    `labels` gives the labels that a header's series are sent with; `wanted` chooses series.
+    `labels` returns the sent labels of a header's series; `wanted` selects series.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Batches:
         """
         if done >= one.t_ms.size:
             return
-        # A run is of one session and one schema.
+        # A run is consecutive rows of one session and one schema.
         begins = np.flatnonzero(
             (np.diff(one.session, prepend=-1) != 0) | (np.diff(one.part, prepend=-1) != 0)
         )
@@ -85,9 +85,9 @@ class Batches:
         edges = np.append(begins, one.t_ms.size)
         lengths = np.diff(edges)
         samples = np.repeat(widths, lengths)
-        # Labels are in a request once for each run of a session's rows.
+        # A request has the labels once for each run.
         labels = np.array([item.series_set.label_bytes for item in sent])
-        for at, marker in markers.items():  # a change is where a run begins
+        for at, marker in markers.items():  # each is at the beginning of a run
             samples[at] += marker.values.size
             labels[begins.searchsorted(at)] += marker.series_set.label_bytes
         total = np.cumsum(samples)
@@ -119,7 +119,7 @@ class Batches:
             begin = end
 
     def _block(self, one: Slice, rows: slice, sent: _Sent) -> Block:
-        """Rows of one run; they stand one after another in their part, mostly."""
+        """The block of one run; its rows are mostly consecutive in their part."""
         values = one.parts[int(one.part[rows.start])][1]
         at = one.row[rows]
         first, last = int(at[0]), int(at[-1])
@@ -130,7 +130,7 @@ class Batches:
         return Block(sent.series_set, one.t_ms[rows], taken, start_ms)
 
     def _markers(self, one: Slice, sent: Mapping[int, _Sent]) -> dict[int, Block]:
-        """By the row of a change, stale markers for the series that are not sent any more with it."""
+        """Stale markers, by the row of a change, for the series that are not sent from that row on."""
         found = {}
         for at, (record, schema) in one.changes:
             if record.is_forgotten:
@@ -155,7 +155,7 @@ class Batches:
             if record.is_forgotten:
                 found = self._sent[session, schema] = _NOTHING
                 return found
-            # A selector may look at the instance: then sessions share nothing.
+            # A selector may match the instance, so sessions cannot share its result.
             shared = None if self._wanted else (schema, record.labels)
             pattern = self._patterns.get(shared) if shared else None
             if pattern is None:
@@ -182,7 +182,7 @@ class Batches:
 
 
 def _sent_columns(schema: Schema) -> npt.NDArray[np.intp]:
-    """Of each series the column of a coarse row that is sent: a counter's last value, a gauge's average."""
+    """The column of a coarse row to send for each series: a counter's last value, a gauge's average."""
     places = {(column.series, column.aggregate): at for at, column in enumerate(schema.coarse)}
     return np.array(
         [places[number, LAST if one.kind == COUNTER else AVG] for number, one in enumerate(schema.series)],
@@ -191,9 +191,9 @@ def _sent_columns(schema: Schema) -> npt.NDArray[np.intp]:
 
 
 def _at_an_edge(edges: npt.NDArray[np.intp], begin: int, full: int) -> int:
-    """`full`, or the last edge between two runs before it if most of the request is then still used.
+    """`full`, or the last edge between two runs before it if most of the request is still used then.
 
-    To cut a session's rows in two costs more than it saves, where they are few.
+    Splitting a short run costs more than it saves.
     """
     whole = int(edges[edges.searchsorted(full, "right") - 1])
     return whole if 8 * (whole - begin) >= 7 * (full - begin) else full

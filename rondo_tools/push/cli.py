@@ -1,6 +1,6 @@
-"""The command line of rondo-push: flags become settings, settings become a pusher.
+"""The command line of rondo-push: checks the flags and makes a pusher from them.
 
-What reads the store and delivers is imported where it is needed, so that --help is quick.
+The modules that read the store and deliver are imported where they are used, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ LONGEST_S = 86_400.0
 log = logging.getLogger(__name__)
 
 DESCRIPTION = """\
-Deliver what a store has new to a Prometheus remote-write endpoint, each sample once.
+Deliver the new samples of a store to a Prometheus remote-write endpoint, each sample once.
 
-With STORE, delivers all that is new and exits: for cron. With --interval as well, goes on until it
-is told to stop. Without STORE it follows rondo-store's lines on standard input, and delivers what
-is left when they end:
+With STORE, delivers everything new and exits: for cron. With --interval as well, delivers again and
+again until a signal stops it. Without STORE it follows rondo-store's lines on standard input, and
+delivers the rest when they end:
 
   rondo-vmm | rondo-store vmm_metrics | rondo-push --remote-write http://127.0.0.1:9090/api/v1/write
 
   rondo-push vmm_metrics --remote-write https://prometheus.example/api/v1/write
 
-What was delivered is remembered in the store, in cursor_NAME.json. An endpoint that is away costs
-nothing but time: run it again.
+The cursor, cursor_NAME.json in the store, has the progress. An endpoint that is down costs only time:
+run it again.
 """
 
 
@@ -66,37 +66,37 @@ def _duration_s(text: str) -> float:
     "store",
     nargs="?",
     metavar="STORE",
-    help="folder of the store; without it, standard input is followed; for --status and --dry-run it is then "
+    help="folder of the store; without it rondo-push follows standard input, and --status and --dry-run use "
     "$RONDO_STORE, ./vmm_metrics or /var/lib/rondo/vmm_metrics",
 )
 @argh.arg(
     "--remote-write",
     metavar="URL",
     type=command.typed(parse_url),
-    help="where to deliver, such as http://127.0.0.1:9090/api/v1/write",
+    help="the endpoint to deliver to, such as http://127.0.0.1:9090/api/v1/write",
 )
 @argh.arg(
     "--protocol",
     choices=PROTOCOLS,
-    help="remote-write's version; 2.0 goes on with 1.0 where the endpoint does not speak it",
+    help="remote-write's version; 2.0 falls back to 1.0 if the endpoint does not support it",
 )
 @argh.arg(
     "--interval",
     metavar="DURATION",
     type=command.typed(_duration_s),
-    help="with STORE: do not exit, deliver every so often; on standard input: the default is 10s",
+    help="time between deliveries; with STORE: do not exit, keep delivering; on standard input: default 10s",
 )
 @argh.arg(
     "--cursor",
     metavar="NAME",
     type=command.typed(parse_cursor_name),
-    help="one for each endpoint that gets this store's samples (default: prometheus)",
+    help="name of the cursor; each endpoint of a store needs its own (default: prometheus)",
 )
 @argh.arg(
     "--match",
     metavar="SELECTOR",
     type=command.typed(parse_selector),
-    help="send these series only, such as 'vcpu_exits_total{zone=\"a\"}'",
+    help="send only these series, such as 'vcpu_exits_total{zone=\"a\"}'",
 )
 @argh.arg(
     "--tier",
@@ -108,56 +108,54 @@ def _duration_s(text: str) -> float:
     "--max-age",
     metavar="DURATION",
     type=command.typed(parse_duration),
-    help="pass over what is older than this, and count it",
+    help="pass over samples older than this, and count them",
 )
-@argh.arg("--backfill", help="begin the first delivery with all that the store holds, the coarser tiers too")
+@argh.arg("--backfill", help="begin the first delivery with everything in the store, its coarser tiers too")
 @argh.arg(
     "--ignore-future",
-    help="deliver what instances have now, though they have delivered times ahead of this clock before",
+    help="deliver the current ticks of instances that have delivered times ahead of this clock",
 )
 @argh.arg("--job", metavar="NAME", type=command.typed(parse_job), help="value of the label 'job'")
 @argh.arg(
     "--external-label",
     metavar="NAME=VALUE",
     action="append",
-    help="a label for all series that do not have it themselves; may be given again",
+    help="a label for all series that lack it; repeatable",
 )
-@argh.arg("--basic-auth-file", metavar="FILE", help="holds USER:PASSWORD; read again when it changes")
-@argh.arg("--bearer-token-file", metavar="FILE", help="holds a token; read again when it changes")
+@argh.arg("--basic-auth-file", metavar="FILE", help="file with USER:PASSWORD; read again when it changes")
+@argh.arg("--bearer-token-file", metavar="FILE", help="file with the token; read again when it changes")
 @argh.arg("--ca-file", metavar="FILE", help="the CA, in PEM, that signed the endpoint's certificate")
-@argh.arg("--client-cert", metavar="FILE", help="our certificate, in PEM, with the key or without")
+@argh.arg("--client-cert", metavar="FILE", help="our certificate, in PEM, with or without the key")
 @argh.arg("--client-key", metavar="FILE", help="the key of --client-cert, in PEM, not encrypted")
 @argh.arg(
     "--header",
     metavar="LINE",
     action="append",
-    help="'NAME: VALUE' for each request, such as 'X-Scope-OrgID: team-a'; may be given again",
+    help="a header 'NAME: VALUE' for each request, such as 'X-Scope-OrgID: team-a'; repeatable",
 )
-@argh.arg(
-    "--proxy", metavar="URL", help="go through this proxy, whatever HTTP_PROXY, HTTPS_PROXY and NO_PROXY say"
-)
+@argh.arg("--proxy", metavar="URL", help="use this proxy, and ignore HTTP_PROXY, HTTPS_PROXY and NO_PROXY")
 @argh.arg(
     "--timeout",
     metavar="DURATION",
     type=command.typed(_duration_s),
-    help="time that one request may take in all (default: 30s)",
+    help="time limit of a whole request (default: 30s)",
 )
-@argh.arg("--wait", help="while another rondo-push holds the cursor, wait for it")
-@argh.arg("--dry-run", help="print what would be sent (time, series, value), and send nothing")
+@argh.arg("--wait", help="wait while another rondo-push holds the cursor")
+@argh.arg("--dry-run", help="print the samples that would be sent (time, series, value), and send nothing")
 @argh.arg(
     "--status",
-    help="print how far behind each cursor and each instance is, and what cursors keep in the store",
+    help="print how far behind each cursor and each instance is, and which journals each cursor keeps",
 )
-@argh.arg("--format", choices=("table", "json"), help="of --status; json: one object a line")
+@argh.arg("--format", choices=("table", "json"), help="format of --status; json: one object a line")
 @argh.arg(
-    "--drop", help="remove the cursor that --cursor names: nothing is kept for it any more, nothing is sent"
+    "--drop", help="remove the cursor named by --cursor, so that the store keeps nothing for it; send nothing"
 )
-@argh.arg("--no-health", help="send the store's samples only, not rondo-push's own counts")
+@argh.arg("--no-health", help="send only the store's samples, not rondo-push's own metrics")
 @argh.arg(
     "--max-samples-per-send",
     metavar="N",
     type=command.typed(partial(parse_count, most=MAX_COUNT)),
-    help="samples in one request; a tick is never cut, one with more goes alone",
+    help="most samples in a request; a tick is never split, so a tick with more goes alone",
 )
 def push(
     store: str | None = None,
@@ -198,7 +196,7 @@ def push(
         raise UsageError(
             "no STORE, and standard input is a terminal: name one, or pipe rondo-store into this"
         )
-    logging.getLogger("urllib3").setLevel(logging.WARNING)  # its debugging shows whole URLs
+    logging.getLogger("urllib3").setLevel(logging.WARNING)  # its debug log shows whole URLs
     external = parse_external(external_label or ())
     known = parse_credentials(
         basic_auth_file=basic_auth_file,
@@ -217,9 +215,9 @@ def push(
         raise UsageError("--format is for --status")
     if dry_run or status or drop:
         if dry_run + status + drop > 1:
-            raise UsageError("--dry-run, --status and --drop are three things: choose one")
+            raise UsageError("--dry-run, --status and --drop exclude each other: choose one")
         if store is None:
-            raise UsageError("--drop removes a cursor for good: name the STORE that it is in")
+            raise UsageError("--drop removes a cursor for good: name its STORE")
         if drop and cursor is None:
             raise UsageError("--drop removes a cursor for good: name it, with --cursor NAME")
         from rondo_tools.store.format.opened import open_store
@@ -250,7 +248,7 @@ def push(
                 _push_once(stores, Path(store))
             log.debug("%s", tally)
             return
-        # A Ctrl-C reaches all of a pipeline: a follower works on to the end of its input.
+        # A Ctrl-C reaches the whole pipeline: a follower continues to the end of its input.
         stop_on = {signal.SIGTERM} if store is None else {signal.SIGTERM, signal.SIGINT}
         with Wakeup(stop_on=stop_on, let_pass={signal.SIGINT} - stop_on) as wake:
             try:
@@ -299,13 +297,13 @@ def _push_once(stores: Stores, store: Path) -> None:
     try:
         stores.push(store)
     except LockedError as exc:
-        log.debug("%s", exc)  # the other one delivers it
+        log.debug("%s", exc)  # the other push delivers
 
 
 def _push_on(stores: Stores, wake: Wakeup, interval_s: float, store: Path) -> None:
     from rondo_tools.push.service import Service
 
-    stores.open(store)  # what is wrong with it is said at once, not at every interval
+    stores.open(store)  # so that an error of the store ends the command, instead of repeating each interval
     Service(stores, wake, interval_s=interval_s, take=lambda: {store}).run()
 
 

@@ -1,23 +1,22 @@
-"""The cursor: how far delivery has come, and what is in flight, in one JSON file in the store.
+"""The cursor: how far delivery has come, and the batch in flight, in one JSON file in the store.
 
-What stands in the file is in `store.format.cursor`; what is in flight there is
+`store.format.cursor` has the file's format. The batch in flight is
 
     {"rows": 1250, "protocol": "1.0",
      "pieces": [{"body": "the request's exact bytes, base64", "state": "maybe", "unclear": true}, ...]}
 
-Strategy: write what is about to be sent before it is sent, and what was delivered after it was
-accepted. Whatever kills the process in between, the next one finds either the batch in flight,
-byte for byte, and settles it, or a batch that is done. The bodies themselves are kept, so that settling
-needs neither the rows (gone by then) nor the labels (changed by then) again; `rows` of the slice are
-done once it is settled.
+Strategy: save a batch before it is sent, and the progress after it was accepted. If the process is
+killed between the two, the next one finds the batch in flight, byte for byte, and settles it. The file
+keeps the bodies, because rows may be removed and labels may change before the batch is settled. Then
+`rows` of the slice are done.
 
-A batch in flight is a list of pieces, at first one. While it is settled, the file is replaced before
-each request: it says what is left, and that the first piece is under way. What a piece's state means
-is in `reconcile`.
+A batch in flight is a list of pieces, at first one. While the batch is reconciled, the file is replaced
+before each request: it has the remaining pieces, of which the first is being sent. `reconcile` explains
+the states of a piece.
 
-The file is replaced whole. One that is not understood is an error, never a fresh start: that would
-send everything again. A push that holds a cursor touches it, delivered or not: so the store sees which
-ones are in use.
+The file is replaced as a whole. An invalid file is an error: a fresh start would send everything again. A
+push that holds a cursor touches its file, even if it delivers nothing: so the store knows the active
+cursors.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ from rondo_tools.push.piece import Piece, State
 from rondo_tools.store.format.cursor import Progress, pack_progress, parse_progress
 from rondo_tools.store.format.layout import Layout
 
-# Fields of a piece that are in the file if they are not false or 0.
+# Optional fields of a piece in the file; false and 0 are left out.
 _FLAGS = ("unclear", "is_fresh", "singly")
 _NUMBERS = ("witness", "asked", "bound_ms")
 
 
 class InFlight(NamedTuple):
-    """A batch that is not settled; `rows` of the slice are done once it is. There is at least one piece."""
+    """A batch that is not settled, in at least one piece; then `rows` of the slice are done."""
 
     rows: int
     pieces: tuple[Piece, ...]
@@ -54,9 +53,9 @@ class LockedError(PushError):
 
 
 def lock(layout: Layout, name: str, *, wait: bool = False) -> int:
-    """Lock a cursor, whether there is one or not: a descriptor to close.
+    """Lock a cursor, which need not exist, and return the descriptor to close.
 
-    Raises LockedError if another push has it; with `wait`, waits for that push to end. Raises PushError.
+    Raises LockedError if another push holds it; with `wait`, waits for that push to end. Raises PushError.
     """
     path = layout.cursor_lock(name)
     try:
@@ -73,8 +72,8 @@ def lock(layout: Layout, name: str, *, wait: bool = False) -> int:
             ) from None
         if isinstance(exc, OSError):
             raise PushError(
-                f"{path} cannot be locked: {exc.strerror}. The store has to be on a file system with "
-                "flock(2); on NFS, lockd has to run on both sides",
+                f"{path} cannot be locked: {exc.strerror}. The store must be on a file system with "
+                "flock(2); on NFS, lockd must run on both sides",
                 exit_code=EX_UNAVAILABLE,
             ) from exc
         raise
@@ -82,11 +81,10 @@ def lock(layout: Layout, name: str, *, wait: bool = False) -> int:
 
 
 class Cursor:
-    """An open cursor, locked until it is closed. `progress` and `in_flight` are what `save` writes.
+    """An open cursor, locked until it is closed. `save` writes `progress` and `in_flight`.
 
-    Raises LockedError if another push has it, and PushError (exit status 65) if its file is not
-    understood. With `wait`, waits for the other push to end; with `peek`, takes no lock: then
-    it is for looking only.
+    Raises LockedError if another push holds it, and PushError (exit status 65) if its file is invalid.
+    With `wait`, waits for the other push to end. With `peek`, takes no lock: the cursor is read-only.
     """
 
     def __init__(self, store: Path, name: str, *, wait: bool = False, peek: bool = False) -> None:
@@ -108,7 +106,7 @@ class Cursor:
             raise
 
     def close(self) -> None:
-        """Give the lock back. What was not saved is forgotten."""
+        """Release the lock. Unsaved changes are lost."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
@@ -120,9 +118,9 @@ class Cursor:
         self.close()
 
     def belongs_to(self, store_id: str, tier: int, selector: str) -> None:
-        """Take the cursor for this store, tier and selector. Raises PushError if it was made for others.
+        """Bind the cursor to this store, tier and selector. Raises PushError if it was made for others.
 
-        A position has gone past what another selector or tier left out.
+        Its position is behind samples that the other tier or selector has not sent.
         """
         progress = self.progress
         if progress.store and (progress.tier, progress.selector) != (tier, selector):
@@ -130,14 +128,13 @@ class Cursor:
                 f" --match '{progress.selector}'" if progress.selector else ""
             )
             raise PushError(
-                f"{self.path}: made with {made}; its place means nothing for another choice. "
-                "Give this delivery a cursor of its own: --cursor NAME",
+                f"{self.path}: made with {made}; another tier or selector needs its own: --cursor NAME",
                 exit_code=EX_DATAERR,
             )
         progress.store, progress.tier, progress.selector = store_id, tier, selector
 
     def save(self) -> None:
-        """Replace the file, durably. Raises PushError if that cannot be done."""
+        """Replace the file durably. Raises PushError if that fails."""
         self.is_saved = False
         in_flight = None if self.in_flight is None else _in_flight_to_json(self.in_flight)
         try:
@@ -147,11 +144,11 @@ class Cursor:
         self.is_saved = True
 
     def touch(self) -> None:
-        """Say that a push holds the cursor, also if it has nothing to deliver."""
+        """Mark the cursor as active, even if there is nothing to deliver."""
         try:
             os.utime(self.path)
         except OSError:
-            pass  # there is none yet, or a disk that is full: a hint is lost
+            pass  # there is no file yet, or the disk is full; the mark is only a hint
 
     def _load(self) -> None:
         try:
@@ -169,9 +166,9 @@ class Cursor:
 
     def _not_understood(self, why: str) -> PushError:
         return PushError(
-            f"{self.path}: the cursor is not understood: {why}. Delivery does not start afresh by itself; "
-            f"put a copy back, or remove it with --cursor {self.name} --drop: then delivery begins anew with "
-            "what tier 0 holds",
+            f"{self.path}: the cursor cannot be read: {why}. Delivery does not start afresh by itself; "
+            f"restore a copy, or remove the cursor with --cursor {self.name} --drop: then delivery begins "
+            "again with all of tier 0",
             exit_code=EX_DATAERR,
         )
 
@@ -220,7 +217,7 @@ def _piece_from_json(value: object, protocol: str) -> Piece:
         or any(type(flag) is not bool for flag in flags.values())
         or any(type(number) is not int or not 0 <= number < 2**63 for number in numbers.values())
     ):
-        raise ValueError("a piece in flight has no valid 'body', 'state' and what goes with it")
+        raise ValueError("a piece in flight has no valid 'body', 'state' or other fields")
     try:
         data = base64.b64decode(body, validate=True)
     except binascii.Error as exc:

@@ -1,10 +1,10 @@
-"""What an endpoint would not take: a file of JSON lines beside the cursor, bounded in size.
+"""Dead letters, the samples that an endpoint refused: a file of JSON lines of bounded size.
 
     {"at_ms": ..., "series": "name{...}", "from_ms": ..., "through_ms": ..., "samples": 12,
      "unclear": false, "answer": "the server's own words"}
 
-Strategy: append; when the file is full it becomes `.1`, in the place of an older one. It is for
-people: a line that cannot be written is said, and stops nothing.
+Strategy: append; a full file is renamed to `.1` and replaces the older one. The file is for people, so a
+failed write is logged and stops nothing.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class DeadLetters:
 
 
 class Report:
-    """What became of one batch: a line in the file for each series, the first few in the log.
+    """Reports the refusals of one batch: a line in the file for each series, the first few in the log.
 
-    A series is refused sample by sample; it is reported when the next one is, or at the end.
+    A series is refused sample by sample; its line is written when another series is refused, or at the end.
     """
 
     def __init__(self, letters: DeadLetters, now_ms: Callable[[], int]) -> None:
@@ -75,7 +75,7 @@ class Report:
         self._pending = refusal
 
     def end(self) -> None:
-        """Report what was added last."""
+        """Report the last refusal."""
         self._report()
         if self._reported > SHOWN:
             more = format_count(self._reported - SHOWN, "refusal")

@@ -1,4 +1,4 @@
-"""What the flags say of a delivery, whichever store it is of: from it come drains and pushers."""
+"""The settings of a delivery, from the flags; makes drains and pushers for any store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rondo_tools.selector import Selector
 from rondo_tools.store.format.opened import OpenedStore
 from rondo_tools.wakeup import Wakeup
 
-STOP_WITHIN_S = 10.0  # after a signal to stop no new request is begun beyond this
+STOP_WITHIN_S = 10.0  # after a stop signal; later no new request begins
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is sent (`tier`, `wanted`, `max_age_ms`, where a first delivery begins), and with which labels."""
+    """Which samples are sent (`tier`, `wanted`, `max_age_ms`, the beginning), and with which labels."""
 
     job: str
     external: Mapping[str, str]
@@ -33,7 +33,7 @@ class Delivery:
     ignore_future: bool
 
     def drain(self, store: OpenedStore, cursor: Cursor) -> Drain:
-        """Raises UsageError or PushError if the cursor cannot be for this delivery."""
+        """The drain for a cursor. Raises UsageError or PushError if the cursor is for another delivery."""
         if self.tier >= len(store.tiers):
             tiers = f"0 to {len(store.tiers) - 1}"
             raise UsageError(f"--tier {self.tier}: the tiers of {store.path} are {tiers}")
@@ -41,7 +41,7 @@ class Delivery:
         return self.drain_to_look(store)
 
     def drain_to_look(self, store: OpenedStore) -> Drain:
-        """For any cursor."""
+        """A drain for any cursor, to look at only."""
         return Drain(
             store.layout,
             store.tiers,
@@ -61,7 +61,7 @@ class Delivery:
         store: OpenedStore,
         cursor: Cursor,
     ) -> Pusher:
-        """With `wake`, one that stops when it is told to."""
+        """A pusher; with `wake`, one that stops after a stop signal."""
         make = partial(
             Pusher, self.drain(store, cursor), cursor, sender, tally, backfill=self.backfill, health=health
         )

@@ -1,9 +1,9 @@
-"""What a cursor has to send next: positions, what is gone, other histories.
+"""Finds what a cursor has to send next, also when journals are gone or the store was replaced.
 
-Strategy: a position names a file by its number and its random id. Where that file is there, a stretch
-goes from it to the last whole frame. Where it is gone because it was rolled up and expired, what was
-in it is owed from a coarser tier. Anything else is another history, a backup put back or another
-store: that is said, and delivery goes on with what is later than the time that it had come to.
+Strategy: a position names a file by its number and its random id. If the file exists, a stretch goes from
+the position to the last whole frame. If the file was rolled up and expired, its samples are sent from a
+coarser tier. Anything else is a fork, a restored backup or another store: the drain logs it, and delivery
+continues with samples later than the last delivered time.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from rondo_tools.store.format.tiers import Tier
 from rondo_tools.stream import Header
 from rondo_tools.units import format_duration
 
-AHEAD_MS = 60_000  # of the clock here: further is a clock gone wrong
-# After a fork: producers that are still there send their last 600 ticks again, ten seconds apart perhaps.
+AHEAD_MS = 60_000  # of our clock; a tick further ahead comes from a wrong clock
+# After a fork, producers that still run resend their last 600 ticks, which may be ten seconds apart.
 REMEMBERED_MS = 2 * 3_600_000
-_MOST_ROWS_FOR_LINE = 1_000_000  # to read a longer stretch again costs more than to read its file once more
+_MOST_ROWS_FOR_LINE = 1_000_000  # reading a longer stretch again costs more than reading its file again
 
 log = logging.getLogger(__name__)
 
 
 class _Line(NamedTuple):
-    """What each instance has at a position."""
+    """The time up to which each instance is delivered at a position."""
 
     at: Position
     times: Mapping[str, int]
@@ -46,9 +46,9 @@ class _Line(NamedTuple):
 class Drain:
     """Finds stretches of one store for one cursor, and makes batches of them.
 
-    `layout` and `tiers` are the store's. `labels` gives the labels that a header's series are sent with;
-    `wanted` says which series are sent; what is older than `max_age_ms` by the clock is passed over.
-    With `ignore_future`, what an instance has delivered of times ahead of the clock holds nothing back.
+    `layout` and `tiers` are the store's. `labels` returns the sent labels of a header's series; `wanted`
+    selects series; samples older than `max_age_ms` are passed over. With `ignore_future`, delivered samples
+    with times ahead of the clock do not hold back later ones.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Drain:
         self._max_age_ms = max_age_ms
         self._ignore_future = ignore_future
         self._line: _Line | None = None
-        self._has_said_fork = False
-        self._said_ahead: set[str] = set()
+        self._has_warned_of_fork = False
+        self._warned_ahead: set[str] = set()  # instances
 
     def next(self, progress: Progress, now_ms: int, *, backfill: bool = False) -> Stretch | None:
         """The stretch to send next, with `progress` set to it; None if nothing is new.
 
-        A stretch that was begun is given again. The caller closes it. Raises StoreError.
+        An unfinished stretch is returned again. The caller closes it. Raises StoreError.
         """
-        for _ in range(3):  # files may go while we look
+        for _ in range(3):  # files may be removed meanwhile
             try:
                 return self._next(progress, now_ms, backfill)
             except FileNotFoundError:
@@ -86,16 +86,16 @@ class Drain:
         return None
 
     def batches(self, stretch: Stretch, progress: Progress) -> Batches:
-        """What makes batches of a stretch."""
+        """The maker of a stretch's batches."""
         tier = progress.tier if progress.coarse is None else progress.coarse[0]
         return Batches(stretch, tier, self._labels, self._wanted, self._max_samples)
 
     def oldest_ms(self, now_ms: int) -> int:
-        """What is older is passed over."""
+        """Older samples are passed over."""
         return now_ms - self._max_age_ms if self._max_age_ms else 0
 
     def finish(self, progress: Progress, stretch: Stretch, now_ms: int) -> int:
-        """Note that a stretch is dealt with; how many instances have delivered times ahead of the clock."""
+        """Mark a stretch as done; returns how many instances have delivered times ahead of the clock."""
         if progress.coarse is not None:
             self._finish_coarse(progress)
             return 0
@@ -106,20 +106,20 @@ class Drain:
         progress.finish()
         ahead = {instance: t_ms for instance, t_ms in line.items() if t_ms > now_ms + AHEAD_MS}
         for instance, t_ms in ahead.items():
-            if instance not in self._said_ahead:
-                self._said_ahead.add(instance)
+            if instance not in self._warned_ahead:
+                self._warned_ahead.add(instance)
                 log.warning(
                     "%s has delivered ticks %s ahead of this clock; until then its ticks are passed over. "
-                    "Remove these from the receiver, then run rondo-push with --ignore-future once",
+                    "Delete those from the receiver, then run rondo-push once with --ignore-future",
                     instance,
                     format_duration((t_ms - now_ms) // 1000 * 1000),
                 )
         return len(ahead)
 
     def sync(self, progress: Progress) -> None:
-        """Force the journals of a stretch to the disk, before it is announced. Raises StoreError."""
+        """Sync the journals of a stretch to the disk, before the cursor names it. Raises StoreError."""
         if progress.tier or progress.coarse is not None or progress.begin is None or progress.end is None:
-            return  # derived files are synced before state.json names them
+            return  # derived files were synced before state.json named them
         for number in self._layout.numbers(JOURNALS):
             if progress.begin.number <= number <= progress.end.number:
                 path = self._layout.file(JOURNALS, number)
@@ -127,7 +127,7 @@ class Drain:
                     files.sync_file(path)
                 except OSError as exc:
                     raise StoreError(
-                        f"{path}: cannot be synced, and nothing of it is sent: {exc.strerror}",
+                        f"{path}: cannot be synced, so it is not sent: {exc.strerror}",
                         exit_code=EX_UNAVAILABLE,
                     ) from exc
 
@@ -172,7 +172,7 @@ class Drain:
         )
 
     def _newest(self, progress: Progress, numbers: list[int], state: State) -> Position | None:
-        """Where the last whole frame ends now."""
+        """The end of the last whole frame."""
         begin = progress.begin
         assert begin is not None
         folder = tier_name(progress.tier)
@@ -186,17 +186,17 @@ class Drain:
                     return Position(number, file.header.file_id, offset)
             except StoreError as exc:
                 _must_be_damage(exc)
-                log.debug("%s", exc)  # made a moment ago, or damaged: the one before it is whole
+                log.debug("%s", exc)  # just created, or damaged; the file before it is whole
         return None
 
-    # --- what is not as it was -------------------------------------------------------------------------
+    # --- files that are gone or replaced ---------------------------------------------------------------
 
     def _check_history(self, progress: Progress, numbers: list[int], state: State) -> None:
-        """Set `progress` to where delivery goes on, if the files it names are not there as they were."""
+        """If the files that `progress` names are gone or replaced, set it to where delivery continues."""
         begin, end = progress.begin, progress.end
         assert begin is not None
         folder = tier_name(progress.tier)
-        if not begin.file_id and begin.number in numbers:  # it was not there yet when we came to it
+        if not begin.file_id and begin.number in numbers:  # the file did not exist when we reached it
             there = self._first_of(folder, [number for number in numbers if number >= begin.number])
             if there is None:
                 return
@@ -217,18 +217,18 @@ class Drain:
             return
         there = self._first_of(folder, [same[-1][0]] if same else numbers)
         if there is None:
-            return  # it is the store that is gone, unmounted perhaps
-        self._say_fork(progress)
+            return  # the store itself is gone, unmounted perhaps
+        self._warn_of_fork(progress)
         progress.begin = there
         progress.end, progress.slice, progress.done = None, 0, 0
         progress.floor_ms = progress.time_ms
 
-    def _say_fork(self, progress: Progress) -> None:
-        if not self._has_said_fork:
-            self._has_said_fork = True
+    def _warn_of_fork(self, progress: Progress) -> None:
+        if not self._has_warned_of_fork:
+            self._has_warned_of_fork = True
             log.warning(
-                "%s: the files that the cursor stands in are others than those it was in (a backup put back, "
-                "or another store): going on with what is later than %d ms",
+                "%s: these are not the files that the cursor knows (a restored backup, or another store): "
+                "continuing with samples later than %d ms",
                 self._layout.path,
                 progress.time_ms,
             )
@@ -243,10 +243,10 @@ class Drain:
             _must_be_damage(exc)
             return False
 
-    # --- what is owed from coarser tiers ---------------------------------------------------------------
+    # --- journals that are gone, from coarser tiers ----------------------------------------------------
 
     def _coarse_stretch(self, progress: Progress, state: State) -> Stretch | None:
-        """What journals that are gone have left in a coarser tier; None if that is nothing."""
+        """The rows of removed journals in a coarser tier; None if there are none."""
         assert progress.coarse is not None
         if progress.end is None:
             progress.coarse = self._finest_that_has(state, *progress.coarse[1:])
@@ -256,19 +256,19 @@ class Drain:
             self._finish_coarse(progress)
             return None
         if progress.end is None or progress.end[:2] not in [one[:2] for one in files]:
-            # What was done of it before its last file went is not later than `time_ms`.
+            # Rows that were done before its last file was removed are not later than `time_ms`.
             progress.end, progress.slice, progress.done = files[-1], 0, 0
         return Stretch(
             self._layout,
             files[0]._replace(offset=FILE_SIZE),
             progress.end,
             tier=tier,
-            # Of the journal in which the cursor stood, a part was delivered.
+            # A part of the cursor's journal was delivered.
             owed=Owed(range(first, until), progress.time_ms),
         )
 
     def _finest_that_has(self, state: State, first: int, until: int) -> tuple[int, int, int]:
-        """(tier, first, until): the finest tier that has journal `first`, and where a finer one begins."""
+        """(tier, first, until): the finest tier that has journal `first`, and where a finer tier begins."""
         least = until
         for tier in range(1, len(self._tiers)):
             for file in self._derived(state, tier)[:1]:
@@ -285,7 +285,7 @@ class Drain:
             return next((head.origin for _, head, _ in file.frames(kinds=()) if head.origin), 0)
 
     def _finish_coarse(self, progress: Progress) -> None:
-        """Go on behind the journals that are gone."""
+        """Continue after the removed journals."""
         assert progress.coarse is not None
         until = progress.coarse[2]
         progress.coarse = None
@@ -293,7 +293,7 @@ class Drain:
         progress.finish()
 
     def _derived(self, state: State, tier: int) -> list[Position]:
-        """The ends of a coarse tier's files that are there, oldest first."""
+        """The ends of a coarse tier's existing files, oldest first."""
         folder = tier_name(tier)
         return [
             Position(number, file_id, one.length)
@@ -304,14 +304,14 @@ class Drain:
     # --- files -----------------------------------------------------------------------------------------
 
     def _first_of(self, folder: str, numbers: Iterable[int]) -> Position | None:
-        """The beginning of the first of these files that has a header: a kill may leave one without."""
+        """The beginning of the first file that has a header; a kill may leave a file without one."""
         for number in numbers:
             if (file_id := self._id_or_none(folder, number)) is not None:
                 return Position(number, file_id, FILE_SIZE)
         return None
 
     def _id_or_none(self, folder: str, number: int) -> bytes | None:
-        """A file's id; None if it is not there, or has no right header."""
+        """A file's id; None if the file is missing or its header is damaged."""
         try:
             with FrameFile(self._layout.file(folder, number)) as file:
                 return file.header.file_id
@@ -323,6 +323,6 @@ class Drain:
 
 
 def _must_be_damage(exc: StoreError) -> None:
-    """Raise an error of the disk, or for want of permission or descriptors: it says nothing of the file."""
+    """Raise an error of the disk, permissions or descriptors: it does not mean that the file is damaged."""
     if exc.exit_code != EX_DATAERR:
         raise exc

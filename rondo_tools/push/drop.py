@@ -1,8 +1,8 @@
-"""Removing a cursor: the store keeps no journals for it any more, and its next push begins anew.
+"""Removes a cursor: the store keeps no journals for it any more, and its next push begins again.
 
-Strategy: under the cursor's lock, so that no push is at it. The lock's own file stays: whoever waits for
-it would else hold the lock of a file that is gone. What the cursor knows and nobody else does, a batch in
-flight, is said.
+Strategy: hold the cursor's lock, so that no push uses it. The lock file stays: otherwise a waiting push
+would lock a removed file. If a batch is in flight, the log has its samples, because only the cursor knows
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def drop(store: OpenedStore, name: str, now_ms: int) -> None:
     path = store.layout.cursor(name)
     if not path.exists():
         there = store.layout.cursors()
-        what = f"there are: {', '.join(there)}" if there else "there is no other either"
+        what = f"there are: {', '.join(there)}" if there else "there are no others"
         raise PushError(f"{store.path}: no cursor {name!r}; {what}", exit_code=EX_UNAVAILABLE)
     try:
         fd = lock(store.layout, name)
@@ -43,7 +43,7 @@ def drop(store: OpenedStore, name: str, now_ms: int) -> None:
             raise PushError(f"{path}: cannot be removed: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
     finally:
         os.close(fd)
-    log.info("%s: removed; it kept %s. A push with --cursor %s begins anew", path, kept, name)
+    log.info("%s: removed; it kept %s. A push with --cursor %s begins again", path, kept, name)
     if in_flight:
         log.warning("%s: %s", path, in_flight)
 
@@ -57,11 +57,11 @@ def _kept(store: OpenedStore, name: str, now_ms: int) -> str:
 
 
 def _in_flight(store: OpenedStore, name: str) -> str:
-    """What to say of a batch that was not settled; nothing if there is none."""
+    """A warning about the batch in flight; empty if there is none."""
     try:
         in_flight = Cursor(store.path, name, peek=True).in_flight
     except PushError:
-        return "it could not be read, so nobody knows whether a batch was in flight"
+        return "it could not be read, so it is not known whether a batch was in flight"
     return "" if in_flight is None else _named(in_flight)
 
 
@@ -73,5 +73,5 @@ def _named(in_flight: InFlight) -> str:
     samples = format_count(sum(map(count, requests)), "sample")
     return (
         f"a batch was in flight: {samples}, from {min(times)} to {max(times)} ms. Whether the endpoint has "
-        "them is not known, and nobody will ask any more"
+        "them is not known, and rondo-push will not find out any more"
     )

@@ -1,7 +1,7 @@
-"""Looking without touching: what would be sent.
+"""Prints the samples that a push would send, and changes nothing.
 
-Strategy: the drain as it is, and the cursor as it stands in its file; no lock is taken, nothing is
-written, nothing is sent. Lines are for people and for awk: one fact a line, tabs between.
+Strategy: use the real drain and the cursor's file; take no lock, write nothing, send nothing. Lines are
+for people and for awk: one sample a line, fields separated by tabs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ STALE = "stale"
 
 
 def dry_run(drain: Drain, cursor: Cursor, now_ms: int, *, backfill: bool) -> Iterator[str]:
-    """``t_ms<TAB>series<TAB>value`` for each sample, in the order of sending; NaN is ``stale``."""
+    """``t_ms<TAB>series<TAB>value`` for each sample, in sending order; NaN is ``stale``."""
     progress = cursor.progress
     if cursor.in_flight is not None:
         for series in (one for piece in cursor.in_flight.pieces for one in piece.request.timeseries):

@@ -1,12 +1,11 @@
-"""rondo-store's lines on a pipe: which stores have something new.
+"""Reads rondo-store's watermarks from a pipe: which stores have something new.
 
     vmm_metrics<TAB>41:123456
 
-A store's folder, and the position up to which its journal is written: number and offset.
+A line has a store's folder and the position up to which its journal is written: number and offset.
 
-Strategy: a thread of its own does nothing but read, so that whoever writes is never held up by a
-slow endpoint. It keeps which stores were named, and so a bounded amount, whatever is written: what is
-new, the journals tell.
+Strategy: a separate thread only reads, so that a slow endpoint never blocks the writer. It keeps only the
+names of the stores, so its memory is bounded; the new ticks are in the journals.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Follower:
-    """Reads lines from a file descriptor until it ends, calling `on_end` from its thread then."""
+    """Reads lines from a file descriptor until its end, then calls `on_end` in its thread."""
 
     def __init__(self, fd: int, on_end: Callable[[], None]) -> None:
         self._fd = fd
@@ -42,16 +41,16 @@ class Follower:
         self._has_ended = threading.Event()
 
     def start(self) -> None:
-        # A daemon: at a second Ctrl-C the process ends although the pipe is still open.
+        # A daemon, so that a second Ctrl-C ends the process although the pipe is still open.
         threading.Thread(target=self._read, name="follow", daemon=True).start()
 
     @property
     def has_ended(self) -> bool:
-        """Whether all there is to read was read."""
+        """Whether the end was read."""
         return self._has_ended.is_set()
 
     def take(self) -> set[Path]:
-        """The stores that the lines since the last call named."""
+        """The stores named since the last call."""
         with self._lock:
             named, self._named = self._named, set()
         return named

@@ -1,4 +1,4 @@
-"""What drain, encoder, cursor and transport hand to one another: batches, and what came of a request."""
+"""The values that drain, encoder, cursor and transport share: batches, and the answer to a request."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import NamedTuple
 from rondo_tools.prom.samples import Block
 
 MAX_BYTES = 4 << 20
-"""Of a request, before compression, about. Receivers take 32 MiB."""
+"""About the size of a request before compression. Receivers take 32 MiB."""
 
 SAMPLE_BYTES = 20
-"""What a sample takes in a request of 1.0, about."""
+"""About the size of a sample in a request of 1.0."""
 
 
 class Batch(NamedTuple):
-    """Rows [begin, end) of a slice; `blocks` are what is sent of them.
+    """Rows [begin, end) of a slice; `blocks` are the samples to send.
 
-    Of one series, each block is later than the one before it. `passed_over` counts samples that are
-    wanted and too old. A batch may have no blocks: then only its rows count.
+    The blocks of one series are in time order. `passed_over` counts wanted samples that are too old. A
+    batch may have no blocks: then only its rows count.
     """
 
     begin: int
@@ -33,22 +33,22 @@ class Batch(NamedTuple):
 
 
 class Outcome(enum.Enum):
-    """What came of an attempt."""
+    """The result of an attempt."""
 
     ACCEPTED = enum.auto()
-    RETRY = enum.auto()  # the same again may succeed
-    REFUSED = enum.auto()  # something in this body will never be accepted
+    RETRY = enum.auto()  # the same request may succeed later
+    REFUSED = enum.auto()  # a sample of this body will never be accepted
     TOO_LARGE = enum.auto()
-    DENIED = enum.auto()  # no body will be accepted before somebody changes something
+    DENIED = enum.auto()  # no body will be accepted until somebody changes the configuration
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The outcome; `text` is one line for people, the server's words in it made harmless.
+    """The outcome; `text` is one line for people, with the server's text made harmless.
 
-    With RETRY: `unclear` if the request may have been accepted all the same; `retry_after_s` if
-    the server asked for a pause. `written` is how many samples a receiver of 2.0 says that it wrote;
-    None if it does not say. `status` is HTTP's; 0 where there was no answer.
+    With RETRY: `unclear` if the request may still have been accepted; `retry_after_s` if the server asked
+    for a pause. `written` is the number of written samples that a receiver of 2.0 reports; None if it
+    reports none. `status` is HTTP's; 0 without an answer.
     """
 
     outcome: Outcome

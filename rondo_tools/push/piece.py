@@ -1,6 +1,6 @@
-"""A piece of a batch: samples that are still to be settled, and what is known of them.
+"""A piece of a batch: samples that are not settled yet, and what is known about them.
 
-Strategy: values, which the cursor keeps. What an answer makes of them is in `reconcile`.
+Strategy: immutable values, which the cursor keeps. `reconcile` changes them by the answers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rondo_tools.push.split import metric_of, up_to, witnesses
 
 
 class State(enum.Enum):
-    """What is known of a piece; the values stand in the cursor."""
+    """What is known about a piece; the cursor's file has these values."""
 
     CLEAR = "clear"
     MAYBE = "maybe"
@@ -28,16 +28,16 @@ class State(enum.Enum):
 
 
 class Result(enum.Enum):
-    """What samples that the receiver does not have are counted as."""
+    """How samples that the receiver does not have are counted."""
 
     REJECTED = "rejected"
     UNCLEAR = "unclear"
-    PASSED_OVER = "passed_over"  # of a request that was accepted, the receiver did not write them
+    PASSED_OVER = "passed_over"  # the receiver accepted the request, but did not write them
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Samples that were passed over: of which series, from when to when, the server's words."""
+    """Samples that were refused: their series, their first and last time, the server's text."""
 
     series: str
     from_ms: int
@@ -49,13 +49,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Piece:
-    """Samples that are still to be settled, and what is known of them.
+    """Samples that are not settled yet, and what is known about them.
 
-    `unclear`: what stays refused may be there all the same, and is counted so. `is_fresh`: nobody
-    has asked yet whether it is too old. The others are how far a TRIAL or AGE has come: which
-    witness, how many of its samples were refused, up to when all is refused (0: not known), and
-    whether they go `singly` because an answer to several was lost. With TOO_OLD, `bound_ms` is set
-    if that holds for other pieces, too, and its series go `singly` where no acceptance told the bound.
+    `unclear`: a refused sample may still have arrived, and counts as unclear. `is_fresh`: its age was not
+    tested yet. The other fields are the progress of a TRIAL or AGE: the number of the witness, how many of
+    its samples were refused (`asked`), the time up to which everything is refused (0: not known), and
+    whether samples go `singly` because the answer to several was lost. With TOO_OLD, `bound_ms` is set
+    if it holds for other pieces too, and series go `singly` if no acceptance confirmed the bound.
     """
 
     body: Body
@@ -69,7 +69,7 @@ class Piece:
 
     @cached_property
     def request(self) -> WriteRequest:
-        """Its samples, as 1.0 has them. Raises ValueError for a body that is none."""
+        """Its samples, as a request of 1.0. Raises ValueError for an invalid body."""
         return self.body.request()
 
     @property
@@ -77,7 +77,7 @@ class Piece:
         return max(series.samples[-1].timestamp for series in self.request.timeseries)
 
     def part(self, request: WriteRequest, **changes: Any) -> list[Piece]:
-        """A piece for some of its samples; none without any."""
+        """A piece with some of its samples; an empty list without samples."""
         if not request.timeseries:
             return []
         return [replace(self, body=self.body.select(request), **changes)]
@@ -95,18 +95,18 @@ class Piece:
         )
 
     def if_lost(self) -> Piece:
-        """What is known of it when it was sent and the answer is not known."""
+        """The piece after it was sent and its answer was lost."""
         if self.state is State.CLEAR:
             return replace(self, state=State.MAYBE, unclear=True)
         if self.state is State.TOO_OLD:
             return replace(self, unclear=True)
-        # A single sample that landed is accepted again, so nothing changes where one was asked for.
+        # A single sample that arrived is accepted again, so a lost answer changes nothing.
         question = self.question()
         return replace(self, singly=True) if question is not None and len(question[1]) > 1 else self
 
     def check(self) -> None:
-        """Raise ValueError for a piece that cannot be."""
-        request = self.body.request()  # not kept: there may be many
+        """Raise ValueError for an impossible piece."""
+        request = self.body.request()  # not cached: there may be many pieces
         for series in request.timeseries:
             times = [sample.timestamp for sample in series.samples]
             if not times or any(a >= b for a, b in pairwise(times)):
@@ -116,7 +116,7 @@ class Piece:
         replace(self).question()
 
     def question(self) -> tuple[TimeSeries, list[Sample]] | None:
-        """The samples of one series that go out; None if the whole piece does.
+        """The samples of one series to send next; None to send the whole piece.
 
         Raises ValueError if there are none.
         """
@@ -144,5 +144,5 @@ class Piece:
         return [first, *sorted(others, key=lambda series: -len(series.samples))[:1]]
 
     def of_age(self) -> list[TimeSeries]:
-        """The witnesses of age, with samples up to the bound, where that is known."""
+        """The witnesses of age, with samples up to the bound if it is known."""
         return witnesses(up_to(self.request, self.bound_ms) if self.bound_ms else self.request)

@@ -1,14 +1,14 @@
-"""One push of one store: what is in flight first, then batch after batch. All policy is here.
+"""One push of one store: first the batch in flight, then batch after batch. All policy is here.
 
-Strategy: cursor, send, cursor. A stretch of the journal is frozen and on the disk before any of it is
-sent; its batches go out one after another, slice by slice. Before each request the cursor says what is
-in flight; after a batch is settled, what was delivered. What cannot be announced there is not sent.
-What fails for now is tried again three times, then left in flight for the next push, or the next
-process, which goes on from there. Only after a batch is settled does the next one go.
+Strategy: save the cursor, send, save the cursor. A stretch of the journal is frozen and synced to the disk
+before it is sent, batch after batch, slice by slice. Before each request the cursor saves the batch in
+flight, and after the batch is settled, the progress. If the first save fails, nothing is sent. A request
+that fails temporarily is repeated three times; then the batch stays in flight, and the next push or
+process continues there. The next batch goes only after this one is settled.
 
-While a series is refused sample by sample, thousands of times perhaps, the file is replaced every 100 ms
-only. That is right as well: whoever goes on from an earlier sample of that series is refused the
-same samples again, and comes to the same end.
+While a series is refused sample by sample, perhaps thousands of times, the file is replaced only every
+100 ms. That is safe: a process that continues from an earlier sample of the series is refused the same
+samples again, and gets to the same result.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from rondo_tools.push.stretch import Stretch
 
 RETRIES = 3
 BACKOFF_S = 0.1  # doubling
-STEP_S = 0.1  # how old the cursor may be while a series goes sample by sample
-MAX_RETRY_AFTER_S = 60.0  # a longer pause than this is left to the next push
+STEP_S = 0.1  # greatest age of the cursor's file while a series goes sample by sample
+MAX_RETRY_AFTER_S = 60.0  # after a longer pause the next push tries again
 
-HOUR_MS = 3_600_000  # what Prometheus takes, by default, behind its newest sample
+HOUR_MS = 3_600_000  # Prometheus' default limit of a sample's age, behind its newest sample
 
 log = logging.getLogger(__name__)
 
 
 class Sender(Protocol):
-    """What the loop needs of a transport: one attempt, and the protocol to make bodies in."""
+    """The part of a transport that the pusher needs: one attempt, and the protocol of new bodies."""
 
     protocol: str
 
@@ -53,10 +53,10 @@ class Sender(Protocol):
 
 
 class NotTakenError(PushError):
-    """The endpoint does not take a batch, for now or before somebody changes something.
+    """The endpoint does not take a batch, for now or until somebody changes the configuration.
 
-    `unclear` if the batch may have landed all the same; `retry_after_s` is the pause that the
-    server asked for, or 0.
+    `unclear` if the batch may still have arrived; `retry_after_s` is the pause that the server asked
+    for, or 0.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ def _sleep(seconds: float) -> bool:
 class Pusher:
     """Delivers one store through one cursor.
 
-    `pause(seconds)` waits and says whether to go on; `give_up()` says, before each request, whether to
-    stop; `now_ms` is the wall clock. With `backfill`, a first delivery begins with all that the store
-    has. `health` is told after each push that delivered something.
+    `pause(seconds)` waits and returns whether to continue; `give_up()` returns, before each request, whether
+    to stop; `now_ms` is the wall clock. With `backfill`, a first delivery begins with everything in the
+    store. `health` is sent after each push that delivered something.
     """
 
     def __init__(
@@ -108,29 +108,29 @@ class Pusher:
         self._backfill = backfill
         self._health = health
         self._dead_letters = DeadLetters(cursor.path.parent, cursor.name)
-        self._too_old_ms = 0  # up to here this push was refused everything, for its age
+        self._too_old_ms = 0  # up to this time the endpoint refused everything in this push for its age
         self._old_ms = 0
-        self._oldest_ms = self._newest_ms = 0  # of what this push sent
-        self._has_said_too_old = False  # in this push
+        self._oldest_ms = self._newest_ms = 0  # of the samples sent in this push
+        self._has_warned_of_age = False  # in this push
         self._described: set[str] = set()  # metric families whose metadata this process has sent
 
     def push(self) -> bool:
-        """Deliver all that is new when it begins; say if there was anything.
+        """Deliver everything that is new at the beginning; returns whether there was anything.
 
-        What comes meanwhile is left to the next push: else producers that never pause would keep this
-        one for ever, with a request for every few ticks. Raises NotTakenError (exit status 75, or 69
-        where trying again will not help) if the endpoint does not take it: then nothing of the batch
-        counts as delivered, and it stays in flight if it may have landed all the same.
+        Newer ticks are left to the next push: otherwise producers that never pause would keep this one
+        running for ever, with a request for every few ticks. Raises NotTakenError (exit status 75, or 69
+        if a repetition does not help) if the endpoint does not take a batch: then nothing of it counts as
+        delivered, and it stays in flight if it may still have arrived.
         """
         sent = self._tally.sent
         now_ms = self._now_ms()
-        self._too_old_ms, self._old_ms, self._has_said_too_old = 0, now_ms - HOUR_MS, False
+        self._too_old_ms, self._old_ms, self._has_warned_of_age = 0, now_ms - HOUR_MS, False
         progress = self._cursor.progress
         self._cursor.touch()
         if not self._cursor.is_saved:
             self._cursor.save()
         if self._cursor.in_flight is not None:
-            log.debug("a batch was left in flight: it is settled first")
+            log.debug("settling the batch in flight first")
             self._deliver(*self._cursor.in_flight)
         before_ms = progress.time_ms
         self._oldest_ms, self._newest_ms = now_ms, 0
@@ -144,11 +144,11 @@ class Pusher:
             with stretch:
                 self._send_stretch(stretch, now_ms)
         if self._health is not None and self._newest_ms > before_ms:
-            self._tell(self._health, self._newest_ms, now_ms - self._oldest_ms)
+            self._send_health(self._health, self._newest_ms, now_ms - self._oldest_ms)
         return self._tally.sent > sent
 
     def _send_stretch(self, stretch: Stretch, now_ms: int) -> None:
-        """Deliver what is left of a stretch."""
+        """Deliver the rest of a stretch."""
         progress = self._cursor.progress
         self._drain.sync(progress)
         batches = self._drain.batches(stretch, progress)
@@ -168,8 +168,8 @@ class Pusher:
         self._tally.ahead = self._drain.finish(progress, stretch, now_ms)
         self._cursor.save()
 
-    def _tell(self, health: SelfMetrics, newest_ms: int, behind_ms: int) -> None:
-        """Send our own health, once, whatever comes of it: nothing that matters depends on it."""
+    def _send_health(self, health: SelfMetrics, newest_ms: int, behind_ms: int) -> None:
+        """Send our own metrics once. A failure is only logged: delivery does not depend on them."""
         block = health.block(self._cursor.path.parent, newest_ms, behind_ms)
         if block is None or self._give_up():
             return
@@ -181,7 +181,7 @@ class Pusher:
         if answer.outcome is Outcome.ACCEPTED and body.protocol == V1:
             self._described.update(families)
         elif answer.outcome is not Outcome.ACCEPTED:
-            log.debug("our own health was not taken: %s", answer.text)
+            log.debug("our own metrics were not accepted: %s", answer.text)
 
     def _send(self, batch: Batch) -> None:
         families = self._families(batch)
@@ -192,7 +192,7 @@ class Pusher:
             self._described.update(families)
 
     def _families(self, batch: Batch) -> dict[str, Series]:
-        """Metric families in the batch that were not described yet, each as it is first met."""
+        """The batch's metric families without sent metadata, with the first series of each."""
         families: dict[str, Series] = {}
         for block in batch.blocks:
             for series in block.series_set.series:
@@ -201,13 +201,13 @@ class Pusher:
         return families
 
     def _deliver(self, rows: int, pieces: Sequence[Piece], samples: int = 0) -> None:
-        """Settle a batch, or what is left of one: then `rows` of the slice are done.
+        """Settle a batch, or the rest of one: then `rows` of the slice are done.
 
-        `samples` are in its first request, if that is known.
+        `samples` is the number of samples in its first request, or 0 if it is not known.
         """
         work = Reconciliation(pieces, old_ms=self._old_ms, too_old_ms=self._too_old_ms)
         report = Report(self._dead_letters, self._now_ms)
-        unsent = self._cursor.in_flight  # what the cursor is to say as long as no request got there
+        unsent = self._cursor.in_flight  # for the cursor if the request does not arrive
         try:
             while (body := work.next()) is not None:
                 self._announce(InFlight(rows, work.in_flight()), unsent, is_step=work.is_step)
@@ -242,7 +242,7 @@ class Pusher:
             raise
 
     def _ask(self, body: Body, samples: int, work: Reconciliation) -> None:
-        """Send a request, and have the answer settled."""
+        """Send a request, and reconcile its answer."""
         answer, unclear = self._attempts(body, samples)
         if unclear:
             work.lost()
@@ -254,7 +254,7 @@ class Pusher:
             work.refused(answer.text, answer.written)
 
     def _account(self, work: Reconciliation, report: Report) -> None:
-        """Count and report what the last answer settled."""
+        """Count and report the samples that the last answer settled."""
         self._tally.sent += work.sent
         work.sent = 0
         for refusal in work.refusals:
@@ -262,20 +262,20 @@ class Pusher:
             report.add(refusal)
         work.refusals.clear()
         self._too_old_ms = work.too_old_ms
-        if work.is_too_old and not self._has_said_too_old:
-            self._has_said_too_old = True
+        if work.is_too_old and not self._has_warned_of_age:
+            self._has_warned_of_age = True
             log.warning(
-                "the endpoint refuses samples over an hour old; Prometheus takes them with "
+                "the endpoint refuses samples over an hour old; Prometheus accepts them with "
                 "storage.tsdb.out_of_order_time_window in its configuration"
             )
 
     def _attempts(self, body: Body, samples: int) -> tuple[Answer, bool]:
-        """Send the body until the answer is final; say also whether an earlier try may have landed."""
+        """Send the body until the answer is final. Returns also whether an earlier one may have arrived."""
         unclear = False
         attempt = 0
         while True:
             if self._give_up():
-                raise NotTakenError("told to stop before all was delivered", unclear=unclear)
+                raise NotTakenError("stopped before everything was delivered", unclear=unclear)
             answer = self._sender.send(body)
             self._tally.count(answer.status, len(body.data))
             self._tally.retried += samples if attempt else 0

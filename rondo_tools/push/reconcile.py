@@ -1,40 +1,39 @@
-"""What to send when a batch was not accepted: a state machine over its pieces, without any I/O.
+"""Reconciles a batch that was not accepted: a state machine over its pieces, without I/O.
 
-Strategy: a batch is an ordered list of pieces, at first one. `next` gives the request to send, which
-is of the first piece; each answer removes pieces or splits the first. So progress is kept: what is
-left to do after an answer is the list, and the cursor holds it. A process that goes on from there
-needs nothing else.
+Strategy: a batch is an ordered list of pieces, at first one. `next` returns the next request, made from
+the first piece; each answer removes pieces or splits the first. So the list is all the work left after an
+answer, and the cursor keeps it: another process needs nothing else to continue.
 
-What it relies on: a receiver of 1.0 commits a request whole or not at all; of a series it takes
-samples in time order only, and an exact duplicate only of the newest. Pieces of one series are in
-time order and are settled in that order, so no good sample is overtaken by a newer one. No sample is
-passed over that was not in a refused request. The words of a refusal decide nothing.
+Assumptions: a receiver of 1.0 commits a request as a whole or not at all. It accepts the samples of a
+series in time order only, and an exact duplicate only of the newest. Pieces of one series are in time
+order and are settled in that order, so no good sample is overtaken by a newer one. Only samples of a
+refused request are passed over. The text of a refusal decides nothing.
 
 | state | the request | accepted | refused |
 |---|---|---|---|
-| CLEAR: nothing of it was committed | all of it | done | halves, down to one sample, which is passed over |
-| MAYBE: it may have been committed, whole | all of it | done | by instance; then a TRIAL of each |
-| SINGLES: a series, older samples were refused | its oldest sample | the rest is CLEAR | it is passed over |
+| CLEAR: nothing was committed | the piece | done | halves, down to one sample, which is passed over |
+| MAYBE: it may have been committed as a whole | the piece | done | split by instance; then a TRIAL of each |
+| SINGLES: a series whose older samples were refused | its oldest sample | the rest is CLEAR | passed over |
 | TRIAL: was this instance committed? | a sample of a witness | see below | see below |
 | AGE: is it refused for its age? | samples of a witness | see below | see below |
-| TOO_OLD: it seems so | all of it | done | passed over |
+| TOO_OLD: it seems to be | the piece | done | passed over |
 
-TRIAL: a series goes out sample by sample, oldest first. If one is accepted that is not the newest of
-its series, the piece was not committed, and is CLEAR. If all were refused and the newest accepted,
-that is what a committed request looks like; a second series, of another metric, has to agree. Then
-all counts as delivered, and the newest sample of each series goes out once more. A series whose newest
-sample is refused too is passed over, as each of its samples was tried, and tells nothing.
+TRIAL: a series is sent sample by sample, oldest first. If a sample other than its newest is accepted, the
+piece was not committed, and is CLEAR. A committed request looks like this: all samples are refused but the
+newest. A second series, of another metric, has to confirm it. Then everything counts as delivered, and the
+newest sample of each series is sent once more. A series whose newest sample is refused too is passed over,
+because each of its samples was tried; it proves nothing.
 
-AGE: samples over an hour old (`old_ms`) may be refused by the thousand, and for every series alike. A
-series finds the bound, sample by sample: after some refusals one is accepted. Two more, of other
-instances and metrics where there are some, confirm it, each with its oldest sample and then with all
-others up to the bound. Any acceptance up to the bound ends the inquiry. A series that is refused whole
-may be bad in its own right, and tells no bound; the next one goes sample by sample, too. Three such
-series mean that all may be too old up to where they end. What seems too old goes out once more; where
-no series told the bound, it is halved down to one series, and an acceptance ends the inquiry.
+AGE: samples over an hour old (`old_ms`) may be refused by the thousand, in every series. One series finds
+the bound, sample by sample: after some refusals a sample is accepted. Two more series, of other instances
+and metrics if possible, confirm it, each with its oldest sample and then with all others up to the bound.
+An acceptance up to the bound ends the inquiry. A series that is refused as a whole may be bad for another
+reason, and finds no bound; the next one is sent sample by sample too. After three such series, everything
+up to their ends may be too old. Samples that seem too old are sent once more; if no series found the
+bound, they are halved down to one series, and an acceptance ends the inquiry.
 
-A receiver of 2.0 may write a part of a request; it says how many samples it wrote, and there is
-nothing left to find out.
+A receiver of 2.0 may write a part of a request. It reports how many samples it wrote, so nothing is left
+to find out.
 """
 
 from __future__ import annotations
@@ -62,27 +61,27 @@ EVERY_SERIES = "series of all kinds"
 
 
 class Reconciliation:
-    """Settles a batch. `pieces` is what is left; `sent` and `refusals` what came of the rest.
+    """Settles a batch. `pieces` are left to settle; `sent` and `refusals` are the result of the rest.
 
-    What is older than `old_ms` may be refused for its age. Up to `too_old_ms` all is, as far as
-    other batches have shown.
+    Samples older than `old_ms` may be refused for their age. Other batches have shown that everything up to
+    `too_old_ms` is.
     """
 
     def __init__(self, pieces: Iterable[Piece], *, old_ms: int = 0, too_old_ms: int = 0) -> None:
         self.pieces = list(pieces)
         self.sent = 0
         self.refusals: list[Refusal] = []
-        self.is_too_old = False  # something was passed over for its age
-        self.is_step = False  # the last answer: a sample was refused, and another single one comes next
+        self.is_too_old = False  # samples were passed over for their age
+        self.is_step = False  # the last answer refused a sample, and the next request is a single one too
         self.too_old_ms = too_old_ms
         self._old_ms = old_ms
-        # Of the last series that was refused, the oldest sample was: the next one begins with it.
+        # The last refused series was refused with its oldest sample: the next series begins with it.
         self._begins_with_oldest = False
         self._streak = 0  # samples of one series refused one after the other
-        self._other_half: Piece | None = None  # of what was refused and split last
+        self._other_half: Piece | None = None  # of the piece that was split last
 
     def next(self) -> Body | None:
-        """The request to send; None if all is settled."""
+        """The next request; None if everything is settled."""
         if not self.pieces:
             return None
         first = self.pieces[0]
@@ -90,15 +89,15 @@ class Reconciliation:
         return first.body if question is None else first.body.select(only(*question))
 
     def in_flight(self) -> tuple[Piece, ...]:
-        """What is left if the process dies while the next request is under way."""
+        """The pieces that are left if the process dies during the next request."""
         return (*(piece.if_lost() for piece in self.pieces[:1]), *self.pieces[1:])
 
     def lost(self) -> None:
-        """The request was sent, and its answer is not known."""
+        """The request was sent, and its answer was lost."""
         self.pieces[:1] = [piece.if_lost() for piece in self.pieces[:1]]
 
     def accepted(self, samples: int, written: int | None = None) -> None:
-        """The request, of so many samples, was accepted; `written` as a receiver of 2.0 says it."""
+        """The request of `samples` was accepted; a receiver of 2.0 reports how many were `written`."""
         self.is_step = False
         first = self.pieces[0]
         question = first.question()
@@ -111,7 +110,7 @@ class Reconciliation:
             if first.state is State.TOO_OLD and first.singly:
                 self._is_not_too_old()
             if self.pieces and self.pieces[0] is self._other_half and count(self.pieces[0].request) > 1:
-                self._halve(self.pieces[0], State.CLEAR)  # what was refused is in there
+                self._halve(self.pieces[0], State.CLEAR)  # the refused sample is in this half
         elif first.state is State.SINGLES:
             self._put(self._delivered(first, *question, written))
             self._begins_with_oldest, self._streak = self._streak > 0, 0
@@ -165,7 +164,7 @@ class Reconciliation:
             self._refused_clear(first)
 
     def too_large(self, words: str) -> None:
-        """The request was refused for its size, which says nothing of its samples."""
+        """The request was refused for its size, not for its samples."""
         first = self.pieces[0]
         question = first.question()
         if question is not None and len(question[1]) > 1:
@@ -215,7 +214,7 @@ class Reconciliation:
         self._other_half = self.pieces[1] if state is State.CLEAR else None
 
     def _next_goes_singly(self, series: TimeSeries) -> None:
-        """If the next piece is of that series as well, its oldest sample is likely to be refused, too."""
+        """Send the next piece sample by sample if it is of that series: its oldest may be refused too."""
         if self.pieces and self.pieces[0].state is State.CLEAR:
             mine = self.pieces[0].request.timeseries
             if len(mine) == 1 and mine[0].labels == series.labels:
@@ -229,7 +228,7 @@ class Reconciliation:
         self, first: Piece, series: TimeSeries, asked: list[Sample], written: int | None
     ) -> None:
         if asked[-1].timestamp != series.samples[-1].timestamp:
-            self._put(self._delivered(first, series, asked, written))  # so it was not
+            self._put(self._delivered(first, series, asked, written))  # so it was not committed
         elif first.witness + 1 < len(first.in_trial()):
             self._put([replace(first, witness=first.witness + 1, asked=0)])
         else:
@@ -275,7 +274,7 @@ class Reconciliation:
             self._is_bound(first)
 
     def _is_bound(self, first: Piece) -> None:
-        """One witness more was refused all that it has up to the bound, if one is known."""
+        """Another witness was refused up to the bound, or as a whole if no bound is known."""
         found = first.of_age()
         if len(found) < 2:
             state = State.MAYBE if first.unclear else State.CLEAR
@@ -293,22 +292,22 @@ class Reconciliation:
             self._put([*too_old, *settled.part(rest, is_fresh=not is_told)])
 
     def _is_not_too_old(self) -> None:
-        """One series was accepted, so that the refusals of others may have been their own."""
+        """One series was accepted, so others may have been refused for another reason than their age."""
         for at, piece in enumerate(self.pieces):
             if piece.state is not State.TOO_OLD:
                 break
             self.pieces[at] = piece.becomes(State.CLEAR, unclear=piece.unclear)
 
-    # --- what came of it -------------------------------------------------------------------------
+    # --- results ---------------------------------------------------------------------------------
 
     def _put(self, pieces: list[Piece]) -> None:
-        """Put pieces in the place of the first."""
+        """Replace the first piece."""
         self.pieces[:1] = pieces
 
     def _delivered(
         self, first: Piece, series: TimeSeries, asked: list[Sample], written: int | None
     ) -> list[Piece]:
-        """What is left of a piece of which samples were accepted that had not been before."""
+        """Count samples that were accepted for the first time; returns the rest of their piece."""
         self._written(only(series, asked), len(asked) if written is None else written, "", Result.PASSED_OVER)
         unclear = first.unclear and first.state is State.SINGLES
         return [
@@ -317,7 +316,7 @@ class Reconciliation:
         ]
 
     def _written(self, request: WriteRequest, written: int, words: str, result: Result) -> None:
-        """Count a request that is done, of which a receiver wrote so many samples."""
+        """Count a finished request, of which the receiver wrote `written` samples."""
         samples = count(request)
         self.sent += min(written, samples)
         if written < samples:

@@ -1,9 +1,9 @@
-"""rondo-push's own health: what its pushes came to, as samples of an instance of its own.
+"""rondo-push's own metrics: the results of its pushes, as samples of the instance rondo-push.
 
-Strategy: a push that delivered something is followed by one request more, which carries a tally kept
-anyway. Its time is that of the newest sample delivered, not the clock's: Prometheus refuses what is
-more than an hour behind its newest sample from anyone, so health at the clock's time would shut out a
-store that is further behind. So also it ascends, and a push with nothing to send stays silent.
+Strategy: one more request follows a push that delivered something, and sends the process' tally. Its time
+is that of the newest delivered sample, not the clock's: Prometheus refuses samples more than an hour
+behind its newest sample from any sender, so samples at the clock's time would shut out a store that is
+further behind. So the times ascend, and a push with nothing to deliver sends nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SERIES = (
             (("result", result),),
             COUNTER,
             "samples",
-            "Samples of the store, by what became of them.",
+            "Samples of the store, by result.",
         )
         for result in RESULTS
     ),
@@ -43,9 +43,9 @@ SERIES = (
         (),
         COUNTER,
         "samples",
-        "Samples in requests that were sent again, each time they were.",
+        "Samples in repeated requests, counted once for each repetition.",
     ),
-    Series("push_bytes_total", (), COUNTER, "bytes", "Bytes of the requests' bodies, as they were sent."),
+    Series("push_bytes_total", (), COUNTER, "bytes", "Bytes of the requests' bodies, compressed."),
     *(
         Series(
             "push_requests_total",
@@ -61,23 +61,23 @@ SERIES = (
         (),
         GAUGE,
         "seconds",
-        "Age of the oldest sample that the push delivered, when it began.",
+        "Age of the oldest delivered sample when the push began.",
     ),
     Series(
         "push_instances_ahead",
         (),
         GAUGE,
         "instances",
-        "Instances that have delivered times ahead of the clock, and are held back until then.",
+        "Instances with delivered times ahead of the clock; they are held back until then.",
     ),
 )
 
 
 @dataclass
 class Tally:
-    """What a process' pushes came to: samples but for the requests, and these requests' bytes.
+    """The results of a process' pushes, in samples; and its requests and their bytes.
 
-    `retried` counts samples once for each time that they were sent again.
+    `retried` counts a sample once for each repetition.
     """
 
     sent: int = 0
@@ -88,7 +88,7 @@ class Tally:
     retried: int = 0
     bytes: int = 0
     ahead: int = 0  # instances, as of the last push
-    statuses: Counter[str] = field(default_factory=Counter)  # requests, by what is in STATUSES
+    statuses: Counter[str] = field(default_factory=Counter)  # requests, by STATUSES
 
     def count(self, status: int, size: int) -> None:
         """Count a request: the status of its answer, 0 for none, and the bytes of its body."""
@@ -97,7 +97,7 @@ class Tally:
         self.statuses[f"{status // 100}xx" if 200 <= status < 600 else "none"] += 1
 
     def count_refused(self, result: str, samples: int) -> None:
-        """Count samples that were passed over: "rejected", "unclear" or "passed_over"."""
+        """Count samples that were not delivered: "rejected", "unclear" or "passed_over"."""
         setattr(self, result, getattr(self, result) + samples)
 
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ class Tally:
 
 
 class SelfMetrics:
-    """Makes the health of a process, for one cursor's name; `wanted` chooses of its series, too."""
+    """Makes the process' own metrics, labelled with the cursor; `wanted` selects from them too."""
 
     def __init__(
         self,
@@ -131,14 +131,14 @@ class SelfMetrics:
             tuple(labels[number] for number in self._chosen),
         )
         self._behind_ms: dict[Path, int] = {}  # of each store's last push
-        self._told_ms = 0
+        self._sent_ms = 0
 
     def block(self, store: Path, newest_ms: int, behind_ms: int) -> Block | None:
-        """What to send after a push of `store` that delivered up to `newest_ms`, if there is any."""
+        """The metrics to send after a push of `store` that delivered up to `newest_ms`, if any."""
         self._behind_ms[store] = behind_ms
-        if newest_ms <= self._told_ms or not self._chosen:
+        if newest_ms <= self._sent_ms or not self._chosen:
             return None
-        self._told_ms = newest_ms
+        self._sent_ms = newest_ms
         tally = self._tally
         values = np.array(
             [

@@ -1,8 +1,7 @@
-"""Pushes again and again: every interval, one store or those that rondo-store's lines name.
+"""Pushes at every interval: one store, or the stores named by rondo-store's lines.
 
-Strategy: what fails is tried again at the next interval, for as long as there is one; how it stands
-at the end decides the exit status. What is wrong is said when it begins and when it changes, not
-every ten seconds.
+Strategy: a push that fails is repeated at the next interval. The state at the end decides the exit status.
+An error is logged when it begins and when it changes, not at every interval.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ OpenPusher = Callable[[OpenedStore, Cursor], Pusher]
 
 
 class UnexpectedError(PushError):
-    """A push ended by an exception that nobody foresaw: a fault of rondo-push's own."""
+    """A push ended by an unexpected exception: a bug of rondo-push."""
 
     exit_code = EX_SOFTWARE
 
 
 class Stores:
-    """Pushers of several stores, each opened when it is first pushed, its cursor held from then on."""
+    """Pushers of several stores. Each is opened by its first push, and holds its cursor from then on."""
 
     def __init__(self, cursor: str, pusher: OpenPusher, *, wait: bool = False) -> None:
-        """With `wait`, another push that holds a cursor is waited for."""
+        """With `wait`, waits for another push that holds a cursor."""
         self._cursor = cursor
         self._wait = wait
         self._pusher = pusher
         self._open: dict[Path, tuple[Cursor, Pusher]] = {}
 
     def open(self, path: Path) -> Pusher:
-        """The pusher of a store. Raises what `Store` and `Cursor` raise."""
+        """The pusher of a store. Raises the errors of `open_store` and `Cursor`."""
         if path not in self._open:
             store = open_store(path)
             cursor = Cursor(path, self._cursor, wait=self._wait)
@@ -48,10 +47,10 @@ class Stores:
         return self._open[path][1]
 
     def push(self, path: Path) -> bool:
-        """Push one store; say if anything was delivered.
+        """Push one store; returns whether anything was delivered.
 
-        Raises RondoError: what `open` and `Pusher.push` raise, or UnexpectedError. After that the
-        next push begins with what the cursor's file says.
+        Raises RondoError: the errors of `open` and `Pusher.push`, or UnexpectedError. After that the next
+        push begins with the cursor's file.
         """
         try:
             return self.open(path).push()
@@ -65,7 +64,7 @@ class Stores:
                 self._open.pop(path)[0].close()
             raise UnexpectedError(
                 f"internal error, {type(exc).__name__}: {_one_line(exc)}; please report it with "
-                "what --verbose says. Nothing counts as delivered that was not"
+                "the output of --verbose. Undelivered samples do not count as delivered"
             ) from exc
 
     def close(self) -> None:
@@ -80,7 +79,7 @@ class Stores:
 
 
 class Service:
-    """Pushes at every interval until `has_ended` or a signal says that the next push is the last."""
+    """Pushes at every interval; after `has_ended` or a stop signal it pushes one last time."""
 
     def __init__(
         self,
@@ -98,17 +97,17 @@ class Service:
         self._take = take
         self._has_ended = has_ended
         self._clock = clock
-        self._stores_named: dict[Path, None] = {}  # in the order in which they were
-        self._failing: dict[Path, RondoError] = {}  # as the last push ended
-        self._said: dict[Path, str] = {}  # until something is delivered again
+        self._stores_named: dict[Path, None] = {}  # in order
+        self._failing: dict[Path, RondoError] = {}  # by the last push
+        self._logged: dict[Path, str] = {}  # the last error, until something is delivered again
         self._not_before = 0.0
 
     def run(self) -> None:
-        """Work until the end. Raises the error of a store that could not be delivered, if the
-        input ended; a signal to stop leaves what is not delivered to the next process."""
+        """Push until the end. At the end of the input, raises the error of a store that could not be
+        delivered; after a stop signal, the next process delivers the rest."""
         due = self._clock()
         while True:
-            # Asked first: what the last lines say is then in the last push.
+            # Before `take`, so that the last push has the stores of the last lines.
             is_last = self._has_ended() or self._wake.is_stopped
             self._stores_named.update(dict.fromkeys(self._take()))
             if is_last or self._clock() >= self._not_before:
@@ -129,12 +128,12 @@ class Service:
         except RondoError as exc:
             if isinstance(exc, NotTakenError):
                 self._not_before = self._clock() + exc.retry_after_s
-            if str(exc) != self._said.get(store):
+            if str(exc) != self._logged.get(store):
                 log.warning("%s: not delivered for now: %s", store, exc)
-            self._failing[store], self._said[store] = exc, str(exc)
+            self._failing[store], self._logged[store] = exc, str(exc)
         else:
             self._failing.pop(store, None)
-            if has_delivered and self._said.pop(store, None) is not None:
+            if has_delivered and self._logged.pop(store, None) is not None:
                 log.warning("%s: delivering again", store)
 
 

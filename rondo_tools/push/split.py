@@ -1,6 +1,6 @@
-"""A request in parts: by instance, by series, by time.
+"""Splits a request by instance, by series or by time.
 
-Strategy: a part is a request again, so that it can be sent, or be split once more.
+Strategy: a part is a request again, so it can be sent or split once more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rondo_tools.prom.proto.remote_write_v1_pb2 import Sample, TimeSeries, Write
 
 
 def name_of(series: TimeSeries) -> str:
-    """The series in Prometheus' spelling, all its labels included."""
+    """The series with all its labels, in Prometheus' spelling."""
     labels = {label.name: label.value for label in series.labels}
     name = labels.pop("__name__", "")
     return str(Series(name, tuple(labels.items()), "", "", ""))
@@ -31,12 +31,12 @@ def _label(series: TimeSeries, name: str) -> str:
 
 
 def count(request: WriteRequest) -> int:
-    """Samples in it."""
+    """The number of samples."""
     return sum(len(series.samples) for series in request.timeseries)
 
 
 def only(series: TimeSeries, samples: Iterable[Sample]) -> WriteRequest:
-    """A request for some samples of one series; empty without any."""
+    """A request with some samples of one series; empty without samples."""
     request = WriteRequest()
     samples = list(samples)
     if samples:
@@ -86,7 +86,7 @@ def by_instance(request: WriteRequest) -> list[WriteRequest]:
 
 
 def halves(request: WriteRequest) -> list[WriteRequest]:
-    """A request of several samples in two: by instance, else by series, else older and newer."""
+    """Two halves of a request with several samples: by instance, else by series, else by time."""
     parts = by_instance(request)
     if len(parts) > 1:
         middle = len(parts) // 2
@@ -101,7 +101,7 @@ def halves(request: WriteRequest) -> list[WriteRequest]:
 
 
 def witnesses(request: WriteRequest) -> list[TimeSeries]:
-    """At most three series, the first among them: of different instances and metrics, as far as there are."""
+    """At most three series, including the first: of different instances and metrics if possible."""
     found = [request.timeseries[0]]
     left = list(request.timeseries[1:])
     while left and len(found) < 3:

@@ -1,7 +1,7 @@
-"""How far delivery has come: of each cursor of the store, and of each instance.
+"""The progress of delivery: of each cursor of the store, and of each instance.
 
-Strategy: nothing is locked, written or sent. What is told of cursors is the same as rondo-query's status
-tells (view.delivery); of instances, only a push's own drain can tell.
+Strategy: lock, write and send nothing. The table of cursors is that of `rondo-query status`
+(view.delivery); the table of instances needs the push's drain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def cursors(store: OpenedStore, now_ms: int) -> dict[str, list[Any]]:
-    """What is told of each cursor, by column."""
+    """The table of cursors, by column."""
     found = delivery.deliveries(store, now_ms)
     for one in found:
         if one.error:
@@ -30,8 +30,8 @@ def cursors(store: OpenedStore, now_ms: int) -> dict[str, list[Any]]:
 
 
 def instances(drain: Drain, progress: Progress, now_ms: int) -> dict[str, list[Any]]:
-    """What is told of each instance in the journals, by column: delivered up to, newest tick, seconds
-    between them, and seconds by which what it has delivered is ahead of this clock."""
+    """The table of instances in the journals, by column: delivered up to, newest tick, seconds between
+    them, and seconds by which its delivered samples are ahead of this clock."""
     found = list(lines(drain, progress, now_ms))
     return {
         "instance": [instance for instance, *_ in found],
@@ -48,7 +48,7 @@ def _behind_s(delivered_ms: int, newest_ms: int) -> float | None:
 
 
 def _ahead_s(delivered_ms: int, now_ms: int) -> float:
-    """Until then it is passed over."""
+    """Until then its ticks are passed over."""
     ahead_ms = delivered_ms - now_ms
     return ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0
 
@@ -66,7 +66,7 @@ def lines(drain: Drain, progress: Progress, now_ms: int) -> Iterator[tuple[str, 
 
 
 def _line_at(drain: Drain, progress: Progress, instances: Iterable[str], now_ms: int) -> dict[str, int]:
-    """What these instances have at the cursor; those of which all is delivered may be missing."""
+    """The time up to which each instance is delivered; fully delivered instances may be missing."""
     if progress.begin is None:
         return dict.fromkeys(instances, 0)
     progress = replace(progress, end=None, slice=0, done=0)
@@ -75,5 +75,5 @@ def _line_at(drain: Drain, progress: Progress, instances: Iterable[str], now_ms:
         return {}
     with rest:
         if progress.tier or progress.coarse is not None:
-            return dict.fromkeys(instances, progress.time_ms)  # coarse files do not tell it of each
+            return dict.fromkeys(instances, progress.time_ms)  # coarse files do not have it for each
         return rest.line_before()

@@ -1,16 +1,16 @@
-"""A stretch of the journal, [begin, end), frozen, and its slices of time in the order of sending.
+"""A frozen stretch of the journal, [begin, end), and its slices of time in sending order.
 
-Strategy: the journal is in the order in which ticks came, but Prometheus refuses what is an hour
-behind its newest sample from anyone. So a stretch is sent in slices of time, at most half an hour
-and about a million samples each, oldest first; in a slice by instance, then by time. A stretch never
-changes, so its slices and their rows are always the same: a cursor needs no more than the slice and
-the number of its rows that are done.
+Strategy: the journal has ticks in the order of arrival, but Prometheus refuses samples more than an hour
+behind its newest sample from any sender. So a stretch is sent in slices of time, at most half an hour
+and about a million samples each, oldest first; a slice is sorted by instance, then by time. A stretch
+never changes, so its slices and rows are always the same: a cursor needs only the slice and the number of
+its done rows.
 
-An instance is one line of time. What is not later than what its instance had before the stretch is
-passed over, and of rows with equal times all but the first. An END adds a row of its own: all NaN,
-one millisecond after the session's last tick.
+An instance is one line of time. Rows not later than its last row before the stretch are passed over, and
+so are all but the first of rows with equal times. An END adds a row: all NaN, one millisecond after the
+session's last tick.
 
-The first look reads headers of frames only; a slice reads the frames that touch it.
+The constructor reads only the headers of frames; a slice reads the frames that overlap it.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Session(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Rows of a slice of time, in the order of sending, as parallel arrays.
+    """Rows of a slice of time, in sending order, as parallel arrays.
 
-    `session` is an index into the stretch's sessions; `part` and `row` say where the values are:
-    `parts[part]` is (schema, values). `passed_over` counts the samples that are left out. With `changes`,
+    `session` is an index into the stretch's sessions; `part` and `row` locate the values: `parts[part]` is
+    (schema, values). `passed_over` counts the samples that are left out. `changes` are the rows at which
     series of an instance vanish.
     """
 
@@ -74,15 +74,15 @@ class Slice(NamedTuple):
 
 
 class Stretch:
-    """Files of `tier` from `begin` to `end`. Raises StoreError, or FileNotFoundError if one went.
+    """Files of `tier` from `begin` to `end`. Raises StoreError, or FileNotFoundError if a file is gone.
 
-    A file without a right header has no rows.
+    A file with a damaged header has no rows.
 
-    `line` is what each instance had at `begin`, where that is known already; else it is read out of
-    the files. What is not later than `floor_ms` is passed over; so is what is not later than `since_ms`,
-    but for the last `span_ms` of sessions that end in the stretch. With `future_ms`, what an instance had
-    that is later holds nothing back. `owed` restricts a coarse tier to what is owed of journals that are
-    gone. The owner closes it.
+    `line` is each instance's last time at `begin`, if it is known; otherwise it is read from the files.
+    Rows not later than `floor_ms` are passed over; so are rows not later than `since_ms`, except the last
+    `span_ms` of sessions that end in the stretch. With `future_ms`, earlier rows later than that do not
+    hold back an instance. `owed` restricts a coarse tier to the rows of removed journals. The owner closes
+    it.
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class Stretch:
         self._span_ms = span_ms
         self._files: list[StretchFile] = []
         self._layout, self._begin = layout, begin
-        self._declared_before: set[int] = set()  # in the file that the stretch begins in
+        self._declared_before: set[int] = set()  # sessions, in the stretch's first file
         self._new: set[int] = set()  # sessions that begin in the stretch
-        self._vanished: tuple[int, Vanished] | None = None  # and the slice that it is to see next
+        self._vanished: tuple[int, Vanished] | None = None  # with the number of its next slice
         samples: Counter[int] = Counter()  # of each second
         try:
             for number in layout.numbers(tier_name(tier)):
@@ -125,7 +125,7 @@ class Stretch:
             raise
         self.cuts = cut_times(samples)
 
-    # --- the first look ------------------------------------------------------------------------------
+    # --- headers -------------------------------------------------------------------------------------
 
     def _look(self, number: int, end: Position, samples: Counter[int]) -> None:
         begin_at = self._begin.offset if number == self._begin.number else FILE_SIZE
@@ -137,7 +137,7 @@ class Stretch:
             if exc.exit_code != EX_DATAERR:
                 raise
             if not has_no_header(path):
-                log.warning("%s; nothing of it is sent", exc)
+                log.warning("%s; its rows are not sent", exc)
             return
         self._files.append(file)
         if self._known_line is None:
@@ -162,7 +162,7 @@ class Stretch:
                 if self._known_line is not None:
                     had_ms = self._known_line.get(record.instance, had_ms)
                 elif self._tier:
-                    had_ms = 0  # a coarse file is continued by what was there before
+                    had_ms = 0  # in a coarse file the rows before the stretch have it
                 if self._future_ms and had_ms > self._future_ms:
                     had_ms = 0
                 self._line.append(max(had_ms, self._floor_ms))
@@ -171,7 +171,7 @@ class Stretch:
         return index
 
     def _raise(self, line: list[int], some: Iterable[Rows]) -> None:
-        """Raise each instance's line to its newest row."""
+        """Set each instance's line to the time of its newest row."""
         for rows in some:
             firsts = np.flatnonzero(np.diff(rows.session, prepend=-1))
             if firsts.size:
@@ -191,22 +191,22 @@ class Stretch:
 
     @property
     def rows(self) -> int:
-        """How many rows there are, passed over or not."""
+        """How many rows there are, including those passed over."""
         return sum(one.rows for one in self._files)
 
     def line_before(self) -> dict[str, int]:
-        """What each instance had before the stretch."""
+        """Each instance's last time before the stretch."""
         return self._named(self._line)
 
     def line(self) -> dict[str, int]:
-        """What each instance has at the stretch's end."""
+        """Each instance's last time at the stretch's end."""
         line = self._line.copy()
         for one in self._files:
             self._raise(line, one.each())
         return self._named(line)
 
     def _named(self, line: list[int]) -> dict[str, int]:
-        """By instance; what was forgotten has no name."""
+        """The line by instance name, without forgotten instances."""
         forgotten = {one.instance for one in self.sessions if one.record.is_forgotten}
         return {name: line[number] for name, number in self._instances.items() if number not in forgotten}
 
@@ -221,7 +221,7 @@ class Stretch:
             )
             first = next(n for n in range(number + 1) if self.cuts[n + 1] > self.cuts[number] - LOOKBACK_MS)
             self._vanished = first, made
-            for earlier in range(first, number):  # what instances have at its begin
+            for earlier in range(first, number):  # for the series that instances have before the slice
                 self.slice(earlier)
         self._vanished = number + 1, self._vanished[1]
         return self._slice(number, self._vanished[1])
@@ -242,13 +242,13 @@ class Stretch:
         return self._in_order([*rows.items()], [*markers.items()], vanished)
 
     def _is_marked(self, end: End) -> bool:
-        """Whether an end gets a marker."""
+        """Whether an end gets a stale marker."""
         mine = self.sessions[end.session]
         return is_marked(mine.record.start_ms, end.last_ms, self._starts_ms[mine.instance])
 
     @cached_property
     def _starts_ms(self) -> dict[int, list[int]]:
-        """When the lives of each instance began."""
+        """The start times of each instance's lives."""
         found: dict[int, list[int]] = {}
         for session in self.sessions:
             found.setdefault(session.instance, []).append(session.record.start_ms)
@@ -282,14 +282,14 @@ class Stretch:
         return Slice(session, t_ms, part, row[order], parts, passed_over, changes)
 
     def _had_before(self, fresh: dict[int, Fresh]) -> dict[int, Had]:
-        """What was before the stretch, for `Vanished`."""
+        """The series that sessions had before the stretch, for `Vanished`."""
         if self._since_ms or self._owed is not None:
-            return {}  # what was before is not delivered, or not in these files
+            return {}  # earlier rows were not delivered, or are not in these files
         wanted = worth_a_search(fresh, self._declared_before)
         return search(wanted, self._files[0].earlier, self._layout, self._tier, self._begin.number)
 
     def _floors(self) -> Ints:
-        """For each session, the time up to which a first delivery leaves its rows."""
+        """For each session, the time up to which a first delivery passes over its rows."""
         floors = np.full(len(self.sessions), self._since_ms, np.int64)
         if self._since_ms:
             for one in self._files:
@@ -309,9 +309,9 @@ class Stretch:
 
 
 def cut_times(samples: Mapping[int, int]) -> list[int]:
-    """Where slices begin and the last one ends, in ms: at half-hours, and where a million samples are full.
+    """The times, in ms, at which slices begin, and the end of the last: each half-hour or million samples.
 
-    `samples` maps seconds to how many samples are in them. A second is never cut.
+    `samples` maps a second to its number of samples. A second is never split.
     """
     cuts: list[int] = []
     seen = 0

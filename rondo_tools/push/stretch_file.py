@@ -1,7 +1,7 @@
-"""One file of a stretch: which of its frames are in the stretch, and what stands before them.
+"""One file of a stretch: its frames in the stretch, and those before it.
 
-Strategy: the first look reads headers of frames and what declares or ends sessions; rows are read when
-somebody asks for them. Session numbers of the file become indices that hold for the whole stretch.
+Strategy: the constructor reads the headers of frames, and the frames that declare or end sessions; rows
+are read when they are needed. The file's session numbers are mapped to indices of the whole stretch.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from rondo_tools.store.format.frames import END, FILE_SIZE, ROWS, SCHEMA, SESSIO
 from rondo_tools.store.format.records import EndRecord, SessionRecord, declared_in, ends_in
 from rondo_tools.store.format.schema import Schema
 
-SECOND_MS = 1000  # slices are cut between seconds
+SECOND_MS = 1000  # slices begin at whole seconds
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 class Owed(NamedTuple):
-    """What a coarse tier is to give of journals that are gone: rows and ends of `origins`, those of the
-    first one later than `floor_ms`, for a part of it was delivered."""
+    """The part of a coarse tier that replaces removed journals: rows and ends of `origins`. Of the first
+    journal, only those later than `floor_ms`, because a part of it was delivered."""
 
     origins: range
     floor_ms: int
 
 
 class Rows(NamedTuple):
-    """Some rows of `schema`: whose they are (indices of the stretch's sessions), their times and values."""
+    """Rows of `schema`: their sessions (indices into the stretch's sessions), times and values."""
 
     schema: Schema
     session: npt.NDArray[np.intp]
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 class End(NamedTuple):
-    """A session that ends in the stretch, by its index, and the schema that it had last."""
+    """A session that ends in the stretch: its index, last tick and last schema."""
 
     session: int
     last_ms: int
@@ -53,10 +53,10 @@ class End(NamedTuple):
 
 
 class StretchFile:
-    """Raises StoreError or FileNotFoundError as FrameFile does. The owner closes it.
+    """Raises StoreError or FileNotFoundError like FrameFile. The owner closes it.
 
-    [begin_at, end_at) of the file are in the stretch; without `end_at`, all that there is now.
-    `index(record, is_before)` gives a session's index, declared before the stretch or in it.
+    The bytes [begin_at, end_at) of the file are in the stretch; without `end_at`, up to its current end.
+    `index(record, is_before)` returns a session's index, declared before the stretch or in it.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class StretchFile:
         return sum(head.entries for _, head in self._rows)
 
     def each(self, begin_ms: int = 0, until_ms: int = 1 << 62) -> Iterator[Rows]:
-        """The rows with times in [begin_ms, until_ms), by frame."""
+        """The rows with times in [begin_ms, until_ms), frame by frame."""
         for at, head in self._rows:
             if head.greatest_ms < begin_ms or head.least_ms >= until_ms:
                 continue
@@ -114,7 +114,7 @@ class StretchFile:
             yield rows
 
     def each_before(self) -> Iterator[Rows]:
-        """The rows before the stretch, by frame."""
+        """The rows before the stretch, frame by frame."""
         return (self._read(at, head) for at, head in self.earlier.rows)
 
     def count(self, samples: Counter[int]) -> None:
@@ -134,12 +134,12 @@ class StretchFile:
         self._file.close()
 
     def _is_wanted(self, head: Frame) -> bool:
-        """Not where its schema was damaged, nor if nothing of its journal is owed."""
+        """Whether a frame has a known schema, and its journal is not excluded by `owed`."""
         is_owed = self._owed is None or head.origin in self._owed.origins
         return is_owed and head.schema in self._file.schemas
 
     def _floor_ms(self, head: Frame) -> int:
-        """Up to which time what is in a frame was delivered."""
+        """The time up to which a frame was delivered."""
         owed = self._owed
         return owed.floor_ms if owed is not None and head.origin == owed.origins.start else 0
 
@@ -148,7 +148,7 @@ class StretchFile:
         return (one for one in ends if marker_ms(one.last_ms) > floor_ms)
 
     def _read(self, at: int, head: Frame) -> Rows:
-        """A frame's rows; none of a damaged one, and none of a session whose declaration was damaged."""
+        """A frame's rows, without those of sessions with a damaged declaration; none of a damaged frame."""
         schema = self._file.schemas[head.schema]
         rows = self._file.read_rows(at, head, self._tier)
         if rows is None:

@@ -1,10 +1,10 @@
-"""Series that an instance had and has no more, because its session's schema changed, or its next life has
-other ones: each gets a stale marker at the time of the first row without it.
+"""Series that an instance loses, because its session's schema changed or its next life has other series:
+each gets a stale marker at the time of the first row without it.
 
-Strategy: what counts is the session and the schema of a row and of the one before; values are not looked
-at. What was before the stretch is searched backwards in the files: in the one that the stretch begins in,
-then in those before it, no further than Prometheus shows a series that has no samples. Markers are no rows
-and no cursor counts them, so what is not found there costs a marker and never a sample.
+Strategy: compare the session and the schema of a row with those of the row before; ignore the values. For
+the first row, search backwards in the files: in the stretch's first file, then in those before it, but not
+beyond the time for which Prometheus shows a series without samples. Markers are not rows, and the cursor
+does not count them, so a failed search costs a marker and never a sample.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Ints = npt.NDArray[np.int64]
 
 
 class Had(NamedTuple):
-    """What an instance had: rows of a session, with a schema."""
+    """The last rows of an instance: their session and schema."""
 
     record: SessionRecord
     schema: Schema
 
 
 class Change(NamedTuple):
-    """With row `at` of a slice an instance has something else than it `had`."""
+    """At row `at` of a slice, an instance's session or schema differs from what it `had`."""
 
     at: int
     had: Had
 
 
 class Fresh(NamedTuple):
-    """A session of which the stretch's first row is at `t_ms`; `is_new` if it is the first of its life."""
+    """A session whose first row in the stretch is at `t_ms`; `is_new` if it is the first of its life."""
 
     record: SessionRecord
     t_ms: int
@@ -51,13 +51,13 @@ class Fresh(NamedTuple):
 
 
 Before = Callable[[dict[int, Fresh]], Mapping[int, Had]]
-"""Gives what sessions had before the stretch, or instances whose life is new, by the session's index."""
+"""Returns, by session index, what a session had before the stretch; for a new life, what its instance had."""
 
 
 class Vanished:
-    """Finds the changes in one stretch, slice by slice, in their order.
+    """Finds the changes in one stretch, slice by slice, in order.
 
-    `records` and `instances` are those of the stretch's sessions; `new` are the sessions that begin in it.
+    `records` and `instances` belong to the stretch's sessions; `new` are the sessions that begin in it.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Vanished:
     def changes(
         self, session: Places, part: Places, t_ms: Ints, schemas: list[Schema], first_marker: int
     ) -> list[Change]:
-        """Those in the next slice, of its rows in the order of sending: indices of the stretch's sessions
-        and of `schemas`. Those from `first_marker` on are markers of ends."""
+        """The changes in the next slice. Its rows are in sending order; `session` and `part` are indices
+        into the stretch's sessions and `schemas`. Parts from `first_marker` on are markers of ends."""
         at = np.flatnonzero((np.diff(session, prepend=-1) != 0) | (np.diff(part, prepend=-1) != 0))
         runs = list(zip(*(column.tolist() for column in (at, session[at], part[at], t_ms[at])), strict=True))
         fresh: dict[int, Fresh] = {}
@@ -102,7 +102,7 @@ class Vanished:
 
 
 class Earlier:
-    """What stands in one file before a stretch."""
+    """The frames of one file before a stretch."""
 
     def __init__(self, file: FrameFile, tier: int) -> None:
         self.rows: list[tuple[int, Frame]] = []
@@ -111,7 +111,7 @@ class Earlier:
         self._ends: list[bytes] = []
 
     def read(self) -> None:
-        """Take the whole file."""
+        """Add the whole file."""
         for at, head, payload in self._file.frames(FILE_SIZE, None, (SCHEMA, SESSION, END)):
             if head.kind == SESSION:
                 self.add_sessions(sessions_in(payload))
@@ -122,14 +122,14 @@ class Earlier:
         self._records.update((one.number, one) for one in records)
 
     def add(self, at: int, head: Frame, payload: memoryview) -> None:
-        """Take the next frame of ROWS or END; others are passed over."""
+        """Add the next frame of ROWS or END; other kinds are ignored."""
         if head.kind == ROWS and head.schema in self._file.schemas:
             self.rows.append((at, head))
         elif head.kind == END:
             self._ends.append(bytes(payload))
 
     def find(self, wanted: dict[int, Fresh], since_ms: int) -> dict[int, Had]:
-        """What these had last, as far as it is here and not older; takes out of `wanted` what is settled."""
+        """The last rows of `wanted` in this file, since `since_ms`; removes settled ones from `wanted`."""
         of_number = self._of_number(wanted)
         self._without_ended(of_number, wanted)
         found = self._if_of_one_schema(of_number, wanted)
@@ -146,7 +146,7 @@ class Earlier:
         return found
 
     def _of_number(self, wanted: Mapping[int, Fresh]) -> dict[int, list[int]]:
-        """By number of a session here, whose they may be that are wanted."""
+        """By session number in this file, the indices of the wanted sessions that it may belong to."""
         of_name: dict[str, list[int]] = {}
         for index, fresh in wanted.items():
             of_name.setdefault(fresh.record.instance, []).append(index)
@@ -158,7 +158,7 @@ class Earlier:
         return found
 
     def _without_ended(self, of_number: Mapping[int, list[int]], wanted: dict[int, Fresh]) -> None:
-        """Settle new lives of instances whose last life has ended: it got its markers."""
+        """Remove new lives from `wanted` if the last life has ended: it got its markers."""
         if not any(wanted[index].is_new for indices in of_number.values() for index in indices):
             return
         for payload in self._ends:
@@ -170,7 +170,7 @@ class Earlier:
     def _if_of_one_schema(
         self, of_number: Mapping[int, list[int]], wanted: dict[int, Fresh]
     ) -> dict[int, Had]:
-        """What needs no look at the rows, for all of them are of one schema."""
+        """The wanted sessions that are found without reading rows, because all rows have one schema."""
         schemas = {head.schema for _, head in self.rows}
         if len(schemas) != 1:
             return {}
@@ -184,8 +184,8 @@ class Earlier:
 
 
 def worth_a_search(fresh: Mapping[int, Fresh], declared_before: set[int]) -> dict[int, Fresh]:
-    """Those that had something not long ago. `declared_before` are the sessions that had rows in the
-    stretch's first file before it: of the others the record says when the last row was."""
+    """The sessions that had a row in the last LOOKBACK_MS. `declared_before` are the sessions declared in
+    the stretch's first file before it; the records of the others have the time of the last row."""
     return {
         index: one
         for index, one in fresh.items()
@@ -197,7 +197,7 @@ def worth_a_search(fresh: Mapping[int, Fresh], declared_before: set[int]) -> dic
 def search(
     wanted: dict[int, Fresh], first: Earlier, layout: Layout, tier: int, number: int
 ) -> dict[int, Had]:
-    """What those wanted had before a stretch that begins in file `number` of a tier, behind `first`."""
+    """What `wanted` had before a stretch that begins in file `number` of a tier, after `first`."""
     since_ms = min((one.t_ms for one in wanted.values()), default=0) - LOOKBACK_MS
     found = first.find(wanted, since_ms)
     numbers = [one for one in layout.numbers(tier_name(tier)) if one < number] if wanted else []

@@ -186,7 +186,7 @@ def test_a_refusal_costs_what_is_refused(
         shown = receiver.samples('{job="rondo-vmm"}')
         is_spoken = column_of(name, "2.0") is not None
     assert done.returncode == 0, done.stderr
-    assert (b"does not speak remote-write 2.0" in done.stderr) == (protocol == "2.0" and not is_spoken)
+    assert (b"does not support remote-write 2.0" in done.stderr) == (protocol == "2.0" and not is_spoken)
     refuses = name.startswith("prometheus")
     refused = (21 + 6) * 2 if refuses else 0  # with the markers at their ends
     sent, rejected, unclear = tally(done.stderr)

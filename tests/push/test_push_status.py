@@ -173,7 +173,7 @@ def test_drop_removes_a_cursor_that_is_not_understood(
 ) -> None:
     Layout(store).cursor("prometheus").write_bytes(b"{}")
     assert cli.main([str(store), "--drop", "--cursor", "prometheus"]) == 0
-    assert "nobody knows whether a batch was in flight" in capsys.readouterr().err
+    assert "it is not known whether a batch was in flight" in capsys.readouterr().err
     assert not Layout(store).cursors()
 
 
@@ -190,7 +190,7 @@ def test_drop_of_a_cursor_that_is_not_there_names_those_that_are(
 ) -> None:
     before = sorted(store.iterdir())
     assert cli.main([str(store), "--drop", "--cursor", "mimir"]) == 69
-    assert "no cursor 'mimir'; there is no other either" in capsys.readouterr().err
+    assert "no cursor 'mimir'; there are no others" in capsys.readouterr().err
     assert sorted(store.iterdir()) == before
     for name in ("lab", "prometheus"):
         write_cursor(store, name, 0)

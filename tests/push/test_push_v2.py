@@ -257,7 +257,7 @@ def test_an_old_prometheus_gets_1_0_and_all_of_it(run: Run, tmp_path: Path, prom
     fill(tmp_path, header("a", now_ms - 60_000), seconds(30, now_ms - 60_000), "poweroff")
     done = run("rondo-push", tmp_path, "--remote-write", prometheus.write_url, "--protocol", "2.0")
     assert done.returncode == 0
-    assert b"does not speak remote-write 2.0" in done.stderr
+    assert b"does not support remote-write 2.0" in done.stderr
     shown = prometheus.samples('{instance="a"}')
     for labels, samples in expected(tmp_path).items():
         times = [t_ms for t_ms, value in sorted(samples.items()) if value != STALE_NAN]

@@ -1,7 +1,7 @@
-"""Which remote-write a body is: 1.0 or 2.0, and what all others need to know of the difference.
+"""A request body with its protocol, remote-write 1.0 or 2.0; hides the difference from other modules.
 
-Strategy: a body never travels without its protocol, not in the cursor either: the very same bytes
-go out again with the headers that belong to them. Settling and looking see 1.0 in both.
+Strategy: a body always keeps its protocol, also in the cursor, so that the same bytes are sent again with
+the right headers. Reconciling and dry runs see a request of 1.0 in both.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ HEADERS = {V1: v1.HEADERS, V2: v2.HEADERS}
 
 
 class Body(NamedTuple):
-    """The bytes of a request, and the protocol that they are of."""
+    """The bytes of a request, and their protocol."""
 
     data: bytes
     protocol: str = V1
 
     def request(self) -> WriteRequest:
-        """What it carries, as 1.0 has it. Raises ValueError."""
+        """Its content as a request of 1.0. Raises ValueError."""
         return v2.plain(v2.decode(self.data)) if self.protocol == V2 else v1.decode(self.data)
 
     def select(self, piece: WriteRequest) -> Body:
-        """A body for some of this one's samples, of the same protocol."""
+        """A body with some of its samples, in the same protocol."""
         if self.protocol == V2:
             return Body(v2.compress(v2.select(v2.decode(self.data), piece)), V2)
         return Body(v1.compress(piece))
 
     def as_v1(self) -> Body:
-        """The same in 1.0: without metadata and starts, if it was 2.0."""
+        """The same in 1.0; a body of 2.0 loses its metadata and start times."""
         return self if self.protocol == V1 else Body(v1.compress(self.request()))
 
 
 def encode(protocol: str, blocks: Iterable[Block], metadata: Iterable[Series]) -> Body:
-    """A batch in a protocol; in 2.0 each series carries its metadata itself."""
+    """Encode a batch; in 2.0 each series has its own metadata."""
     if protocol == V2:
         return Body(v2.encode(blocks), V2)
     return Body(v1.encode(blocks, metadata))
 
 
 def encode_bounded(protocol: str, blocks: Sequence[Block], metadata: Iterable[Series]) -> list[Body]:
-    """A batch as bodies of bounded size, each of other series: in 1.0 each series repeats its labels."""
+    """Encode a batch as bodies of bounded size, split by series, because 1.0 repeats labels per series."""
     if protocol == V2:
         return [Body(v2.encode(blocks), V2)]
     return [Body(data) for data in v1.bodies(blocks, metadata)]

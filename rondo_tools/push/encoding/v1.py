@@ -1,11 +1,11 @@
-"""Remote-write 1.0: a batch as the exact bytes of a request's body, and back.
+"""Remote-write 1.0: encodes a batch as the exact bytes of a request's body, and decodes it.
 
-Strategy: a codec that does no I/O. WriteRequest as protobuf, compressed as one snappy block. Samples
-come laid out by `prom.wire`. The labels of a session's series are written once and come again with every
-batch. What is left for Python is to put length, labels and samples of each series one after another.
+Strategy: a codec without I/O. A body is a WriteRequest in protobuf, compressed as one snappy block.
+`prom.wire` lays out the samples. The labels of a session's series are encoded once and used in every
+batch. Python only joins length, labels and samples of each series.
 
-The receiver answers 204 to a request in which a series' samples do not ascend, and drops some of
-them; so what must hold within a request is asserted here, for every request.
+A receiver answers 204 to a request in which a series' samples do not ascend, and drops some of them. So
+the rules of a request are asserted here, for every request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rondo_tools.prom.samples import INSTANCE, Block, Labels, SeriesSet
 from rondo_tools.prom.wire import Run, label_on_the_wire, labels_on_the_wire, samples_by_series, varint
 from rondo_tools.push.model import MAX_BYTES, SAMPLE_BYTES
 
-# Request headers that go with the bodies made here.
+# Request headers for these bodies.
 HEADERS = {
     "Content-Encoding": "snappy",
     "Content-Type": "application/x-protobuf",
@@ -31,13 +31,13 @@ HEADERS = {
 _LONG_HEAD = 1024  # bytes
 
 Head = bytes | tuple[bytes, ...]
-"""A series' labels; if they are long, as parts, which the series of a session share."""
+"""A series' encoded labels; long ones in parts, which the series of a session share."""
 
 
 def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
-    """A request's body. Blocks of the same labels must come in time order.
+    """A request's body. Blocks with the same labels must be in time order.
 
-    Raises AssertionError for blocks that break remote-write's rules: that is a fault of rondo's.
+    Raises AssertionError for blocks that break remote-write's rules, which is a bug of rondo.
     """
     parts: list[bytes] = []
     for head, samples in _series(blocks):
@@ -51,7 +51,7 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
 def bodies(
     blocks: Sequence[Block], metadata: Iterable[Series] = (), *, max_bytes: int = MAX_BYTES
 ) -> Iterator[bytes]:
-    """The same as several bodies of about `max_bytes` before compression; a series is never cut."""
+    """The same in several bodies of about `max_bytes` before compression; a series is never split."""
     labels = sum(series_set.label_bytes for series_set in {block.series_set for block in blocks})
     if labels + SAMPLE_BYTES * sum(block.values.size for block in blocks) <= max_bytes:
         yield encode(blocks, metadata)
@@ -70,19 +70,18 @@ def bodies(
 
 
 def _series(blocks: Iterable[Block]) -> Iterable[tuple[Head, bytes]]:
-    """Labels and samples of each series, on the wire."""
+    """Labels and samples of each series, encoded."""
     runs = (Run(_heads(block.series_set), block.t_ms, block.values) for block in blocks)
     return samples_by_series(runs).items()
 
 
 @lru_cache(maxsize=1 << 12)
 def _heads(series_set: SeriesSet) -> tuple[Head, ...]:
-    """TimeSeries.labels of each of a session's series, on the wire."""
+    """TimeSeries.labels of each of a session's series, encoded."""
     if series_set.instance is None:
         return tuple(_head(labels_on_the_wire(labels)) for labels in series_set.pattern)
-    mine = (
-        label_on_the_wire.__wrapped__((INSTANCE, series_set.instance)),
-    )  # it does not come with many series
+    # Not cached: few series have this label.
+    mine = (label_on_the_wire.__wrapped__((INSTANCE, series_set.instance)),)
     return tuple(_head(before + mine + behind) for before, behind in _around_instance(series_set.pattern))
 
 
@@ -92,7 +91,7 @@ def _head(parts: tuple[bytes, ...]) -> Head:
 
 @lru_cache(maxsize=1 << 8)
 def _around_instance(pattern: tuple[Labels, ...]) -> tuple[tuple[tuple[bytes, ...], tuple[bytes, ...]], ...]:
-    """Of each series' labels on the wire, those before the instance and those behind."""
+    """The encoded labels of each series before the instance, and those after it."""
     found = []
     for labels in pattern:
         parts = labels_on_the_wire(labels)
@@ -124,7 +123,7 @@ def compress(request: WriteRequest) -> bytes:
 
 
 def decode(body: bytes) -> WriteRequest:
-    """The request that a body carries. Raises ValueError."""
+    """The request in a body. Raises ValueError."""
     try:
         return WriteRequest.FromString(snappy.decompress(body))
     except Exception as exc:  # snappy's and protobuf's errors have no base class in common

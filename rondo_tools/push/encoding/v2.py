@@ -1,10 +1,9 @@
-"""Remote-write 2.0: a batch as the exact bytes of a request's body, and its views as 1.0.
+"""Remote-write 2.0: encodes a batch as the exact bytes of a request's body, and decodes it.
 
-Strategy: of 2.0 only what differs is here. Samples are laid out as for 1.0, with the time at which a
-counter began as one more field; labels, help and unit are numbers of symbols, each symbol once.
-Whoever settles a batch or looks at it sees it as a request of 1.0 (`plain`); what it then wants to
-send, a selection of the batch's samples, is selected from the whole (`select`), so that nothing
-that 1.0 does not know is lost on the way.
+Strategy: this module has only the differences to 1.0. Samples are laid out as in 1.0, with the start time
+of a counter as one more field; labels, help and unit are numbers of symbols, and each symbol is sent once.
+Reconciling and dry runs see a request of 1.0 (`plain`). To send a part of its samples, `select` takes them
+from the request of 2.0, so that fields unknown to 1.0 are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from rondo_tools.prom.proto.remote_write_v2_pb2 import Metadata, Request, TimeSe
 from rondo_tools.prom.samples import Block, Labels
 from rondo_tools.prom.wire import Run, labels_on_the_wire, samples_by_series, varint
 
-# Request headers that go with the bodies made here.
+# Request headers for these bodies.
 HEADERS = {
     "Content-Encoding": "snappy",
     "Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request",
@@ -28,9 +27,9 @@ HEADERS = {
 
 
 def encode(blocks: Iterable[Block]) -> bytes:
-    """A request's body. Blocks of the same labels must come in time order.
+    """A request's body. Blocks with the same labels must be in time order.
 
-    Raises AssertionError for blocks that break remote-write's rules: that is a fault of rondo's.
+    Raises AssertionError for blocks that break remote-write's rules, which is a bug of rondo.
     """
     blocks = list(blocks)
     described = {
@@ -41,22 +40,22 @@ def encode(blocks: Iterable[Block]) -> bytes:
     numbers: dict[str, int] = {"": 0}  # of each symbol
     series: list[bytes] = []
     for labels, samples in samples_by_series(run for block in blocks for run in _runs(block)).items():
-        labels_on_the_wire(labels)  # 2.0 has the same rules, and another way to write them
+        labels_on_the_wire(labels)  # asserts the rules, which are the same in 2.0
         around = TimeSeries(
             labels_refs=[_number(numbers, text) for pair in labels for text in pair],
             metadata=_metadata(numbers, described[labels]),
         ).SerializeToString()
-        # Request.timeseries; protobuf takes a message's fields in any order.
+        # Request.timeseries; protobuf accepts a message's fields in any order.
         series += (b"\x2a", varint(len(around) + len(samples)), around, samples)
     symbols = Request(symbols=list(numbers)).SerializeToString()
     return bytes(snappy.compress(symbols + b"".join(series)))
 
 
 def _runs(block: Block) -> tuple[Run[Labels], ...]:
-    """A block's counters, whose samples say when the counter began, and its gauges."""
+    """A block's counters, whose samples have the counter's start time, and its gauges."""
     series_set, t_ms, values, start_ms = block
     if not t_ms.size or not 0 < start_ms <= int(t_ms[0]):
-        return (Run(series_set.labels, t_ms, values),)  # a clock was set: then it is not known
+        return (Run(series_set.labels, t_ms, values),)  # a clock was set, so the start is not known
     counters = [at for at, series in enumerate(series_set.series) if series.kind == COUNTER]
     gauges = [at for at, series in enumerate(series_set.series) if series.kind != COUNTER]
     return (
@@ -83,7 +82,7 @@ def _number(numbers: dict[str, int], text: str) -> int:
 
 
 def decode(body: bytes) -> Request:
-    """The request that a body carries. Raises ValueError."""
+    """The request in a body. Raises ValueError."""
     try:
         request = Request.FromString(snappy.decompress(body))
     except Exception as exc:  # snappy's and protobuf's errors have no base class in common
@@ -91,12 +90,12 @@ def decode(body: bytes) -> Request:
     for series in request.timeseries:
         refs = series.labels_refs
         if len(refs) % 2 or any(ref >= len(request.symbols) for ref in refs):
-            raise ValueError("not a remote-write 2.0 body: labels that are no symbols")
+            raise ValueError("not a remote-write 2.0 body: a label is not a symbol")
     return request
 
 
 def plain(request: Request) -> WriteRequest:
-    """The same labels and samples as 1.0 has them."""
+    """The same labels and samples as a request of 1.0."""
     found = WriteRequest()
     for series in request.timeseries:
         one = found.timeseries.add()
@@ -108,7 +107,7 @@ def plain(request: Request) -> WriteRequest:
 
 
 def select(whole: Request, piece: WriteRequest) -> Request:
-    """Of `whole`, the series and times that are in `piece`."""
+    """The series and times of `whole` that are in `piece`."""
     wanted = {
         tuple((label.name, label.value) for label in series.labels): {one.timestamp for one in series.samples}
         for series in piece.timeseries

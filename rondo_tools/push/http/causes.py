@@ -1,8 +1,8 @@
-"""Why a request got no answer: exceptions of `requests`, urllib3 and ssl in words, with what to do.
+"""Why a request got no answer: messages for exceptions of `requests`, urllib3 and ssl, with advice.
 
-Strategy: libraries wrap one exception into another; the innermost knows. A mistake that somebody has
-to mend (a certificate, a TLS version, a proxy of a kind unknown here) is told apart from trouble that
-passes. TLS says so by an alert of the peer's, or by a reason of OpenSSL's own.
+Strategy: libraries wrap exceptions, and the innermost has the cause. A mistake that somebody has to fix (a
+certificate, a TLS version, an unknown kind of proxy) is distinguished from a temporary failure. For TLS,
+the peer's alert or OpenSSL's reason distinguishes them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from urllib3.exceptions import MaxRetryError
 
 _CLIENT_CERT = "the server does not accept our certificate, or wants one: --client-cert, --client-key"
 _HANDSHAKE = (
-    "the server refuses the handshake: it wants a certificate of ours (--client-cert), or has no TLS version "
-    "and cipher that we have"
+    "the server refuses the handshake: it wants a client certificate (--client-cert), or supports no TLS "
+    "version and cipher of ours"
 )
-_VERSION = "the server has no TLS version and cipher that we have; 1.2 and 1.3 are spoken here"
+_VERSION = "the server supports no TLS version and cipher of ours; rondo-push supports 1.2 and 1.3"
 _KEY = "--client-cert, --client-key: the key is not the certificate's"
 _TOO_WEAK = "a key or signature is too weak for OpenSSL's settings on this machine"
 
-# Reasons as OpenSSL names them, without what says that it was an alert.
+# OpenSSL's names of reasons, without the prefix of an alert.
 _TLS_MISTAKES = {
     "UNKNOWN_CA": _CLIENT_CERT,
     "BAD_CERTIFICATE": _CLIENT_CERT,
@@ -43,7 +43,7 @@ _TLS_MISTAKES = {
     "UNSUPPORTED_PROTOCOL": _VERSION,
     "NO_PROTOCOLS_AVAILABLE": _VERSION,
     "UNRECOGNIZED_NAME": "the server does not know this name; is the host in --remote-write the right one?",
-    "WRONG_VERSION_NUMBER": "what answers does not speak TLS; is it http:// at this port?",
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS; is it http:// at this port?",
     "KEY_VALUES_MISMATCH": _KEY,
     "KEY_TYPE_MISMATCH": _KEY,
     "CA_KEY_TOO_SMALL": _TOO_WEAK,
@@ -59,7 +59,7 @@ _CONFIG_MISTAKES = (
 
 
 def tls_mistake(exc: BaseException | None) -> str | None:
-    """What somebody has to change so that TLS comes about; None if it is something else."""
+    """The mistake to fix for TLS; None if there is another cause."""
     for cause in _causes(exc):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
@@ -74,7 +74,7 @@ def tls_mistake(exc: BaseException | None) -> str | None:
 
 
 def config_mistake(exc: BaseException | None) -> str | None:
-    """What of a URL or a proxy cannot work; None if it is something else."""
+    """The mistake in a URL or a proxy; None if there is another cause."""
     return str(exc) if isinstance(exc, _CONFIG_MISTAKES) else None
 
 
@@ -89,7 +89,7 @@ def reason(exc: BaseException | None) -> str:
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those within it, the outermost first."""
+    """An exception and its causes, the outermost first."""
     while exc is not None:
         yield exc
         inner = exc.reason if isinstance(exc, MaxRetryError) else None

@@ -1,9 +1,9 @@
-"""The connection of urllib3 that requests go over, with a deadline and with HTTP's odd cases.
+"""An urllib3 connection with a deadline, which also handles the odd cases of HTTP.
 
-Strategy: what waits for the network is of three kinds. A name is resolved in a thread, which is left
-alone when the time is up: nothing can interrupt it. Addresses are tried one after the other, each for
-its share of the time that is left. All that happens on a connection (CONNECT, TLS, sending, the answer)
-has no time-out of its own: a timer shuts the socket down, and who reads or writes finds it closed.
+Strategy: there are three kinds of waiting for the network. A name is resolved in a thread, which is
+abandoned at the deadline, because nothing can interrupt it. Addresses are tried one after the other, each
+for its share of the time left. On a connection (CONNECT, TLS, sending, the answer) there are no time-outs:
+a timer shuts the socket down, and reads and writes end.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
 class Wire:
-    """The connection in use: makes it, knows what came of the request on it, cuts it from outside."""
+    """The connection in use: opens it, records the progress of the request, cuts it at the deadline."""
 
     def __init__(self) -> None:
         self.until = 0.0  # the deadline, of time.monotonic
-        self.is_open = False  # whether what is sent goes to the endpoint, not to a proxy before it
+        self.is_open = False  # whether the peer is the endpoint, not a proxy before it
         self.is_sent = False
-        self.is_clean = False  # whether the last answer was read to its end, and nothing came behind it
+        self.is_clean = False  # whether the last answer was read to its end, and nothing followed it
         self.status: int | None = None
         self.proxy_status: int | None = None
         self._tap: socket.socket | None = None  # the same connection, below any TLS
@@ -62,7 +62,7 @@ class Wire:
                 self._tap = None
 
     def connect(self, host: str, port: int, options: Any) -> socket.socket:
-        """A connection to the first of the host's addresses that takes one."""
+        """A connection to the first of the host's addresses that accepts one."""
         addresses = self._resolve(host, port)
         error = OSError("the name has no address")
         for tried, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -77,7 +77,7 @@ class Wire:
                 connected.settimeout(self._left_s() / (len(addresses) - tried))
                 connected.connect(address)
                 connected.settimeout(None)
-                self._follow(connected)
+                self._set_tap(connected)
             except OSError as exc:
                 connected.close()
                 error = exc if tried == 0 else error
@@ -92,7 +92,7 @@ class Wire:
         return left_s
 
     def _resolve(self, host: str, port: int) -> list[Any]:
-        if self._lookup is None or not self._lookup.is_alive():  # else one has been at it since before
+        if self._lookup is None or not self._lookup.is_alive():  # else use the abandoned one
             self._lookup = _Lookup(host, port)
             self._lookup.start()
         lookup = self._lookup
@@ -104,10 +104,10 @@ class Wire:
             raise lookup.error
         return lookup.addresses
 
-    def _follow(self, connected: socket.socket) -> None:
+    def _set_tap(self, connected: socket.socket) -> None:
         self.close()
         with self._lock:
-            self._left_s()  # the timer may have gone off before there was anything to cut
+            self._left_s()  # the timer may have fired before there was a connection to cut
             self._tap = connected.dup()
 
     def _cut(self) -> None:
@@ -120,7 +120,7 @@ class Wire:
 
 
 class _Lookup(threading.Thread):
-    """Resolves a name. A daemon: a resolver that hangs does not hold up the end of the process."""
+    """Resolves a name. A daemon, so that a hanging resolver does not keep the process from exiting."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(name="resolver", daemon=True)
@@ -132,12 +132,12 @@ class _Lookup(threading.Thread):
     def run(self) -> None:
         try:
             self.addresses = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        except (OSError, ValueError) as exc:  # UnicodeError, for what is no name, is a ValueError
+        except (OSError, ValueError) as exc:  # UnicodeError, for an invalid name, is a ValueError
             self.error = exc
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer, or a proxy's to CONNECT, as http.client reads it; it tells the wire of its status."""
+    """http.client's reader of an answer, or of a proxy's answer to CONNECT; sets the wire's status."""
 
     def __init__(self, wire: Wire, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -146,7 +146,7 @@ class _Answer(http.client.HTTPResponse):
         wire.is_clean = False
 
     def _read_status(self) -> tuple[str, int, str]:
-        """The status of the answer proper: http.client reads past 100 only (RFC 9110, 15.2)."""
+        """The status of the final answer: http.client skips only 100 (RFC 9110, 15.2)."""
         while True:
             version, status, reason = super()._read_status()  # type: ignore[misc]
             if status >= 200 or status == http.client.SWITCHING_PROTOCOLS:
@@ -160,11 +160,11 @@ class _Answer(http.client.HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
-        if self.headers.defects:  # else urllib3 logs them with a traceback, and goes on
+        if self.headers.defects:  # else urllib3 logs them with a traceback, and continues
             raise http.client.HTTPException("the answer's headers are damaged")
 
     def _close_conn(self) -> None:
-        """Called at the body's end, or by `close` before it."""
+        """Called at the body's end, or earlier by `close`."""
         is_whole = self.length == 0 or self.chunked is True
         self._wire.is_clean = is_whole and not self.will_close and not self._has_more()
         super()._close_conn()  # type: ignore[misc]
@@ -175,7 +175,7 @@ class _Answer(http.client.HTTPResponse):
         self._wire.is_clean &= is_at_end
 
     def _has_more(self) -> bool:
-        """Whether bytes came behind the answer: in the buffer, which is about to go, or in the TLS."""
+        """Whether bytes follow the answer: in the buffer, which is about to be closed, or in TLS."""
         try:
             self._sock.settimeout(0)
             return bool(self.fp.peek(1))
@@ -185,8 +185,8 @@ class _Answer(http.client.HTTPResponse):
             self._sock.settimeout(None)
 
 
-class _Followed(HTTPConnection):
-    """A connection that is the wire's."""
+class _Connection(HTTPConnection):
+    """A connection of the wire."""
 
     wire: Wire
 
@@ -198,28 +198,28 @@ class _Followed(HTTPConnection):
         return self.wire.connect(self._dns_host, self.port, self.socket_options)
 
     def connect(self) -> None:
-        super().connect()  # CONNECT and the handshakes are in it
+        super().connect()  # with CONNECT and the handshakes
         self.wire.is_open = True
 
     def send(self, data: Any) -> None:
         try:
-            super().send(data)  # which connects, if need be
+            super().send(data)  # connects first if necessary
         except ssl.SSLError as exc:
             if not self.wire.is_open:
                 raise
-            # Why the peer took no more may be there to read: an alert of TLS 1.3, or an early answer.
-            # urllib3 goes on to read it after a broken pipe.
+            # The peer's reason may be readable: an alert of TLS 1.3, or an early answer. urllib3 reads it
+            # after a broken pipe.
             raise BrokenPipeError from exc
         finally:
             self.wire.is_sent |= self.wire.is_open
 
 
-class _FollowedTls(_Followed, HTTPSConnection):
+class _TlsConnection(_Connection, HTTPSConnection):
     """The same with TLS."""
 
 
 class Adapter(HTTPAdapter):
-    """HTTP as `requests` does it, over the wire's connections."""
+    """The HTTP adapter of `requests`, over the wire's connections."""
 
     def __init__(self, wire: Wire) -> None:
         def pool(base: type, connection: type) -> type:
@@ -227,8 +227,8 @@ class Adapter(HTTPAdapter):
             return type(base.__name__, (base,), {"ConnectionCls": connection})
 
         self._pools = {
-            "http": pool(HTTPConnectionPool, _Followed),
-            "https": pool(HTTPSConnectionPool, _FollowedTls),
+            "http": pool(HTTPConnectionPool, _Connection),
+            "https": pool(HTTPSConnectionPool, _TlsConnection),
         }
         super().__init__(pool_connections=1, pool_maxsize=1)
 

@@ -1,7 +1,7 @@
-"""What the endpoint is told about us, and how we tell that it is the endpoint.
+"""Credentials, TLS and proxy settings for the remote-write endpoint.
 
-Strategy: secrets stand in files, read anew when they change. Everything is tried when it is given, before a
-byte is sent.
+Strategy: secrets are in files, which are read again when they change. All settings are checked at the
+start, before a byte is sent.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from rondo_tools.secret import Secret, SecretError, user_and_password
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SECRETS = ("authorization", "proxy-authorization", "cookie")
-_OURS = ("content-encoding", "content-type", "content-length", "transfer-encoding", "host", "connection",
+_RESERVED = ("content-encoding", "content-type", "content-length", "transfer-encoding", "host", "connection",
          "user-agent", "x-prometheus-remote-write-version", "accept-encoding", "expect")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """How to reach the endpoint. Made by `parse_credentials`."""
+    """The settings to reach the endpoint. Made by `parse_credentials`."""
 
     basic: Secret | None = None
     bearer: Secret | None = None
@@ -35,7 +35,7 @@ class Credentials:
     proxy: str | None = None
 
     def authorization(self) -> str | None:
-        """The value of the header, as it is now. Raises PushError."""
+        """The current value of the header. Raises PushError."""
         try:
             if self.bearer is not None:
                 return f"Bearer {self.bearer.text()}"
@@ -46,12 +46,11 @@ class Credentials:
         return None
 
     def proxies(self, url: str) -> dict[str, str]:
-        """The proxy for a URL: the one given, else what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say."""
+        """The proxies for a URL: --proxy, else those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY."""
         if self.proxy is not None:
             return {"http": self.proxy, "https": self.proxy}
-        from requests.utils import (
-            get_environ_proxies,
-        )  # it takes 0.1 s to load: not for a push with nothing to send
+        # Loading it takes 0.1 s, which a push with nothing to send saves.
+        from requests.utils import get_environ_proxies
 
         return dict(get_environ_proxies(url))
 
@@ -66,11 +65,11 @@ def parse_credentials(
     header: Iterable[str] = (),
     proxy: str | None = None,
 ) -> Credentials:
-    """What the flags of these names say. Raises UsageError for what cannot work."""
+    """Credentials from the flags of these names. Raises UsageError for invalid ones."""
     if basic_auth_file and bearer_token_file:
         raise UsageError("--basic-auth-file and --bearer-token-file: give one of them")
     if client_key and not client_cert:
-        raise UsageError("--client-key goes with --client-cert")
+        raise UsageError("--client-key needs --client-cert")
     basic = user_and_password(Path(basic_auth_file), "--basic-auth-file") if basic_auth_file else None
     pair = (Path(client_cert), Path(client_key or client_cert)) if client_cert else None
     if ca_file or pair:
@@ -86,8 +85,8 @@ def parse_credentials(
 
 
 def _try_tls(ca_file: str | None, pair: tuple[Path, Path] | None) -> None:
-    """Load a CA, and a certificate with its key. Raises UsageError for what cannot be loaded."""
-    import ssl  # it takes 20 ms to load: not for a push with nothing to send
+    """Load a CA, and a certificate with its key. Raises UsageError if that fails."""
+    import ssl  # loading it takes 20 ms, which a push with nothing to send saves
 
     def why(exc: OSError) -> str:
         if isinstance(exc, ssl.SSLError):
@@ -102,7 +101,7 @@ def _try_tls(ca_file: str | None, pair: tuple[Path, Path] | None) -> None:
             raise UsageError(f"--ca-file {ca_file}: {why(exc)}") from None
     if pair:
         try:
-            # An encrypted key would ask for a password at the terminal.
+            # Without a password, OpenSSL would ask for that of an encrypted key at the terminal.
             context.load_cert_chain(*pair, password=lambda: "")
         except OSError as exc:
             raise UsageError(f"--client-cert {pair[0]}, key {pair[1]}: {why(exc)}") from None
@@ -112,15 +111,16 @@ def _headers(lines: Iterable[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = (part.strip() for part in line.partition(":"))
-        # The value is not shown: it may be a secret all the same.
+        # The value is not shown: it may still be a secret.
         if not colon or not value or not _HEADER_NAME.fullmatch(name) or not value.isprintable():
             raise UsageError("--header: write 'NAME: VALUE', such as 'X-Scope-OrgID: team-a'")
         if name.lower() in _SECRETS:
             raise UsageError(
-                f"--header {name}: others can read it there; use --bearer-token-file or --basic-auth-file"
+                f"--header {name}: other users can read the command line; use --bearer-token-file or "
+                "--basic-auth-file"
             )
-        if name.lower() in _OURS:
-            raise UsageError(f"--header {name}: it belongs to the protocol, and is ours to set")
+        if name.lower() in _RESERVED:
+            raise UsageError(f"--header {name}: rondo-push sets this header itself")
         if not value.isascii():
             raise UsageError(f"--header {name}: its value is not ASCII")
         headers[name] = value

@@ -1,5 +1,5 @@
-"""The endpoint of a process that may have nothing to send: the transport is made with the first request,
-because what it needs takes longer to load than an idle push."""
+"""The endpoint of a process that may have nothing to send: the first request loads the transport, because
+its libraries take longer to load than an idle push."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Endpoint:
-    """Sends as a transport does. The owner closes it."""
+    """Sends like a transport. The owner closes it."""
 
     def __init__(self, url: str, timeout_s: float, credentials: Credentials) -> None:
         self._url = url

@@ -1,9 +1,8 @@
-"""POSTs by `requests` with its conveniences off: one request, one answer, within a deadline.
+"""POST with `requests`, without its conveniences: one request, one answer, within a deadline.
 
-Strategy: left alone, `requests` keeps cookies, reads .netrc, turns a redirected POST into a GET, and
-gives up an answer whose body is damaged. Here a status that arrived stands, and the connection is used
-again only after a 2xx that was as it should be: with anything else, the next request begins anew, from
-the resolution of the name on.
+Strategy: by default `requests` keeps cookies, reads .netrc, turns a redirected POST into a GET, and drops
+an answer with a damaged body. Here a received status is final. The connection is used again only after a
+complete 2xx; otherwise the next request resolves the name and connects again.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from urllib3.exceptions import HTTPError
 from rondo_tools.push.http.connection import Adapter, Wire
 
 MAX_BODY = 4096  # bytes of an answer's body that are read
-_PATIENCE_S = 1.0  # for the body of a 2xx, which nobody needs
+_PATIENCE_S = 1.0  # for the body of a 2xx, which is not needed
 
-# What `requests`, urllib3 and http.client raise for what the network, the peer or a bad URL does.
+# The exceptions of `requests`, urllib3 and http.client for errors of the network, the peer or the URL.
 _ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
 class Reply(NamedTuple):
-    """An answer: its status, its headers (none if they were damaged), the beginning of its body."""
+    """An answer: its status, its headers (empty if they were damaged), the beginning of its body."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,10 +36,10 @@ class Reply(NamedTuple):
 
 
 class NoReplyError(Exception):
-    """A request that got no answer; `__cause__` says why.
+    """A request got no answer; `__cause__` is the reason.
 
-    `is_sent` if a byte of it may have left us; `is_late` if the deadline ended it; `proxy_status` is
-    what a proxy answered to CONNECT, if it did.
+    `is_sent` if a byte of it may have been sent; `is_late` if the deadline ended it; `proxy_status` is
+    a proxy's answer to CONNECT, if any.
     """
 
     def __init__(self, *, is_sent: bool, is_late: bool, proxy_status: int | None) -> None:
@@ -77,15 +76,15 @@ class Client:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """All that the block's requests do, they do in so long."""
+        """A deadline for all requests of the block together."""
         self._wire.until = time.monotonic() + seconds
         with self._wire.cut_after(seconds):
             yield
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """One request, inside of `within`. Raises NoReplyError.
+        """One request, inside `within`. Raises NoReplyError.
 
-        A status that arrived stands, whatever is wrong with what comes behind it.
+        A received status is final, even if the rest of the answer is damaged.
         """
         wire = self._wire
         wire.forget()
@@ -112,17 +111,17 @@ class Client:
         self._wire.close()
 
     def _read(self, response: requests.Response) -> bytes:
-        """The beginning of the body. Of a 2xx it is read only so that the connection can be kept."""
+        """The beginning of the body. The body of a 2xx is read only to keep the connection."""
         is_needed = response.status_code >= 300 or response.raw.length_remaining == 0
         with response, nullcontext() if is_needed else self._wire.cut_after(_PATIENCE_S):
             try:
                 return bytes(response.raw.read(MAX_BODY))
             except _ERRORS:
-                return b""  # the status stands
+                return b""  # the status is final
 
 
 class _Session(requests.Session):
-    """Leaves redirects alone: told not to follow them, it would still read all of their bodies."""
+    """Ignores redirects: even with `allow_redirects=False`, `requests` would read their whole bodies."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  (its signature)
         return None

@@ -1,11 +1,10 @@
-"""ONE attempt to deliver a body, and what came of it. Policy lives in the loop.
+"""ONE attempt to deliver a body, and its outcome. The pusher has the policy.
 
-Strategy: everything that can happen to an HTTP request becomes one of five answers. What matters
-most beside them is whether a request that failed may have been accepted all the same (`unclear`):
-only one of which no byte left us surely was not.
+Strategy: every result of an HTTP request becomes one of five outcomes. A failed request may still have been
+accepted (`unclear`), unless no byte of it was sent.
 
-Four statuses speak of the samples. Any other refusal, known or not, speaks of us or the endpoint:
-to split the batch for it would throw away sample after sample for a mistake in the configuration.
+Four statuses concern the samples. Any other refusal concerns us or the endpoint: splitting the batch for
+it would drop sample after sample because of a mistake in the configuration.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from rondo_tools.push.model import Answer, Outcome
 
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 MAX_REDIRECTS = 3
-_LONGEST_WAIT_S = 3600.0  # whatever the server asks for
-_MAX_TEXT = 300  # characters of it that are shown
+_LONGEST_WAIT_S = 3600.0  # even if the server asks for more
+_MAX_TEXT = 300  # characters of the server's text that are shown
 
 _REFUSED = (400, 409, 422)
-_PASSING = (408, 425, 429)  # 4xx that ask for the same again
+_TEMPORARY = (408, 425, 429)  # 4xx that ask for a repetition
 _ADVICE = {
     401: "it wants other credentials",
     402: "it wants to be paid",
@@ -79,14 +78,14 @@ class Transport:
         self._client.close()
 
     def send(self, body: bytes, protocol: str = V1) -> Answer:
-        """Send the body, of that protocol, once.
+        """Send the body, encoded in `protocol`, once.
 
-        Never raises for anything that the network or the peer does.
+        Never raises for errors of the network or the peer.
         """
         try:
             authorization = self._credentials.authorization()
         except PushError as exc:
-            return Answer(Outcome.RETRY, str(exc))  # it may be on its way from one file to the next
+            return Answer(Outcome.RETRY, str(exc))  # the file may be in the middle of a change
         headers = dict(HEADERS[protocol])
         if authorization is not None:
             headers["Authorization"] = authorization
@@ -115,12 +114,12 @@ class Transport:
             text += f", {_ADVICE.get(reply.status, _NO_ADVICE)}"
         if words := _harmless(reply.body.decode("utf-8", "replace")):
             text += f": {words}"
-        is_passing = outcome is Outcome.RETRY
+        is_retry = outcome is Outcome.RETRY
         return Answer(
             outcome,
             text,
-            unclear=is_passing,
-            retry_after_s=_retry_after(reply.headers.get("Retry-After"), self._now()) if is_passing else None,
+            unclear=is_retry,
+            retry_after_s=_retry_after(reply.headers.get("Retry-After"), self._now()) if is_retry else None,
             status=reply.status,
             written=_written(reply.headers.get(WRITTEN)),
         )
@@ -133,7 +132,7 @@ class Transport:
         elif exc.proxy_status not in (None, 200):
             words = f"the proxy answered {exc.proxy_status} to CONNECT"
             if _outcome(exc.proxy_status) is not Outcome.RETRY:
-                outcome = Outcome.DENIED  # whatever the status is: it has not seen a sample
+                outcome = Outcome.DENIED  # whatever the status is: the proxy has not seen a sample
         elif mistake := tls_mistake(cause) or config_mistake(cause):
             outcome, words = Outcome.DENIED, mistake
         else:
@@ -149,7 +148,7 @@ def _outcome(status: int) -> Outcome:
         return Outcome.TOO_LARGE
     if status in _REFUSED:
         return Outcome.REFUSED
-    return Outcome.DENIED if 300 <= status < 500 and status not in _PASSING else Outcome.RETRY
+    return Outcome.DENIED if 300 <= status < 500 and status not in _TEMPORARY else Outcome.RETRY
 
 
 def _harmless(text: str) -> str:
@@ -167,8 +166,8 @@ def _redirect(status: int, target: str) -> str:
 
 
 def _retry_after(value: str | None, now_s: float) -> float | None:
-    """Seconds to wait, from seconds or an HTTP date (RFC 9110, 10.2.3), at most an hour; None if it
-    is neither."""
+    """Seconds to wait, from seconds or an HTTP date (RFC 9110, 10.2.3), at most an hour; None for any
+    other value."""
     if value is None:
         return None
     try:
