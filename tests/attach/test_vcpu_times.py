@@ -21,7 +21,9 @@ VCPU, OTHER = 7, 8  # threads
 class Counters:
     """Counters that know threads; a test passes the counts by `Moment`."""
 
-    name, reasons, notes = "fake", EXIT_REASONS, ()
+    name = "fake"
+    reasons: tuple[str, ...] = EXIT_REASONS
+    notes: tuple[str, ...] = ()
     counts_from_birth = knows_threads = True
 
     def read(self) -> Mapping[int, ProcessExits]:
