@@ -1,11 +1,11 @@
-"""Wall clocks that are set: the rules of those who give out times, and of those who judge them.
+"""Wall clocks that are set: rules for producers of times, and for receivers that refuse some of them.
 
-Strategy: a producer's times follow its wall clock, and ascend within a session. Set back by a few
-seconds, it skips ticks until the clock has come to its last one again. Set back further, its session
-ends (`clock`) and another begins. Set forward, its next tick is simply later.
+Strategy: a producer's times follow its wall clock, and ascend within a session. If the clock is set back by a
+few seconds, the producer skips ticks until the clock reaches its last one again. If it is set back further,
+the session ends (`clock`) and another begins. If it is set forward, the next tick is simply later.
 
-Whoever refuses times that are too far ahead cannot know whether the producer's clock or his own is
-wrong, and ticks from before a step may still be under way: `LatestTime` lets them in for an hour.
+A receiver that refuses times too far ahead cannot know whether the producer's clock or its own is wrong, and
+ticks from before a step may still be on their way: `LatestTime` accepts them for an hour.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 SKIPPED_MS = 5_000  # a leap second, or the first correction after boot
 FORGIVEN_S = 3600.0  # after a step back; a producer keeps ten minutes of ticks at one a second
-_STEP_MS = 1_000  # between two readings; less is slewing, or a process that was not run
+_STEP_MS = 1_000  # between two readings; less is slewing, or a process that did not run
 
 
 def now_ms() -> int:
@@ -24,7 +24,7 @@ def now_ms() -> int:
 
 
 def booted_ms() -> int:
-    """The wall clock at the host's boot, as the clocks stand now: only a step of the wall clock moves it."""
+    """The wall-clock time of the host's boot, by the present clocks: a step of the wall clock changes it."""
     return now_ms() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
@@ -34,9 +34,9 @@ def is_set_back(now_ms: float, last_ms: int, interval_ms: int) -> bool:
 
 
 class LatestTime:
-    """The latest that the time may be, in Unix milliseconds, whenever it is called.
+    """When called, the latest time that it may be, in Unix milliseconds.
 
-    That is the wall clock; for an hour after it was set back, what it would show otherwise.
+    That is the wall clock; for an hour after it was set back, the time that it would show otherwise.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class LatestTime:
     ) -> None:
         self._wall_ms, self._monotonic_s = wall_ms, monotonic_s
         self._read_ms, self._read_s = wall_ms(), monotonic_s()
-        self._behind_ms = 0  # by how much it was set back
-        self._until_s = 0.0  # when that no longer counts
+        self._behind_ms = 0  # the wall clock was set back by this
+        self._until_s = 0.0  # until when that counts
 
     def __call__(self) -> int:
         wall_ms, now_s = self._wall_ms(), self._monotonic_s()

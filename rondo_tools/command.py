@@ -1,9 +1,8 @@
-"""What the command lines share: parsing through argh, exit statuses, logging to stderr.
+"""The common part of all command lines: parsing through argh, exit statuses, logging to stderr.
 
 A command is a function whose parameters are declared with ``@arg`` (types given there: argh reads
-no annotations once ``@arg`` is used). Standard output is data; everything said to people goes to
-standard error as ``rondo-store: message``, whatever the locale, and with nothing in it that could
-mislead a terminal.
+no annotations once ``@arg`` is used). Standard output is data; messages for people go to standard error as
+``rondo-store: message``, in any locale, without characters that could mislead a terminal.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from argh.constants import DEST_FUNCTION
 from rondo_tools import __version__, printable
 from rondo_tools.errors import EX_OK, EX_TEMPFAIL, EX_USAGE, RondoError, UsageError
 
-# numpy's OpenBLAS, which we never call, starts a thread for each processor as it is loaded: a third of what
-# a short command costs. Here, for this is loaded before numpy is.
+# numpy's OpenBLAS, which we never call, starts a thread for each processor when it is loaded: a third of the
+# time of a short command. It is set here because this module is loaded before numpy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 T = TypeVar("T")
@@ -50,7 +49,7 @@ _LETTERED = ("--help", "--quiet", "--verbose")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the paragraphs of a description, and names each default that there is."""
+    """Keeps the paragraphs of a description, and adds each default."""
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
@@ -60,7 +59,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argh.ArghParser):
-    """argh's parser with our exit status and our way of saying what is wrong."""
+    """argh's parser with our exit status and error messages."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
@@ -70,8 +69,7 @@ class Parser(argh.ArghParser):
         self.add_argument("-v", "--verbose", action="store_true", help="say more")
 
     def add_argument(self, *names: str, **kwargs: Any) -> argparse.Action:
-        # argh gives each option a letter of its own choice, and another one when options are added:
-        # only those that we name ourselves stay.
+        # argh gives each option a letter, which changes when options are added: we keep only our own letters.
         if len(names) == 2 and len(names[0]) == 2 and names[1] not in _LETTERED:
             names = names[1:]
         return super().add_argument(*names, **kwargs)
@@ -83,7 +81,7 @@ class Parser(argh.ArghParser):
         self.add_argument("--version", action="version", version=f"{self.prog} {__version__}")
 
     def add_command(self, name: str, **kwargs: Any) -> Parser:
-        """A command below this one, or below a tool that is no command itself. Its words follow its name."""
+        """Add a command to this one, or to a tool that is no command. Its arguments follow its name."""
         if self._commands is None:
             is_command = DEST_FUNCTION in self._defaults
             self._commands = self.add_subparsers(
@@ -113,13 +111,13 @@ class Parser(argh.ArghParser):
 
     @property
     def most_arguments(self) -> float:
-        """How many words it takes that are neither flags nor values of flags."""
+        """The greatest number of arguments that are neither flags nor values of flags."""
         arguments = self._get_positional_actions()
         is_open = any(one.nargs in (argparse.ONE_OR_MORE, argparse.ZERO_OR_MORE) for one in arguments)
         return math.inf if is_open else len(arguments)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As argparse's, but what nobody knows is an error here: the parser of a command knows its flags."""
+        """As argparse's, but an unknown argument is an error: the parser of a command knows its flags."""
         self._check_flags(args)
         namespace, left = super().parse_known_args(self._tied(args), namespace)
         if left:
@@ -179,7 +177,7 @@ class Parser(argh.ArghParser):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean --format?``, to end a message with; empty if nothing is like it."""
+    """The end of a message, ``; did you mean --format?``; empty if no known word is similar."""
     import difflib  # only an error needs it
 
     bare = {one.lstrip("-").lower(): one for one in known}
@@ -200,7 +198,7 @@ def _hint(prog: str) -> str:
 
 
 def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Make an argparse type of a parser that raises UsageError, so that the flag is named."""
+    """Make an argparse type of a parser that raises UsageError, so that the message names the flag."""
 
     def convert(text: str) -> T:
         try:
@@ -212,7 +210,7 @@ def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 class _Formatter(logging.Formatter):
-    """One line a message, whatever names are in it; a traceback below it stays as it is."""
+    """One line for each message, whatever names are in it; a traceback below it is not changed."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         return printable.printable(super().formatMessage(record))
@@ -222,9 +220,8 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     """Call the command that `argv` names and return the exit status.
 
     A command returns None; it ends with another status than 0 by raising a RondoError or
-    SystemExit. A RondoError becomes one line on standard error, and a UsageError one more, which
-    names the command's --help. A reader of our standard output that is gone ends us as quietly as
-    SIGPIPE would.
+    SystemExit. A RondoError becomes one line on standard error; a UsageError adds one that names the
+    command's --help. If the reader of our standard output is gone, we end as quietly as by SIGPIPE.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
@@ -232,7 +229,7 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors=printable.ERRORS)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(f"{parser.prog}: %(message)s"))
-    # By force: main() may be called more than once in a process, by tests.
+    # force: tests call main() more than once in a process.
     logging.basicConfig(handlers=[handler], level=_level(arguments), force=True)
     for word in arguments:
         if word.startswith("--") and word.endswith("=--"):  # argparse makes an empty list of it
@@ -271,7 +268,7 @@ def _flushed(stream: TextIO | None) -> Iterator[None]:
 
 
 def _settle(stream: TextIO | None, *, is_data: bool = False) -> None:
-    """Flush; what cannot be written is dropped, else the interpreter would complain of it at its exit."""
+    """Flush. Data that cannot be written is dropped, else the interpreter would report it at its exit."""
     try:
         if stream is not None:  # it was closed before we began: ">&-"
             stream.flush()
@@ -287,13 +284,13 @@ def _settle(stream: TextIO | None, *, is_data: bool = False) -> None:
 
 def _complain(prog: str, what: str, hint: str = "") -> None:
     lines = [f"{prog}: {printable.message(what)}"]
-    if hint and "\n" not in lines[0]:  # else it shows by itself what is wrong
+    if hint and "\n" not in lines[0]:  # else the message shows the error itself
         lines.append(hint)
     if sys.stderr is not None:  # print() would take standard output instead
         try:
             print(*lines, sep="\n", file=sys.stderr)
         except OSError:
-            pass  # nobody is there to hear it; the status says it too
+            pass  # standard error has no reader; the exit status remains
 
 
 def _level(arguments: Sequence[str]) -> int:

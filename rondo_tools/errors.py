@@ -1,4 +1,4 @@
-"""One error tree: what a user can cause carries a message for them and an exit status.
+"""One error tree: an error that a user can cause has a message for the user and an exit status.
 
 An error of the operating system is translated where it enters (``raise StoreError(...) from exc``);
 ``command.run`` prints the message, without a traceback, and exits with the status.
@@ -6,9 +6,9 @@ An error of the operating system is translated where it enters (``raise StoreErr
 
 # sysexits(3h); the statuses that the tools document.
 EX_OK = 0
-EX_USAGE = 64  # you erred: a flag or an argument
-EX_DATAERR = 65  # your peer erred: a stream, a store or a cursor that is not what it should be
-EX_UNAVAILABLE = 69  # something that is needed is not there
+EX_USAGE = 64  # the user's error: a flag or an argument
+EX_DATAERR = 65  # the peer's error: an invalid stream, store or cursor
+EX_UNAVAILABLE = 69  # something that is needed is missing
 EX_SOFTWARE = 70  # an internal error, of KVM or of rondo
 EX_TEMPFAIL = 75  # nothing is lost; try again later
 
@@ -25,13 +25,13 @@ class RondoError(Exception):
 
 
 class UsageError(RondoError):
-    """A flag or argument that cannot be meant."""
+    """An invalid flag or argument."""
 
     exit_code = EX_USAGE
 
 
 class StreamError(RondoError):
-    """Bytes that are not a rondo stream; `offset` is where the offending message begins."""
+    """Bytes that are not a rondo stream; `offset` is the begin of the invalid message."""
 
     exit_code = EX_DATAERR
 
@@ -41,16 +41,16 @@ class StreamError(RondoError):
 
 
 class VmError(RondoError):
-    """The VM cannot be made, or cannot go on."""
+    """The VM cannot be made, or cannot continue."""
 
 
 class StoreError(RondoError):
-    """A store that cannot be read or written as asked."""
+    """A store that cannot be read or written."""
 
     exit_code = EX_DATAERR
 
 
 class PushError(RondoError):
-    """A delivery that cannot go on; by default one that is worth another try."""
+    """A delivery that cannot continue; by default one to try again."""
 
     exit_code = EX_TEMPFAIL

@@ -14,9 +14,8 @@ from typing import Any
 def replace(path: Path, data: bytes, *, like: Path | None = None) -> None:
     """Put `data` at `path`: a temporary file beside it, fsync, rename, fsync of the folder.
 
-    With `like`, it gets that file's mode and, as far as we may give it away, its owner.
-    A crash at any moment leaves the old file or the new one, whole. Raises OSError; then the old file
-    stands untouched.
+    With `like`, it gets the mode and, if permitted, the owner of that file. A crash at any moment leaves the
+    old file or the new one, whole. Raises OSError; then the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -34,7 +33,7 @@ def replace(path: Path, data: bytes, *, like: Path | None = None) -> None:
 
 
 def look_like(fd: int, path: Path) -> None:
-    """Give a file of ours another's mode and, as far as we may, its owner. Raises OSError."""
+    """Give an open file the mode and, if permitted, the owner of another. Raises OSError."""
     other, ours = path.stat(), os.fstat(fd)
     os.fchmod(fd, other.st_mode & 0o7777)
     if (other.st_uid, other.st_gid) != (ours.st_uid, ours.st_gid):
@@ -54,7 +53,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's data to the disk, whoever wrote it. Raises OSError."""
+    """Force a file's data to the disk, also data of other processes. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fdatasync(fd)
@@ -89,7 +88,7 @@ def why(exc: OSError, path: Path) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, for good. Raises OSError."""
+    """Make a folder and its parents, forced to the disk. Raises OSError."""
     if path.is_dir():
         return
     make_folder(path.parent)

@@ -1,10 +1,9 @@
-"""Where a server listens: ``unix:PATH``, ``tcp:HOST:PORT``, or sockets that systemd hands over.
+"""Listening sockets: ``unix:PATH``, ``tcp:HOST:PORT``, or sockets from systemd.
 
-Strategy: a Unix socket is guarded by the mode of its file, 0660 from the first moment on. A socket
-file that nobody answers on is left over and replaced; one that somebody answers on is refused. TCP
-has no guard at all: loopback, unless a host is named; what that means is for the server to say. A TCP
-peer may vanish without a word, so the kernel asks whether it is still there: without an answer it is
-gone within two minutes.
+Strategy: the mode of its file guards a Unix socket, 0660 from the first moment on. A stale socket file, on
+which no process listens, is replaced; a live one is an error. TCP has no guard: it listens on loopback unless
+a host is named, and the server warns of other addresses. A TCP peer may vanish silently, so keepalive probes
+close its connection within two minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPC
 
 
 class Listener:
-    """A listening socket that does not block. The owner closes it; a socket file goes with it."""
+    """A listening socket that does not block. The owner closes it, which removes its socket file."""
 
     def __init__(self, listening: socket.socket, name: str, path: Path | None = None) -> None:
         listening.setblocking(False)
@@ -63,7 +62,7 @@ class Listener:
     def close(self) -> None:
         self.socket.close()
         try:
-            # Who replaced the file meanwhile keeps it.
+            # Another process may have replaced the file; it keeps the new one.
             if self._path is not None and self._path.stat().st_ino == self._inode:
                 self._path.unlink()
         except OSError:
@@ -71,7 +70,7 @@ class Listener:
 
 
 def listen(address: str, group: str | None = None) -> Listener:
-    """Listen where ``--listen`` says. Raises UsageError for what is no address, RondoError otherwise."""
+    """Listen on the address of ``--listen``. Raises UsageError if it is invalid, else RondoError."""
     kind, _, rest = address.partition(":")
     try:
         if kind == "unix" and rest:
@@ -85,7 +84,7 @@ def listen(address: str, group: str | None = None) -> Listener:
 
 
 def inherited(environment: MutableMapping[str, str] = os.environ) -> list[Listener]:
-    """The sockets that systemd has opened for us (sd_listen_fds(3)); none if there are none."""
+    """The sockets that systemd has opened for us (sd_listen_fds(3)), if any."""
     found = []
     for _, fd in sd_notify.handed_over(environment):
         try:
@@ -136,14 +135,14 @@ def _listen_unix(path: Path, address: str, group_id: int) -> Listener:
 
 
 def _remove_left_over(path: Path, address: str) -> None:
-    """Make room for a socket file, if what stands there is one that nobody listens on any more."""
+    """Remove a stale socket file, on which no process listens. Raises UsageError or RondoError for others."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise UsageError(f"--listen {address}: there is a file that is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # a listener whose backlog is full is there, too
+        probe.setblocking(False)  # a full backlog must not block us
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:

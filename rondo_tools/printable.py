@@ -1,8 +1,8 @@
-"""Text that any screen can show: the rest is escaped as in a selector's string (``\\n``, ``\\u202e``).
+"""Printable text: other characters are escaped as in a selector's string (``\\n``, ``\\u202e``).
 
-Strategy: two questions, apart. What is no printable character could mislead a terminal or a log, and is
-escaped by whoever prints it. What is printable, but not in the encoding of an output, is escaped while
-it is written: `ERRORS` is an error handler for that, which the outputs of all tools have.
+Strategy: two separate steps. An unprintable character could mislead a terminal or a log, and is escaped by
+the code that prints it. A printable character that the output's encoding lacks is escaped by the output:
+`ERRORS` is the error handler for that, which the outputs of all tools have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MAX_LINE = 2000  # characters
 
 
 def escape(char: str) -> str:
-    """One character as it can be written in a selector's string."""
+    """One character, escaped as in a selector's string."""
     point = ord(char)
     if point < 0x80:
         return f"\\x{point:02x}"
@@ -23,17 +23,17 @@ def escape(char: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` in one line, with what is not printable escaped: control characters, surrogates, bidi marks."""
+    """`text` in one line, with unprintable characters escaped: control characters, surrogates, bidi marks."""
     return text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
 
 
 def message(text: str) -> str:
-    """A message for people: its lines stay lines, and are cut in the middle where they are very long."""
+    """A message for people: its lines are kept, and very long ones shortened in the middle."""
     return "\n".join(_cut(printable(line)) for line in text.split("\n"))
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """`text` with what `encoding` lacks escaped: its width is then what it will be on the screen."""
+    """`text` with the characters that `encoding` lacks escaped: it then has its width on the screen."""
     return text.encode(encoding or "utf-8", ERRORS).decode(encoding or "utf-8")
 
 

@@ -1,7 +1,6 @@
-"""Rate-limited warnings: so many of a kind in each span of time, then a count of what was suppressed.
+"""Rate-limited warnings: a number of each kind in a span of time, then a count of the suppressed ones.
 
-So whoever can cause warnings at will, a producer that connects in a loop or a hostile guest, does not
-fill the disk with log.
+So a producer that connects in a loop, or a hostile guest, cannot fill the disk with log lines.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class RateLimit:
         self._burst = burst
         self._window_s = window_s
         self._clock = clock
-        self._kinds: dict[str, tuple[float, int]] = {}  # when its window began, how many came since
+        self._kinds: dict[str, tuple[float, int]] = {}  # when its window began, the number since then
 
     def warn(self, kind: str, message: str, *values: object) -> None:
         """Log `message % values` as a warning, or count it."""
@@ -36,11 +35,11 @@ class RateLimit:
             self._log.warning(message, *values)
 
     def report(self, *kinds: str) -> None:
-        """Say how many were suppressed, of these kinds or of all, where the window is over."""
+        """Log how many were suppressed, of these kinds or of all, if their window is over."""
         now = self._clock()
         for kind in kinds or tuple(self._kinds):
             began, count = self._kinds.get(kind, (now, 0))
             if now - began >= self._window_s:
                 del self._kinds[kind]
                 if count > self._burst:
-                    self._log.warning("%s: %d more like the last ones, not shown", kind, count - self._burst)
+                    self._log.warning("%s: %d more suppressed", kind, count - self._burst)

@@ -1,8 +1,8 @@
-"""Talk with systemd: readiness, signs of life, and descriptors that outlive a process (sd_notify(3)).
+"""Notifies systemd: readiness, the watchdog, and descriptors that outlive a process (sd_notify(3)).
 
-Strategy: one datagram each to the socket that NOTIFY_SOCKET names; without one, nothing. A service
-manager that does not listen is no reason to fail. Descriptors that were stored come back by
-LISTEN_FDS, as descriptors of a socket unit do (sd_listen_fds(3)).
+Strategy: each message is one datagram to the socket in NOTIFY_SOCKET; without it nothing is sent. An error of
+the service manager is ignored. Stored descriptors come back through LISTEN_FDS, like those of a socket unit
+(sd_listen_fds(3)).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
 class Notifier:
-    """Tells the service manager. `alive_every_s` is how often it wants a sign of life; None: never."""
+    """Notifies the service manager. `alive_every_s` is the interval for `alive`; None: no watchdog."""
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         address = environment.pop("NOTIFY_SOCKET", "")
@@ -28,7 +28,7 @@ class Notifier:
 
     @property
     def is_heard(self) -> bool:
-        """Whether there is a service manager to tell."""
+        """Whether there is a service manager to notify."""
         return bool(self._address)
 
     def ready(self) -> None:
@@ -41,14 +41,14 @@ class Notifier:
         self._send(b"STOPPING=1")
 
     def store(self, name: str, fd: int) -> None:
-        """Keep a duplicate of a descriptor for the process that is started after this one.
+        """Store a duplicate of a descriptor for the process that is started after this one.
 
         FDPOLL=0 (systemd 246): a BPF map always polls as EPOLLERR, on which systemd would drop it.
         """
         self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}".encode(), fd)
 
     def remove(self, name: str) -> None:
-        """Keep no descriptor of that name any more."""
+        """Remove the stored descriptors of that name."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
 
     def _send(self, message: bytes, *fds: int) -> None:
@@ -59,18 +59,18 @@ class Notifier:
                 sender.connect(self._address)
                 socket.send_fds(sender, [message], fds, socket.MSG_DONTWAIT)
         except OSError:
-            pass  # nobody listens, or not now: it decides what to make of our silence
+            pass  # the service manager does not listen; it handles a missing message
 
 
 def handed_over(environment: MutableMapping[str, str] = os.environ) -> list[tuple[str, int]]:
-    """The descriptors that we were started with, sockets or stored ones, by name ("" without one).
+    """The inherited descriptors, sockets or stored ones, by name ("" without one).
 
-    They are ours from now on, and close-on-exec.
+    The caller owns them from now on; they are close-on-exec.
     """
     count, pid = environment.pop("LISTEN_FDS", ""), environment.pop("LISTEN_PID", "")
     names = environment.pop("LISTEN_FDNAMES", "").split(":")
     if not count.isdecimal() or pid != str(os.getpid()):
-        return []  # not meant for us: a parent's
+        return []  # they are for another process: a parent's
     fds = range(_FIRST_FD, _FIRST_FD + int(count))
     for fd in fds:
         os.set_inheritable(fd, False)

@@ -1,8 +1,8 @@
-"""Secrets that stand in files.
+"""Secrets in files.
 
-Strategy: never on a command line, where every user of the machine can read them, and never in a message.
-A file is read anew when it changes, so that a token may be renewed under a running process; and once when it
-is named, so that what is wrong with it is said at once.
+Strategy: a secret is never on a command line, which every user of the machine can read, and never in a
+message. A file is read at the start, so that an error is reported at once, and again when it changes, so that
+a token may be renewed while a process runs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _MAX_BYTES = 64 * 1024  # no token is longer
 
 
 class SecretError(RondoError):
-    """A file that cannot be read now, or holds something else."""
+    """The file cannot be read now, or has invalid content."""
 
     exit_code = EX_TEMPFAIL
 
 
 class Secret:
-    """The text of a file, read again when the file is another one or has changed."""
+    """The text of a file, read again when the file has changed or was replaced."""
 
     def __init__(self, path: Path, flag: str) -> None:
         self._path = path
@@ -43,7 +43,7 @@ class Secret:
             raise UsageError(str(exc)) from None
 
     def text(self) -> str:
-        """Its one line. Raises SecretError if it cannot be read, or holds something else."""
+        """Its one line. Raises SecretError if the file cannot be read, or has invalid content."""
         try:
             status = self._path.stat()
             version = (status.st_ino, status.st_mtime_ns, status.st_size)

@@ -1,16 +1,15 @@
-"""Selectors: which series are meant, in Prometheus' spelling, ``vcpu_exits_total{reason="io"}``.
+"""Selectors of series, in Prometheus' spelling: ``vcpu_exits_total{reason="io"}``.
 
-Strategy: a hand-written scanner walks the text once, left to right; where it stops is the column an
-error points at. A selector is the conjunction of its matchers, the name before the braces being one
-for ``__name__``.
+Strategy: a hand-written scanner walks the text once, left to right; an error points at the column where it
+stops. A selector is the conjunction of its matchers; the name before the braces is one for ``__name__``.
 
     selector  = name [ braces ] | braces
     braces    = "{" [ matcher { "," matcher } [ "," ] ] "}"
     matcher   = label ( "=" | "!=" | "=~" | "!~" ) string
     string    = '"' escapes '"' | "'" escapes "'" | "`" raw "`"
 
-As in Prometheus a label that is missing has the value "", and a pattern must match all of a value.
-Two things differ: ``{}`` is allowed and means everything (a store is small enough to ask for), and
+As in Prometheus, a missing label has the value "", and a pattern must match the whole value.
+Two things differ: ``{}`` is allowed and means everything (a store is small enough), and
 patterns are Python's `re` with RE2's defaults (``.`` is any character, ``\\d`` and ``\\w`` are ASCII).
 Source: Prometheus, promql/parser (lex.go, generated_parser.y) and util/strutil/quote.go.
 """
@@ -42,13 +41,13 @@ _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v"
 
 
 class Pattern(Protocol):
-    """What `re.compile` gives, and what stands for it where patterns come from strangers."""
+    """A compiled pattern: of `re.compile`, or of a safe substitute for patterns from strangers."""
 
     def fullmatch(self, value: str, /) -> object | None: ...
 
 
 class Matcher(NamedTuple):
-    """One condition on a label; `pattern` is `value` compiled where the operator takes a pattern."""
+    """One condition on a label; `pattern` is the compiled `value` if the operator takes a pattern."""
 
     label: str
     operator: str  # = != =~ !~
@@ -56,7 +55,7 @@ class Matcher(NamedTuple):
     pattern: Pattern | None = None
 
     def matches(self, value: str) -> bool:
-        """Whether a label with this value meets the condition; "" is a label that is missing."""
+        """Whether a label with this value meets the condition; "" is a missing label."""
         if self.pattern is None:
             return (value == self.value) == (self.operator == "=")
         return (self.pattern.fullmatch(value) is not None) == (self.operator == "=~")
@@ -93,14 +92,14 @@ def _is_plain_name(matcher: Matcher) -> bool:
 
 
 def labels_of(header: Header, series: Series) -> dict[str, str]:
-    """What a selector sees of a series: ``__name__``, ``instance``, the header's labels, its own."""
+    """The labels that a selector matches: ``__name__``, ``instance``, those of the header and the series."""
     return {NAME: series.name, "instance": header.instance, **dict(header.labels), **dict(series.labels)}
 
 
 def rest_of(selector: Selector, instance: str, labels: Iterable[tuple[str, str]]) -> Selector | None:
-    """What the labels of a session leave to be decided by those of its series; None if they do not match.
+    """The matchers that the labels of a session do not decide; None if one of these labels does not match.
 
-    Its series may be far to seek.
+    It avoids a search for the session's series, which may be slow.
     """
     known = {"instance": instance, **dict(labels)}
     rest = []
@@ -114,14 +113,14 @@ def rest_of(selector: Selector, instance: str, labels: Iterable[tuple[str, str]]
 
 @lru_cache(maxsize=256)
 def matching_series(series: tuple[Series, ...], selector: Selector) -> tuple[int, ...]:
-    """The series that match by their names and labels alone, by their place."""
+    """The places of the series that match by their names and labels alone."""
     return tuple(
         number for number, one in enumerate(series) if selector.matches({NAME: one.name, **dict(one.labels)})
     )
 
 
 def parse_selector(text: str) -> Selector:
-    """Raises UsageError that points at the column where `text` stops being a selector."""
+    """Raises UsageError that points at the column of the first error."""
     return _Scanner(text).selector()
 
 
@@ -187,7 +186,7 @@ class _Scanner:
             if char == "\\" and quote != "`":
                 pieces += self._escape(quote)
             else:
-                # A byte that the locale has no character for, of an argument, is a byte of UTF-8.
+                # A byte of an argument that has no character in the locale is a byte of UTF-8.
                 is_byte = "\udc80" <= char <= "\udcff"
                 pieces += char.encode(errors="surrogateescape" if is_byte else "surrogatepass")
                 self._at += 1
@@ -217,7 +216,7 @@ class _Scanner:
         return chr(point).encode()
 
     def _take(self, token: re.Pattern[str]) -> str:
-        """The token that stands here and the space after it passed over, or ""."""
+        """The token at this place, or ""; skips it, and the space after it."""
         match = token.match(self._text, self._at)
         if match is None:
             return ""
@@ -239,7 +238,7 @@ class _Scanner:
 
     def _fail(self, what: str, at: int | None = None) -> NoReturn:
         at = self._at if at is None else at
-        # One line for the eye: whatever is not printable takes one column all the same.
+        # One line: an unprintable character is shown as a space, so that the columns fit.
         first = max(at - _SHOWN, 0) if len(self._text) > 2 * _SHOWN else 0
         text = self._text[first : first + 2 * _SHOWN]
         shown = "".join(char if char.isprintable() else " " for char in text)

@@ -1,8 +1,8 @@
-"""SIGINT, SIGTERM and SIGHUP as something to select on: a handler here only wakes the loop.
+"""SIGINT, SIGTERM and SIGHUP through a descriptor: the handler only wakes the loop.
 
-Strategy: SIGHUP is SIGTERM, for whoever asks for SIGTERM. Only the first one counts, and none after a
-SIGTERM: a terminal that closes sends several (the kernel one, the shell another), and a second signal
-means "give up", which nobody asked for. A SIGHUP that is ignored at the start (nohup) stays ignored.
+Strategy: a process that handles SIGTERM gets SIGHUP as SIGTERM. Only the first SIGHUP counts, and none after
+a SIGTERM: a terminal that closes sends several (the kernel one, the shell another), and a second signal means
+"give up", which the user did not ask for. A SIGHUP that is ignored at the start (nohup) stays ignored.
 """
 
 from __future__ import annotations
@@ -15,29 +15,28 @@ from typing import Self
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """The interpreter has written the number to the wake-up descriptor; nothing is left to do."""
+    """Nothing to do: the interpreter has written the number to the wake-up descriptor."""
 
 
 class _HangUps:
-    """Turns the first SIGHUP into SIGTERM and drops the others; passes every other signal."""
+    """Turns the first SIGHUP into SIGTERM and drops the others; passes on every other signal."""
 
     def __init__(self) -> None:
-        self._is_told_to_end = False
+        self._is_ending = False
 
     def translate(self, number: int) -> signal.Signals | None:
         if number == signal.SIGHUP:
-            if self._is_told_to_end:
+            if self._is_ending:
                 return None
             number = signal.SIGTERM
-        self._is_told_to_end |= number == signal.SIGTERM
+        self._is_ending |= number == signal.SIGTERM
         return signal.Signals(number)
 
 
 class Signals:
     """While entered, signals arrive through `fileno()`. For the main thread only.
 
-    `handler` is called for each of them besides, as the signal module calls it. Neither ever sees a
-    SIGHUP: it comes as SIGTERM.
+    `handler` is also called for each, as by the signal module. A SIGHUP comes as SIGTERM to both.
     """
 
     def __init__(

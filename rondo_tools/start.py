@@ -1,8 +1,8 @@
-"""The first lines that run of every tool: is this Python new enough, and is what rondo needs installed?
+"""The start of every tool: is this Python new enough, and are all packages installed?
 
-Strategy: import nothing else of rondo before the version is known, and take a module that cannot be imported
-for a missing package. So Pythons that are far too old for the rest must understand this file and
-`rondo_tools/__init__.py`: a test parses them as Python 3.6 would.
+Strategy: import nothing else of rondo before the version is checked; a module that cannot be imported is a
+missing package. So this file and `rondo_tools/__init__.py` must be valid in Pythons that are far too old for
+the rest: a test parses them as Python 3.6 would.
 """
 
 import importlib
@@ -14,7 +14,7 @@ NEEDED = (3, 11)
 
 
 def too_old(version: Tuple[int, ...]) -> str:  # noqa: UP006
-    """The message for a Python of this version; empty if it will do."""
+    """The message for a Python of this version; empty if it is new enough."""
     if version[:2] >= NEEDED:
         return ""
     return (
@@ -24,7 +24,7 @@ def too_old(version: Tuple[int, ...]) -> str:  # noqa: UP006
 
 
 def missing(error: ImportError, tool: str) -> str:
-    """The message for a package that is not there or of no use; empty if the fault is rondo's own."""
+    """The message for a missing or unusable package; empty if the error is rondo's own."""
     package = (error.name or "").split(".")[0]
     if package in ("", "rondo_tools"):
         return ""

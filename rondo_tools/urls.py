@@ -1,4 +1,4 @@
-"""URLs: what is wrong with one, how it is shown, where it leads."""
+"""URLs: checks them, hides their secrets, and resolves redirects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parse_url(text: str) -> str:
     if wrong is None and urlsplit(text).fragment:
         wrong = "a fragment, from # on, is never sent"
     if wrong is not None:
-        raise UsageError(f"{text!r} is no URL that can be used: {wrong}")
+        raise UsageError(f"{text!r} is no usable URL: {wrong}")
     return text
 
 
@@ -30,7 +30,7 @@ def holds_secret(text: str) -> bool:
 
 
 def fault(text: str) -> str | None:
-    """What keeps a text from being an http or https URL of a host; None if nothing does."""
+    """Why a text is not a valid http or https URL; None if it is."""
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
@@ -39,9 +39,9 @@ def fault(text: str) -> str | None:
         return "not a URL"
     behind = parts.netloc.rpartition("]")[2] if "]" in parts.netloc else ""
     if behind and not behind.startswith(":"):
-        return "between an IPv6 address and its port there is a colon"
+        return "a colon is missing between the IPv6 address and its port"
     if not text.isprintable() or " " in text or "\\" in text:
-        return "a space, a backslash or something unprintable is in it"
+        return "it has a space, a backslash or an unprintable character"
     if parts.scheme not in ("http", "https") or not host or port == 0:
         return "write http://HOST:PORT/PATH, or https"
     if "%" in host:
@@ -50,7 +50,7 @@ def fault(text: str) -> str | None:
 
 
 def shown(url: str) -> str:
-    """A URL without what may be secret in it."""
+    """A URL without the parts that may be secret."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -59,7 +59,7 @@ def shown(url: str) -> str:
 
 
 def joined(url: str, location: str) -> str:
-    """Where an answer's Location leads."""
+    """The URL of an answer's Location."""
     try:
         return urljoin(url, location)
     except ValueError:
@@ -67,7 +67,7 @@ def joined(url: str, location: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str | None, int | None] | None:
-    """Scheme, host and port. None for what is no URL or carries credentials: that is nobody's origin."""
+    """Scheme, host and port; None, which equals no origin, if it is no URL or has credentials."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -1,8 +1,7 @@
-"""What ends a wait early: signals, and whoever calls `wake`.
+"""Waits that signals, and calls of `wake`, end early.
 
-Strategy: a signal is noted, nothing more; what it means is decided in the loop, at a moment of the
-loop's choosing. Signals and wake-ups come through one pipe, and a wait is a `select` on it, so that
-none is lost.
+Strategy: the handler only notes a signal; the loop decides what it means, when it is ready. Signals and
+wake-ups come through one pipe, and a wait is a `select` on it, so none is lost.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from rondo_tools.signals import Signals
 
 
 class Wakeup(Signals):
-    """Waits that can be ended. Use with `with`, in the main thread.
+    """Waits that signals and `wake` end. Use it as a context manager, in the main thread.
 
-    The first signal of each kind tells to stop if it is one of `stop_on`, and is let pass if it is
-    one of `let_pass`. A second of its kind raises KeyboardInterrupt, wherever the process is then.
+    The first signal of each kind means stop if it is one of `stop_on`, and has no effect if it is one of
+    `let_pass`. A second one of its kind raises KeyboardInterrupt at once.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class Wakeup(Signals):
         self._seen: set[int] = set()
         self._stopped_at: float | None = None  # of time.monotonic
         self._has_given_up = False
-        self._lock = threading.Lock()  # of the pipe, which another thread may use while we close
+        self._lock = threading.Lock()  # of the pipe: another thread may write to it while we close it
         self._is_closed = False
 
     def __exit__(self, *_: object) -> None:
@@ -46,30 +45,30 @@ class Wakeup(Signals):
         return self._stopped_at is not None
 
     def stopped_for(self, seconds: float) -> bool:
-        """Whether we were told to stop so long ago, or a pause was not made for it.
+        """Whether the stop signal is `seconds` old, or has ended a pause.
 
-        Who pauses has failed: with a stop signal it is not to fail again, perhaps for as long.
+        A pause follows a failure: after a stop signal there is no other try, which might take as long.
         """
         if self._stopped_at is None:
             return False
         return self._has_given_up or time.monotonic() - self._stopped_at >= seconds
 
     def wake(self) -> None:
-        """End the wait that is going on, or the next one; from any thread."""
+        """End the current wait, or the next one; from any thread."""
         with self._lock:
             if not self._is_closed:
                 try:
                     os.write(self._write, b"\0")
                 except BlockingIOError:
-                    pass  # the pipe is full: it will wake anyway
+                    pass  # the pipe is full: the wait will end anyway
 
     def wait(self, seconds: float) -> None:
-        """Return after so long, or as soon as there is a signal or a wake-up."""
+        """Wait for `seconds`, or until a signal or a wake-up."""
         if not self.is_stopped and select.select([self], [], [], max(0.0, seconds))[0]:
             os.read(self._read, 1 << 12)
 
     def pause(self, seconds: float) -> bool:
-        """Wait so long, whatever wakes us, unless told to stop; say whether to go on."""
+        """Wait for `seconds`, also through wake-ups, until a stop signal; False if it came."""
         until = time.monotonic() + seconds
         while not self.is_stopped and (left := until - time.monotonic()) > 0:
             self.wait(left)

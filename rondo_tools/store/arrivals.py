@@ -1,9 +1,9 @@
-"""What has come into a store since somebody looked last: ticks, and ends of sessions.
+"""Arrivals: the ticks and ends that came into a store since the last look.
 
-Strategy: of each journal we know how many frames of rows and how many ends were taken, so each look
-reads what was appended, whatever the journals hold. A journal is known by its file id, as one may be
-written anew with the same frames. Any other is taken from its begin; so an end or a tick may come twice,
-if a store is put back, and is late then.
+Strategy: for each journal we keep the number of ROWS frames and of ends that were taken, so each look reads
+only what was appended. A journal is identified by its file id: rewriting it keeps its frames. Any other
+journal is taken from its begin; so after a backup was put back, an end or a tick may come twice, and is late
+then.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rondo_tools.store.snapshot import Snapshot
 
 
 class News(NamedTuple):
-    """What has come into one journal: rows by schema, in the order in which they came within each, and
-    ends. `sessions` are all of the journal, by their numbers in it."""
+    """New rows and ends of one journal. Rows of each schema are in their order of arrival. `sessions` has all
+    sessions of the journal, by number."""
 
     sessions: Mapping[int, SessionRecord]
     ticks: list[tuple[Schema, Rows]]
@@ -42,7 +42,7 @@ class Arrival(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """A session ended; `last_ms` is its last tick then, and a later one undoes an end `lost`."""
+    """The end of a session; `last_ms` is its last tick then. A later tick undoes an end `lost`."""
 
     session: SessionRecord
     end: stream.End
@@ -50,13 +50,13 @@ class Ending(NamedTuple):
 
 
 class Arrivals:
-    """Takes what has come from one snapshot to the next."""
+    """Takes the new data of each snapshot."""
 
     def __init__(self) -> None:
-        self._taken: dict[FileHeader, tuple[int, int]] = {}  # frames of rows, ends
+        self._taken: dict[FileHeader, tuple[int, int]] = {}  # ROWS frames, ends
 
     def skip(self, snapshot: Snapshot, since_ms: int | None = None) -> None:
-        """What is there now is no news, but for what came with or after the first tick since then."""
+        """Skip the data of a snapshot, or the part of it before the first tick since `since_ms`."""
         self._taken = {
             view.file.header: (
                 (view.heads.size, len(view.all_ends)) if since_ms is None else _before(view, since_ms)
@@ -65,13 +65,13 @@ class Arrivals:
         }
 
     def skip_rolled_up(self, snapshot: Snapshot) -> None:
-        """All is news that no roll-up has taken up."""
+        """Skip the journals that are rolled up."""
         self.skip(snapshot)
         for view in snapshot.not_rolled_up:
             del self._taken[view.file.header]
 
     def news(self, snapshot: Snapshot) -> Iterator[News]:
-        """What has come since, journal by journal, the oldest first."""
+        """The new data, journal by journal, the oldest first."""
         for view in snapshot.whole_journals():
             frames, ends = self._taken.get(view.file.header, (0, 0))
             if frames == view.heads.size and ends == len(view.all_ends):
@@ -82,7 +82,7 @@ class Arrivals:
         self.skip(snapshot)
 
     def take(self, snapshot: Snapshot) -> tuple[list[Arrival], list[Ending]]:
-        """The same by session; the ticks of a session in the order of its schemas."""
+        """The new data by session; the ticks of a session in the order of its schemas."""
         ticks: list[Arrival] = []
         ends: list[Ending] = []
         for news in self.news(snapshot):
@@ -97,7 +97,7 @@ class Arrivals:
 
 
 def _before(view: JournalView, since_ms: int) -> tuple[int, int]:
-    """How many frames and ends of a journal come before its first tick since then."""
+    """The number of frames and of ends of a journal before its first tick since `since_ms`."""
     late = view.heads["greatest_ms"] >= since_ms
     ended = (number for number, one in enumerate(view.all_ends) if one.last_ms >= since_ms)
     frames = int(late.argmax()) if late.any() else view.heads.size

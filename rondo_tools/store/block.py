@@ -1,8 +1,8 @@
-"""Ticks by the hundred: what a file or a backlog holds, decoded and handled as arrays.
+"""Blocks: many ticks of a file or a backlog, decoded and handled as arrays.
 
-Strategy: in the one shape that `stream.encode` writes, ticks of a session all have the same length;
-so a piece of the stream is an array of them already, and numpy looks at it as one. The few ticks of
-a live session, and those of any other shape, come one by one from the decoder below.
+Strategy: in the shape that `stream.encode` writes, all ticks of a session have the same length; so a piece
+of the stream is an array of them, and numpy reads it as one. Few ticks at once, or ticks of another shape,
+come one by one from the base class.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from rondo_tools.stream import MAX_T_MS, TICK_HEAD, Decoder, TickShape
 
-_FEW = 16  # ticks for which an array is not worth its making
+_FEW = 16  # for fewer ticks an array costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Ticks in the order in which they came: `t_ms` int64 (n,), `values` float64 (n, series)."""
+    """Ticks in their order of arrival: `t_ms` int64 (n,), `values` float64 (n, series)."""
 
     t_ms: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
@@ -34,13 +34,13 @@ class Block:
         return self if wanted.all() else Block(self.t_ms[wanted], self.values[wanted])
 
     def past(self, last_ms: int) -> Block:
-        """The ticks that are past `last_ms` and past all before them."""
+        """The ticks that are later than `last_ms` and than all ticks before them."""
         newest = np.maximum.accumulate(np.concatenate(([last_ms], self.t_ms)))
         return self.only(self.t_ms > newest[:-1])
 
 
 class BlockDecoder(Decoder):
-    """A Decoder that yields a Block where there are many ticks at once."""
+    """A Decoder that yields a Block for many ticks at once."""
 
     __slots__ = ()
 

@@ -1,10 +1,9 @@
-"""Rows of many sessions at once: for a thousand sessions, one pass over the files instead of a thousand.
+"""Rows of many sessions: for a thousand sessions, one pass over the files instead of a thousand.
 
-Strategy: of each file, all frames that may matter are read once, rows of the sessions that are wanted
-are picked by number, and of these only the columns that are wanted are copied. Then one stable sort by
-session. The result is what each session's own `rows` and `runs` would give; the open windows of coarse
-tiers are rolled up for all sessions together. A session that came back after its end is rare and read
-by itself.
+Strategy: the relevant frames of each file are read once, the rows of the wanted sessions are picked by
+number, and only their wanted columns are copied. Then follows one stable sort by session. The result equals
+`rows` and `runs` of each session; the open windows of coarse tiers are rolled up for all sessions together.
+A session that came back after its end is rare, and read by itself.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ from rondo_tools.store.session_rows import Times, Values
 from rondo_tools.store.snapshot import Snapshot
 
 Ints = npt.NDArray[np.int64]
-_FEW = 4  # sessions: to pick their rows out of a journal that holds thousands is cheaper one by one
+_FEW = 4  # sessions: fewer are read one by one, which is cheaper in a journal with thousands
 
 
 class Wanted(NamedTuple):
-    """A session, and `pick(series)`: which of its series, by their places; called once a schema.
+    """A session, and `pick(series)`: the places of the wanted series; called once for each schema.
 
-    Of rows of which none is picked, there are the times."""
+    If no series is picked, the result has the times of the rows."""
 
     session: Session
     pick: Callable[[tuple[Series, ...]], tuple[int, ...]]
 
 
 class Piece(NamedTuple):
-    """Rows of a session: `t_ms` (n,) ascending strictly, `values` (n, len(numbers)): of the series of
-    `schema` at these places."""
+    """Rows of a session: `t_ms` (n,) strictly ascending; `values` (n, len(numbers)) of the series of `schema`
+    at these places."""
 
     schema: Schema
     numbers: tuple[int, ...]
@@ -54,13 +53,13 @@ class Piece(NamedTuple):
 
 
 class TooMuchError(Exception):
-    """More values than were allowed."""
+    """The result would have more than `max_values` values."""
 
 
 class Question(NamedTuple):
-    """Rows with after_ms < t_ms <= until_ms of a tier; of a gauge's window in a coarse tier `aggregate`.
+    """Asks for rows of a tier with after_ms < t_ms <= until_ms; in a coarse tier for `aggregate` of gauges.
 
-    More than `max_values` raise TooMuchError, before they take much more memory.
+    More than `max_values` values raise TooMuchError, before they take much memory.
     """
 
     tier: int
@@ -73,7 +72,7 @@ class Question(NamedTuple):
 def read(
     snapshot: Snapshot, tiers: Sequence[Tier], wanted: Sequence[Wanted], question: Question
 ) -> list[list[Piece]]:
-    """Of each session, its pieces in time order, one for each stretch of one schema.
+    """The pieces of each session in time order: one for each run of rows with one schema.
 
     Raises StoreError if a file cannot be read any more, and TooMuchError.
     """
@@ -87,14 +86,14 @@ def read(
 
 
 class _Gathered:
-    """What was found: of each schema, the sessions' places, times and picked columns of rows."""
+    """The found rows: for each schema the places of their sessions, their times and picked columns."""
 
     def __init__(self, wanted: Sequence[Wanted], question: Question, window_ms: int) -> None:
         self.wanted, self.question, self.window_ms = wanted, question, window_ms
         self.keys: dict[SessionKey, int] = {
             (one.session.instance, one.session.start_ms): place for place, one in enumerate(wanted)
         }
-        # Sessions that pick in the same way are handled together.
+        # Sessions with the same `pick` are handled together.
         pickers = list(dict.fromkeys(one.pick for one in wanted))
         number = {pick: at for at, pick in enumerate(pickers)}
         self._pickers = pickers
@@ -106,7 +105,7 @@ class _Gathered:
     def add(
         self, schema: Schema, place: Ints, t_ms: Times, values: Callable[[Ints, npt.NDArray[np.intp]], Values]
     ) -> None:
-        """Rows of sessions at these places in `wanted`; `values(rows, columns)` copies some of them."""
+        """Add rows of sessions at these places in `wanted`; `values(rows, columns)` copies some of them."""
         inside = (t_ms > self.question.after_ms) & (t_ms <= self.question.until_ms) & (place >= 0)
         rows = np.flatnonzero(inside)
         if not rows.size:
@@ -155,7 +154,7 @@ class _Gathered:
 
 
 def _in_order(pieces: list[Piece], window_ms: int) -> list[Piece]:
-    """The pieces of one session in time order; of several rows of a window the last stands."""
+    """The pieces of one session in time order; if a window has several rows, the last is valid."""
     if len(pieces) == 1 and (np.diff(pieces[0].t_ms // window_ms) > 0).all():
         return pieces
     which = np.repeat(np.arange(len(pieces)), [piece.t_ms.size for piece in pieces])
@@ -176,9 +175,9 @@ def _in_order(pieces: list[Piece], window_ms: int) -> list[Piece]:
 def _ticks(snapshot: Snapshot, gathered: _Gathered) -> None:
     question = gathered.question
     for place, one in enumerate(gathered.wanted):
-        told = one.session.description
-        if told is not None and told.last_ms > question.after_ms:
-            for there in session_rows.last_rows(snapshot, told, question.after_ms):
+        description = one.session.description
+        if description is not None and description.last_ms > question.after_ms:
+            for there in session_rows.last_rows(snapshot, description, question.after_ms):
                 if there is not None:
                     _add_rows(gathered, there[0], np.full(there[1].size, place), there[1])
     _journal_rows(snapshot, gathered, question.after_ms)
@@ -204,7 +203,7 @@ def _add_rows(gathered: _Gathered, schema: Schema, place: Ints, rows: FrameRows)
 
 
 def _places(keys: dict[SessionKey, int], numbers: Iterator[tuple[int, SessionKey]]) -> Ints:
-    """By a session's number in a file, its place among those that are wanted, or -1; the last is -1."""
+    """The place in `keys` of each session, by its number in a file, or -1; the last entry is -1."""
     pairs = [(number, keys[key]) for number, key in numbers if key in keys]
     if not pairs:
         return np.zeros(0, np.int64)
@@ -236,7 +235,7 @@ def _coarse(snapshot: Snapshot, gathered: _Gathered) -> None:
 
 
 def _came_back(snapshot: Snapshot, gathered: _Gathered) -> set[int]:
-    """Sessions with an entry in `ended` and rows since: their last window begins with their last rows."""
+    """Sessions with a description and later rows: their last window begins with their last rows."""
     return {
         place
         for key, place in gathered.keys.items()
@@ -246,7 +245,7 @@ def _came_back(snapshot: Snapshot, gathered: _Gathered) -> set[int]:
 
 
 def _open_windows(snapshot: Snapshot, gathered: _Gathered, keys: dict[SessionKey, int]) -> None:
-    """What the last roll-up left open, folded with the ticks of journals that are not rolled up."""
+    """Add the open windows of the carry, folded with the ticks of journals that are not rolled up."""
     question, interval_ms = gathered.question, gathered.window_ms
     slots = np.full(len(snapshot.carry.names) + 1, -1, np.int64)
     for slot, ((instance, _), start_ms) in enumerate(
@@ -273,7 +272,7 @@ def _add_values(gathered: _Gathered, schema: Schema, place: Ints, t_ms: Times, v
 
 
 class _Fresh:
-    """All columns of the ticks that are not rolled up, of sessions that are wanted."""
+    """The ticks of wanted sessions that are not rolled up, with all columns."""
 
     def __init__(self, gathered: _Gathered, keys: dict[SessionKey, int], after_ms: int) -> None:
         self._keys, self._after_ms = keys, after_ms

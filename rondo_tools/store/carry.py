@@ -1,4 +1,4 @@
-"""`carry_N`: what a roll-up leaves open: the sessions that are not over, and their open windows.
+"""The carry, `carry_N`: the live sessions after a roll-up, and their open windows.
 
     CRC-32 of all that follows u32, then msgpack:
     {"names": [[instance, {label: value}], ...],      one for each session; its place is its slot
@@ -7,11 +7,11 @@
      "windows": [[[schema, bytes of each column of Groups], ...], ...],   one list a coarse tier
      "files": {folder: [number, sessions, [schema, ...], numbers, row_ms]}}
 
-A schema is a place in "schemas"; `session` in Groups is a slot. "files" says what the open file of a
-folder has declared, so that it can be continued without reading it: see `OpenFile`.
+A schema is a place in "schemas"; `session` in Groups is a slot. "files" has the declarations of each folder's
+open file, so that a roll-up can continue it without reading it: see `OpenFile`.
 
-Strategy: what changes with every tick stands in columns, one row a session, and is packed as it is.
-Slots mean something in this file only: sessions that are over leave no gap.
+Strategy: the values that change with every tick are columns, one row for each session, packed as they are.
+A slot is valid in this file only: ended sessions leave no gap.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LIVE = np.dtype(
         ("last_ms", "<i8"),
         ("ticks", "<i8"),
         ("before_ms", "<i8"),  # the newest tick of its instance's other sessions, when it was declared
-        ("described_ms", "<i8"),  # it was over, and came back: its last tick then; 0: never
+        ("described_ms", "<i8"),  # of a session that came back after its end: its last tick then; else 0
         ("schema", "<u4"),  # all series that it has had
         ("journal", "<u4"),  # of its last tick
         ("from_journal", "<u4"),  # its last ten minutes of ticks are in journals from this one on
@@ -49,7 +49,7 @@ Live = npt.NDArray[np.void]
 
 
 class LiveSession(NamedTuple):
-    """A session that is not over, up to the journal that was rolled up last."""
+    """A live session, up to the journal that was rolled up last."""
 
     instance: str
     start_ms: int
@@ -67,7 +67,7 @@ class LiveSession(NamedTuple):
 
 @dataclass(slots=True)
 class OpenFile:
-    """What the newest file of a folder has declared: `sessions` sessions, and schemas by number.
+    """The declarations in the newest file of a folder: `sessions` is their number, `schemas` are by number.
 
     By slot: `numbers`, the session's number in the file or -1; `row_ms`, the time of its newest row in
     the folder or 0.
@@ -92,7 +92,7 @@ class Carry:
 
     @property
     def sessions(self) -> dict[int, LiveSession]:
-        """By slot, the sessions that are not over."""
+        """The live sessions, by slot."""
         columns = zip(
             self.names,
             *(
@@ -117,7 +117,7 @@ class Carry:
         }
 
     def pack(self) -> bytes:
-        """The file's content. `schemas` need not be complete: it gets what windows and files use."""
+        """The file's content. Schemas of windows and files that `schemas` lacks are added."""
         place = {schema: number for number, schema in enumerate(self.schemas)}
         for schemas in (*self.windows, *(file.schemas for file in self.files.values())):
             for schema in schemas:
@@ -143,7 +143,7 @@ class Carry:
 
 
 def parse_carry(data: bytes) -> Carry:
-    """Raises StoreError, which does not name the file, for what is damaged or no carry."""
+    """Raises StoreError, without the file's name, for data that is damaged or no carry."""
     try:
         if crc32(data[4:]) != int.from_bytes(data[:4], "little") or len(data) < 5:
             raise StoreError("damaged")
@@ -168,7 +168,7 @@ def parse_carry(data: bytes) -> Carry:
         if len(names) != carry.live.size:
             raise StoreError("damaged")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, msgpack.UnpackException) as exc:
-        raise StoreError(f"not what a roll-up left open ({exc!r:.200})") from exc
+        raise StoreError(f"not a carry ({exc!r:.200})") from exc
     return carry
 
 
@@ -181,7 +181,7 @@ def _groups(columns: list[bytes], schema: Schema) -> Groups:
     session, window, t_ms, n, total, low, high, last = columns
 
     def table(packed: bytes, width: int, kind: Any = np.float64) -> npt.NDArray[Any]:
-        # By rows: reshape(-1, 0) cannot know how many there are.
+        # reshape(-1, 0) could not compute the number of rows.
         return np.frombuffer(packed, kind).reshape(len(session) // 8, width).copy()
 
     return Groups(

@@ -1,8 +1,8 @@
-"""Checking a store: is every file whole, and do they agree?
+"""Checks a store: are all files undamaged, and do they agree?
 
-Strategy: a snapshot, as readers take it; so the store may be written meanwhile. Every frame of every
-file is read; descriptions are held against the rows that they point at, and coarse rows against the
-ticks that are still there (`check_coarse`). What cannot be looked at is a finding, too.
+Strategy: it checks a snapshot, like a reader; so the store may be written meanwhile. Every frame of every
+file is read. Descriptions are compared with the rows that they point at, and coarse rows with the ticks that
+are still there (`check_coarse`). A file that cannot be read is a finding, too.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from rondo_tools.store.snapshot import Files, Snapshot
 
 
 class Finding(NamedTuple):
-    """What is wrong with a file."""
+    """An error in a file."""
 
     path: Path
     what: str
 
 
 class Checker:
-    """Checks the store at `path`; `files` and `sessions` count what was looked at.
+    """Checks the store at `path`; `files` and `sessions` count what was checked.
 
     Raises StoreError if there is none, or its store.json or state.json cannot be read.
     """
@@ -67,7 +67,7 @@ class Checker:
         for path, why in files.unread.items():
             yield Finding(path, why.removeprefix(f"{path}: "))
         for path in snapshot.missing:
-            yield Finding(path, "is not there, though state.json wants it")
+            yield Finding(path, "is missing, though state.json names it")
         sound = set()
         for journal in snapshot.whole_journals():
             found = list(_journal(journal))
@@ -82,8 +82,10 @@ class Checker:
                     yield finding
         for ended in snapshot.ended.values():
             yield from _derived(ended, 0)
-        told = [one for ended in snapshot.ended.values() for one in map(description_of, ended.descriptions())]
-        newest = {one.key: one for one in told}
+        descriptions = [
+            one for ended in snapshot.ended.values() for one in map(description_of, ended.descriptions())
+        ]
+        newest = {one.key: one for one in descriptions}
         whole = []
         for one in newest.values():
             wrong = _places(snapshot, one)
@@ -119,7 +121,7 @@ def _damage(path: Path, damage: Damage) -> Iterator[Finding]:
 
 
 def _derived(view: DerivedView, tier: int) -> Iterator[Finding]:
-    """All frames of a derived file, and what they say of one another."""
+    """Check all frames of a derived file, and whether they agree."""
     path, file, length = view.path, view.file, view.length
     if file.size < length:
         yield Finding(path, f"is {file.size} bytes long, not {length} as state.json says")
@@ -143,7 +145,7 @@ def _derived(view: DerivedView, tier: int) -> Iterator[Finding]:
 
 
 class _Contents:
-    """What the frames of a derived file say; `wrong` is by offset."""
+    """The declarations and indexes of a derived file; `wrong` has the errors by offset."""
 
     def __init__(self, view: DerivedView, tier: int) -> None:
         self.wrong: dict[int, str] = {}
@@ -168,8 +170,8 @@ class _Contents:
             self._indexes.append((at, np.frombuffer(payload, INDEX_ROW, head.entries).tolist()))
         elif head.kind == DESCRIPTIONS:
             table = description_table(payload, head.entries)
-            told = [(key_of(*one.key), one.last_ms) for one in descriptions_in(payload, head.entries)]
-            if told != list(zip(table["key"].tolist(), table["last_ms"].tolist(), strict=True)):
+            described = [(key_of(*one.key), one.last_ms) for one in descriptions_in(payload, head.entries)]
+            if described != list(zip(table["key"].tolist(), table["last_ms"].tolist(), strict=True)):
                 self.wrong[at] = "its table does not fit its descriptions"
         if head.kind in (SCHEMA, SESSION, ROWS, END):
             self._seen[at] = head.kind, least, greatest
@@ -182,32 +184,32 @@ class _Contents:
             self.wrong[at] = "it has rows of sessions that were not declared before"
 
     def check_indexes(self) -> None:
-        """An INDEX tells of frames that are there."""
+        """Check that the frames in each INDEX exist."""
         for at, entries in self._indexes:
             for kind, least, greatest, offset in entries:
                 if self._seen.get(offset) != (kind, least, greatest):
-                    self.wrong[at] = f"it tells of a frame at byte {offset} that is not there"
+                    self.wrong[at] = f"its entry for byte {offset} is not a frame that is there"
                     break
 
 
-def _places(snapshot: Snapshot, told: Description) -> Finding | None:
-    """Whether the rows that a description points at are there, and its own. Those of files that went by
-    retention are not missed."""
-    key: SessionKey = told.key
+def _places(snapshot: Snapshot, one: Description) -> Finding | None:
+    """Check that the rows that a description points at exist, and belong to its session. Rows of removed
+    files are not missed."""
+    key: SessionKey = one.key
     newest_ms = 0
-    for place in told.places:
+    for place in one.places:
         view: RowsView | None = snapshot.last_rows.get(place.file)
         if view is None:
             return None
         found = view.last_rows(place)
         where = f"byte {place.offset}: "
         if found is None:
-            return Finding(view.path, f"{where}no such rows, though {told.instance}/{told.start_ms} has some")
+            return Finding(view.path, f"{where}no such rows, though {one.instance}/{one.start_ms} has some")
         _, rows = found
         if {view.sessions().get(number) for number in rows["session"].tolist()} != {key}:
-            return Finding(view.path, f"{where}not the rows of {told.instance}/{told.start_ms} alone")
+            return Finding(view.path, f"{where}not the rows of {one.instance}/{one.start_ms} alone")
         newest_ms = max(newest_ms, int(rows["t_ms"].max()))
-    if newest_ms != told.last_ms and told.places:
-        path = snapshot.last_rows[told.places[-1].file].path
-        return Finding(path, f"the last tick of {told.instance}/{told.start_ms} is not among its last rows")
+    if newest_ms != one.last_ms and one.places:
+        path = snapshot.last_rows[one.places[-1].file].path
+        return Finding(path, f"the last tick of {one.instance}/{one.start_ms} is not among its last rows")
     return None

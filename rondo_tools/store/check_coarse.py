@@ -1,12 +1,12 @@
-"""Checking coarse rows: are they, to the bit, the roll-up of the ticks that are still there?
+"""Checks coarse rows: do they equal, to the bit, the roll-up of the ticks that are still there?
 
-Strategy: only windows of which all ticks are there, and that were rolled up, can be judged. Of the
-journals, those from the newest back to the first that is missing or damaged hold all ticks of a session
-that are later than its `last_ms` in the oldest of them that declares it; of a session without any, its
-last rows hold all from the first of them on. All sessions are rolled up at once, as the store does, and
-the tiers' rows are looked up in what comes out; of equal (session, window) the last stands.
+Strategy: a window can be checked if it was rolled up and all its ticks are there. The whole journals, from
+the newest back to the first missing or damaged one, have all ticks of a session later than its `last_ms` in
+the oldest of them that declares it. A session without such a journal has its last rows: they are complete
+from the first of them on. All sessions are rolled up together, as the store does, and compared with the rows
+of the tiers; of rows with the same session and window the last is valid.
 
-A row is known by a hash of its bits: the rows of ten thousand sessions would not fit in memory.
+Rows are compared by a hash of their bits: the rows of ten thousand sessions would not fit in memory.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ _SESSIONS = 4096  # whose last rows are rolled up at once
 
 
 class Comparison:
-    """`sound` are the journals without damage, `told` the descriptions whose rows are as they should be."""
+    """`sound` are the undamaged journals, `descriptions` those with sound last rows."""
 
     def __init__(
         self,
         snapshot: Snapshot,
         tiers: tuple[Tier, ...],
         sound: Collection[int],
-        told: Iterable[Description],
+        descriptions: Iterable[Description],
     ) -> None:
         self._snapshot, self._tiers = snapshot, tiers
         self._numbers: dict[SessionKey, int] = {}
-        self._since: list[int] = []  # by number: windows that begin later are whole
-        self._told = list(told)
+        self._since: list[int] = []  # by number: windows that begin later are complete
+        self._descriptions = list(descriptions)
         self._journals = self._whole_journals(sound)
         for journal in self._journals:
             for record in journal.records.values():
                 self._number(record.key, record.last_ms)
 
     def differences(self, damaged: Collection[int]) -> Iterator[tuple[Path, str]]:
-        """(file, what is wrong with it); no row is missed in the tiers that are `damaged`."""
-        only_told = self._only_told()
+        """(file, its error); in `damaged` tiers missing rows are no error."""
+        only_described = self._only_described()
         for tier in range(1, len(self._tiers)):
             expected = dict(self._of_journals(tier))
             missed = set(expected) if tier not in damaged and self._misses(tier) else set()
-            expected |= self._of_last_rows(tier, only_told)
+            expected |= self._of_last_rows(tier, only_described)
             found = self._stored(tier)
             names = list(self._numbers)
             for key, row in expected.items():
@@ -68,7 +68,7 @@ class Comparison:
                     yield self._snapshot.layout.folder(tier_name(tier)), f"there is no row {what}"
 
     def _whole_journals(self, sound: Collection[int]) -> list[JournalView]:
-        """The journals that are rolled up, back to the first that is missing or damaged."""
+        """The rolled-up journals, from the newest back to the first missing or damaged one."""
         found: list[JournalView] = []
         number = self._snapshot.state.rolled_up
         while number in sound:
@@ -82,29 +82,29 @@ class Comparison:
             self._since.append(since_ms)
         return number
 
-    def _only_told(self) -> list[tuple[int, list[tuple[Schema, Rows]]]]:
-        """The sessions of which there are last rows only, and these."""
+    def _only_described(self) -> list[tuple[int, list[tuple[Schema, Rows]]]]:
+        """The sessions that have last rows only, with these rows."""
         found = []
-        # The last window of a session that came back has ticks that its description has not.
+        # The last window of a session that came back has ticks that its description lacks.
         back = {one.key for one in self._snapshot.carry.sessions.values()}
-        for told in self._told:
-            if told.key in self._numbers or told.key in back or not told.places:
+        for description in self._descriptions:
+            if description.key in self._numbers or description.key in back or not description.places:
                 continue
             parts = [
                 part
-                for place in told.places
+                for place in description.places
                 if place.file in self._snapshot.last_rows
                 and (part := self._snapshot.last_rows[place.file].last_rows(place)) is not None
             ]
-            if len(parts) < len(told.places):
+            if len(parts) < len(description.places):
                 continue
-            is_all = sum(rows.size for _, rows in parts) == told.ticks
+            is_all = sum(rows.size for _, rows in parts) == description.ticks
             first_ms = min(int(rows["t_ms"].min()) for _, rows in parts)
-            found.append((self._number(told.key, 0 if is_all else first_ms - 1), parts))
+            found.append((self._number(description.key, 0 if is_all else first_ms - 1), parts))
         return found
 
     def _misses(self, tier: int) -> bool:
-        """Whether the rows of all these journals must still be there: files go the oldest first."""
+        """Whether the rows of all these journals must still be there: the oldest files are removed first."""
         state = self._snapshot.state
         oldest = min((file.begun_ms for file in state.files.get(tier_name(tier), {}).values()), default=None)
         closed_ms = state.journals.get(self._journals[0].number) if self._journals else None
@@ -123,18 +123,18 @@ class Comparison:
                 yield from self._hashed(tier, windows.add(ticks))
         carry = self._snapshot.carry
         if len(carry.windows) < len(self._tiers) - 1:
-            return  # it could not be read: nobody knows what is over
+            return  # it could not be read, so it is not known which sessions have ended
         live = {one.key for one in carry.sessions.values()}
         over = [number for key, number in self._numbers.items() if key not in live]
         yield from self._hashed(tier, windows.close(np.array(over, np.int64)))
 
     def _of_last_rows(
-        self, tier: int, only_told: Sequence[tuple[int, list[tuple[Schema, Rows]]]]
+        self, tier: int, only_described: Sequence[tuple[int, list[tuple[Schema, Rows]]]]
     ) -> dict[Key, int]:
         found: dict[Key, int] = {}
-        for at in range(0, len(only_told), _SESSIONS):
+        for at in range(0, len(only_described), _SESSIONS):
             of_schema: dict[Schema, list[Ticks]] = {}
-            for number, parts in only_told[at : at + _SESSIONS]:
+            for number, parts in only_described[at : at + _SESSIONS]:
                 for schema, rows in parts:
                     some = _ticks(np.full(rows.size, number), rows)
                     of_schema.setdefault(schema, []).append(some)
@@ -151,7 +151,7 @@ class Comparison:
     def _judged(
         self, tier: int, schema: Schema, session: Ints, t_ms: Ints, values: Floats
     ) -> Iterator[tuple[Key, int]]:
-        """Of the rows of windows that are whole: session and window, and a hash of the row."""
+        """(session, window) and a hash of the row, for each row of a complete window."""
         interval_ms = self._tiers[tier].interval_ms
         window = t_ms // interval_ms
         whole = np.flatnonzero(window * interval_ms > np.array(self._since, np.int64)[session])
@@ -183,7 +183,7 @@ def _joined(some: Sequence[Ticks]) -> Ticks:
 
 
 def _by_number(numbers: Mapping[int, int]) -> Ints:
-    """A lookup by the number of a session in a file; -1 is none."""
+    """An array for look-ups by a session's number in a file; -1 is none."""
     found = np.full(max(numbers, default=-1) + 1, -1, np.int64)
     found[list(numbers)] = list(numbers.values())
     return found

@@ -1,6 +1,6 @@
 """rondo-store: the command line, and the loop that reads standard input.
 
-What stores and serves is imported where it is needed, so that --help is quick.
+The modules that store and serve are imported when they are needed, so that --help is quick.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DESCRIPTION = f"""\
-Store the streams of a host's VMs, second by second, for ten minutes whole and a week in summary.
+Store the streams of a host's VMs: every tick for ten minutes, coarser rows for a week.
 
   rondo-vmm --duration 45 | rondo-store vmm_metrics
   rondo-vmm --duration 45 | rondo-store vmm_metrics | rondo-push --remote-write URL
@@ -46,23 +46,23 @@ Store the streams of a host's VMs, second by second, for ten minutes whole and a
   rondo-query vmm_metrics dump | rondo-store other_metrics --restore
 
 Reads one stream from standard input, or serves many at once. If standard output is a pipe, it writes
-lines to it that say how far the journal is written, which rondo-push follows; when their reader leaves,
-storing continues. A stream that is stored already may be given again: what is known is passed over. DIR
-is made when it is not there, with the tiers (interval:span) {format_tiers(DEFAULT_TIERS)}.
+watermarks to it, lines with the position up to which the journal is written, which rondo-push follows; if
+their reader ends, storing continues. A stream may be stored again: ticks that the store has are skipped. If
+DIR does not exist, it is made with the tiers (interval:span) {format_tiers(DEFAULT_TIERS)}.
 
-The first Ctrl-C lets standard input come to its end, which the Ctrl-C has told to rondo-vmm too; a
+After the first Ctrl-C, which also ends a rondo-vmm in the same pipe, it reads standard input to its end; a
 second one, SIGTERM or SIGHUP (but not under nohup) stores what has arrived and ends; a server ends at
-the first signal. A full disk holds the input up until there is room."""
+the first signal. On a full disk it waits until there is room."""
 
 _LAST_LINES_S = 5.0
 _LEAST_BYTES = 1 << 20
-# The loop lets go of the interpreter at each system call; a roll-up beside it has it for so long then. The
-# usual 5 ms, at a thousand calls a turn, would be seconds.
+# The loop releases the interpreter lock at each system call; a roll-up in the other thread then holds it for
+# this long. With the default of 5 ms a turn of a thousand calls would take seconds.
 _SWITCH_S = 0.0005
 
 
 def _folder(text: str) -> str:
-    """A name for a store, which may have to be made: not what somebody typed who meant something else."""
+    """The name of a store, which may not exist yet. Raises UsageError for likely mistakes."""
     if not text:
         raise UsageError("the name is empty; name the store's folder, such as vmm_metrics")
     if text == "help" and not Path(text).exists():
@@ -91,14 +91,14 @@ def _max_bytes(text: str) -> int:
     "--max-bytes",
     type=command.typed(_max_bytes),
     metavar="SIZE",
-    help="what the store may take on the disk, such as 10G: the oldest goes to make room (default: a tenth "
-    "of the file system, at most 16G)",
+    help="limit of the store's disk space, such as 10G: the oldest files are evicted (default: a tenth of "
+    "the file system, at most 16G)",
 )
 @argh.arg(
     "--sync",
     type=command.typed(parse_policy),
     metavar="WHEN",
-    help="when data is forced to the disk: always, never, or every so often",
+    help="when to force data to the disk: always, never, or at an interval such as 5s",
 )
 @argh.arg(
     "--listen",
@@ -106,25 +106,23 @@ def _max_bytes(text: str) -> int:
     metavar="ADDRESS",
     help="serve many streams at unix:PATH or tcp:HOST:PORT, until a signal comes; may be repeated",
 )
-@argh.arg("--socket-group", metavar="GROUP", help="who may connect to unix:PATH, besides its owner")
+@argh.arg("--socket-group", metavar="GROUP", help="the group that may connect to unix:PATH")
 @argh.arg(
     "--idle-exit",
     type=command.typed(parse_duration),
     metavar="DURATION",
-    help="end when nobody has been connected for so long",
+    help="end after so long without a connection",
 )
-@argh.arg(
-    "--restore", help="read a dump (rondo-query STORE dump) from standard input, and add what is new in it"
-)
-@argh.arg("--partial", help="with --restore: rows that no tier takes may be left out")
+@argh.arg("--restore", help="read a dump (rondo-query STORE dump) from standard input, and add its new data")
+@argh.arg("--partial", help="with --restore: leave out rows of intervals that no tier has")
 @argh.arg("--no-cursors", help="with --restore: leave the dump's cursors out, as for an archive")
-@argh.arg("--no-health", help="with --listen: do not store its own counts, as the instance rondo-store")
+@argh.arg("--no-health", help="with --listen: do not store its own metrics, as the instance rondo-store")
 @argh.arg(
     "--forget",
     type=command.typed(parse_forget),
     metavar="SELECTOR",
-    help="remove for good what the store has of some sessions, such as '{instance=\"vm-1\"}', also while "
-    "a rondo-store writes to it; reads no stream",
+    help="remove sessions from the store for good, such as '{instance=\"vm-1\"}', also while a rondo-store "
+    "writes to it; reads no stream",
 )
 def rondo_store(
     directory: str,
@@ -146,16 +144,16 @@ def rondo_store(
     )
     if forget is not None:
         if serving or tiers or max_bytes or restore or partial or no_cursors:
-            raise UsageError("--forget goes with no other flag")
-        from rondo_tools.store.forget.client import forget_sessions  # it needs what storing does not
+            raise UsageError("--forget takes no other flag")
+        from rondo_tools.store.forget.client import forget_sessions  # only --forget needs it
 
         forget_sessions(directory, forget)
         return
     if restore:
         if serving:
             raise UsageError(
-                "--restore reads standard input to its end, and forces all to the disk: --listen, "
-                "--socket-group, --idle-exit, --no-health and --sync are for another run"
+                "--restore reads standard input to its end, and forces everything to the disk: it takes no "
+                "--listen, --socket-group, --idle-exit, --no-health or --sync"
             )
         _restore(directory, tiers, max_bytes, partial=partial, bring_cursors=not no_cursors)
         return
@@ -225,7 +223,7 @@ def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -
         read_to_end(fd, intake, store, watermarks, signals)
     finally:
         watermarks.drain(_LAST_LINES_S)
-        _say(intake.counts)
+        _log_counts(intake.counts)
     if not intake.counts.sessions:
         log.info("standard input ended without a stream: nothing was stored")
 
@@ -234,7 +232,7 @@ def _serve(server: Server, watermarks: Watermarks, metrics: SelfMetrics | None) 
     from rondo_tools.sd_notify import Notifier
 
     sys.setswitchinterval(_SWITCH_S)
-    _say_bound(server.store)
+    _log_limit(server.store)
     server.store.upkeep.keep_reserve()
     notifier = Notifier()
     if notifier.alive_every_s is not None:
@@ -248,11 +246,11 @@ def _serve(server: Server, watermarks: Watermarks, metrics: SelfMetrics | None) 
     finally:
         notifier.stopping()
         watermarks.drain(_LAST_LINES_S)
-        _say(server.counts)
+        _log_counts(server.counts)
 
 
-def _say_bound(store: OpenStore) -> None:
-    """How much the store may take, and how long that lasts."""
+def _log_limit(store: OpenStore) -> None:
+    """Log the limit of the store's disk space, and the hours of ticks that it holds."""
     path, bound = store.keeper.folder.layout.path, format_size(store.upkeep.max_bytes)
     hours = store.upkeep.hours_of_ticks()
     if hours is None:
@@ -263,7 +261,7 @@ def _say_bound(store: OpenStore) -> None:
         )
 
 
-def _say(counts: Counts) -> None:
+def _log_counts(counts: Counts) -> None:
     expired = f", {counts.expired} expired" if counts.expired else ""
     log.info(
         "%s stored, %s; %d late, %d ahead of the clock%s",

@@ -1,5 +1,5 @@
-"""Ends of sessions in the files of a coarse tier, behind the session's last row: whoever follows the tier
-sees there that no other row will come."""
+"""Ends of sessions in the files of a coarse tier, after the session's last row: a push of the tier sees there
+that no other row will come."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ends(NamedTuple):
 
 
 def end_frames(seed: int, schema: int, slots: Ints, t_ms: Ints, numbers: Ints, ends: Ends) -> Iterator[bytes]:
-    """END frames for rows of one schema: of the sessions whose last tick is in one of them.
+    """END frames for rows of one schema: for the sessions whose last tick is in one of them.
 
     `numbers` gives a slot's number in the file.
     """

@@ -1,13 +1,13 @@
-"""The roll-up of closed journals: coarse rows, descriptions of sessions that are over, last rows.
+"""The roll-up of closed journals: coarse rows, descriptions of ended sessions, and last rows.
 
-Strategy: a function over the store's folder, that shares no memory with who writes the journals. A
-journal is read in pieces, once; what its ticks leave open is in `carry_N`. Then, in this order: sync
-the journal, append to derived files, sync them, write `carry_N`, replace `state.json`, remove the
-carry before it. The replacement is the commit: a crash or a full disk before it leaves the state
-that was, and what was appended behind its lengths is no data.
+Strategy: a function over the store's folder, which shares no memory with the writer of the journals. A
+journal is read once, in pieces; its open sessions and windows go into `carry_N`. Then, in this order: sync
+the journal, append to derived files, sync them, write `carry_N`, replace `state.json`, remove the carry
+before it. Replacing `state.json` is the commit: after a crash or a full disk before it the old state is
+valid, and appended bytes beyond its lengths are no data.
 
-All sessions are worked on at once, as arrays by slot; a session costs Python's time only where it
-begins or ends.
+All sessions are processed together, as arrays by slot; only the begin or the end of a session runs Python
+code of its own.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ from rondo_tools.store.slots import Slots
 
 log = logging.getLogger(__name__)
 
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not the file's fault: the next try may work
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not an error of the file: the next try may work
 
 
 class Finder(Protocol):
     def find(self, instance: str, start_ms: int) -> Description | None:
-        """The newest description of a session that is over, or None."""
+        """The newest description of an ended session, or None."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a roll-up did, and what it met."""
+    """The results of a roll-up, in numbers."""
 
     journals: int = 0
-    unread_journals: int = 0  # gone, or not to be read at all
+    unread_journals: int = 0  # missing or unreadable
     rows: int = 0
     ended: int = 0
-    back: int = 0  # sessions that came back after they were over
+    back: int = 0  # sessions that came back after their end
     damaged_bytes: int = 0
 
     def add(self, other: Counts) -> None:
@@ -72,7 +72,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Result:
-    """The state that was committed, and the frames of descriptions that are new with it."""
+    """The committed state, and the frames of its new descriptions."""
 
     state: State
     frames: list[DescriptionFrames] = field(default_factory=list)
@@ -93,10 +93,9 @@ def roll_up(
 ) -> Result:
     """Roll up the closed journals after `state.rolled_up` up to `upto_journal`, each with a commit.
 
-    `state` is not changed. Raises OSError if not one journal could be committed; the next try works.
-    A derived file is closed once it has `max_file` bytes, a small part of what the store may take: an
-    open file cannot go for want of room.
-    The caller holds the store's lock, and does not call this twice at a time.
+    `state` is not changed. Raises OSError if no journal could be committed; then try again. A derived file is
+    closed once it has `max_file` bytes, a small part of the store's limit, because an open file cannot be
+    evicted. The caller holds the store's lock, and runs one roll-up at a time.
     """
     result = Result(state)
     fresh = Remembered(layout)
@@ -121,15 +120,15 @@ def roll_up(
 
 
 def clean_up(layout: Layout, state: State, tiers: tuple[Tier, ...]) -> None:
-    """Remove what roll-ups left that were never committed. For the holder of the lock, at a start.
+    """Remove the files of roll-ups that were never committed. For the holder of the lock, at start-up.
 
     Raises OSError if `state` cannot be forced to the disk; then nothing is removed.
     """
     for path in layout.temporaries():
         _remove(path)
     if not layout.state_json.exists():
-        return  # nothing was ever committed, or nobody knows what was
-    files.sync_folder(layout.path)  # who wrote the state may have been killed before
+        return  # no commit, or its state.json is lost: the files may be data
+    files.sync_folder(layout.path)  # the process that wrote the state may have been killed before its sync
     paths = [layout.carry(number) for number in layout.carries() if number != state.carry]
     for folder in (*(tier_name(tier) for tier in range(1, len(tiers))), ENDED, LAST_ROWS):
         named = state.files.get(folder, {})
@@ -146,7 +145,7 @@ def _remove(path: Path) -> None:
 
 
 class _RollUp:
-    """Journal `number`'s. `state` is the new one, `new` are the new descriptions."""
+    """The roll-up of journal `number`. `state` is the new state, `new` are the new descriptions."""
 
     def __init__(
         self,
@@ -172,7 +171,7 @@ class _RollUp:
         self._whole: Piece | None = None  # the journal, if it comes in one piece
 
     def run(self, store_id: bytes, now_ms: int) -> None:
-        """Raises OSError; then the state that was is still valid."""
+        """Raises OSError; then the old state is still valid."""
         over = self._read()
         derived = {}
         carry = self._layout.carry(self.state.carry + 1)
@@ -203,7 +202,7 @@ class _RollUp:
             _remove(self._layout.carry(old_carry))
 
     def _commit(self, derived: dict[str, Derived], carry: Path) -> bool:
-        """Whether a power cut can no longer bring the old state back."""
+        """Commit the new state. False if a power cut could still bring the old one back."""
         path, data = self._layout.state_json, self.state.pack()
         try:
             files.replace(path, data)
@@ -218,12 +217,12 @@ class _RollUp:
         return True
 
     def _folders(self) -> dict[str, Tier]:
-        """The folders of derived files, and whose span is theirs."""
+        """The folders of derived files, each with the tier that gives its span."""
         coarse = {tier_name(number): tier for number, tier in enumerate(self._tiers[1:], 1)}
         return coarse | {LAST_ROWS: self._tiers[-1], ENDED: self._tiers[-1]}
 
     def _read(self) -> dict[int, EndRecord]:
-        """Fold the journal's ticks; gives what is over, by slot."""
+        """Fold the journal's ticks; gives the ended sessions, by slot."""
         path = self._layout.file(JOURNALS, self._number)
         try:
             journal = JournalPieces(path, self._slots.slot_of, self._piece)
@@ -237,7 +236,7 @@ class _RollUp:
             files.sync_file(path)
             for some in journal.pieces():
                 self._fold(some)
-            self._slots.settle()
+            self._slots.place_new()
             damage = journal.file.damage
         if damage.bytes:
             self.counts.damaged_bytes += damage.bytes
@@ -254,7 +253,7 @@ class _RollUp:
 
     def _fold(self, piece: Piece) -> None:
         slots = self._slots
-        slots.settle()
+        slots.place_new()
         self._whole = piece if self._whole is None else {}
         ticks = {}
         for schema, (of_rows, rows) in piece.items():
@@ -268,7 +267,7 @@ class _RollUp:
             closed += windows.add(ticks)
 
     def _reopen(self) -> None:
-        """Open the last window of sessions that came back in it, tick by tick, as if it had never closed."""
+        """Make the last window of sessions that came back in it from its ticks, as if it had never closed."""
         slots = self._slots
         seeds: list[dict[Schema, list[Ticks]]] = [{} for _ in self._windows]
         with LastRowsReader(self._layout) as reader:
@@ -287,7 +286,7 @@ class _RollUp:
             windows.add({schema: _joined(parts) for schema, parts in seed.items()})
 
     def _schemas_before(self, reader: LastRowsReader, description: Description) -> list[Schema]:
-        """What a session had before it came back: by its last rows and, if that is not all, coarse rows."""
+        """A session's schemas before it came back: of its last rows and, if some are missing, coarse rows."""
         found = reader.schemas(description)
         if not found or union(found).width < description.series:
             found[:0] = self._coarse_schemas(description)
@@ -302,14 +301,14 @@ class _RollUp:
                     try:
                         view = RowsView(self._layout.file(folder, number))
                     except (FileNotFoundError, StoreError):
-                        continue  # it cannot be read; whoever asks for its rows is told
+                        continue  # readers of its rows report the error
                     opened.callback(view.close)
                     view.update(file)
                     views.append((tier, view))
             return schemas_in(views, description.key)
 
     def _over(self, ends: list[tuple[int, EndRecord]]) -> dict[int, EndRecord]:
-        """By slot, the ends that stand: later ticks undo `lost`, wherever they are."""
+        """The valid ends, by slot: a later tick, in any journal, undoes an end `lost`."""
         slots, over = self._slots, {}
         for slot, end in ends:
             if end.reason == LOST and (slots.last_ms[slot] > end.last_ms or slot in slots.back):
@@ -318,7 +317,7 @@ class _RollUp:
         return over
 
     def _write(self, over: dict[int, EndRecord], derived: dict[str, Derived]) -> None:
-        """Append what is closed, and what is over."""
+        """Append the rows of closed windows, and the ended sessions."""
         slots = self._slots
         for closed, windows in zip(self._closed, self._windows, strict=True):
             closed += windows.close(np.array(sorted(over), np.int64))
@@ -342,7 +341,7 @@ class _RollUp:
 
 
 def read_carry(layout: Layout, state: State, coarse: int) -> Carry:
-    """The carry that state.json names; an empty one, and a warning, if it cannot be read."""
+    """The carry that state.json names; empty, with a warning, if it cannot be read."""
     if state.carry:
         path = layout.carry(state.carry)
         try:

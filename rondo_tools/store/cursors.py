@@ -1,4 +1,4 @@
-"""Where the pushes of a store stand, for housekeeping: read anew at each look."""
+"""The positions of a store's pushes, for housekeeping: read at each look."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Cursors:
         self._warned: set[str] = set()
 
     def __call__(self) -> list[CursorPosition]:
-        """A cursor that cannot be read is warned of once."""
+        """A cursor that cannot be read causes one warning."""
         found = list(find_cursors(self._layout, self._store))
         for one in found:
             if one.error and one.name not in self._warned:

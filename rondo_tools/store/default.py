@@ -1,4 +1,4 @@
-"""The store that is read when none is named: that of the shell's choice, of this folder, of this host."""
+"""The store that is read if none is named: $RONDO_STORE, the one in this folder, or the host's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLACES = ("./vmm_metrics", "/var/lib/rondo/vmm_metrics")
 
 
 def default_store(environment: Mapping[str, str] = os.environ, places: tuple[str, ...] = PLACES) -> str:
-    """The path of the store. Raises StoreError, which names where it was looked for."""
+    """The path of the store. Raises StoreError, which names the places that were tried."""
     if named := environment.get(VARIABLE):
         if not is_store(named):
             raise StoreError(f"{no_store(Path(named))}; {VARIABLE} names it", exit_code=EX_UNAVAILABLE)

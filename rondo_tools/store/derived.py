@@ -1,12 +1,12 @@
-"""The files that roll-ups append to, one open file a folder.
+"""Derived files: roll-ups append to them. Each folder has one open file.
 
-Strategy: what state.json does not name, or what lies behind the length in it, is no data. So an
-append needs no care until the roll-up commits: the open file is continued if it is exactly as long
-as state.json says, else a new one begins, and nothing is ever truncated.
+Strategy: a file that state.json does not name is no data, nor are bytes beyond the length in it. So an
+append counts only when the roll-up commits. The open file is continued if it is exactly as long as
+state.json says, else a new one begins. Nothing is ever truncated.
 
-What an append of rows adds begins with an INDEX frame that says where the frames behind it stand, and
-whose rows they hold; a closed file ends with one index of all of it. So a reader of one session steps
-over the others. Within an append, rows stand by origin, then by session.
+An append of rows begins with an INDEX frame: the offsets of the frames that follow, and their sessions. A
+closed file ends with an index of all its frames. So a reader of one session skips the others. In an append
+rows are ordered by origin, then by session.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from rondo_tools.store.frame_writer import FrameWriter
 log = logging.getLogger(__name__)
 
 FILES_A_SPAN = 8  # a file is closed once it is an eighth of its tier's span old
-MAX_FILE = 1 << 28  # bytes: an open file cannot go for want of room; offsets have 32 bits
+MAX_FILE = 1 << 28  # bytes: an open file cannot be evicted, and offsets have 32 bits
 MAX_SCHEMAS = 1 << 16  # of a file: their numbers have 16 bits
 SESSIONS_A_FRAME = 64
-_DECLARED_A_FRAME = 256  # of at most 64 KiB each, mostly 100 bytes
+_DECLARED_A_FRAME = 256  # of at most 64 KiB each, usually 100 bytes
 _INDEXED = MAX_PAYLOAD // records.INDEX.itemsize
 
 Index = npt.NDArray[np.void]
 Describe = Callable[[Ints, Ints, Ints], list[SessionRecord]]
-"""Gives the records of sessions by their slots, their numbers in the file and their `last_ms`."""
+"""Gives the records of sessions with these slots, numbers in the file, and `last_ms`."""
 
 
 class Part(NamedTuple):
@@ -62,7 +62,7 @@ class Part(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Where rows went: a ROWS frame at `offset` of file `number`; the slot and the time of each row in it."""
+    """A ROWS frame at `offset` of file `number`, with the slot and the time of each row."""
 
     number: int
     offset: int
@@ -71,7 +71,7 @@ class Appended(NamedTuple):
 
 
 class _New(NamedTuple):
-    """A frame to append, and what its INDEX says of it."""
+    """A frame to append, and its entry in the INDEX."""
 
     kind: int
     least_session: int
@@ -80,9 +80,9 @@ class _New(NamedTuple):
 
 
 class Derived:
-    """The open file of `folder`. `state` is changed in place, and is to be committed after `sync`.
+    """The open file of `folder`. `state` is changed in place; commit it after `sync`.
 
-    `known` is what the open file has declared; None if that is not known. Methods raise OSError.
+    `known` is what the open file declares; None if that is not known. Methods raise OSError.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class Derived:
         return self.known.number
 
     def append(self, parts: list[Part], describe: Describe, ends: Ends | None = None) -> list[Appended]:
-        """Append rows, what declares their sessions and schemas before them, and behind them those of
-        `ends` whose sessions have their last row here."""
+        """Append rows: first the declarations of their sessions and schemas, then the rows, then the `ends`
+        of sessions whose last row is among them."""
         if not any(part.slots.size for part in parts):
             return []
         writer = self._open(len({part.schema for part in parts}))
@@ -139,7 +139,7 @@ class Derived:
         return [Appended(self.number, offsets[place], *columns) for place, *columns in placed]
 
     def append_frames(self, make: Callable[[int], list[bytes]]) -> tuple[int, int, int]:
-        """Append the frames that `make(seed)` gives, without an INDEX; gives (file, from, to)."""
+        """Append the frames of `make(seed)`, without an INDEX; gives (file, from, to)."""
         writer = self._open(0)
         begin = writer.end
         for frame in make(writer.seed):
@@ -148,17 +148,17 @@ class Derived:
         return self.number, begin, writer.size
 
     def sync(self) -> None:
-        """Force what was appended to the disk."""
+        """Force the appended frames to the disk."""
         for writer in self._writers:
             writer.sync()
 
     def close(self) -> None:
-        """Give up the descriptors."""
+        """Close the descriptors."""
         for writer in self._writers:
             writer.close()
 
     def undo(self) -> None:
-        """Remove the files that were made here: the roll-up failed."""
+        """Remove the new files, because the roll-up failed."""
         self.close()
         for writer in self._made:
             try:
@@ -167,7 +167,7 @@ class Derived:
                 log.warning("%s: cannot be removed: %s", writer.path, exc.strerror)
 
     def _begin(self) -> None:
-        """Find the open file; close it if its time is over."""
+        """Find the open file; end it if it is too old."""
         newest = max(self._files, default=0)
         file = self._files.get(newest)
         if file is None or file.closed_ms:
@@ -193,7 +193,7 @@ class Derived:
             return None
 
     def _open(self, schemas: int) -> FrameWriter:
-        """The file to append to, which has room for so many more schemas."""
+        """The file to append to; it can declare so many more schemas."""
         known = self.known
         if self._is_open and (
             self._writers[-1].size >= self._max_file or len(known.schemas) + schemas > MAX_SCHEMAS
@@ -216,7 +216,7 @@ class Derived:
         return self._writers[-1]
 
     def _end_file(self, writer: FrameWriter) -> None:
-        """Write the index of a whole file, and close it. A file without an INDEX gets none."""
+        """Write the index of the whole file, and close it. A file without INDEX frames gets none."""
         file = self._files[self.number]
         with FrameFile(writer.path) as found:
             tables = list(index_tables(found, writer.size))
@@ -265,7 +265,7 @@ class Derived:
             np.maximum.at(known.row_ms, part.slots, part.rows["t_ms"])
 
     def _write_indexed(self, writer: FrameWriter, found: list[_New]) -> list[int]:
-        """Write frames behind the INDEX of them; gives the offset of each."""
+        """Write frames, after an INDEX of them; gives the offset of each."""
         offsets: list[int] = []
         for begin in range(0, len(found), _INDEXED):
             some = found[begin : begin + _INDEXED]
@@ -291,7 +291,7 @@ class Derived:
 
 
 def index_tables(file: FrameFile, end: int) -> Iterator[Index]:
-    """The INDEX frames of a file up to `end`, from one to the next; stops where there is none."""
+    """The INDEX frames of a file up to `end`, from one to the next; stops at any other frame."""
     at = FILE_SIZE
     while at + HEAD_SIZE <= end:
         head = frames.parse_head(file.read(at, HEAD_SIZE), 0, file.seed)
@@ -310,7 +310,7 @@ def index_tables(file: FrameFile, end: int) -> Iterator[Index]:
 
 
 def _frames_of(rows: Rows, origins: Ints) -> Iterator[tuple[int, int]]:
-    """Cut rows, which stand by origin and session, into frames: [begin, end) of each."""
+    """Split rows, ordered by origin and session, into frames: [begin, end) of each."""
     session = rows["session"]
     is_new = np.ones(len(rows), np.bool_)
     is_new[1:] = (session[1:] != session[:-1]) | (origins[1:] != origins[:-1])
@@ -326,7 +326,7 @@ def _frames_of(rows: Rows, origins: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _packed_sessions(new: list[SessionRecord]) -> Iterator[tuple[bytes, list[SessionRecord]]]:
-    """The payloads of SESSION frames, none of them too large."""
+    """Payloads of SESSION frames, each small enough."""
     for begin in range(0, len(new), _DECLARED_A_FRAME):
         some = new[begin : begin + _DECLARED_A_FRAME]
         payload = records.pack_sessions(some)

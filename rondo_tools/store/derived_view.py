@@ -1,10 +1,9 @@
 """Derived files as readers see them: coarse rows, descriptions and last rows, up to the lengths in
 state.json.
 
-Strategy: an INDEX frame says where the frames behind it stand, and a closed file ends with an INDEX of
-all, so that a reader of one session steps over the frames of others without looking at them. Where
-an INDEX is damaged, frames are found by their headers. What is known of a file is kept and taken up
-from there when the file has grown.
+Strategy: an INDEX frame has the offsets of the frames after it, and a closed file ends with an INDEX of all
+frames. So a reader of one session skips the frames of the others. If an INDEX is damaged, frames are found
+by their headers. When a file has grown, only the new part is read.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ _LARGEST = HEAD_SIZE + MAX_PAYLOAD
 
 
 class Read(NamedTuple):
-    """A frame that was read; the payload is None if it is damaged."""
+    """A frame; its payload is None if it is damaged."""
 
     head: Frame
     payload: memoryview | None
@@ -67,7 +66,7 @@ class Read(NamedTuple):
 class DerivedView:
     """A derived file up to `length`. Raises FileNotFoundError or StoreError as FrameFile does. `close` it.
 
-    `bad` says, by offset, which frames are not what they should be.
+    `bad` has the errors of its frames, by offset.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,11 +77,11 @@ class DerivedView:
         self.bad: dict[int, str] = {}
 
     def update(self, state: DerivedFile) -> None:
-        """Take up what was appended, as state.json says."""
+        """Read what was appended, up to the length in state.json."""
         self.length = state.length
 
     def read(self, at: int, size: int = _GUESS) -> Read | None:
-        """The frame at `at`, `size` bytes of it at first; None if there is none."""
+        """The frame at `at`, read with `size` bytes at first; None if there is none."""
         data = self.file.read(at, size)
         head = parse_head(data, 0, self.file.seed)
         if head is None or at + HEAD_SIZE + head.length > self.length:
@@ -101,7 +100,7 @@ class DerivedView:
 
 
 class RowsView(DerivedView):
-    """A derived file of rows: a tier's, or of last rows."""
+    """A derived file of rows: of a tier, or of last rows."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -124,13 +123,13 @@ class RowsView(DerivedView):
         self._walk()
 
     def index(self) -> npt.NDArray[np.void]:
-        """The INDEX rows of all frames that are known, by offset."""
+        """The INDEX rows of all known frames, by offset."""
         if len(self._parts) > 1:
             self._parts = [np.concatenate(self._parts)]
         return self._parts[0]
 
     def _whole_index(self, at: int) -> npt.NDArray[np.void] | None:
-        """The INDEX that a closed file ends with: as many frames as it takes."""
+        """The INDEX at the end of a closed file, of one or more frames."""
         parts = []
         while at + HEAD_SIZE <= self.length:
             found = self.read(at, MAX_PAYLOAD)
@@ -141,7 +140,7 @@ class RowsView(DerivedView):
         return np.concatenate(parts) if parts else None
 
     def _walk(self) -> None:
-        """Hop from INDEX to INDEX; where there is none, from frame to frame."""
+        """Go from INDEX to INDEX; without one, from frame to frame."""
         at = self._known_to
         while at + HEAD_SIZE <= self.length:
             found = self.read(at)
@@ -190,7 +189,7 @@ class RowsView(DerivedView):
         return self._schemas_at[at]
 
     def numbers_of(self, key: SessionKey) -> list[int]:
-        """A session's numbers in this file: none, or one for each process that wrote of it."""
+        """A session's numbers in this file: none, or one for each process that declared it."""
         needle = msgpack.packb(key[0]) + msgpack.packb(key[1])
         index = self.index()
         return [
@@ -204,11 +203,11 @@ class RowsView(DerivedView):
         ]
 
     def rows_of(self, key: SessionKey, tier: int, after_ms: int = 0) -> tuple[list[tuple[Schema, Rows]], int]:
-        """A session's rows with t_ms > after_ms, a part for each frame, in the order in which they were
-        written; and how many damaged frames may have held some."""
+        """A session's rows with t_ms > after_ms, a part for each frame, in the order of the file; and the
+        number of damaged frames that may have held some."""
         found, skipped = [], int(self._is_torn)
         index = self.index()
-        # Frames stand in the order of the index: the next one says how long each is, or a little more.
+        # Frames are in the order of the index: the offset of the next one gives about the size of each.
         sizes = np.diff(index["offset"].astype(np.int64), append=self.length).clip(_GUESS, _LARGEST)
         for number in self.numbers_of(key):
             mine = (index["kind"] == ROWS) & (index["least_session"] <= number)
@@ -228,7 +227,7 @@ class RowsView(DerivedView):
         return found, skipped
 
     def rows(self, at: int, found: Read, tier: int) -> tuple[Schema, Rows] | None:
-        """The rows of a ROWS frame that was read; None, and a note, if they are damaged."""
+        """The rows of a ROWS frame; None, and an entry in `bad`, if they are damaged."""
         if found.payload is None:
             return None
         schema = self.schema(found.head.schema)
@@ -242,8 +241,8 @@ class RowsView(DerivedView):
         return schema, rows_of(found.payload, width)
 
     def last_rows(self, place: Place) -> tuple[Schema, Rows] | None:
-        """The rows that a description points at; None if they are not there, or damaged."""
-        if self._last_read[0] != place.offset:  # a frame mostly holds those of many sessions
+        """The rows that a description points at; None if they are missing or damaged."""
+        if self._last_read[0] != place.offset:  # a frame usually has rows of many sessions
             frame = self.read(place.offset)
             self._last_read = place.offset, None if frame is None else self.rows(place.offset, frame, 0)
         if self._last_read[1] is None:
@@ -253,13 +252,13 @@ class RowsView(DerivedView):
         return (schema, rows) if rows.size == place.rows > 0 else None
 
     def sessions(self) -> dict[int, SessionKey]:
-        """The sessions that are declared in this file, by number."""
+        """The keys of the sessions that this file declares, by number."""
         if self._sessions is None:
             self._sessions = {number: record.key for number, record in self.records().items()}
         return self._sessions
 
     def records(self) -> dict[int, SessionRecord]:
-        """The same as they are declared."""
+        """The sessions that this file declares, by number."""
         index = self.index()
         frames = map(self.read, index["offset"][index["kind"] == SESSION].tolist())
         return {
@@ -270,8 +269,7 @@ class RowsView(DerivedView):
         }
 
     def all_rows(self, tier: int, after_ms: int = -1) -> Iterator[tuple[Schema, Rows]]:
-        """The rows of all frames that are not damaged and have rows with t_ms > after_ms, in the order in
-        which they were written."""
+        """The rows of all undamaged frames that have some with t_ms > after_ms, in the order of the file."""
         index = self.index()
         sizes = np.diff(index["offset"].astype(np.int64), append=self.length).clip(_GUESS, _LARGEST)
         mine = index["kind"] == ROWS
@@ -285,13 +283,13 @@ class RowsView(DerivedView):
 
 
 def schemas_in(views: Iterable[tuple[int, RowsView]], key: SessionKey) -> list[Schema]:
-    """The schemas of a session's rows in files, each with its tier, in time order of their first rows."""
+    """The schemas of a session's rows in these files (tier, view), by the time of their first rows."""
     parts = [part for tier, view in views for part in view.rows_of(key, tier)[0]]
     return [schema for schema, _ in sorted(parts, key=lambda part: int(part[1]["t_ms"][0]))]
 
 
 class EndedView(DerivedView):
-    """A file of descriptions: keeps of each where it stands, its key and its last time."""
+    """A file of descriptions: keeps the offset, the key and the last time of each."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -316,9 +314,9 @@ class EndedView(DerivedView):
     def descriptions(
         self, instance: str | None = None, since_ms: int = 0, keys: Sequence[int] = ()
     ) -> Iterator[tuple[Any, ...]]:
-        """The arrays of descriptions (see `records.description_of`), in the order in which they were
-        written, without decoding others than those of an instance, and with a last tick at or after
-        `since_ms`, or none, or with one of `keys`."""
+        """The arrays of descriptions (see `records.description_of`), in the order of the file; only those
+        of `instance`, whose last tick is at or after `since_ms` or which have none, or those with one of
+        `keys`. Others are not decoded."""
         for at, head, table in self._frames:
             wanted = table["last_ms"] >= since_ms
             if since_ms:

@@ -1,8 +1,8 @@
-"""All that a store holds, as one stream: `format.dump` has what it looks like.
+"""Dumps a store as one stream; `format.dump` has its format.
 
-Strategy: the files of one snapshot, frame by frame, as they are; so a dump of any size takes the memory
-of a frame. Of a selector's sessions it has what is theirs in each frame. Cursors are read before the
-files, so that each stands in a journal that is there; a MARK shows where.
+Strategy: the frames of one snapshot are copied one by one, so a dump of any size takes the memory of one
+frame. A dump of selected sessions has their part of each frame. Cursors are read before the files, so that
+the journal of each is there; a MARK shows its position.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _KINDS = SCHEMA, SESSION, ROWS, END, DESCRIPTIONS
 Marks = list[tuple[Position, str, str]]
-"""(where, the cursor's name, "from" or "to")."""
+"""(position, the cursor's name, "from" or "to")."""
 
 
 def read_cursors(path: Path) -> dict[str, bytes]:
@@ -65,9 +65,9 @@ def write_dump(
     keys: Collection[SessionKey] | None,
     write: Callable[[bytes], object],
 ) -> None:
-    """Write it: all, or what there is of the sessions in `keys`, and then no cursors.
+    """Write a dump of everything, or of the sessions in `keys` without cursors.
 
-    What cannot be read is left out; the views of the snapshot tell. Raises as `write` does.
+    Unreadable data is left out; the snapshot's views have the errors. Raises as `write` does.
     """
     journals = snapshot.whole_journals()
     derived: dict[str, Mapping[int, DerivedView]] = {ENDED: snapshot.ended}
@@ -89,7 +89,7 @@ def write_dump(
     )
     marks = [] if keys is not None else _write_cursors(out, cursors, snapshot)
     if any(view.forgotten for view in journals):
-        # A stretch has lost rows on its way: what was done of it says nothing any more.
+        # Rows of a stretch are gone, so its counts of done rows are no longer valid.
         marks = [one for one in marks if one[2] == "from"]
     out.part(dump.CARRY)
     out.bytes(_carry(snapshot.carry, keys).pack())
@@ -141,7 +141,7 @@ def _write_cursors(out: dump.DumpWriter, cursors: Mapping[str, bytes], snapshot:
 
 
 def _ends(snapshot: Snapshot, tier: int) -> list[Position | None]:
-    """Where a cursor of a coarse tier stands that has delivered all."""
+    """The positions of a cursor that has delivered a whole coarse tier."""
     views: Mapping[int, DerivedView] = snapshot.tiers.get(tier, {})
     return [Position(n, views[n].file.header.file_id, views[n].length) for n in views if n == max(views)] or [
         None
@@ -149,7 +149,7 @@ def _ends(snapshot: Snapshot, tier: int) -> list[Position | None]:
 
 
 def _carry(carry: Carry, keys: Collection[SessionKey] | None) -> Carry:
-    """What the last roll-up left open, of some sessions or all, and nothing for the writer."""
+    """The carry of all sessions or of those in `keys`, without the declarations of open files."""
     slots = np.arange(carry.live.size)
     if keys is not None:
         starts = carry.live["start_ms"].tolist()
@@ -167,13 +167,12 @@ def _carry(carry: Carry, keys: Collection[SessionKey] | None) -> Carry:
 
 
 class _Filter:
-    """Takes out of a file's frames what is of the sessions in `keys`, or of all; never of those that were
-    forgotten.
+    """Keeps the data of the sessions in `keys`, or of all, in a file's frames; never that of forgotten ones.
 
-    `by_place`: rows stay where they are in their frame, for descriptions say so, and those of others
+    `by_place`: rows keep their places in the frame, because descriptions point at them; the rows of others
     become zeros.
 
-    Sessions get numbers without gaps: a reader takes a number that a file has no room to declare as damage.
+    Sessions get numbers without gaps: a reader takes a number that is too large for the file as damage.
     """
 
     def __init__(self, keys: Collection[SessionKey] | None, *, by_place: bool) -> None:
@@ -182,9 +181,9 @@ class _Filter:
         self._is_everything = keys is None
 
     def frames(self, seed: int, head: Frame, payload: memoryview, *, is_sound: bool) -> list[bytes]:
-        """What a frame becomes: none, or some. What cannot be decoded is nobody's.
+        """The frames made of a frame; none of one that cannot be decoded.
 
-        `is_sound`: no frame of the file was damaged so far, so all that has rows is declared.
+        `is_sound`: no frame of the file was damaged so far, so every session with rows is declared.
         """
         try:
             if head.kind not in (SCHEMA, SESSION) and self._is_everything and is_sound:

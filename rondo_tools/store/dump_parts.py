@@ -1,7 +1,7 @@
-"""What the frames of a dump say, checked: a dump may come from anywhere.
+"""The parts of a dump, checked: a dump may come from anywhere.
 
-Strategy: whatever is not as it should be raises one of `BAD` before any of it is used. Sessions and
-schemas are held to the limits of a stream's header.
+Strategy: invalid data raises one of `BAD` before any of it is used. Sessions and schemas have the limits of a
+stream's header.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rondo_tools.store.format.state import Eviction
 from rondo_tools.store.format.tiers import MAX_TIERS, Tier, parse_tiers
 
 BAD = (*UNDECODABLE, KeyError)
-"""What this module raises for a frame that is right, and yet not what it should be."""
+"""The errors of this module: an undamaged frame with invalid content."""
 
 MAX_SCHEMA_BYTES = 256 << 20  # of one part, as of a journal
 MAX_NUMBER = 1 << 31  # of a file
@@ -47,7 +47,7 @@ _INT = range(stream.MAX_T_MS + 1)
 
 @dataclass
 class Part:
-    """A part of a dump, and what it has declared so far. `data` is what its BYTES come to."""
+    """A part of a dump, and its declarations so far. `data` is the content of its BYTES."""
 
     name: str
     number: int = 0
@@ -81,7 +81,7 @@ class Part:
     def rows(
         self, head: Frame, payload: bytes, tier: int, only: npt.NDArray[np.int64] | None = None
     ) -> tuple[Schema, Rows]:
-        """The rows of a ROWS frame, or some of them: of sessions that are declared."""
+        """The rows of a ROWS frame, or those at `only`; all of declared sessions."""
         schema = self.schemas[head.schema]
         rows = frames.rows_of(payload, schema.width_in(tier))
         if rows.size != head.entries or not rows.size:
@@ -106,7 +106,7 @@ class Part:
 
 @dataclass(frozen=True)
 class DumpedStore:
-    """What a dump says of its store; `bytes` is about how long it is."""
+    """A dump's description of its store; `bytes` is about the length of the dump."""
 
     tiers: tuple[Tier, ...]
     rolled_up: int
@@ -115,7 +115,7 @@ class DumpedStore:
 
 
 def dumped_store(source: dump.DumpReader) -> DumpedStore:
-    """What a dump begins with. Raises StoreError if that is not there."""
+    """The description that a dump begins with. Raises StoreError if it is missing."""
     for head, payload in source:
         try:
             found = part_of(payload) if head.kind == dump.PART else None
@@ -128,7 +128,7 @@ def dumped_store(source: dump.DumpReader) -> DumpedStore:
 
 
 def part_of(payload: bytes) -> Part | DumpedStore:
-    """What a PART frame begins."""
+    """The part that a PART frame begins."""
     facts: dict[str, Any] = msgpack.unpackb(payload)
     name = facts["part"]
     if name == dump.STORE:
@@ -173,7 +173,7 @@ def descriptions(head: Frame, payload: bytes) -> list[Description]:
 
 
 def carry_of(data: bytes, rolled_up: int) -> Carry:
-    """Raises ValueError for what is no carry of a store whose journals are rolled up so far."""
+    """The carry of a store that is rolled up to `rolled_up`. Raises ValueError if it is invalid."""
     try:
         carry = parse_carry(data)
     except StoreError as exc:
@@ -185,7 +185,7 @@ def carry_of(data: bytes, rolled_up: int) -> Carry:
         _check_session(instance, start_ms, interval_ms, labels)
     for name in live.dtype.names or ():
         if live.size and not (int(live[name].min()) >= 0 and int(live[name].max()) in _INT):
-            raise ValueError("a carry with times that are none")
+            raise ValueError("a carry with invalid times")
     if any(live.size and int(live[name].max()) > rolled_up for name in _JOURNALS_OF_LIVE):
         raise ValueError("a carry of journals that are not rolled up")
     if live.size and int(live["schema"].max()) >= len(carry.schemas):
@@ -196,9 +196,9 @@ def carry_of(data: bytes, rolled_up: int) -> Carry:
         seen = np.zeros(live.size, np.int64)
         for groups in tier.values():
             if any(len(column) != groups.size for column in groups):
-                raise ValueError("open windows of which a part is missing")
+                raise ValueError("open windows with columns of unequal length")
             if groups.size and not (int(groups.session.min()) >= 0 and int(groups.session.max()) < live.size):
-                raise ValueError("an open window of nobody")
+                raise ValueError("an open window without a session")
             if groups.size and not (int(groups.t_ms.min()) >= 1 and int(groups.t_ms.max()) in _INT):
                 raise ValueError("an open window without a time")
             seen += np.bincount(groups.session, minlength=live.size)
@@ -229,4 +229,4 @@ def _check_reason(reason: object) -> None:
 
 def _check_ints(*values: Any) -> None:
     if any(type(value) is not int or value not in _INT for value in values):
-        raise ValueError("a number that is none")
+        raise ValueError("an invalid number")

@@ -1,9 +1,8 @@
-"""What a roll-up writes of sessions that are over: descriptions, and apart from them their last rows.
+"""The descriptions and last rows of ended sessions, which a roll-up writes to separate files.
 
 A session's last rows are its ticks of the last ten minutes before its last tick, at most 6,000,
-gathered from the journals that are there. They are written in pieces; a description says where they
-are. A session that was over before, and came back, takes over what the description before has of
-these ten minutes.
+gathered from the existing journals. They are written in pieces; the description has their places. A session
+that came back after an end also takes the rows of these ten minutes from its earlier description.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _DESCRIPTIONS_A_FRAME = 256
 _NEVER = np.iinfo(np.int64).max
 
 Places = dict[int, list[tuple[int, Place]]]
-"""By slot, where rows stand, each with the time of the first of them."""
+"""The places of rows by slot, each with the time of its first row."""
 
 
 def write_ended(
@@ -51,9 +50,9 @@ def write_ended(
     *,
     piece: int = PIECE,
 ) -> DescriptionFrames | None:
-    """Write of the sessions in `over`, after `slots.advance`; None if there are none.
+    """Write the sessions in `over`, after `slots.advance`; None if there are none.
 
-    `whole` is the journal of `slots`, if it came in one piece: then it is not read again.
+    `whole` is the journal of `slots` if it came in one piece, and is not read again.
     """
     those = np.array(sorted(over), np.int64)
     if not those.size:
@@ -117,7 +116,7 @@ def _pieces(
         try:
             journal = JournalPieces(path, lambda record: slot_of.get(record.key, -1), piece)
         except (FileNotFoundError, StoreError):
-            continue  # it had its time; or its own roll-up warned of it
+            continue  # it expired, or its own roll-up warned of it
         with journal:
             yield from journal.pieces(after_ms)
     if whole:
@@ -127,7 +126,7 @@ def _pieces(
 def _earlier_rows(
     layout: Layout, slots: Slots, came_back: Ints, since_ms: Ints
 ) -> dict[Schema, list[SlotRows]]:
-    """What the descriptions before say of the last ten minutes."""
+    """The rows of the last ten minutes that earlier descriptions have."""
     found: dict[Schema, list[SlotRows]] = {}
     with LastRowsReader(layout) as reader:
         for slot in came_back.tolist():
@@ -141,7 +140,7 @@ def _earlier_rows(
 def append_last_rows(
     places: Places, derived: Derived, slots: Slots, gathered: Mapping[Schema, list[SlotRows]]
 ) -> None:
-    """Append ticks, and note in `places`, by slot, where they went."""
+    """Append ticks, and add their places to `places`, by slot."""
     parts = []
     for schema, pieces in gathered.items():
         by_piece, rows = zip(*pieces, strict=True)
@@ -152,7 +151,7 @@ def append_last_rows(
 
 
 def _places_of(appended: Iterable[Appended]) -> Iterator[tuple[int, int, Place]]:
-    """(slot, time of the first, place) of each session's rows in each frame."""
+    """(slot, time of the first row, place) of each session's rows in each frame."""
     for number, offset, slots, t_ms in appended:
         first = np.flatnonzero(np.diff(slots, prepend=-1))
         rows = np.diff(first, append=slots.size)

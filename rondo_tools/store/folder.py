@@ -1,9 +1,9 @@
 """A store's folder, held by its one writer.
 
-Strategy: the lock is an flock on a file of its own, which holds the writer's pid for the message to
-a second one. A process keeps its descriptors when the folder is removed, renamed or put back from a
-backup under it, and would go on writing where nobody looks: `check` sees that by name the folder
-still has the files that this process opened.
+Strategy: the lock is an flock on a file of its own, which has the writer's pid for the error message of a
+second one. If the folder is removed, renamed or replaced by a backup, a process keeps its descriptors and
+would write to files that no reader finds. `check` compares the files that have the names now with those that
+this process opened.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Folder:
 
 
 def moved(path: Path) -> StoreError:
-    """The error for a folder that is no longer where it was."""
+    """The error for a folder that was moved or replaced."""
     return StoreError(
         f"{path}: removed or replaced while this process wrote to it; start again", exit_code=EX_UNAVAILABLE
     )

@@ -1,9 +1,9 @@
 """A file of frames that this process made, and appends to.
 
 Strategy: frames are gathered and written with one system call, each at a multiple of 8. After a
-short write the file is over: what is whole in it counts, the rest goes into another file. So nothing
-is ever truncated, and nobody appends behind half a frame. A write that failed and left the file as
-long as it was may be tried again.
+short write the file ends: its whole frames are valid, and the rest goes into another file. So nothing is
+ever truncated, and nothing is appended after half a frame. A write that failed without changing the file's
+length may be tried again.
 
 Sessions and schemas are declared before the first row that needs them, in the same write.
 """
@@ -24,10 +24,10 @@ MAX_SCHEMA_BYTES = 16 << 20  # of one file, in all
 
 
 class FrameWriter:
-    """Makes file `number` in `folder`, or takes up one of exactly `size` bytes that a process before made.
+    """Makes the file at `path`, or continues one of exactly `size` bytes that an earlier process made.
 
-    `size` is what is written, `gathered` the bytes for the next `write`, `schema_bytes` what the schemas
-    declared in it come to; `is_over` says that no more can be written. The owner closes it.
+    `size` is the written bytes, `gathered` the bytes for the next `write`, `schema_bytes` the size of the
+    declared schemas; `is_over`: no more can be written. The owner closes it.
     """
 
     def __init__(self, path: Path, header: frames.FileHeader, size: int = 0) -> None:
@@ -49,17 +49,17 @@ class FrameWriter:
                 files.sync_folder(path.parent)
             except BaseException:
                 self.close()
-                path.unlink(missing_ok=True)  # nobody has read anything in it
+                path.unlink(missing_ok=True)  # it is still empty
                 raise
 
     @property
     def end(self) -> int:
-        """Where the next frame will stand."""
+        """The offset of the next frame."""
         return self.size + self.gathered
 
     @property
     def schemas(self) -> int:
-        """How many schemas are declared in this file."""
+        """The number of schemas that this file declares."""
         return len(self._schemas)
 
     @property
@@ -88,7 +88,7 @@ class FrameWriter:
         return number
 
     def session(self, key: SessionKey, describe: Callable[[int], SessionRecord]) -> int:
-        """The number of a session in this file; declared with what `describe(number)` says if it was not."""
+        """The number of a session in this file; declared by `describe(number)` if it was not."""
         number = self._sessions.get(key)
         if number is None:
             number = self._sessions[key] = len(self._sessions)
@@ -97,9 +97,9 @@ class FrameWriter:
         return number
 
     def write(self) -> None:
-        """Append what was gathered. Raises OSError.
+        """Append the gathered frames. Raises OSError.
 
-        Then, if nothing was written, it stays gathered and may be tried again; else the file is over.
+        Then, if nothing was written, they stay gathered for another try; else `is_over`.
         """
         if not self._gathered:
             return
@@ -114,7 +114,7 @@ class FrameWriter:
         self._gathered, self.gathered = [], 0
         self.size += written
         if written < len(data):
-            # What is missing fails at once, and tells why: a full disk, a limit.
+            # Writing the rest fails at once, with the reason: a full disk, a limit.
             self.is_over = True
             self.size += os.write(self._fd, data[written:])
             self.is_over = False

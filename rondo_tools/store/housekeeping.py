@@ -1,14 +1,14 @@
-"""Which files of a store go, and when: those that had their time, and those that there is no room for.
+"""Housekeeping: removes expired files, and evicts files if the store uses too much disk space.
 
-Strategy: a file goes as a whole, by the time at which it was closed; state.json says so first, then
-the file is removed. What cannot be removed or read is warned of once, and passed over.
+Strategy: whole files are removed, by the time at which they were closed; state.json is replaced first. A
+file that cannot be removed or read is skipped, with one warning.
 
-A journal stays until every active cursor is past it, and while a session that is not over may want
-its last ten minutes from it; both for at most tier 1's span.
+A journal stays until every active cursor has passed it, and while a live session may need its last ten
+minutes from it; both for at most tier 1's span.
 
-For want of room, files go in this order, oldest first: delivered journals beyond tier 0's span, the
-other journals that are rolled up (this coarsens), all tiers but the coarsest, last rows, the
-coarsest tier and descriptions. Never a file that is still written to.
+Files are evicted in this order, oldest first: delivered journals beyond tier 0's span, the other rolled-up
+journals (their ticks are coarser then), all tiers but the coarsest, last rows, the coarsest tier and
+descriptions. A file that is still written is never evicted.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)
 
-_FULL = 0.95  # of `max_bytes`: from there on files go
+_FULL = 0.95  # of `max_bytes`: beyond that files are evicted
 
 
 class Candidate(NamedTuple):
-    """A file that may go for want of room; the first to go sort first."""
+    """A file that may be evicted; they sort in the order of eviction."""
 
     order: int
     closed_ms: int
@@ -55,18 +55,18 @@ class Candidate(NamedTuple):
 
 @dataclass(slots=True)
 class Look:
-    """What a look did: the state that was committed, and the files (folder, number) that went."""
+    """The result of a look: the committed state, and the removed files (folder, number)."""
 
     state: State
     removed: list[tuple[str, int]] = field(default_factory=list)
-    evicted: int = 0  # those of them that there was no room for
-    coarsened: int = 0  # journals that went before every active cursor was past them
+    evicted: int = 0  # of `removed`
+    coarsened: int = 0  # journals evicted before every active cursor had passed them
 
 
 class Housekeeper:
     """Of the store at `layout`. The caller holds its lock, and rolls nothing up meanwhile.
 
-    `cursors` gives where the pushes stand; `max_bytes` None is no limit.
+    `cursors` gives the positions of the pushes; `max_bytes` None is no limit.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Housekeeper:
         }
 
     def look(self, state: State) -> Look:
-        """Remove what had its time, and what `max_bytes` has no room for. `state` is not changed.
+        """Remove expired files, and evict files beyond `max_bytes`. `state` is not changed.
 
         Raises OSError if state.json cannot be replaced; then nothing was removed.
         """
@@ -104,7 +104,7 @@ class Housekeeper:
         return look
 
     def make_room(self, state: State, wanted: int) -> Look:
-        """For a full disk: remove files of at least `wanted` bytes, as far as there are any.
+        """On a full disk: evict files of at least `wanted` bytes, or as many as possible.
 
         Raises OSError as `look` does.
         """
@@ -119,24 +119,24 @@ class Housekeeper:
         return look, times
 
     def used(self) -> int:
-        """What the store's files take on the disk, holes not counted."""
+        """The disk space of the store's files, without holes."""
         total = 0
         for folder, _, names in os.walk(self._layout.path):
             for name in names:
                 try:
                     total += Path(folder, name).lstat().st_blocks * 512
                 except OSError:
-                    continue  # it went meanwhile
+                    continue  # it was removed meanwhile
         return total
 
-    # --- what had its time ----------------------------------------------------------------------------
+    # --- expired files ----------------------------------------------------------------------------------
 
     def _expired(self, state: State, times: Times) -> Iterator[Candidate]:
         yield from self._expired_journals(state, times)
         for folder, (tier, span_ms) in self._folders.items():
             files = state.files.get(folder, {})
             for file in files.values():
-                # Nobody closed it, for there was nothing to add.
+                # No roll-up closed it, because there was nothing to append.
                 if not file.closed_ms and times.is_over(file.begun_ms, span_ms // FILES_A_SPAN):
                     file.closed_ms = stamp(times.now_ms, state.looks_ms)
             closed = plausible(
@@ -161,12 +161,12 @@ class Housekeeper:
             yield Candidate(0, closed_ms, JOURNALS, number, 0, is_delivered=True)
 
     def _delivered_to(self, times: Times) -> int:
-        """The oldest journal that an active cursor stands in."""
+        """The oldest journal in which an active cursor stands."""
         active = [one.journal for one in self._cursors() if one.is_active(min(times))]
         return min(active, default=NO_JOURNAL)
 
     def _wanted_from(self, state: State) -> int:
-        """The oldest journal that has last rows of a session that is not over."""
+        """The oldest journal with last rows of a live session."""
         if not state.carry:
             return NO_JOURNAL
         path = self._layout.carry(state.carry)
@@ -177,10 +177,10 @@ class Housekeeper:
             return 0
         return int(live["from_journal"].min()) if live.size else NO_JOURNAL
 
-    # --- want of room -----------------------------------------------------------------------------------
+    # --- eviction ---------------------------------------------------------------------------------------
 
     def _evict(self, look: Look, wanted: int, times: Times) -> list[Candidate]:
-        """Take files of `wanted` bytes out of the state."""
+        """Take files of `wanted` bytes out of the state, and return them."""
         going = []
         for one in sorted(self._candidates(look.state, times)):
             if wanted <= 0:
@@ -196,13 +196,13 @@ class Housekeeper:
         self._drop(look, going)
         if look.coarsened:
             log.warning(
-                "%s: no room: %d journals had to go that not every push had delivered; what was in them "
-                "is coarser now",
+                "%s: no room: evicted %d journals that not every push had delivered; their ticks are coarser "
+                "now",
                 self._layout.path, look.coarsened,
             )  # fmt: skip
         if going:
             freed = format_size(sum(eviction.bytes for eviction in look.state.evictions[-len(going) :]))
-            log.info("%s: removed %d files of %s to make room", self._layout.path, len(going), freed)
+            log.info("%s: evicted %d files of %s", self._layout.path, len(going), freed)
         return going
 
     def _candidates(self, state: State, times: Times) -> Iterator[Candidate]:
@@ -235,7 +235,7 @@ class Housekeeper:
                         times += (head.least_ms, head.greatest_ms)
                     elif head.kind == frames.DESCRIPTIONS:
                         last_ms = description_table(payload, head.entries)["last_ms"]
-                        last_ms = last_ms[last_ms > 0]  # others had no tick
+                        last_ms = last_ms[last_ms > 0]  # 0: no tick
                         times += (int(last_ms.min()), int(last_ms.max())) if last_ms.size else ()
         except (FileNotFoundError, StoreError, ValueError):
             return 0, 0
@@ -257,13 +257,13 @@ class Housekeeper:
         for one in going:
             self._remove(self._layout.file(one.folder, one.number))
             look.removed.append((one.folder, one.number))
-        # A journal that could not be removed is named no more; a later look tries again.
+        # The state no longer names a journal that could not be removed; each look tries again.
         for number in self._layout.numbers(JOURNALS):
             if number <= look.state.rolled_up and number not in look.state.journals:
                 self._remove(self._layout.file(JOURNALS, number))
 
     def _replace_state(self, state: State, going: list[Path]) -> None:
-        """If there is no room even for that, files go before state.json says so."""
+        """Replace state.json. If the disk is too full even for that, remove files before it."""
         while True:
             try:
                 files.replace(self._layout.state_json, state.pack())

@@ -1,8 +1,8 @@
-"""One stream into the store: bytes in, ticks and ends gathered for the turn's write.
+"""The intake of one stream: takes bytes, gathers ticks and ends for the turn's write.
 
-Strategy: decode a piece, then hand over what it held, event by event. Only a session that goes on with
-other series may have to wait for the disk: then the rest of the piece waits here, until `store` is
-called again. What was handed over is stored when the keeper has flushed.
+Strategy: decode a piece, then hand its events to the keeper, one by one. Only a session that continues with
+other series may have to wait for the disk: then the rest of the piece waits here until the next `store`.
+Events are stored when the keeper has flushed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Counts:
-    """What became of what was read, since the start; of several streams together, if they share it."""
+    """The results of ticks and sessions since the start, of one stream or of several that share it."""
 
     sessions: int = 0  # begun, or continued
     stored: int = 0  # ticks
     samples: int = 0  # the values in them
-    late: int = 0  # duplicates: not past the last one of their session, or past its end
+    late: int = 0  # duplicates: not later than the last tick of their session, or after its end
     ahead: int = 0  # refused: too far ahead of the clock
     expired: int = 0  # refused: older than the last tier remembers
 
@@ -59,7 +59,7 @@ class Intake:
 
     @property
     def session(self) -> Session | None:
-        """The session that is open now."""
+        """The current session."""
         return self._session
 
     @property
@@ -69,7 +69,7 @@ class Intake:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the stream owes us something: its first header, or the rest of a message."""
+        """Whether we wait for the stream's first header, or the rest of a message."""
         return self._session is None or self._decoder.is_inside_message
 
     @property
@@ -79,12 +79,12 @@ class Intake:
 
     @property
     def refused(self) -> dict[str, int]:
-        """How many ticks of this stream were refused, by reason: its producer has to give them up."""
+        """The number of refused ticks of this stream, by reason: its producer drops them."""
         found = {"ahead": self.refused_ahead, "expired": self.refused_expired}
         return {reason: count for reason, count in found.items() if count}
 
     def is_moving(self, size: int) -> bool:
-        """Whether the last `size` bytes brought something whole, into a session."""
+        """Whether the last `size` bytes completed a message of a session."""
         return self._session is not None and self._decoder.bytes_inside_message < size
 
     def feed(self, data: bytes) -> None:
@@ -104,14 +104,14 @@ class Intake:
         self.store()
 
     def store(self) -> None:
-        """Hand over what has been decoded. Not for a session that is replaced."""
+        """Hand the decoded events to the keeper. Not for a replaced session."""
         keeper, session, done = self._keeper, self._session, 0
         oldest_ms, newest_ms = keeper.limits()
         keeper.bound_turn()
         try:
             for event in self._decoded:
                 if type(event) is Tick:
-                    assert session is not None  # the decoder lets no tick through without a header
+                    assert session is not None  # the decoder yields no tick before a header
                     t_ms, values = event
                     if oldest_ms <= t_ms <= newest_ms or t_ms <= session.last_ms:
                         self._count(session, keeper.append(session, t_ms, values), 1)
@@ -132,11 +132,11 @@ class Intake:
             raise self._error
 
     def end_of_input(self) -> None:
-        """No more will come. Raises StreamError inside a message."""
+        """The stream has ended. Raises StreamError inside a message."""
         self._decoder.close()
 
     def close(self, *, give_up: bool = False) -> None:
-        """Let go of the session; `give_up` at once, for a pipe that ended."""
+        """Release the session; `give_up` ends it as lost at once, as for a pipe that ended."""
         session, self._session = self._session, None
         if session is not None:
             (self._keeper.give_up if give_up else self._keeper.release)(session, self)
@@ -147,14 +147,14 @@ class Intake:
         if before is not None and before is not session:
             self._keeper.give_up(before, self)
         self._session = session
-        goes_on = session is before and not session.is_ended  # with other series
-        self.counts.sessions += not goes_on
+        continues = session is before and not session.is_ended  # with other series
+        self.counts.sessions += not continues
         return session
 
     def _store_block(self, session: Session, block: Block, oldest_ms: int, newest_ms: int) -> None:
         t_ms, values = block.t_ms, block.values
         if t_ms.min() < oldest_ms or t_ms.max() > newest_ms:
-            is_known = t_ms <= session.last_ms  # stored already, whatever the clock says now
+            is_known = t_ms <= session.last_ms  # stored already, so never refused
             is_ahead = (t_ms > newest_ms) & ~is_known
             is_refused = is_ahead | (t_ms < oldest_ms) & ~is_known
             self._refuse(session, int(is_ahead.sum()), int(is_refused.sum()))
@@ -169,7 +169,7 @@ class Intake:
         counts.late += of - stored
 
     def _refuse(self, session: Session, ahead: int, of: int) -> None:
-        """Ticks ahead of the clock; the others are expired."""
+        """Count `of` refused ticks: `ahead` of them are ahead of the clock, the others expired."""
         self.refused_ahead += ahead
         self.refused_expired += of - ahead
         self.counts.ahead += ahead

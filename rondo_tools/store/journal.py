@@ -1,12 +1,12 @@
-"""Journals: every tick of every session, in the order in which they came.
+"""Journals: every tick of every session, in order of arrival.
 
-Strategy: a turn of the loop gathers rows and ends, which are then appended with one write, a ROWS
-frame a schema. A session is declared before its first row in a journal, and a schema before its first
-row; so each journal can be read alone. A journal is made with its first row, under the next number;
-none is continued that another process began.
+Strategy: a turn of the loop gathers rows and ends; one write appends them, with a ROWS frame for each
+schema. A session and a schema are declared before their first row in a journal; so each journal can be read
+alone. A journal is made with its first row, under the next number. A process does not continue the journal
+of another one.
 
-What a write left out (a full disk, a limit) is gathered still, or again for the next journal if a part
-of it was written: frames that are whole in a file count, and are never written twice.
+If a write fails (a full disk, a limit), everything stays gathered. If a part was written, the rest is
+gathered for the next journal: whole frames in the file are valid, and are never written twice.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rondo_tools.store.frame_writer import FrameWriter
 from rondo_tools.store.live import Session
 
 MAX_ROW_BYTES = 64 << 20  # of one journal
-# A journal with 16 MiB of schemas is full, but not before it has as much in rows: else many live sessions
-# with large headers, each declared anew in each journal, would be all that is ever written.
+# A journal with 16 MiB of schemas is full, but not before it has as many bytes of rows: else many live
+# sessions with large headers, declared again in each journal, would fill the journals with declarations.
 SCHEMA_BYTES = 16 << 20
 MAX_SCHEMA_BYTES = 256 << 20
-MAX_SCHEMAS = 1 << 14  # far from the format's limit, for a turn may bring thousands
-MAX_WRITE = 8 << 20  # bytes gathered before they are written in the midst of a turn
+MAX_SCHEMAS = 1 << 14  # far below the format's limit, because a turn may bring thousands
+MAX_WRITE = 8 << 20  # gathered bytes: more are written in the middle of a turn
 _ENDS_A_FRAME = 8192
 _HEAD = struct.Struct("<Iq")  # of a row: session, t_ms
 
 Describe = Callable[[Session, int], SessionRecord]
-"""What to declare a session with, under a number."""
+"""Gives the declaration of a session under a number."""
 
 
 class PendingEnd(NamedTuple):
@@ -50,7 +50,7 @@ class PendingEnd(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What a journal could not write: rows, with their schemas and sessions by number, and ends."""
+    """The unwritten data of a journal: rows, with their schemas and sessions by number, and ends."""
 
     rows: list[tuple[Schema, frames.Rows]]
     sessions: list[Session]
@@ -60,7 +60,7 @@ class Rest(NamedTuple):
 class Journal:
     """One journal, from its first row to its last. The owner closes it.
 
-    `turn` marks what is gathered now; `row_bytes` is what its rows come to.
+    `turn` identifies the rows that are gathered now; `row_bytes` is the size of all its rows.
     """
 
     def __init__(self, layout: Layout, header: frames.FileHeader, describe: Describe) -> None:
@@ -75,7 +75,7 @@ class Journal:
         self._records: list[SessionRecord] = []
         self._rows: dict[Schema, list[Any]] = {}
         self._ends: list[PendingEnd] = []
-        # Frames that the writer has gathered: where each ends, and what it carries.
+        # Frames that the writer has gathered: the end and the content of each.
         self._framed: list[tuple[int, Schema | None, Any]] = []
 
     @property
@@ -89,7 +89,7 @@ class Journal:
 
     @property
     def has_pending(self) -> bool:
-        """Whether there is something to `write`."""
+        """Whether anything waits for `write`."""
         return bool(self._rows or self._ends or self._framed)
 
     @property
@@ -99,12 +99,12 @@ class Journal:
 
     @property
     def is_over(self) -> bool:
-        """Whether a write failed midway."""
+        """Whether a write stopped in the middle."""
         return self._writer is not None and self._writer.is_over
 
     @property
     def is_full(self) -> bool:
-        """Whether the next rows belong into another journal."""
+        """Whether the next rows belong in another journal."""
         if self._writer is None:
             return False
         schemas, schema_bytes = self._writer.schemas, self._writer.schema_bytes
@@ -116,7 +116,7 @@ class Journal:
         )
 
     def append(self, session: Session, t_ms: int, values: bytes) -> None:
-        """Gather a tick, later than all that the session had."""
+        """Gather a tick, later than all earlier ones of the session."""
         if session.journal is not self:
             self._declare(session)
         if session.turn is not self.turn:
@@ -127,7 +127,7 @@ class Journal:
         self._rows.setdefault(schema, []).extend((_HEAD.pack(session.number, t_ms), values))
 
     def extend(self, session: Session, t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
-        """Gather ticks, ascending and later than all that the session had; there is at least one."""
+        """Gather one or more ticks, ascending and later than all earlier ones of the session."""
         if session.journal is not self:
             self._declare(session)
         if session.turn is not self.turn:
@@ -140,15 +140,15 @@ class Journal:
         self._rows.setdefault(schema, []).append(made)
 
     def end(self, session: Session, t_ms: int, reason: str, last_ms: int) -> None:
-        """Gather an end: it stands behind the rows of its turn."""
+        """Gather an end; it is written after the rows of its turn."""
         if session.journal is not self:
             self._declare(session)
         self._ends.append(PendingEnd(session, t_ms, reason, last_ms))
 
     def write(self) -> list[PendingEnd]:
-        """Append what was gathered; gives the ends that are written now.
+        """Append what was gathered; gives the written ends.
 
-        Raises OSError. Then all is gathered still, unless the journal `is_over`: see `rest`.
+        Raises OSError. Then everything stays gathered, unless the journal `is_over`: see `rest`.
         """
         if self._writer is None:
             self._writer = FrameWriter(self.path, self._header)
@@ -157,9 +157,9 @@ class Journal:
         return self._wrote()
 
     def rest(self) -> tuple[list[PendingEnd], Rest]:
-        """Of a journal that is over: the ends that it has after all, and what it has not.
+        """After a failed write, if the journal `is_over`: the written ends, and the unwritten data.
 
-        Of the sessions in the rest, `last_ms` is then what is written.
+        It sets `last_ms` of the sessions in the rest to their last written tick.
         """
         assert self._writer is not None
         is_whole = [end <= self._writer.size for end, _, _ in self._framed].count(True)
@@ -183,11 +183,11 @@ class Journal:
         return self._wrote(), Rest(rows, sessions, ends)
 
     def take_over(self, rest: Rest) -> None:
-        """Gather what another journal could not write."""
+        """Gather the unwritten data of another journal."""
         numbers = _numbers(rest.rows)
         ending = {id(end.session) for end in rest.ends}
         renumbered = np.zeros(len(rest.sessions), np.uint32)
-        # All are declared before any of them has a row, so with what is written.
+        # All are declared before their rows are gathered, so with `last_ms` of the written ones.
         for number, session in enumerate(rest.sessions):
             if number in numbers or id(session) in ending:
                 self._declare(session)
@@ -204,7 +204,7 @@ class Journal:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-        self._sessions = []  # sessions that are silent still name this journal
+        self._sessions = []  # silent sessions still refer to this journal
 
     def _declare(self, session: Session) -> None:
         session.journal = self
@@ -213,11 +213,11 @@ class Journal:
         self._records.append(self._describe(session, session.number))
 
     def _frame(self, writer: FrameWriter) -> None:
-        """Make frames of what was gathered, in the order in which a reader needs them."""
+        """Make frames of the gathered data, in the order that a reader needs."""
         while self._records:
             self._frame_sessions(writer)
         while self._rows:
-            schema, parts = self._rows.popitem()  # of any session, rows of one schema are gathered
+            schema, parts = self._rows.popitem()  # in any order: a session has rows of one schema only
             self._frame_rows(writer, schema, parts)
             if writer.gathered > MAX_WRITE:
                 writer.write()
@@ -226,7 +226,7 @@ class Journal:
 
     def _frame_ends(self, writer: FrameWriter) -> None:
         ends, self._ends = self._ends, []
-        # A reader marks the end of the series that a session had last.
+        # An end names the schema of the session's last row: a reader ends its series.
         for schema, of_schema in groupby(ends, key=lambda end: end.session.schema):
             number = frames.NO_SCHEMA if schema is None else writer.schema(schema)
             for some in _batched(of_schema, _ENDS_A_FRAME):
@@ -279,12 +279,12 @@ class Journal:
 
 
 def _batched(items: Iterable[PendingEnd], size: int) -> Iterator[list[PendingEnd]]:
-    """The items, so many at a time."""
+    """The items in lists of at most `size`."""
     rest = iter(items)
     while some := list(islice(rest, size)):
         yield some
 
 
 def _numbers(rows: list[tuple[Schema, frames.Rows]]) -> set[int]:
-    """The sessions of all these rows, by number."""
+    """The session numbers of all these rows."""
     return {number for _, part in rows for number in part["session"].tolist()}

@@ -1,9 +1,9 @@
-"""The journals of a store: which one is written to, when it ends, and when it is forced to the disk.
+"""The journals of a store: chooses the one to write, closes it, and forces it to the disk.
 
-Strategy: numbers are dense, and the next is one more than any there was. A journal ends after the
-coarsest tier's interval, when it is large, or after a write that failed midway; it is then handed on
-to be rolled up. With `--sync always` a turn ends with one fdatasync for all producers, with an
-interval a thread does it.
+Strategy: numbers have no gaps, and each new one is one more than the last. A journal is closed after the
+coarsest tier's interval, when it is large, or after a write that stopped in the middle; then it waits for its
+roll-up. With `--sync always` a turn ends with one fdatasync for all producers; with an interval a thread
+syncs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from rondo_tools.store.syncer import Marks, Syncer
 
 
 class ClosedJournal(NamedTuple):
-    """A journal to be rolled up. `closed_ms` is by the store's clock."""
+    """A journal to roll up. `closed_ms` is by the store's clock."""
 
     number: int
     closed_ms: int
 
 
 class JournalFolder:
-    """`journal` is the one to gather rows in; `newest` the one written to last, None if this process has
-    written nothing; `closed` are those to be rolled up, oldest first.
+    """`journal` gathers rows; `newest` was written last, None if this process has written nothing; `closed`
+    wait for their roll-up, oldest first.
 
-    `left` are the journals of earlier processes that are not rolled up. `ended` is called with each end
-    that is written, and the journal's number.
+    `left` are the journals of earlier processes that are not rolled up. `ended` is called with each written
+    end, and the journal's number.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class JournalFolder:
         self.journal = self._next(max([rolled_up, *left]))
         self._marks = Marks()
         if sync.always or sync.every_ms:
-            # Who wrote them may have been killed before it synced them, and what is in them counts as stored.
+            # Their writer may have been killed before it synced them, and their data counts as stored.
             for one in left:
                 self._marks.add(layout.file(JOURNALS, one))
         self._syncer = Syncer(self._marks, sync.every_ms / 1000, clock) if sync.every_ms else None
 
     @property
     def is_behind(self) -> bool:
-        """Whether something is to be written, or forced to the disk before it counts."""
+        """Whether data waits to be written, or, with `--sync always`, to be synced."""
         return self.journal.has_pending or (self._sync.always and bool(self._marks))
 
     def flush(self) -> None:
-        """Write what was gathered. Raises OSError: then what is left is written by the next call."""
+        """Write what was gathered. Raises OSError; then the next call writes the rest."""
         journal = self.journal
         if journal.has_pending:
             try:
@@ -89,7 +89,7 @@ class JournalFolder:
             self.end_journal()
 
     def end_journal(self) -> None:
-        """What comes next goes into another journal. Not with rows gathered."""
+        """Close the journal; the next rows go into another one. No rows may be gathered."""
         journal = self.journal
         assert not journal.has_pending
         self._hand_on(journal)
@@ -97,7 +97,7 @@ class JournalFolder:
             self.journal = self._next(journal.number)
 
     def close(self) -> None:
-        """Close the files; what was gathered and not written is lost. Raises OSError if syncing fails."""
+        """Close the files; gathered data that is not written is lost. Raises OSError if syncing fails."""
         self._hand_on(self.journal)
         if self._syncer is not None:
             self._syncer.close()

@@ -1,8 +1,8 @@
 """A closed journal, read for the roll-up: its rows in pieces, its sessions by slot, its ends.
 
-Strategy: frames are gathered until their rows come to 16 MiB, and then given at once, each schema's
-rows in one array, so that what is done with them costs little a row and memory has a bound. What is
-damaged, or does not fit what was declared, is stepped over and counted.
+Strategy: frames are gathered until they have 16 MiB of rows, and yielded together, the rows of each schema in
+one array. So the cost for each row is small, and memory is bounded. Damaged data, and rows that do not fit
+their declarations, are skipped and counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNDECODABLE = (ValueError, TypeError, AttributeError, msgpack.UnpackException)
 
 
 class SlotRows(NamedTuple):
-    """Rows in the order in which they came, and the slot of each."""
+    """Rows in order of arrival, and the slot of each."""
 
     slots: Ints
     rows: Rows
@@ -39,17 +39,17 @@ Piece = Mapping[Schema, SlotRows]
 class JournalPieces:
     """The journal at `path`. Raises FileNotFoundError or StoreError as FrameFile does. The owner closes it.
 
-    `slot_of` gives a declared session's slot, or -1: its rows and ends are then left out.
+    `slot_of` gives a declared session's slot, or -1 to leave out its rows and ends.
     """
 
     def __init__(self, path: Path, slot_of: Callable[[SessionRecord], int], piece: int = PIECE) -> None:
         self.file = FrameFile(path)
-        self.ends: list[tuple[int, EndRecord]] = []  # (slot, end), as they stand in the file
+        self.ends: list[tuple[int, EndRecord]] = []  # (slot, end), in the order of the file
         self._slot_of, self._piece = slot_of, piece
         self._slots = np.empty(0, np.int64)  # by the session's number; -2: not declared
 
     def pieces(self, after_ms: int = -1) -> Iterator[Piece]:
-        """All rows; of frames without a tick later than `after_ms`, none."""
+        """All rows, except of frames without a tick later than `after_ms`."""
         waiting: dict[Schema, list[memoryview]] = {}
         size, end = 0, self.file.size
         for at, head, payload in self._frames(end):
@@ -74,7 +74,7 @@ class JournalPieces:
             yield self._made(waiting)
 
     def _frames(self, end: int) -> Iterator[tuple[int, Frame, memoryview]]:
-        """The right frames, up to one that cannot be read: what is behind a bad sector counts as damage."""
+        """The undamaged frames, up to the first read error: the rest of the file counts as damage."""
         at = frames.FILE_SIZE
         try:
             for at, head, payload in self.file.frames(end=end):
@@ -117,7 +117,7 @@ class JournalPieces:
         return piece
 
     def _lost(self, rows: Rows) -> None:
-        """Rows of sessions whose declaration was damaged."""
+        """Count rows of sessions whose declaration was damaged."""
         self.file.damage.add(0, rows.nbytes)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """Rows of a journal, picked from very many frames at once.
 
-Strategy: the headers of ROWS frames are a table. A row begins at a multiple of 4 bytes, so frames that
-are read together are one array of 32-bit words, and session numbers are gathered from it: nothing is
-done in Python for a row, and little for a frame. Each payload is verified.
+Strategy: the headers of ROWS frames are a table. A row begins at a multiple of 4 bytes, so frames that are
+read together are one array of 32-bit words, and session numbers are picked from it. No Python code runs for
+a row, and little for a frame. Each payload is verified.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rondo_tools.store.format.frames import HEAD_SIZE, Rows, row_dtype
 from rondo_tools.store.format.schema import Schema
 
 _STRETCH = 8 << 20  # bytes read at once
-_GAP = 4 << 10  # bytes between two frames that are read, too
+_GAP = 4 << 10  # a smaller gap between two frames is read, too
 _RAW = np.dtype(
     {
         "names": ["length", "schema", "entries", "crc", "least_ms", "greatest_ms", "least_session",
@@ -36,8 +36,8 @@ Places = npt.NDArray[np.int64]
 
 
 class Picked(NamedTuple):
-    """Rows of one schema in a piece of a file: its `words`, in which of them rows begin, and where these
-    stand in the file."""
+    """Rows of one schema in a piece of a file: its `words`, the indices where rows begin, and the offsets of
+    the rows in the file."""
 
     schema: Schema
     words: Words
@@ -58,7 +58,7 @@ class Picked(NamedTuple):
         return self._replace(begins=self.begins[mine], at=self.at[mine])
 
     def values(self, rows: Places, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        """Some columns of some rows, both by their places: (rows, columns)."""
+        """The values of these rows and columns, both given by their places."""
         at = self.begins[rows][:, np.newaxis, np.newaxis] + (3 + 2 * columns)[:, np.newaxis] + np.arange(2)
         values: npt.NDArray[np.float64] = self.words[at].reshape(rows.size, -1).view(np.float64)
         return values
@@ -70,7 +70,7 @@ class Picked(NamedTuple):
 
 
 def heads_of(offsets: list[int], packed: bytes) -> Heads:
-    """The table of frames at these offsets with these headers, one after another."""
+    """The table of frames at these offsets; `packed` are their headers."""
     heads, raw = np.zeros(len(offsets), HEADS), np.frombuffer(packed, _RAW)
     for name in _RAW.names or ():
         heads[name] = raw[name]
@@ -79,14 +79,13 @@ def heads_of(offsets: list[int], packed: bytes) -> Heads:
 
 
 class RowsReader:
-    """Reads frames of `file`; `bad` gets those that are not what they should be, by offset."""
+    """Reads frames of `file`; `bad` gets the errors of frames, by offset."""
 
     def __init__(self, file: FrameFile, bad: dict[int, str]) -> None:
         self._file, self._bad = file, bad
 
     def pieces(self, heads: Heads) -> Iterator[list[Picked]]:
-        """The rows of these frames, some mebibytes of them at a time, of each schema in the order in which
-        they came."""
+        """The rows of these frames, some mebibytes at a time; rows of each schema are in order of arrival."""
         at, ends = 0, np.cumsum(heads["length"] + HEAD_SIZE)
         while at < heads.size:
             before = int(ends[at - 1]) if at else 0
@@ -96,7 +95,7 @@ class RowsReader:
 
     def _read(self, heads: Heads) -> Iterator[Picked]:
         at, end = heads["at"], heads["at"] + HEAD_SIZE + heads["length"] + -heads["length"] % 8
-        first = np.flatnonzero(np.append(True, at[1:] - end[:-1] > _GAP))  # frames that stand apart
+        first = np.flatnonzero(np.append(True, at[1:] - end[:-1] > _GAP))  # frames after a gap
         sizes = end[np.append(first[1:], at.size) - 1] - at[first]
         data = b"".join(
             self._file.read(begin, size).ljust(size, b"\0")

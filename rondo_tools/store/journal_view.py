@@ -1,11 +1,11 @@
-"""A journal as readers see it: which sessions it has, and the rows of one of them.
+"""A journal as readers see it: its sessions, and the rows of each.
 
-Strategy: `update` takes up what was appended since it looked last, and keeps the headers of ROWS
-frames as a table; rows are read when they are asked for. A writer may append meanwhile: what is not
-whole yet is seen by the next `update`.
+Strategy: `update` reads what was appended since the last call, and keeps the headers of ROWS frames as a
+table; rows are read when they are asked for. A writer may append meanwhile: the next `update` sees a frame
+that is not complete yet.
 
-Of a few sessions, rows are looked for in the frames that may have some. Who asks for more is told them
-by where each row stands, which is worked out once.
+For the first few sessions that are asked for, the frames that may have their rows are searched. For more
+sessions the offset of every row is computed once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rondo_tools.store.format.records import (
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.journal_rows import HEADS, Heads, Picked, Places, RowsReader, heads_of
 
-_FEW, _MUCH = 3, 1 << 18  # sessions to look for in bytes of frames, before all rows are located
+_FEW, _MUCH = 3, 1 << 18  # sessions to search, and bytes of frames for each, before all rows are located
 _NEVER = int(np.iinfo(np.int64).max)
 
 
@@ -45,7 +45,7 @@ Found = tuple[list[tuple[Schema, Rows]], int]
 
 
 class Tally(NamedTuple):
-    """What a journal has of a session: times of its first and last tick there, and how many."""
+    """A session's ticks in a journal: the times of the first and the last, and their number."""
 
     first_ms: int
     last_ms: int
@@ -55,8 +55,7 @@ class Tally(NamedTuple):
 class JournalView:
     """Raises FileNotFoundError or StoreError as FrameFile does. `close` it.
 
-    `bad` says, by offset, which frames are not what they should be; what is no frame at all is in
-    `file.damage`.
+    `bad` has the errors of frames, by offset; bytes that are no frame are in `file.damage`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,14 +64,14 @@ class JournalView:
         self.file = FrameFile(path)
         self.known_to = FILE_SIZE
         self.records: dict[SessionKey, SessionRecord] = {}
-        self.forgotten: set[int] = set()  # numbers of sessions that nothing is known of any more
+        self.forgotten: set[int] = set()  # numbers of forgotten sessions
         self.ends: dict[int, list[EndRecord]] = {}
-        self.all_ends: list[EndRecord] = []  # in the order in which they came
+        self.all_ends: list[EndRecord] = []  # in order of arrival
         self.bad: dict[int, str] = {}
         self._reader = RowsReader(self.file, self.bad)
-        self.heads: Heads = np.zeros(0, HEADS)  # of all ROWS frames that are known
+        self.heads: Heads = np.zeros(0, HEADS)  # of all known ROWS frames
         self._tallied = 0  # frames
-        self._asked = 0  # for the rows of a session
+        self._asked = 0  # requests for the rows of a session
         self._places: dict[Schema, tuple[Places, Places]] = {}
         self._places_for = -1  # frames
         self._kept: tuple[tuple[SessionKey, int, int], Found] | None = None  # of the last `rows_of`
@@ -81,11 +80,11 @@ class JournalView:
 
     @property
     def is_read(self) -> bool:
-        """Whether `update` has found anything yet."""
+        """Whether `update` has read anything yet."""
         return self.known_to > FILE_SIZE
 
     def update(self) -> bool:
-        """Take up what was appended; says whether anything was."""
+        """Read what was appended; False if nothing was."""
         before = self.known_to
         offsets, packed, others = self.file.index(before)
         self.known_to = self.file.scanned_to
@@ -115,8 +114,8 @@ class JournalView:
         return int(self.heads["greatest_ms"].max(initial=0))
 
     def rows_of(self, key: SessionKey, after_ms: int = 0) -> Found:
-        """A session's rows with t_ms > after_ms, in the order in which they came, a part for each stretch
-        and schema; and how many damaged frames and stretches may have held some."""
+        """A session's rows with t_ms > after_ms, in order of arrival, in parts of one schema; and the number
+        of damaged frames and places that may have held some."""
         asked = key, after_ms, self.heads.size
         if self._kept is None or self._kept[0] != asked:
             self._kept = asked, self._read_rows_of(key, after_ms)
@@ -144,7 +143,7 @@ class JournalView:
         return found, skipped
 
     def _searched(self, heads: Heads, number: int, after_ms: int) -> list[tuple[Schema, Rows]]:
-        """Rows in these frames."""
+        """A session's rows in these frames."""
         found = []
         for picked in (one for piece in self._reader.pieces(heads) for one in piece):
             rows = picked.of_session(number).rows()
@@ -153,8 +152,8 @@ class JournalView:
         return found
 
     def _located(self, number: int, after_ms: int) -> list[tuple[Schema, Rows]]:
-        """Rows by where each of them stands: to look through a journal once more for each of a thousand
-        sessions would take minutes."""
+        """A session's rows by their offsets: to search the journal for each of a thousand sessions would take
+        minutes."""
         if self._places_for != self.heads.size:
             self._places = self._locate()
             self._places_for = self.heads.size
@@ -171,10 +170,10 @@ class JournalView:
     def oldest(
         self, at: int, done_at: int, done_ms: int, is_wanted: Callable[[SessionRecord], bool]
     ) -> tuple[int, SessionRecord] | None:
-        """The time of the oldest row in frames from `at` on, and whose it is; of those before `done_at`
-        only rows later than `done_ms` count, and of all rows those of wanted sessions.
+        """The time and the session of the oldest row of wanted sessions, in frames from `at` on. In frames
+        before `done_at` only rows later than `done_ms` count.
 
-        Frames are read in the order in which they may have it, so mostly one is.
+        Frames are read in order of their least time, so usually only one is.
         """
         heads = self.heads[self.heads["at"] >= at]
         is_begun = heads["at"] < done_at
@@ -195,8 +194,8 @@ class JournalView:
         return found
 
     def pieces(self, since: int = 0) -> Iterator[dict[Schema, Rows]]:
-        """All rows, but for those of the first `since` frames, some mebibytes at a time, in the order in
-        which they came within each schema."""
+        """All rows, except of the first `since` frames, some mebibytes at a time; rows of each schema are in
+        order of arrival."""
         for piece in self._reader.pieces(self.heads[since:]):
             parts: dict[Schema, list[Rows]] = {}
             for picked in piece:
@@ -204,8 +203,8 @@ class JournalView:
             yield {schema: np.concatenate(some) for schema, some in parts.items()}
 
     def picked(self, after_ms: int, until_ms: int = _NEVER) -> Iterator[Picked]:
-        """The rows of all frames that may have some with after_ms < t_ms <= until_ms, in the order in which
-        they came within each schema."""
+        """The rows of all frames that may have some with after_ms < t_ms <= until_ms; rows of each schema are
+        in order of arrival."""
         heads = self.heads
         for piece in self._reader.pieces(
             heads[(heads["greatest_ms"] > after_ms) & (heads["least_ms"] <= until_ms)]
@@ -213,7 +212,7 @@ class JournalView:
             yield from piece
 
     def _locate(self) -> dict[Schema, tuple[Places, Places]]:
-        """Of each schema, the session of each row and its offset in the file, by session, then offset."""
+        """The session and the offset of each row of each schema, by session, then offset."""
         parts: dict[Schema, list[tuple[Places, Places]]] = {}
         for picked in (one for piece in self._reader.pieces(self.heads) for one in piece):
             parts.setdefault(picked.schema, []).append((picked.session, picked.at))
@@ -225,13 +224,13 @@ class JournalView:
         return found
 
     def _pieces_at(self, at: Places, size: int) -> Iterator[bytes]:
-        """The rows at these offsets; those that stand together are read together."""
+        """The rows at these offsets; adjacent rows are read together."""
         first = np.flatnonzero(np.diff(at, prepend=-size) != size)
         for begin, end in zip(first.tolist(), [*first[1:].tolist(), at.size], strict=True):
             yield self.file.read(int(at[begin]), (end - begin) * size)
 
     def tallies(self, keys: Set[SessionKey] | None = None) -> Iterator[tuple[SessionKey, Tally]]:
-        """Of each session that is declared here, or of those of `keys`, what there is of it."""
+        """The tallies of all sessions that the journal declares, or of those in `keys`."""
         if keys is not None and self._tallied < self.heads.size:
             for key in keys & self.records.keys():
                 times = [rows["t_ms"] for _, rows in self.rows_of(key)[0]]
@@ -250,7 +249,7 @@ class JournalView:
             yield key, Tally(*tally) if tally[2] else Tally(0, 0, 0)
 
     def schemas_of(self, key: SessionKey) -> list[Schema]:
-        """The schemas of a session's rows here, in the order in which they came."""
+        """The schemas of a session's rows in this journal, in order of arrival."""
         if self._tallied < self.heads.size and self._kept is not None and self._kept[0][0] == key:
             parts = sorted(self.rows_of(key)[0], key=lambda part: int(part[1]["t_ms"][0]))
             return list(dict.fromkeys(schema for schema, _ in parts))
@@ -284,8 +283,8 @@ class JournalView:
             np.minimum.at(first, session, t_ms)
 
     def _widened(self, column: npt.NDArray[np.int64], heads: Heads, fill: int) -> npt.NDArray[np.int64]:
-        """A column by session number that has room for the sessions of these frames."""
-        # A number that the file has no room to declare is damage.
+        """A column by session number, widened for the sessions of these frames."""
+        # A number that is too large for the file is damage.
         size = min(int(heads["greatest_session"].max()) + 1, self.known_to)
         return np.append(column, np.full(max(size - column.size, 0), fill, np.int64))
 

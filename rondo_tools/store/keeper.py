@@ -1,11 +1,11 @@
-"""What rondo-store holds open: the folder, its lock, the sessions that live, and the journal.
+"""The keeper: holds a store's folder and lock, its live sessions, and the journal that is written.
 
 Strategy: streams begin sessions and hand over ticks and ends, which are only gathered. `flush`, once a
-turn, writes what all of them gathered; what it has written may be acknowledged. So nothing here waits
-for the disk but `flush`, and what a full disk keeps from being written stays gathered.
+turn, writes them all; then they may be acknowledged. So only `flush` waits for the disk, and on a full
+disk everything stays gathered.
 
-Journals that are over wait in `closed` to be rolled up, by something that works on files alone and may
-run in a thread; `take_over` gets what that came to.
+Closed journals wait in `closed` for their roll-up, which works on files alone and may run in a thread;
+`take_over` gets its result.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from rondo_tools.stream import End, Header
 
 log = logging.getLogger(__name__)
 
-MAX_AHEAD_MS = 600_000  # a tick further ahead of the store's clock is a clock gone wrong
-MAX_GATHERED = 8 << 20  # bytes of streams, before they are written in the midst of a turn
-CHECK_EVERY_S = 0.1  # whether the folder is still ours, at most, before a write
-_MOST_SERIES_KNOWN = 8  # few, for a header may be large
+MAX_AHEAD_MS = 600_000  # a tick further ahead of the store's clock comes from a wrong clock
+MAX_GATHERED = 8 << 20  # bytes of streams in memory: more are written in the middle of a turn
+CHECK_EVERY_S = 0.1  # least time between two checks, before a write, that the folder is in its place
+_MOST_SERIES_KNOWN = 8  # few, because a header may be large
 
 
 class NoMemory:
-    """Remembers no session: for a store that has rolled up nothing."""
+    """Remembers no session, as in a store without a roll-up."""
 
     def find(self, instance: str, start_ms: int) -> Description | None:  # noqa: ARG002
         return None
@@ -54,20 +54,20 @@ class NoMemory:
 
 
 class RollUp(Protocol):
-    """Rolls up closed journals, which it reads from the disk; in two steps, for the first takes long."""
+    """Rolls up closed journals from the disk, in two steps, because the first one is slow."""
 
     def run(self, journal: ClosedJournal) -> Any:
-        """Roll it up: all is on the disk when this returns. For any thread. Raises OSError.
+        """Roll it up and force the result to the disk. For any thread. Raises OSError.
 
-        Raises StoreError if the folder is no longer ours.
+        Raises StoreError if the folder was moved or replaced.
         """
 
     def take_over(self, result: Any) -> State:
-        """Remember the sessions that were over, for the keeper's next look-up; gives the new state."""
+        """Remember the sessions that ended, for the keeper's look-ups; gives the new state."""
 
 
 class Position(NamedTuple):
-    """What a follower is told: all before `offset` of this journal is written."""
+    """A watermark: this journal is written up to `offset`."""
 
     path: Path
     number: int
@@ -78,7 +78,7 @@ class Keeper:
     """Holds a store open for writing, and closes its folder; use it as a context manager.
 
     `state` is the commit of the last roll-up, `carried` the sessions that it left open. `now_ms` is the
-    wall clock, `latest_ms` the latest that it may be, `clock` the running one.
+    wall clock, `latest_ms` the latest time that it may be, `clock` the monotonic one.
     """
 
     def __init__(
@@ -131,13 +131,13 @@ class Keeper:
             self.folder.close()
             raise
 
-    # --- what streams hand over --------------------------------------------------------------------
+    # --- sessions and ticks of streams --------------------------------------------------------------
 
     def begin(self, header: Header, owner: object = None) -> Session:
         """The session that a header opens, or continues with other series.
 
-        From now on it is `owner`'s. Raises StoreError if it has other labels or another interval, and
-        OSError if what it gathered with its old series cannot be written.
+        It belongs to `owner` from now on. Raises StoreError if its labels or interval differ, and OSError
+        if its ticks with the old series cannot be written.
         """
         known = len(self.live)
         session = self.live.open(header.instance, header.start_ms, header.interval_ms, header.labels)
@@ -164,7 +164,7 @@ class Keeper:
         return True
 
     def extend(self, session: Session, t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> int:
-        """Gather ticks as `append` does: `t_ms` (n,), `values` (n, series). How many were no duplicates."""
+        """Gather ticks as `append` does: `t_ms` (n,), `values` (n, series). Gives how many were new."""
         if t_ms[0] <= session.last_ms or (t_ms[1:] <= t_ms[:-1]).any():
             newest = np.maximum.accumulate(np.concatenate(([session.last_ms], t_ms)))
             is_fresh = t_ms > newest[:-1]
@@ -175,24 +175,24 @@ class Keeper:
         return len(t_ms)
 
     def end(self, session: Session, end: End) -> None:
-        """Its producer ended it. A second end is the first one sent again, and changes nothing."""
+        """Gather the producer's end. A second end is a resend, and changes nothing."""
         if not session.is_ended:
             self._end(session, end.reason, end.t_ms)
 
     def release(self, session: Session, owner: object = None) -> None:
-        """The connection is gone; nothing happens if the session is another owner's by now."""
+        """The owner's connection is gone. No effect if the session has another owner by now."""
         if session.owner is owner:
             self.live.released(session)
 
     def give_up(self, session: Session, owner: object = None) -> None:
-        """`release`, and no patience: its producer began another session, or its pipe ended."""
+        """End it as lost at once: its producer began another session, or its pipe ended."""
         if session.owner is owner:
             if session.end is None and session.is_stored:
                 self._end(session, LOST, session.last_ms)
             self.live.released(session)
 
     def give_up_gone(self, *, at_once: bool = False) -> int:
-        """Give up the sessions whose connection has been gone for long, or all that are `at_once`."""
+        """Give up the sessions whose connection has been gone for too long; `at_once`, all without one."""
         given_up = list(self.live.gone() if at_once else self.live.overdue())
         for session in given_up:
             self.give_up(session)
@@ -201,7 +201,7 @@ class Keeper:
     def limits(self) -> tuple[int, int]:
         """The oldest and the newest time of ticks that may be stored now."""
         now_ms = self._now_ms()
-        if now_ms != self._limits_of_ms:  # in a millisecond many are stored
+        if now_ms != self._limits_of_ms:  # many ticks come in a millisecond
             self._limits = now_ms - self._span_ms, self._latest_ms() + MAX_AHEAD_MS
             self._limits_of_ms = now_ms
         return self._limits
@@ -210,14 +210,14 @@ class Keeper:
 
     @property
     def has_pending(self) -> bool:
-        """Whether there is something to `flush`."""
+        """Whether anything waits for `flush`."""
         return self._journals.is_behind
 
     def flush(self) -> None:
         """Write what was gathered, then end the journal if it is time.
 
-        Raises OSError: then what could not be written is gathered still, for another try. Raises
-        StoreError if the folder is no longer ours: then nothing must be acknowledged any more.
+        Raises OSError; then everything that is not written stays gathered for another try. Raises
+        StoreError if the folder was moved or replaced: nothing must be acknowledged any more.
         """
         if self._clock() - self._checked_at >= CHECK_EVERY_S and self.has_pending:
             self._check()
@@ -225,39 +225,39 @@ class Keeper:
         self.gathered = 0
 
     def bound_turn(self) -> None:
-        """Write in the midst of a turn if much is gathered. Raises as `flush` does."""
+        """Write in the middle of a turn if much is gathered. Raises as `flush` does."""
         if self.gathered > MAX_GATHERED:
             self.flush()
 
     def acknowledge(self) -> None:
-        """To be called before a stream is taken for stored. Raises StoreError as `flush`."""
-        assert not self.has_pending, "what is not written cannot be acknowledged"
+        """Call this before acknowledging a stream. Raises StoreError as `flush` does."""
+        assert not self.has_pending, "data that is not written must not be acknowledged"
         self._check()
 
     def newest_position(self) -> Position | None:
-        """Where what is written ends; None if this process has written nothing."""
+        """The end of what is written; None if this process has written nothing."""
         journal = self._journals.newest
         return None if journal is None else Position(self.folder.layout.path, journal.number, journal.size)
 
-    # --- journals that are over ------------------------------------------------------------------------
+    # --- closed journals -------------------------------------------------------------------------------
 
     @property
     def closed(self) -> tuple[ClosedJournal, ...]:
-        """The journals to be rolled up, oldest first."""
+        """The journals to roll up, oldest first."""
         return tuple(self._journals.closed)
 
     def end_journal(self) -> None:
-        """Write what was gathered, and let what follows go into another journal. Raises as `flush` does."""
+        """Write what was gathered, then close the journal: another one begins. Raises as `flush` does."""
         self.flush()
         self._journals.end_journal()
 
     @property
     def newest_closed(self) -> int:
-        """The newest journal that is over, rolled up or not."""
+        """The newest closed journal, rolled up or not."""
         return self._journals.journal.number - 1
 
     def forget(self, selector: Selector) -> int:
-        """After `end_journal`: nothing is stored of the sessions that are meant, once files say so too.
+        """Take the selected sessions as not stored. Call it after `end_journal`, before rewriting the files.
 
         Gives how many of them are connected: their next tick is new data.
         """
@@ -266,12 +266,12 @@ class Keeper:
         )
 
     def roll_up(self) -> None:
-        """Roll up all closed journals, here and now. Raises as RollUp.run."""
+        """Roll up all closed journals in this thread. Raises as RollUp.run does."""
         while (job := self.next_roll_up()) is not None:
             self.take_over(job())
 
     def next_roll_up(self) -> Callable[[], Any] | None:
-        """What rolls up the oldest closed journal, for a thread; `take_over` gets what it returns."""
+        """The roll-up of the oldest closed journal, for a thread; give its result to `take_over`."""
         if self._roll_up is None or not self._journals.closed:
             return None
         return partial(self._roll_up.run, self._journals.closed[0])
@@ -281,13 +281,13 @@ class Keeper:
         self.rolled_up(self._roll_up.take_over(result))
 
     def rolled_up(self, state: State) -> None:
-        """Journals up to one are rolled up, and the sessions that were over in them remembered."""
+        """Journals up to `state.rolled_up` are rolled up, and the sessions that ended in them remembered."""
         while self._journals.closed and self._journals.closed[0].number <= state.rolled_up:
             self._journals.closed.popleft()
         self.live.rolled_up(state.rolled_up)
 
     def close(self) -> None:
-        """Write what was gathered, if the folder is still ours, and let go of all. Raises as `flush`."""
+        """Write what was gathered, if the folder is in its place, and close it. Raises as `flush` does."""
         try:
             if self.has_pending:
                 self._check()
@@ -319,7 +319,7 @@ class Keeper:
         session.end_journal = 0
 
     def _ended(self, end: PendingEnd, journal: int) -> None:
-        if end.session.end == SessionEnd(end.reason, end.t_ms):  # else it was undone meanwhile
+        if end.session.end == SessionEnd(end.reason, end.t_ms):  # else a later tick undid it
             self.live.ended(end.session, journal)
 
     def _describe(self, session: Session, number: int) -> SessionRecord:
@@ -335,7 +335,7 @@ class Keeper:
         )
 
     def _schema(self, series: tuple[Series, ...]) -> Schema:
-        """As `schema_of`, which takes time for the hash of so large a tuple: streams share a few."""
+        """A cached `schema_of`, which would hash a large tuple each time; streams share a few."""
         known = self._known_series.get(id(series))
         if known is None:
             if len(self._known_series) >= _MOST_SERIES_KNOWN:
@@ -344,7 +344,7 @@ class Keeper:
         return known[1]
 
     def _check(self) -> None:
-        """Raise StoreError unless what we write is where a reader looks."""
+        """Raise StoreError if the folder or the journal is no longer in its place."""
         self.folder.check()
         try:
             is_linked = self._journals.journal.is_linked

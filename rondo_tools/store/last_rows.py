@@ -1,4 +1,4 @@
-"""Reads the last ticks of sessions that are over: the rows that their descriptions point at."""
+"""Reads the last rows of ended sessions: the rows that their descriptions point at."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LastRowsReader:
         self._files: dict[int, FrameFile | None] = {}
 
     def read(self, description: Description, after_ms: int) -> list[tuple[Schema, Rows]]:
-        """The rows with t_ms > after_ms, by schema and in time order; those that are gone are left out."""
+        """The rows with t_ms > after_ms that are still there, by schema and in time order."""
         found: dict[Schema, list[Rows]] = {}
         for place in description.places:
             for schema, rows in self._read(place):
@@ -70,7 +70,7 @@ class LastRowsReader:
             try:
                 self._files[number] = FrameFile(path)
             except FileNotFoundError:
-                self._files[number] = None  # it had its time, or had to go for room
+                self._files[number] = None  # it expired, or was evicted
             except StoreError as exc:
                 log.warning("%s", exc)
                 self._files[number] = None

@@ -1,12 +1,10 @@
-"""The sessions that are not over, and those whose end is not rolled up yet.
+"""The live sessions, and those whose end is not rolled up yet.
 
-Strategy: a session is (instance, start). It is here from its header until it is over and the journal
-with its end is rolled up; from then on it is remembered, and looked up in an index when a stream
-names it again. Of each instance the newest tick of the sessions that ended is kept apart, so nothing
-here takes longer the more sessions there are, or were.
+Strategy: a session is (instance, start). It is here from its header until the journal with its end is rolled
+up. From then on it is remembered, and looked up in an index when a stream names it again. The newest tick of
+an instance's ended sessions is kept apart, so no operation here takes longer with more sessions.
 
-A session whose connection is gone is given up after a while: its end is `lost`, until a later row
-undoes that.
+A session whose connection is gone is given up after a while: its end is `lost`, until a later tick undoes it.
 """
 
 from __future__ import annotations
@@ -22,10 +20,10 @@ GIVE_UP_INTERVALS = 10
 
 
 class Remembered(Protocol):
-    """The sessions that are over and rolled up."""
+    """The sessions whose end is rolled up."""
 
     def find(self, instance: str, start_ms: int) -> Description | None:
-        """How it was, or None if no such session is known."""
+        """The description of a session, or None if it is not known."""
 
     def newest_ms(self, instance: str) -> int:
         """The newest tick of all sessions of an instance; 0 for none."""
@@ -51,11 +49,11 @@ class Carried(LeftOpen, Protocol):
 
     @property
     def schema(self) -> Schema:
-        """Of its last tick."""
+        """The schema of its last tick."""
 
 
 class SessionEnd(NamedTuple):
-    """How a session ended: by its producer, or `lost`."""
+    """The end of a session: from its producer, or `lost`."""
 
     reason: str
     t_ms: int
@@ -64,10 +62,9 @@ class SessionEnd(NamedTuple):
 class Session:
     """One life of an instance.
 
-    `last_ms` is its newest tick, `written_ms` the newest before the `turn` in which it last had
-    one, `turn` that turn's mark. `journal` is where it was declared last, under `number`. `owner` is
-    the stream that it belongs to, of two the newer one. `is_stored` says that journals or the carry
-    have something of it that is not remembered yet.
+    `last_ms` is its newest tick, `written_ms` the newest one before the `turn` of its last ticks (see
+    `Journal.turn`). `journal` declared it last, under `number`. `owner` is the stream that it belongs to, the
+    newer one of two. `is_stored`: journals or the carry have data of it that is not remembered yet.
     """
 
     __slots__ = (
@@ -98,7 +95,7 @@ class Session:
 
     @property
     def width(self) -> int:
-        """How many values a tick has."""
+        """The number of values of a tick."""
         return 0 if self.schema is None else self.schema.width
 
     @property
@@ -108,10 +105,10 @@ class Session:
 
 
 class _Instance:
-    """The sessions of one name: how many are here, and those of them that have no end.
+    """The sessions of one instance: `here` is their number, `without_end` those that have no end.
 
-    `newest_ms` is the newest tick of the others, of the session that began at `newest_start_ms` if that
-    is known; `other_ms` is the newest tick of all but that one.
+    `newest_ms` is the newest tick of all others, that of the session which began at `newest_start_ms` if that
+    is known; `other_ms` is the newest tick without that session.
     """
 
     __slots__ = ("here", "newest_ms", "newest_start_ms", "other_ms", "without_end")
@@ -143,7 +140,7 @@ class _Instance:
 
 
 class Live:
-    """`clock` is the running one, in seconds."""
+    """`clock` is the monotonic one, in seconds."""
 
     def __init__(self, remembered: Remembered, clock: Callable[[], float]) -> None:
         self._remembered = remembered
@@ -161,7 +158,7 @@ class Live:
         return iter(self._sessions.values())
 
     def open(self, instance: str, start_ms: int, interval_ms: int, labels: Labels) -> Session:
-        """The session that a header names: one that is here, one that is remembered, or a new one."""
+        """The session that a header names: a live one, a remembered one, or a new one."""
         session = self._sessions.get((instance, start_ms))
         if session is None:
             known = self._remembered.find(instance, start_ms)
@@ -175,7 +172,7 @@ class Live:
         return session
 
     def recover(self, record: LeftOpen) -> Session:
-        """A session that an earlier process left: in the carry, or in a journal that is not rolled up."""
+        """A session of an earlier process: in the carry, or in a journal that is not rolled up."""
         session = self.open(record.instance, record.start_ms, record.interval_ms, record.labels)
         session.last_ms = max(session.last_ms, record.last_ms)
         session.is_stored = True
@@ -188,13 +185,13 @@ class Live:
         return self._instances[session.instance].before_ms(session)
 
     def owned(self, session: Session, owner: object) -> None:
-        """A connection speaks for the session from now on."""
+        """The session belongs to a connection from now on."""
         session.owner = owner
         session.gone_since = None
         self._gone.pop(session, None)
 
     def released(self, session: Session) -> None:
-        """No connection speaks for it any more."""
+        """The session no longer belongs to a connection."""
         session.owner = None
         if self._is_over(session):
             self._forget(session)
@@ -202,7 +199,7 @@ class Live:
             self._is_gone(session)
 
     def resumed(self, session: Session) -> None:
-        """A row came after it was given up."""
+        """A tick came after the session was given up."""
         session.end = None
         session.end_journal = 0
         instance = self._instances[session.instance]
@@ -212,14 +209,14 @@ class Live:
             self._is_gone(session)
 
     def ended(self, session: Session, journal: int) -> None:
-        """Its end is written, in this journal."""
+        """The end of the session is written in this journal."""
         self._gone.pop(session, None)
         session.end_journal = journal
         self._ended_in.setdefault(journal, []).append(session)
         self._instances[session.instance].ended(session)
 
     def rolled_up(self, journal: int) -> None:
-        """Journals up to this one are rolled up: the sessions that ended in them are remembered now."""
+        """Journals up to this one are rolled up, and the sessions that ended in them remembered."""
         self._rolled_up = journal
         for number in [number for number in self._ended_in if number <= journal]:
             for session in self._ended_in.pop(number):
@@ -227,10 +224,10 @@ class Live:
                     self._forget(session)
 
     def forget(self, is_meant: Callable[[str, Labels], bool]) -> int:
-        """Nothing is stored of some sessions any more; gives how many of them a stream may go on with.
+        """The selected sessions are no longer stored; gives how many of them a stream may continue.
 
-        These keep their last tick, and those whose connection is gone until they are given up: what
-        their producers send again is not new.
+        These keep their last tick, and so do sessions without a connection until they are given up: resent
+        ticks are not new.
         """
         connected = 0
         meant = [one for one in self._sessions.values() if is_meant(one.instance, one.labels)]
@@ -255,7 +252,7 @@ class Live:
         ]
 
     def gone(self) -> Iterable[Session]:
-        """All sessions without an end and a connection."""
+        """All sessions that have neither an end nor a connection."""
         return list(self._gone)
 
     def _add(self, session: Session) -> None:
@@ -273,7 +270,7 @@ class Live:
         self._gone[session] = None
 
     def _is_over(self, session: Session) -> bool:
-        """Whether it is remembered, as far as there is anything of it."""
+        """Whether it is remembered, or nothing of it is stored."""
         if not session.is_stored:
             return True
         return session.end is not None and 0 < session.end_journal <= self._rolled_up

@@ -1,12 +1,12 @@
-"""When a file has had its time: if looks at the clock over an hour agree on that.
+"""Looks at the clock: a file expires only if two looks, an hour apart, agree that it is too old.
 
-Strategy: the clock of now is held against looks that are an hour old or older: in a process that ran
-for so long, what they have become by the monotonic clock; before that, looks of earlier processes,
-which state.json keeps in their order. The smallest counts. So a clock that is wrong for less than an
-hour erases nothing, and runs from cron expire as servers do, an hour later.
+Strategy: the time now is compared with looks that are at least an hour old. A process that has run for an
+hour advances its own looks by the monotonic clock; before that it uses looks of earlier processes, which
+state.json keeps in their order. The smallest time is used. So a clock that is wrong for less than an hour
+removes nothing, and runs from cron expire files as servers do, an hour later.
 
-The time at which a file is closed comes from the same clock. If that is behind the looks, an hour
-after the newest of them is late enough; if it is ahead, the files after it tell.
+The time at which a file is closed comes from the same clock. If the clock is behind the looks, the file gets
+the time an hour after the newest look; if it was ahead, the times of later files correct it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ MOST = 2 * HOUR_MS // EVERY_MS
 
 
 class Times(NamedTuple):
-    """What time it is, and what time it is at least, as an earlier look has it."""
+    """The time now, and the time by an earlier look."""
 
     now_ms: int
     agreed_ms: int
 
     def is_over(self, since_ms: int, span_ms: int) -> bool:
-        """Whether both say that more than the span has passed."""
+        """Whether by both more than the span has passed."""
         return min(self) - since_ms > span_ms
 
 
 class Looks:
-    """This process' looks, by both clocks."""
+    """The looks of this process, by both clocks."""
 
     def __init__(self, now_ms: Callable[[], int], clock: Callable[[], float]) -> None:
         self._now_ms, self._clock = now_ms, clock
         self._own: list[tuple[int, int]] = []  # (wall, monotonic), ms
 
     def look(self, kept_ms: list[int]) -> tuple[Times, list[int]]:
-        """The times, and the looks to keep in place of `kept_ms`."""
+        """The times, and the looks to keep instead of `kept_ms`."""
         now_ms, clock_ms = self._now_ms(), int(self._clock() * 1000)
         agreed_ms = _before_a_step_back(kept_ms, now_ms)
         old = [n for n, (_, then) in enumerate(self._own) if clock_ms - then >= HOUR_MS]
@@ -53,7 +53,7 @@ class Looks:
 
 
 def _before_a_step_back(looks_ms: list[int], now_ms: int) -> int:
-    """The newest look that is an hour old and that no later one contradicts; 0 if there is none."""
+    """The newest look that is an hour old and that no later look contradicts; 0 if there is none."""
     least = now_ms
     for look_ms in reversed(looks_ms):
         if look_ms <= min(least, now_ms - HOUR_MS):
@@ -63,7 +63,7 @@ def _before_a_step_back(looks_ms: list[int], now_ms: int) -> int:
 
 
 def _without_refuted(looks_ms: list[int], now_ms: int) -> list[int]:
-    """Without looks that were ahead, once the clock that was set back has run for an hour."""
+    """Drop the looks that were ahead, an hour after the clock was set back."""
     steps = [n for n in range(1, len(looks_ms)) if looks_ms[n] < looks_ms[n - 1]]
     if not steps or now_ms - looks_ms[steps[-1]] < HOUR_MS:
         return looks_ms
@@ -72,16 +72,16 @@ def _without_refuted(looks_ms: list[int], now_ms: int) -> list[int]:
 
 
 def stamp(now_ms: int, looks_ms: list[int]) -> int:
-    """The time to note for a file that is closed now: later than it is, if the clock is behind."""
+    """The time to note for a file that is closed now: a later one if the clock is behind."""
     newest = max(looks_ms, default=0)
     return now_ms if now_ms >= newest else newest + HOUR_MS
 
 
 def plausible(closed_ms: Mapping[int, int], now_ms: int) -> dict[int, int]:
-    """When files were closed, by number: what a wrong clock noted is set right by the other files.
+    """The times at which files were closed, by number; times of a wrong clock are corrected by other files.
 
-    Files were closed in the order of their numbers. So a time before that of an earlier file was not
-    it, nor a time that is still to come: then it was before the next file's.
+    Files are closed in the order of their numbers. So a time before that of an earlier file is wrong, and so
+    is a time in the future: then the next file's time is taken.
     """
     found: dict[int, int] = {}
     to_come: list[int] = []

@@ -1,8 +1,8 @@
-"""A store that is open for writing: what holds its journals, and what keeps its files.
+"""A store that is open for writing: the keeper of its journals, and the upkeep of its files.
 
-Strategy: the lock first; then what the last roll-up committed is read, and what was never committed
-removed. What cannot be read is warned of, and passed over: the store starts and serves. Only a
-`state.json` that cannot be read stops it, for without it a week of files would count as left over.
+Strategy: take the lock, read what the last roll-up committed, and remove uncommitted files. A file that
+cannot be read is skipped with a warning: the store starts and serves. Only an unreadable `state.json` stops
+it, because without it a week of files would count as uncommitted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rondo_tools.units import format_size
 
 log = logging.getLogger(__name__)
 
-# A file has to have room for a frame of each kind, else no journal ever holds a row.
+# A file must be able to hold a frame of each kind, else no journal could have a row.
 _LEAST_FILE = 4 * MAX_PAYLOAD
 
 
@@ -60,10 +60,10 @@ class OpenStore:
             layout = folder.layout
             state = _read_state(layout)
             try:
-                restored.settle(layout, state)
+                restored.move_into_place(layout, state)
                 compaction.clean_up(layout, state, folder.tiers)
             except OSError as exc:
-                log.warning("%s: nothing that was left over is removed: %s", layout.path, exc.strerror)
+                log.warning("%s: cannot remove uncommitted files: %s", layout.path, exc.strerror)
             remembered = Remembered(layout)
             remembered.load(state)
             self.upkeep = Upkeep(folder, state, remembered, max_bytes=max_bytes, now_ms=now_ms, clock=clock)
@@ -84,10 +84,10 @@ class OpenStore:
             raise
 
     def keep_house(self) -> None:
-        """Take up a request to forget, roll up all journals that are over, and remove what had its time.
+        """Serve a request to forget, roll up all closed journals, and remove expired files.
 
-        What goes wrong is warned of: it is done the next time. Raises StoreError if the folder is no
-        longer ours.
+        An error is a warning, and the next call tries again. Raises StoreError if the folder was moved or
+        replaced.
         """
         if (answer := self.forgetter.serve()) is not None:
             log.info("%s: %s", self.keeper.folder.layout.path, answer.error or answer)
@@ -102,12 +102,12 @@ class OpenStore:
             log.warning("%s: nothing expires yet: %s", self.keeper.folder.layout.path, exc.strerror or exc)
 
     def close(self) -> None:
-        """Write what is gathered, if it can be. Raises StoreError if the folder is no longer ours."""
+        """Write what is gathered, if possible. Raises StoreError if the folder was moved or replaced."""
         try:
             self.keeper.close()
         except OSError as exc:
             path = self.keeper.folder.layout.path
-            log.warning("%s: %s; what is not stored must be sent again", path, exc.strerror or exc)
+            log.warning("%s: %s; data that is not stored must be sent again", path, exc.strerror or exc)
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +122,7 @@ def _check_file_limit() -> None:
         soft = _LEAST_FILE if hard == resource.RLIM_INFINITY else min(_LEAST_FILE, hard)
         if soft < _LEAST_FILE:
             raise StoreError(
-                f"files may have {format_size(soft)} only (ulimit -f), and need {format_size(_LEAST_FILE)}",
+                f"files may have only {format_size(soft)} (ulimit -f), and need {format_size(_LEAST_FILE)}",
                 exit_code=EX_UNAVAILABLE,
             )
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -143,14 +143,14 @@ def _read_state(layout: Layout) -> State:
 
 
 def _carried(layout: Layout, state: State) -> Iterable[LiveSession]:
-    """The sessions that the last roll-up left open; none, and a warning, if they cannot be read."""
+    """The sessions that the last roll-up left open; none, with a warning, if they cannot be read."""
     if not state.carry:
         return ()
     path = layout.carry(state.carry)
     try:
         return parse_carry(path.read_bytes()).sessions.values()
     except OSError as exc:
-        log.warning("%s: %s; sessions that were open are not known", path, exc.strerror)
+        log.warning("%s: %s; open sessions are not known", path, exc.strerror)
     except StoreError as exc:
-        log.warning("%s: %s; sessions that were open are not known", path, exc)
+        log.warning("%s: %s; open sessions are not known", path, exc)
     return ()

@@ -1,8 +1,8 @@
-"""How much a producer on a socket may bring: new sessions, and bytes.
+"""The quota of a producer on a socket: new sessions, and bytes.
 
-Strategy: a bucket each, which fills at a rate up to a burst. What has come is taken out, also below
-zero, for it is known only when it has been read; the producer then waits in its socket until both
-are at zero again. So nobody's flood drives out what others have stored.
+Strategy: two token buckets. Received data is taken out after reading it, also below zero; then the producer
+waits in its socket until both buckets are at zero again. So a flood of one producer cannot evict the data of
+the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BYTES_BURST = float(128 << 20)
 
 
 class Quota:
-    """Of one producer. `now` is the running clock, in seconds."""
+    """The quota of one producer. `now` is the monotonic clock, in seconds."""
 
     __slots__ = ("_at", "_bytes", "_sessions")
 
@@ -24,13 +24,13 @@ class Quota:
         self._bytes = BYTES_BURST
 
     def take(self, now: float, *, sessions: int, bytes: int) -> None:
-        """Note what has come."""
+        """Take received data out of the buckets."""
         self._fill(now)
         self._sessions -= sessions
         self._bytes -= bytes
 
     def ready_in(self, now: float) -> float:
-        """How many seconds its producer has to wait; 0 for not at all."""
+        """Seconds that the producer has to wait, or 0."""
         self._fill(now)
         return max(0.0, -self._sessions / SESSIONS_A_SECOND, -self._bytes / BYTES_A_SECOND)
 

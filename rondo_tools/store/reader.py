@@ -1,9 +1,8 @@
-"""Reading a store, also while it is written: what rondo-push and rondo-query stand on.
+"""Reads a store, also while it is written: the base of rondo-push and rondo-query.
 
-Strategy: nothing is locked and nothing is written. `Store.sessions` takes a snapshot of the files;
-its sessions read from that snapshot, each only what it is asked for. Which sessions there are say the
-descriptions of those that are over, the carry of the last roll-up, and the journals since; their rows
-come as `session_rows` has it.
+Strategy: nothing is locked and nothing is written. `Store.sessions` takes a snapshot of the files; its
+sessions read from that snapshot, and only what is asked for. The sessions are found in the descriptions of
+ended ones, in the carry of the last roll-up, and in the journals since; `session_rows` reads their rows.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 _NEVER = 1 << 62  # ms
-_MISSING = "is not there, though state.json wants it"
+_MISSING = "is missing, though state.json names it"
 
 
 class Store:
@@ -44,15 +43,15 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        told = read_store_json(self.path)
-        self.store_id, self.tiers = told.store_id, told.tiers
+        store_json = read_store_json(self.path)
+        self.store_id, self.tiers = store_json.store_id, store_json.tiers
         self._files = Files(self.path, len(self.tiers))
         self._snapshot: Snapshot | None = None
         self._arrivals = Arrivals()
 
     @property
     def evictions(self) -> list[Eviction]:
-        """What had to go for want of room, as of the last look at the store; the oldest first."""
+        """The evicted files, as of the last look at the store; the oldest first."""
         return list((self._snapshot or self._look()).state.evictions)
 
     @property
@@ -62,9 +61,9 @@ class Store:
         return self._files.unread | missing
 
     def damaged(self) -> Iterator[tuple[Path, int, str]]:
-        """The damage that was met so far in the files of the last look: file, byte, what is wrong.
+        """The damage found so far in the files of the last look: file, byte, error.
 
-        Files are read as far as somebody asked for what is in them.
+        Only the parts of files that were asked for have been read.
         """
         for view in self._files.views():
             if view.file.damage.bytes:
@@ -77,8 +76,8 @@ class Store:
     ) -> tuple[int, str] | None:
         """The time of the oldest tick in the journals from a position on, and its instance.
 
-        Up to `end` those not later than `done_ms` are dealt with. `begin` None is the oldest journal. In
-        sessions that the selector cannot mean there is none. Raises StoreError.
+        Up to `end`, ticks not later than `done_ms` are dealt with. `begin` None is the oldest journal.
+        Sessions that the selector cannot match are left out. Raises StoreError.
         """
 
         def is_wanted(record: SessionRecord) -> bool:
@@ -95,7 +94,7 @@ class Store:
                 at = begin.offset
                 if (
                     view.file.header.file_id != begin.file_id
-                ):  # another history: what is not later was delivered before it
+                ):  # another history: ticks not later than `done_ms` were delivered before it
                     at, done_at = 0, _NEVER
             if end is not None and number <= end.number:
                 done_at = max(done_at, end.offset if number == end.number else _NEVER)
@@ -111,9 +110,9 @@ class Store:
         return Checker(self.path)
 
     def dump(self, write: Callable[[bytes], object], keys: Collection[SessionKey] | None = None) -> None:
-        """Give all that the store holds to `write` as a dump, or what it has of the sessions in `keys`.
+        """Write a dump of the store, or of the sessions in `keys`, with `write`.
 
-        What cannot be read is logged and left out. Raises as `write` does.
+        Unreadable data is logged and left out. Raises as `write` does.
         """
         from rondo_tools.store.dump import read_cursors, write_dump
 
@@ -121,10 +120,10 @@ class Store:
         write_dump(self._look(), self.store_id, self.tiers, cursors, keys, write)
 
     def sessions(self, *, instance: str | None = None, since_ms: int = 0) -> list[Session]:
-        """The sessions that there are now, by instance and start: all, or those of an instance; or those
-        whose last tick was at or after `since_ms`, and those that have not ended.
+        """The present sessions, by instance and start: all, or those of an instance; with `since_ms` those
+        whose last tick was then or later, and those that have not ended.
 
-        What cannot be read is logged and left out.
+        Unreadable data is logged and left out.
         """
         return _sorted(self.each_session(instance=instance, since_ms=since_ms))
 
@@ -135,24 +134,24 @@ class Store:
                 yield session
 
     def read(self, wanted: Sequence[Wanted], question: Question) -> list[list[Piece]]:
-        """Rows of many sessions of the last look, as `bulk.read` has it. Raises StoreError, TooMuchError."""
+        """Rows of many sessions of the last look: see `bulk.read`. Raises StoreError, TooMuchError."""
         return bulk.read(self._snapshot or self._look(), self.tiers, wanted, question)
 
     def recent(self, since_ms: int | None = None) -> list[Session]:
-        """The sessions that have not ended, and some of those that ended lately; `arrivals` and `news` go
-        on from here, or from the first tick since `since_ms` that is still in a journal."""
+        """The sessions that have not ended, and some that ended lately; `arrivals` and `news` continue from
+        here, or from the first tick since `since_ms` that is still in a journal."""
         snapshot = self._look()
         self._arrivals.skip(snapshot, since_ms)
         return _sorted(self._each(snapshot, None, _NEVER))
 
     def arrivals(self) -> tuple[list[Arrival], list[Ending]]:
-        """What has come since `recent`, or since this was called last."""
+        """The new ticks and ends since `recent`, or since the last call."""
         return self._arrivals.take(self._look())
 
     def history(self, tier: int, since_ms: int) -> tuple[list[Session], Iterator[News]]:
-        """The sessions as `sessions(since_ms=since_ms)` has them, and the rows of a coarse tier since then,
-        as news; `news` goes on with the ticks that are not rolled up yet. What a roll-up has left open is in
-        neither, but for counters, which go on from the row before.
+        """The sessions of `sessions(since_ms=since_ms)`, and the rows of a coarse tier since then, as news;
+        `news` continues with the ticks that are not rolled up yet. Ticks in open windows of the carry are in
+        neither; counters need none of them, as they continue from the row before.
         """
         snapshot = self._look()
         self._arrivals.skip_rolled_up(snapshot)
@@ -168,11 +167,11 @@ class Store:
         return _sorted(found), files
 
     def news(self) -> Iterator[News]:
-        """The same as it stands in the journals: many sessions at once."""
+        """The same, journal by journal: many sessions at once."""
         return self._arrivals.news(self._look())
 
     def _each(self, snapshot: Snapshot, instance: str | None, since_ms: int) -> Iterator[Session]:
-        """All sessions of `snapshot` but for those that are rolled up as ended before `since_ms`."""
+        """All sessions of `snapshot`, except those rolled up as ended before `since_ms`."""
         live = {one.key: (number, one) for number, one in _live(snapshot.carry, instance)}
         fresh = {
             key
@@ -183,12 +182,12 @@ class Store:
         keys = [key_of(*key) for key in live.keys() | fresh] if since_ms else []
         found: dict[SessionKey, Session] = {}
         for ended in snapshot.ended.values():
-            for told in ended.descriptions(instance, since_ms, keys):
-                key = told[0], told[1]
+            for entry in ended.descriptions(instance, since_ms, keys):
+                key = entry[0], entry[1]
                 session = found.get(key)
                 if session is None:
-                    session = found[key] = Session(snapshot, self.tiers, key, told[2], told[3])
-                session.take_description(told)
+                    session = found[key] = Session(snapshot, self.tiers, key, entry[2], entry[3])
+                session.take_description(entry)
         for key, (number, one) in live.items():
             session = found.get(key) or self._session(found, snapshot, key, one.interval_ms, one.labels)
             session.take_live(number, one)

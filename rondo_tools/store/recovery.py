@@ -1,8 +1,8 @@
-"""What an earlier process left in journals that are not rolled up: which sessions live, and since when.
+"""Recovers the live sessions of an earlier process from the carry, and from journals that are not rolled up.
 
-Strategy: one pass over each journal in order. The newest tick of a session is the greatest time of
-its rows, so that what its producer sends again is known; its end is the last one written, unless a
-row later than a `lost` one undid it, or the ticks before it are not there.
+Strategy: one pass over each journal in order. The newest tick of a session is the greatest time of its rows,
+so that resent ticks are recognized. Its end is the last one written, unless a row later than a `lost` one
+undid it, or the ticks before it are missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rondo_tools.store.live import Carried, Live, Session, SessionEnd
 
 
 def recover(live: Live, layout: Layout, journals: Iterable[int], carried: Iterable[Carried]) -> list[str]:
-    """Put into `live` what is in the carry and in these journals. Gives what was wrong, for people."""
+    """Put the sessions in the carry and in these journals into `live`. Gives messages about errors."""
     for record in carried:
         session = live.recover(record)
         session.schema = record.schema
@@ -57,7 +57,7 @@ def _recover_journal(live: Live, file: FrameFile, journal: int) -> None:
             for end in ends_in(payload):
                 ends[end.number] = end
         elif head.kind == frames.ROWS and head.entries:
-            # A row's size is enough: the schema, which tells its width, may be damaged.
+            # The width comes from the row's size, because the schema may be damaged.
             rows = frames.rows_of(payload, (head.length // head.entries - 12) // 8)
             if head.greatest_session >= len(newest):
                 more = np.zeros(head.greatest_session + 1, np.int64)
@@ -72,7 +72,7 @@ def _recover_journal(live: Live, file: FrameFile, journal: int) -> None:
                 live.resumed(session)
         found = ends.get(number)
         if found is None or found.last_ms > session.last_ms:
-            continue  # the power took ticks that it was written with: its producer may send them again
+            continue  # a power cut lost ticks written before it: its producer may send them again
         if found.reason != LOST or found.last_ms == session.last_ms:
             session.end = SessionEnd(found.reason, found.t_ms)
             live.ended(session, journal)

@@ -1,10 +1,10 @@
-"""The index of the sessions that are over: which of them are known, and where each description stands.
+"""The index of ended sessions: finds the description of each.
 
-Strategy: 24 bytes a session in sorted arrays, by `key_of`: 32 bits of the instance above 32 of the
-start, so that one array answers for a session and for an instance. New ones come as small parts that
-are merged when they have grown as large as their neighbour; so no roll-up moves all of them. The
-keys lie apart, so that a look-up copies nothing. An equal key proves nothing: a hit is verified by
-reading its description. Parts are replaced, never changed: a thread may look while another adds.
+Strategy: 24 bytes for each session in arrays sorted by `key_of`: a hash of the instance in the upper 32 bits,
+one of the start in the lower, so that one array serves look-ups of a session and of an instance. New sessions
+come as small parts, which are merged when they have grown as large as their neighbour; so no roll-up moves
+all of them. Keys have an array of their own, so a look-up copies nothing. An equal key is verified by reading
+the description. Parts are replaced, never changed: a thread may look up while another adds.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _GUESS = 1024  # bytes of a description, at first
 
 
 class _Part(NamedTuple):
-    """Sessions by key; of equal keys the later described comes later."""
+    """Sessions by key; of equal keys the newer description comes later."""
 
     key: npt.NDArray[np.uint64]
     last_ms: npt.NDArray[np.int64]
     file: npt.NDArray[np.uint32]
-    at: npt.NDArray[np.uint32]  # where the description stands in the file
+    at: npt.NDArray[np.uint32]  # the offset of the description in the file
 
     def only(self, wanted: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> _Part:
         return _Part(self.key[wanted], self.last_ms[wanted], self.file[wanted], self.at[wanted])
 
 
 class Remembered:
-    """Knows nothing until `add`, or `load` at a start."""
+    """Empty until `add`, or `load` at start-up."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -64,17 +64,17 @@ class Remembered:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the index takes."""
+        """The size of the index in bytes."""
         return sum(column.nbytes for part in self._parts for column in part)
 
     def load(self, state: State) -> None:
-        """Take up all that state.json names. What cannot be read is warned of, and passed over."""
+        """Add all descriptions that state.json names. Unreadable files are skipped with a warning."""
         self.add(
             (number, FILE_SIZE, file.length) for number, file in sorted(state.files.get(ENDED, {}).items())
         )
 
     def add(self, new: Iterable[DescriptionFrames]) -> None:
-        """Take up descriptions that a roll-up wrote, in the order in which it did."""
+        """Add descriptions that a roll-up wrote, in the order of writing."""
         tables: list[_Part] = []
         for number, begin, end in new:
             try:
@@ -97,7 +97,7 @@ class Remembered:
         self._parts = tuple(parts)
 
     def replace(self, other: Remembered) -> None:
-        """Know what another index knows."""
+        """Take over the content of another index."""
         self._parts = other._parts
 
     def forget(self, number: int) -> None:
@@ -136,7 +136,7 @@ class Remembered:
                 found = self._read(part, begin + at)
                 if found is not None and found.instance == instance:
                     newest = found.last_ms
-                last_ms[at] = 0  # of another instance with this hash, or taken
+                last_ms[at] = 0  # done, or of another instance with this hash
         return newest
 
     def _read(self, part: _Part, place: int) -> Description | None:
@@ -157,7 +157,7 @@ class Remembered:
             AttributeError,
             msgpack.UnpackException,
         ):
-            return None  # the file had its time, or is damaged: then `add` warned of it
+            return None  # the file expired, or it is damaged and `add` warned of it
 
 
 def _tables(file: FrameFile, number: int, begin: int, end: int) -> Iterator[_Part]:
@@ -173,6 +173,6 @@ def _tables(file: FrameFile, number: int, begin: int, end: int) -> Iterator[_Par
 
 
 def _merged(parts: list[_Part]) -> _Part:
-    """One part: of equal keys, what came in a later part, or later in a part, comes later."""
+    """Merge parts; equal keys keep their order, over the parts and in each part."""
     whole = _Part(*map(np.concatenate, zip(*parts, strict=True)))
     return whole.only(np.argsort(whole.key, kind="stable"))

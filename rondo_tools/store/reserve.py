@@ -1,4 +1,4 @@
-"""Room for one roll-up, kept for a full disk: without it nothing could be rolled up, and so nothing go."""
+"""Disk space for one roll-up on a full disk: without a roll-up no journal could be removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from rondo_tools.store.format.layout import Layout
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The errors of a disk, or a process, that has no room for more."""
+"""The errors of a full disk, or of a limit of the process."""
 
 
 class Reserve:
@@ -18,7 +18,7 @@ class Reserve:
         self._path, self._size = layout.reserve, size
 
     def take(self) -> bool:
-        """Take the room, if it is not taken yet; whether there was so much. Raises OSError."""
+        """Allocate the space, if it is not allocated yet. False if there was not enough. Raises OSError."""
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
@@ -33,8 +33,8 @@ class Reserve:
         return True
 
     def give_up(self) -> None:
-        """Give the room back."""
+        """Free the space."""
         try:
             self._path.unlink()
         except OSError:
-            pass  # there is none; or it cannot be had
+            pass  # there is none, or it cannot be removed

@@ -1,12 +1,12 @@
-"""A dump into a store: what the store does not have yet is added, the rest passed over as a replay.
+"""Restores a dump into a store: new data is added, and data that the store has is skipped as a replay.
 
-Strategy: like a roll-up, and with its parts. Rows of coarse tiers, last rows and descriptions are
-appended to derived files; journals and cursors are made in a folder of their own (`restored`); then the
-carry is written and `state.json` replaced, which is the commit. So a restore is there whole or not at
-all, and may be run again.
+Strategy: like a roll-up, and with its parts. Rows of coarse tiers, last rows and descriptions are appended
+to derived files. Journals and cursors are made in a folder of their own (`restored`). Then the carry is
+written and `state.json` replaced, which is the commit. So a restore is complete or has no effect, and may be
+repeated.
 
-Journals stay as they were, frame by frame. Those that were rolled up come with the rows of the dump's
-tiers; a tier that it has not is rolled up from their ticks. Those that were not, the store rolls up.
+Journals are copied frame by frame. Journals that were rolled up come with the coarse rows of the dump; a
+tier that the dump does not have is rolled up from their ticks. The store rolls up the other journals.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from rondo_tools.store.restore_cursors import CursorsHere, Landing
 from rondo_tools.store.restore_journals import RestoredJournals
 from rondo_tools.store.restore_rows import RestoredRows
 from rondo_tools.store.restore_sessions import RestoredSessions
-from rondo_tools.store.restored import pack_incomplete, read_incomplete, settle
+from rondo_tools.store.restored import move_into_place, pack_incomplete, read_incomplete
 from rondo_tools.store.slots import Slots
 from rondo_tools.store.upkeep import Upkeep
 from rondo_tools.units import format_count, format_duration
@@ -70,10 +70,9 @@ def restore(
     partial: bool = False,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> None:
-    """Restore the dump that `read` gives into the store at `directory`, made with the dump's tiers if there
-    is none.
+    """Restore the dump from `read` into the store at `directory`; a new store gets the dump's tiers.
 
-    Raises StoreError: with status 65 after what is whole of the dump is restored, else nothing is.
+    Raises StoreError: with status 65 if only a part of the dump is restored, else if nothing is.
     """
     source = dump.DumpReader(read)
     begun = dump_parts.dumped_store(source)
@@ -97,7 +96,7 @@ def restore(
                     upkeep.take_over(upkeep.run(ClosedJournal(number, now_ms())))
             except OSError as exc:
                 log.warning("%s: not rolled up yet: %s", directory, exc.strerror or exc)
-    one.say(source, partial=partial)
+    one.report(source, partial=partial)
 
 
 def _opened(
@@ -120,10 +119,10 @@ def _remembered(layout: Layout, state: State) -> Remembered:
 
 
 class Restore:
-    """Restores a dump into the store that `folder` holds, in which nothing waits to be rolled up.
+    """Restores a dump into the store that `folder` holds, in which no journal waits for its roll-up.
 
-    `source` is what the dump says of its store, `find` gives the description of a session that is over.
-    After `run`, `state` is the new one, and `new_journals` are those that are to be rolled up.
+    `source` is the dump's description of its store, `find` gives the description of an ended session.
+    After `run`, `state` is the new state, and `new_journals` wait for their roll-up.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class Restore:
         self.state = copy.deepcopy(state)
         self.new_journals: list[int] = []
         self.coarse_rows = 0  # restored
-        self.left_out: dict[int, int] = {}  # rows that no tier takes, by interval
+        self.left_out: dict[int, int] = {}  # rows of intervals that no tier has, by interval
         self.is_whole = False
         self._source, self._folder = source, folder
         self._layout, self._tiers = folder.layout, folder.tiers
@@ -168,7 +167,7 @@ class Restore:
         self._here: CursorsHere | None = None
 
     def run(self, source: dump.DumpReader, *, bring_cursors: bool = True) -> None:
-        """Restore all that is whole. Raises StoreError; then nothing is."""
+        """Restore everything undamaged. Raises StoreError; then nothing is restored."""
         try:
             with CursorsHere(self._layout, self.state) as self._here:
                 self._read(source, bring_cursors=bring_cursors)
@@ -202,7 +201,7 @@ class Restore:
     # --- reading ------------------------------------------------------------------------------------
 
     def _read(self, source: dump.DumpReader, *, bring_cursors: bool) -> None:
-        """Take all frames that are right."""
+        """Take all undamaged frames."""
         part: Part | None = None
         progress = Progress("restored", self._source.bytes)
         for head, payload in source:
@@ -222,7 +221,7 @@ class Restore:
                 log.debug("byte %d of the dump: %s", source.frame_at, exc)
                 source.damage.add(source.frame_at, head.size)
         if self.journals.is_open:
-            self._end_part(part, bring_cursors=False)  # it was cut in its midst
+            self._end_part(part, bring_cursors=False)  # the dump ends in the middle of it
         self.is_whole = part is not None and part.name == dump.END and not source.damage.bytes
 
     def _begin_part(self, payload: bytes) -> Part:
@@ -234,7 +233,7 @@ class Restore:
         return part
 
     def _end_part(self, part: Part | None, *, bring_cursors: bool) -> None:
-        """Raises ValueError if what the part came to is not right."""
+        """Raises ValueError if the content of the part is invalid."""
         if self.journals.is_open:
             self.journals.end()
         elif part is not None and part.name == dump.CARRY:
@@ -263,9 +262,7 @@ class Restore:
         elif head.kind == ROWS:
             self._take_coarse(part, head, payload)
         elif head.kind == END and part.tier:
-            part.ends(
-                payload
-            )  # for pushes of that tier, which have had these rows: descriptions tell the rest
+            part.ends(payload)  # only checked: descriptions have them, and pushes of that tier had its rows
         else:
             raise ValueError("a frame that is nothing here")
 
@@ -288,7 +285,7 @@ class Restore:
             self.rows.add(tier_name(here), schema, slots, self.journals.moved(head.origin), rows)
 
     def _must_be_delivered(self) -> None:
-        """Raise StoreError if a cursor of this store would take what is restored for its own."""
+        """Raise StoreError if a cursor of this store would deliver the restored rows."""
         assert self._here is not None
         self._here.must_be_at_end()
 
@@ -308,7 +305,7 @@ class Restore:
     # --- the commit ---------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Write what is left, then commit."""
+        """Write the rest, then commit."""
         slots, state = self.sessions.slots, self.state
         over = self.sessions.merge(self.journals.moved)
         is_kept = slots.live["ticks"] > 0
@@ -316,10 +313,10 @@ class Restore:
         newest = self.journals.moved(self._source.rolled_up)
         self.rows.close_windows(np.flatnonzero(~is_kept), newest)
         self.rows.flush()
-        told = sorted(self.sessions.descriptions(self.rows.places), key=lambda one: key_of(*one.key))
+        descriptions = sorted(self.sessions.descriptions(self.rows.places), key=lambda one: key_of(*one.key))
         derived = self.rows.derived
-        if told:
-            derived[ENDED].append_frames(lambda seed: ended.description_frames(seed, told))
+        if descriptions:
+            derived[ENDED].append_frames(lambda seed: ended.description_frames(seed, descriptions))
         for one in derived.values():
             one.sync()
         open_files = {name: one.known for name, one in derived.items()}
@@ -358,13 +355,13 @@ class Restore:
                 path.unlink(missing_ok=True)
             raise
         try:
-            settle(self._layout, state)
+            move_into_place(self._layout, state)
         except OSError as exc:
             log.warning("%s: %s; the next start goes on with it", self._made.path, exc.strerror or exc)
 
     def _open_windows(self, is_kept: Flags) -> list[dict[Schema, Groups]]:
-        """Of each tier: those of the store, but for sessions that the dump makes live or over, and the
-        dump's."""
+        """The open windows of each tier: the dump's, and the store's except of sessions that the dump makes
+        live or ends."""
         theirs = {here: tier for tier, here in self._tier_of.items() if here is not None}
         found = []
         for tier in range(1, len(self._tiers)):
@@ -397,8 +394,8 @@ class Restore:
 
     # ------------------------------------------------------------------------------------------------
 
-    def say(self, source: dump.DumpReader, *, partial: bool) -> None:
-        """What was done. Raises StoreError if the dump was not restored whole."""
+    def report(self, source: dump.DumpReader, *, partial: bool) -> None:
+        """Log the result. Raises StoreError if the dump was not restored completely."""
         path = self._layout.path
         log.info(
             "restored %s: %s, %s; %d known already", format_count(self.sessions.new, "session"),

@@ -1,8 +1,8 @@
-"""The cursors of a restore: where they stand in the store that a dump is restored into.
+"""The cursors of a restore: their positions in the store that a dump is restored into.
 
-Strategy: a cursor of the dump stands behind the same rows here as there, for the dump has a MARK where
-it stood: so nothing is sent twice, and nothing is lost. A cursor of the store itself can only stand
-before or behind all that is restored; so it must have delivered all, and goes behind it.
+Strategy: a cursor of the dump gets the position after the same rows, because the dump has a MARK where it
+stood. So nothing is sent twice, and nothing is lost. A cursor of the store itself can only stand before or
+after everything that is restored. So it must have delivered all of the store, and moves to the end.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CursorsHere:
             raise
 
     def must_be_at_end(self) -> None:
-        """There is something new: raise StoreError if a cursor has not delivered all that was here."""
+        """Call it before adding new data. Raises StoreError if a cursor has not delivered the whole store."""
         if self._behind:
             raise StoreError(
                 f"{self._layout.cursor(self._behind)} has not delivered all of this store, and would send "
@@ -101,10 +101,10 @@ class CursorsHere:
 
 
 class Landing:
-    """The cursors of the dump, and where what they stand in has come to.
+    """The cursors of the dump, and the new places of their positions.
 
-    `journals` are those that were made: where each ends, by number. `newest` is the last that was begun.
-    `is_changed` says that rows were left out of them.
+    `journals` has the end of each restored journal, by number. `newest` is the last that was begun.
+    `is_changed`: rows were left out of the journals.
     """
 
     def __init__(self, store_id: bytes) -> None:
@@ -117,16 +117,16 @@ class Landing:
         self._headers: dict[tuple[int, bytes], FileHeader] = {}  # by number and id in the dump
 
     def take(self, name: str, data: bytes) -> None:
-        """A cursor of the dump. Raises ValueError if it is none."""
+        """Take a cursor of the dump. Raises ValueError if it is invalid."""
         if not is_cursor_name(name):
-            raise ValueError(f"{name!r:.100} is no name of a cursor")
+            raise ValueError(f"{name!r:.100} is no valid name of a cursor")
         progress, in_flight = parse_progress(data)
         if any(not 0 < number < dump_parts.MAX_NUMBER for number in _journals_of(progress)):
-            raise ValueError("a cursor in a journal that cannot be")
+            raise ValueError("a cursor with an impossible journal number")
         self._cursors[name] = progress, in_flight
 
     def oldest(self) -> list[int]:
-        """The journals of the dump in which cursors stand."""
+        """The journals of the dump that its cursors need."""
         mine = [one for one, _ in self._cursors.values() if not one.tier]
         return [number for one in mine for number in _journals_of(one)]
 
@@ -151,7 +151,7 @@ class Landing:
                 continue
             landed = self._landed(name, progress, shift, tier_of, tier_ends)
             if landed is None:
-                log.warning("cursor %s is not restored: what it stands in has no place here", name)
+                log.warning("cursor %s is not restored: this store has no place for its position", name)
             else:
                 found[name] = pack_progress(landed, in_flight)
         for name, (progress, in_flight) in here.found.items():
@@ -168,7 +168,7 @@ class Landing:
         tier_of: Mapping[int, int | None],
         tier_ends: Mapping[int, End],
     ) -> Progress | None:
-        """The cursor as it stands here; None if it has no place."""
+        """The cursor with its position in this store; None if there is none."""
         begin = progress.begin
         known = [
             (header.number, header.file_id) for one in progress.known if (header := self._headers.get(one))
@@ -184,7 +184,7 @@ class Landing:
         mark = self._marks.get((name, "from"))
         owes_gone = mark is None and begin.number < min((n for n, _ in self._headers), default=1 << 62)
         if progress.coarse is not None or owes_gone:
-            # What it owes of journals that are gone, it owes of the same coarse rows here.
+            # It owes coarse rows for journals that are gone: the same ones here.
             first = begin.number if progress.coarse is None else progress.coarse[1]
             until = min(self.journals, default=self.newest + 1)
             if progress.coarse is not None:
@@ -207,19 +207,19 @@ class Landing:
         return landed if landed.begin is not None else None
 
     def _placed(self, mark: Position) -> Position | None:
-        """Where it is now: a journal of which nothing was new is not here."""
+        """The place of a mark in this store; a journal without new data was not restored."""
         if mark.number in self.journals:
             return mark
         later = [number for number in self.journals if number > mark.number]
         return self.journals[min(later)]._replace(offset=FILE_SIZE) if later else self._end()
 
     def _end(self) -> Position | None:
-        """Behind all that was restored."""
+        """The position after everything that was restored."""
         return self.journals[max(self.journals)] if self.journals else None
 
 
 def _journals_of(progress: Progress) -> list[int]:
-    """The oldest journals that a cursor means."""
+    """The oldest journals that a cursor refers to."""
     found = [] if progress.begin is None else [progress.begin.number]
     return found if progress.coarse is None else [*found, progress.coarse[1]]
 

@@ -1,8 +1,8 @@
-"""The journals of a restore: each frame of the dump's as it was, in a file of its own.
+"""The journals of a restore: copies of the dump's journals, frame by frame.
 
-Strategy: of frames in which all is new nothing changes, so a cursor that stood between two of them
-stands there again. Numbers stay as far apart as they were, behind those of the store's journals:
-coarse rows name the journal that they come from. A journal in which nothing is new is not kept.
+Strategy: a frame with only new data is copied unchanged, so a cursor between two frames keeps its place.
+Numbers follow those of the store's journals and keep their distances, because coarse rows name the journal
+that they come from. A journal without new data is not kept.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MAX_WRITE = 8 << 20
 
 
 class RestoredJournals:
-    """Journals of `source`, made in the folder `made`; the newest of the store is `newest`.
+    """Makes the journals of `source` in the folder `made`; the newest of the store is `newest`.
 
-    `is_new` is called before something is made of a row that is new. `ticks` counts those.
+    `is_new` is called before a new row is written. `ticks` counts new rows.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class RestoredJournals:
         self._is_kept = False
 
     def moved(self, number: int) -> int:
-        """The number here of a journal of the dump; 0 if the store had a journal of that number."""
+        """The number in this store of a journal of the dump; 0 if the store had a journal of that number."""
         if not number:
             return 0
         if self.shift is None:
-            # The numbers of all that are in the dump, or owed, follow those of the store.
+            # The numbers of all journals in the dump, or owed by its cursors, follow those of the store.
             oldest = min([number, self._source.rolled_up + 1, *self._landing.oldest()])
             self.shift = max(0, self._newest + 1 - oldest)
             if self._source.rolled_up + self.shift >= dump_parts.MAX_NUMBER:
@@ -75,10 +75,10 @@ class RestoredJournals:
         return self._part.number <= self._source.rolled_up
 
     def begin(self, part: Part) -> None:
-        """Raises ValueError if it is out of order, and OSError."""
+        """Begin a journal. Raises ValueError if it is out of order, and OSError."""
         number = self.moved(part.number)
         if not self._landing.newest < number < dump_parts.MAX_NUMBER:
-            raise ValueError("journals that are not in order")
+            raise ValueError("journals out of order")
         files.make_folder(self._made.folder(JOURNALS))
         header = frames.new_file(number, self._store_id)
         self._writer = FrameWriter(self._made.file(JOURNALS, number), header)
@@ -97,7 +97,7 @@ class RestoredJournals:
         self._add(frames.frame(self._writer.seed, SESSION, pack_sessions(some), entries=len(some)))
 
     def take(self, head: Frame, payload: bytes) -> None:
-        """Any other frame. Raises ValueError if it belongs into no journal."""
+        """Take any other frame. Raises ValueError if it does not belong in a journal."""
         assert self._writer is not None
         if head.kind == ROWS:
             self._take_rows(head, payload)
@@ -107,12 +107,12 @@ class RestoredJournals:
             name, which = msgpack.unpackb(payload)
             self._landing.mark(name, which, self._writer.header, self._writer.end)
         else:
-            raise ValueError("a frame that is nothing in a journal")
+            raise ValueError("a frame that does not belong in a journal")
 
     def _take_rows(self, head: Frame, payload: bytes) -> None:
         assert self._part is not None and self._writer is not None
         schema, rows = self._part.rows(head, payload, 0)
-        # What is not rolled up yet is rolled up here, once.
+        # Ticks that are not rolled up yet will be rolled up here, once.
         new, slots = self._sessions.new_rows(
             self._part, rows, lambda known: known.ticks_ms if self._is_rolled_up else known.last_ms
         )
@@ -151,7 +151,7 @@ class RestoredJournals:
             self._writer.write()
 
     def end(self) -> None:
-        """Force the journal to the disk; remove it if nothing in it is new. Raises OSError."""
+        """Force the journal to the disk; remove it if it has no new data. Raises OSError."""
         assert self._writer is not None
         self._writer.write()
         self._writer.sync()
@@ -163,7 +163,7 @@ class RestoredJournals:
             writer.path.unlink()
 
     def close(self) -> None:
-        """Give up the descriptor."""
+        """Close the descriptor."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()

@@ -1,8 +1,8 @@
-"""The derived files of a restore: coarse rows and last rows, gathered and appended as a roll-up does.
+"""The derived files of a restore: coarse rows and last rows, gathered and appended as by a roll-up.
 
-Strategy: rows are appended some mebibytes at a time, in the order in which they come wherever two may
-be of the same session and window, for the last of them stands. Derived files are opened when there is
-something to append, so a replay leaves them alone.
+Strategy: rows are appended some mebibytes at a time. Rows that may have the same session and window keep
+their order, because the last of them is valid. Derived files are opened for the first append, so a replay
+does not touch them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class _Gathered:
 
 
 class RestoredRows:
-    """`open` opens the derived files, by folder. `folding` has the windows of tiers that the dump has not:
-    they are rolled up from its ticks. `places` says by slot where last rows went."""
+    """`open` opens the derived files, by folder. `folding` has the windows of tiers that the dump does not
+    have: they are rolled up from its ticks. `places` has the places of last rows, by slot."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class RestoredRows:
 
     @property
     def derived(self) -> dict[str, Derived]:
-        """The derived files, opened if they were not."""
+        """The derived files; opens them the first time."""
         if not self._opened:
             self._opened = self._open()
         return self._opened
@@ -72,15 +72,15 @@ class RestoredRows:
             self.flush()
 
     def fold(self, schema: Schema, slots: Ints, rows: Rows, origin: int) -> None:
-        """Roll up ticks for the tiers that the dump has not."""
+        """Roll up ticks for the tiers that the dump does not have."""
         if rows.size:
-            self._slots.settle()
+            self._slots.place_new()
             ticks = {schema: Ticks(slots, rows["t_ms"].astype(np.int64), rows["values"])}
             for tier, windows in self.folding.items():
                 self._add_closed(tier, windows.add(ticks), origin)
 
     def close_windows(self, slots: Ints, origin: int) -> None:
-        """The sessions in these slots are over."""
+        """Close the windows of the sessions in these slots: they have ended."""
         for tier, windows in self.folding.items():
             self._add_closed(tier, windows.close(slots), origin)
 
@@ -92,8 +92,8 @@ class RestoredRows:
             self.add(tier_name(tier), schema, groups.session, origin, rows)
 
     def flush(self) -> None:
-        """Append what was gathered. Raises OSError."""
-        self._slots.settle()
+        """Append the gathered rows. Raises OSError."""
+        self._slots.place_new()
         gathered, self._gathered, self._bytes = self._gathered, [], 0
         for folder in dict.fromkeys(one.of[0] for one in gathered):
             mine = [one for one in gathered if one.of[0] == folder]
@@ -120,6 +120,6 @@ class RestoredRows:
             one.close()
 
     def undo(self) -> None:
-        """Remove the files that were made: nothing is restored."""
+        """Remove the new files, because nothing is restored."""
         for one in self._opened.values():
             one.undo()

@@ -1,8 +1,8 @@
-"""The sessions of a restore: what the store has of each, and what of the dump is later.
+"""The sessions of a restore: the data of each in the store, and the later data in the dump.
 
-Strategy: a session is looked up when the dump names it first, before anything of it is taken; it gets a
-slot when something of it is new. The dump's carry and descriptions come before all rows, so what the
-session becomes is known by then: live, as the dump's carry has it, or over, as its description says.
+Strategy: a session is looked up when the dump names it first, before its data is taken; it gets a slot for
+its first new data. The dump's carry and descriptions come before all rows, so it is known by then whether
+the session will be live, with the state in the dump's carry, or ended, with the dump's description.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _UNKNOWN, _LIVE, _LOST, _ENDED = -1, 0, 1, 2
 
 @dataclass(slots=True)
 class Known:
-    """What the store has of a session: what is later than (`last_ms`, `rank`) is new.
+    """The store's data of a session: anything later than (`last_ms`, `rank`) is new.
 
-    Of a session of which a restore had a part only, coarse rows later than `rows_ms` are, and ticks of
-    journals that are rolled up if they are later than `ticks_ms`.
+    For a session that was restored only in part, coarse rows are new if they are later than `rows_ms`, and
+    ticks of rolled-up journals if they are later than `ticks_ms`.
     """
 
     last_ms: int = 0
@@ -50,21 +50,20 @@ class Known:
     ticks: int = 0
     series: int = 0
     slot: int = -1
-    is_new: bool = False  # something of it was taken
+    is_new: bool = False  # new data of it was taken
 
     @property
     def coarse_ms(self) -> int:
-        """Coarse rows that are later are new: the last window of a live session has none yet."""
+        """Later coarse rows are new; the last window of a live session has no row yet."""
         return self.rows_ms - (self.rank == _LIVE)
 
 
 class RestoredSessions:
-    """`slots` are the store's, and those of sessions of which something is new.
+    """`slots` are the store's slots, and those of sessions with new data.
 
-    `find` gives the description of a session that is over. `incomplete` has those of which a restore had
-    a part only, by `key_of`: the last tick before it, and the last one that is in journals.
-    `live` has, by slot, the place in the dump's carry of sessions that it makes live; `told` the
-    descriptions that are new.
+    `find` gives the description of an ended session. `incomplete` has the sessions that were restored only
+    in part, by `key_of`: the last tick before the restore, and the last one in journals. `live` has the
+    place in the dump's carry of each session that it makes live, by slot; `described` has new descriptions.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class RestoredSessions:
         self.slots = slots
         self.carry = Carry()
         self.live: dict[int, int] = {}
-        self.told: dict[int, Description] = {}
+        self.described: dict[int, Description] = {}
         self.passed_over = 0  # rows and descriptions
         self._find, self._incomplete = find, incomplete
         self._known: dict[SessionKey, Known] = {}
@@ -90,9 +89,9 @@ class RestoredSessions:
             live = self.slots.live[known.slot]
             known.last_ms, known.rank = int(live["last_ms"]), _LIVE
             known.first_ms, known.ticks = int(live["first_ms"]), int(live["ticks"])
-        elif (told := self._find(*key)) is not None:
-            known.last_ms, known.rank = told.last_ms, _rank(told.reason)
-            known.first_ms, known.ticks, known.series = told.first_ms, told.ticks, told.series
+        elif (found := self._find(*key)) is not None:
+            known.last_ms, known.rank = found.last_ms, _rank(found.reason)
+            known.first_ms, known.ticks, known.series = found.first_ms, found.ticks, found.series
         known.rows_ms = known.ticks_ms = known.last_ms
         if (hashed := key_of(*key)) in self._incomplete:
             known.is_incomplete = True
@@ -101,18 +100,18 @@ class RestoredSessions:
 
     @property
     def new(self) -> int:
-        """Of how many sessions something is new."""
+        """The number of sessions with new data."""
         return sum(one.is_new for one in self._known.values())
 
     def slot(self, key: SessionKey, interval_ms: int, labels: Labels, before_ms: int = 0) -> int:
-        """The slot of a session of which something is new."""
+        """The slot of a session with new data."""
         known = self.known(key)
         known.is_new = True
         if known.slot < 0:
             known.slot = self.slots.slot_of(SessionRecord(0, *key, interval_ms, labels, 0, before_ms))
         return known.slot
 
-    # --- what the dump says -------------------------------------------------------------------------
+    # --- the dump's data ----------------------------------------------------------------------------
 
     def take_carry(self, carry: Carry) -> None:
         """Raises ValueError for a second one."""
@@ -127,10 +126,10 @@ class RestoredSessions:
                 slot = self.slot(key, int(row["interval_ms"]), labels, int(row["before_ms"]))
                 self.live[slot] = place
 
-    def take_description(self, told: Description) -> None:
-        known = self.known(told.key)
-        if (told.last_ms, _rank(told.reason) + known.is_incomplete) > (known.last_ms, known.rank):
-            self.told[self.slot(told.key, told.interval_ms, told.labels)] = told
+    def take_description(self, one: Description) -> None:
+        known = self.known(one.key)
+        if (one.last_ms, _rank(one.reason) + known.is_incomplete) > (known.last_ms, known.rank):
+            self.described[self.slot(one.key, one.interval_ms, one.labels)] = one
         else:
             self.passed_over += 1
 
@@ -141,7 +140,7 @@ class RestoredSessions:
         return is_new
 
     def new_rows(self, part: Part, rows: Rows, since_ms: Callable[[Known], int]) -> tuple[Rows, Ints]:
-        """The rows that are later than their session's `since_ms`, and their slots."""
+        """The rows later than their session's `since_ms`, and their slots."""
         numbers, place = np.unique(rows["session"], return_inverse=True)
         records = [part.sessions[number] for number in numbers.tolist()]
         is_new = rows["t_ms"] > np.array([since_ms(self.known(one.key)) for one in records])[place]
@@ -155,27 +154,27 @@ class RestoredSessions:
         return rows, np.array(slots, np.int64)[place]
 
     def last_rows(self) -> dict[tuple[int, int], list[tuple[int, Place]]]:
-        """By file and offset of a frame in the dump, the last rows in it that are wanted, and whose."""
+        """The slots and places of the wanted last rows, by the file and offset of their frame in the dump."""
         found: dict[tuple[int, int], list[tuple[int, Place]]] = {}
-        for slot, told in self.told.items():
-            for place in told.places:
+        for slot, description in self.described.items():
+            for place in description.places:
                 found.setdefault((place.file, place.offset), []).append((slot, place))
-            self.told[slot] = told._replace(places=())
+            self.described[slot] = description._replace(places=())
         return found
 
     def key(self, slot: int) -> SessionKey:
-        self.slots.settle()
+        self.slots.place_new()
         return self.slots.names[slot][0], int(self.slots.live["start_ms"][slot])
 
-    # --- what becomes of it -------------------------------------------------------------------------
+    # --- the result ---------------------------------------------------------------------------------
 
     def merge(self, moved: Callable[[int], int]) -> list[int]:
-        """Take over into `slots` what the dump's carry has of sessions; gives those that are over.
+        """Merge the sessions of the dump's carry into `slots`; gives the slots of ended sessions.
 
-        `moved` gives the number here of a journal of the dump, or 0.
+        `moved` gives the number in this store of a journal of the dump, or 0.
         """
         slots, source = self.slots, self.carry
-        slots.settle()
+        slots.place_new()
         for slot, place in self.live.items():
             row, live = source.live[place], slots.live
             known = self.known((source.names[place][0], int(row["start_ms"])))
@@ -185,17 +184,17 @@ class RestoredSessions:
             live["ticks"][slot] = max(int(row["ticks"]), known.ticks)
             live["before_ms"][slot] = max(int(row["before_ms"]), before_ms)
             described_ms = known.last_ms if known.rank > _LIVE else 0
-            if slot in self.told:
-                described_ms = max(described_ms, self.told[slot].last_ms)
+            if slot in self.described:
+                described_ms = max(described_ms, self.described[slot].last_ms)
             live["described_ms"][slot] = max(int(row["described_ms"]), described_ms)
             for column in ("journal", "from_journal", "mark_journal"):
                 live[column][slot] = moved(int(row[column])) or slots.number
             slots.has_series(np.array([slot]), source.schemas[int(row["schema"])])
         slots.advance()
-        return [slot for slot in self.told if slot not in self.live]
+        return [slot for slot in self.described if slot not in self.live]
 
     def windows(self, tier: int) -> dict[Schema, Groups]:
-        """The open windows of tier `tier` of the dump, by the slots that its sessions have here."""
+        """The open windows of a tier of the dump, with the slots of its sessions in this store."""
         slot_of = np.full(self.carry.live.size, -1)
         slot_of[list(self.live.values())] = list(self.live)
         found = {}
@@ -207,21 +206,20 @@ class RestoredSessions:
     def descriptions(self, places: Places) -> list[Description]:
         """The new descriptions, with the `places` of their last rows."""
         made = []
-        for slot, told in self.told.items():
-            known = self.known(told.key)
+        for slot, description in self.described.items():
+            known = self.known(description.key)
             made.append(
-                told._replace(
-                    first_ms=_first(told.first_ms, known.first_ms),
-                    ticks=max(told.ticks, known.ticks),
-                    series=max(told.series, known.series),
+                description._replace(
+                    first_ms=_first(description.first_ms, known.first_ms),
+                    ticks=max(description.ticks, known.ticks),
+                    series=max(description.series, known.series),
                     places=tuple(place for _, place in sorted(places.get(slot, ()))),
                 )
             )
         return made
 
     def still_incomplete(self, *, is_whole: bool) -> dict[int, int]:
-        """Of which sessions a part only is here, after a dump that was whole, or not: their last tick before
-        it."""
+        """The sessions that are restored only in part after this dump, and their last tick before it."""
         left = {key: last_ms for key, (last_ms, _) in self._incomplete.items()}
         for key, known in self._known.items():
             if is_whole:

@@ -1,7 +1,7 @@
-"""What a restore leaves in a store's folder: files to move into place, and what it had only a part of.
+"""The files that a restore leaves in a store's folder: files to move into place, and `incomplete`.
 
-Strategy: a restore makes journals, cursors and `incomplete` in a folder `restore_ID`; the `state.json`
-that has this id commits them. They are moved after that, by the restore or by the next start.
+Strategy: a restore makes journals, cursors and `incomplete` in a folder `restore_ID`. A `state.json` with
+this id commits them. They are moved afterwards, by the restore or at the next start.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rondo_tools.store.journal_view import JournalView
 
 log = logging.getLogger(__name__)
 
-_INCOMPLETE = np.dtype([("key", "<u8"), ("last_ms", "<i8")])  # of one session; it says no names
+_INCOMPLETE = np.dtype([("key", "<u8"), ("last_ms", "<i8")])  # of one session; without its name
 
 
-def settle(layout: Layout, state: State) -> None:
-    """Move what the last restore has made into place, if it was committed; else remove it.
+def move_into_place(layout: Layout, state: State) -> None:
+    """Move the files of the last restore into place if it was committed; else remove them.
 
-    For the holder of the lock, at a start and after the commit. Raises OSError.
+    For the holder of the lock, at start-up and after the commit. Raises OSError.
     """
     for name in layout.restores():
         made = layout.restore(name)
@@ -47,8 +47,8 @@ def settle(layout: Layout, state: State) -> None:
 
 
 def read_incomplete(layout: Layout) -> dict[int, tuple[int, int]]:
-    """By `key_of`, the sessions of which a restore had a part only: their last tick before it, and the last
-    of those that are in journals now."""
+    """The sessions that were restored only in part, by `key_of`: the last tick before the restore, and the
+    last one in journals now."""
     try:
         table = np.frombuffer(layout.incomplete.read_bytes(), _INCOMPLETE)
     except FileNotFoundError:
@@ -72,5 +72,5 @@ def read_incomplete(layout: Layout) -> dict[int, tuple[int, int]]:
 
 
 def pack_incomplete(incomplete: Mapping[int, int]) -> bytes:
-    """What `read_incomplete` reads; nothing for none."""
+    """The content that `read_incomplete` reads; empty for no sessions."""
     return np.array(sorted(incomplete.items()), _INCOMPLETE).tobytes()

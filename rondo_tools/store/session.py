@@ -1,7 +1,7 @@
-"""A session as readers find it: what is known of it without reading rows, and its rows when asked for.
+"""A session as readers find it: its facts that need no rows, and its rows on request.
 
-Strategy: `Store` tells it what each file has of it, from the oldest news to the newest. Its schema is
-looked for when somebody wants its header: it may be far to seek, and a list does not need it.
+Strategy: `Store` gives it the entries of each file, from the oldest to the newest. Its schema is searched
+only for its header: that may be slow, and a list of sessions does not need it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rondo_tools.store.snapshot import Snapshot
 
 
 class Session:
-    """One life of an instance, as `Store.sessions` found it; what it reads is of that moment.
+    """One life of an instance in the snapshot of `Store.sessions`.
 
     `first_ms` and `last_ms` are the times of its oldest and newest tick ever, 0 if it had none; `ticks`
-    is how many there were.
+    is their number.
     """
 
     __slots__ = (
-        "_ends", "_header", "_labels", "_live", "_number", "_snapshot", "_told", "first_ms",
+        "_ends", "_entry", "_header", "_labels", "_live", "_number", "_snapshot", "first_ms",
         "instance", "interval_ms", "last_ms", "start_ms", "ticks", "tiers",
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ class Session:
         self.interval_ms = interval_ms
         self._labels = labels
         self.first_ms = self.last_ms = self.ticks = 0
-        self._told: tuple[Any, ...] | None = None  # its description, not decoded
+        self._entry: tuple[Any, ...] | None = None  # its description, not decoded
         self._live: LiveSession | None = None
         self._number: int | None = None  # in the carry
         self._ends: tuple[EndRecord, ...] = ()
@@ -61,7 +61,7 @@ class Session:
 
     @property
     def key(self) -> str:
-        """Names it among all sessions of the store."""
+        """Its unique name in the store."""
         return f"{self.instance}/{self.start_ms}"
 
     @property
@@ -74,9 +74,9 @@ class Session:
 
     @property
     def end(self) -> stream.End | None:
-        """How it ended; None while it has not. A row later than an end `lost` undoes it, wherever it is."""
-        if self._told is not None:
-            reason, t_ms, _, last_ms = self._told[4:8]
+        """Its end; None if there is none. A row later than an end `lost`, in any file, undoes it."""
+        if self._entry is not None:
+            reason, t_ms, _, last_ms = self._entry[4:8]
             if reason != LOST or (not self._ends and last_ms >= self.last_ms):
                 return stream.End(reason, t_ms)
         found = None
@@ -85,28 +85,28 @@ class Session:
                 return stream.End(one.reason, one.t_ms)
             if one.last_ms >= self.last_ms:
                 found = stream.End(one.reason, one.t_ms)
-        if found is None and self._told is not None and self._told[7] >= self.last_ms:
-            found = stream.End(*self._told[4:6])
+        if found is None and self._entry is not None and self._entry[7] >= self.last_ms:
+            found = stream.End(*self._entry[4:6])
         return found
 
     @property
     def reason(self) -> str | None:
-        """How it ended, in a word; None while it has not."""
-        told = self._told
-        if told is not None and (told[4] != LOST or (told[7] >= self.last_ms and not self._ends)):
-            reason: str = told[4]
+        """The reason of its end; None if there is none."""
+        entry = self._entry
+        if entry is not None and (entry[4] != LOST or (entry[7] >= self.last_ms and not self._ends)):
+            reason: str = entry[4]
             return reason
         return None if (end := self.end) is None else end.reason
 
     @property
     def series(self) -> int:
-        """How many series it has."""
-        if self._told is not None and self.ticks == self._told[8]:
-            return int(self._told[9])
+        """The number of its series."""
+        if self._entry is not None and self.ticks == self._entry[8]:
+            return int(self._entry[9])
         return len(self.header.series)
 
     def columns(self, tier: int) -> tuple[Column, ...]:
-        """What the columns of `rows(tier).values` hold."""
+        """The columns of `rows(tier).values`."""
         return schema_of(self.header.series).columns(tier)
 
     def rows(self, tier: int = 0, after_ms: int = 0) -> Rows:
@@ -128,27 +128,26 @@ class Session:
         )
 
     def runs(self, after_ms: int = 0) -> Iterator[Part]:
-        """The ticks with t_ms > after_ms as they came, in time order, a part for each stretch of one
-        header's series.
+        """The ticks with t_ms > after_ms, in time order, in parts with the series of one header.
 
         Raises StoreError as `rows` does.
         """
         return session_rows.ticks(self._snapshot, self._identity, self.description, after_ms).runs()
 
     def whole_since_ms(self, rows: Rows) -> int:
-        """From which time on `rows`, which are all of tier 0, lack none of its ticks."""
+        """The time from which on `rows`, all rows of tier 0, have every tick."""
         held = rows.t_ms.size
         if held == self.ticks or not held:
             return self.first_ms
-        if self._told is not None and self.ticks > self._told[8]:
-            # It came back. The last ticks of before may still be there, and later ones be gone.
-            before = int(rows.t_ms.searchsorted(self._told[7], "right"))
-            if held - before < self.ticks - self._told[8]:
+        if self._entry is not None and self.ticks > self._entry[8]:
+            # It came back. Its last ticks before that may still be there while later ones are gone.
+            before = int(rows.t_ms.searchsorted(self._entry[7], "right"))
+            if held - before < self.ticks - self._entry[8]:
                 return int(rows.t_ms[before]) if before < held else self.last_ms + 1
         return int(rows.t_ms[0])
 
     def with_labels(self, labels: Mapping[str, str]) -> Session:
-        """The same with other labels. Raises ValueError if they cannot be."""
+        """The same session with other labels. Raises ValueError if they are invalid."""
         other = copy(self)
         header = self.header._replace(labels=tuple(sorted(labels.items())))
         other._header = stream.header_from_map(stream.header_to_map(header))
@@ -158,7 +157,7 @@ class Session:
     @property
     def description(self) -> Description | None:
         """Its entry in `ended`, if it has one."""
-        return None if self._told is None else description_of(self._told)
+        return None if self._entry is None else description_of(self._entry)
 
     @property
     def _identity(self) -> SessionKey:
@@ -166,14 +165,14 @@ class Session:
 
     def _schema(self) -> Schema:
         snapshot = self._snapshot
-        found: dict[Schema, None] = {}  # in the order in which they came
-        if self._told is not None:
-            for file, offset, *_ in self._told[10]:
+        found: dict[Schema, None] = {}  # in order of arrival
+        if self._entry is not None:
+            for file, offset, *_ in self._entry[10]:
                 view = snapshot.last_rows.get(file)
                 schema = None if view is None else view.schema_at(offset)
                 if schema is not None:
                     found[schema] = None
-            if not found or union(list(found)).width < self._told[9]:
+            if not found or union(list(found)).width < self._entry[9]:
                 found = dict.fromkeys([*self._coarse_schemas(), *found])
         if self._live is not None:
             found[self._live.schema] = None
@@ -182,24 +181,24 @@ class Session:
         return union(list(found)) if found else schema_of(())
 
     def _coarse_schemas(self) -> list[Schema]:
-        """What it had earlier than its last rows, by its rows in the coarse tiers."""
+        """The schemas of its rows in the coarse tiers, which may be older than its last rows."""
         views = [(tier, view) for tier, some in self._snapshot.tiers.items() for view in some.values()]
         return schemas_in(views, self._identity)
 
-    # What `Store` tells a session that it finds, from the oldest news to the newest.
+    # `Store` calls these with the entries of each file, from the oldest to the newest.
 
-    def take_description(self, told: tuple[Any, ...]) -> None:
-        """An entry in `ended`; the newest stands."""
-        self._told = told
-        self.first_ms, self.last_ms, self.ticks = told[6:9]
+    def take_description(self, entry: tuple[Any, ...]) -> None:
+        """Take its entry in `ended`; the newest is valid."""
+        self._entry = entry
+        self.first_ms, self.last_ms, self.ticks = entry[6:9]
 
     def take_live(self, number: int, live: LiveSession) -> None:
-        """It was live at the last roll-up, and has this number in the carry."""
+        """Take its state in the carry, where it has this number."""
         self._number, self._live = number, live
         self.first_ms, self.last_ms, self.ticks = live.first_ms, live.last_ms, live.ticks
 
     def take_tally(self, tally: Tally, ends: Iterable[EndRecord]) -> None:
-        """What a journal that is not rolled up has of it."""
+        """Take its ticks and ends in a journal that is not rolled up."""
         if tally.ticks:
             self.first_ms = min(self.first_ms or tally.first_ms, tally.first_ms)
             self.last_ms = max(self.last_ms, tally.last_ms)

@@ -1,11 +1,11 @@
-"""The rows of one session, out of the files of a snapshot.
+"""The rows of one session in the files of a snapshot.
 
-Strategy: each file gives parts, each of one schema, in the order in which they were written; `whole`
-puts them into the union of the schemas and in time order, and of equal ticks or windows keeps the last.
+Strategy: each file gives parts of one schema each, in the order of writing. `whole` puts them into the union
+of the schemas and in time order, and keeps the last of equal ticks or windows.
 
-A coarse tier is what its files have, then what the last roll-up left open, folded with the ticks of
-journals that are not rolled up, by the roll-up of the store. A session that comes back after its
-end was rolled up goes on with its last window: the ticks of that are its last rows.
+The rows of a coarse tier are those in its files, then those of the open windows, folded with the ticks of
+journals that are not rolled up by the store's own roll-up. A session that comes back after its end was rolled
+up continues its last window: the ticks of that window are its last rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Values = npt.NDArray[np.float64]
 class Rows(NamedTuple):
     """Rows in time order: `t_ms` int64 (n,), `values` float64 (n, columns).
 
-    `skipped` counts damaged frames, and stretches of a file that are no frames, that may have held some.
+    `skipped` counts the damaged frames and places of files that may have held some.
     """
 
     t_ms: Times
@@ -39,7 +39,7 @@ class Rows(NamedTuple):
     skipped: int
 
     def between(self, after_ms: int, before_ms: int) -> Rows:
-        """The rows with after_ms < t_ms < before_ms; copies, that keep no others in memory."""
+        """The rows with after_ms < t_ms < before_ms; copied, so that the others can be freed."""
         first, last = self.t_ms.searchsorted(after_ms, "right"), self.t_ms.searchsorted(before_ms)
         if last - first == self.t_ms.size:
             return self
@@ -56,7 +56,7 @@ class Part(NamedTuple):
 
 @dataclass(slots=True)
 class Parts:
-    """What was found, in the order in which it was written."""
+    """Parts of one session, in the order of writing."""
 
     parts: list[Part] = field(default_factory=list)
     skipped: int = 0
@@ -74,7 +74,7 @@ class Parts:
             here, there = _columns_in(part.schema, schema, tier)
             values[at : at + part.t_ms.size, there] = part.values[:, here]
             at += part.t_ms.size
-        np.copyto(values, np.nan, where=np.isnan(values))  # a tick may carry any payload; readers see one
+        np.copyto(values, np.nan, where=np.isnan(values))  # readers see one NaN, whatever the tick's bits
         window = t_ms // interval_ms
         if (window[1:] <= window[:-1]).any():
             order = np.argsort(window, kind="stable")
@@ -83,7 +83,7 @@ class Parts:
         return Rows(t_ms, values, self.skipped)
 
     def runs(self) -> Iterator[Part]:
-        """The ticks in time order, a part for each stretch of one schema; of equal times the last."""
+        """The ticks in time order, in parts of one schema; of equal times the last."""
         schemas = list(dict.fromkeys(part.schema for part in self.parts))
         number = {schema: at for at, schema in enumerate(schemas)}
         of_schema = [
@@ -105,7 +105,7 @@ class Parts:
 
 
 def _columns_in(part: Schema, whole: Schema, tier: int) -> tuple[list[int], list[int]]:
-    """Which columns of a part go where in the whole."""
+    """The columns of a part, and their places in the whole."""
     if part is whole:
         every = list(range(part.width_in(tier)))
         return every, every
@@ -121,17 +121,17 @@ def _columns_in(part: Schema, whole: Schema, tier: int) -> tuple[list[int], list
     return here, there
 
 
-def ticks(snapshot: Snapshot, key: SessionKey, told: Description | None, after_ms: int) -> Parts:
+def ticks(snapshot: Snapshot, key: SessionKey, description: Description | None, after_ms: int) -> Parts:
     """The ticks with t_ms > after_ms that are still there."""
     found = Parts()
-    if told is not None and told.last_ms > after_ms:
-        _add_last_rows(found, snapshot, told, after_ms)
+    if description is not None and description.last_ms > after_ms:
+        _add_last_rows(found, snapshot, description, after_ms)
     _add_journals(found, snapshot.whole_journals(), key, after_ms)
     return found
 
 
-def _add_last_rows(found: Parts, snapshot: Snapshot, told: Description, after_ms: int) -> None:
-    for there in last_rows(snapshot, told, after_ms):
+def _add_last_rows(found: Parts, snapshot: Snapshot, description: Description, after_ms: int) -> None:
+    for there in last_rows(snapshot, description, after_ms):
         if there is None:
             found.skipped += 1
         else:
@@ -139,10 +139,10 @@ def _add_last_rows(found: Parts, snapshot: Snapshot, told: Description, after_ms
 
 
 def last_rows(
-    snapshot: Snapshot, told: Description, after_ms: int
+    snapshot: Snapshot, description: Description, after_ms: int
 ) -> Iterator[tuple[Schema, frames.Rows] | None]:
-    """The ticks that `ended` keeps of a session, those with t_ms > after_ms; None for damaged ones."""
-    for place in told.places:
+    """The last rows of an ended session with t_ms > after_ms; None for damaged ones."""
+    for place in description.places:
         view = snapshot.last_rows.get(place.file)
         if view is not None:
             there = view.last_rows(place)
@@ -160,7 +160,7 @@ def _add_journals(found: Parts, journals: Iterable[JournalView], key: SessionKey
 def coarse(
     snapshot: Snapshot,
     key: SessionKey,
-    told: Description | None,
+    description: Description | None,
     number: int | None,
     tier: int,
     interval_ms: int,
@@ -173,7 +173,7 @@ def coarse(
         found.skipped += skipped
         for schema, rows in parts:
             found.add(schema, rows)
-    # A window is rolled up from all its ticks.
+    # Read a window from its begin: it is rolled up from all its ticks.
     begin_ms = after_ms // interval_ms * interval_ms
     fresh = Parts()
     _add_journals(fresh, snapshot.not_rolled_up, key, begin_ms - 1)
@@ -184,11 +184,11 @@ def coarse(
             mine = groups.only(groups.session == number)
             if mine.size:
                 open_windows[schema] = mine._replace(session=np.zeros(mine.size, np.int64))
-    elif told is not None and fresh.parts:
-        window = told.last_ms // interval_ms
+    elif description is not None and fresh.parts:
+        window = description.last_ms // interval_ms
         if min(int(part.t_ms[0]) for part in fresh.parts) // interval_ms == window:
             before = Parts()
-            _add_last_rows(before, snapshot, told, window * interval_ms - 1)
+            _add_last_rows(before, snapshot, description, window * interval_ms - 1)
             fresh.parts[:0] = before.parts
     for schema, groups in _rolled_up(fresh.parts, interval_ms, open_windows):
         _, t_ms, values = coarse_rows(groups, schema)
@@ -201,7 +201,7 @@ def coarse(
 def _rolled_up(
     parts: Sequence[Part], interval_ms: int, open_windows: Mapping[Schema, Groups]
 ) -> list[tuple[Schema, Groups]]:
-    """The windows of one session's ticks, those that are still open included."""
+    """The windows of one session's ticks, including open ones."""
     some: dict[Schema, list[Part]] = {}
     for part in parts:
         some.setdefault(part.schema, []).append(part)

@@ -1,8 +1,8 @@
-"""The sessions that are not over, by slot, while a journal is rolled up.
+"""The live sessions, by slot, while a journal is rolled up.
 
-Strategy: begun from the carry; a session that the journal declares gets the next slot. What its ticks
-come to is kept in arrays by slot, so a piece of a journal costs a few array operations, and a session
-costs Python's time only where it begins. `keep` makes the next carry of it.
+Strategy: it begins with the carry; a session that the journal declares gets the next slot. Sums over ticks
+are arrays by slot, so a piece of a journal takes a few array operations, and Python code of its own runs for
+a session only at its begin. `keep` makes the next carry.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _NEVER = np.iinfo(np.int64).max
 
 
 class Slots:
-    """`find` gives the newest description of a session that is over.
+    """`find` gives the newest description of an ended session.
 
-    Of journal `number`, by slot: `ticks`, `first_ms`, `last_ms`. `live` has the columns of LIVE, as of
+    `ticks`, `first_ms`, `last_ms` are of journal `number`, by slot. `live` has the columns of LIVE, as of
     the journal before until `advance`. `back` has the sessions that came back and have no tick yet.
     """
 
@@ -68,7 +68,7 @@ class Slots:
         """The slot of a session; -1 if it has none."""
         return self._slot_of.get(key, -1)
 
-    def settle(self) -> None:
+    def place_new(self) -> None:
         """Give the sessions that began since the last call their places in the arrays."""
         if not self._fresh:
             return
@@ -92,14 +92,14 @@ class Slots:
         self.has_series(np.unique(slots), schema)
 
     def has_series(self, slots: Ints, schema: Schema) -> None:
-        """Note that sessions have had the series of a schema, besides those that they had."""
+        """Add the series of a schema to those of some sessions."""
         before = self._schema[slots]
         for place in np.unique(before).tolist():
             whole = schema if place < 0 else union((self._schemas[place], schema))
             self._schema[slots[before == place]] = self._place(whole)
 
     def had(self, slot: int, schemas: Sequence[Schema]) -> None:
-        """Note what a session that came back has had before; it has a tick here."""
+        """Add the earlier schemas of a session that came back; it has a tick in this journal."""
         self._schema[slot] = self._place(union((*schemas, self._schemas[int(self._schema[slot])])))
 
     def _place(self, schema: Schema) -> int:
@@ -109,12 +109,12 @@ class Slots:
         return self._places[schema]
 
     def origins(self, groups: Groups) -> Ints:
-        """The journals of the windows' last ticks; some were closed long after. Before `advance`."""
+        """The journals of the windows' last ticks, which may be long before. Call it before `advance`."""
         live = self.live[groups.session]
         return np.where(groups.t_ms > live["last_ms"], self.number, live["journal"].astype(np.int64))
 
     def advance(self) -> None:
-        """Take this journal's ticks into `live`."""
+        """Add this journal's ticks to `live`."""
         live, has = self.live, self.ticks > 0
         before_ms = live["last_ms"].copy()
         live["ticks"] += self.ticks
@@ -124,7 +124,7 @@ class Slots:
         live["schema"] = np.maximum(self._schema, 0)
         live["journal"][has] = self.number
         # The last rows are in `from_journal` and later. A mark is a journal, and the session's last tick
-        # before it: once that is old enough, all the last rows are in that journal or later.
+        # before it: once that tick is old enough, all last rows are in that journal or later.
         since_ms = live["last_ms"] - self.kept_ms
         passed = has & (live["mark_ms"] <= since_ms)
         live["from_journal"][passed] = live["mark_journal"][passed]
@@ -133,7 +133,7 @@ class Slots:
         live["from_journal"][has & (before_ms <= since_ms)] = self.number
 
     def describe(self, slots: Ints, numbers: Ints, last_ms: Ints) -> list[SessionRecord]:
-        """What declares sessions in a derived file, by their numbers there."""
+        """The declarations of sessions in a derived file, with their numbers there."""
         live = self.live[slots]
         columns = slots, numbers, live["start_ms"], live["interval_ms"], last_ms, live["before_ms"]
         records = []
@@ -144,7 +144,7 @@ class Slots:
         return records
 
     def series(self, slot: int) -> int:
-        """How many series a session has had; 0 if it had no tick."""
+        """The number of series of a session; 0 if it had no tick."""
         if slot in self.back:
             return self.back[slot].series
         if not self.live["ticks"][slot]:
@@ -154,10 +154,10 @@ class Slots:
     def keep(
         self, over: Iterable[int], windows: list[dict[Schema, Groups]], open_files: dict[str, OpenFile]
     ) -> Carry:
-        """The carry of what is not over, in slots without gaps."""
+        """The carry of the live sessions, in slots without gaps."""
         is_kept = self.live["ticks"] > 0  # a declaration alone leaves nothing
         is_kept[list(over)] = False
-        is_kept[list(self.back)] = False  # declared again, and no more than that
+        is_kept[list(self.back)] = False  # declared again, without a tick
         kept = np.flatnonzero(is_kept)
         slot_of = np.full(is_kept.size, -1)
         slot_of[kept] = np.arange(kept.size)

@@ -1,13 +1,12 @@
-"""The files of a store as they stood at one moment, while somebody may write it.
+"""A snapshot of a store's files, which may be written meanwhile.
 
-Strategy: journals are listed and opened first, then state.json is read, then the files that it names
-are opened. A journal goes only after a state.json that says it is rolled up; so whatever was in a
-journal that this look did not see is in the files of the state.json that it read. A number that is
-missing in between means that the writer went on: look again. Two looks in a row that find the same
-have found all there is.
+Strategy: list and open the journals, then read state.json, then open the files that it names. A journal is
+removed only after a state.json that counts it as rolled up; so the data of a journal that this look missed is
+in the files of the state.json that it read. A missing number in between means that the writer went on: look
+again. Two equal looks in a row have found everything.
 
-Views of files are kept from one look to the next, and take up what was appended. A journal that is
-rolled up is read when somebody asks for its rows: all else is in the files that state.json names.
+Views of files are kept for the next look, and then read what was appended. A rolled-up journal is read when
+its rows are asked for: all else is in the files that state.json names.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ log = logging.getLogger(__name__)
 
 
 class Snapshot(NamedTuple):
-    """What a look found: journals by number, derived files by number.
+    """The files that a look found: journals by number, derived files by number.
 
-    In `journals`, those that are rolled up may not be read: `whole_journals` has them read.
+    Rolled-up journals in `journals` may not have been read: `whole_journals` reads them.
     """
 
     layout: Layout
@@ -48,14 +47,14 @@ class Snapshot(NamedTuple):
     ended: dict[int, EndedView]
     last_rows: dict[int, RowsView]
     tiers: dict[int, dict[int, RowsView]]  # by the number of a coarse tier
-    missing: list[Path]  # files that state.json wants and that are not there
+    missing: list[Path]  # files that state.json names and that are not there
 
     @property
     def not_rolled_up(self) -> list[JournalView]:
         return [view for number, view in self.journals.items() if number > self.state.rolled_up]
 
     def whole_journals(self) -> list[JournalView]:
-        """All journals, oldest first, those that are rolled up read as well. Raises StoreError."""
+        """All journals, oldest first; reads the rolled-up ones. Raises StoreError."""
         for view in self.journals.values():
             if not view.is_read:
                 view.update()
@@ -65,7 +64,7 @@ class Snapshot(NamedTuple):
 class Files:
     """Looks at the files of the store at `path`, which has `tiers` tiers.
 
-    What cannot be read is logged once, noted in `unread`, and passed over.
+    A file that cannot be read is logged once, noted in `unread`, and skipped.
     """
 
     def __init__(self, path: Path, tiers: int) -> None:
@@ -74,7 +73,7 @@ class Files:
         self._views: dict[Path, tuple[tuple[int, int], JournalView | DerivedView]] = {}
         self._state = b"", State()
         self._carry = 0, Carry()
-        self._told: set[Path] = set()
+        self._warned: set[Path] = set()
         self.unread: dict[Path, str] = {}
 
     def look(self) -> Snapshot:
@@ -109,7 +108,7 @@ class Files:
         for number, view in journals.items():
             if number > state.rolled_up or view.is_read:
                 view.update()
-                self._tell_damage(view)
+                self._warn_of_damage(view)
         newest = max(journals, default=0)
         expected = state.journals.keys() | set(range(state.rolled_up + 1, newest))
         for number in sorted(expected - journals.keys()):
@@ -138,7 +137,7 @@ class Files:
             view = self._view(self._layout.file(folder, number), kind, missing)
             if view is not None:
                 view.update(file)
-                self._tell_damage(view)
+                self._warn_of_damage(view)
                 found[number] = view
         return found
 
@@ -152,7 +151,7 @@ class Files:
                 assert isinstance(view, kind)
                 return view
             if kind is JournalView and status.st_size < FILE_SIZE:
-                return None  # just made
+                return None  # it was just made
             view = kind(path)
         except FileNotFoundError:
             missing.append(path)
@@ -175,22 +174,22 @@ class Files:
         self.unread[path] = why
 
     def _pass_over_missing(self, path: Path) -> None:
-        if path not in self._told:
-            self._told.add(path)
+        if path not in self._warned:
+            self._warned.add(path)
             log.warning("%s: not there; left out", path)
 
-    def _tell_damage(self, view: JournalView | DerivedView) -> None:
-        """Once for each file."""
+    def _warn_of_damage(self, view: JournalView | DerivedView) -> None:
+        """Log a file's damage, once for each file."""
         damage = view.file.damage
-        if damage.bytes and view.path not in self._told:
-            self._told.add(view.path)
+        if damage.bytes and view.path not in self._warned:
+            self._warned.add(view.path)
             log.warning(
                 "%s: %d bytes are damaged, the first at byte %d; the rest is read",
                 view.path, damage.bytes, damage.first_at,
             )  # fmt: skip
 
     def _forget_others(self, snapshot: Snapshot) -> None:
-        """Files that are gone are closed with the last session that still looks into them."""
+        """Drop the views of removed files: a file is closed with the last session that reads it."""
         folders: list[Mapping[int, JournalView | DerivedView]] = [
             snapshot.journals, snapshot.ended, snapshot.last_rows, *snapshot.tiers.values(),
         ]  # fmt: skip
@@ -202,7 +201,7 @@ class Files:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            data = b""  # nothing was rolled up yet
+            data = b""  # before the first roll-up
         except OSError as exc:
             raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
         if data != self._state[0]:

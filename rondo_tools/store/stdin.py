@@ -17,22 +17,22 @@ from rondo_tools.store.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
 
-_READ = 1 << 18  # bytes at once; also what a full disk may hold back
-_PIPE = 1 << 20  # bytes that may be under way when we are told to stop (pipe(7), pipe-max-size)
+_READ = 1 << 18  # bytes at once; on a full disk no more are held in memory
+_PIPE = 1 << 20  # bytes that the pipe may hold at a stop signal (pipe(7), pipe-max-size)
 _TRY_AGAIN_S = 1.0
 
 
 class _StoppedError(StoreError):
-    """A signal ended the wait for room."""
+    """A signal ended the wait for disk space."""
 
     exit_code = EX_TEMPFAIL
 
 
 def read_to_end(fd: int, intake: Intake, store: OpenStore, watermarks: Watermarks, signals: Signals) -> None:
-    """Store what `fd` gives until its end, or until a signal says to stop.
+    """Store the stream from `fd` until its end, or until a stop signal.
 
-    Then what has no end is given up, the journal ended and rolled up, and house kept. Raises StreamError
-    for what is no stream, StoreError if it cannot be stored.
+    Then give up sessions without an end, roll up the journal, and remove expired files. Raises StreamError
+    for invalid input, StoreError if it cannot be stored.
     """
     try:
         _read(fd, intake, store, watermarks, signals)
@@ -40,7 +40,7 @@ def read_to_end(fd: int, intake: Intake, store: OpenStore, watermarks: Watermark
         intake.close()
         raise
     except RondoError:
-        _finish(intake, store, watermarks, signals)  # what came before an error counts
+        _finish(intake, store, watermarks, signals)  # store the data before the error
         raise
     _finish(intake, store, watermarks, signals)
 
@@ -59,7 +59,7 @@ def _read(fd: int, intake: Intake, store: OpenStore, watermarks: Watermarks, sig
     keeper = store.keeper
     interrupts = 0
     stopping = False
-    left = _PIPE  # bytes to read yet after that
+    left = _PIPE  # bytes to read after a stop signal
     while True:
         ready, _, _ = select.select([fd, signals.fileno()], [], [], 0 if stopping else None)
         if signals.fileno() in ready:
@@ -70,7 +70,7 @@ def _read(fd: int, intake: Intake, store: OpenStore, watermarks: Watermarks, sig
                 log.info("reading on to the end of the input; Ctrl-C again to stop now")
             continue
         if fd not in ready:
-            return  # told to stop, and nothing more has arrived
+            return  # stopped, and the pipe is empty
         data = os.read(fd, _READ)
         if not data:
             intake.end_of_input()
@@ -81,11 +81,11 @@ def _read(fd: int, intake: Intake, store: OpenStore, watermarks: Watermarks, sig
         if keeper.closed or store.forgetter.next() is not None:
             store.keep_house()
         if stopping and (left := left - len(data)) <= 0:
-            return  # else a producer as fast as we are would never let us go
+            return  # else a producer that is as fast as we are would keep us from stopping
 
 
 def _retry(first: Callable[[], None], again: Callable[[], None], signals: Signals) -> None:
-    """Do it, and again while the disk has no room. Raises StoreError if a signal ends the wait."""
+    """Call `first`, then `again` until it succeeds: the disk is full. Raises StoreError at a signal."""
     error = _attempt(first)
     if error is None:
         return
@@ -94,7 +94,7 @@ def _retry(first: Callable[[], None], again: Callable[[], None], signals: Signal
         select.select([signals.fileno()], [], [], _TRY_AGAIN_S)
         if signals.take():
             raise _StoppedError(
-                f"{error.strerror}: ended by a signal; what is not stored must be sent again"
+                f"{error.strerror}: ended by a signal; data that is not stored must be sent again"
             ) from error
         error = _attempt(again)
     log.info("there is room again")

@@ -1,8 +1,8 @@
-"""When what is written is forced to the disk: `--sync 5s|always|never`.
+"""The policy for forcing data to the disk: `--sync 5s|always|never`.
 
-Strategy: `always` ends a turn with one fdatasync for everybody; an interval is a thread of its own
-(`syncer`), so that no producer waits for the disk. A killed process needs neither: what was written is
-in the kernel's memory.
+Strategy: `always` ends a turn with one fdatasync for all producers; with an interval a thread syncs
+(`syncer`), and no producer waits for the disk. A killed process needs neither, because written data is in the
+kernel's memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rondo_tools.units import format_duration, parse_duration
 
 
 class Policy(NamedTuple):
-    """`every_ms` 0 is never, if it is not `always`."""
+    """`every_ms` 0 without `always` means never."""
 
     always: bool
     every_ms: int

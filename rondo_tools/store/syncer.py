@@ -1,4 +1,4 @@
-"""Forces journals to the disk every so often, in a thread, so that no producer waits for the disk.
+"""Forces journals to the disk periodically, in a thread, so that no producer waits for the disk.
 
 Strategy: files are marked by their path when they are written to. A file that cannot be synced keeps
 its mark: it is tried again each time, and the error logged at most once a minute.
@@ -16,11 +16,11 @@ from rondo_tools import files
 
 log = logging.getLogger(__name__)
 
-SAY_AGAIN_S = 60.0
+WARN_AGAIN_S = 60.0
 
 
 class Marks:
-    """The files that were written to since they were last synced."""
+    """The files that were written since their last sync."""
 
     def __init__(self) -> None:
         self._paths: dict[Path, None] = {}
@@ -32,10 +32,10 @@ class Marks:
         return bool(self._paths)
 
     def sync(self) -> None:
-        """Sync them all. Raises OSError for the last that could not be, after all were tried."""
+        """Sync them all. Raises the last OSError after trying all of them."""
         failure: OSError | None = None
         for path in list(self._paths):
-            self._paths.pop(path, None)  # before the sync: what is written meanwhile marks it again
+            self._paths.pop(path, None)  # before the sync: a write meanwhile marks it again
             try:
                 files.sync_file(path)
             except FileNotFoundError:
@@ -56,12 +56,12 @@ class Syncer:
         self._every_s = every_s
         self._clock = clock
         self._is_over = threading.Event()
-        self._said_at: float | None = None
+        self._warned_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Sync what is left, and end."""
+        """Sync the rest, and end the thread."""
         self._is_over.set()
         self._thread.join()
 
@@ -71,9 +71,9 @@ class Syncer:
             self._marks.sync()
         except OSError as exc:
             now = self._clock()
-            if self._said_at is None or now - self._said_at >= SAY_AGAIN_S:
-                log.warning("%s: cannot be forced to the disk: %s; trying on", exc.filename, exc.strerror)
-                self._said_at = now
+            if self._warned_at is None or now - self._warned_at >= WARN_AGAIN_S:
+                log.warning("%s: cannot be forced to the disk: %s; trying again", exc.filename, exc.strerror)
+                self._warned_at = now
 
     def _run(self) -> None:
         while not self._is_over.wait(self._every_s):

@@ -1,11 +1,11 @@
-"""What is done with journals that are over: roll-ups, and removing files that had their time.
+"""Upkeep of closed journals: roll-ups, and removal of expired files.
 
 Strategy: both work on files alone and replace `state.json`, so they run one at a time: in a server's
-background thread, or between two reads of a pipe. `state` is theirs. What the writing path has to know
-of it, the sessions that are remembered now and those that went, it takes over in its own thread.
+background thread, or between two reads of a pipe. They own `state`. The writer takes over the changes that
+it has to know, newly remembered and removed sessions, in its own thread.
 
-A disk that is full may keep a roll-up from its end, and without one no journal can go. So a server
-keeps a reserve of room for one, which is given up then. If it cannot be had again, files go.
+A full disk may make a roll-up fail, and without one no journal can be removed. So a server keeps a reserve
+of disk space for one roll-up, and frees it then. If the reserve cannot be allocated again, files are evicted.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from rondo_tools.store.reserve import FULL, Reserve
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 16 << 30  # what a store may take, if nobody says otherwise
-_SHARE = 10  # and of its file system
+MOST_BYTES = 16 << 30  # default limit of a store's disk space,
+_SHARE = 10  # and at most this part of its file system
 _RESERVE = 16 << 20
-_RESERVE_SHARE = 16  # of what the store may take
+_RESERVE_SHARE = 16  # and at most this part of the store's limit
 
 
 class Forgotten(NamedTuple):
-    """What was removed of sessions that were forgotten, and what is remembered now.
+    """The removed data of forgotten sessions, and the sessions that are remembered now.
 
-    `cursors` have a batch in flight that has some of it; `sending` are in the midst of a stretch.
+    `cursors` have a batch in flight with data of these sessions; `sending` are pushing a stretch.
     """
 
     removed: Removed
@@ -82,10 +82,10 @@ class Upkeep:
         self._reserve_bytes = min(_RESERVE, self.max_bytes // _RESERVE_SHARE)
         self._reserve = Reserve(folder.layout, self._reserve_bytes)
         self._keeps_reserve = False
-        self._gone: deque[int] = deque()  # files of descriptions
+        self._gone: deque[int] = deque()  # removed files of descriptions
 
     def keep_reserve(self) -> None:
-        """From now on, keep room for one roll-up."""
+        """From now on, keep disk space for one roll-up."""
         self._keeps_reserve = True
 
     # --- one at a time, in any thread -------------------------------------------------------------
@@ -93,7 +93,7 @@ class Upkeep:
     def run(self, journal: ClosedJournal) -> Result:
         """Roll up a journal, and those before it.
 
-        Raises OSError: then it is still to be done. Raises StoreError if the folder is no longer ours.
+        Raises OSError; then try again later. Raises StoreError if the folder was moved or replaced.
         """
         self._folder.check()
         try:
@@ -107,7 +107,7 @@ class Upkeep:
         return result
 
     def look(self) -> Look:
-        """Remove what had its time, and what there is no room for. Raises as `run`."""
+        """Remove expired files, and evict files beyond the limit. Raises as `run` does."""
         self._folder.check()
         look = self._took(self._housekeeper.look(self.state))
         self._take_reserve()
@@ -115,9 +115,9 @@ class Upkeep:
         return look
 
     def forget(self, selector: Selector, key: bytes, upto: int) -> Forgotten:
-        """Remove what there is of some sessions in journals up to one, and in all other files.
+        """Remove all data of the selected sessions: in journals up to `upto`, and in all other files.
 
-        Raises as `run`.
+        Raises as `run` does.
         """
         from rondo_tools.store.forget.in_flight import cursors_now
 
@@ -150,7 +150,7 @@ class Upkeep:
         return result
 
     def _take_reserve(self) -> None:
-        """Have room for the next roll-up, if it can be had: the one that is done counts anyway."""
+        """Allocate the reserve for the next roll-up. A failure is no error: the last roll-up is valid."""
         if not self._keeps_reserve:
             return
         try:
@@ -169,17 +169,17 @@ class Upkeep:
     # --- in the writer's thread -------------------------------------------------------------------
 
     def take_over(self, result: Result) -> State:
-        """Remember the sessions that a roll-up found to be over."""
+        """Remember the sessions that ended in a roll-up."""
         self._remembered.add(result.frames)
         self.forget_gone()
         return result.state
 
     def forgot(self, result: Forgotten) -> None:
-        """Remember no more of it."""
+        """Remember the forgotten sessions no more."""
         self._remembered.replace(result.remembered)
 
     def forget_gone(self) -> None:
-        """Forget the sessions whose descriptions went."""
+        """Forget the sessions whose descriptions were removed."""
         while self._gone:
             self._remembered.forget(self._gone.popleft())
 
@@ -187,11 +187,11 @@ class Upkeep:
 
     @property
     def remembered(self) -> int:
-        """How many sessions that are over are known."""
+        """The number of ended sessions that are remembered."""
         return len(self._remembered)
 
     def hours_of_ticks(self) -> float | None:
-        """For how many hours of journals `max_bytes` has room, at the rate of those that are there."""
+        """The hours of journals that fit in `max_bytes`, at the rate of the present ones."""
         closed = sorted(self.state.journals.items())
         if len(closed) < 2 or closed[-1][1] <= closed[0][1]:
             return None
@@ -206,6 +206,6 @@ class Upkeep:
 
 
 def default_max_bytes(folder: Folder) -> int:
-    """What a store may take if nobody says: a tenth of its file system, and not more than MOST_BYTES."""
+    """The default limit of a store: a tenth of its file system, at most MOST_BYTES."""
     status = os.statvfs(folder.layout.path)
     return min(MOST_BYTES, status.f_blocks * status.f_frsize // _SHARE)

@@ -78,9 +78,9 @@ FIRST = f"{1:010d}"
     [
         (f"tier_0/{FIRST}", lambda path: flipped(path, -20), ": damaged; "),
         (f"tier_0/{FIRST}", lambda path: path.write_bytes(b"x" * 100), "not a file of a rondo store"),
-        (f"tier_0/{FIRST}", Path.unlink, "is not there, though state.json wants it"),
+        (f"tier_0/{FIRST}", Path.unlink, "is missing, though state.json names it"),
         (f"tier_1/{FIRST}", lambda path: flipped(path, -20), ": damaged; "),
-        (f"tier_1/{FIRST}", Path.unlink, "is not there, though state.json wants it"),
+        (f"tier_1/{FIRST}", Path.unlink, "is missing, though state.json names it"),
         (f"tier_2/{FIRST}", cut, "bytes long, not"),
         (f"last_rows/{FIRST}", lambda path: flipped(path, -20), ": damaged; "),
         (f"ended/{FIRST}", lambda path: flipped(path, -20), ": damaged; "),

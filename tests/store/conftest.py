@@ -33,7 +33,7 @@ def no_connection_outlives_its_test() -> Iterator[None]:
 
 @pytest.fixture
 def begin_ms() -> int:
-    """A time some 20 minutes ago, on a multiple of five: what is stored is not expired at once."""
+    """A time some 20 minutes ago, on a multiple of five: stored ticks do not expire at once."""
     return (time.time_ns() // 1_000_000 - 1_200_000) // 300_000 * 300_000
 
 
@@ -65,7 +65,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def few_inodes(tmp_path: Path) -> Iterator[Path]:
-    """A file system that has room for 40 files."""
+    """A file system with inodes for 40 files."""
     with mounted(tmp_path / "disk", b"size=64m,nr_inodes=40") as place:
         yield place
 
@@ -87,7 +87,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def serving(path: Path, address: str, clock: Clock) -> Iterator[Server]:
-    """A server whose turns the test makes, at `address`."""
+    """A server at `address`; the test calls its turns."""
     with (
         Signals() as signals,
         OpenStore(path, clock=clock) as store,
@@ -111,6 +111,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
 
 @pytest.fixture
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing waits for the disk: for what is about days, or reads only, and not about crashes."""
+    """Nothing waits for the disk: for tests of days, or of readers, that test no crashes."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setattr(os, "fdatasync", lambda fd: None)

@@ -1,4 +1,4 @@
-"""Blocks: what the decoder of many ticks at once yields is what the plain one does."""
+"""Blocks: the decoder of many ticks at once yields the same events as the plain one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_many_ticks_come_as_a_block_and_few_one_by_one() -> None:
 def test_the_same_events_and_errors_whatever_comes(
     width: int, runs: list[int], scars: list[tuple[int, bytes]], cuts: list[int]
 ) -> None:
-    """Runs of ticks with an old one, an end and a new header between, scarred, and torn anywhere."""
+    """Runs of ticks with an old one, an end and a new header in between, damaged, and split anywhere."""
     series = tuple(COUNTS._replace(name=f"n{number}") for number in range(width))
     messages: list[Event] = []
     for number, count in enumerate(runs):

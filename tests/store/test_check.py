@@ -1,4 +1,4 @@
-"""Damage of every kind: it is found and named, and nothing is made up of it."""
+"""Damage of every kind: check finds it, and readers return no wrong data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Iterator[Writer]:
-    """A store with something in every folder."""
+    """A store with data in every folder."""
     with Writer(tmp_path / "store", SMALL_TIERS, per_frame=3, last_ms=20_000) as writer:
         fill(writer)
         yield writer
@@ -47,7 +47,7 @@ def named_files(writer: Writer) -> list[Path]:
 
 
 def check_nothing_made_up(writer: Writer) -> None:
-    """Of a damaged store no tick is served that was not written."""
+    """Readers of a damaged store return only ticks that were written."""
     for session in Store(writer.layout.path).sessions():
         rows = session.rows()
         life = writer.lives.get((session.instance, session.start_ms))
@@ -102,7 +102,7 @@ def test_a_whole_store_has_nothing_wrong(written: Writer) -> None:
 
 @pytest.mark.parametrize("harm", ["gone", "short", "a folder"])
 def test_what_is_lost_is_named(written: Writer, harm: str) -> None:
-    """A file that is gone, cut short, or cannot be read; what the others have is served."""
+    """A file that is missing, truncated, or unreadable; the data of the others is still there."""
     for path in named_files(written):
         whole = path.read_bytes()
         if harm == "short":
@@ -116,7 +116,7 @@ def test_what_is_lost_is_named(written: Writer, harm: str) -> None:
         if harm == "a folder":
             path.rmdir()
         path.write_bytes(whole)
-        # Of the journal that is written now nobody knows how long it is, or that it was there.
+        # The length, and the existence, of the current journal are recorded nowhere.
         if (
             path.parent.name != JOURNALS
             or harm == "a folder"
@@ -154,7 +154,7 @@ def test_a_damaged_carry_loses_only_what_was_open(written: Writer) -> None:
 
 
 def test_a_coarse_row_that_is_not_the_roll_up_of_its_ticks_is_found(written: Writer) -> None:
-    """Its frame proves itself, so only the ticks can tell."""
+    """Its CRC is right, so only the ticks show it."""
     for tier in (1, 2):
         path = written.layout.file(tier_name(tier), 1)
         whole = path.read_bytes()
@@ -180,20 +180,20 @@ def test_descriptions_whose_rows_are_not_theirs_are_found(written: Writer) -> No
     whole = path.read_bytes()
     seed = frames.parse_file_header(whole).seed
     at, head, payload = next(one for one in frames.scan(whole, seed) if one[1].kind == frames.DESCRIPTIONS)
-    (told,) = descriptions_in(payload, head.entries)
+    (description,) = descriptions_in(payload, head.entries)
     for place, what in (
-        (told.places[0]._replace(offset=48), "no such rows"),
-        (told.places[0]._replace(rows=99), "no such rows"),
-        (told.places[0]._replace(rows=1), "last tick"),
+        (description.places[0]._replace(offset=48), "no such rows"),
+        (description.places[0]._replace(rows=99), "no such rows"),
+        (description.places[0]._replace(rows=1), "last tick"),
     ):
-        wrong = pack_descriptions([told._replace(places=(place,))])
+        wrong = pack_descriptions([description._replace(places=(place,))])
         made = frames.frame(seed, frames.DESCRIPTIONS, wrong, entries=1)
         path.write_bytes(whole[:at] + made + whole[at + head.size :])
-        told_length = written.state.files[ENDED][1]
-        told_length.length += len(made) - head.size
+        committed = written.state.files[ENDED][1]
+        committed.length += len(made) - head.size
         written.commit()
         assert [what in one.what for one in Checker(written.layout.path).findings()] == [True]
-        told_length.length -= len(made) - head.size
+        committed.length -= len(made) - head.size
     path.write_bytes(whole)
     written.commit()
 
@@ -209,13 +209,13 @@ def test_what_lies_behind_the_lengths_is_no_data(written: Writer) -> None:
 
 
 def test_a_torn_tail_is_no_damage(written: Writer) -> None:
-    """The writer may be at it; the next look takes it up."""
+    """The writer may be appending it; the next look reads it."""
     path = written.layout.file(JOURNALS, written.newest)
     whole = path.read_bytes()
     store = Store(written.layout.path)
     served: set[int] = set()
     for size in range(frames.FILE_SIZE, len(whole) + 1, 41):
-        path.write_bytes(whole[:size])  # the same file: what is known of it is kept
+        path.write_bytes(whole[:size])  # the same file, so its view is kept
         (session,) = store.sessions(instance="vm-1")
         rows = session.rows()
         assert rows.skipped == 0

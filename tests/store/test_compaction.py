@@ -135,7 +135,7 @@ def test_a_session_that_comes_back_after_its_end_was_rolled_up(host: Host, pause
 
 @pytest.mark.parametrize("ticks", [20, 900])
 def test_a_session_that_comes_back_keeps_the_series_that_it_had_before(host: Host, ticks: int) -> None:
-    """Also those that none of its last ten minutes of ticks had."""
+    """Also series that none of its last rows has."""
     vm = Session("vm-1")
     journal = host.journal()
     journal.ticks(vm, host.some(vm, 20, B))
@@ -201,15 +201,21 @@ def test_lost_is_undone_by_later_ticks_wherever_it_stands(host: Host) -> None:
 
 
 def test_a_session_is_in_the_store_from_its_end_on(host: Host) -> None:
-    """Without a tick it is described as it was; a declaration alone leaves nothing."""
+    """A session without a tick gets a description too; a declaration alone leaves nothing."""
     journal = host.journal()
     journal.declare(Session("vm-1"))
     journal.end(Session("vm-2"), "crash")
     journal.close()
     assert host.roll_up().frames
-    ((key, told),) = descriptions(host.layout, host.state).items()
+    ((key, description),) = descriptions(host.layout, host.state).items()
     assert key == Session("vm-2").key
-    assert (told.reason, told.ticks, told.first_ms, told.last_ms, told.series) == ("crash", 0, 0, 0, 0)
+    assert (
+        description.reason,
+        description.ticks,
+        description.first_ms,
+        description.last_ms,
+        description.series,
+    ) == ("crash", 0, 0, 0, 0)
     assert not parse_carry(host.layout.carry(host.state.carry).read_bytes()).sessions
 
 
@@ -312,7 +318,7 @@ def test_a_journal_that_cannot_be_read_is_passed_over(
     journal.close()
     result = host.roll_up()
     host.check()
-    is_lost = how != "empty"  # else its maker was killed before the first row
+    is_lost = how != "empty"  # else its writer was killed before the first row
     assert (result.counts.journals, result.counts.unread_journals) == (2, is_lost)
     assert (str(first.path) in caplog.text) == is_lost
 
@@ -355,7 +361,7 @@ def test_what_was_never_committed_is_removed_at_a_start(host: Host) -> None:
     journal.end(vm, "poweroff")
     journal.close()
     layout = host.layout
-    clean_up(layout, State(), TIERS)  # no state yet: nothing is known
+    clean_up(layout, State(), TIERS)  # there is no state yet
     host.roll_up()
     kept = {path: path.read_bytes() for path in layout.path.rglob("*") if path.is_file()}
     left = [

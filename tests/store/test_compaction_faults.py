@@ -1,8 +1,7 @@
-"""Roll-ups and housekeeping that are killed between any two steps, lose power, fail, or find no room.
+"""Roll-ups and housekeeping with kills between any two steps, power cuts, errors, and full disks.
 
-Seeded schedules: whatever happened, in the end every coarse row, description and last row is what a
-plain loop makes of the ticks that the journals had. RONDO_SCHEDULES is the number of schedules,
-RONDO_TEST_SEED the seed of the first.
+Seeded schedules: in the end every coarse row, description and last row equals the result of a plain loop over
+the ticks in the journals. RONDO_SCHEDULES is the number of schedules, RONDO_TEST_SEED the seed of the first.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SCHEDULES = int(os.environ.get("RONDO_SCHEDULES", "10"))
 
 
 class Written:
-    """A journal, and where in it the ticks and ends end that were written into it."""
+    """A journal, with the offsets in it at which its ticks and ends end."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
@@ -82,7 +81,7 @@ class Schedule:
         self.settle()
 
     def settle(self) -> None:
-        """Roll up all there is, and look at it."""
+        """Roll up everything, and check the result."""
         self.close()
         self.host.number = max(0, *self.host.layout.numbers(JOURNALS), self.host.state.rolled_up)
         if not self.host.number:
@@ -121,7 +120,7 @@ class Schedule:
             written = self.journal()
             written.journal.ticks(vm, ticks)
             written.journal.writer.write()
-            # A run of one schema is one frame: all of it is there, or nothing.
+            # A run of one schema is one frame: it is there as a whole or not at all.
             written.ticks += [(written.journal.writer.size, vm, tick) for tick in ticks]
             if self.random.random() < 0.1:
                 self.end(vm, self.random.choice(("lost", "lost", "reboot")))
@@ -176,7 +175,7 @@ class Schedule:
 
     def house(self) -> Housekeeper:
         host = self.host
-        begun_ms = host.now_ms - 7_200_000  # so that it need not run for an hour first
+        begun_ms = host.now_ms - 7_200_000  # so that it has looks that are an hour old
         keeper = Housekeeper(
             host.layout, TIERS, list, lambda: host.now_ms, clock=lambda: (host.now_ms - begun_ms) / 1000
         )
@@ -185,7 +184,7 @@ class Schedule:
         return keeper
 
     def crash(self, *, power: bool) -> None:
-        """Another process takes the store up, after a kill or a power cut."""
+        """Open the store in another process, after a kill or a power cut."""
         self.disk.kill_in = self.disk.fail_in = None
         self.disk.is_full = False
         self.close()
@@ -203,7 +202,7 @@ class Schedule:
             self.recount()
 
     def recount(self) -> None:
-        """What journals that are not rolled up have lost never was."""
+        """Drop the expected ticks that journals have lost before their roll-up."""
         host = self.host
         for written in self.written:
             if written.journal.number <= host.state.rolled_up:
@@ -220,7 +219,7 @@ class Schedule:
             written.ends = [one for one in written.ends if one[0] in whole]
 
     def whole(self, written: Written) -> set[int]:
-        """Where writes end of which all is in the file."""
+        """The ends of the writes that are completely in the file."""
         reached = FILE_SIZE
         try:
             with FrameFile(written.journal.path) as file:

@@ -1,4 +1,4 @@
-"""`--forget`: what was stored of a session is gone, and nothing else has changed."""
+"""`--forget`: all data of a session is removed, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORGET = parse_forget(f"{{{SECRET}}}")
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A store that was written for a while. For a test to copy."""
+    """A store that was written for a while, for tests to copy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda fd: None)
         patch.setattr(os, "fdatasync", lambda fd: None)
@@ -53,7 +53,7 @@ def test_others_are_as_they_would_have_been(tmp_path: Path, seed: int) -> None:
     assert not list(traces(path))
     assert not findings(path)
 
-    host.play(40)  # forgotten sessions go on, as new data
+    host.play(40)  # forgotten sessions continue, as new data
     other.play(40)
     assert answers(path, in_order=False) == answers(other_path, in_order=False)
     assert secrets(path)
@@ -64,7 +64,7 @@ def test_others_are_as_they_would_have_been(tmp_path: Path, seed: int) -> None:
 
 
 def faulty(path: Path, seed: int) -> FaultyDisk:
-    """A disk that has all that is there."""
+    """A disk on which all present data is synced."""
     disk = FaultyDisk(path, seed)
     disk._synced = {str(file): file.stat().st_size for file in path.rglob("*")}
     return disk
@@ -89,7 +89,7 @@ def test_a_kill_at_any_step_and_again(tmp_path: Path, lived: Host, every: int, p
             disk.cut_power()
         assert answers(path) == before
         assert not findings(path)
-        if step % 2 and was_killed:  # the next that opens the store does what is left
+        if step % 2 and was_killed:  # the next writer completes it
             with lived.copy_to(path).open() as store:
                 store.keep_house()
             assert answers(path) == before
@@ -148,16 +148,16 @@ def test_a_reader_by_the_book_finds_the_others_alone(lived: Host, tmp_path: Path
     def of_others(found: Mapping[Any, Any]) -> dict[Any, Any]:
         return {key: one for key, one in found.items() if "z" not in str(key).replace("zeb'", "")}
 
-    ticks, coarse, told = mini_reader.read(path, intervals_ms)
+    ticks, coarse, described = mini_reader.read(path, intervals_ms)
     forget_sessions(str(path), FORGET)
     assert repr(mini_reader.read(path, intervals_ms)) == repr(
-        (of_others(ticks), [of_others(tier) for tier in coarse], of_others(told))
+        (of_others(ticks), [of_others(tier) for tier in coarse], of_others(described))
     )
 
 
 @pytest.mark.usefixtures("no_waits")
 def test_a_reader_goes_on_with_what_it_has_open(lived: Host, tmp_path: Path) -> None:
-    """Files are replaced, never changed: an answer is of before, or of after."""
+    """Files are replaced, never changed: an answer is from before or from after."""
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
     store = Store(path)
@@ -172,7 +172,7 @@ def test_a_reader_goes_on_with_what_it_has_open(lived: Host, tmp_path: Path) -> 
 
 
 def test_files_keep_their_owner_and_mode(lived: Host, tmp_path: Path) -> None:
-    """So that root may forget in the store of a service."""
+    """So root may use --forget on the store of a service."""
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
     owner = (1234, 4321) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
@@ -188,7 +188,7 @@ def test_files_keep_their_owner_and_mode(lived: Host, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_waits")
 def test_what_is_damaged_does_not_hide_it(lived: Host, tmp_path: Path) -> None:
-    """Bytes that no reader takes for data may be somebody's all the same."""
+    """Damaged bytes that no reader takes for data may still have names and values."""
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
     journals = sorted((path / "tier_0").iterdir())
@@ -216,10 +216,10 @@ def test_a_file_that_cannot_be_read_is_named(
     shutil.copytree(lived.path, path)
     file = sorted((path / "tier_1").iterdir())[0]
     file.write_bytes(b"\0" * 40 + file.read_bytes()[40:])
-    with pytest.raises(RondoError, match="not all files could be looked at") as error:
+    with pytest.raises(RondoError, match="not all files could be read") as error:
         forget_sessions(str(path), FORGET)
     assert error.value.exit_code == EX_DATAERR
-    assert f"{file}: not a file of a rondo store; it may have some of it still" in caplog.text
+    assert f"{file}: not a file of a rondo store; it may still have some of the data" in caplog.text
     assert {where for where, _ in traces(path)} == {f"tier_1/{file.name}"}
 
 
@@ -258,6 +258,6 @@ def test_a_full_disk_gives_up_its_reserve(lived: Host, tmp_path: Path) -> None:
         assert answer is not None
         assert answer.error == ""
         assert answer.sessions >= 3
-        assert reserve.exists(), "it is had again"
+        assert reserve.exists(), "it is allocated again"
     assert answers(path) == before
     assert not list(traces(path))

@@ -1,4 +1,4 @@
-"""Forgetting while a rondo-store writes: by a request in its folder, and nothing that is new is lost."""
+"""Forgetting while a rondo-store writes: by a request in its folder, without loss of new data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def has(path: Path, needle: bytes) -> bool:
 
 
 def ask(server: Server, path: Path, clock: Clock, text: str = ONE) -> Answer:
-    """Leave a request, and let the server run until it is answered."""
+    """Write a request, and run the server until the answer."""
     file = RequestFile(Layout(path))
     assert file.leave(new_request(parse_forget(text)))
     while not isinstance(found := file.read(), Answer):
@@ -80,7 +80,7 @@ def test_what_comes_after_is_new(
         turns(serving)
         assert ticks_of(path) == {"other": 30, "secret": 10}
     turns(serving)
-    # Its producer connects anew, and sends again what it keeps.
+    # Its producer connects again, and sends its backlog again.
     assert deliver_in(serving, address, whole)
     assert ticks_of(path) == {"other": 30, "secret": 20}
     assert is_clean(path)
@@ -105,7 +105,7 @@ def test_an_ended_session_may_be_stored_again(
     assert ticks_of(path) == {}
     assert deliver_in(serving, address, whole)
     assert ticks_of(path) == {"secret": 30}
-    # Once more, when it is rolled up and remembered.
+    # Again, when it is rolled up and remembered.
     clock.now += 600
     assert deliver_in(serving, address, data(begin_ms, 3, instance="other"))
     while serving.keeper.closed or not serving.store.upkeep.remembered:
@@ -156,14 +156,14 @@ def test_the_command_beside_a_server(path: Path, run: Run, tmp_path: Path, begin
                 pass
             done = run("rondo-store", path, "--forget", '{instance="vm-1"}')
             assert done.returncode == 0
-            assert b"1 of them is connected: what comes from there from now on is new data\n" in done.stderr
+            assert b"1 of them is connected: ticks from now on are new data\n" in done.stderr
             assert acknowledged(peer)
         assert not (path / "forget.json").exists()
         assert set(ticks_of(path)) == {"rondo-store"}
 
 
 def test_the_command_beside_a_pipe(path: Path, run: Run, begin_ms: int) -> None:
-    """A pipe takes requests up between two reads."""
+    """A pipe serves requests between two reads."""
     assert run("rondo-store", path, stdin=None, input=data(begin_ms, 9, instance="secret")).returncode == 0
     with started(path) as pipe:
         pieces = data(begin_ms, 9, end=False)
@@ -199,7 +199,7 @@ def test_the_next_that_opens_the_store_does_what_was_left(path: Path, run: Run, 
     assert b"forgot 1 session" in done.stderr
     assert not has(path, b"secret")
     assert ticks_of(path) == {"vm-1": 9}
-    assert "sessions" in json.loads(Layout(path).forget_json.read_bytes())  # the answer, if anybody comes
+    assert "sessions" in json.loads(Layout(path).forget_json.read_bytes())  # the answer waits for a client
     done = run("rondo-store", path, "--forget", '{instance="vm-1"}')
     assert done.returncode == 0
     assert not Layout(path).forget_json.exists()
@@ -227,7 +227,7 @@ def test_a_selector_that_means_too_much_is_refused(text: str, why: str) -> None:
     ("arguments", "status", "text"),
     [
         (["{}"], 64, "argument --forget: '{}' may mean every session"),
-        ([ONE, "--listen", "unix:/nowhere"], 64, "--forget goes with no other flag"),
+        ([ONE, "--listen", "unix:/nowhere"], 64, "--forget takes no other flag"),
         ([ONE], 69, "no store there"),
     ],
 )
@@ -242,7 +242,7 @@ def test_what_is_refused(path: Path, run: Run, arguments: list[str], status: int
 def test_a_server_that_ends_in_the_midst_of_it(
     path: Path, begin_ms: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It forgets, and has nobody left to say so; the command finds nothing to do, and that is no failure."""
+    """The next process finds nothing left to do, which is no error."""
     with OpenStore(path) as store:
         Intake(store.keeper).feed(data(begin_ms, 9, instance="secret"))
         store.keeper.flush()
@@ -253,12 +253,12 @@ def test_a_server_that_ends_in_the_midst_of_it(
     assert not has_in_files(path, b"secret")
     with caplog.at_level(logging.INFO):
         forget_sessions(str(path), parse_forget(ONE))
-    assert "another process did so" in caplog.text
+    assert "forgotten by another process" in caplog.text
     assert not Layout(path).forget_json.exists()
 
 
 def has_in_files(path: Path, needle: bytes) -> bool:
-    """Whether a file of frames, or the carry, has it."""
+    """Whether a file of frames, or the carry, contains it."""
     return any(needle in file.read_bytes() for file in path.rglob("*0*") if file.is_file())
 
 
@@ -267,7 +267,7 @@ def test_a_request_that_nobody_takes_up_is_withdrawn(path: Path, clock: Clock) -
         assert isinstance(RequestFile(Layout(path)).read(), Request)
         clock.now += seconds
 
-    with Folder(path), pytest.raises(StoreError, match="does not take up the request") as error:
+    with Folder(path), pytest.raises(StoreError, match="does not accept the request") as error:
         forget_sessions(str(path), parse_forget(ONE), clock, sleep)
     assert error.value.exit_code == EX_TEMPFAIL
     assert not Layout(path).forget_json.exists()
@@ -275,7 +275,7 @@ def test_a_request_that_nobody_takes_up_is_withdrawn(path: Path, clock: Clock) -
 
 @pytest.mark.parametrize("is_begun", [False, True])
 def test_a_command_that_is_interrupted(path: Path, clock: Clock, is_begun: bool) -> None:
-    """What was taken up is done anyway."""
+    """The store carries an accepted request out anyway."""
 
     def sleep(_: float) -> None:
         file = RequestFile(Layout(path))
@@ -291,7 +291,7 @@ def test_a_command_that_is_interrupted(path: Path, clock: Clock, is_begun: bool)
 
 
 def test_two_commands_take_turns(path: Path, clock: Clock) -> None:
-    """The second waits until the first is answered; an answer that nobody fetched is in nobody's way."""
+    """The second waits until the first is answered; an answer without a client does not block it."""
     file = RequestFile(Layout(path))
 
     def sleep(_: float) -> None:

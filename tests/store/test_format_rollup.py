@@ -31,7 +31,7 @@ Tick = tuple[int, int, Schema, tuple[float, ...]]
 def histories(draw: st.DrawFn) -> list[Tick]:
     """Ticks of a few sessions, each ascending in time, interleaved."""
     ticks: list[Tick] = []
-    random = draw(st.randoms(use_true_random=False))  # nice numbers add up exactly in any order
+    random = draw(st.randoms(use_true_random=False))  # simple numbers would add up exactly in any order
 
     def value() -> float:
         return random.choice(SPECIAL) if random.random() < 0.1 else random.uniform(-1e6, 1e6)
@@ -50,7 +50,7 @@ def histories(draw: st.DrawFn) -> list[Tick]:
 
 
 def brute_force(ticks: list[Tick]) -> dict[tuple[int, int], tuple[int, dict[tuple[str, str], float]]]:
-    """Of each (session, window): the last time, and the value of each (series, aggregate)."""
+    """The last time, and the value of each (series, aggregate), of each (session, window)."""
     windows: dict[tuple[int, int], list[Tick]] = {}
     for tick in ticks:
         windows.setdefault((tick[0], tick[1] // INTERVAL_MS), []).append(tick)
@@ -102,7 +102,7 @@ def test_pieces_of_any_size_equal_a_plain_loop_bit_for_bit(ticks: list[Tick], da
     closed = []
     for begin, end in zip([0, *cuts], [*cuts, len(ticks)], strict=True):
         closed += windows.add(as_arrays(ticks[begin:end]))
-        windows = Windows(INTERVAL_MS, windows.open)  # as from the file that is kept between roll-ups
+        windows = Windows(INTERVAL_MS, windows.open)  # as from the carry
     closed += windows.close(np.arange(3))
     assert not windows.open
 

@@ -1,4 +1,4 @@
-"""Frames: what is written is found again, after any damage, and nothing else is."""
+"""Frames: written frames are found again after any damage, and nothing else is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows(*t_ms: int) -> frames.Rows:
 
 
 def a_file(count: int = 5) -> tuple[bytes, list[int]]:
-    """A file of ROWS frames, and where each of them begins."""
+    """A file of ROWS frames, and the offset of each."""
     data, begins = HEADER.pack(), []
     for n in range(count):
         begins.append(len(data))
@@ -77,7 +77,7 @@ def test_zeros_behind_the_end_are_no_frames() -> None:
 
 def test_any_flipped_bit_of_a_files_header_is_seen() -> None:
     data = HEADER.pack()
-    for at in range(frames.FILE_SIZE - 4):  # the last four bytes mean nothing
+    for at in range(frames.FILE_SIZE - 4):  # no CRC covers the last four bytes
         for bit in range(8):
             damaged = bytearray(data)
             damaged[at] ^= 1 << bit
@@ -129,7 +129,7 @@ def test_what_is_no_file_of_frames_says_so(tmp_path: Path, data: bytes, what: st
 
 @given(st.lists(st.integers(0, 3000), max_size=8), st.integers(0, 2**32))
 def test_a_file_is_read_as_its_bytes_are(sizes: list[int], damaged_at: int) -> None:
-    """The reader that goes piece by piece finds what the scan of all bytes finds."""
+    """The reader in pieces finds the same frames as the scan of all bytes."""
     import tempfile
 
     data = HEADER.pack()

@@ -1,4 +1,4 @@
-"""The golden files in tests/data: what was written once is read for ever."""
+"""The golden files in tests/data: files of earlier versions stay readable."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.support.store.journal_fixtures import T0
 DATA = Path(__file__).parents[1] / "data"
 
 
-def told(name: str) -> list[dict[str, Any]]:
+def golden(name: str) -> list[dict[str, Any]]:
     document: list[dict[str, Any]] = json.loads((DATA / name).read_text())
     return document
 
 
 @pytest.fixture(params=["store_2", "dump_1.bin"])
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A copy, so that no test can change the original; or what a dump of it becomes."""
+    """A copy of the store, so that no test can change the original; or a dump of it, restored."""
     if request.param == "dump_1.bin":
         return restored((DATA / "dump_1.bin").read_bytes(), tmp_path / "store", lambda: T0 + 200_000)
     return Path(shutil.copytree(DATA / "store_2", tmp_path / "store"))
 
 
-def as_told(rows: dict[int, truth.Row]) -> dict[str, dict[str, str]]:
+def as_golden(rows: dict[int, truth.Row]) -> dict[str, dict[str, str]]:
     return {
         str(t_ms): {f"{name} {aggregate}": bits.decode() for (name, aggregate), bits in row.items()}
         for t_ms, row in rows.items()
@@ -45,7 +45,7 @@ def as_told(rows: dict[int, truth.Row]) -> dict[str, dict[str, str]]:
 
 def test_a_store_of_format_2_says_what_it_said(store: Path) -> None:
     sessions = Store(store).sessions()
-    expected = told("store_2.json")
+    expected = golden("store_2.json")
     assert len(sessions) == len(expected)
     for session, one in zip(sessions, expected, strict=True):
         assert (session.instance, session.start_ms) == (one["instance"], one["start_ms"])
@@ -55,7 +55,7 @@ def test_a_store_of_format_2_says_what_it_said(store: Path) -> None:
         assert session.last_ms == one["last_ms"]
         assert [series.name for series in session.header.series] == one["series"]
         for tier, rows in enumerate(one["tiers"]):
-            assert as_told(truth.served(session, tier)) == rows
+            assert as_golden(truth.served(session, tier)) == rows
 
 
 def test_nothing_is_wrong_with_it(store: Path) -> None:
@@ -67,14 +67,14 @@ def test_a_reader_of_the_page_alone_finds_the_same(store: Path) -> None:
     coarse_rows = [
         {(session, t_ms): row for (session, _), (t_ms, row) in of_tier.items()} for of_tier in coarse
     ]
-    for one in told("store_2.json"):
+    for one in golden("store_2.json"):
         for tier, found in enumerate((ticks, *coarse_rows)):
             rows = {
                 t_ms: {(series[0], what): truth.bits(v) for (series, what), v in row.items() if v == v}
                 for (key, t_ms), row in found.items()
                 if key == (one["instance"], one["start_ms"])
             }
-            assert as_told(rows) == one["tiers"][tier]
+            assert as_golden(rows) == one["tiers"][tier]
 
 
 def test_a_cursor_in_a_dump_of_version_1_stands_where_it_stood(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_stream_of_version_1_says_what_it_said() -> None:
     decoder = stream.Decoder()
     events = [*decoder.feed((DATA / "stream_1.bin").read_bytes())]
     decoder.close()
-    for event, expected in zip(events, told("stream_1.json"), strict=True):
+    for event, expected in zip(events, golden("stream_1.json"), strict=True):
         if isinstance(event, stream.Header):
             assert stream.header_to_map(event) == expected
         elif isinstance(event, stream.End):

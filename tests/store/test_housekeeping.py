@@ -1,4 +1,4 @@
-"""What goes from a store, when, and what stays: by time, for cursors and sessions, for want of room."""
+"""Housekeeping: expiry, the files that stay for cursors and sessions, and eviction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCHEDULES = int(os.environ.get("RONDO_SCHEDULES", "10"))
 
 
 class Store(Host):
-    """A store that rolls up and keeps house. `now_ms` is what its clock says, `true_ms` what time it is."""
+    """A store with roll-ups and housekeeping. `now_ms` is its clock, `true_ms` the true time."""
 
     def __init__(self, path: Path, tiers: tuple[Tier, ...] = TIERS) -> None:
         super().__init__(path, tiers=tiers)
@@ -46,7 +46,7 @@ class Store(Host):
         self.restart()
 
     def restart(self) -> None:
-        """Another process takes it up."""
+        """Open the store in another process."""
         if self.layout.state_json.exists():
             self.state = parse_state(self.layout.state_json.read_bytes())
             clean_up(self.layout, self.state, self.tiers)
@@ -208,7 +208,7 @@ def test_runs_from_cron_expire_too(store: Store, no_waits: None) -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEED, SEED + SCHEDULES))
 def test_a_clock_that_is_wrong_for_a_while_erases_nothing(tmp_path: Path, seed: int, no_waits: None) -> None:
-    """What went was over its span by the true time; in the end all that is over its span goes."""
+    """Removed files are older than their span by the true time; in the end all such files are removed."""
     choose = random.Random(seed)
     store = Store(tmp_path / "store", parse_tiers("1s:10m,10s:2h,1m:1d"))
     written: dict[tuple[str, int], int] = {}
@@ -235,7 +235,7 @@ def test_a_clock_that_is_wrong_for_a_while_erases_nothing(tmp_path: Path, seed: 
                 store.now_ms = store.true_ms + off_ms + 1000
                 wrong_until = store.true_ms + choose.choice((MINUTE_MS, 30 * MINUTE_MS))
     store.now_ms = store.true_ms
-    for hour in range(6):  # files that are closed by a right clock tell when those before were
+    for hour in range(6):  # files closed by a right clock correct those before
         store.wait(HOUR_MS)
         store.look()
         store.live_a_while(Session("vm", T0 + (1000 + hour) * 10_000), 3)
@@ -350,7 +350,7 @@ def test_if_the_state_cannot_be_replaced_nothing_is_removed(
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEED, SEED + max(SCHEDULES // 3, 1)))
 def test_a_full_disk_is_no_deadlock(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Roll-ups fail, the reserve is given up, files go, and the store goes on; all that stays is right."""
+    """Roll-ups fail, the reserve is freed, files are evicted, and the store continues without wrong data."""
     choose = random.Random(seed)
     store = Store(tmp_path / "store")
     disk = FaultyDisk(store.layout.path, seed)
@@ -366,7 +366,7 @@ def test_a_full_disk_is_no_deadlock(tmp_path: Path, seed: int, monkeypatch: pyte
                 journal.ticks(vm, store.some(vm, choose.randint(1, 700)))
                 journal.end(vm, "poweroff")
                 journal.close()
-            except OSError:  # what is whole of it counts; here the producer keeps what is not
+            except OSError:  # whole frames are valid; here the producer keeps the rest
                 journal.writer.close()
                 journal.path.unlink(missing_ok=True)
                 store.number -= 1
@@ -387,7 +387,7 @@ def test_a_full_disk_is_no_deadlock(tmp_path: Path, seed: int, monkeypatch: pyte
                 assert reserve.take()
     assert room
     assert store.state.rolled_up == store.number
-    # All rows that stayed are those of the plain loop, and the newest sessions have theirs.
+    # The remaining rows equal those of the plain loop, and the newest sessions have all of theirs.
     newest = list(store.ticks)[-1]
     for tier in (1, 2):
         interval_ms = TIERS[tier].interval_ms
@@ -443,7 +443,7 @@ def test_the_reserve_is_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_days_of_short_pipes_keep_files_and_state_flat(
     tmp_path: Path, no_waits: None, minutes: int, days: int
 ) -> None:
-    """As cron makes them."""
+    """As from cron."""
     every_ms = minutes * MINUTE_MS
     store = Store(tmp_path / "store")
     sizes, files = [], []

@@ -1,4 +1,4 @@
-"""One stream into the keeper: what is refused, what is counted, and what waits."""
+"""The intake of a stream into the keeper: refusals, counts, and waiting."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def at(*t_ms: int) -> bytes:
     return b"".join(stream.encode(stream.Tick(one, bytes(16))) for one in t_ms)
 
 
-@pytest.mark.parametrize("many", [1, 40])  # one by one, and as a block
+@pytest.mark.parametrize("many", [1, 40])  # single ticks, and a block
 def test_ticks_ahead_of_the_clock_and_older_than_the_store_are_refused(tmp_path: Path, many: int) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     counts = Counts()
     old = [NOW_MS - WEEK_MS - many + n for n in range(many)]
     good = [NOW_MS - WEEK_MS + n for n in range(many)]
     new = [NOW_MS + 600_000 - many + 1 + n for n in range(many)]
     ahead = [NOW_MS + 600_001 + n for n in range(many)]
     with keeper(tmp_path) as kept:
-        one, other = Intake(kept, counts, said.append), Intake(kept, counts, said.append)
+        one, other = Intake(kept, counts, messages.append), Intake(kept, counts, messages.append)
         one.feed(header(start_ms=1) + at(*old, *good, *new, *ahead))
         other.feed(header("other"))
         other.feed(at(*ahead))
@@ -46,9 +46,9 @@ def test_ticks_ahead_of_the_clock_and_older_than_the_store_are_refused(tmp_path:
     assert (counts.stored, counts.samples, counts.ahead, counts.expired, counts.late) == (
         2 * many, 4 * many, 2 * many, many, 0,
     )  # fmt: skip
-    assert len(said) == 2
-    assert "refused" in said[0]
-    assert "10 min ahead" in said[1]
+    assert len(messages) == 2
+    assert "refused" in messages[0]
+    assert "10 min ahead" in messages[1]
 
 
 def test_what_the_clock_may_be_yet_is_not_ahead(tmp_path: Path) -> None:

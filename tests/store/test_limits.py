@@ -1,4 +1,4 @@
-"""Writing and rolling up through the commands under a limit on the size of files."""
+"""The commands under a limit on the size of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def limit_files(size: int) -> None:
 
 
 def limited(path: Path, stream: bytes, size: int) -> subprocess.CompletedProcess[bytes]:
-    """rondo-store, which may write no file of more than `size` bytes."""
+    """rondo-store with a file size limit of `size` bytes."""
     return subprocess.run(
         [*PROGRAM, str(path)], input=stream, capture_output=True, timeout=PATIENCE_S,
         preexec_fn=partial(limit_files, size),
@@ -28,17 +28,17 @@ def limited(path: Path, stream: bytes, size: int) -> subprocess.CompletedProcess
 
 
 def stored(path: Path, stream: bytes, size: int) -> bytes:
-    """What it says, if it ends well."""
+    """Its messages, after success."""
     done = limited(path, stream, size)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
 def test_a_limit_on_the_size_of_files(path: Path, begin_ms: int, run: Run) -> None:
-    """A journal ends there and another begins; what could not be rolled up waits for who may."""
+    """The next journal begins; a journal that cannot be rolled up waits for a process with a higher limit."""
     size, names = 4 << 20, tuple(f"vm-{number}" for number in range(24))
-    said = stored(path, b"".join(data(begin_ms, 1500, instance=name) for name in names), size)
-    assert b"36000 ticks stored, 24 sessions; 0 late" in said
+    messages = stored(path, b"".join(data(begin_ms, 1500, instance=name) for name in names), size)
+    assert b"36000 ticks stored, 24 sessions; 0 late" in messages
     sizes = [one.stat().st_size for one in (path / JOURNALS).iterdir()]
     assert len(sizes) > 1
     assert max(sizes) <= size
@@ -55,5 +55,5 @@ def test_a_limit_on_the_size_of_files(path: Path, begin_ms: int, run: Run) -> No
 def test_a_limit_that_leaves_no_room_for_a_frame_is_refused(path: Path, begin_ms: int) -> None:
     done = limited(path, data(begin_ms, 10), 10_000)
     assert done.returncode == 69
-    assert b"files may have 9.8 KiB only (ulimit -f), and need 4.0 MiB" in done.stderr
+    assert b"files may have only 9.8 KiB (ulimit -f), and need 4.0 MiB" in done.stderr
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""A week of a busy host, simulated: what a store costs does not grow with what it remembers."""
+"""A simulated week of a busy host: the costs of a store do not grow with the sessions that it remembers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PAIR = (COUNTS, LEVEL)
 LIVES = 600_000  # one a second, for just under a week
 STEP_S = 300  # between two roll-ups; a tier's interval
 SECONDS = 5
-OF_A_SESSION = 28  # bytes of memory, of the index
-SLACK = 32 << 20  # bytes: what merging parts of the index has left with the allocator
+OF_A_SESSION = 28  # bytes of memory for the index
+SLACK = 32 << 20  # bytes that the allocator keeps after merging parts of the index
 
 
 def life(number: int) -> bytes:
@@ -35,7 +35,7 @@ def life(number: int) -> bytes:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has now."""
+    """The resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 

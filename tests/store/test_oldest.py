@@ -1,4 +1,4 @@
-"""The oldest tick behind a position, beside a plain look at every row."""
+"""The oldest tick after a position, compared with a plain search of every row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T0 = 1_795_395_000_000
 
 
 def write(path: Path, rng: np.random.Generator) -> None:
-    """Two journals of frames with ticks of some VMs, not in the order of time."""
+    """Two journals of frames with ticks of some VMs, not in time order."""
     now = [T0]
     for _ in range(2):
         with OpenStore(path, now_ms=lambda: now[0], latest_ms=lambda: now[0]) as store:
@@ -41,7 +41,7 @@ def write(path: Path, rng: np.random.Generator) -> None:
 
 
 def every_row(path: Path) -> Iterator[tuple[Position, int, str]]:
-    """Where its frame stands, its time, its instance."""
+    """The position of its frame, its time, its instance."""
     layout = Layout(path)
     for number in layout.numbers(JOURNALS):
         file = FrameFile(layout.file(JOURNALS, number))

@@ -1,4 +1,4 @@
-"""What a producer on a socket may bring: a burst, then a rate."""
+"""The quota of a producer on a socket: a burst, then a rate."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CYCLES = 150
 
 
 def check_newest(sessions: list[Session], before_ms: int) -> int:
-    """Of each VM the last two lives are there, whole up to one tick; the oldest of those ticks."""
+    """Fails unless the last two lives of each VM are whole up to one tick; gives the oldest such tick."""
     newest = []
     for name in VMS:
         lives = [one for one in sessions if one.instance == name and one.ticks][-2:]

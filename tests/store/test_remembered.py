@@ -1,4 +1,4 @@
-"""The index of sessions that are over: what it finds, what it costs, and what it does not believe."""
+"""The index of ended sessions: its results, its size, and its checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def description(instance: str, start_ms: int, last_ms: int = 0, labels: int = 0)
 
 
 def write(layout: Layout, number: int, *batches: list[Description]) -> list[DescriptionFrames]:
-    """A file of descriptions: a frame a batch."""
+    """A file of descriptions, with a frame for each batch."""
     layout.folder(ENDED).mkdir(parents=True, exist_ok=True)
     writer = FrameWriter(layout.file(ENDED, number), frames.new_file(number, b"store-id"))
     found = []

@@ -1,4 +1,4 @@
-"""A dump and a restore: every answer of the store is the same before and after."""
+"""A dump and a restore: the store gives the same answers before and after."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_answer_is_the_same_after_a_move(tmp_path: Path, seed: int) -> Non
             elif name == "remove":
                 writer.remove_journals(writer.wanted_from() - 1)
         writer.flush()
-    # Not checked: where sessions are lost again and again, the fixture's own rows are wrong.
+    # Not checked: if sessions are lost repeatedly, the fixture's own rows are wrong.
     before = answers(tmp_path / "store")
     assert answers(restored(dumped(tmp_path / "store"), tmp_path / "moved", now_ms)) == before
     assert answers(restored(dumped(tmp_path / "moved"), tmp_path / "back", now_ms)) == before
@@ -116,7 +116,7 @@ def test_a_store_that_moved_goes_on_as_if_it_had_not(tmp_path: Path, seed: int) 
 
 
 def check_archive(source: Path, archive: Path) -> None:
-    """It was restored into again and again; journals that had their time at the source are still there."""
+    """It was restored into repeatedly; journals that expired at the source are still there."""
     assert list(Checker(archive).findings()) == []
     has, expected = answers(archive), answers(source)
     assert has.keys() == expected.keys()
@@ -127,7 +127,7 @@ def check_archive(source: Path, archive: Path) -> None:
 
 
 def test_the_row_of_a_window_that_was_open_is_added_once_it_is_over(tmp_path: Path) -> None:
-    """Its last tick is the last one that the archive has."""
+    """Its last tick is the last one of the archive."""
     archive = tmp_path / "archive"
     with Writer(tmp_path / "store", SMALL_TIERS) as writer:
         for second in range(9):  # up to the end of a window of each tier
@@ -170,7 +170,7 @@ def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_go_to_the_tier_of_their_interval(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A tier that the dump has not is rolled up from its ticks; one that the store has not is left out."""
+    """A tier that the dump lacks is rolled up from its ticks; one that the store lacks is left out."""
     path, other = tmp_path / "store", parse_tiers("1s:10s,9s:9m,27s:27m")
     with Writer(path, SMALL_TIERS) as writer:
         fill(writer)
@@ -226,7 +226,7 @@ def test_a_dump_of_some_sessions_has_nothing_of_the_others(tmp_path: Path) -> No
 @pytest.mark.heavy
 @pytest.mark.parametrize("is_forgotten", [False, True])
 def test_one_session_of_very_many_is_restored_from_a_journal(tmp_path: Path, is_forgotten: bool) -> None:
-    """Its number in the journal is greater than the restored journal has bytes."""
+    """Its number in the journal is greater than the size of the restored journal in bytes."""
     path, key = tmp_path / "store", ("vm-1", T0)
     with Writer(path, SMALL_TIERS) as writer:
         for number in range(2000):

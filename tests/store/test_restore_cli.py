@@ -1,4 +1,4 @@
-"""rondo-query STORE dump, and rondo-store DIR --restore: flags, statuses, what is said."""
+"""rondo-query STORE dump, and rondo-store DIR --restore: flags, statuses, messages."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_a_store_that_is_served_is_not_restored_into(run: Run, store: Path, tmp_
         (("--restore", "--idle-exit", "5s"), b"--restore reads standard input"),
         (("--restore", "--no-health"), b"--restore reads standard input"),
         (("--restore", "--sync", "always"), b"--restore reads standard input"),
-        (("--forget", '{instance="a"}', "--sync", "never"), b"--forget goes with no other flag"),
-        (("--forget", '{instance="a"}', "--partial"), b"--forget goes with no other flag"),
-        (("--forget", '{instance="a"}', "--no-cursors"), b"--forget goes with no other flag"),
-        (("--forget", '{instance="a"}', "--no-health"), b"--forget goes with no other flag"),
+        (("--forget", '{instance="a"}', "--sync", "never"), b"--forget takes no other flag"),
+        (("--forget", '{instance="a"}', "--partial"), b"--forget takes no other flag"),
+        (("--forget", '{instance="a"}', "--no-cursors"), b"--forget takes no other flag"),
+        (("--forget", '{instance="a"}', "--no-health"), b"--forget takes no other flag"),
         (("--partial",), b"are for --restore"),
         (("--no-cursors",), b"are for --restore"),
     ],
@@ -90,7 +90,7 @@ def test_what_lasts_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None
     caplog.set_level("INFO")
     shown = progress.Progress("restored", 10 << 20, clock=lambda: now_s)
     shown.add(1 << 20)
-    assert not caplog.messages  # quick work says nothing
+    assert not caplog.messages  # a quick job logs nothing
     now_s = 5.0
     shown.add(1 << 20)
     shown.add(1 << 20)

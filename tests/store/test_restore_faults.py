@@ -1,4 +1,4 @@
-"""Dumps that are cut, damaged or hostile, and restores that are killed: clear errors, and nothing lost."""
+"""Truncated, damaged and hostile dumps, and killed restores: clear errors, and no loss."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def frames_of(data: bytes) -> list[int]:
-    """Where the frames of a dump end."""
+    """The ends of the frames of a dump."""
     reader = dump.DumpReader(io.BytesIO(data).read)
     return [reader.at for _ in reader]
 
 
 def is_within(path: Path, source: Path) -> None:
-    """What a store answers is a part of what the other does."""
+    """Whether the answers of one store are a part of those of the other."""
     whole = answers(source)
     for key, one in answers(path).items():
         assert one["start"] == whole[key]["start"]
@@ -208,7 +208,7 @@ HEADER = {"tiers": "1s:10s,3s:60s,9s:9m", "rolled_up": 4, "evictions": [], "byte
 
 
 def made(fill: Callable[[dump.DumpWriter], None], **facts: object) -> bytes:
-    """A dump whose frames are right, whatever is in them."""
+    """A dump with valid frames and any content."""
     out = io.BytesIO()
     writer = dump.DumpWriter(out.write, bytes(8))
     writer.part(dump.STORE, **(HEADER | facts))
@@ -268,9 +268,11 @@ def cursor_at(writer: dump.DumpWriter, begin: Position, coarse: tuple[int, int, 
 
 def last_rows_at(place: Place) -> Callable[[dump.DumpWriter], None]:
     def fill(writer: dump.DumpWriter) -> None:
-        told = Description("vm-1", T0, 1000, (), "poweroff", T0 + 2000, T0 + 1000, T0 + 1000, 1, 2, (place,))
+        description = Description(
+            "vm-1", T0, 1000, (), "poweroff", T0 + 2000, T0 + 1000, T0 + 1000, 1, 2, (place,)
+        )
         writer.part("ended", number=1, id=bytes(8))
-        add(writer, frames.DESCRIPTIONS, pack_descriptions([told]))
+        add(writer, frames.DESCRIPTIONS, pack_descriptions([description]))
         writer.part("last_rows", number=1, id=bytes(8))
         add(writer, SCHEMA, PACKED)
         add(writer, SESSION, session())
@@ -385,7 +387,7 @@ def test_numbers_of_journals_do_not_run_out(tmp_path: Path) -> None:
 
 
 def test_the_last_rows_of_a_session_are_sought_in_journals_that_are_there(tmp_path: Path) -> None:
-    """Not in each of two billion numbers."""
+    """It does not try each of two billion numbers."""
 
     def fill(writer: dump.DumpWriter) -> None:
         carry(writer, "vm-1", journal=newest, from_journal=1, mark_journal=1)
@@ -407,7 +409,7 @@ def test_the_last_rows_of_a_session_are_sought_in_journals_that_are_there(tmp_pa
 
 
 def test_frames_whose_part_is_lost_are_nobody_s(tmp_path: Path) -> None:
-    """Session 0 of one journal is another one in the next."""
+    """Session 0 of one journal is another session in the next."""
 
     def two_journals(writer: dump.DumpWriter) -> None:
         for number, instance in ((1, "vm-1"), (2, "vm-2")):

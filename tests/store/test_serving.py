@@ -1,4 +1,4 @@
-"""Many producers at sockets: what is acknowledged is written, and nobody holds up the others."""
+"""Many producers on sockets: acknowledged data is written, and no producer holds up the others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.store.keeper_host import Clock, end, header, keeper, store, t
 
 
 class Host:
-    """A server whose turns the test makes."""
+    """A server; the test calls its turns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path / "store"
@@ -80,7 +80,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def answer(peer: socket.socket) -> bytes | None:
-    """What the store says; b"" is an acknowledgement, None is nothing."""
+    """The answer of the store; b"" is an acknowledgement, None is no answer."""
     try:
         return peer.recv(4096)
     except BlockingIOError:
@@ -198,7 +198,7 @@ def test_a_tick_does_not_wait_for_all_who_have_much_to_say(host: Host) -> None:
     heard = [name for name in names if len(stored[name, START_MS]) > 1]
     assert len(stored["one", START_MS]) == 2
     assert len(heard) == MOST_READS
-    for peer in (peers[names.index(heard[0])], peers[-1]):  # a round goes on with those who were not heard
+    for peer in (peers[names.index(heard[0])], peers[-1]):  # a round continues with the others
         peer.send(ticks(500, 900))
     host.turns(1)
     stored = read_journals(host.path).rows
@@ -226,9 +226,9 @@ def test_what_was_refused_is_named_before_the_acknowledgement(host: Host) -> Non
     peer = host.connect(header() + ticks(1, 3) + ticks(90_000, 90_003) + end())
     finish(peer)
     host.turns()
-    told = answer(peer)
-    assert told
-    assert msgpack.unpackb(told) == {"refused": {"ahead": 3}}
+    refused = answer(peer)
+    assert refused
+    assert msgpack.unpackb(refused) == {"refused": {"ahead": 3}}
     assert answer(peer) == b""
     assert times(host.path) == [1, 2]
 

@@ -247,7 +247,7 @@ def test_the_reader_of_standard_output_leaves(path: Path, begin_ms: int) -> None
         assert process.stdout is not None
         process.stdout.close()
         send(process, encoded(*ticks(60, begin_ms)[3:]))
-        said(process, "storing goes on")
+        said(process, "storing continues")
         until_it_sleeps(process)  # it does not spin on a pipe that nobody reads
         assert process.stdin is not None
         process.stdin.close()

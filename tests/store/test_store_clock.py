@@ -1,4 +1,4 @@
-"""A store whose clock, or whose producers' clocks, are set: what it refuses and says, and its own ticks."""
+"""Set clocks, of the store or of producers: refused ticks, reports, and the store's own ticks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_its_own_ticks_follow_a_clock_that_is_set(path: Path, address: str, cloc
     second, first = Store(path).sessions()
     assert first.end is not None
     assert (first.end.reason, first.end.t_ms) == ("clock", begin_ms + 12_001)
-    # What was counted until the step was seen is in the first session, the rest in the second.
+    # Counts up to the step are in the first session, the rest in the second.
     assert seen(first) == [*((at, at) for at in range(1, 11)), (11, 14), (12, 15), (12, 16)]
     assert second.start_ms == begin_ms + 13_000 - 3_600_000
     assert seen(second) == [(13 - 3600, 0), (14 - 3600, 1), (15 - 3600, 2), (16 + 3600, 3), (17 + 3600, 4)]
@@ -72,15 +72,15 @@ def test_its_own_ticks_follow_a_clock_that_is_set(path: Path, address: str, cloc
 
 
 def answer(address: str, message: bytes, server: Server) -> bytes:
-    """What the server says before it closes in acknowledgement."""
+    """The data from the server before the close that acknowledges."""
     with connected(address) as peer:
         peer.sendall(message)
         peer.shutdown(socket.SHUT_WR)
         turns(server)
-        said = b""
+        data = b""
         while piece := peer.recv(4096):
-            said += piece
-    return said
+            data += piece
+    return data
 
 
 def stream_of(times: list[int], *, end: bool = True) -> bytes:
@@ -89,7 +89,7 @@ def stream_of(times: list[int], *, end: bool = True) -> bytes:
     return b"".join([*parts, stream.encode(End("poweroff", times[-1]))][: None if end else -1])
 
 
-@pytest.mark.parametrize("count", [3, 40])  # one by one, and as a block
+@pytest.mark.parametrize("count", [3, 40])  # single ticks, and a block
 def test_refused_ticks_are_told_and_duplicates_are_not(serving: Server, address: str, count: int) -> None:
     now_ms = time.time_ns() // 1_000_000
     good = [now_ms - 1000 * (count - at) for at in range(count)]
@@ -97,8 +97,8 @@ def test_refused_ticks_are_told_and_duplicates_are_not(serving: Server, address:
     assert answer(address, stream_of(good), serving) == b""
     assert answer(address, stream_of(good), serving) == b""  # all late
     assert serving.counts.late == count
-    told = stream.decode_refused(answer(address, stream_of([*good, *ahead]), serving))
-    assert told == {"ahead": count}  # after the end of the session, too
+    refused = stream.decode_refused(answer(address, stream_of([*good, *ahead]), serving))
+    assert refused == {"ahead": count}  # after the end of the session, too
     assert stream.decode_refused(answer(address, stream_of(ahead, end=False), serving)) == {"ahead": count}
     assert serving.counts.ahead == 2 * count
     assert serving.counts.stored == count
@@ -108,7 +108,7 @@ def test_refused_ticks_are_told_and_duplicates_are_not(serving: Server, address:
 def test_a_store_whose_clock_was_set_back_forgives_for_an_hour(
     path: Path, address: str, clock: Clock, count: int
 ) -> None:
-    """Ticks from before the step still arrive, on new connections too; those stored are never refused."""
+    """Ticks from before the step still arrive, also on new connections; stored ones are never refused."""
     now_ms = time.time_ns() // 1_000_000
     wall_ms = now_ms
     before = [now_ms - 1000 * (count - at) for at in range(count)]

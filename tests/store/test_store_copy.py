@@ -1,4 +1,4 @@
-"""A store copied while it is written, each piece of each file at another moment: nothing wrong in it."""
+"""Copies of a store that is written meanwhile, each piece of each file at another moment: no wrong data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def slow_copy(source: Path, target: Path, chance: random.Random) -> Iterator[Non
         try:
             read = entry.open("rb", buffering=0)
         except FileNotFoundError:
-            continue  # it was replaced, or had its time
+            continue  # it was replaced, or expired
         with read, (target / entry.name).open("wb", buffering=0) as written:
             while piece := read.read(chance.choice((7, 100, 1000, 100_000))):
                 written.write(piece)
@@ -79,7 +79,7 @@ def test_a_copy_of_many_moments_holds_nothing_wrong(tmp_path: Path, seed: int) -
     values = {one.t_ms: one.values for one in everything}
     for copied in Store(tmp_path / "copy").sessions():
         assert served(copied).items() <= values.items()
-    # A rondo-store goes on with it: with the producer's stream, from as far back as it remembers.
+    # A rondo-store continues with the copy: with the producer's stream, from the begin of its backlog.
     with opened(tmp_path / "copy") as store:
         intake = Intake(store.keeper)
         intake.feed(b"".join(messages))
@@ -118,7 +118,7 @@ def test_a_copy_of_one_moment_is_the_store(tmp_path: Path) -> None:
 
 
 def test_a_copy_with_cp_of_a_store_that_is_served(tmp_path: Path, run: Run, begin_ms: int) -> None:
-    """cp, and a second rondo-store on the copy while the first goes on."""
+    """cp, and a second rondo-store on the copy while the first continues."""
     if shutil.which("cp") is None:
         pytest.skip("there is no cp")
     path, copy = tmp_path / "store", tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""Producers that flood, stall, lie and come again, beside twelve that behave: those lose no tick.
+"""Producers that flood, stall, send junk and reconnect, beside twelve good ones: these lose no tick.
 
 The test makes the server's turns and sets its clock. A neighbour's tick must be in the files after
 the turn in which it was heard, whatever the others send.
@@ -33,7 +33,7 @@ HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1)  # the head of a bin of 2 GB
 
 
 class Villain:
-    """Connects, and sends what it is made for, as much as is taken; when it is cut off it comes again."""
+    """Connects, and sends its data as fast as the store reads; connects again when it is closed."""
 
     def __init__(self, address: str, begins: bytes, goes_on: Callable[[], bytes]) -> None:
         self.lives = 0
@@ -48,14 +48,14 @@ class Villain:
             self._left = self._begins
         try:
             if select.select([self._peer], [], [], 0)[0]:
-                return self.close()  # it was cut off, and hears of it
+                return self.close()  # the store closed it
             while True:
                 self._left = self._left or self._goes_on()
                 if not self._left:
                     return None
                 self._left = self._left[self._peer.send(self._left) :]
         except BlockingIOError:
-            return None  # it has sent what is taken
+            return None  # the socket is full
         except OSError:
             return self.close()
 
@@ -126,9 +126,9 @@ def test_neighbours_of_all_kinds_of_villains_lose_no_tick(
             for peer in neighbours:
                 peer.sendall(stream.encode(one))
             serving.turn(0)
-            # One turn, and though the others have sent more than it takes.
+            # One turn is enough, though the others have sent more than a turn reads.
             assert all(is_taken(peer) for peer in neighbours)
-            for _ in range(len(bad)):  # one connection is accepted in a turn
+            for _ in range(len(bad)):  # a turn accepts one connection
                 serving.turn(0)
             clock.now += 1
             serving.timers.run()
@@ -136,7 +136,7 @@ def test_neighbours_of_all_kinds_of_villains_lose_no_tick(
     finally:
         tracemalloc.stop()
     assert most < 32 << 20
-    # Who lies is cut off at once, and who says nothing after a while; to be slow or quick is no crime.
+    # Junk closes a connection at once, silence after a while; slow and fast producers stay.
     assert {name: min(villain.lives, 3) for name, villain in bad.items()} == {
         "flood": 1, "late": 1, "windows": 1, "sessions": 1, "stalled": 2, "huge": 3, "silent": 2, "junk": 3,
     }  # fmt: skip
@@ -161,13 +161,13 @@ def test_a_producer_that_comes_again_and_again_does_not_fill_the_journal(
                 turns(serving)
 
     come(500)
-    assert caplog.text.count("cut off: stream, byte 0") == server_module.WARNINGS
+    assert caplog.text.count("closed: stream, byte 0") == server_module.WARNINGS
     clock.now += server_module.WINDOW_S
     serving.timers.run()
-    assert "cut off (stream): 490 more like the last ones, not shown" in caplog.text
+    assert "closed (stream): 490 more suppressed" in caplog.text
     caplog.clear()
     come(3)
-    assert caplog.text.count("cut off: stream, byte 0") == 3
+    assert caplog.text.count("closed: stream, byte 0") == 3
     clock.now += server_module.WINDOW_S
     serving.timers.run()
     assert "not shown" not in caplog.text
@@ -211,7 +211,7 @@ def test_whose_messages_always_come_in_two_pieces_is_not_stalled(
 
 
 def test_what_is_not_written_does_not_look_stored(serving: Server, address: str, begin_ms: int) -> None:
-    """The server goes before the turn's write: the producer hears no acknowledgement."""
+    """The server dies before the turn's write: the producer gets no acknowledgement."""
     with connected(address) as peer:
         peer.sendall(data(begin_ms, 20))
         peer.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""docs/store.md: what it says of dumps is tried as it stands there."""
+"""docs/store.md: runs its commands for dumps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def here(tmp_path: Path, program: Callable[[str], Path]) -> Path:
             f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / "bin" / name))} "$@"\n'
         )
         (tools / name).write_text(script)
-    # To go to another host is to go to its folder.
+    # A folder stands for each host.
     (tools / "ssh").write_text('#!/bin/sh\nmkdir -p "$1" && cd "$1" && shift && exec "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
@@ -110,5 +110,5 @@ def test_a_nightly_backup(here: Path) -> None:
     check(here, "restored_metrics")
     shutil.rmtree(here / "vmm_metrics")
     with pytest.raises(AssertionError, match="no store there"):
-        run(here, backup)  # a dump that fails leaves the backup alone
+        run(here, backup)  # a failed dump does not change the backup
     assert (here / "vmm_metrics.dump.zst").read_bytes() == before

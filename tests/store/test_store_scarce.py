@@ -1,4 +1,4 @@
-"""Descriptors run out: it is said once, nobody is harmed but those who need one, and all resumes."""
+"""Descriptors run out: one warning, only new connections wait, and everything resumes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.streams import encoded
 
 @contextmanager
 def no_descriptors(pid: int = 0) -> Iterator[None]:
-    """While entered, a process gets no new descriptor: those that it has, it keeps."""
+    """While entered, a process gets no new descriptor; it keeps those that it has."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, before[1]))  # with 0, poll(2) refuses to work
     try:
@@ -32,7 +32,7 @@ def no_descriptors(pid: int = 0) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
-def told(process: subprocess.Popen[bytes], path: Path, instance: str, t_ms: int) -> None:
+def wait_for_tick(process: subprocess.Popen[bytes], path: Path, instance: str, t_ms: int) -> None:
     """Read standard output until the store has a tick."""
     assert process.stdout is not None
     while process.stdout.readline():
@@ -53,24 +53,24 @@ def test_who_needs_no_descriptor_goes_on_and_who_does_waits(path: Path, address:
             steady, beginner = (opened.enter_context(connected(address)) for _ in range(2))
             steady.sendall(data(begin_ms, 0, end=False, instance="steady"))
             send(steady, 0, 5)
-            told(process, path, "steady", begin_ms + 4000)
-            while not (path / "reserve").exists():  # the first look for what may go is over
+            wait_for_tick(process, path, "steady", begin_ms + 4000)
+            while not (path / "reserve").exists():  # the first housekeeping is done
                 assert process.poll() is None
             with no_descriptors(process.pid):
                 # A session needs none; a new connection does.
                 beginner.sendall(data(begin_ms, 10, instance="beginner"))
-                told(process, path, "beginner", begin_ms + 9000)
+                wait_for_tick(process, path, "beginner", begin_ms + 9000)
                 late, later = (opened.enter_context(connected(address)) for _ in range(2))
                 late.sendall(data(begin_ms, 20, instance="late"))
                 later.sendall(data(begin_ms, 20, instance="later"))
                 assert "Too many open files; new ones wait" in said(process, "new ones wait")
                 for at in range(5, 310):
                     send(steady, at, at + 1)
-                    told(process, path, "steady", begin_ms + at * 1000)
+                    wait_for_tick(process, path, "steady", begin_ms + at * 1000)
             assert all(acknowledged(peer) for peer in (late, later, beginner, steady))
         process.terminate()
         text = process.communicate(timeout=PATIENCE_S)[1].decode()
-    assert text.count("Too many open files") == 0  # it was said once
+    assert text.count("Too many open files") == 0  # it was logged once
     sessions = {one.instance: one for one in Store(path).sessions()}
     for instance, count in (("steady", 310), ("beginner", 10), ("late", 20), ("later", 20)):
         check(sessions[instance], everything[:count])

@@ -1,4 +1,4 @@
-"""rondo-store --listen as producers meet it: many at once, and each only as good as it is."""
+"""rondo-store --listen as producers see it: many at once, good and bad."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_twenty_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms
                 peer.sendall(left[number][:size])
                 left[number] = left[number][size:]
         assert all(acknowledged(peer) for peer in peers)
-        # The close said that all is stored: nothing is left to be done at the end.
+        # The close acknowledged that everything is stored: nothing is left for the end.
         process.kill()
     for number in range(20):
         check(path, f"vm-{number}", begin_ms, 310)
@@ -119,13 +119,13 @@ def test_a_bad_client_is_cut_off_alone(path: Path, address: str, begin_ms: int, 
                 bad.sendall(junk)
                 assert not acknowledged(bad)
             except OSError:
-                pass  # it was cut off before it had said everything
-            line = said(process, "cut off").splitlines()[-1]
-            assert re.search(r"connection \d+ \(bad\): cut off: stream, byte", line)
+                pass  # the store closed it before it had sent everything
+            line = said(process, "closed: ").splitlines()[-1]
+            assert re.search(r"connection \d+ \(bad\): closed: stream, byte", line)
             good.sendall(whole[3000:])
             assert acknowledged(good)
     check(path, "vm-1", begin_ms, 30)
-    check(path, "bad", begin_ms, 5, finished=False)  # what came before the junk is stored
+    check(path, "bad", begin_ms, 5, finished=False)  # the ticks before the junk are stored
 
 
 def test_one_session_from_two_producers_with_other_headers(path: Path, address: str, begin_ms: int) -> None:
@@ -135,7 +135,7 @@ def test_one_session_from_two_producers_with_other_headers(path: Path, address: 
             peer.sendall(data(begin_ms, 5, end=False))
             other = stream.encode(stream.Header("vm-1", begin_ms, (("a", "b"),), 1000, SERIES))
             assert not deliver(address, other)
-            assert "with other labels or another interval" in said(process, "cut off")
+            assert "with other labels or another interval" in said(process, "closed: ")
             peer.sendall(data(begin_ms, 9)[len(data(begin_ms, 5, end=False)) :])
             assert acknowledged(peer)
     check(path, "vm-1", begin_ms, 9)
@@ -150,10 +150,10 @@ def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin
             read_to(process, path, "vm-1", begin_ms + 19_000)  # so that it is the old one
             new.sendall(data(begin_ms, 40, end=False))
             read_to(process, path, "vm-1", begin_ms + 39_000)
-            # What the old one had not said yet is of no use any more, and does no harm.
+            # Later data on the old connection has no effect.
             old.sendall(data(begin_ms, 30)[header:])
             assert not acknowledged(old)
-            assert "continues on a newer connection" in said(process, "cut off")
+            assert "continues on a newer connection" in said(process, "closed: ")
             new.sendall(data(begin_ms, 60)[header + 40 * 140 :])
             assert acknowledged(new)
     check(path, "vm-1", begin_ms, 60)
@@ -162,7 +162,7 @@ def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin
 def test_nothing_that_is_not_stored_looks_acknowledged(
     small_disk: Path, tmp_path: Path, begin_ms: int
 ) -> None:
-    """Killed while a producer that has ended waits for the word: it must see a broken connection."""
+    """Killed while an ended producer waits for the acknowledgement: it must see a broken connection."""
     path, address = small_disk / "store", str(tmp_path / "sock")
     with started(path, "--no-health", "--max-bytes", "10M", "--listen", f"unix:{address}") as process:
         said(process, "listening")
@@ -209,7 +209,7 @@ def test_a_full_disk_is_waited_for_and_said_once(small_disk: Path, tmp_path: Pat
 
 
 def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: int) -> None:
-    """Sixteen at a time, by the limit; who comes later waits, and loses nothing."""
+    """Sixteen at a time, by the limit; later ones wait, and lose nothing."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
@@ -296,7 +296,7 @@ def test_the_group_of_a_socket(address: str) -> None:
 
 
 def test_the_socket_belongs_to_the_group_that_is_named(path: Path, address: str, begin_ms: int) -> None:
-    """One that this user may give it to, and not the one that it has anyway."""
+    """A group that this user may choose, other than the default."""
     mine = [one.gr_gid for one in grp.getgrall()] if os.geteuid() == 0 else os.getgroups()
     group = next((gid for gid in mine if gid != os.getegid()), None)
     if group is None:
@@ -322,7 +322,7 @@ def test_flags_of_a_server_without_one(path: Path, run: Run, flags: tuple[str, s
 def test_sockets_notification_and_watchdog(
     path: Path, address: str, tmp_path: Path, begin_ms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As systemd starts a service: the socket is there before, and it is told how things are."""
+    """As a systemd service: the socket exists before, and systemd is notified."""
     with (
         socket.socket(socket.AF_UNIX) as listening,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
@@ -373,7 +373,7 @@ def test_sockets_and_watchdogs_that_are_a_parents_are_not_ours() -> None:
     assert Notifier({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "3000000"}).alive_every_s == 1.5
 
 
-# --- its own health ------------------------------------------------------------------------------
+# --- its own metrics -----------------------------------------------------------------------------
 
 
 def test_its_own_metrics_are_an_instance(path: Path, address: str, begin_ms: int) -> None:
@@ -428,7 +428,7 @@ def test_the_docs_list_its_series() -> None:
         assert one.help in text
 
 
-# --- in process: time that is passed --------------------------------------------------------------
+# --- in process: with a fake clock ----------------------------------------------------------------
 
 
 def test_who_says_nothing_or_stalls_is_cut_off_and_who_is_quiet_is_not(
@@ -447,7 +447,7 @@ def test_who_says_nothing_or_stalls_is_cut_off_and_who_is_quiet_is_not(
     serving.timers.run()
     assert serving.connections == 1
     assert serving.errors["stalled"] == 2
-    assert caplog.text.count("nothing whole has come for 30 s") == 2
+    assert caplog.text.count("no complete message for 30 s") == 2
     quiet.sendall(stream.encode(ticks(4, begin_ms)[3]))
     turns(serving)
     assert serving.counts.stored == 7
@@ -461,7 +461,7 @@ def test_a_flood_is_read_in_turn_with_the_others(serving: Server, address: str, 
     sent = flood.send(message)
     other.sendall(data(begin_ms, 5, end=False))
     serving.turn(0)
-    # One turn, and whatever there was of the flood: the other's five are stored.
+    # After one turn the other's five are stored, whatever the size of the flood.
     (session,) = [
         one for one in Store(serving.keeper.folder.layout.path).sessions() if one.instance == "vm-1"
     ]
@@ -488,7 +488,7 @@ def test_timers(clock: Clock) -> None:
 
 
 def test_memory_of_a_quiet_producer(path: Path, address: str, begin_ms: int) -> None:
-    """Two hundred of them, told by the kernel: what each costs, its session open."""
+    """Two hundred of them: the kernel's figure for each, with an open session."""
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
 

@@ -1,4 +1,4 @@
-"""What docs/store.md says about time: ticks out of order, gaps, other intervals than the tier's."""
+"""Time, by docs/store.md: ticks out of order, gaps, and intervals other than the tier's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FAST = parse_tiers("100ms:1m,1s:10m,10s:6h")
 def stored(
     path: Path, all_ticks: list[Tick], tiers: tuple[Tier, ...] = DEFAULT_TIERS, *, end: bool = False
 ) -> tuple[Session, Intake]:
-    """The session that came of a stream of these ticks."""
+    """The session after a stream of these ticks."""
     now_ms = max((one.t_ms for one in all_ticks), default=T0)
     with OpenStore(path, tiers, now_ms=lambda: now_ms) as store:
         intake = Intake(store.keeper)
@@ -138,7 +138,7 @@ def test_a_tick_of_nothing_is_a_tick(tmp_path: Path) -> None:
 
 
 def test_a_clock_set_back_is_another_session_or_silence(tmp_path: Path) -> None:
-    """Within a session what is not past the last tick is passed over; a restart is one of its own."""
+    """In a session, ticks not later than the last one are dropped; a restart begins another session."""
     back = T0 - HOUR
     session, intake = stored(tmp_path, ticks(10, width=2) + ticks(5, back, width=2))
     assert (len(served(session)), intake.counts.late) == (10, 5)

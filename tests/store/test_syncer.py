@@ -1,4 +1,4 @@
-"""What was written is forced to the disk, and tried again when that fails."""
+"""Written data is forced to the disk, and a failed sync is tried again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.store.keeper_host import ALWAYS, header, keeper, store, ticks
 
 
 class Files:
-    """Stands in for `files.sync_file`."""
+    """A fake of `files.sync_file`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.synced: list[str] = []
@@ -66,7 +66,7 @@ def test_the_error_is_said_at_most_once_a_minute(disk: Files, caplog: pytest.Log
             syncer.sync()
     assert len(caplog.records) == 3
     disk.broken.clear()
-    syncer.close()  # syncs what is left
+    syncer.close()  # syncs the rest
     assert disk.synced == ["a"]
 
 
@@ -106,7 +106,7 @@ def test_always_syncs_what_a_process_before_wrote_before_it_counts(tmp_path: Pat
         store(kept, header() + ticks(1, 3))
     with keeper(tmp_path, sync=ALWAYS) as kept:
         assert kept.has_pending
-        store(kept, header() + ticks(1, 3))  # nothing new, and now acknowledged
+        store(kept, header() + ticks(1, 3))  # no new ticks, and now acknowledged
         assert disk.synced == [f"{1:010d}"]
         assert not kept.has_pending
 

@@ -1,4 +1,4 @@
-"""The spelling of tiers, and which of them are refused."""
+"""The spelling of tiers, and invalid ones."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`rondo-store DIR --forget SELECTOR`: removing for good what a store knows of some sessions."""
+"""`rondo-store DIR --forget SELECTOR`: removes sessions from a store for good."""

@@ -1,8 +1,8 @@
-"""`--forget`: leaves a request in the store's folder, sees that it is carried out, and says what came of it.
+"""`--forget`: writes a request into the store's folder, waits for its result, and reports it.
 
-Strategy: whoever holds the lock carries requests out. So try to hold it; if another process does, it has
-to take the request up, and we wait. A request that nobody takes up is withdrawn; one that was taken up is
-carried out, whether we wait or not.
+Strategy: the holder of the lock carries requests out. So try to take the lock; if another process has it,
+wait until that process accepts the request. A request that no process accepts is withdrawn; an accepted one
+is carried out, whether we wait or not.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from rondo_tools.store.opened import OpenStore
 
 log = logging.getLogger(__name__)
 
-EX_NOTHING = 1  # like grep, and rondo-query: all is well, and there was nothing
-PATIENCE_S = 30.0  # for the other process to take it up: a pipe does so between two ticks
-SENDING_S = 10.0  # for a push to be done with what it sends
-_WRITING_S = 1.0  # a request that is empty for longer was never written
+EX_NOTHING = 1  # as grep and rondo-query: no error, but nothing matched
+PATIENCE_S = 30.0  # for the other process to accept it: a pipe does so between two ticks
+SENDING_S = 10.0  # for a push to finish its requests
+_WRITING_S = 1.0  # a request that stays empty for longer was never written
 _POLL_S = 0.1
 
 
@@ -37,15 +37,15 @@ def forget_sessions(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Raises RondoError if there was nothing (EX_NOTHING), or something is there still."""
+    """Raises RondoError if nothing matched (EX_NOTHING), or if some data is still there."""
     path = Path(directory)
     read_store_json(path)
     client = _Client(path, selector, clock, sleep)
     answer = client.ask()
     if client.was_taken_up and not answer.files and not answer.error:
-        log.info("forgot what there was: another process did so, and ended before it could say more")
+        log.info("forgotten by another process, which ended before it wrote the numbers")
     else:
-        _say(answer, selector)
+        _report(answer, selector)
     if answer.cursors or answer.sending:
         client.wait_for_pushes(answer)
 
@@ -56,7 +56,7 @@ class _Client:
     ) -> None:
         self._path, self._selector = path, selector
         self._clock, self._sleep = clock, sleep
-        self.was_taken_up = False  # the request, by another process that did not answer
+        self.was_taken_up = False  # another process accepted the request and did not answer
         self._layout = Layout(path)
         self._file = RequestFile(self._layout)
 
@@ -66,11 +66,11 @@ class _Client:
         while not self._file.leave(request):
             found = self._left(since)
             if isinstance(found, Answer):
-                self._file.remove()  # to somebody who is not there any more
+                self._file.remove()  # the answer for another client, which has ended
             elif found is None:
                 self._sleep(_POLL_S)
             elif str(found.selector) == str(self._selector):
-                break  # one that was cut short: its answer is ours
+                break  # an interrupted client left the same request: take its answer
             else:
                 self._see_to(found, since)
         since = self._clock()
@@ -79,7 +79,7 @@ class _Client:
                 if found is None:
                     read_store_json(self._path)
                     raise StoreError(
-                        f"{self._layout.forget_json}: removed by somebody", exit_code=EX_TEMPFAIL
+                        f"{self._layout.forget_json}: removed by another process", exit_code=EX_TEMPFAIL
                     )
                 self._see_to(found, since)
         except BaseException:
@@ -90,7 +90,7 @@ class _Client:
         return found
 
     def _left(self, since: float) -> Request | Answer | None:
-        """What somebody left before us; what a power cut left of it is removed."""
+        """The request or answer of an earlier client; the rest of one after a power cut is removed."""
         try:
             found = self._file.read()
         except StoreError as exc:
@@ -103,8 +103,8 @@ class _Client:
         return found
 
     def _see_to(self, request: Request, since: float) -> None:
-        """Carry the request out, or wait a moment for who holds the lock to do so."""
-        read_store_json(self._path)  # else one would be made
+        """Carry the request out, or wait a moment for the holder of the lock to do so."""
+        read_store_json(self._path)  # else OpenStore would make a store
         try:
             with OpenStore(self._path) as store:
                 self.was_taken_up = request.is_begun
@@ -114,14 +114,14 @@ class _Client:
                 raise
             if not request.is_begun and self._clock() - since > PATIENCE_S:
                 raise StoreError(
-                    f"{exc}. It does not take up the request to forget: it waits for input or for room, or "
-                    "it is an earlier rondo. Stop it, and try again",
+                    f"{exc}. It does not accept the request to forget: it waits for input or for disk space, "
+                    "or it is an earlier rondo. Stop it, and try again",
                     exit_code=EX_TEMPFAIL,
                 ) from None
             self._sleep(_POLL_S)
 
     def wait_for_pushes(self, answer: Answer) -> None:
-        """Give pushes that run the time to be done. Raises RondoError if a batch stays in flight."""
+        """Give running pushes time to finish. Raises RondoError if a batch stays in flight."""
         before = {one.name: one.place for one in cursors_now(self._layout)}
         wanted = {*answer.cursors, *answer.sending}
         since = self._clock()
@@ -144,13 +144,13 @@ class _Client:
         for one in busy:
             if one.name not in in_flight:
                 log.warning(
-                    "rondo-push is sending with the cursor %s: what it has read already it may deliver",
+                    "rondo-push is sending with the cursor %s: it may deliver data that it has read already",
                     one.name,
                 )
         if in_flight:
             paths = ", ".join(str(self._layout.cursor(name)) for name in in_flight)
             raise RondoError(
-                f"{paths}: a batch in flight has some of it still; it goes when rondo-push has settled that",
+                f"{paths}: a batch in flight still has some of the data, until rondo-push has settled it",
                 exit_code=EX_TEMPFAIL,
             )
 
@@ -169,15 +169,15 @@ class _Client:
         return False
 
 
-def _say(answer: Answer, selector: Selector) -> None:
-    """Raises RondoError if not all went, or if there was nothing."""
+def _report(answer: Answer, selector: Selector) -> None:
+    """Raises RondoError if some data is still there, or if nothing matched."""
     for what in answer.unread:
-        log.warning("%s; it may have some of it still", what)
+        log.warning("%s; it may still have some of the data", what)
     if answer.files:
         log.info("%s", answer)
     if answer.connected:
         log.info(
-            "%s connected: what comes from there from now on is new data",
+            "%s connected: ticks from now on are new data",
             "1 of them is" if answer.connected == 1 else f"{answer.connected} of them are",
         )
     if answer.error:

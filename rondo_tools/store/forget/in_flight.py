@@ -1,7 +1,7 @@
-"""Which cursors still hold something of sessions that were forgotten: a batch that is in flight.
+"""Finds the cursors whose batch in flight has data of forgotten sessions.
 
-Strategy: the store cannot settle a batch, nor make it smaller: its bytes are what a receiver may have. It
-can tell whose it is, as labels stand in a body as they are, each behind its length.
+Strategy: the store can neither settle a batch nor change it, because a receiver may have these exact bytes.
+It can search the body for an instance, because labels are plain in it, each after its length.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from rondo_tools.store.format.layout import Layout
 
 
 class CursorNow(NamedTuple):
-    """How far a delivery is: `place` changes when a batch, or a stretch, is dealt with."""
+    """The progress of a delivery: `place` changes when a batch, or a stretch, is dealt with."""
 
     name: str
     place: tuple[object, ...]
-    is_sending: bool  # a stretch has been begun
+    is_sending: bool  # a stretch has begun
     is_in_flight: bool
-    holds_some: bool  # its batch in flight has something of the sessions
+    holds_some: bool  # its batch in flight has data of the sessions
 
 
 def cursors_now(layout: Layout, instances: Iterable[str] = ()) -> list[CursorNow]:
-    """All cursors of a store. Of one that cannot be read the batch counts as one that has some."""
+    """All cursors of a store. An unreadable one counts as having data of the sessions in flight."""
     needles = [_needle(name) for name in instances]
     found = []
     for name in layout.cursors():
@@ -51,13 +51,13 @@ def _place(progress: Progress) -> tuple[object, ...]:
 def _holds(in_flight: dict[str, Any], needles: list[bytes]) -> bool:
     try:
         bodies = [snappy.decompress(base64.b64decode(piece["body"])) for piece in in_flight["pieces"]]
-    except Exception:  # snappy's errors have no base class; what cannot be read may have anything
+    except Exception:  # snappy's errors have no base class; an unreadable batch may have any data
         return True
     return any(needle in body for body in bodies for needle in needles)
 
 
 def _needle(instance: str) -> bytes:
-    """A string as protobuf has it: its length, 7 bits a byte, and its bytes."""
+    """A string in protobuf's encoding: its length, 7 bits a byte, then its bytes."""
     name = instance.encode("utf-8", "replace")
     size, length = bytearray(), len(name)
     while length > 0x7F:

@@ -1,12 +1,12 @@
-"""Forgetting sessions in all files of a store.
+"""Forgets sessions in all files of a store.
 
-Strategy: each file is judged by what it says itself, so that what a crash or a full disk left half done is
-done by doing it again. First the carry goes, and state.json names the new one: from then on no derived
-file is continued, as what it has declared may lose its name. Then descriptions, so that no reader finds a
-session of which rows are gone; then journals, and the rows that were made of them.
+Strategy: each file is rewritten by its own content alone, so an interrupted job is completed by repeating it.
+First the carry is replaced, and state.json names the new one: from then on no derived file is continued,
+because its declarations may lose their names. Then descriptions, so that no reader finds a session without
+its rows; then journals, and the rows that were made of them.
 
-Journals that begin after `upto` have what came since, and are left alone. The caller holds the store's
-lock, and rolls up and removes nothing meanwhile.
+Journals after `upto` have later data, and are not changed. The caller holds the store's lock, and rolls up
+and removes nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rondo_tools.store.format.state import State
 
 @dataclass(slots=True)
 class Removed:
-    """What was removed; `unread` says what could not be looked at, and may have some of it still."""
+    """The numbers of removed data; `unread` has the errors of files that may still have some of it."""
 
     sessions: set[SessionKey] = field(default_factory=set)
     rows: int = 0
@@ -44,10 +44,9 @@ class Removed:
 
 
 class Forgetting:
-    """Forgets the sessions that `selector` means, in the store at `layout`; `tiers` is how many it has.
+    """Forgets the sessions that match `selector`, in the store at `layout`; `tiers` is its number of tiers.
 
-    `state` is the one that was committed last. `key` makes the pseudonyms of one forgetting, and is to
-    be forgotten with it.
+    `state` is the last commit. `key` makes the pseudonyms of this job, and must be dropped after it.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Forgetting:
         self._selector, self._key = selector, key
 
     def run(self) -> None:
-        """Raises OSError: then a part of it is done, and it is to be done again."""
+        """Raises OSError; then a part is done, and the job must be repeated."""
         self.removed.unread = []
         found = list(self._survey())
         carry = self._carry()
@@ -73,7 +72,7 @@ class Forgetting:
             self._blank(path)
 
     def instances(self) -> set[str]:
-        """The names of what was forgotten, as far as that is known."""
+        """The known names of forgotten instances."""
         named = {
             one.value for one in self._selector.matchers if (one.label, one.operator) == ("instance", "=")
         }
@@ -83,7 +82,7 @@ class Forgetting:
         return self._selector.matches({"instance": instance} | dict(labels))
 
     def _pseudonym(self, instance: str) -> int:
-        """A number that takes no more bytes than the name did."""
+        """A number that takes no more bytes than the name."""
         name = instance.encode("utf-8", "surrogatepass")
         size = 4 if len(name) > 3 else min(len(name), 2)
         return int.from_bytes(blake2b(name, key=self._key, digest_size=size).digest(), "little")
@@ -91,20 +90,20 @@ class Forgetting:
     # --- files of frames ------------------------------------------------------------------------------
 
     def _survey(self) -> Iterator[tuple[Path, int, Survey]]:
-        """Path and length of each file, in the order in which they are to be written, and what it has."""
+        """The path, length and survey of each file, in the order of rewriting."""
         for path, length in self._files():
             try:
                 with FrameFile(path) as file:
                     end = min(length or file.size, file.size)
                     yield path, end, survey(file, end, self._is_meant)
             except FileNotFoundError:
-                continue  # it had its time
+                continue  # it expired
             except StoreError as exc:
-                if path.stat().st_size >= FILE_SIZE:  # else its maker died before the first row
+                if path.stat().st_size >= FILE_SIZE:  # else its writer died before the first row
                     self.removed.unread.append(str(exc))
 
     def _files(self) -> Iterator[tuple[Path, int]]:
-        """0 is the whole file."""
+        """The path and the length of each file; length 0 is the whole file."""
         layout, derived = self._layout, self.state.files
         coarse = [tier_name(tier) for tier in range(1, self._tiers)]
         for folder in (ENDED, JOURNALS, LAST_ROWS, *coarse):
@@ -132,7 +131,7 @@ class Forgetting:
     # --- the carry ------------------------------------------------------------------------------------
 
     def _carry(self) -> Carry | None:
-        """An empty one for one that is damaged, as readers take it; None if there is none."""
+        """The carry; empty if it is damaged, as for readers; None if there is none."""
         if not self.state.carry:
             return None
         try:
@@ -167,7 +166,7 @@ class Forgetting:
     # --- dead letters ---------------------------------------------------------------------------------
 
     def _blank(self, path: Path) -> None:
-        """Put spaces in the place of lines about these sessions: a push may be appending others."""
+        """Overwrite lines about these sessions with spaces: a push may append others meanwhile."""
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -196,7 +195,7 @@ class Forgetting:
 
 
 def _without(carry: Carry, is_kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Carry:
-    """A carry without some sessions, in slots without gaps; no derived file is open in it."""
+    """A carry without some sessions, in slots without gaps, and without open derived files."""
     kept = np.flatnonzero(is_kept)
     slot_of = np.cumsum(is_kept) - 1
     live = carry.live[kept]
@@ -222,7 +221,7 @@ def _without(carry: Carry, is_kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) 
 
 
 def _closed(file: OpenFile, is_kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> OpenFile:
-    """What is known of a folder whose open file is not to be continued: number 0 is none."""
+    """The OpenFile of a folder whose open file must not be continued: number 0 is no file."""
     size = is_kept.size
     row_ms = np.concatenate((file.row_ms, np.zeros(max(size - file.row_ms.size, 0), np.int64)))
     return OpenFile(0, 0, [], np.full(int(is_kept.sum()), -1, np.int64), row_ms[:size][is_kept])

@@ -1,11 +1,11 @@
-"""`forget.json`: a request to forget sessions, left in a store's folder for whoever holds its lock.
+"""`forget.json`: a request to forget sessions, in a store's folder, for the holder of its lock.
 
-    {"selector": "{instance=\\"vm-1\\"}", "key": "…", "begun": false}     who asks leaves this
-    {"sessions": 2, "rows": 1200, …}                                     and finds this in its place
+    {"selector": "{instance=\\"vm-1\\"}", "key": "…", "begun": false}     the client writes the request,
+    {"sessions": 2, "rows": 1200, …}                                     and the answer replaces it
 
-Strategy: who may write the folder may ask, and nobody else: no socket leads here. The request stands
-until it is answered, so that a process that is killed in the midst of it is followed by one that does it
-again; the answer names nobody. Who asked removes it.
+Strategy: a request takes write access to the folder: no socket accepts one. The request stays until it is
+answered, so if the process that serves it is killed, the next one repeats it. The answer has no names. The
+client removes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX = 1 << 16  # bytes
 
 
 class Request(NamedTuple):
-    """`key` makes the pseudonyms of one forgetting; `is_begun` says that somebody took it up."""
+    """`key` makes the pseudonyms of one job; `is_begun`: a process has accepted it."""
 
     selector: Selector
     key: bytes
@@ -43,9 +43,8 @@ class Request(NamedTuple):
 
 @dataclass(slots=True)
 class Answer:
-    """What was removed; `connected` producers may go on sending. `cursors` have a batch in flight that has
-    some of it; `sending` are pushes in the midst of what they send. `error` and `status` say what went
-    wrong."""
+    """The numbers of removed data; `connected` producers may continue to send. `cursors` have a batch in
+    flight with some of the data; `sending` are pushes that run. `error` and `status` are for the client."""
 
     sessions: int = 0
     rows: int = 0
@@ -63,7 +62,7 @@ class Answer:
 
 
 def parse_forget(text: str) -> Selector:
-    """A selector of whole sessions. Raises UsageError for one that means everything, or series."""
+    """A selector of whole sessions. Raises UsageError for one of all sessions, or of single series."""
     found = parse_selector(text)
     if any(matcher.label == NAME for matcher in found.matchers):
         raise UsageError(
@@ -89,7 +88,7 @@ class RequestFile:
         self._path = layout.forget_json
 
     def leave(self, request: Request) -> bool:
-        """False if there is one already. Raises StoreError if the folder cannot be written to."""
+        """Write a request; False if there is one already. Raises StoreError if the folder is not writable."""
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except FileExistsError:
@@ -105,8 +104,8 @@ class RequestFile:
         return True
 
     def read(self) -> Request | Answer | None:
-        """None if there is none, or not yet. Raises StoreError for what is neither."""
-        if not self._path.exists():  # as mostly: to find that out takes no descriptor
+        """The request or answer; None if there is none, or not yet. Raises StoreError for anything else."""
+        if not self._path.exists():  # the usual case; it takes no descriptor
             return None
         try:
             with self._path.open("rb") as file:
@@ -127,11 +126,11 @@ class RequestFile:
             raise StoreError(f"{self._path}: not a request to forget ({exc!s:.200}); remove it") from exc
 
     def begin(self, request: Request) -> None:
-        """Say that it was taken up."""
+        """Mark the request as accepted."""
         self._put(request._replace(is_begun=True).pack())
 
     def answer(self, answer: Answer) -> None:
-        """Put the answer in the request's place; nothing if nobody asks any more."""
+        """Replace the request by the answer; no effect if the request was withdrawn."""
         if self._path.exists():
             self._put(json.dumps(asdict(answer)).encode())
 
@@ -144,7 +143,7 @@ class RequestFile:
         except OSError as exc:
             log.debug("%s: %s", self._path, exc.strerror)
             try:
-                with self._path.open("r+b") as file:  # a full disk has room for what is there
+                with self._path.open("r+b") as file:  # a full disk still takes writes in place
                     file.write(data.ljust(self._path.stat().st_size))
             except OSError as exc_again:
                 log.warning("%s: %s", self._path, exc_again.strerror)

@@ -1,12 +1,12 @@
-"""A file of frames, written anew without what it has of some sessions.
+"""Rewrites a file of frames without the data of some sessions.
 
-Strategy: the new file is as long as the old one, and every frame in it stands where it stood; so
-positions in cursors, offsets in an INDEX and places in descriptions hold. A session keeps its number,
-the times of its rows and its room; its name and labels go, values become zero. Series that no other
-session has here lose their names. What is no right frame is not copied.
+Strategy: the new file has the same length, and every frame keeps its offset; so positions in cursors, offsets
+in an INDEX and places in descriptions stay valid. A session keeps its number, and the times and the space of
+its rows; its name and labels are removed, and its values become zero. Series that no other session in the
+file has lose their names. Damaged frames are not copied.
 
-The new file is renamed over the old one: a crash leaves the one or the other, and a reader that has the
-old one open goes on with that.
+The new file is renamed over the old one: a crash leaves the one or the other, and a reader that has the old
+one open continues with it.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _BUFFER = 1 << 20
 
 @dataclass(slots=True)
 class Survey:
-    """Of a file: the sessions that are to be forgotten, their numbers, and those of the others.
+    """The sessions of a file to forget, their numbers, and the numbers of the others.
 
-    What was forgotten before is neither.
+    Sessions that were forgotten before are in neither.
     """
 
     keys: set[SessionKey] = field(default_factory=set)
@@ -67,7 +67,7 @@ class Survey:
 
 
 def survey(file: FrameFile, end: int, is_meant: IsMeant) -> Survey:
-    """Look through the frames before `end`. Raises StoreError if they cannot be read."""
+    """Survey the frames before `end`. Raises StoreError if they cannot be read."""
     found = Survey()
     for _, head, payload in file.frames(FILE_SIZE, end, (SESSION, DESCRIPTIONS)):
         try:
@@ -81,8 +81,8 @@ def survey(file: FrameFile, end: int, is_meant: IsMeant) -> Survey:
                     else:
                         found.others.add(one.number)
             elif head.kind == DESCRIPTIONS:
-                told = list(descriptions_in(payload, head.entries))
-                found.keys |= {one.key for one in told if is_meant(one.instance, one.labels)}
+                descriptions = list(descriptions_in(payload, head.entries))
+                found.keys |= {one.key for one in descriptions if is_meant(one.instance, one.labels)}
         except UNDECODABLE:
             found.is_damaged = True
     found.is_damaged |= file.damage.bytes > 0
@@ -92,10 +92,10 @@ def survey(file: FrameFile, end: int, is_meant: IsMeant) -> Survey:
 def rewrite(
     file: FrameFile, end: int, found: Survey, is_meant: IsMeant, pseudonym: Callable[[str], int]
 ) -> int:
-    """Write the file anew, up to `end`, after `survey`; gives how many rows were made void.
+    """Rewrite the file up to `end`, after `survey`; gives the number of rows that became void.
 
-    `pseudonym` gives the number that takes the place of an instance. Raises OSError; then the old file
-    stands. Raises StoreError if that cannot be read.
+    `pseudonym` gives the number that replaces an instance. Raises OSError; then the old file is unchanged.
+    Raises StoreError if the old file cannot be read.
     """
     one = _Rewriting(file, end, found, is_meant, pseudonym)
     with _Copy(file.path, end) as copy:
@@ -116,7 +116,7 @@ class _Rewriting:
         self.rows = 0
         self._file, self._end, self._found = file, end, found
         self._is_meant, self._pseudonym = is_meant, pseudonym
-        # By number; the last one stands for all that are not declared.
+        # By number; the last entry is for all undeclared numbers.
         self._is_other = np.zeros(max(found.others, default=-1) + 2, np.bool_)
         self._is_other[list(found.others)] = True
         self._others_schemas = self._used_by_others()
@@ -184,7 +184,7 @@ class _Rewriting:
         return used
 
     def _copy_torn(self, copy: _Copy, at: int) -> None:
-        """The header of a frame that is not whole at the end of the file: else it would be damage."""
+        """Copy the header of an incomplete frame at the end of the file: zeros would count as damage."""
         rest = self._file.read(at, max(self._end - at, 0))
         place = 0
         while place + HEAD_SIZE <= len(rest):
@@ -196,14 +196,14 @@ class _Rewriting:
 
 
 def _rows(head: Frame, payload: memoryview) -> Rows:
-    """The rows of a frame; it need not be known of what schema. Raises ValueError if there are none."""
+    """The rows of a frame, without its schema. Raises ValueError if their size is invalid."""
     if not head.entries or head.length % head.entries:
         raise ValueError("its rows are of no size")
     return frames.rows_of(payload, (head.length // head.entries - 12) // 8)
 
 
 class _Copy:
-    """A file of `size` bytes that takes the place of the one at `path`; zero where nothing is put."""
+    """A file of `size` bytes that replaces the one at `path`; zero where nothing is put."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size = path, size
@@ -213,7 +213,7 @@ class _Copy:
         self._at, self._gathered = 0, bytearray()
 
     def put(self, at: int, data: bytes) -> None:
-        """Write at `at`, behind all that was put before. Raises OSError."""
+        """Write at `at`, after everything that was put before. Raises OSError."""
         gap = at - self._at - len(self._gathered)
         if gap or len(self._gathered) >= _BUFFER:
             self._write()
@@ -221,7 +221,7 @@ class _Copy:
         self._gathered += data
 
     def commit(self) -> None:
-        """Take the other's place, for good. Raises OSError."""
+        """Replace the old file, and force the new one to the disk. Raises OSError."""
         self._write()
         os.ftruncate(self._fd, self._size)
         files.look_like(self._fd, self._path)

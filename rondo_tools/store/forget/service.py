@@ -1,9 +1,8 @@
-"""Takes up requests to forget, for whoever has a store open for writing.
+"""Serves requests to forget, for the process that has a store open for writing.
 
-Strategy: three steps. The journal ends, so that what comes from now on is new data and stands apart. Files
-are written anew, in any thread, as a roll-up is. Then the index of what is remembered is read anew, and
-the answer is left. A server takes the second step in its background thread, in which roll-ups and
-housekeeping run, too.
+Strategy: three steps. Close the journal, so that later data is in another one. Rewrite the files, in any
+thread, as in a roll-up. Then load the index of remembered sessions again, and write the answer. A server
+takes the second step in its background thread, which also runs roll-ups and housekeeping.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Forgetter:
         self._warned = ""
 
     def next(self) -> Request | None:
-        """The request that is to be taken up, if there is one."""
+        """The request to serve, if there is one."""
         if self._is_busy:
             return None
         try:
@@ -46,9 +45,9 @@ class Forgetter:
         return found if isinstance(found, Request) else None
 
     def begin(self, request: Request) -> Callable[[], Forgotten]:
-        """End the journal; gives what forgets the rest, for any thread. Then call `done` or `failed`.
+        """Close the journal; gives the second step, for any thread. Then call `done` or `failed`.
 
-        Raises OSError and StoreError as the keeper.
+        Raises OSError and StoreError as the keeper does.
         """
         self._is_busy = True
         self._file.begin(request)
@@ -57,7 +56,7 @@ class Forgetter:
         return partial(self._upkeep.forget, request.selector, request.key, self._keeper.newest_closed)
 
     def done(self, result: Forgotten) -> Answer:
-        """Leave the answer, which is given, too."""
+        """Write the answer, and return it."""
         self._is_busy = False
         self._upkeep.forgot(result)
         removed = result.removed
@@ -66,12 +65,12 @@ class Forgetter:
             result.sending, removed.unread[:_SHOWN],
         )  # fmt: skip
         if removed.unread:
-            answer.error, answer.status = "not all files could be looked at", EX_DATAERR
+            answer.error, answer.status = "not all files could be read", EX_DATAERR
         self._file.answer(answer)
         return answer
 
     def failed(self, error: Exception) -> Answer:
-        """What was done of it stays so; it is to be asked for again."""
+        """Write an answer with the error. The files that are done stay done; the client must ask again."""
         self._is_busy = False
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         answer = Answer(error=f"not all is forgotten: {why}; try again", status=EX_TEMPFAIL)
@@ -79,7 +78,7 @@ class Forgetter:
         return answer
 
     def serve(self) -> Answer | None:
-        """Do all of it here and now, if there is a request. Raises StoreError as the keeper."""
+        """Serve a request completely, if there is one. Raises StoreError as the keeper does."""
         request = self.next()
         if request is None:
             return None

@@ -1,1 +1,1 @@
-"""Store format 2, without I/O: names, frames, schemas, tiers, roll-up, `state.json`, the cursor."""
+"""Store format 2: names, frames, schemas, tiers, roll-up, `state.json`, the cursor."""

@@ -1,20 +1,20 @@
-"""The cursor's file: how far one delivery has come, in a few hundred bytes.
+"""The cursor's file: the progress of one delivery, in a few hundred bytes.
 
     {"version": 2, "store": "id", "tier": 0, "selector": "",
      "from": [41, "file id", 40],      everything before this position is dealt with
-     "to": [42, "file id", 123456],    the end of the stretch that is being sent, frozen; null between two
+     "to": [42, "file id", 123456],    the frozen end of the current stretch; null between two stretches
      "slice": 3, "done": 1200,         in that stretch: slices, and rows of the next one, that are dealt with
-     "time_ms": 1732300000000,         the newest time that whole slices have come to
-     "floor_ms": 0,                    after a fork: what is not later is dealt with
-     "known": [[41, "file id"], …],    the last files that a stretch ended in
-     "since_ms": 0,                    of a first delivery: older rows are left out
-     "future_ms": 0,                   what an instance has delivered of times after this holds nothing back
-     "coarse": null,                   or [1, 41, 44]: owed from tier 1, of journals 41 to 43, which are gone
-     "in_flight": null}                or what was announced and may have been received (rondo_tools.push)
+     "time_ms": 1732300000000,         the newest time in whole slices so far
+     "floor_ms": 0,                    after a fork: rows not later than this are dealt with
+     "known": [[41, "file id"], …],    the files of the last ends of stretches
+     "since_ms": 0,                    in a first delivery: older rows are left out
+     "future_ms": 0,                   a delivered time after this does not hold back an instance's later rows
+     "coarse": null,                   or [1, 41, 44]: owes tier 1 of journals 41 to 43, which are gone
+     "in_flight": null}                or the batch that was announced and may be received (rondo_tools.push)
 
-Strategy: a position is a file's number, its random id and an offset. A file of that number with
-another id is another history: a backup put back, another store. The store reads positions to know
-which journals are delivered; only a push writes them.
+Strategy: a position is a file's number, its random id and an offset. A file with this number and
+another id is another history: a backup was put back, or it is another store. The store reads positions to
+know which journals are delivered; only a push writes them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Progress:
     coarse: tuple[int, int, int] | None = None
 
     def finish(self) -> None:
-        """The stretch is dealt with: its end is where the next one begins."""
+        """The stretch is dealt with: the next one begins at its end."""
         self.begin, self.end = self.end, None
         self.slice = self.done = self.since_ms = self.future_ms = 0
 
@@ -94,7 +94,7 @@ def pack_progress(progress: Progress, in_flight: Mapping[str, Any] | None) -> by
 
 
 def parse_progress(data: bytes) -> tuple[Progress, dict[str, Any] | None]:
-    """The progress, and what is in flight as it stands there. Raises ValueError that says what is wrong."""
+    """The progress, and the undecoded batch in flight. Raises ValueError with the error."""
     try:
         document = json.loads(data)
         version = document["version"]

@@ -1,8 +1,8 @@
-"""All cursors of a store: where each delivery stands, and which journals stay for it.
+"""All cursors of a store: the position of each delivery, and the journals that stay for it.
 
-Strategy: the store keeps journals by these rules, and a push says by the same ones what its cursors
-cost. A cursor is active if a push held it in the last hour: a push touches the file also when it has
-nothing to deliver.
+Strategy: the store keeps journals by these rules, and a push reports by the same rules what its cursors keep.
+A cursor is active if a push held it in the last hour: a push touches the file even if it has nothing to
+deliver.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ NO_JOURNAL = 1 << 62
 
 
 class CursorPosition(NamedTuple):
-    """Where a delivery stands: in `journal`; those before it are dealt with.
+    """The position of a delivery, in `journal`: the journals before it are dealt with.
 
-    0 is "nothing was delivered", NO_JOURNAL "needs none": it is one of a coarser tier. `held_ms` is when
-    a push last held the cursor. Without `progress` it cannot be read, and `error` says why.
+    `journal` 0: nothing was delivered. NO_JOURNAL: it is a cursor of a coarser tier, and needs none.
+    `held_ms` is when a push last held the cursor. `progress` None: it cannot be read because of `error`.
     """
 
     name: str
@@ -59,12 +59,12 @@ def _journal(progress: Progress, store_id: str) -> int:
 
 
 def hold_ms(tiers: tuple[Tier, ...]) -> int:
-    """For how long after its end a journal stays for whoever wants it."""
+    """The longest time that a closed journal stays for a cursor or a live session."""
     return tiers[min(1, len(tiers) - 1)].span_ms
 
 
 def may_stay(closed_ms: Mapping[int, int], tiers: tuple[Tier, ...], now_ms: int) -> list[int]:
-    """Of rolled-up journals and when they were closed, those that are there only as long as somebody
-    wants them: their tier's span is over, and the time for which they stay is not."""
+    """The rolled-up journals that stay only while they are needed: older than their tier's span, and younger
+    than `hold_ms`."""
     least, most = tiers[0].span_ms, hold_ms(tiers)
     return [number for number, at_ms in closed_ms.items() if least < now_ms - at_ms <= most]

@@ -1,19 +1,19 @@
-"""The dump: all that a store holds as one stream of frames.
+"""The dump: the content of a store as one stream of frames.
 
-A dump begins with 40 bytes as a file of the store does, with a magic of its own and the dump's version
-in place of the number. Then come frames, in parts:
+A dump begins with a header of 40 bytes, as a file of the store, with its own magic and the dump's version
+instead of the number. Then come frames, in parts:
 
-    PART    msgpack {"part": name, ...}: what the frames behind it are, up to the next PART
+    PART    msgpack {"part": name, ...}: describes the frames that follow, up to the next PART
     BYTES   a piece of a small file, which may be longer than a frame
-    MARK    msgpack [cursor, "from" or "to"]: here a cursor stands
+    MARK    msgpack [cursor, "from" or "to"]: the position of a cursor
 
-A part is `store` (what the store is), `cursor`, `carry`, `end`, or the name of a folder: then it has the
-frames of one file in it, SCHEMA, SESSION, ROWS, END and DESCRIPTIONS as in the file. The store comes
-first, then cursors, carry and `ended`, so that who reads on knows of each session what becomes of it;
-`end` comes last, and tells a whole dump from one that was cut.
+A part is `store` (the description of the store), `cursor`, `carry`, `end`, or the name of a folder: then it
+has the frames of one of its files, SCHEMA, SESSION, ROWS, END and DESCRIPTIONS as in the file. The store
+comes first, then cursors, carry and `ended`, so that a reader knows the end of each session before its rows;
+`end` comes last, and marks a complete dump.
 
 Strategy: the CRCs of PART frames begin from the dump's id, those of the frames of a part from that and
-the part's place. So where a PART frame is damaged, no frame behind it can be taken for another file's.
+the part's number. So if a PART frame is damaged, no later frame can be taken for one of another file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _seed_of(file_id: bytes, part: int) -> int:
 
 
 class DumpWriter:
-    """Makes a dump of the store `store_id`, and gives it to `write`."""
+    """Makes a dump of the store `store_id` with `write`."""
 
     def __init__(self, write: Callable[[bytes], object], store_id: bytes) -> None:
         self._write = write
@@ -62,7 +62,7 @@ class DumpWriter:
         self._write(frame)
 
     def copy(self, head: Frame, payload: bytes | memoryview) -> None:
-        """Add a frame of a file as it is."""
+        """Add a frame of a file unchanged."""
         self._write(frames.copied(self.seed, head, payload))
 
     def bytes(self, data: bytes) -> None:
@@ -74,11 +74,11 @@ class DumpWriter:
 
 
 class DumpReader:
-    """Reads a dump from `read(size)`, which gives fewer bytes than asked only when there are no more yet,
-    and none at the end.
+    """Reads a dump from `read(size)`, which gives fewer bytes than asked if no more have arrived, and none
+    at the end.
 
-    Raises StoreError for what is no dump. `damage` counts what is stepped over; `at` is how far it has
-    been read, `frame_at` where the frame that was given last began.
+    Raises StoreError if it is no dump. `damage` counts skipped bytes; `at` is the offset of the next frame,
+    `frame_at` that of the last yielded one.
     """
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
@@ -112,7 +112,7 @@ class DumpReader:
         self._seed = self.header.seed
 
     def __iter__(self) -> Iterator[tuple[Frame, bytes]]:
-        """The right frames, with their payloads. Of a frame that is cut there is nothing."""
+        """The undamaged frames, with their payloads, without an incomplete one at the end."""
         while self._has(HEAD_SIZE):
             head = self._head()
             if head is None:

@@ -1,7 +1,7 @@
-"""A file of frames, open for reading while somebody may append to it.
+"""A file of frames, open for reading while another process may append to it.
 
 Strategy: `pread`, never `mmap`: a mapped file that is truncated kills its reader. Frames are read in
-pieces of a mebibyte; a payload that nobody asks for is stepped over by the length in its header.
+pieces of a mebibyte; unwanted payloads are skipped by the length in their headers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DECLARING = (SCHEMA, SESSION, END)
 
 
 def has_no_header(path: Path) -> bool:
-    """Whether a file has nothing yet: it was just made, or its maker was killed before the first row."""
+    """Whether a file is empty: it was just made, or its writer was killed before the first row."""
     try:
         return path.stat().st_size < FILE_SIZE
     except OSError:
@@ -74,7 +74,7 @@ class FrameFile:
         return os.fstat(self._fd).st_size
 
     def read(self, at: int, size: int) -> bytes:
-        """What stands there; less than `size` bytes only at the end of the file."""
+        """The bytes at `at`; less than `size` only at the end of the file."""
         try:
             data = os.pread(self._fd, size, at)
             while (
@@ -93,11 +93,10 @@ class FrameFile:
         *,
         verify: bool = True,
     ) -> Iterator[tuple[int, Frame, memoryview]]:
-        """The right frames that begin in [at, end) and are whole there: (offset, header, payload).
+        """The undamaged frames that begin and end in [at, end): (offset, header, payload).
 
-        Of frames of other `kinds` than those wanted the payload is neither read nor verified, and
-        empty. What is not right is stepped over, and counted in `damage`. Schemas that are met are
-        noted in `schemas`.
+        Frames of other kinds than `kinds` have an empty payload, which is neither read nor verified. Damaged
+        bytes are skipped, and counted in `damage`. Schemas are added to `schemas`.
         """
         end = self.size if end is None else end
         begin, piece = at, memoryview(b"")
@@ -129,10 +128,10 @@ class FrameFile:
             at += head.size
 
     def index(self, at: int) -> tuple[list[int], bytes, list[tuple[int, Frame, memoryview]]]:
-        """What there is from `at` on: the offsets of ROWS frames, their headers one after another, and all
-        other frames as `frames` gives them.
+        """The frames from `at` on: the offsets of ROWS frames, their joined headers, and all other frames as
+        `frames` yields them.
 
-        For files of very many small frames: it makes no object of a ROWS frame.
+        For files with very many small frames: it makes no object for a ROWS frame.
         """
         offsets: list[int] = []
         heads: list[bytes] = []
@@ -142,7 +141,7 @@ class FrameFile:
         while at + HEAD_SIZE <= end:
             place = at - begin
             if place + HEAD_SIZE > size:
-                # Behind a large frame there mostly is another: its header will do.
+                # After a large frame there usually is another one: read its header only.
                 begin, piece = at, self.read(at, _PIECE if place - size < _LARGE else _LARGE)
                 place, size = 0, len(piece)
                 if size < HEAD_SIZE:
@@ -165,7 +164,7 @@ class FrameFile:
         return offsets, b"".join(heads), others
 
     def _note_schema(self, head: Frame, payload: memoryview) -> bool:
-        """Whether it is one."""
+        """Add a schema; False if it is invalid."""
         try:
             self.schemas[head.schema] = unpack_schema(bytes(payload))
         except StoreError:
@@ -173,7 +172,7 @@ class FrameFile:
         return True
 
     def read_rows(self, at: int, head: Frame, tier: int = 0) -> Rows | None:
-        """The rows of the ROWS frame at `at`; None if they are damaged, or of a schema that is."""
+        """The rows of the ROWS frame at `at`; None if they or their schema are damaged."""
         payload = self.read(at + HEAD_SIZE, head.length)
         if crc32(payload, self.seed) != head.payload_crc:
             self.damage.add(at, head.size)
@@ -181,14 +180,14 @@ class FrameFile:
         return self.rows(head, payload, tier)
 
     def rows(self, head: Frame, payload: bytes | memoryview, tier: int = 0) -> Rows | None:
-        """The rows in a payload that is right; None if its schema was damaged, or they do not fit it."""
+        """The rows in a verified payload; None if its schema was damaged, or they do not fit it."""
         schema = self.schemas.get(head.schema)
         if schema is None or len(payload) % row_dtype(schema.width_in(tier)).itemsize:
             return None
         return rows_of(payload, schema.width_in(tier))
 
     def end_of_frames(self, at: int = FILE_SIZE) -> int:
-        """Where the last whole frame ends, from `at` on, where a frame begins; `at` if there is none."""
+        """The end of the last whole frame from `at` on, where a frame must begin; `at` if there is none."""
         for begin, head, _ in self.frames(at, kinds=()):
             at = begin + head.size
         return at
@@ -199,7 +198,7 @@ class FrameFile:
             self._fd = -1
 
     def __del__(self) -> None:
-        # Sessions of an earlier look may still read a file that is gone: the last of them closes it.
+        # Sessions of an earlier look may still read a removed file: the last of them closes it.
         if hasattr(self, "_fd"):
             self.close()
 

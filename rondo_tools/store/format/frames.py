@@ -1,4 +1,4 @@
-"""The frame: how every file of a store is written, and found again after any damage.
+"""The frame: the unit of every file of a store, which can be found again after any damage.
 
 A file begins with a header of 40 bytes, little-endian like all that follows:
 
@@ -23,8 +23,8 @@ Then frames, each at a multiple of 8 bytes:
     48        the payload, then zeros up to a multiple of 8
 
 Strategy: both CRCs begin from the CRC-32 of the file id, which is random. So zeros, a block of
-another file and a flipped bit are never a right frame. A reader that meets a wrong header moves on
-by 8 bytes; a right header with a wrong payload tells how far to go. Nothing is ever truncated.
+another file or a flipped bit never pass as a valid frame. After an invalid header a reader moves on by 8
+bytes; a valid header with a damaged payload gives the length to skip. Nothing is ever truncated.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ MAX_PAYLOAD = 1 << 20
 
 SCHEMA, SESSION, ROWS, END, DESCRIPTIONS, INDEX, VOID = range(1, 8)
 NO_SCHEMA = 0xFFFF
-"""Of an END: the schema of the session's last row is not known."""
+"""In an END: the schema of the session's last row is not known."""
 KINDS = range(SCHEMA, VOID + 1)
 
 _FILE = struct.Struct("<8sII8s8sII")
 _FRAME = struct.Struct("<IBBHIIqqIIII")
-_SIGNED = struct.Struct("<IBBHIIqqIII")  # what the header's own CRC is over
+_SIGNED = struct.Struct("<IBBHIIqqIII")  # the fields that the header's own CRC covers
 FILE_SIZE = _FILE.size
 HEAD_SIZE = _FRAME.size
 _CRC_AT = HEAD_SIZE - 4
 
 
 class FileHeader(NamedTuple):
-    """Who a file is: `number` in its folder, the store it belongs to, its own random id."""
+    """The identity of a file: its `number` in the folder, its store, and its own random id."""
 
     number: int
     store_id: bytes
@@ -68,7 +68,7 @@ class FileHeader(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """Where the CRCs of this file's frames begin."""
+        """The start value of the CRCs of this file's frames."""
         return crc32(self.file_id)
 
     def pack(self, magic: bytes = MAGIC) -> bytes:
@@ -94,13 +94,13 @@ class Frame(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes from the frame's begin to the next one's."""
+        """Bytes from the begin of the frame to that of the next one."""
         return HEAD_SIZE + self.length + -self.length % 8
 
 
 @dataclass(slots=True)
 class Damage:
-    """What a scan stepped over: how many bytes, and where the first of them stands."""
+    """The bytes that a scan skipped: their number, and the offset of the first."""
 
     bytes: int = 0
     first_at: int = 0
@@ -112,12 +112,12 @@ class Damage:
 
 
 def new_file(number: int, store_id: bytes) -> FileHeader:
-    """The header of a file that is about to be made."""
+    """The header of a new file."""
     return FileHeader(number, store_id, os.urandom(8))
 
 
 def parse_file_header(data: bytes, wanted: bytes = MAGIC) -> FileHeader:
-    """The header that a file begins with. Raises StoreError that does not name the file."""
+    """The header that a file begins with. Raises StoreError without the file's name."""
     if len(data) < FILE_SIZE:
         raise StoreError("the file is shorter than its header")
     magic, version, number, store_id, file_id, crc, _ = _FILE.unpack_from(data)
@@ -162,7 +162,7 @@ def copied(seed: int, head: Frame, payload: bytes | memoryview) -> bytes:
 
 
 def parse_head(data: bytes | bytearray | memoryview, at: int, seed: int) -> Frame | None:
-    """The frame header at `at`; None if it is not right, or not whole."""
+    """The frame header at `at`; None if it is damaged or incomplete."""
     if at + HEAD_SIZE > len(data):
         return None
     found = Frame._make(_FRAME.unpack_from(data, at))
@@ -179,10 +179,10 @@ def scan(
     *,
     verify: bool = True,
 ) -> Iterator[tuple[int, Frame, memoryview]]:
-    """The right frames of `data` from offset `at` on: (offset, header, payload).
+    """The undamaged frames of `data` from offset `at` on: (offset, header, payload).
 
-    What is not right is stepped over and counted in `damage`. A frame that is not whole at the end
-    of the data is no damage: the writer may be at it. `verify=False` trusts payloads.
+    Damaged bytes are skipped and counted in `damage`. An incomplete frame at the end of the data is no
+    damage: the writer may be appending it. `verify=False` does not verify payloads.
     """
     view, end = memoryview(data), len(data)
     while at + HEAD_SIZE <= end:
@@ -207,7 +207,7 @@ def scan(
 # --- rows ---------------------------------------------------------------------------------------------
 
 Rows = npt.NDArray[np.void]
-"""Rows as they stand in a ROWS frame: fields `session` u32, `t_ms` i64, `values` f64 (width,)."""
+"""Rows in the layout of a ROWS frame: fields `session` u32, `t_ms` i64, `values` f64 (width,)."""
 
 
 @cache
@@ -217,7 +217,7 @@ def row_dtype(width: int) -> np.dtype[np.void]:
 
 
 def rows_of(payload: bytes | memoryview, width: int) -> Rows:
-    """The rows of a ROWS frame's payload, as a view on it."""
+    """The rows of a ROWS frame's payload, as a view of it."""
     return np.frombuffer(payload, row_dtype(width))
 
 

@@ -1,13 +1,13 @@
 """The names of a store's files and folders. No other module spells them.
 
     store.json  state.json  lock  reserve  carry_N  forget.json
-    tier_0/N    journals: every tick, in the order in which they came
-    tier_1/N …  roll-ups, one folder a tier
-    ended/N     descriptions of sessions that are over
+    tier_0/N    journals: every tick, in order of arrival
+    tier_1/N …  roll-ups, one folder for each tier
+    ended/N     descriptions of ended sessions
     last_rows/N their last ten minutes of ticks
     cursor_NAME.json  cursor_NAME.lock  rejected_NAME.jsonl  rejected_NAME.jsonl.1
-    restore_ID/  what a restore has made, until it is committed and in place
-    incomplete   sessions of which a restore had a part only
+    restore_ID/  files of a restore, until it is committed and they are in place
+    incomplete   sessions that were restored only in part
 
 Files of frames are named by their number, in ten digits, so that `ls` shows them in order.
 """
@@ -26,7 +26,7 @@ LAST_ROWS = "last_rows"
 _FOLDER = re.compile(rf"tier_[0-9]+|{ENDED}|{LAST_ROWS}")
 _NUMBER = re.compile(r"[0-9]{10}")
 _CARRY = re.compile(r"carry_([0-9]{10})")
-# See files.replace; and files of frames that are written anew.
+# See files.replace, and forget.rewrite for files of frames.
 _TEMPORARY = re.compile(r"\.(state\.json|store\.json|forget\.json|carry_[0-9]{10})\.[0-9]+")
 _TEMPORARY_FRAMES = re.compile(r"\.[0-9]{10}\.[0-9]+")
 _DEAD_LETTERS = re.compile(r"rejected_.*\.jsonl(\.1)?")
@@ -47,12 +47,12 @@ def parse_cursor_name(text: str) -> str:
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether `path` has a store in it; a folder that this user may not look into counts as one."""
+    """Whether `path` has a store in it; a folder that this user may not read counts as one."""
     try:
         Layout(path).store_json.stat()
     except PermissionError:
         return True
-    except (OSError, ValueError):  # also of a name that no file can have
+    except (OSError, ValueError):  # ValueError: an impossible name
         return False
     return True
 
@@ -77,11 +77,11 @@ class Layout:
         return self.path / name / f"{number:010d}"
 
     def carry(self, number: int) -> Path:
-        """What roll-up number `number` left open."""
+        """The carry of roll-up number `number`."""
         return self.path / f"carry_{number:010d}"
 
     def restore(self, name: str) -> Layout:
-        """The files that a restore of this name has made, named as in the store."""
+        """The files of the restore with this name, named as in the store."""
         return Layout(self.path / f"restore_{name}")
 
     def restores(self) -> list[str]:
@@ -93,7 +93,7 @@ class Layout:
         return sorted(int(found[1]) for name in _names(self.path) if (found := _CARRY.fullmatch(name)))
 
     def temporaries(self) -> list[Path]:
-        """What is left of files whose replacement was cut short."""
+        """The left-over files of interrupted replacements."""
         found = [self.path / name for name in sorted(_names(self.path)) if _TEMPORARY.fullmatch(name)]
         for folder in (self.path / name for name in _names(self.path) if _FOLDER.fullmatch(name)):
             found += [folder / name for name in sorted(_names(folder)) if _TEMPORARY_FRAMES.fullmatch(name)]
@@ -113,7 +113,7 @@ class Layout:
         return self.path / f"rejected_{name}.jsonl"
 
     def dead_letters_before(self, name: str) -> Path:
-        """Those that there was no room for in the file."""
+        """The older dead letters, moved when the file was full."""
         return self.path / f"rejected_{name}.jsonl.1"
 
     def all_dead_letters(self) -> list[Path]:

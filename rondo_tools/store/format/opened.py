@@ -1,4 +1,4 @@
-"""A store's folder, as far as those who only read have to know it: its files' names, its tiers, its id."""
+"""A store's folder for readers: the names of its files, its tiers, its id."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _file(path: Path) -> str:
 
 
 def read_state(layout: Layout) -> State:
-    """What roll-ups have committed. Raises StoreError if that cannot be read."""
+    """The last commit of a roll-up. Raises StoreError if it cannot be read."""
     try:
         return parse_state(layout.state_json.read_bytes())
     except FileNotFoundError:

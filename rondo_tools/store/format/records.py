@@ -1,23 +1,23 @@
-"""What SESSION, END, DESCRIPTIONS and INDEX frames carry.
+"""The payloads of SESSION, END, DESCRIPTIONS and INDEX frames.
 
     SESSION       msgpack arrays, one after another:
                   [number, instance, start_ms, interval_ms, {label: value}, last_ms, before_ms]
     END           msgpack arrays: [number, t_ms, reason, last_ms]
-    DESCRIPTIONS  a table of (key u64, last_ms i64, offset u32), packed, sorted as the descriptions are;
+    DESCRIPTIONS  a table of (key u64, last_ms i64, offset u32), packed, in the order of the descriptions;
                   then one msgpack array each, at `offset` from the begin of the payload:
                   [instance, start_ms, interval_ms, {label: value}, reason, end_ms, first_ms, last_ms,
                    ticks, series, [[file, offset, first row, rows], ...]]
     INDEX         a table of (kind u32, least session u32, greatest session u32, offset u32), packed:
-                  what a roll-up appends to a file of rows begins with one for each of the frames
-                  behind it, at `offset` of the file; a closed file ends with all of them again
+                  each append of a roll-up to a file of rows begins with an entry for each of its frames,
+                  at `offset` of the file; a closed file ends with all entries again
 
-A session is (instance, start_ms); its number means something in its file only, and may be another
-one when it is declared there again. Reasons are those of the stream, and `lost`. Places stand in the
-order in which the rows were written; where the schema changed, rows are to be sorted by time.
+A session is (instance, start_ms); its number is valid in its file only, and may change when the file declares
+the session again. Reasons are those of the stream, and `lost`. Places are in the order of writing; if the
+schema changed, a reader sorts the rows by time.
 
-What was forgotten keeps its room, so that nothing else moves: a session's instance is then a number,
-which is the same for all sessions of the instance, and means nothing; its interval is 0, its labels
-are gone. A description is gone from the table, too. In their room stand msgpack's nils.
+Forgotten data keeps its bytes, so that no offset changes: a session's instance becomes a meaningless number,
+the same one for all sessions of the instance; its interval is 0, its labels are removed. A description is
+also removed from the table. Msgpack's nils fill the rest.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SessionKey = tuple[str, int]
 """(instance, start_ms)."""
 
 UNDECODABLE = ValueError, TypeError, AttributeError, IndexError, msgpack.UnpackException
-"""What decoding raises for a payload that is whole, and yet none of these."""
+"""The errors of decoding an undamaged payload with invalid content."""
 
-_FORGOTTEN = "\udc00"  # not to be had in UTF-8
+_FORGOTTEN = "\udc00"  # impossible in UTF-8
 LOST = "lost"
-"""The end of a session that its producer did not end; undone by any row later than its `last_ms`."""
+"""The reason of an end that did not come from the producer; any row later than its `last_ms` undoes it."""
 
 
 class SessionRecord(NamedTuple):
@@ -63,12 +63,12 @@ class SessionRecord(NamedTuple):
 
     @property
     def is_forgotten(self) -> bool:
-        """Whether nothing is known of it any more; its `instance` is then none that a stream can have."""
+        """Whether it was forgotten; its `instance` is then one that no stream can have."""
         return self.instance.startswith(_FORGOTTEN)
 
 
 class EndRecord(NamedTuple):
-    """A session's end: its time as the producer tells it, and the session's last tick."""
+    """A session's end: its time by the producer, and the session's last tick."""
 
     number: int
     t_ms: int
@@ -86,7 +86,7 @@ class Place(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A session that is over: how it was, and where its last ten minutes of ticks are."""
+    """An ended session: its facts, and the places of its last ten minutes of ticks."""
 
     instance: str
     start_ms: int
@@ -116,7 +116,7 @@ def instance_hash(instance: str) -> int:
 
 
 def key_of(instance: str, start_ms: int) -> int:
-    """64 bits by which a session is looked up; an equal key does not prove an equal session."""
+    """A 64-bit hash for look-ups of a session; two sessions may have the same key."""
     return instance_hash(instance) << 32 | crc32(start_ms.to_bytes(8, "little"))
 
 
@@ -125,12 +125,12 @@ def pack_sessions(records: Iterable[SessionRecord]) -> bytes:
 
 
 def sessions_in(payload: bytes | memoryview) -> Iterator[SessionRecord]:
-    """The sessions that a frame declares, without those that were forgotten."""
+    """The sessions that a frame declares, without forgotten ones."""
     return (one for one in declared_in(payload) if not one.is_forgotten)
 
 
 def declared_in(payload: bytes | memoryview) -> Iterator[SessionRecord]:
-    """All that a frame declares: those that were forgotten have a number and rows still."""
+    """All sessions that a frame declares: forgotten ones still have a number and rows."""
     return map(_session_of, filter(None, _arrays(payload)))
 
 
@@ -145,7 +145,7 @@ def _session_of(array: tuple[Any, ...]) -> SessionRecord:
 def without_sessions(
     payload: bytes | memoryview, is_wanted: Callable[[SessionRecord], bool], pseudonym: Callable[[str], int]
 ) -> bytes:
-    """A SESSION frame's payload in which all sessions but those that are wanted are forgotten."""
+    """A SESSION frame's payload in which all unwanted sessions are forgotten."""
     unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=len(payload) + 1)
     unpacker.feed(payload)
     made, end = bytearray(payload), 0
@@ -201,21 +201,21 @@ def packed_description_at(payload: bytes | memoryview, entries: int, place: int)
 
 
 def unpack_description(data: bytes) -> Description:
-    """The description that `data` begins with. Raises msgpack.OutOfData if there is more of it."""
+    """The description that `data` begins with. Raises msgpack.OutOfData if `data` is too short."""
     unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=len(data) + 1)
     unpacker.feed(data)
     return description_of(unpacker.unpack())
 
 
 def packed_descriptions_in(payload: bytes | memoryview, entries: int) -> Iterator[tuple[Any, ...]]:
-    """The arrays of a frame's descriptions, which `description_of` makes descriptions."""
+    """The arrays of a frame's descriptions, for `description_of`."""
     return filter(None, _arrays(memoryview(payload)[entries * TABLE.itemsize :]))
 
 
 def without_descriptions(
     payload: bytes | memoryview, entries: int, is_wanted: Callable[[Description], bool]
 ) -> tuple[bytes, int]:
-    """A DESCRIPTIONS frame's payload with those that are wanted, at their offsets; and how many they are."""
+    """A DESCRIPTIONS frame's payload with only the wanted ones, at their offsets; and their number."""
     table = description_table(payload, entries)
     places = [place for place in range(entries) if is_wanted(description_at(payload, entries, place))]
     made = bytearray(_NIL * len(payload))

@@ -1,11 +1,11 @@
 """The roll-up: pure functions from ticks to the rows of a coarser tier.
 
-The store calls it when journals are rolled up, readers for what is not rolled up yet; so all of them
-agree to the last bit. Every coarse row comes from ticks, never from another average.
+The store calls them for closed journals, readers for ticks that are not rolled up yet; so both agree to the
+last bit. Every coarse row is made of ticks, never of another average.
 
-Strategy: rows become groups, one for each (session, window): how many values each gauge has, their
-sum, minimum and maximum, and each counter's last value. Groups are joined in time order, so a window
-may come in any number of pieces: what is open is kept as a group and joined with what comes later.
+Strategy: rows become groups, one for each (session, window): the number of values of each gauge, their
+sum, minimum and maximum, and the last value of each counter. Groups are joined in time order, so a window
+may come in any number of pieces: an open window is kept as a group and joined with later ticks.
 Sums are made value by value in time order (`bincount`), so pieces do not change a bit of the result.
 
 NaN is "no value" and is skipped. A window in which the schema changed is one group in the union of
@@ -28,7 +28,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Ticks(NamedTuple):
-    """Ticks of one schema: `session` (n,), `t_ms` (n,), `values` (n, width); times of a session ascend."""
+    """Ticks of one schema: `session` (n,), `t_ms` (n,), `values` (n, width). Times ascend in each session."""
 
     session: Ints
     t_ms: Ints
@@ -39,11 +39,10 @@ class Ticks(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Of (session, window) pairs, what their ticks come to, so far.
+    """The aggregates so far of (session, window) pairs.
 
-    `t_ms` is the last tick's time. `n` (how many values), `total`, `low`,
-    `high` are (pairs, gauges); `last` is
-    (pairs, counters), NaN where no tick had a value.
+    `t_ms` is the last tick's time. `n` (the number of values), `total`, `low`, `high` are (pairs, gauges);
+    `last` is (pairs, counters), NaN if no tick had a value.
     """
 
     session: Ints
@@ -72,11 +71,11 @@ class CoarseRows(NamedTuple):
 
 
 def by_session(ticks: Ticks) -> Ticks:
-    """The same ticks by session, then time, with each column of values in one piece: the form on which
-    `Windows.add` is fastest. Worth it where several tiers get the same ticks."""
+    """Sort ticks by session, then time, and make each column of values contiguous: `Windows.add` is then
+    fastest. It pays off if several tiers get the same ticks."""
     session = ticks.session
     if (session[1:] < session[:-1]).any():
-        # Stable, and far faster on 16 bits: a radix sort.
+        # A stable sort; on 16 bits it is a radix sort, which is far faster.
         narrow = session.astype(np.uint16) if int(session.max()) < 1 << 16 and session.min() >= 0 else session
         order = np.argsort(narrow, kind="stable")
         ticks = ticks.only(order)
@@ -87,7 +86,7 @@ def groups_of(ticks: Ticks, interval_ms: int, schema: Schema) -> Groups:
     """Each tick as a group of its own."""
     gauges, counters = ticks.values[:, schema.gauges], ticks.values[:, schema.counters]
     missing = np.isnan(gauges)
-    # One NaN for all: the minimum of a number and a signalling NaN would be NaN.
+    # Make every NaN a quiet one: the minimum of a number and a signalling NaN would be NaN.
     gauges = np.where(missing, np.nan, gauges)
     return Groups(
         ticks.session,
@@ -104,7 +103,7 @@ def groups_of(ticks: Ticks, interval_ms: int, schema: Schema) -> Groups:
 def joined(parts: Sequence[Groups]) -> Groups:
     """One group for each (session, window), by session and window.
 
-    Of each pair, groups come in time order, over the parts and in each of them.
+    The groups of a pair must come in time order, over the parts and in each part.
     """
     whole = concatenated(parts)
     if not whole.size:
@@ -119,7 +118,7 @@ def joined(parts: Sequence[Groups]) -> Groups:
     final = np.append(first[1:], whole.size) - 1
     group = np.cumsum(is_first) - 1
     total = np.empty((first.size, whole.total.shape[1]))
-    with np.errstate(all="ignore"):  # infinities and overflow are values like others
+    with np.errstate(all="ignore"):  # infinities and overflow are valid values
         for column in range(total.shape[1]):
             total[:, column] = np.bincount(group, weights=whole.total[:, column], minlength=first.size)
     return Groups(
@@ -153,7 +152,7 @@ def _is_sorted(groups: Groups) -> bool:
 def _folded(ticks: Ticks, open: Groups, interval_ms: int, schema: Schema) -> Groups:
     """Groups of ticks, joined with the open windows that they continue, and the other open windows.
 
-    The same as `joined` on each tick as a group of its own, to the last bit, without making those.
+    The result equals `joined` with a group for each tick, to the last bit, but does not make those groups.
     """
     ticks = by_session(ticks)
     session, t_ms, values = ticks
@@ -166,25 +165,25 @@ def _folded(ticks: Ticks, open: Groups, interval_ms: int, schema: Schema) -> Gro
     group = np.repeat(np.arange(first.size), sizes)
     sessions, windows = session[first], window[first]
 
-    # Of each session at most the first group continues a window that was open.
+    # At most the first group of a session continues an open window.
     oldest = np.flatnonzero(np.diff(sessions, prepend=-1))
     group_of = np.full(max(int(sessions[-1]), int(open.session.max(initial=0))) + 1, -1)
     group_of[sessions[oldest]] = oldest
     at = group_of[open.session]
     goes_on = (at >= 0) & (windows[at] == open.window)
     before, at = open.only(goes_on), at[goes_on]
-    group = np.concatenate((at, group))  # what was open comes first
+    group = np.concatenate((at, group))  # the open windows come first
 
     shape = first.size, schema.gauges.size
     n, total, low, high = np.empty(shape, np.int64), np.empty(shape), np.empty(shape), np.empty(shape)
     n[:] = sizes[:, np.newaxis]
-    with np.errstate(all="ignore"):  # infinities and overflow are values like others
+    with np.errstate(all="ignore"):  # infinities and overflow are valid values
         for column, place in enumerate(schema.gauges.tolist()):
             gauge = summed = values[:, place]
             missing = np.isnan(gauge)
             if missing.any():
                 n[:, column] -= np.bincount(group[at.size :][missing], minlength=first.size)
-                # One NaN for all: the minimum of a number and a signalling NaN would be NaN.
+                # Make every NaN a quiet one: the minimum of a number and a signalling NaN would be NaN.
                 gauge, summed = np.where(missing, np.nan, gauge), np.where(missing, 0.0, gauge)
             weights = np.concatenate((before.total[:, column], summed))
             total[:, column] = np.bincount(group, weights=weights, minlength=first.size)
@@ -202,16 +201,16 @@ def _folded(ticks: Ticks, open: Groups, interval_ms: int, schema: Schema) -> Gro
 
 
 def _last_values(values: Floats, first: npt.NDArray[np.intp]) -> Floats:
-    """Of each stretch of rows that begins at `first`, the last value of each column that is no NaN."""
+    """The last value of each column that is no NaN, in each range of rows that begins at `first`."""
     at = np.where(np.isnan(values), -1, np.arange(len(values))[:, np.newaxis])
     newest = np.maximum.reduceat(at, first, axis=0)
-    # Where a stretch has no value, `newest` is -1: any row of the stretch then gives its NaN.
+    # In a range without a value `newest` is -1: take the first row, which has NaN.
     newest = np.where(newest < 0, first[:, np.newaxis], newest)
     return np.take_along_axis(values, newest, axis=0)
 
 
 def coarse_rows(groups: Groups, schema: Schema) -> CoarseRows:
-    """The rows of closed windows. Zero has no sign, and all NaN have the same bits."""
+    """The rows of closed windows. Zeros have no sign, and all NaN have the same bits."""
     values = np.empty((groups.size, schema.coarse_width))
     with np.errstate(all="ignore"):
         values[:, schema.places[AVG]] = groups.total / groups.n
@@ -224,9 +223,9 @@ def coarse_rows(groups: Groups, schema: Schema) -> CoarseRows:
 
 
 class Windows:
-    """The open windows of one coarse tier: at most one a session.
+    """The open windows of one coarse tier: at most one for each session.
 
-    `open` maps a schema to its groups. It may be taken as it is, kept, and given back.
+    `open` maps a schema to its groups. It may be stored, and given to another object.
     """
 
     def __init__(self, interval_ms: int, open: Mapping[Schema, Groups] | None = None) -> None:
@@ -234,9 +233,9 @@ class Windows:
         self.open: dict[Schema, Groups] = dict(open or {})
 
     def add(self, ticks: Mapping[Schema, Ticks]) -> list[tuple[Schema, Groups]]:
-        """Add ticks, later than all that a session had; gives the windows that they close.
+        """Add ticks later than all earlier ones of their session; gives the windows that they close.
 
-        A session's ticks of several schemas may be given at once.
+        A session may have ticks of several schemas in one call.
         """
         ticks = {schema: some for schema, some in ticks.items() if some.session.size}
         if not ticks:
@@ -251,7 +250,7 @@ class Windows:
         return closed
 
     def close(self, sessions: Ints) -> list[tuple[Schema, Groups]]:
-        """Close the windows of sessions that are over; gives those that were open."""
+        """Close the open windows of these sessions, and return them."""
         before, self.open = self.open, {}
         closed: list[tuple[Schema, Groups]] = []
         for schema, groups in before.items():
@@ -259,7 +258,7 @@ class Windows:
         return closed
 
     def _fold(self, ticks: Mapping[Schema, Ticks]) -> dict[Schema, Groups]:
-        """Where no session has two schemas."""
+        """For sessions with one schema each."""
         folded = dict(self.open)
         for schema, some in ticks.items():
             folded[schema] = _folded(
@@ -268,7 +267,7 @@ class Windows:
         return folded
 
     def _fold_mixed(self, ticks: Mapping[Schema, Ticks]) -> dict[Schema, Groups]:
-        """Sessions of several schemas are folded tick by tick, the others as if they were alone."""
+        """Sessions with several schemas are folded tick by tick, the others by `_fold`."""
         present: dict[Schema, list[Ints]] = {schema: [groups.session] for schema, groups in self.open.items()}
         for schema, some in ticks.items():
             present.setdefault(schema, []).append(some.session)
@@ -310,7 +309,7 @@ class Windows:
 
 
 def _newest_windows(all_groups: Iterable[Groups]) -> Ints:
-    """By session number, the newest window."""
+    """The newest window of each session, by session number."""
     all_groups = list(all_groups)
     size = max((int(groups.session.max()) for groups in all_groups if groups.size), default=-1) + 1
     newest = np.full(size, -1, np.int64)
@@ -320,7 +319,7 @@ def _newest_windows(all_groups: Iterable[Groups]) -> Ints:
 
 
 def _of_one_schema_each(parts: Mapping[Schema, list[Groups]]) -> dict[Schema, list[Groups]]:
-    """Put each (session, window) that has groups of several schemas into their union, in time order."""
+    """Give each (session, window) with several schemas the union of these schemas, in time order."""
     whole = {schema: concatenated(groups) for schema, groups in parts.items()}
     pairs = {
         schema: np.unique(np.stack((groups.session, groups.window), axis=1), axis=0)
@@ -353,7 +352,7 @@ def _of_one_schema_each(parts: Mapping[Schema, list[Groups]]) -> dict[Schema, li
 
 
 def widened(groups: Groups, part: Schema, whole: Schema) -> Groups:
-    """Groups of one schema as those of a union with it: what it has not had no value."""
+    """Groups of one schema as groups of a union with it: the other series have no value."""
     if part is whole:
         return groups
     at = places_in(part, whole, 0)

@@ -1,8 +1,7 @@
-"""A schema: which series the values of a row belong to, in their order.
+"""A schema: the series of the values of a row, in their order.
 
-Strategy: a thousand VMs have the same series, so a schema is known by the bytes of its packed form
-and made once. Everything that is worked out of the series (which are counters, which columns a
-coarse row has) is worked out here, once.
+Strategy: a thousand VMs have the same series, so a schema is cached by its packed bytes and made once. All
+that follows from the series (the counters, the columns of a coarse row) is computed here, once.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from rondo_tools.errors import StoreError
 
 LAST, AVG, MIN, MAX = "last", "avg", "min", "max"
 NO_NAME = "_"
-"""Of the series of a schema that only sessions had that were forgotten."""
+"""The name of the series in a schema that only forgotten sessions had."""
 
 
 class Column(NamedTuple):
-    """What a column of a row holds: `aggregate` of the schema's series number `series`."""
+    """A column of a row: `aggregate` of the schema's series number `series`."""
 
     series: int
     aggregate: str
 
 
 class Schema:
-    """The series of a row; two of the same bytes are equal. Made by `schema_of` and `unpack_schema`."""
+    """The series of a row. Schemas with the same bytes are equal. Made by `schema_of` and `unpack_schema`."""
 
     __slots__ = (
         "__weakref__", "coarse", "coarse_width", "counters", "gauges", "packed", "places", "series", "width",
@@ -50,7 +49,7 @@ class Schema:
             for aggregate in ((LAST,) if one.kind == COUNTER else (AVG, MIN, MAX))
         )
         self.coarse_width = len(self.coarse)
-        # Where the columns of each aggregate stand in a coarse row.
+        # The columns of each aggregate in a coarse row.
         self.places = {
             aggregate: _indices(at for at, column in enumerate(self.coarse) if column.aggregate == aggregate)
             for aggregate in (LAST, AVG, MIN, MAX)
@@ -63,8 +62,8 @@ class Schema:
         return hash(self.packed)
 
     def columns(self, tier: int) -> tuple[Column, ...]:
-        """What the columns of a tier's rows hold: in tier 0 the values, above a counter's last value and
-        a gauge's average, minimum and maximum."""
+        """The columns of a tier's rows: in tier 0 the values; in the others a counter's last value and a
+        gauge's average, minimum and maximum."""
         return tuple(Column(n, LAST) for n in range(self.width)) if tier == 0 else self.coarse
 
     def width_in(self, tier: int) -> int:
@@ -75,7 +74,7 @@ def _indices(numbers: object) -> npt.NDArray[np.intp]:
     return np.array(list(numbers), np.intp)  # type: ignore[call-overload]
 
 
-# As long as anybody uses it, and no longer: a schema may have a mebibyte.
+# Weak references: a schema may have a mebibyte, and is dropped with its last user.
 _known: WeakValueDictionary[bytes, Schema] = WeakValueDictionary()
 
 
@@ -102,7 +101,7 @@ def unpack_schema(packed: bytes) -> Schema:
 
 
 def without_names(packed: bytes) -> bytes:
-    """A schema as long and as wide, which says nothing but which series are counters."""
+    """A schema of the same length and width, which keeps only the kinds of the series."""
     series = [
         {"name": NO_NAME, "labels": {}, "kind": one.kind, "unit": ""} for one in unpack_schema(packed).series
     ]
@@ -120,7 +119,7 @@ def _blank(size: int) -> bytes:
 
 
 def union(schemas: Sequence[Schema]) -> Schema:
-    """The series of all of them: the first one's, then what each of the others adds."""
+    """The series of all schemas: those of the first, then the new ones of each other."""
     found: dict[tuple[object, ...], Series] = {}
     for schema in schemas:
         for one in schema.series:
@@ -130,13 +129,13 @@ def union(schemas: Sequence[Schema]) -> Schema:
 
 
 def _identity(series: Series) -> tuple[str, tuple[tuple[str, str], ...], str]:
-    """What makes it the same series; one that turned from a counter to a gauge is another."""
+    """The identity of a series; one that changed from a counter to a gauge is another."""
     return series.name, series.labels, series.kind
 
 
 @lru_cache(maxsize=1024)
 def places_in(part: Schema, whole: Schema, tier: int) -> npt.NDArray[np.intp]:
-    """For each column of `part`'s rows in a tier, its column in those of `whole`, a union with it."""
+    """The column in `whole`, a union with `part`, of each column of `part`'s rows in a tier."""
     at = {_identity(one): number for number, one in enumerate(whole.series)}
     columns = {column: number for number, column in enumerate(whole.columns(tier))}
     return _indices(

@@ -2,16 +2,16 @@
 
     {"format": 2,
      "rolled_up": 41,         journals up to this number are rolled up
-     "carry": 17,             what that left open is in carry_17; 0: nothing ever was
+     "carry": 17,             the carry is carry_17; 0: there is none
      "journals": {"41": 1732300000000},  when each of these journals was closed
      "files": {"tier_1": {"3": {"length": 123456, "begun_ms": …, "closed_ms": 0, "index_at": 0}},
                "tier_2": {…}, "ended": {…}, "last_rows": {…}},
      "next": {"tier_1": 4, …},   the number of each folder's next file
-     "looks_ms": [1732296400000, 1732300000000],  the clock at the last looks for what may go
+     "looks_ms": [1732296400000, 1732300000000],  the clock at the last looks for expired files
      "evictions": [{"tier": 0, "from_ms": …, "to_ms": …, "bytes": …, "delivered": false}, …],
-     "restored": "0123456789abcdef"}  the last restore; what is in its folder belongs into the store
+     "restored": "0123456789abcdef"}  the last restore; the files in its folder belong to the store
 
-A file that is not named here, and what lies behind `length` in one that is, is no data.
+A file that is not named here is no data, nor are bytes beyond the `length` of one that is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_EVICTIONS = 100
 class DerivedFile:
     """A file that roll-ups append to, until it is closed: `closed_ms` is 0 while it is not.
 
-    `index_at` is where the index of all its frames stands, once it is closed.
+    `index_at` is the offset of the index of all its frames, once it is closed.
     """
 
     length: int
@@ -41,7 +41,7 @@ class DerivedFile:
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """What had to go for want of room: a file of `tier` with ticks from `from_ms` to `to_ms`."""
+    """An evicted file of `tier`, with ticks from `from_ms` to `to_ms`."""
 
     tier: int
     from_ms: int
@@ -68,7 +68,7 @@ class State:
 
 
 def parse_state(data: bytes) -> State:
-    """Raises StoreError, which does not name the file, for what is no state of this format."""
+    """Raises StoreError, without the file's name, if it is not a state of this format."""
     try:
         document: dict[str, Any] = json.loads(data)
         if document.pop("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""`store.json`: which store a folder is, and its tiers. Replaced whole, and never changed.
+"""`store.json`: the id of a store, and its tiers. It is written once, and never changed.
 
 {"format": 2, "id": "0123456789abcdef", "tiers": "1s:10m,10s:6h,5m:7d"}
 """
@@ -17,7 +17,7 @@ _ID_SIZE = 8
 
 
 class StoreJson(NamedTuple):
-    """`store_id` stands in the header of each of the store's files."""
+    """`store_id` is in the header of each file of the store."""
 
     store_id: bytes
     tiers: tuple[Tier, ...]
@@ -28,12 +28,12 @@ class StoreJson(NamedTuple):
 
 
 def new_store(tiers: tuple[Tier, ...]) -> StoreJson:
-    """What describes a store that is about to be made."""
+    """The store.json of a new store."""
     return StoreJson(os.urandom(_ID_SIZE), tiers)
 
 
 def parse_store_json(data: bytes) -> StoreJson:
-    """Raises StoreError, which does not name the file, for what is no store of this format."""
+    """Raises StoreError, without the file's name, if it is not a store of this format."""
     try:
         document: dict[str, Any] = json.loads(data)
         if "rondo_store" in document:

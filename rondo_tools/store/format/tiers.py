@@ -1,4 +1,4 @@
-"""The tiers of a store: how finely, and for how long, each of them remembers.
+"""The tiers of a store: the resolution of each, and for how long it is kept.
 
 Written ``1s:10m,10s:6h,5m:7d``: interval and span of each, finest first. Tier 0 keeps every tick as
 it came, so its interval is nominal; the coarser ones are roll-ups of it.
@@ -16,7 +16,7 @@ MAX_TIERS = 8
 
 
 class Tier(NamedTuple):
-    """A window of `interval_ms`, remembered for `span_ms`."""
+    """Windows of `interval_ms`, kept for `span_ms`."""
 
     interval_ms: int
     span_ms: int
@@ -49,7 +49,7 @@ def _parse_tier(text: str) -> Tier:
 
 
 def format_tiers(tiers: tuple[Tier, ...]) -> str:
-    """What `parse_tiers` reads back."""
+    """The spelling that `parse_tiers` reads."""
     return ",".join(map(str, tiers))
 
 

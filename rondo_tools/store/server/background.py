@@ -1,8 +1,8 @@
 """A background thread that runs slow jobs one at a time.
 
-Strategy: what a job gives is handed back to the loop, which is woken for it; so nothing that the loop
-owns is ever touched by two threads. A job that waits already is not added twice. The thread keeps no
-process alive: what it is at when the process ends is left as a kill would leave it.
+Strategy: a job's result is handed back to the loop, which is woken for it; so two threads never touch what
+the loop owns. A job that already waits is not added again. The thread keeps no process alive: if the
+process ends, its job is left as by a kill.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Job(NamedTuple):
 
 
 class Background:
-    """Runs jobs; `fileno` is readable when `take` has something to hand back. The owner closes it."""
+    """Runs jobs; `fileno` is readable when `take` has results. The owner closes it."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -45,9 +45,9 @@ class Background:
         done: Callable[[Any], None],
         failed: Callable[[Exception], None],
     ) -> bool:
-        """Run it in the thread, then in `take` call `done` with what it gave, or `failed` with its error.
+        """Call `run` in the thread, then from `take` call `done` with its result, or `failed` with its error.
 
-        False if a job of this name has not been taken yet.
+        False if a job of this name still waits, runs, or has a result that was not taken.
         """
         if name in self._names:
             return False
@@ -59,7 +59,7 @@ class Background:
         return True
 
     def take(self) -> None:
-        """Hand back what is over."""
+        """Hand back the results of finished jobs."""
         try:
             os.read(self._read, 1 << 12)
         except BlockingIOError:
@@ -73,7 +73,7 @@ class Background:
                 job.failed(error)
 
     def close(self) -> None:
-        """Let the jobs come to their end, and hand back nothing more."""
+        """Wait for the jobs, and drop their results."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
@@ -87,7 +87,7 @@ class Background:
         while (job := self._jobs.get()) is not None:
             try:
                 self._over.append((job, job.run(), None))
-            except Exception as exc:  # the loop decides; a job that cannot be done must not end the service
+            except Exception as exc:  # the loop decides; a failed job must not end the service
                 if not isinstance(exc, OSError):
                     log.debug("%s", job.name, exc_info=True)
                 self._over.append((job, None, exc))

@@ -1,12 +1,12 @@
 """One producer's connection.
 
-Strategy: look, gather, take. What the socket holds is first looked at (MSG_PEEK) and gathered for the
-turn's write, and only taken from it when that is written. A producer that has ended takes our close
-for the acknowledgement that all is stored, but for ticks that were refused, which are named before it.
-A socket that is closed with something left in it, by us or by the kernel that cleans up after a
-kill -9, breaks the connection instead. So a crash can never be mistaken for an acknowledgement.
+Strategy: peek, gather, take. Data is peeked at (MSG_PEEK) and gathered for the turn's write; it is taken
+out of the socket only when it is written. Closing the connection acknowledges to a producer that everything
+is stored, except refused ticks, which are reported before the close. A socket that is closed with unread
+data, by us or by the kernel after a kill -9, resets the connection instead. So a crash can never be
+mistaken for an acknowledgement.
 
-A full disk needs no buffer beyond one such look: the rest waits in the socket, and the producer.
+On a full disk no more than one such read is in memory: the rest waits in the socket, as its producer does.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from rondo_tools import stream
 from rondo_tools.store.intake import Intake
 from rondo_tools.store.quota import Quota
 
-READ = 1 << 16  # bytes at once, so that nobody holds up the others
+READ = 1 << 16  # bytes at once, so that no connection holds up the others
 
 
 class Connection:
     """A socket and its stream.
 
-    `waiting_since` is when it began to owe us something, else 0. `has_ended` says that its producer
-    has sent all, and waits for the acknowledgement.
+    `waiting_since` is when we began to wait for the rest of a message, or a first header; else 0.
+    `has_ended`: its producer has sent everything, and waits for the acknowledgement.
     """
 
-    __slots__ = ("_looked_at", "_socket", "has_ended", "intake", "quota", "waiting_since")
+    __slots__ = ("_peeked", "_socket", "has_ended", "intake", "quota", "waiting_since")
 
     def __init__(self, connection: socket.socket, intake: Intake, now: float) -> None:
         connection.setblocking(False)
@@ -39,11 +39,11 @@ class Connection:
         self.waiting_since = now
         self.has_ended = False
         self._socket = connection
-        self._looked_at = 0
+        self._peeked = 0
 
     @property
     def name(self) -> str:
-        """For people: which descriptor of ours, and which instance as far as we know."""
+        """For messages: the descriptor, and the instance if it is known."""
         session = self.intake.session
         return f"connection {self.fileno()}" + ("" if session is None else f" ({session.instance})")
 
@@ -52,50 +52,50 @@ class Connection:
 
     @property
     def unread(self) -> int:
-        """How many bytes the socket holds for us."""
+        """Bytes in the socket's buffer."""
         size = fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4))
         return int.from_bytes(size, sys.byteorder)
 
-    def look(self) -> int:
-        """Gather what has arrived; how many bytes that is.
+    def peek(self) -> int:
+        """Gather what has arrived; gives its size in bytes.
 
         Raises StreamError and StoreError for a stream that cannot be stored, ConnectionError if the
-        connection is broken, and OSError if there is no room: then `again` is to be called.
+        connection is broken, and OSError on a full disk: then call `again`.
         """
         try:
             data = self._socket.recv(READ, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return 0
-        except OSError as exc:  # ETIMEDOUT, EHOSTUNREACH: a peer that has vanished is no error of the store
+        except OSError as exc:  # ETIMEDOUT, EHOSTUNREACH: the peer vanished; no error of the store
             raise ConnectionError(exc.errno, exc.strerror) from exc
         if not data:
             self.intake.end_of_input()
             self.has_ended = True
             return 0
-        self._looked_at = len(data)
+        self._peeked = len(data)
         self.intake.feed(data)
         return len(data)
 
     def again(self) -> None:
-        """Gather what `look` could not. Raises as it does."""
+        """Gather the rest, after an OSError from `peek`. Raises as `peek` does."""
         self.intake.store()
 
     def take(self, now: float) -> None:
-        """What was looked at is written: take it from the socket."""
-        if not self._looked_at:
+        """Take the data of the last `peek`, which is written now, out of the socket."""
+        if not self._peeked:
             return
-        self._socket.recv(self._looked_at)
+        self._socket.recv(self._peeked)
         if not self.intake.is_waiting:
             self.waiting_since = 0.0
-        elif not self.waiting_since or self.intake.is_moving(self._looked_at):
+        elif not self.waiting_since or self.intake.is_moving(self._peeked):
             self.waiting_since = now
-        self._looked_at = 0
+        self._peeked = 0
 
     def acknowledge(self) -> None:
-        """Say what was refused, before the close that acknowledges the rest."""
+        """Report the refused ticks, before the close acknowledges the rest."""
         if refused := self.intake.refused:
             try:
-                # Nothing was sent before it, so there is room. A producer that is gone needs no answer.
+                # It is the first data on this connection, so the buffer has room. A producer may be gone.
                 self._socket.send(stream.encode_refused(refused))
             except OSError:
                 pass

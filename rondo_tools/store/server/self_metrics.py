@@ -1,9 +1,8 @@
-"""rondo-store's own metrics, stored as an instance of its own: they go the way of all metrics.
+"""rondo-store's own metrics, stored like those of a VM, as the instance `rondo-store`.
 
-A session `rondo-store` begins with each server; it gets a tick a second, and an end. What it counts is
-counted anyway. While nothing can be written it gets no tick: nobody waits for it. When the clock is
-set back it does as every producer does (`clock`): it skips a few ticks, or goes on in another session,
-whose counters begin at zero.
+Each server begins a session, which gets a tick a second, and an end. A full disk stops the ticks. When the
+clock is set back, it does as every producer does (`clock`): it skips a few ticks, or continues in another
+session, whose counters begin at zero.
 """
 
 from __future__ import annotations
@@ -32,26 +31,23 @@ def _counter(name: str, unit: str, text: str, *labels: tuple[str, str]) -> Serie
 
 SERIES = (
     *(
-        _counter("store_ticks_total", "ticks", "Ticks received, by what became of them.", ("result", result))
+        _counter("store_ticks_total", "ticks", "Ticks received, by result.", ("result", result))
         for result in ("stored", "late", "ahead", "expired")
     ),
     _counter("store_samples_total", "samples", "Values stored."),
-    _counter("store_sessions_total", "sessions", "Sessions begun, or continued."),
-    *(
-        _counter("store_errors_total", "errors", "Connections that went wrong, by why.", ("kind", kind))
-        for kind in ERRORS
-    ),
-    _counter("store_evicted_files_total", "files", "Files that went for want of room."),
+    _counter("store_sessions_total", "sessions", "Sessions begun or continued."),
+    *(_counter("store_errors_total", "errors", "Errors, by kind.", ("kind", kind)) for kind in ERRORS),
+    _counter("store_evicted_files_total", "files", "Files evicted to free disk space."),
     Series("store_connections", (), GAUGE, "connections", "Producers connected."),
-    Series("store_live_sessions", (), GAUGE, "sessions", "Sessions that are not over and rolled up."),
-    Series("store_ended_sessions", (), GAUGE, "sessions", "Sessions that are over and known."),
-    Series("store_waiting_journals", (), GAUGE, "journals", "Journals that are over and not rolled up."),
-    Series("store_used_bytes", (), GAUGE, "bytes", "What the store takes on the disk."),
-    Series("store_max_bytes", (), GAUGE, "bytes", "What the store may take on the disk."),
-    Series("store_loop_lag_ns", (), GAUGE, "ns", "The longest turn of the loop, over the tick."),
+    Series("store_live_sessions", (), GAUGE, "sessions", "Sessions whose end is not rolled up yet."),
+    Series("store_ended_sessions", (), GAUGE, "sessions", "Ended sessions that the store remembers."),
+    Series("store_waiting_journals", (), GAUGE, "journals", "Closed journals that are not rolled up yet."),
+    Series("store_used_bytes", (), GAUGE, "bytes", "Disk space used by the store."),
+    Series("store_max_bytes", (), GAUGE, "bytes", "Disk space that the store may use (--max-bytes)."),
+    Series("store_loop_lag_ns", (), GAUGE, "ns", "Longest turn of the loop since the last tick."),
 )
 _PACK = struct.Struct(f"<{len(SERIES)}d").pack
-_COUNTERS = sum(series.kind == COUNTER for series in SERIES)  # they come first
+_COUNTERS = sum(series.kind == COUNTER for series in SERIES)  # the first ones
 
 
 class SelfMetrics:
@@ -61,12 +57,12 @@ class SelfMetrics:
         self._server = server
         self._now_ms = now_ms
         self._session: Session | None = None
-        self._base = (0,) * _COUNTERS  # what was counted in earlier sessions
+        self._base = (0,) * _COUNTERS  # the counts of earlier sessions
         self._begin(now_ms())
         server.timers.every(1.0, self.tick, first_s=(1500 - now_ms() % 1000) % 1000 / 1000)
 
     def tick(self) -> None:
-        """Gather what the server has come to; the next turn writes it."""
+        """Gather the server's counts; the next turn writes them."""
         if self._server.is_blocked:
             return
         now_ms, count = self._now_ms(), self._count()
@@ -78,7 +74,7 @@ class SelfMetrics:
         self._store(now_ms, count)
 
     def close(self) -> None:
-        self.tick()  # the last counts; of a server that lived for a moment, the only ones
+        self.tick()  # the last counts; a short-lived server has no others
         self._end("signal")
 
     def _begin(self, now_ms: int) -> None:
@@ -93,14 +89,14 @@ class SelfMetrics:
         )  # fmt: skip
 
     def _store(self, t_ms: int, count: tuple[int, ...]) -> None:
-        """Gather a tick, unless the clock has not come to the one before again."""
+        """Gather a tick, unless the clock was set back before the last one."""
         if t_ms <= self._last_ms:
             return
         server, keeper = self._server, self._server.keeper
         if self._session is None:
             try:
                 self._session = keeper.begin(self._header, self)
-            except (OSError, StoreError) as exc:  # somebody's session has our name and start
+            except (OSError, StoreError) as exc:  # another session has our instance and start
                 log.debug("no tick of our own: %s", exc)
                 return
         gauges = (

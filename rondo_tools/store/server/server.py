@@ -1,12 +1,11 @@
-"""Many streams at once, from sockets into the store: one process, one event loop.
+"""The server: stores many streams from sockets, in one process with one event loop.
 
-Strategy: each turn, connections that have something to say get one bounded read each: all of them, if
-they are few or have little to say, else as many as a turn has room for (`rounds`). What they all
-brought is written with one write, and only then taken from their sockets, and acknowledged to those
-who have ended. A connection that cannot go on is cut off with one line; a producer that brings more
-than its quota waits. A session continues on the newer of two connections.
+Strategy: in each turn, every readable connection gets one bounded read; if too many are readable,
+`rounds` chooses. One write stores the data of all of them. Only then is the data taken from the sockets,
+and ended streams are acknowledged. A connection with an error is closed with one log line. A producer
+beyond its quota waits. A session continues on the newer of two connections.
 
-While the disk is full, nobody is read: each producer keeps what is not stored.
+While the disk is full, no connection is read: each producer keeps what is not stored.
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 30.0  # for a first header, and for the rest of a message that has begun
 ERRORS = ("stream", "store", "stalled", "replaced", "connection")
 WARNINGS, WINDOW_S = 10, 60.0  # of a kind, in that time
-_OWN_FDS = 64  # descriptors that are not a connection's
+_OWN_FDS = 64  # descriptors that are not connections
 _ELSEWHERE = "its session continues on a newer connection"
-# Who speaks up within so long is heard in one turn: to be woken costs more than to store a tick.
+# Connections that become readable within this time share a turn: a wake-up costs more than storing a tick.
 _GATHER_S = 0.02
-_TRY_AGAIN_S = 1.0  # while there is no room
-_RESUME_S = 0.1  # how often it is looked who has waited long enough
+_TRY_AGAIN_S = 1.0  # while the disk is full
+_RESUME_S = 0.1  # between two checks of the connections that wait for their quota
 _KEEP_HOUSE_S = 60.0
-_ROLL_UP_AGAIN_S = 10.0  # after one that failed
-_LAST_ROUNDS = 16  # for what has arrived when we are told to stop
+_ROLL_UP_AGAIN_S = 10.0  # after a failed roll-up
+_LAST_ROUNDS = 16  # to read the data that arrived before a stop signal
 
 
 class Server:
-    """Serves the listeners until a signal comes, or nobody has been there for `idle_exit_s`.
+    """Serves the listeners until a signal comes, or for `idle_exit_s` after the last connection.
 
-    Raises StoreError if the store's folder is no longer ours.
+    Raises StoreError if the store's folder was moved or replaced.
     """
 
     def __init__(
@@ -77,16 +76,16 @@ class Server:
         self._clock = clock
         self._background = Background()
         self._lag_ns = 0
-        self._is_told_to_stop = False
+        self._is_stopping = False
         self._connections: dict[int, Connection] = {}  # by descriptor
         self._rounds = Rounds()
-        self._looked_at: list[Connection] = []  # whose bytes are gathered, and to be taken
-        self._paused: dict[Connection, float] = {}  # beyond their quota, until then
-        self._blocked = ""  # why nothing can be written now
+        self._peeked: list[Connection] = []  # their bytes are gathered, but still in the socket
+        self._paused: dict[Connection, float] = {}  # beyond their quota, and until when
+        self._blocked = ""  # the error that keeps us from writing, such as ENOSPC
         self._no_roll_up_before = 0.0
         self._most = max(1, raise_descriptor_limit() - _OWN_FDS)
         self._is_accepting = False
-        self._has_told_of_most = False
+        self._has_warned_of_limit = False
         self._idle_exit_s = idle_exit_s
         self._busy_at = clock()
         self._turns = 0
@@ -102,10 +101,10 @@ class Server:
         return len(self._connections)
 
     def run(self) -> None:
-        """Returns when it is time to go; who is left is then cut off."""
+        """Serve until it is time to stop; then close the connections that are left."""
         try:
             self.open()
-            while not self._is_told_to_stop and not self._is_idle():
+            while not self._is_stopping and not self._is_idle():
                 self.turn(self.timers.seconds_left())
                 self.timers.run()
             rounds = 0
@@ -127,7 +126,7 @@ class Server:
             log.info("listening on %s", listener.name)
 
     def turn(self, timeout: float | None) -> bool:
-        """Wait, and read those who have something to say, each once. False if nobody had."""
+        """Wait, then read each readable connection once. False if none was readable."""
         if self._blocked:
             return self._wait_for_room(timeout)
         ready = self._epoll.poll(0)
@@ -136,19 +135,19 @@ class Server:
             ready = self._epoll.poll(0)
         begin_ns = time.monotonic_ns()
         self._turns += 1
-        first = self._turns % len(ready) if ready else 0  # each is first at some time
-        talking: list[Connection] = []
+        first = self._turns % len(ready) if ready else 0  # another one is first in each turn
+        known: list[Connection] = []
         fresh: list[Connection] = []
         for fd, _ in ready[first:] + ready[:first]:
             if (connection := self._connections.get(fd)) is not None:
-                (fresh if connection.intake.session is None else talking).append(connection)
+                (fresh if connection.intake.session is None else known).append(connection)
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
             elif fd == self._background.fileno():
                 self._background.take()
             else:
-                self._is_told_to_stop |= bool(self._signals.take())
-        for connection in self._rounds.next(talking, fresh):
+                self._is_stopping |= bool(self._signals.take())
+        for connection in self._rounds.next(known, fresh):
             if self._connections.get(connection.fileno()) is connection:
                 self._read(connection)
         self.flush()
@@ -156,23 +155,23 @@ class Server:
         return bool(ready)
 
     def flush(self) -> None:
-        """Write what the turn gathered, then take it from the sockets. Raises StoreError as the keeper."""
+        """Write what the turn gathered, then take it out of the sockets. Raises as `Keeper.flush` does."""
         try:
             self.keeper.flush()
         except OSError as exc:
             self._block(exc)
             return
-        if self._looked_at:
-            self.keeper.acknowledge()  # what is taken looks stored, should we end before we close
+        if self._peeked:
+            self.keeper.acknowledge()  # if we die before the close, data taken from a socket looks stored
         here = self._connections
-        looked_at = [one for one in self._looked_at if here.get(one.fileno()) is one]
-        self._looked_at = []
-        again = [connection for connection in looked_at if connection.intake.is_pending]
+        peeked = [one for one in self._peeked if here.get(one.fileno()) is one]
+        self._peeked = []
+        again = [connection for connection in peeked if connection.intake.is_pending]
         now = self._clock()
-        for connection in looked_at:
+        for connection in peeked:
             if not connection.intake.is_pending:
                 connection.take(now)
-        for connection in [connection for connection in looked_at if connection.has_ended]:
+        for connection in [connection for connection in peeked if connection.has_ended]:
             connection.acknowledge()
             self._drop(connection)
         self._watermarks.update(self.keeper.newest_position())
@@ -181,11 +180,11 @@ class Server:
             self._gather(connection, connection.again)
 
     def finish(self) -> None:
-        """Write what came after `run`: our own last counts. What cannot be written is left out."""
+        """Write what came after `run`: the last tick of our own metrics. It is lost if the write fails."""
         try:
             self.keeper.flush()
         except OSError as exc:
-            log.debug("our last counts are not written: %s", exc)
+            log.debug("the last tick of our own metrics is not written: %s", exc)
         self._watermarks.update(self.keeper.newest_position())
 
     def take_lag_ns(self) -> int:
@@ -226,10 +225,10 @@ class Server:
         self._epoll.register(connection, select.EPOLLIN)
 
     def _stop_accepting(self, why: str) -> None:
-        """Let new connections wait in the listeners' queues until there is room."""
-        if not self._has_told_of_most:
+        """Leave new connections in the listeners' queues until another one closes."""
+        if not self._has_warned_of_limit:
             log.warning("%s; new ones wait (ulimit -n)", why)
-            self._has_told_of_most = True
+            self._has_warned_of_limit = True
         self._is_accepting = False
         for listener in self._listeners.values():
             self._epoll.unregister(listener)
@@ -245,14 +244,14 @@ class Server:
             self._cut_off(connection, "replaced", _ELSEWHERE)
             return
         known, now = self.keeper.sessions_begun, self._clock()
-        size = self._gather(connection, connection.look)
+        size = self._gather(connection, connection.peek)
         connection.quota.take(now, sessions=self.keeper.sessions_begun - known, bytes=size or 0)
-        if connection in self._looked_at and (wait_s := connection.quota.ready_in(now)) > 0:
+        if connection in self._peeked and (wait_s := connection.quota.ready_in(now)) > 0:
             self._paused[connection] = now + wait_s
             self._epoll.unregister(connection)
 
     def _gather(self, connection: Connection, gather: Callable[[], int | None]) -> int | None:
-        """Let a connection hand over what it has; whatever is wrong with it concerns it alone."""
+        """Gather a connection's data. An error of one connection does not affect the others."""
         try:
             size = gather()
         except RondoError as exc:
@@ -262,16 +261,16 @@ class Server:
             self.errors["connection"] += 1
             self._drop(connection)
         except OSError as exc:
-            self._looked_at.append(connection)
+            self._peeked.append(connection)
             self._block(exc)
         else:
-            self._looked_at.append(connection)
+            self._peeked.append(connection)
             return size
         return None
 
     def _cut_off(self, connection: Connection, kind: str, why: str) -> None:
         self.errors[kind] += 1
-        self._limit.warn(f"cut off ({kind})", "%s: cut off: %s", connection.name, why)
+        self._limit.warn(f"closed ({kind})", "%s: closed: %s", connection.name, why)
         self._drop(connection)
 
     def _drop(self, connection: Connection) -> None:
@@ -284,16 +283,16 @@ class Server:
             self._accept_again()
 
     def _resume(self) -> None:
-        """Read again whose quota is filled again."""
+        """Read connections again when their quota allows it."""
         now = self._clock()
         for connection in [connection for connection, until in self._paused.items() if until <= now]:
             del self._paused[connection]
             self._epoll.register(connection, select.EPOLLIN)
 
-    # --- no room ----------------------------------------------------------------------------------
+    # --- full disk --------------------------------------------------------------------------------
 
     def _block(self, exc: OSError) -> None:
-        """Read nobody until what is gathered can be written."""
+        """Read no connection until the gathered data is written."""
         why = exc.strerror or str(exc)
         if why != self._blocked:
             self.errors["store"] += 1
@@ -305,7 +304,7 @@ class Server:
         signals, background = self._signals.fileno(), self._background.fileno()
         ready, _, _ = select.select([signals, background], [], [], wait_s)
         if signals in ready:
-            self._is_told_to_stop |= bool(self._signals.take())
+            self._is_stopping |= bool(self._signals.take())
         if background in ready:
             self._background.take()
         return False
@@ -340,14 +339,14 @@ class Server:
             if connection.intake.is_replaced:
                 self._cut_off(connection, "replaced", _ELSEWHERE)
             elif 0 < connection.waiting_since < past and connection not in self._paused and not self._blocked:
-                self._cut_off(connection, "stalled", f"nothing whole has come for {PATIENCE_S:.0f} s")
+                self._cut_off(connection, "stalled", f"no complete message for {PATIENCE_S:.0f} s")
 
     def _is_idle(self) -> bool:
         if self._idle_exit_s is None or self._connections:
             return False
         return self._clock() - self._busy_at >= self._idle_exit_s
 
-    # --- beside the loop --------------------------------------------------------------------------
+    # --- background -------------------------------------------------------------------------------
 
     def _start_roll_up(self) -> None:
         if self._clock() >= self._no_roll_up_before and (job := self.keeper.next_roll_up()) is not None:
@@ -358,7 +357,7 @@ class Server:
         self._background.add("housekeeping", upkeep.look, lambda _: upkeep.forget_gone(), self._not_kept)
 
     def _take_up_request(self) -> None:
-        """Forget what somebody asks for who may write the folder."""
+        """Begin the next request to forget sessions."""
         forgetter = self.store.forgetter
         if (request := forgetter.next()) is None:
             return
@@ -386,14 +385,14 @@ class Server:
         self._warn_of("nothing expires yet", error)
 
     def _warn_of(self, what: str, error: Exception) -> None:
-        """Raises StoreError if the folder is no longer ours."""
+        """Raises StoreError if the folder was moved or replaced."""
         self.keeper.folder.check()
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         self._limit.warn(what, "%s: %s: %s", self.keeper.folder.layout.path, what, why)
 
 
 def raise_descriptor_limit() -> int:
-    """Allow ourselves as many descriptors as we may have; how many that is."""
+    """Raise the limit of descriptors as far as allowed; gives the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
     if soft != resource.RLIM_INFINITY and soft >= wanted:

@@ -1,4 +1,4 @@
-"""A store with a random life, some of whose sessions are secret, for the tests of forgetting."""
+"""A store with random sessions, some of them secret, for the tests of forgetting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.store.store_host import Clock
 T0 = 1_795_395_000_000
 TIERS = parse_tiers("1s:10m,3s:1h,9s:1d")
 SECRET = 'tenant="zebra"'
-VALUE = 1048576.8125  # its sums are exact, so that averages are it, too
+VALUE = 1048576.8125  # its sums are exact, so averages equal it
 NEEDLES = (b"zebra", b"z3bra", b"heron", struct.pack("<d", VALUE), struct.pack("<d", -VALUE))
 
 _C = Series("c_total", (("n", "1"),), COUNTER, "things", "A counter.")
@@ -30,7 +30,7 @@ OWN = ((_OWN,), (_C, _OWN, _G), *SHARED)
 
 
 class Host:
-    """Plays the same life on a store whenever it has the same seed."""
+    """Writes random sessions into a store, the same ones with the same seed."""
 
     def __init__(self, path: Path, seed: int = 0) -> None:
         self.path = path
@@ -43,7 +43,7 @@ class Host:
         return OpenStore(self.path, TIERS, now_ms=lambda: self.now_ms, clock=self.clock, max_bytes=1 << 30)
 
     def copy_to(self, path: Path) -> Host:
-        """Another one that goes on from here, on a copy of the store."""
+        """Another one that continues from here, on a copy of the store."""
         other = Host(path)
         other.clock.now, other.now_ms = self.clock.now, self.now_ms
         other._random.setstate(self._random.getstate())
@@ -51,7 +51,7 @@ class Host:
         return other
 
     def play(self, steps: int) -> None:
-        """Some of it in one process, then in another."""
+        """Play some turns, in one or more processes."""
         for _ in range(2):
             with self.open() as store:
                 for _ in range(steps):
@@ -84,7 +84,7 @@ class Host:
             store.keep_house()
 
     def _session(self, store: OpenStore) -> tuple[Live, Header]:
-        """A session that begins, goes on, or comes back, mostly with series it had before."""
+        """A session that begins, continues, or comes back, usually with its earlier series."""
         number = self._random.randrange(8)
         is_secret = number < 3
         name = (
@@ -105,10 +105,10 @@ class Host:
 
 
 def answers(path: Path, *, in_order: bool = True) -> dict[str, object]:
-    """All that a reader can know of the sessions that are not secret, to the bit.
+    """Everything that a reader returns about the sessions that are not secret, to the bit.
 
-    In which order the series of several headers come may depend on what others send in the same turn:
-    without `in_order` it does not count.
+    The order of the series of several headers may depend on other streams in the same turn: without
+    `in_order` it is ignored.
     """
     found: dict[str, object] = {}
     for one in Store(path).sessions():
@@ -137,7 +137,7 @@ def secrets(path: Path) -> list[str]:
 
 
 def traces(path: Path, needles: tuple[bytes, ...] = NEEDLES) -> Iterator[tuple[str, bytes]]:
-    """Where in a folder something of the secret sessions is found."""
+    """The files in a folder that contain data of the secret sessions."""
     for file in sorted(path.rglob("*")):
         if file.is_file():
             data = file.read_bytes()

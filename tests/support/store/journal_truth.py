@@ -1,4 +1,4 @@
-"""What stands in journals, read frame by frame, and a disk that fails where a test says."""
+"""The content of journals, read frame by frame, and a disk that fails when a test wants it."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ Row = tuple[int, tuple[Series, ...], bytes]
 
 @dataclass
 class Journals:
-    """All that journals have, in their order."""
+    """The content of journals, in their order."""
 
     rows: dict[SessionKey, list[Row]] = field(default_factory=dict)
     ends: dict[SessionKey, list[EndRecord]] = field(default_factory=dict)
-    records: list[tuple[int, SessionRecord]] = field(default_factory=list)  # with their journal
+    records: list[tuple[int, SessionRecord]] = field(default_factory=list)  # (journal, record)
     newest: dict[int, dict[str, int]] = field(default_factory=dict)  # tick, by journal and instance
     damaged: int = 0  # bytes
 
     def state_of(self, key: SessionKey) -> str | None:
-        """How a session ended, if it did."""
+        """The reason of a session's end, if there is one."""
         last_ms = self.rows[key][-1][0] if self.rows.get(key) else 0
         ended = [one.reason for one in self.ends.get(key, ()) if one.reason != LOST or one.last_ms >= last_ms]
         return ended[-1] if ended else None
 
     def check_lines_of_time(self) -> None:
-        """Fails unless each journal alone tells how far each instance was when it began.
+        """Fails unless each journal alone has the newest earlier tick of each instance.
 
-        A push that stands at the beginning of a journal has delivered that, and no more.
+        A push at the begin of a journal has delivered the ticks up to that one, and no more.
         """
-        told: dict[tuple[int, str], int] = {}
+        declared: dict[tuple[int, str], int] = {}
         for number, record in self.records:
-            told.setdefault((number, record.instance), max(record.last_ms, record.before_ms))
-        for (number, instance), time_ms in told.items():
+            declared.setdefault((number, record.instance), max(record.last_ms, record.before_ms))
+        for (number, instance), time_ms in declared.items():
             before = [newest.get(instance, 0) for journal, newest in self.newest.items() if journal < number]
             assert time_ms == max(before, default=0), (number, instance)
 
 
 def read_journals(store: Path, up_to: int = 1 << 32) -> Journals:
-    """What journals up to one have.
+    """The content of journals up to `up_to`.
 
-    Fails if a row stands before its session or schema, or before an older one of its session.
+    Fails if a row comes before its session or schema, or before an older row of its session.
     """
     found, layout = Journals(), Layout(store)
     for number in layout.numbers(JOURNALS):
@@ -108,7 +108,7 @@ def read_journals(store: Path, up_to: int = 1 << 32) -> Journals:
 
 @dataclass
 class Model:
-    """What must be stored of streams, event by event."""
+    """The expected content of journals, updated event by event."""
 
     rows: dict[SessionKey, list[Row]] = field(default_factory=dict)
     ends: dict[SessionKey, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class Model:
             rows.append((event.t_ms, header.series, event.values))
 
     def check(self, journals: Journals) -> None:
-        """Fails unless journals have exactly this."""
+        """Fails unless journals have exactly this content."""
         assert {key: rows for key, rows in journals.rows.items() if rows} == {
             key: rows for key, rows in self.rows.items() if rows
         }
@@ -135,7 +135,7 @@ class Model:
 
 
 class Reference:
-    """One stream into the model, by a decoder that knows no blocks."""
+    """Feeds one stream into the model, with the plain decoder."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -152,7 +152,7 @@ class Reference:
 
 
 def pieces(chance: random.Random, data: bytes) -> Iterator[bytes]:
-    """The stream, cut anywhere."""
+    """The stream, split anywhere."""
     at = 0
     while at < len(data):
         size = chance.choice((1, 7, 40, 200, 1500, 9000))
@@ -161,14 +161,14 @@ def pieces(chance: random.Random, data: bytes) -> Iterator[bytes]:
 
 
 class Killed(BaseException):
-    """The process is no more."""
+    """The process was killed."""
 
 
 class Disk:
-    """`os` for the modules that write. Before each step `fault` says what goes wrong with it.
+    """`os` for the modules that write. `fault` gives the fault of each step, before it.
 
-    None is nothing; "kill": the process dies, in the midst of a write; "short": a write is cut off and
-    the next one fails; "fail": the step fails. `synced` is how much of each file is on the disk.
+    None: no fault; "kill": the process dies, in the middle of a write; "short": a write is incomplete and
+    the next one fails; "fail": the step fails. `synced` is the synced size of each file.
     """
 
     def __init__(self, fault: Callable[[int, str], str | None], chance: random.Random) -> None:
@@ -222,7 +222,7 @@ class Disk:
         self._step("sync folder")
 
     def cut_power(self, store: Path) -> None:
-        """What was not synced is lost: cut off, zeros, or there by luck."""
+        """Lose the unsynced bytes: they are cut off, zeros, or still there."""
         for path in (store / JOURNALS).iterdir():
             synced, size = self.synced.get(str(path), 0), path.stat().st_size
             kept = self._chance.randint(synced, size)

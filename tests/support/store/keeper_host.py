@@ -33,7 +33,7 @@ class Clock:
 
 
 class Carried(NamedTuple):
-    """A session as a roll-up leaves it open."""
+    """An open session in the carry."""
 
     instance: str
     start_ms: int
@@ -84,7 +84,7 @@ def end(reason: str = "poweroff", t_ms: int = NOW_MS) -> bytes:
 
 
 def times(path: Path, instance: str = "vm-1", start_ms: int = START_MS) -> list[int]:
-    """Which ticks of a session are in the journals, by their number."""
+    """The numbers of a session's ticks in the journals."""
     return [
         (t_ms - start_ms) // 1000 for t_ms, _, _ in read_journals(path).rows.get((instance, start_ms), [])
     ]

@@ -1,7 +1,7 @@
-"""All that rondo-query says of a store, for a test that compares two: `python query_answers.py STORE`.
+"""The output of rondo-query about a store, for a test that compares two: `python query_answers.py STORE`.
 
-One JSON object: of each command line, without the store, its exit status, standard output and standard
-error. What depends on the time of asking, or on how many files there are, is left out.
+One JSON object: each command line, without the store, with its exit status, standard output and standard
+error. Parts that depend on the present time, or on the number of files, are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Answers = dict[str, tuple[int, str, str]]
 
 
 def commands(store: Path) -> list[list[str]]:
-    """Of all sessions together: every command that ends, of each tier, in each format."""
+    """The command lines: every command that ends, for each tier, in each format."""
     listed = ["list", "--format", "json", "--unix", "--sort"]
     found = [["check"], ["stream"], *([*listed, field] for field in ("session", "ticks", "last", "state"))]
     opened = Store(store)

@@ -1,7 +1,7 @@
 """Writes the store of `test_a_reader_races_rondo_store`: `python race_keeper.py FOLDER CYCLES`.
 
-The store's own code, with a clock of its own: a cycle is twenty seconds of three VMs, then a journal that
-ends, is rolled up, and a look at what had its time. All files come and go many times.
+The store's own code, with a fake clock: a cycle is twenty seconds of three VMs, then the journal is closed
+and rolled up, and expired files are removed. All files are made and removed many times.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PAIR = (COUNTS, LEVEL)
 
 
 def one_tick(t_ms: int) -> Tick:
-    """What a tick is follows from its time alone, so a reader knows it without asking."""
+    """The values follow from the time alone, so a reader can check them."""
     second = t_ms // 1000
     return tick(t_ms, float(second), float(second % 7))
 
 
 def messages(instance: str) -> Iterator[bytes]:
-    """Lives of LIFE ticks, one after another, for ever: a message a second, and what begins and ends them."""
+    """Sessions of LIFE ticks, one after another, for ever: their headers, a tick a second, and ends."""
     t_ms = T0 + 1000 * VMS.index(instance)
     while True:
         data = stream.encode(header(PAIR, instance, t_ms))
@@ -43,7 +43,7 @@ def messages(instance: str) -> Iterator[bytes]:
 
 
 def main(path: Path, cycles: int) -> None:
-    os.fsync = os.fdatasync = lambda fd: None  # it ends well, and as fast as it can
+    os.fsync = os.fdatasync = lambda fd: None  # it is never killed, and should be fast
     now_ms = T0
     with OpenStore(
         path, TIERS, now_ms=lambda: now_ms, clock=lambda: now_ms / 1000, max_bytes=1 << 30
@@ -57,7 +57,7 @@ def main(path: Path, cycles: int) -> None:
                 store.keeper.flush()
             store.keeper.end_journal()
             store.keep_house()
-            now_ms += 60_000 - 1000 * CYCLE_S  # the producers' clock is behind the store's, more and more
+            now_ms += 60_000 - 1000 * CYCLE_S  # the producers' clock falls behind the store's
 
 
 if __name__ == "__main__":

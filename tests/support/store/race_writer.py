@@ -1,7 +1,7 @@
 """Writes the store of `test_look`'s race: `python race_writer.py FOLDER CYCLES`.
 
-Each cycle writes three ticks of each session, rolls the journal up and removes what may go. A life has
-thirty ticks. What a tick is follows from its time alone, so a reader knows it without asking.
+Each cycle writes three ticks of each session, rolls the journal up and removes expired files. A session has
+thirty ticks. The values follow from the time alone, so a reader can check them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def tick(key: SessionKey, t_ms: int) -> Tick:
 
 
 def key_at(instance: str, t_ms: int) -> SessionKey:
-    """The life of an instance at a time; the first tick comes a second after its start."""
+    """The session of an instance at a time; its first tick comes a second after its start."""
     return instance, T0 + ((t_ms - T0 - 1) // (1000 * LIFE)) * 1000 * LIFE
 
 

@@ -2,9 +2,9 @@
 
     restore_killed.py DUMP FOLDER NOW_MS STRIDE
 
-A step is a call that changes the disk. Each store is FOLDER/N, where N is the step before which the
-process was killed by SIGKILL. Ends with the first that came to its end by itself. No power is cut, so
-nothing waits for the disk.
+A step is a call that changes the disk. Each store is FOLDER/N, where N is the step before which SIGKILL
+killed the process. Stops after the first process that was not killed. There is no power cut, so nothing waits
+for the disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEPS = "write", "fsync", "fdatasync", "open", "unlink", "mkdir", "rename", "rep
 
 
 def die_before(step: int) -> None:
-    """Have this process kill itself before the step of that number."""
+    """Make this process kill itself before the step of that number."""
     done, fsync, fdatasync = 0, os.fsync, os.fdatasync
 
     def counted(call: Any) -> Any:

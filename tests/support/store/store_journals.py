@@ -1,6 +1,6 @@
-"""Writes journals for tests, reads what roll-ups made of them, and says what that should be.
+"""Writes journals for tests, reads the results of roll-ups, and computes the expected ones.
 
-`expected_rows` is the brute force: a plain loop over ticks, which shares nothing with the roll-up.
+`expected_rows` is brute force: a plain loop over ticks, which shares nothing with the roll-up.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ T0 = 1_732_300_000_000
 
 
 def series(*names: str) -> Schema:
-    """A schema of these series: counters are those that begin with a c."""
+    """A schema of these series: names that begin with c are counters."""
     return schema_of(tuple(Series(name, (), COUNTER if name[0] == "c" else GAUGE, "", "") for name in names))
 
 
@@ -69,7 +69,7 @@ class Session(NamedTuple):
 
 
 class Journal:
-    """Journal `number`. `last_ms` says what is known of sessions before: by key, the last tick."""
+    """Journal `number`. `last_ms` has the last earlier tick of sessions, by key."""
 
     def __init__(self, layout: Layout, number: int, last_ms: dict[SessionKey, int] | None = None) -> None:
         layout.folder(JOURNALS).mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class Journal:
         self.writer.close()
 
 
-# --- what there is --------------------------------------------------------------------------------------
+# --- the content of files -------------------------------------------------------------------------------
 
 Row = tuple[int, dict[tuple[str, str], bytes]]
 """The time of the last tick, and the bits of each (series, aggregate)."""
@@ -132,7 +132,7 @@ def bits(value: float) -> bytes:
 
 
 class Stored(NamedTuple):
-    """Coarse rows by session and window, of equal ones the later; all of them counted; their origins."""
+    """Coarse rows by session and window, the later of equal ones; the number of all; their origins."""
 
     rows: dict[SessionKey, dict[int, Row]]
     counted: int
@@ -140,7 +140,7 @@ class Stored(NamedTuple):
 
 
 def stored_rows(layout: Layout, state: State, tier: int, interval_ms: int) -> Stored:
-    """All rows of a tier, read frame by frame; what INDEX frames say is held against that."""
+    """All rows of a tier, read frame by frame; INDEX frames are compared with them."""
     found = Stored({}, 0, {})
     count = 0
     for head, schema, rows, sessions in rows_frames(layout, state, tier_name(tier), tier):
@@ -177,7 +177,7 @@ def rows_frames(
 
 
 def check_indexes(file: FrameFile, length: int, index_at: int) -> None:
-    """Every frame but INDEX stands in an INDEX before it, and in the one that a closed file ends with."""
+    """Fails unless each frame is in an INDEX before it, and in the last INDEX of a closed file."""
     all_frames, indexed, whole = [], [], []
     for at, head, payload in file.frames(end=length):
         if head.kind == frames.INDEX:
@@ -198,7 +198,7 @@ def check_indexes(file: FrameFile, length: int, index_at: int) -> None:
 
 
 def stored_ends(layout: Layout, state: State, tier: int) -> dict[SessionKey, tuple[EndRecord, int]]:
-    """The newest end of each session in a tier, and its journal; each stands behind the session's rows."""
+    """The newest end of each session in a tier, and its journal. Fails unless it follows the rows."""
     found: dict[SessionKey, tuple[EndRecord, int]] = {}
     folder = tier_name(tier)
     for number, file in sorted(state.files.get(folder, {}).items()):
@@ -223,7 +223,7 @@ def stored_ends(layout: Layout, state: State, tier: int) -> dict[SessionKey, tup
 
 
 def descriptions(layout: Layout, state: State) -> dict[SessionKey, Description]:
-    """Of each session that is over, the newest description."""
+    """The newest description of each ended session."""
     found = {}
     for number, file in sorted(state.files.get(ENDED, {}).items()):
         with FrameFile(layout.file(ENDED, number)) as opened:
@@ -237,7 +237,7 @@ LastFrames = dict[tuple[int, int], tuple[Schema, frames.Rows]]
 
 
 def last_frames(layout: Layout, state: State) -> LastFrames:
-    """By (file, offset), the frames of last rows."""
+    """The frames of last rows, by (file, offset)."""
     found = {}
     for number, file in sorted(state.files.get(LAST_ROWS, {}).items()):
         with FrameFile(layout.file(LAST_ROWS, number)) as opened:
@@ -261,7 +261,7 @@ def last_rows(found: LastFrames, description: Description) -> list[Tick]:
     return sorted(ticks, key=lambda tick: tick.t_ms)
 
 
-# --- what there should be -------------------------------------------------------------------------------
+# --- the expected content -------------------------------------------------------------------------------
 
 
 def expected_rows(ticks: Iterable[Tick], interval_ms: int) -> dict[int, Row]:
@@ -303,7 +303,7 @@ def same_ticks(one: Iterable[Tick], other: Iterable[Tick]) -> bool:
 
 
 class Host:
-    """A store that journals are rolled up in, and what was written into it."""
+    """A store with roll-ups, and the ticks that were written into it."""
 
     def __init__(self, path: Path, piece: int = 1 << 20, tiers: tuple[Tier, ...] = TIERS) -> None:
         self.layout, self.piece, self.tiers = Layout(path), piece, tiers
@@ -345,7 +345,7 @@ class Host:
         return result
 
     def check(self, doubles: int = 0) -> None:
-        """Everything that is over is as the plain loop says."""
+        """Fails unless all ended data equals the result of the plain loop."""
         over = descriptions(self.layout, self.state)
         live = parse_carry(self.layout.carry(self.state.carry).read_bytes()).sessions
         live_keys = {one.key for one in live.values()}
@@ -360,7 +360,7 @@ class Host:
                 found = stored.rows.get(session.key, {})
                 if session.key in live_keys:
                     del expected[(window := max(expected))]
-                    found.pop(window, None)  # from before it came back
+                    found.pop(window, None)  # of the session before it came back
                 assert found == expected, (tier, session)
                 rows += len(expected)
             assert 0 <= stored.counted - rows <= doubles

@@ -1,6 +1,6 @@
-"""Streams of ticks, and what a store must hold of them, worked out the slow and obvious way.
+"""Streams of ticks, and the expected content of a store, computed in the slow and obvious way.
 
-Nothing here is taken from the code under test but the reader, whose answers are compared.
+Of the code under test only the reader is used, to compare its results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def tick(t_ms: int, *values: float) -> Tick:
 
 
 def ticks(count: int, begin_ms: int = T0, step_ms: int = 1000, width: int = len(SERIES)) -> list[Tick]:
-    """Ticks in a row, each value of them another."""
+    """Consecutive ticks, all values different."""
     return [
         tick(begin_ms + i * step_ms, *(i * 1000.0 + column / 8 for column in range(width)))
         for i in range(count)
@@ -36,7 +36,7 @@ def ticks(count: int, begin_ms: int = T0, step_ms: int = 1000, width: int = len(
 
 
 def accepted(all_ticks: Iterable[Tick]) -> list[Tick]:
-    """Those that are past all before them."""
+    """The ticks that are later than all before them."""
     last_ms, kept = 0, []
     for one in all_ticks:
         if one.t_ms > last_ms:
@@ -67,7 +67,7 @@ def roll_up(series: Sequence[Series], rows: Sequence[tuple[float, ...]]) -> list
 
 
 def bits(values: Iterable[float]) -> bytes:
-    """As bytes, NaN canonical and without a sign: inf - inf has one on x86."""
+    """The bytes of a value; NaN is canonical and without a sign: inf - inf has one on x86."""
     return b"".join(
         struct.pack("<d", value) if value == value else bytes.fromhex("000000000000f87f") for value in values
     )
@@ -86,7 +86,7 @@ def coarse(series: Sequence[Series], interval_ms: int, all_ticks: Iterable[Tick]
 
 
 def served(session: Session, tier: int = 0) -> dict[int, bytes]:
-    """What a reader gives of a tier, by time."""
+    """A reader's rows of a tier, by time."""
     rows = session.rows(tier)
     assert not rows.skipped
     return {t_ms: bits(row) for t_ms, row in zip(rows.t_ms.tolist(), rows.values.tolist(), strict=True)}
@@ -95,9 +95,9 @@ def served(session: Session, tier: int = 0) -> dict[int, bytes]:
 def check(
     session: Session, all_ticks: Iterable[Tick], series: Sequence[Series] = SERIES, *, whole: bool = True
 ) -> None:
-    """Fails unless a session has these ticks, and of each tier the windows that they make.
+    """Fails unless a session has these ticks, and the windows that they make in each tier.
 
-    If the tiers are not `whole`, some of them went by time.
+    If the tiers are not `whole`, some rows may have expired.
     """
     kept = accepted(all_ticks)
     assert session.ticks == len(kept)
