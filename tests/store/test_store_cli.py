@@ -374,7 +374,7 @@ def test_told_to_stop_while_the_disk_is_full(small_disk: Path, begin_ms: int, nu
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 75
         assert process.stderr is not None
-        assert b"what is not stored must be sent again" in process.stderr.read()
+        assert b"data that is not stored must be sent again" in process.stderr.read()
     for session in Store(path).sessions():  # what was stored is whole
         model.check(session, ticks(400, begin_ms)[: session.ticks])
 
