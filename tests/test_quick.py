@@ -26,7 +26,7 @@ TESTS = Path(__file__).parent
         ("store/test_store_crash.py", "test_killed_again_and_again_the_store_comes_out_the_same", True),
         ("support/push/receivers.py", "fill", False),
         ("support/push/raw_server.py", "RawServer", True),
-        ("push/test_push_http.py", "test_a_name_that_is_not_known_is_clear", True),  # by a Transport
+        ("push/test_push_http.py", "test_an_unknown_name_is_clear", True),  # by a Transport
         ("conftest.py", "prometheus", True),  # through the class, in a file of devtools
     ],
 )

@@ -1,4 +1,4 @@
-"""The lives of an instance as one line of time."""
+"""The lives of an instance, merged into one line of time."""
 
 from __future__ import annotations
 

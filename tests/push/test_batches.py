@@ -1,4 +1,4 @@
-"""Batches: each row of a slice once, whatever a request may hold, and from wherever it goes on."""
+"""Batches: each row of a slice once, for any size of a request and any first row."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_batches_of_any_size_hold_each_row_once(seed: int, max_samples: int, tmp
         assert samples_of(parts) == samples_of(whole)
         assert [part.begin for part in parts] == [0, *(part.end for part in parts[:-1])]
         assert parts[-1].end == one.t_ms.size
-        # A row goes with the markers of what vanishes with it.
+        # A row is sent with the markers of the series that vanish at it.
         assert all(part.samples <= max(max_samples, 4) for part in parts)
         middle = parts[len(parts) // 2]
         assert samples_of(batches(max_samples, middle.begin)) == samples_of(parts[len(parts) // 2 :])
     maker.close()
 
 
-def test_a_selector_and_an_age_leave_samples_out_and_rows_in_the_count(tmp_path: Path) -> None:
+def test_unselected_and_old_samples_are_left_out_but_their_rows_count(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     with a_stretch(maker, 1) as stretch:
         one = stretch.slice(0)

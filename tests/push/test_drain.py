@@ -1,4 +1,4 @@
-"""Which stretch comes next: nothing twice, nothing left out, also where files are gone or are others."""
+"""The next stretch: nothing twice, nothing missing, also if files are gone or replaced."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def seconds_of(stretch: Stretch) -> list[int]:
 
 
 def deliver(drain: Drain, progress: Progress, now_ms: int = T0, *, backfill: bool = False) -> list[int]:
-    """Send all there is; each stretch as a process finds it that reads the cursor's file again."""
+    """Send everything; each stretch like a new process that reads the cursor's file."""
     sent: list[int] = []
     for _ in range(20):
         stretch = drain.next(progress, now_ms, backfill=backfill)
@@ -74,7 +74,7 @@ def drain(maker: Maker) -> Drain:
     return drain_of(maker)
 
 
-def test_what_is_new_is_sent_once_also_over_rotations(maker: Maker, drain: Drain) -> None:
+def test_new_rows_are_sent_once_over_rotations(maker: Maker, drain: Drain) -> None:
     progress = Progress()
     assert deliver(drain, progress) == []
     ticks(maker, 1, 2)
@@ -91,7 +91,7 @@ def test_what_is_new_is_sent_once_also_over_rotations(maker: Maker, drain: Drain
     maker.close()
 
 
-def test_a_stretch_that_was_begun_is_frozen(maker: Maker, drain: Drain) -> None:
+def test_an_unfinished_stretch_is_frozen(maker: Maker, drain: Drain) -> None:
     progress = Progress()
     ticks(maker, 1, 2)
     with drain.next(progress, T0) or pytest.fail() as stretch:
@@ -106,10 +106,10 @@ def test_a_stretch_that_was_begun_is_frozen(maker: Maker, drain: Drain) -> None:
     "content", [b"", b"rondo", bytes(4096), b"x" * 100], ids=["empty", "torn", "zeros", "foreign"]
 )
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_journal_without_a_header_holds_nothing_up(
+def test_a_journal_without_a_header_does_not_block_delivery(
     maker: Maker, drain: Drain, number: int, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A kill between making a file and its first write leaves one; the next process makes another."""
+    """A kill between creating a file and its first write leaves one; the next process creates another."""
     for second in (1, 2, 3):
         ticks(maker, second)
         maker.rotate()
@@ -125,10 +125,10 @@ def test_a_journal_without_a_header_holds_nothing_up(
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_journal_that_cannot_be_opened_now_is_no_other_history(
+def test_a_journal_that_cannot_be_opened_is_not_a_fork(
     maker: Maker, drain: Drain, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For want of descriptors, say: the next push sends what is in it."""
+    """For example without free descriptors: the next push sends its rows."""
     progress = Progress()
     ticks(maker, 1)
     assert deliver(drain, progress) == [1]
@@ -173,7 +173,7 @@ def test_a_first_delivery_begins_with_the_span_of_tier_0_and_backfill_with_all(
     assert deliver(drain, Progress(), now_ms, backfill=True) == list(range(0, 3600, 60))
 
 
-def test_a_backup_put_back_is_said_once_and_nothing_is_sent_twice(
+def test_a_restored_backup_is_logged_once_and_nothing_is_sent_twice(
     maker: Maker, drain: Drain, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     progress = Progress()
@@ -185,7 +185,7 @@ def test_a_backup_put_back_is_said_once_and_nothing_is_sent_twice(
     maker.close()
     shutil.rmtree(maker.layout.folder(JOURNALS))
     shutil.move(tmp_path / "backup", maker.layout.folder(JOURNALS))
-    # The store goes on with a journal of the number that the cursor stands in, and the producer resends.
+    # The store's next journal has the number of the cursor's journal, and the producer resends.
     header = frames.new_file(2, STORE_ID)
     writer = FrameWriter(maker.layout.file(JOURNALS, 2), header)
     rows = np.zeros(3, frames.row_dtype(2))
@@ -203,7 +203,7 @@ def test_a_backup_put_back_is_said_once_and_nothing_is_sent_twice(
 
 
 def a_coarse_file(maker: Maker, tier: int, number: int, origins: dict[int, list[int]]) -> DerivedFile:
-    """A file of a coarse tier: of each origin, rows at these seconds."""
+    """A file of a coarse tier, with rows at these seconds by origin."""
     header = frames.new_file(number, STORE_ID)
     maker.layout.folder(tier_name(tier)).mkdir(exist_ok=True)
     writer = FrameWriter(maker.layout.file(tier_name(tier), number), header)
@@ -221,9 +221,7 @@ def a_coarse_file(maker: Maker, tier: int, number: int, origins: dict[int, list[
     return DerivedFile(size, T0)
 
 
-def test_journals_that_are_gone_are_owed_from_the_finest_tier_that_has_them(
-    maker: Maker, drain: Drain
-) -> None:
+def test_removed_journals_are_sent_from_the_finest_tier_that_has_them(maker: Maker, drain: Drain) -> None:
     progress = Progress()
     ticks(maker, 1, 2, 3, 4, 5)
     assert deliver(drain, progress) == [1, 2, 3, 4, 5]
@@ -231,7 +229,7 @@ def test_journals_that_are_gone_are_owed_from_the_finest_tier_that_has_them(
         maker.rotate()
         ticks(maker, second)
     state = State(rolled_up=4)
-    # Of the journal in which the cursor stands, the window at second 4 is delivered already.
+    # The window at second 4 of the cursor's journal was delivered already.
     state.files["tier_2"] = {1: a_coarse_file(maker, 2, 1, {1: [4, 9], 2: [21], 3: [31], 4: [41]})}
     state.files["tier_1"] = {2: a_coarse_file(maker, 1, 2, {3: [30, 31], 4: [40, 41], 5: [50]})}
     maker.layout.state_json.write_bytes(state.pack())
@@ -261,7 +259,7 @@ def test_all_journals_gone_and_a_new_one_later(maker: Maker, drain: Drain) -> No
     maker.close()
 
 
-def test_a_store_that_is_away_is_no_other_history(
+def test_an_unmounted_store_is_not_a_fork(
     maker: Maker, drain: Drain, caplog: pytest.LogCaptureFixture
 ) -> None:
     progress = Progress()
@@ -277,7 +275,7 @@ def test_a_store_that_is_away_is_no_other_history(
     maker.close()
 
 
-def test_lines_of_instances_where_journals_are_gone(maker: Maker, drain: Drain) -> None:
+def test_progress_of_instances_after_journals_were_removed(maker: Maker, drain: Drain) -> None:
     ticks(maker, 1, 2)
     progress = Progress()
     assert deliver(drain, progress) == [1, 2]
@@ -311,7 +309,7 @@ def test_drain_in_a_coarse_tier(maker: Maker, drain: Drain) -> None:
     assert deliver(drain, progress) == [10, 20]
     assert deliver(drain, progress) == []
     state.files["tier_1"][2] = a_coarse_file(maker, 1, 2, {2: [30]})
-    assert deliver(drain, progress) == [], "what state.json does not name is no data"
+    assert deliver(drain, progress) == [], "rows that state.json does not name are ignored"
     maker.layout.state_json.write_bytes(state.pack())
     assert deliver(drain, progress) == [30]
 

@@ -1,4 +1,4 @@
-"""Who we are and whom we trust: real TLS handshakes, secrets that stay secret, proxies, headers."""
+"""Credentials and trust: real TLS handshakes, secrets that stay secret, proxies, headers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Keys(NamedTuple):
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    """A CA, another, and certificates of the first; each file holds the key, too."""
+    """A CA, another one, and certificates of the first; each file has the key too."""
     folder = tmp_path_factory.mktemp("keys")
     if shutil.which("openssl") is None:
         must_have("openssl is not on PATH")
@@ -99,9 +99,7 @@ def test_own_ca(keys: Keys) -> None:
     ("server", None, "not accepted"),
     ("expired", "ca", "expired"),
 ])  # fmt: skip
-def test_a_server_that_is_not_trusted_gets_nothing(
-    keys: Keys, certificate: str, ca: str | None, says: str
-) -> None:
+def test_an_untrusted_server_gets_nothing(keys: Keys, certificate: str, ca: str | None, says: str) -> None:
     asked: list[bytes] = []
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
@@ -117,7 +115,7 @@ def test_a_server_that_is_not_trusted_gets_nothing(
     assert asked == []
 
 
-def test_a_name_that_is_not_the_certificates_is_not_trusted(keys: Keys) -> None:
+def test_a_name_that_is_not_in_the_certificate_is_not_trusted(keys: Keys) -> None:
     with https_server(accept, keys.server) as url:
         result = send(url.replace("127.0.0.1", "127.0.0.2"), parse_credentials(ca_file=str(keys.ca)))
     assert result.outcome in (Outcome.DENIED, Outcome.RETRY)  # on some systems there is no 127.0.0.2
@@ -136,13 +134,13 @@ def test_client_certificate(keys: Keys) -> None:
         assert send(url, parse_credentials(ca_file=str(keys.ca))).outcome is not Outcome.ACCEPTED
 
 
-@pytest.mark.parametrize("size", [100, 4 << 20])  # while the larger one is sent, the server has left
+@pytest.mark.parametrize("size", [100, 4 << 20])  # the server closes while the larger one is sent
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("certificate", ["client", None])
-def test_a_client_certificate_that_is_not_accepted_is_denied(
+def test_a_refused_client_certificate_is_a_denial(
     keys: Keys, certificate: str | None, version: ssl.TLSVersion, size: int
 ) -> None:
-    """With TLS 1.3 our side of the handshake is over before the server has seen the certificate."""
+    """With TLS 1.3 our side of the handshake ends before the server has seen the certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(keys.server)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -155,7 +153,7 @@ def test_a_client_certificate_that_is_not_accepted_is_denied(
         url = server.url.replace("http:", "https:")
         with contextlib.closing(Transport(url, timeout_s=5, credentials=known)) as transport:
             answers = {transport.send(bytes(size)) for _ in range(3)}
-    (answer,) = answers  # the same words each time, so a daemon says them once
+    (answer,) = answers  # the same message each time, so a daemon logs it once
     assert (answer.outcome, answer.unclear) == (Outcome.DENIED, False)
     assert "--client-cert" in answer.text
 
@@ -185,13 +183,13 @@ def test_alerts_in_the_handshake(alert: int, outcome: Outcome, says: str) -> Non
     assert says in result.text
 
 
-def test_https_where_http_is_spoken() -> None:
+def test_https_to_an_http_port() -> None:
     with http_server(accept) as url:
         result = send(url.replace("http:", "https:"), Credentials())
     assert (result.outcome, "http://" in result.text) == (Outcome.DENIED, True)
 
 
-def test_a_certificate_and_a_key_that_part_under_a_daemon(keys: Keys, tmp_path: Path) -> None:
+def test_a_key_that_no_longer_matches_its_certificate(keys: Keys, tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_bytes(keys.client.with_suffix(".crt").read_bytes())
     key.write_bytes(keys.client.with_suffix(".key").read_bytes())
@@ -202,7 +200,7 @@ def test_a_certificate_and_a_key_that_part_under_a_daemon(keys: Keys, tmp_path: 
     assert (result.outcome, "--client-key" in result.text) == (Outcome.DENIED, True)
 
 
-def test_a_redirect_does_not_bring_other_credentials(tmp_path: Path) -> None:
+def test_a_redirect_cannot_set_other_credentials(tmp_path: Path) -> None:
     seen: list[str | None] = []
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
@@ -331,7 +329,7 @@ def test_mistakes_are_found_before_a_byte_is_sent_and_show_no_secret(
         assert caught.value.__cause__ is None
 
 
-def test_no_secret_is_said_however_talkative(run: Run, keys: Keys, tmp_path: Path) -> None:
+def test_no_secret_is_printed_by_verbose(run: Run, keys: Keys, tmp_path: Path) -> None:
     store = tmp_path / "store"
     fill(store, header(start_ms=NOW - 20_000), seconds(5, NOW - 20_000), "poweroff")
     (tmp_path / "token").write_text(SECRET)
@@ -361,7 +359,7 @@ def test_no_secret_is_said_however_talkative(run: Run, keys: Keys, tmp_path: Pat
     assert not any(SECRET in path.read_text(errors="replace") for path in store.glob("*.json"))
 
 
-def test_two_endpoints_each_with_a_cursor_and_a_part(run: Run, tmp_path: Path) -> None:
+def test_two_endpoints_each_with_a_cursor_and_a_selector(run: Run, tmp_path: Path) -> None:
     store = tmp_path / "store"
     for name in ("a", "b"):
         fill(store, header(name, NOW - 20_000), seconds(5, NOW - 20_000), "poweroff")
@@ -395,7 +393,7 @@ def test_two_endpoints_each_with_a_cursor_and_a_part(run: Run, tmp_path: Path) -
     ]  # fmt: skip
 
 
-def test_what_is_too_old_is_passed_over(run: Run, tmp_path: Path) -> None:
+def test_max_age_passes_over_old_samples(run: Run, tmp_path: Path) -> None:
     now_ms = int(time.time()) * 1000
     fill(tmp_path, header(start_ms=now_ms - 300_000), seconds(200, now_ms - 300_000), "poweroff")
     receiver = Receiver()

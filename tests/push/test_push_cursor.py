@@ -1,4 +1,4 @@
-"""The cursor: what is saved comes back, and nothing else is taken for a cursor."""
+"""The cursor: a saved one is loaded again, and an invalid file is an error."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ SAME_FOLDER = settings(
 
 @SAME_FOLDER
 @given(progress=PROGRESS, in_flight=IN_FLIGHT)
-def test_what_is_saved_comes_back(tmp_path: Path, progress: Progress, in_flight: InFlight | None) -> None:
+def test_a_saved_cursor_is_loaded_again(
+    tmp_path: Path, progress: Progress, in_flight: InFlight | None
+) -> None:
     (tmp_path / "cursor_a.json").unlink(missing_ok=True)
     with Cursor(tmp_path, "a") as cursor:
         cursor.progress = progress
@@ -84,9 +86,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, progress: Progress, in_flight:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
-def test_a_lock_that_cannot_be_had_names_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_failed_lock_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """As on NFS without lockd."""
 
     def fails(fd: int, operation: int) -> None:
@@ -105,7 +105,7 @@ def test_without_a_file_nothing_is_delivered(tmp_path: Path) -> None:
     assert not (tmp_path / "cursor_a.json").exists()
 
 
-def test_a_cursor_is_held_by_one(tmp_path: Path) -> None:
+def test_only_one_process_holds_a_cursor(tmp_path: Path) -> None:
     with Cursor(tmp_path, "a"):
         with pytest.raises(LockedError):
             Cursor(tmp_path, "a")
@@ -146,7 +146,7 @@ def twice() -> str:
 
 
 def broken() -> list[object]:
-    """The good document with one thing wrong in each."""
+    """The good document, with one error in each."""
     variants: list[object] = [[], None, 1, "x", {}]
     paths = [(), ("in_flight",)]
     wrong_pieces: tuple[object, ...] = (
@@ -182,7 +182,7 @@ def broken() -> list[object]:
 
 
 @pytest.mark.parametrize("document", broken(), ids=lambda value: json.dumps(value)[:60])
-def test_what_is_not_understood_is_an_error_and_stays(tmp_path: Path, document: object) -> None:
+def test_an_invalid_document_is_an_error_and_is_kept(tmp_path: Path, document: object) -> None:
     file = tmp_path / "cursor_a.json"
     file.write_text(json.dumps(document))
     with pytest.raises(PushError, match="cursor_a") as caught:
@@ -190,20 +190,18 @@ def test_what_is_not_understood_is_an_error_and_stays(tmp_path: Path, document: 
     assert caught.value.exit_code == 65
     assert json.loads(file.read_text()) == document
     file.write_text(json.dumps(GOOD))
-    Cursor(tmp_path, "a").close()  # the lock was given back
+    Cursor(tmp_path, "a").close()  # the lock was released
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"version": 1, "sess'])
-def test_bytes_that_are_no_json_are_an_error(tmp_path: Path, data: bytes) -> None:
+def test_invalid_json_is_an_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "cursor_a.json").write_bytes(data)
     with pytest.raises(PushError) as caught:
         Cursor(tmp_path, "a")
     assert caught.value.exit_code == 65
 
 
-def test_a_save_that_is_cut_short_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Cursor(tmp_path, "a") as cursor:
         cursor.progress.done = 1
         cursor.save()
@@ -218,7 +216,7 @@ def test_a_save_that_is_cut_short_leaves_the_old_file(
 
 
 def test_a_save_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """File, then rename, then folder: the order in which a power cut can hurt nothing."""
+    """File, then rename, then folder: in this order a power cut does no harm."""
     calls: list[str] = []
     fsync, replace = os.fsync, Path.replace
 

@@ -1,4 +1,4 @@
-"""The file of what was refused: whole lines, and never more than two files of a bounded size."""
+"""The file of dead letters: whole lines, and at most two files of bounded size."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def test_the_newest_lines_are_kept_and_the_size_is_bounded(tmp_path: Path) -> No
     assert len(numbers) > 10
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unwritable_folder_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     DeadLetters(tmp_path / "none", "lab").add([{"series": "a"}])
     assert "rejected_lab.jsonl" in caplog.text

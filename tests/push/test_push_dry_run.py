@@ -1,4 +1,4 @@
-"""--dry-run and --wait: looking without touching, and waiting for one's turn."""
+"""--dry-run changes nothing, and --wait waits for the other push."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tree(path: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_a_dry_run_prints_what_a_push_would_send_and_touches_nothing(
+def test_a_dry_run_prints_the_samples_of_a_push_and_changes_nothing(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tree(store)
@@ -85,7 +85,7 @@ def test_wait_waits_for_the_other_push(store: Path) -> None:
         assert process.poll() is None
         os.close(fd)
         _, said = process.communicate(timeout=300)
-        assert (process.returncode, b"Connection refused" in said) == (75, True)  # it had its turn
+        assert (process.returncode, b"Connection refused" in said) == (75, True)  # it ran after the other one
     finally:
         process.kill()
         process.wait()
@@ -97,5 +97,5 @@ def waits_in(pid: int) -> str:
     return "flock" if any("->" in line and f" {pid} " in line for line in lines) else ""
 
 
-def test_what_is_missing_is_said(run: Run, store: Path) -> None:
+def test_a_missing_remote_write_is_named(run: Run, store: Path) -> None:
     assert b"--remote-write" in run("rondo-push", store).stderr

@@ -1,9 +1,8 @@
-"""Each sample once, bit for bit, in real receivers, through a proxy that fails and with processes that
-are killed.
+"""Each sample once, bit for bit, in real receivers, through a faulty proxy and with killed processes.
 
-One of each, with its default settings, takes it all; each scenario and each schedule has a `job` of its
-own. After each all is quiet, one more push goes out, and what the receiver shows is compared with the
-store. At the end `promtool tsdb dump` shows the stale markers of Debian's Prometheus, too.
+One receiver of each kind, with its default settings, gets everything; each scenario and each schedule has
+its own `job`. After each, one more push runs without faults, and the receiver's samples are compared with
+the store's. At the end `promtool tsdb dump` shows the stale markers of Debian's Prometheus, too.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ Shown = dict[Labels, dict[int, int]]
 
 
 class Lab:
-    """The receiver, the proxy before it, the host of pushes with their flags, and what all have delivered."""
+    """The receiver, the proxy before it, the host that starts pushes, and all delivered samples."""
 
     def __init__(
         self, receiver: Real, flags: tuple[str, ...], proxy: FaultProxy, host: subprocess.Popen[str]
@@ -69,8 +68,8 @@ class Lab:
         self.poison: frozenset[str] = frozenset()  # series that Prometheus refuses, for good reason
 
     def push(self, store: Path, job: str, *flags: str, **order: Any) -> int:
-        """The exit status of a rondo-push of its own."""
-        # Only where silence is to come is there a time-out that a busy machine may run into.
+        """Run rondo-push in its own process; returns its exit status."""
+        # The time-out is short only if the proxy will be silent: a busy machine could run into it.
         timeout = "150ms" if self.proxy.will_be_silent() else "5m"
         argv = [str(store), "--remote-write", self.proxy.url, "--job", job, "--timeout", timeout, "-v"]
         assert self.host.stdin is not None
@@ -80,12 +79,12 @@ class Lab:
         answer = json.loads(self.host.stdout.readline())
         tally = re.search(r"(\d+) rejected, (\d+) unclear", answer["said"])
         if not self.poison and tally is not None:
-            # What had landed is recognised, and never taken for a refusal.
+            # Samples that had arrived are recognised, and never taken for refused ones.
             assert tally[1] == "0", answer["said"]
         return int(answer["status"])
 
     def check(self, store: Path, job: str) -> None:
-        """After a quiet push the receiver holds what the store does, and the cursor says so."""
+        """After a push without faults the receiver has what the store has, and the cursor agrees."""
         self.proxy.follow([])
         assert self.push(store, job) == 0
         wanted: Shown = {}
@@ -120,7 +119,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest, program: Callable[[str], Path]) -> Iterator[Lab]:
-    """Of a receiver's name and a version of the protocol."""
+    """The lab for a receiver's name and a protocol version."""
     name, protocol = request.param
     with (
         real(name, program(name)) as receiver,
@@ -147,7 +146,7 @@ def lab(running: Lab) -> Lab:
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of small files are made here, and processes are killed, but the machine is not."""
+    """Processes are killed here, but not the machine: syncs of thousands of small files are not needed."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
@@ -182,11 +181,11 @@ def test_scenarios(lab: Lab, tmp_path: Path, name: str) -> None:
 
 
 @to(PROMETHEUS)
-def test_a_redirect_elsewhere_is_no_delivery(lab: Lab, tmp_path: Path) -> None:
+def test_a_redirect_elsewhere_is_not_a_delivery(lab: Lab, tmp_path: Path) -> None:
     two_lives_and_a_neighbour(tmp_path)
     other = lab.receiver.url.replace("127.0.0.1", "localhost")
     done = cli.main([str(tmp_path), "--remote-write", other, "--job", "elsewhere", "-q"])
-    assert done == 69  # Prometheus itself answers its root with a redirect to the pages for people
+    assert done == 69  # Prometheus itself redirects from its root to its web pages
     lab.check(tmp_path, "elsewhere")
 
 
@@ -203,7 +202,7 @@ def test_kill_9_at_every_moment(lab: Lab, tmp_path: Path, moment: str, count: in
 
 @to(PROMETHEUS, also=NEWEST)
 @pytest.mark.parametrize("fault", ["lost answer", "silence after", "500 after"])
-def test_poison_in_the_batch_that_was_in_flight(lab: Lab, tmp_path: Path, fault: str) -> None:
+def test_poison_in_a_batch_in_flight(lab: Lab, tmp_path: Path, fault: str) -> None:
     two_lives_and_a_neighbour(tmp_path)
     job = f"poison-{fault.replace(' ', '-')}"
     poison(lab, tmp_path.parent / f"{tmp_path.name}-foreign", job, ["b/heat"])
@@ -213,7 +212,7 @@ def test_poison_in_the_batch_that_was_in_flight(lab: Lab, tmp_path: Path, fault:
 
 
 def poison(lab: Lab, path: Path, job: str, names: list[str]) -> None:
-    """Another writer is ahead on these series, so that Prometheus refuses all of ours."""
+    """Write newer samples of these series, so that Prometheus refuses all of ours."""
     for name in names:
         instance, _, metric = name.partition("/")
         only = tuple(one for one in header().series if one.name == metric)
@@ -272,10 +271,10 @@ def test_schedules(lab: Lab, tmp_path: Path, seed: int) -> None:
 
 
 @to(PROMETHEUS)
-def test_the_dump_holds_all_that_was_delivered_stale_markers_too(
+def test_the_dump_has_all_delivered_samples_and_stale_markers(
     lab: Lab, program: Callable[[str], Path]
 ) -> None:
-    """Runs last of its receiver's: it stops Prometheus, and reads its folder."""
+    """Runs last for its receiver: it stops Prometheus, and reads its folder."""
     lab.receiver.stop()
     dump = subprocess.run(
         [program("promtool"), "tsdb", "dump", lab.receiver.folder / "data"],

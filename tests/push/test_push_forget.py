@@ -1,4 +1,4 @@
-"""A delivery under way while sessions are forgotten: of the others all comes, and nothing twice."""
+"""Sessions are forgotten during a delivery: everything else arrives, and nothing twice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Sample = tuple[str, str, int, float]
 
 
 def begun(maker: Maker, seed: int) -> None:
-    """Three journals of sessions that begin, end, go on with other series, and are declared again."""
+    """Three journals of sessions that begin, end, change their series, and are declared again."""
     chance = random.Random(seed)
     newest: dict[tuple[str, int], int] = {}
     for file in range(3):
@@ -56,7 +56,7 @@ def begun(maker: Maker, seed: int) -> None:
 
 
 def sent(stretch: Stretch, done: int) -> list[list[list[Sample]]]:
-    """What each slice's batches have of all but the secret instances, from row `done` of it on."""
+    """The samples of each slice's batches, from row `done` on, without the secret instances."""
     made = Batches(stretch, 0, lambda header: sent_labels(header, "job", {}), None, 30)
     return [
         [
@@ -81,7 +81,7 @@ def flat(slices: list[list[list[Sample]]]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_place_in_a_stretch_means_the_same_afterwards(tmp_path: Path, seed: int) -> None:
+def test_a_position_in_a_stretch_stays_valid_after_a_forget(tmp_path: Path, seed: int) -> None:
     maker = Maker(tmp_path)
     begun(maker, seed)
     where = maker.start(), maker.position()
@@ -108,7 +108,7 @@ def test_a_place_in_a_stretch_means_the_same_afterwards(tmp_path: Path, seed: in
             for block in batch.blocks
             for labels in block.series_set.labels
         }
-        assert sent_names == set(line), "nothing of what was forgotten"
+        assert sent_names == set(line), "no forgotten instances"
     assert not any(b"secret" in file.read_bytes() for file in tmp_path.rglob("0*"))
 
 
@@ -132,12 +132,12 @@ def test_a_batch_in_flight_is_named(tmp_path: Path, protocol: str) -> None:
     with Cursor(path, "mine") as cursor:
         cursor.in_flight = in_flight(protocol, "vm-10")
         cursor.save()
-    forget_sessions(str(path), parse_forget('{instance="vm-1"}'))  # it has nothing of that
+    forget_sessions(str(path), parse_forget('{instance="vm-1"}'))  # the batch has no sample of it
 
     with pytest.raises(RondoError, match=r"cursor_mine\.json: a batch in flight has some of it") as error:
         forget_sessions(str(path), parse_forget('{instance="vm-10"}'))
     assert error.value.exit_code == EX_TEMPFAIL
-    with pytest.raises(RondoError, match="in flight"):  # still
+    with pytest.raises(RondoError, match="in flight"):  # it still is
         forget_sessions(str(path), parse_forget('{instance="vm-10"}'))
     with Cursor(path, "mine") as cursor:
         assert cursor.in_flight == in_flight(protocol, "vm-10")
@@ -148,7 +148,7 @@ def test_a_batch_in_flight_is_named(tmp_path: Path, protocol: str) -> None:
     assert error.value.exit_code == EX_NOTHING
 
 
-def test_a_push_that_runs_gets_the_time_to_be_done(tmp_path: Path) -> None:
+def test_forget_waits_for_a_running_push(tmp_path: Path) -> None:
     path = tmp_path / "store"
     now_ms = time.time_ns() // 1_000_000
     with OpenStore(path) as store:

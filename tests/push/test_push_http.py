@@ -1,4 +1,4 @@
-"""HTTP's odd cases, by raw sockets: interim and damaged answers, hanging peers, proxies, moved names."""
+"""HTTP's odd cases, with raw sockets: interim and damaged answers, hanging peers, proxies, moved names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start rondo-push; what still runs when the test is over is killed."""
+    """Start rondo-push; processes that still run at the end of the test are killed."""
     running: list[subprocess.Popen[bytes]] = []
 
     def begin(*arguments: str | Path, **options: Unpack[ProcessOptions]) -> subprocess.Popen[bytes]:
@@ -59,7 +59,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def name(tmp_path: Path) -> Callable[[str], dict[str, str]]:
-    """An environment in which `getaddrinfo` of any name does what the Python lines say."""
+    """An environment in which the given Python lines are the body of `getaddrinfo`."""
 
     def environment(lines: str) -> dict[str, str]:
         folder = tmp_path / "resolver"
@@ -83,7 +83,7 @@ def send(url: str, timeout_s: float = 5.0, body: bytes = BODY, proxy: str | None
 
 
 def always(answer: bytes) -> Callable[[Peer], None]:
-    """Answer each request of a connection so, and leave it open."""
+    """Send this answer to each request of a connection, and leave it open."""
 
     def handle(peer: Peer) -> None:
         while peer.request() is not None:
@@ -93,8 +93,8 @@ def always(answer: bytes) -> Callable[[Peer], None]:
 
 
 class Endpoint:
-    """Takes what Prometheus takes: `interim` goes before each answer; what is newer than the first
-    request is refused for now until it is `healed`."""
+    """Accepts samples like Prometheus, and sends `interim` before each answer. Until it is `healed`, it
+    answers BUSY to all requests but the first."""
 
     def __init__(self, interim: bytes) -> None:
         self.receiver = Receiver()
@@ -123,7 +123,7 @@ class Endpoint:
         b"HTTP/1.1 199 \r\n\r\n" + b"HTTP/1.1 102 Processing\r\nA: b\r\n\r\n" * 5,
     ],
 )
-def test_interim_answers_are_no_answers(run: Run, store: Path, interim: bytes) -> None:
+def test_interim_answers_are_skipped(run: Run, store: Path, interim: bytes) -> None:
     endpoint = Endpoint(interim)
     with RawServer(endpoint) as server:
         flags: list[str | Path] = [store, "--remote-write", server.url]
@@ -135,7 +135,7 @@ def test_interim_answers_are_no_answers(run: Run, store: Path, interim: bytes) -
     assert endpoint.receiver.samples == expected(store)
 
 
-def test_interim_answers_without_end_end_with_the_deadline() -> None:
+def test_endless_interim_answers_end_at_the_deadline() -> None:
     def handle(peer: Peer) -> None:
         peer.request()
         peer.trickle(b"HTTP/1.1 102 Processing\r\n\r\n")
@@ -152,7 +152,7 @@ def test_101_is_not_delivered() -> None:
     assert (answer.outcome, answer.unclear, answer.status) == (Outcome.RETRY, True, 101)
 
 
-# What is behind an answer, and what is wrong with it
+# Damaged answers, and bytes after an answer
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,9 @@ def test_101_is_not_delivered() -> None:
         (b"HTTP/1.1 204 No Content\r\nwithout a colon\r\n\r\n", False),
     ],
 )
-def test_a_2xx_is_a_2xx_and_a_connection_is_kept_only_if_all_was_well(answer: bytes, is_kept: bool) -> None:
+def test_a_2xx_is_accepted_and_its_connection_kept_only_if_it_was_complete(
+    answer: bytes, is_kept: bool
+) -> None:
     with RawServer(always(answer)) as server:
         with contextlib.closing(Transport(server.url, timeout_s=10)) as transport:
             for _ in range(3):
@@ -196,8 +198,8 @@ def test_any_other_answer_closes_the_connection(status: int) -> None:
         assert server.connections == 3
 
 
-def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
-    """They arrive behind an answer that was whole; the next request's answer must not be theirs."""
+def test_unexpected_bytes_close_the_connection() -> None:
+    """They follow a complete answer, and must not be taken for the next request's answer."""
 
     def handle(peer: Peer) -> None:
         assert peer.request() is not None
@@ -230,7 +232,7 @@ def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
 @pytest.mark.parametrize(
     ("status", "outcome"), [(400, Outcome.REFUSED), (403, Outcome.DENIED), (503, Outcome.RETRY)]
 )
-def test_a_status_stands_whatever_is_behind_it(rest: bytes, status: int, outcome: Outcome) -> None:
+def test_a_received_status_is_final(rest: bytes, status: int, outcome: Outcome) -> None:
     def handle(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 %d X\r\n" % status + rest)
@@ -255,9 +257,9 @@ def test_a_resolver_that_hangs(
 def test_a_thousand_addresses_that_do_not_answer(
     run: Run, store: Path, name: Callable[[str], dict[str, str]]
 ) -> None:
-    """They share the time; each would have had all of it."""
+    """They share the time; alone, each would use all of it."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
-        for _ in range(4):  # more than it holds: what comes then gets no answer
+        for _ in range(4):  # more than its queue holds: later connections get no answer
             client = waiting.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(full.getsockname())
@@ -344,7 +346,7 @@ def test_an_answer_that_trickles(begun: bytes, outcome: Outcome) -> None:
         assert send(server.url, timeout_s=1).outcome is outcome
 
 
-def test_a_daemon_that_is_told_to_stop_does_not_ask_a_hanging_peer_again(start: Start, store: Path) -> None:
+def test_a_stopped_daemon_does_not_try_a_hanging_peer_again(start: Start, store: Path) -> None:
     requests: list[bytes] = []
     asked = threading.Event()
 
@@ -374,7 +376,7 @@ def test_a_daemon_whose_resolver_hangs_can_be_stopped(
     assert process.wait(60) == 0
 
 
-# Whether it may have been accepted
+# Requests that may have been accepted
 
 
 @pytest.mark.parametrize(
@@ -388,12 +390,12 @@ def test_a_daemon_whose_resolver_hangs_can_be_stopped(
         (b"HTTP/1.1 413 Too Large\r\n\r\n", Outcome.DENIED),
         (b"HTTP/1.1 302 There\r\nLocation: http://login.example/\r\n\r\n", Outcome.DENIED),
         (b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 503 Busy\r\n\r\n", Outcome.RETRY),
-        (b"HTTP/1.1 200 Connected\r\n\r\n", Outcome.RETRY),  # and then no TLS comes
+        (b"HTTP/1.1 200 Connected\r\n\r\n", Outcome.RETRY),  # but no TLS follows
         (b"SSH-2.0-x\r\n", Outcome.RETRY),
         (b"", Outcome.RETRY),
     ],
 )
-def test_what_a_proxy_does_not_let_through_was_not_accepted(answer: bytes, outcome: Outcome) -> None:
+def test_a_request_blocked_by_a_proxy_was_not_accepted(answer: bytes, outcome: Outcome) -> None:
     def handle(peer: Peer) -> None:
         peer.head()
         peer.send(answer)
@@ -407,13 +409,13 @@ def test_what_a_proxy_does_not_let_through_was_not_accepted(answer: bytes, outco
 
 
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid/write", "https://no-such-host.invalid/write"])
-def test_a_name_that_is_not_known_is_clear(url: str) -> None:
+def test_an_unknown_name_is_clear(url: str) -> None:
     answer = send(url)
     assert (answer.outcome, answer.unclear) == (Outcome.RETRY, False)
 
 
 def test_the_thread_that_resolves_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python 3.14 gives a thread's name to the system, and starts no thread whose name is no text."""
+    """Python 3.14 gives a thread's name to the system, and starts no thread whose name is not text."""
     names = []
 
     def getaddrinfo(*_: object, **__: object) -> None:
@@ -431,7 +433,7 @@ def test_the_thread_that_resolves_keeps_its_name(monkeypatch: pytest.MonkeyPatch
 def test_a_name_that_moves_is_resolved_again(
     start: Start, store: Path, tmp_path: Path, name: Callable[[str], dict[str, str]]
 ) -> None:
-    """The old address stays up, and answers 503 for ever on the connection that it has."""
+    """The old address stays up, and answers 503 for ever on its open connection."""
     receiver = Receiver()
 
     def take(peer: Peer, answer: bytes) -> None:
@@ -455,11 +457,11 @@ def test_a_name_that_moves_is_resolved_again(
     assert receiver.samples.items() >= expected(store).items()
 
 
-# What a daemon says
+# The log of a daemon
 
 
 @pytest.mark.parametrize("status", [403, 412, 431, 499])
-def test_a_daemon_says_once_that_it_is_denied_and_tries_again(start: Start, store: Path, status: int) -> None:
+def test_a_daemon_logs_a_denial_once_and_tries_again(start: Start, store: Path, status: int) -> None:
     receiver = Receiver()
     denied: list[bytes] = []
 

@@ -1,11 +1,11 @@
-"""Exactly once into real receivers, through the commands and the store's own code, over hours of its life.
+"""Exactly once into real receivers, through the commands and the store's own code, over hours of a store.
 
-Resends that are over an hour long and imported streams, which come in another order than that of time;
-and histories of a store that is started again and again, rolls up, removes what was delivered and is put
-back from a backup, before a push that is killed and a receiver that fails and restarts.
+Resends of over an hour and imported streams, which do not arrive in the order of time; and histories of a
+store that restarts, rolls up, removes delivered journals and is restored from a backup, with a push that is
+killed and a receiver that fails and restarts.
 
-RONDO_TEST_SEED is the first history's seed: ``RONDO_TEST_SEED=17`` and ``-k '17-prometheus'`` play
-number 17 again.
+RONDO_TEST_SEED is the first history's seed: ``RONDO_TEST_SEED=17`` with ``-k '17-prometheus'`` replays
+number 17.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MINUTE_MS = 60_000
 Truth = dict[Key, dict[int, int]]
 
 
-def told(head: Header, rows: list[Tick], end: bool = True) -> bytes:
+def as_stream(head: Header, rows: list[Tick], end: bool = True) -> bytes:
     messages: list[Header | Tick | End] = [head, *rows]
     if end:
         messages.append(End("poweroff", rows[-1].t_ms + 1))
@@ -65,7 +65,7 @@ def truth_of(some: list[tuple[Header, list[Tick]]]) -> Truth:
 
 
 def shown(receiver: Real) -> Truth:
-    """What it holds but for stale markers, each sample once."""
+    """Its samples without stale markers, each once."""
     shown: Truth = {}
     for labels, pairs in receiver.samples('{job="rondo-vmm",instance!="rondo-push"}').items():
         shown[labels] = {t_ms: bits(float(value)) for t_ms, value in pairs}
@@ -75,7 +75,7 @@ def shown(receiver: Real) -> Truth:
 
 @pytest.fixture
 def delivered(run: Run, prometheus: Prometheus, tmp_path: Path) -> Callable[[], Truth]:
-    """A store that has delivered a tick of three hours ago; delivers what is new, and gives what is there."""
+    """A store that has delivered a tick of three hours ago; a call delivers, and returns the samples."""
     path, start_ms = tmp_path / "store", int(time.time() * 1000) - 3 * HOUR_MS
     fill(path, header("first", start_ms), seconds(1, start_ms + 1000), "poweroff", tiers=TIERS)
     push = ("rondo-push", path, "--remote-write", prometheus.write_url, "--no-health", "-v")
@@ -107,10 +107,10 @@ def serving(path: Path, address: str) -> Iterator[None]:
         process.wait()
 
 
-def test_twenty_producers_that_send_a_hundred_minutes_again_lose_nothing(
+def test_twenty_producers_that_resend_a_hundred_minutes_lose_nothing(
     delivered: Callable[[], Truth], tmp_path: Path
 ) -> None:
-    """Each of them all that it keeps, 600 ticks of ten seconds, on its connection."""
+    """Each sends its whole backlog, 600 ticks of ten seconds, on its connection."""
     start_ms, address = int(time.time()) * 1000 - 100 * MINUTE_MS, str(tmp_path / "sock")
     sent = []
     for number in range(20):
@@ -122,7 +122,7 @@ def test_twenty_producers_that_send_a_hundred_minutes_again_lose_nothing(
             peers.append(socket.socket(socket.AF_UNIX))
             peers[-1].settimeout(PATIENCE_S)
             peers[-1].connect(address)
-            peers[-1].sendall(told(head, rows))
+            peers[-1].sendall(as_stream(head, rows))
             peers[-1].shutdown(socket.SHUT_WR)
         for peer in peers:
             with closing(peer):
@@ -136,7 +136,7 @@ def test_two_imported_streams_of_the_same_hours_lose_nothing(
     """cat a.stream b.stream | rondo-store"""
     start_ms = int(time.time()) * 1000 - 2 * HOUR_MS - MINUTE_MS
     sent = [(header(name, start_ms), seconds(7200, start_ms + 1000)) for name in ("a", "b")]
-    done = run("rondo-store", tmp_path / "store", stdin=None, input=b"".join(told(*one) for one in sent))
+    done = run("rondo-store", tmp_path / "store", stdin=None, input=b"".join(as_stream(*one) for one in sent))
     assert done.returncode == 0, done.stderr
     assert delivered() == truth_of(sent)
 
@@ -145,7 +145,7 @@ def test_two_imported_streams_of_the_same_hours_lose_nothing(
 
 
 class History:
-    """Three hours of a store, by a clock of its own, and of a push, by the true one."""
+    """Three hours of a store, on a simulated clock, and of a push, on the real one."""
 
     def __init__(self, path: Path, seed: int, proxy: FaultProxy, host: subprocess.Popen[str]) -> None:
         self.path, self.proxy, self.host = path / "store", proxy, host
@@ -172,13 +172,13 @@ class History:
         self.now_ms += 15_000
 
     def store(self) -> None:
-        """A rondo-store gets all that its producers keep, and mostly rolls up."""
+        """A rondo-store gets the backlogs of its producers, and mostly rolls up."""
         kept = OpenStore(self.path, now_ms=lambda: self.now_ms, clock=self.clock, max_bytes=1 << 30)
         with kept as opened:
             for name, lives in self.lives.items():
                 intake = Intake(opened.keeper)
                 for head, rows in lives:
-                    intake.feed(told(head, rows, end=rows is not lives[-1][1] or self.is_over[name]))
+                    intake.feed(as_stream(head, rows, end=rows is not lives[-1][1] or self.is_over[name]))
                 opened.keeper.flush()
                 intake.close()
             if self.chance.random() < 0.7:
@@ -208,11 +208,11 @@ class History:
         shutil.copytree(self.path, self.backup)
 
     def put_back(self) -> None:
-        """The store, or the cursor, as it was at the last backup. All was delivered by then."""
+        """Restore the store or the cursor from the last backup. Everything was delivered by then."""
         if not self.backup.exists():
             return
         self.quiet()
-        if self.chance.random() < 0.5:  # producers that live send again what is not in it
+        if self.chance.random() < 0.5:  # running producers resend what it lacks
             cursor = self.cursor().read_bytes()
             shutil.rmtree(self.path)
             shutil.copytree(self.backup, self.path)
@@ -267,7 +267,7 @@ def host() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes are killed here, but the machine is not."""
+    """Processes are killed here, but not the machine: syncs are not needed."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 

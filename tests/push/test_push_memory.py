@@ -1,4 +1,4 @@
-"""What a request and rondo-push itself take, whatever labels a producer declares."""
+"""The size of a request and the memory of rondo-push, for any labels of a producer."""
 
 from __future__ import annotations
 

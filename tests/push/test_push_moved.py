@@ -39,7 +39,7 @@ def push(path: Path, *args: str, receiver: Receiver, max_samples: int = 10_000) 
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_move_in_the_midst_of_a_delivery(tmp_path: Path, seed: int) -> None:
+def test_a_move_during_a_delivery(tmp_path: Path, seed: int) -> None:
     chance, receiver = Random(seed), Receiver()
     path, sent, moves = tmp_path / "0", dict.fromkeys(("vm-1", "vm-2"), 0), 0
     steps: list[Callable[[], None]] = []
@@ -72,7 +72,7 @@ def test_a_move_in_the_midst_of_a_delivery(tmp_path: Path, seed: int) -> None:
     assert receiver.twice == 0
 
 
-def test_what_is_in_flight_moves_too(tmp_path: Path) -> None:
+def test_a_batch_in_flight_moves_too(tmp_path: Path) -> None:
     receiver = Receiver()
     fill(tmp_path / "old", header(), seconds(30), tiers=TIERS)
     with pytest.raises(Crash):
@@ -85,12 +85,12 @@ def test_what_is_in_flight_moves_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delivered", [True, False])
-def test_hosts_that_are_merged_have_delivered_what_they_have(tmp_path: Path, delivered: bool) -> None:
+def test_merged_hosts_keep_the_progress_of_their_deliveries(tmp_path: Path, delivered: bool) -> None:
     receiver = Receiver()
     for name in ("a", "b"):
         fill(tmp_path / name, header(f"vm-{name}"), seconds(30), "poweroff", tiers=TIERS)
         push(tmp_path / name, receiver=receiver)
-    fill(tmp_path / "a", header("vm-c"), seconds(30), tiers=TIERS)  # which a has not sent yet
+    fill(tmp_path / "a", header("vm-c"), seconds(30), tiers=TIERS)  # a has not sent it yet
     if not delivered:
         fill(tmp_path / "b", header("vm-b", T0 + 60_000), seconds(5, T0 + 61_000), tiers=TIERS)
         before = (tmp_path / "b" / "cursor_prometheus.json").read_bytes()
@@ -116,7 +116,7 @@ def test_without_its_cursors_a_dump_counts_as_delivered(tmp_path: Path) -> None:
     assert receiver.samples == before
 
 
-def test_a_push_that_runs_keeps_a_restore_out(tmp_path: Path) -> None:
+def test_a_running_push_blocks_a_restore(tmp_path: Path) -> None:
     fill(tmp_path / "a", header("vm-a"), seconds(3), tiers=TIERS)
     fill(tmp_path / "b", header("vm-b"), seconds(3), tiers=TIERS)
     push(tmp_path / "b", receiver=Receiver())
@@ -124,8 +124,8 @@ def test_a_push_that_runs_keeps_a_restore_out(tmp_path: Path) -> None:
         restored(dumped(tmp_path / "a"), tmp_path / "b", now_ms)
 
 
-def test_what_is_owed_of_journals_that_are_gone_is_owed_after_a_move(tmp_path: Path) -> None:
-    """They went for want of room; their coarse rows move, and are sent."""
+def test_rows_of_removed_journals_are_sent_after_a_move(tmp_path: Path) -> None:
+    """They were removed for lack of space; their coarse rows move, and are sent."""
     receiver, path = Receiver(), tmp_path / "old"
     fill(path, header(), seconds(10), tiers=TIERS)
     push(path, receiver=receiver)

@@ -1,4 +1,4 @@
-"""2.0 as long as it is understood, then 1.0; and what a receiver of 2.0 says that it wrote."""
+"""2.0 while the endpoint supports it, then 1.0; and the count of written samples from a receiver of 2.0."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ BLOCKS = [
 BODY = encode(V2, BLOCKS, ())
 
 
-class Line:
-    """Answers from a list; keeps what was sent."""
+class FakeTransport:
+    """Answers from a list; records what was sent."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
@@ -40,14 +40,14 @@ class Line:
         return self.answers.pop(0)
 
 
-def test_a_strict_receiver_takes_it() -> None:
+def test_a_strict_receiver_accepts_2_0() -> None:
     receiver = StrictReceiver()
     with http_server(receiver) as url, closing(Transport(url, timeout_s=300)) as transport:
         negotiator = Negotiator(transport, V2)
         answer = negotiator.send(BODY)
         assert (answer.outcome, answer.written) == (Outcome.ACCEPTED, 4)
         assert receiver.forbidden == []
-        # And with the headers of 1.0, the same connection's next request is refused.
+        # The next request on the connection has the headers of 1.0, and is refused.
         assert transport.send(BODY.data, V1).status == 415
     assert (negotiator.protocol, len(receiver.bodies)) == (V2, 1)
 
@@ -59,17 +59,17 @@ def test_a_strict_receiver_takes_it() -> None:
         (Answer(Outcome.ACCEPTED, "answered 204", status=204), True),
     ],
 )
-def test_who_does_not_speak_2_0_gets_1_0_from_then_on(first: Answer, unclear: bool) -> None:
-    line = Line(first, *[Answer(Outcome.ACCEPTED, status=204)] * 2)
-    negotiator = Negotiator(line, V2)
+def test_an_endpoint_without_2_0_gets_1_0_from_then_on(first: Answer, unclear: bool) -> None:
+    transport = FakeTransport(first, *[Answer(Outcome.ACCEPTED, status=204)] * 2)
+    negotiator = Negotiator(transport, V2)
     answer = negotiator.send(BODY)
     assert (answer.outcome, answer.unclear, answer.status) == (Outcome.RETRY, unclear, first.status)
     assert negotiator.protocol == V1
     for _ in range(2):
         assert negotiator.send(BODY).outcome is Outcome.ACCEPTED
-    assert [body.protocol for body in line.sent] == [V2, V1, V1]
-    assert line.sent[0] == BODY
-    assert line.sent[1] == line.sent[2] == BODY.as_v1() == encode(V1, BLOCKS, ())
+    assert [body.protocol for body in transport.sent] == [V2, V1, V1]
+    assert transport.sent[0] == BODY
+    assert transport.sent[1] == transport.sent[2] == BODY.as_v1() == encode(V1, BLOCKS, ())
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_who_does_not_speak_2_0_gets_1_0_from_then_on(first: Answer, unclear: bo
         Answer(Outcome.TOO_LARGE, status=413),
     ],
 )
-def test_other_answers_say_nothing_of_the_protocol(answer: Answer) -> None:
-    negotiator = Negotiator(Line(answer), V2)
+def test_other_answers_do_not_change_the_protocol(answer: Answer) -> None:
+    negotiator = Negotiator(FakeTransport(answer), V2)
     assert negotiator.send(BODY) == answer
     assert negotiator.protocol == V2
 
 
-def test_1_0_stays_1_0_whatever_is_answered() -> None:
-    line = Line(Answer(Outcome.ACCEPTED, status=204), Answer(Outcome.DENIED, status=415))
-    negotiator = Negotiator(line)
+def test_1_0_stays_1_0_after_any_answer() -> None:
+    transport = FakeTransport(Answer(Outcome.ACCEPTED, status=204), Answer(Outcome.DENIED, status=415))
+    negotiator = Negotiator(transport)
     assert negotiator.send(BODY.as_v1()).outcome is Outcome.ACCEPTED
     assert negotiator.send(BODY.as_v1()).outcome is Outcome.DENIED
 
@@ -99,7 +99,7 @@ def test_1_0_stays_1_0_whatever_is_answered() -> None:
 @pytest.mark.parametrize(
     ("value", "written"), [("0", 0), ("12", 12), ("-1", None), ("x", None), ("9" * 99, None)]
 )
-def test_what_was_written_is_a_number_or_not_said(value: str, written: int | None) -> None:
+def test_the_written_count_is_a_number_or_none(value: str, written: int | None) -> None:
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
         assert {name: handler.headers[name] for name in HEADERS[V2]} == HEADERS[V2]
         return 200, {WRITTEN: value}, b""

@@ -1,6 +1,6 @@
-"""Outages: everything second by second as long as the journals are there, in order; then roll-ups, once.
+"""Outages: every tick in order as long as the journals exist; then roll-ups, once.
 
-What must arrive is computed here from the ticks themselves, with plain Python; time is simulated.
+The expected samples are computed from the ticks, with plain Python; time is simulated.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def gauge_and_counter(count: int, start_ms: int, step_ms: int = 1000) -> list[Ro
 
 
 def rolled_up(rows: list[Row], window_ms: int) -> list[Row]:
-    """Of each window, the counter's last value and the gauge's average, at the time of its last tick."""
+    """Each window's last value of the counter and average of the gauge, at the time of its last tick."""
     windows: dict[int, list[Row]] = {}
     for row in rows:
         windows.setdefault(row[0] // window_ms, []).append(row)
@@ -69,7 +69,7 @@ def as_samples(rows: list[Row], labels: tuple[Key, ...]) -> dict[Key, dict[int, 
 
 
 def roll_up_and_remove(path: Path, gone: int) -> None:
-    """What rondo-store does when no cursor holds journals: the last that is rolled up stays for a while."""
+    """Do what rondo-store does if no cursor keeps journals: the last one rolled up stays for a while."""
     upto = gone + 1
     store = open_store(path)
     found = roll_up(
@@ -95,8 +95,8 @@ def test_an_outage_is_delivered_second_by_second_and_in_order(tmp_path: Path, ou
 
 
 @pytest.mark.parametrize("gone", [1, 2, 4])
-def test_where_journals_are_gone_each_window_comes_from_tier_1(tmp_path: Path, gone: int) -> None:
-    """Journals of a minute; the cursor stands in the middle of the first one."""
+def test_each_window_of_removed_journals_comes_from_tier_1(tmp_path: Path, gone: int) -> None:
+    """Journals of a minute; the cursor is in the middle of the first one."""
     rows = gauge_and_counter(360, T0)
     fill(tmp_path, header(), ticks(*rows[:30]), tiers=SMALL)
     receiver = Receiver()
@@ -106,7 +106,7 @@ def test_where_journals_are_gone_each_window_comes_from_tier_1(tmp_path: Path, g
     roll_up_and_remove(tmp_path, gone)
     push_once(tmp_path, Scripted(receiver), now_ms=rows[-1][0] + 1000)
     lost = rows[: 30 + 60 * (gone - 1)]
-    # A window that ends in a journal that is there is sent as seconds, as far as they are there.
+    # A window that ends in an existing journal is sent as ticks, as far as they exist.
     coarse = [row for row in rolled_up(rows, 5000) if rows[29][0] < row[0] <= lost[-1][0]]
     assert receiver.samples == as_samples(rows[:30] + coarse + rows[len(lost) :], labels_of(header()))
     assert (len(coarse) > 0) == (gone > 1)
@@ -115,7 +115,7 @@ def test_where_journals_are_gone_each_window_comes_from_tier_1(tmp_path: Path, g
 
 
 def ended_at(receiver: Receiver) -> dict[str, list[int]]:
-    """Of each instance, when its series have stale markers: all of them at the same times."""
+    """The times of each instance's stale markers, which all of its series share."""
     found: dict[str, set[tuple[int, ...]]] = {}
     for labels, samples in receiver.samples.items():
         times = tuple(t_ms for t_ms, value in samples.items() if value == STALE_NAN)
@@ -125,7 +125,7 @@ def ended_at(receiver: Receiver) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("tier", [1, 2])
-def test_a_push_of_a_coarse_tier_says_when_a_session_has_ended(tmp_path: Path, tier: int) -> None:
+def test_a_push_of_a_coarse_tier_marks_the_end_of_a_session(tmp_path: Path, tier: int) -> None:
     receiver = Receiver()
     fill(tmp_path, header("lives"), seconds(60), tiers=SMALL)
     fill(tmp_path, header("ended"), seconds(43), "poweroff", tiers=SMALL)
@@ -138,8 +138,8 @@ def test_a_push_of_a_coarse_tier_says_when_a_session_has_ended(tmp_path: Path, t
     assert push_once(tmp_path, Scripted(receiver), now_ms=T0 + 100_000, tier=tier).requests == 0
 
 
-def test_what_ended_in_journals_that_are_gone_has_its_marker(tmp_path: Path) -> None:
-    """The first session was delivered as seconds, with its end; the others are owed from tier 1."""
+def test_sessions_that_ended_in_removed_journals_get_their_markers(tmp_path: Path) -> None:
+    """The first session was delivered as ticks, with its end; the others come from tier 1."""
     receiver = Receiver()
     fill(tmp_path, header("delivered"), seconds(30), "poweroff", tiers=SMALL)
     push_once(tmp_path, Scripted(receiver), now_ms=T0 + 100_000)
@@ -195,7 +195,7 @@ def shown(prometheus: Prometheus, labels: Key) -> dict[int, int]:
 @pytest.mark.parametrize(
     ("outage_s", "step_s"), [(20 * 60, 1), pytest.param(65 * 60, 1, marks=pytest.mark.long), (7 * HOUR_S, 10)]
 )
-def test_a_default_prometheus_takes_it_all(
+def test_a_default_prometheus_accepts_everything(
     run: Run, prometheus: Prometheus, tmp_path: Path, outage_s: int, step_s: int
 ) -> None:
     start_ms = int(time.time()) * 1000 - outage_s * 1000 - 30_000
@@ -215,10 +215,10 @@ def test_a_default_prometheus_takes_it_all(
 
 
 @pytest.mark.long
-def test_with_a_live_writer_beside_what_is_over_an_hour_old_is_refused_and_it_is_said(
+def test_beside_a_live_writer_samples_over_an_hour_old_are_refused_with_a_warning(
     run: Run, program: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A default Prometheus; then one with a window for what comes out of order, which takes it all."""
+    """A default Prometheus; then one with a window for out-of-order samples, which accepts everything."""
     live, store = tmp_path / "live", tmp_path / "store"
     now_ms = int(time.time()) * 1000
     start_ms = now_ms - 3 * HOUR_S * 1000
@@ -242,7 +242,7 @@ def test_with_a_live_writer_beside_what_is_over_an_hour_old_is_refused_and_it_is
             wanted = {t: v for t, v in samples.items() if v != STALE_NAN and t >= oldest_ms}
             assert {t: bits(float(value)) for t, value in got[labels]} == wanted
         assert sent + rejected == 3 * 2 * len(rows)
-        assert requests < 3 * len(rows)  # each time of three series is asked for
+        assert requests < 3 * len(rows)  # three series are sent sample by sample
         assert (rejected > 0) == (b"out_of_order_time_window" in done.stderr) == (not config)
         noted = store / f"rejected_c{len(config)}.jsonl"
         lines = [json.loads(line) for line in noted.read_text().splitlines()] if not config else []

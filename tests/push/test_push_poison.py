@@ -1,4 +1,4 @@
-"""What receivers refuse, as stubs: the limits of those that are not to be had as packages.
+"""Refusals by stubs, with the limits of receivers that are not available as packages.
 
 Real refusals: of Prometheus in test_push_exactly_once.py (a series that is ahead already) and in
 test_push_outage.py (samples over an hour old), of VictoriaMetrics in test_push_victoria.py.
@@ -21,13 +21,13 @@ from tests.support.push.receivers import T0, Scripted, expected, fill, header, p
 
 
 def long_label(labels: Key, _t_ms: int) -> str | None:
-    """The limit that Mimir and Cortex have, as a stub: neither is a package of Debian's."""
+    """The limit of Mimir and Cortex, as a stub: Debian has neither."""
     return "label value too long" if any(len(value) > 500 for _, value in labels) else None
 
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cursor is written thousands of times here, and processes are killed, but the machine is not."""
+    """Processes are killed here, but not the machine: syncs of thousands of saves are not needed."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
@@ -55,7 +55,7 @@ def test_a_label_over_the_limit_costs_its_own_series_only(store: Path) -> None:
 
 @pytest.mark.heavy
 def test_one_metric_refused_of_many_vms(tmp_path: Path) -> None:
-    """625 VMs, a tick each: no number of refusals gives up what is good."""
+    """625 VMs, a tick each: no number of refusals drops a good sample."""
     receiver = Receiver(lambda labels, t_ms: "no heat" if ("__name__", "heat") in labels else None)
     with Keeper(Folder(tmp_path, parse_tiers("1s:10m")), now_ms=lambda: T0 + HOUR_MS) as keeper:
         for number in range(625):
@@ -67,8 +67,8 @@ def test_one_metric_refused_of_many_vms(tmp_path: Path) -> None:
     assert len(receiver.samples) == 625
 
 
-class TakesWhatIsGood(Receiver):
-    """Commits what it takes of a request and answers 400 for the rest, as Mimir's distributor does."""
+class CommitsTheGood(Receiver):
+    """Commits the good samples of a request and answers 400 for the rest, like Mimir's distributor."""
 
     def take_request(self, request: WriteRequest) -> str | None:
         words = None
@@ -80,9 +80,9 @@ class TakesWhatIsGood(Receiver):
         return words
 
 
-def test_a_receiver_that_commits_a_part_and_refuses_the_rest_gets_all_of_the_good(store: Path) -> None:
-    """And each once; but what it had taken at first and refuses the second time is counted as refused."""
-    receiver = TakesWhatIsGood(long_label)
+def test_a_receiver_that_commits_a_part_and_refuses_the_rest_gets_all_good_samples(store: Path) -> None:
+    """And each once; but a sample that it wrote first and refuses the second time counts as refused."""
+    receiver = CommitsTheGood(long_label)
     found = push_once(store, Scripted(receiver), now_ms=T0 + HOUR_MS)
     assert receiver.samples == {
         labels: samples for labels, samples in expected(store).items() if not long_label(labels, 0)

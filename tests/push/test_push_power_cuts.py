@@ -1,12 +1,11 @@
-"""Power cuts, from producers to a receiver: what --sync always acknowledged arrives, and once.
+"""Power cuts, from producers to a receiver: ticks acknowledged with --sync always arrive, and once.
 
-A host of several VMs, its rondo-store and its rondo-push, in one process over a disk that knows what
-was synced. They are killed between any two steps, one of them or all with the power; the disk then has
-what was synced, and of the rest anything. Some producers are on other hosts: they live on and send
-again. The cursor is kept. The receiver counts what came twice, and what did not come.
+A host of several VMs, its rondo-store and its rondo-push, in one process over a disk that records syncs.
+Between any two steps one of them is killed, or all by a power cut; then the disk has all synced data, and
+any part of the rest. Some producers are on other hosts: they keep running and resend. The cursor is kept.
+The receiver counts duplicates and missing samples.
 
-RONDO_TEST_SEED is the first history's seed: ``RONDO_TEST_SEED=17`` and ``-k 'cuts[17]'`` play number 17
-again.
+RONDO_TEST_SEED is the first history's seed: ``RONDO_TEST_SEED=17`` with ``-k 'cuts[17]'`` replays number 17.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ Sample = tuple[Key, int]
 
 @dataclass
 class Life:
-    """A session, and what its producer knows: all messages, and how far they are acknowledged."""
+    """A session and its producer: all messages, and how many of them are acknowledged."""
 
     instance: str
     start_ms: int
@@ -62,7 +61,7 @@ class Life:
 
 
 class CountingSender(Scripted):
-    """Knows which samples were in a request whose answer the push may not have noted."""
+    """Records the samples of requests whose answer the push may not have saved."""
 
     def __init__(self, receiver: Receiver, script: list[str], unclear: set[Sample]) -> None:
         super().__init__(receiver, script)
@@ -82,7 +81,7 @@ class CountingSender(Scripted):
 
 
 class CountingReceiver(Receiver):
-    """Counts how often each sample was taken."""
+    """Counts how often each sample was accepted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +99,7 @@ class CountingReceiver(Receiver):
 
 
 class Host:
-    """Everything, and the time."""
+    """The whole host, and the time."""
 
     def __init__(self, path: Path, seed: int, disk: FaultyDisk) -> None:
         self.path, self.disk = path, disk
@@ -134,7 +133,7 @@ class Host:
                 life.sent = 0
 
     def close(self) -> None:
-        """The process is no more, whatever it was doing."""
+        """End the process, wherever it is."""
         store, self.store = self.store, None
         if store is not None:
             with suppress(KillError):
@@ -149,23 +148,23 @@ class Host:
         self.header(life)
         return life
 
-    def say(self, life: Life, message: Header | Tick | End, samples: dict[Key, int] | None = None) -> None:
+    def emit(self, life: Life, message: Header | Tick | End, samples: dict[Key, int] | None = None) -> None:
         life.messages.append(stream.encode(message))
         life.ticks.append((message.t_ms if isinstance(message, Tick) else 0, samples or {}))
 
     def end(self, life: Life) -> None:
-        self.say(life, End("poweroff", self.now_ms + 1))
+        self.emit(life, End("poweroff", self.now_ms + 1))
         life.is_over = True
 
     def header(self, life: Life) -> None:
         life.series = self.random.choice((TWO_SERIES, MORE_SERIES))
-        self.say(life, header(life.instance, life.start_ms, life.series))
+        self.emit(life, header(life.instance, life.start_ms, life.series))
 
     def tick(self, life: Life, t_ms: int) -> None:
         values = [self.random.uniform(-1e6, 1e6) for _ in life.series]
         keys = labels_of(header(life.instance, life.start_ms, life.series))
         (one,) = ticks((t_ms, values))
-        self.say(life, one, dict(zip(keys, map(bits, values), strict=True)))
+        self.emit(life, one, dict(zip(keys, map(bits, values), strict=True)))
 
     def grow(self) -> None:
         """A few seconds of all VMs."""
@@ -185,7 +184,7 @@ class Host:
         self.wait(1000 * (seconds + 1))
 
     def deliver(self) -> None:
-        """One turn of the store: each producer sends what it has, or some of it."""
+        """One turn of the store: each producer sends its backlog, or a part of it."""
         assert self.store is not None
         fed = []
         for number, life in enumerate(self.lives):
@@ -203,7 +202,7 @@ class Host:
         for life, upto in fed:
             life.acknowledged = max(life.acknowledged, upto)
 
-    # --- what happens
+    # --- events
 
     def keep_house(self) -> None:
         assert self.store is not None
@@ -233,7 +232,7 @@ class Host:
             raise
 
     def cut(self) -> None:
-        """The power goes: all processes, and those producers that are on this host."""
+        """A power cut ends all processes, and the producers on this host."""
         self.cuts += 1
         self.close()
         self.disk.cut_power()
@@ -247,7 +246,7 @@ class Host:
         self.wait(20_000)
 
     def step(self) -> None:
-        """Something happens, and perhaps a kill in the midst of it."""
+        """An event, and perhaps a kill during it."""
         steps: list[tuple[Callable[[], object], float]] = [
             (self.grow, 6), (self.deliver, 8), (self.push, 4), (self.keep_house, 1),
             (self.give_up, 1), (lambda: self.wait(self.random.choice((30_000, 300_000))), 0.5),
@@ -272,7 +271,7 @@ class Host:
         self.open()
         self.grow()
         self.deliver()
-        self.push_with([])  # a first delivery leaves what is old; this is about all others
+        self.push_with([])  # a first delivery passes over old ticks; the test is about later ones
         for _ in range(self.random.choice((40, 120))):
             before = self.cuts
             self.step()
@@ -295,10 +294,10 @@ class Host:
         self.check_served()
         self.close()
 
-    # --- what must be
+    # --- checks
 
     def check_served(self) -> None:
-        """What a reader sees at any time was sent; and the store has what the receiver got of late."""
+        """A reader sees only ticks that were sent; and the store has the receiver's latest samples."""
         if not (self.path / "store.json").exists():
             return
         truth, found = self.truth(), set[Sample]()
@@ -311,7 +310,7 @@ class Host:
                     found.add((key, t_ms))
         got = self.receiver.samples.items()
         late = {(key, t) for key, samples in got for t in samples if t > self.now_ms - TIERS[0].span_ms}
-        assert late & truth.keys() <= found, "nothing leaves the host that its disk has not got"
+        assert late & truth.keys() <= found, "no sample leaves the host before its disk has it"
 
     def truth(self) -> dict[Sample, int]:
         return {

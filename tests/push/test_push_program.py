@@ -1,4 +1,4 @@
-"""rondo-push as a program: its exit statuses and manners, kill -9, signals, and a real Prometheus."""
+"""rondo-push as a program: exit statuses, messages, kill -9, signals, and a real Prometheus."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("now")
 
 
 def recent(path: Path, count: int = 30) -> None:
-    """Two instances that ended just now; one of their series has holes."""
+    """Two instances that ended just now; one of their series has gaps."""
     start = NOW - 1000 * count - 10_000
     rows = ticks(*((start + 1000 * i, [i * 1.1, i if i % 3 else float("nan")]) for i in range(count)))
     fill(path, header("a", start - 500), rows, "poweroff", tiers="1s:10m,10s:6h")
@@ -56,7 +56,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start rondo-push; what still runs when the test is over is killed."""
+    """Start rondo-push; processes that still run at the end of the test are killed."""
     running: list[subprocess.Popen[bytes]] = []
 
     def begin(
@@ -112,8 +112,8 @@ def test_once_then_quiet(run: Run, store: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_one_sample_is_a_sample(run: Run, tmp_path: Path, number: int) -> None:
-    """Five refusals are named, so of these one more, or two; of the others as many samples are sent."""
+def test_counts_of_one_are_singular(run: Run, tmp_path: Path, number: int) -> None:
+    """One or two samples, and as many refusals after the five that are named."""
     plural = "s" if number > 1 else ""
     for at in range(5 + number):
         fill(tmp_path, header(f"vm-{at}"), seconds(number, NOW - 60_000))
@@ -180,7 +180,7 @@ def test_silent_while_another_delivers(run: Run, store: Path) -> None:
         os.close(fd)
 
 
-def test_no_store_and_a_terminal_is_a_mistake() -> None:
+def test_no_store_and_a_terminal_is_a_usage_error() -> None:
     leader, follower = os.openpty()
     try:
         done = subprocess.run(
@@ -200,10 +200,10 @@ def lines(path: Path) -> bytes:
     return f"{path}\t1:40\n{path}\t1:4000\n".encode()
 
 
-def test_following_delivers_what_is_left_when_the_lines_end(run: Run, store: Path, tmp_path: Path) -> None:
+def test_a_follower_delivers_the_rest_when_the_lines_end(run: Run, store: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     start_ms = NOW - 20_000
-    fill(other, header("c", start_ms), seconds(5, start_ms))  # it died; its last tick is not past yet
+    fill(other, header("c", start_ms), seconds(5, start_ms))  # it died, and was not declared lost yet
     receiver = Receiver()
     junk = b"what is this\n\xff\n" + b"x" * 20_000 + b"\n\t5:5\na/b/c\t5\nx\t-1:3\n"
     with http_server(receiving(receiver)) as url:
@@ -215,21 +215,21 @@ def test_following_delivers_what_is_left_when_the_lines_end(run: Run, store: Pat
     assert b"samples sent" in done.stderr
 
 
-def test_following_an_endpoint_that_is_away_fails_only_at_the_end(run: Run, store: Path) -> None:
+def test_a_follower_whose_endpoint_is_down_fails_only_at_the_end(run: Run, store: Path) -> None:
     nowhere = ("--remote-write", "http://127.0.0.1:1/write")
     done = run("rondo-push", *nowhere, stdin=None, input=lines(store))
     assert done.returncode == 75
     assert b"Connection refused" in done.stderr
 
 
-def test_nothing_to_follow_is_said(run: Run) -> None:
+def test_nothing_to_follow_is_logged(run: Run) -> None:
     done = run("rondo-push", "--remote-write", "http://127.0.0.1:1/write")
     assert done.returncode == 0
     assert b"nothing was delivered" in done.stderr
 
 
-def test_a_follower_reads_on_while_the_endpoint_hangs(start: Start, store: Path) -> None:
-    """Whoever writes the lines is never held up: far more than a pipe holds goes in."""
+def test_a_follower_keeps_reading_while_the_endpoint_hangs(start: Start, store: Path) -> None:
+    """The writer of the lines is never blocked: they are far more than a pipe holds."""
     released, asked = threading.Event(), threading.Event()
     receiver = Receiver()
     take = receiving(receiver)
@@ -254,7 +254,9 @@ def test_a_follower_reads_on_while_the_endpoint_hangs(start: Start, store: Path)
     assert receiver.samples == expected(store)
 
 
-def test_the_first_interrupt_is_the_pipelines_and_the_second_is_ours(start: Start, store: Path) -> None:
+def test_the_first_interrupt_is_for_the_pipeline_and_the_second_ends_rondo_push(
+    start: Start, store: Path
+) -> None:
     receiver, asked = Receiver(), threading.Event()
     take = receiving(receiver)
 
@@ -264,7 +266,7 @@ def test_the_first_interrupt_is_the_pipelines_and_the_second_is_ours(start: Star
         return reply
 
     with http_server(answer) as url:
-        # Each request is to be one of the store's: they are waited for.
+        # Without rondo-push's own metrics, so that each request is one of the store's.
         flags = ["--interval", "50ms", "--no-health"]
         process = start("--remote-write", url, *flags, stdin=subprocess.PIPE)
         assert process.stdin is not None
@@ -277,14 +279,14 @@ def test_the_first_interrupt_is_the_pipelines_and_the_second_is_ours(start: Star
         asked.clear()
         process.stdin.write(lines(later))
         process.stdin.flush()
-        assert asked.wait(300)  # it works on
+        assert asked.wait(300)  # it continues
         process.send_signal(signal.SIGINT)
         assert process.wait(300) == 130
     assert receiver.samples == expected(store) | expected(later)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_daemon_that_is_told_to_stop_delivers_what_is_closed_and_exits_0(
+def test_a_stopped_daemon_delivers_the_rest_and_exits_0(
     start: Start, store: Path, number: signal.Signals
 ) -> None:
     receiver, asked, go_on = Receiver(), threading.Event(), threading.Event()
@@ -345,12 +347,12 @@ sys.exit(cli.main(arguments))
 
 
 def no_room(process: subprocess.Popen[bytes], *, on: bool) -> None:
-    """As on a full disk, the process cannot write a file of any use; but no other one is hurt."""
+    """Limit the size of the process' files, as if the disk were full; no other process is affected."""
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16 if on else -1, resource.RLIM_INFINITY))
 
 
 @pytest.mark.parametrize("ends", ["there is room again", "kill -9"])
-def test_what_cannot_be_announced_on_a_full_disk_is_not_sent(
+def test_nothing_is_sent_while_a_full_disk_prevents_saving_the_cursor(
     start: Start, run: Run, store: Path, ends: str
 ) -> None:
     receiver, asked = Receiver(), threading.Event()
@@ -395,7 +397,7 @@ following = drain.Drain.next
 
 def failing(self, *more, **flags):
     if self._layout.path.name == name:
-        raise LookupError("a fault that nobody foresaw")
+        raise LookupError("an unexpected fault")
     return following(self, *more, **flags)
 
 drain.Drain.next = failing
@@ -403,17 +405,17 @@ sys.exit(cli.main(arguments))
 """
 
 
-def test_an_unforeseen_error_is_one_line_and_status_70(start: Start, store: Path) -> None:
+def test_an_unexpected_error_is_one_line_and_status_70(start: Start, store: Path) -> None:
     for flags, has_traceback in (["-q"], False), (["--verbose"], True):
         flags = ["--remote-write", "http://127.0.0.1:1/", *flags]
         process = start(store.name, store, *flags, code=UNFORESEEN)
         said = process.communicate(timeout=30)[1]
         assert (process.returncode, b"Traceback" in said) == (70, has_traceback)
-        assert b"LookupError: a fault that nobody foresaw" in said
+        assert b"LookupError: an unexpected fault" in said
         assert has_traceback or said.count(b"\n") == 1
 
 
-def test_an_unforeseen_error_of_one_store_does_not_stop_the_others(
+def test_an_unexpected_error_of_one_store_does_not_stop_the_others(
     start: Start, store: Path, tmp_path: Path
 ) -> None:
     broken, receiver, asked = tmp_path / "broken", Receiver(), threading.Event()
@@ -436,10 +438,10 @@ def test_an_unforeseen_error_of_one_store_does_not_stop_the_others(
         asked.clear()
         process.stdin.write(lines(store))
         process.stdin.flush()
-        assert asked.wait(30)  # it goes on
+        assert asked.wait(30)  # it continues
         said = process.communicate(timeout=30)[1]
-    assert process.returncode == 70  # how it stands at the end of the input
-    assert said.count(b"a fault that nobody foresaw") == 2  # when it begins, and at the end
+    assert process.returncode == 70  # the state at the end of the input
+    assert said.count(b"an unexpected fault") == 2  # when it begins, and at the end
     assert b"Traceback" not in said
     assert receiver.samples == expected(store)
 
@@ -452,8 +454,8 @@ def test_kill_9_and_a_real_prometheus(
     prometheus: Prometheus,
     moment: str,
 ) -> None:
-    """The second of several batches is in flight when the process is killed. The next one goes on:
-    every sample is there once, bit for bit, none twice and none refused."""
+    """The second of several batches is in flight when the process is killed. The next process continues:
+    every sample arrives once, bit for bit, and none is refused."""
     flags: list[str | Path] = [store, "--remote-write", prometheus.write_url, "--max-samples-per-send", "30"]
     killed = start(moment, *flags, code=KILLED)
     assert killed.wait(300) == -signal.SIGKILL
@@ -476,7 +478,7 @@ def test_stale_markers_end_a_series_in_a_real_prometheus(
 def test_one_refused_series_costs_only_itself_in_a_real_prometheus(
     run: Run, store: Path, tmp_path: Path, prometheus: Prometheus
 ) -> None:
-    """Another writer was ahead on one series: real refusals, out of order."""
+    """Another writer has newer samples of one series: real refusals, out of order."""
     foreign = tmp_path / "foreign"
     start_ms = NOW - 25_000
     only = header("a", start_ms, series=header().series[:1])
@@ -494,7 +496,7 @@ def test_one_refused_series_costs_only_itself_in_a_real_prometheus(
 
 
 def as_prometheus_shows(path: Path) -> dict[tuple[tuple[str, str], ...], list[tuple[int, str]]]:
-    """All of a store, its stale markers left out, in Go's spelling of numbers below a million."""
+    """All samples of a store but the stale markers, in Go's spelling of numbers below a million."""
     shown = {}
     for labels, samples in expected(path).items():
         values = [(t_ms, spelled(value)) for t_ms, value in sorted(samples.items()) if value != STALE_NAN]

@@ -1,4 +1,4 @@
-"""The generated code is what the .proto files say."""
+"""The generated code matches the .proto files."""
 
 from __future__ import annotations
 

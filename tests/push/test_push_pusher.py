@@ -1,5 +1,5 @@
-"""The loop's policy: what is tried again, what moves the cursor, and that no history of faults and
-crashes loses a sample or sends one twice."""
+"""The pusher's policy: what is repeated, what moves the cursor, and that no history of faults and crashes
+loses a sample or sends one twice."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cursor(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cursor is written thousands of times here, and processes are killed, but the machine is not."""
+    """Processes are killed here, but not the machine: syncs of thousands of saves are not needed."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
@@ -68,13 +68,13 @@ def test_everything_once_and_then_nothing(store: Path) -> None:
     assert (again.sent, again.requests) == (0, 0)
 
 
-def test_what_comes_during_a_push_is_the_next_one_s(store: Path) -> None:
+def test_ticks_during_a_push_are_left_to_the_next_one(store: Path) -> None:
     receiver = Receiver()
     session = header("c", T0 + 8000)
 
     class Busy(Scripted):
         def send(self, body: Body) -> Answer:
-            assert self.attempts < 10, "a push that producers keep from its end"
+            assert self.attempts < 10, "producers keep the push from ending"
             fill(store, session, seconds(1, T0 + 9000 + 1000 * self.attempts))
             return super().send(body)
 
@@ -87,7 +87,7 @@ def test_what_comes_during_a_push_is_the_next_one_s(store: Path) -> None:
     assert receiver.samples == expected(store)
 
 
-def test_a_push_that_settles_what_was_left_delivers_what_came_since(store: Path) -> None:
+def test_a_push_settles_the_batch_in_flight_and_delivers_new_ticks(store: Path) -> None:
     receiver = Receiver()
     with pytest.raises(NotTakenError):
         push_once(store, Scripted(receiver, ["refused"] * 4))
@@ -118,7 +118,7 @@ def test_three_retries_are_enough_and_a_fourth_is_not_made(store: Path, fault: s
     with pytest.raises(NotTakenError) as caught:
         push_once(store, sender)
     assert (caught.value.exit_code, sender.attempts) == (75, 4)
-    # What surely did not land is not in flight: it may be made anew.
+    # A batch that certainly did not arrive is not in flight: it is encoded again.
     assert (cursor(store)["in_flight"] is None) == (fault == "refused")
 
 
@@ -160,7 +160,7 @@ def test_a_pause_of_an_hour_is_left_to_the_next_push(store: Path) -> None:
     assert caught.value.retry_after_s == 3600
 
 
-def test_a_refusal_of_us_passes_nothing_over(store: Path) -> None:
+def test_a_denial_passes_nothing_over(store: Path) -> None:
     class No:
         protocol = "1.0"
 
@@ -183,16 +183,16 @@ def test_poison_is_counted_logged_and_passed_over(store: Path, caplog: pytest.Lo
     assert push_once(store, Scripted(receiver)).requests == 0
 
 
-def test_an_answer_that_was_lost_is_no_refusal(store: Path) -> None:
-    """The batch landed, and is refused when it is sent again: all of it counts as sent."""
+def test_a_lost_answer_is_not_a_refusal(store: Path) -> None:
+    """The batch arrived, and is refused when it is sent again: all of it counts as sent."""
     receiver = Receiver()
     tally = push_once(store, Scripted(receiver, ["unanswered"]))
     assert (tally.sent, tally.rejected, tally.unclear) == (34, 0, 0)
     assert receiver.samples == expected(store)
 
 
-def test_settling_goes_on_where_a_kill_left_it(store: Path) -> None:
-    """What was settled before is not asked again, and counted once, by the process that did it."""
+def test_settling_continues_after_a_kill(store: Path) -> None:
+    """Settled samples are not sent again, and are counted once, by the process that settled them."""
     receiver = Receiver(lambda labels, t_ms: "no" if dict(labels)["__name__"] == "heat" else None)
     first = Scripted(receiver, ["ok"] * 6 + ["crash-after"])
     with pytest.raises(Crash):
@@ -209,8 +209,8 @@ def test_settling_goes_on_where_a_kill_left_it(store: Path) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 7])
-def test_settling_ends_behind_a_rate_limit(store: Path, k: int) -> None:
-    """429 after each k requests, longer than a push tries: each push goes on from where the last one came."""
+def test_settling_ends_under_a_rate_limit(store: Path, k: int) -> None:
+    """429 after each k requests, longer than a push tries: each push continues where the last one stopped."""
     receiver = Receiver(lambda labels, t_ms: "no" if dict(labels)["__name__"] == "heat" else None)
     requests, sent, rejected = 0, 0, 0
     for _ in range(100):
@@ -254,7 +254,7 @@ def test_a_damaged_body_in_flight_is_an_error_and_not_sent(store: Path) -> None:
     assert (caught.value.exit_code, sender.attempts) == (65, 0)
 
 
-def test_passing_over_is_remembered(tmp_path: Path) -> None:
+def test_passed_over_rows_are_counted_once(tmp_path: Path) -> None:
     fill(tmp_path, header(start_ms=T0), seconds(3), "reset")
     receiver = Receiver()
     push_once(tmp_path, Scripted(receiver))
@@ -310,8 +310,8 @@ def test_no_history_of_faults_loses_or_repeats_a_sample(
     limit: int,
     round_: int,
 ) -> None:
-    """The network fails, and the process dies, at any request and at any save of the cursor; rows
-    are added in between; then all is quiet. Each good sample is there once, to the bit."""
+    """The network fails and the process dies at any request and any save of the cursor; rows are added in
+    between; at the end nothing fails. Each good sample arrives once, to the bit."""
     path = tmp_path_factory.mktemp("store")
 
     def refuses(labels: Key, t_ms: int) -> str | None:
@@ -343,7 +343,7 @@ def test_no_history_of_faults_loses_or_repeats_a_sample(
                     push_once(path, sender, now_ms=T0 + 4000 * life, max_samples=max_samples)
                 except (Crash, NotTakenError):
                     continue
-    for _ in range(40):  # what is left of the script
+    for _ in range(40):  # the rest of the script
         try:
             push_once(path, sender, max_samples=max_samples)
         except (Crash, NotTakenError):

@@ -1,7 +1,7 @@
-"""What each real receiver answers, measured, and what rondo-push makes of it.
+"""The answers of each real receiver, measured, and what rondo-push does with them.
 
-The table of docs/remote-write.md says what a receiver does with a sample; its columns are families of
-versions. Each case is one request with that sample and, of another series, one that nothing is wrong with.
+The table of docs/remote-write.md has what a receiver does with a sample; its columns are families of
+versions. Each case is one request with that sample and a good sample of another series.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 class Given(NamedTuple):
-    """A sample, its time before NOW and its series' labels but for the job; what that series has already."""
+    """A sample: its time before NOW and its series' labels without the job; the series' earlier samples."""
 
     ago_ms: int
     value: float = 3.0
@@ -49,7 +49,7 @@ class Given(NamedTuple):
 
 
 TWO = ((120_000, 1.0), (100_000, 2.0))
-# In this order, for what is ahead of the clock makes all else too old for old versions of Prometheus.
+# In this order: a sample ahead of the clock makes all others too old for old versions of Prometheus.
 CASES = {
     "later than the series' newest": Given(90_000, before=TWO),
     "at the newest's time, with its value": Given(100_000, 2.0, before=TWO),
@@ -77,10 +77,10 @@ def test_each_answers_as_documented(program: Callable[[str], Path], name: str, p
     path = program(name)
     documented = column_of(name, protocol)
     if documented is None:
-        pytest.skip("it does not speak 2.0, as its answer to a request of 2.0 shows")
+        pytest.skip("it does not support 2.0, as its answer to a request of 2.0 shows")
     with real(name, path) as receiver:
         answers = {case: answer(receiver, case, given, protocol) for case, given in CASES.items()}
-        # VictoriaMetrics shows what is of another day than today a moment later, but at once after a start.
+        # VictoriaMetrics shows samples of another day than today late, but at once after a start.
         receiver.stop()
         receiver.start()
         measured = {case: outcome(receiver, case, given, answers[case]) for case, given in CASES.items()}
@@ -88,7 +88,7 @@ def test_each_answers_as_documented(program: Callable[[str], Path], name: str, p
 
 
 def table() -> dict[str, dict[str, str]]:
-    """For each receiver at the head of a column: what it does in each case."""
+    """What each receiver does in each case, by the head of its column."""
     text = (ROOT / "docs" / "remote-write.md").read_text().partition("\n### What each answers\n")[2]
     (lines,) = re.findall(r"^(\| a sample \|.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines())
@@ -96,7 +96,7 @@ def table() -> dict[str, dict[str, str]]:
 
 
 def column_of(name: str, protocol: str) -> dict[str, str] | None:
-    """The column for the version of a receiver that is fetched; None where there is none for the protocol."""
+    """The column of the receiver's fetched version; None if there is none for the protocol."""
     kind = "Prometheus" if name.startswith("prometheus") else "VictoriaMetrics"
     suffix = ", by 2.0" if protocol == "2.0" else ""
     major, minor = version(name)
@@ -121,14 +121,14 @@ def answer(receiver: Real, case: str, given: Given, protocol: str) -> int:
 
 
 def outcome(receiver: Real, case: str, given: Given, status: int) -> str:
-    """What became of them, in the table's words."""
+    """What happened to them, in the table's words."""
     held = receiver.samples(f'{{job="{case}"}}', (NOW + 4 * DAY_MS) / 1000)
     pairs = [pair for labels, found in held.items() if GOOD not in labels for pair in found]
     is_there = (NOW - given.ago_ms, given.value) in [(t_ms, float(value)) for t_ms, value in pairs]
     has_good = any(GOOD in labels for labels in held)
     if status == 204:
         return ("taken" if is_there else "dropped") if has_good else "dropped whole"
-    # An exact duplicate is there, whatever became of it.
+    # An exact duplicate is stored in any case.
     assert is_there <= ((given.ago_ms, given.value) in given.before)
     return f"{status} alone" if has_good else f"{status}"
 
@@ -170,10 +170,10 @@ def request_v2(*samples: tuple[Key, int, float]) -> Request:
 
 @pytest.mark.parametrize("protocol", ["1.0", "2.0"])
 @pytest.mark.parametrize("name", RECEIVERS)
-def test_a_refusal_costs_what_is_refused(
+def test_a_refusal_costs_only_the_refused_samples(
     run: Run, tmp_path: Path, program: Callable[[str], Path], name: str, protocol: str
 ) -> None:
-    """Another writer was ahead on one of three instances; a fourth is too old. The rest arrives."""
+    """Another writer has newer samples of one of three instances; a fourth is too old. The rest arrives."""
     foreign, store = tmp_path / "foreign", tmp_path / "store"
     fill(foreign, header("late", NOW - 1000), seconds(1, NOW - 1000))
     for instance in ("a", "b", "late"):
@@ -191,7 +191,7 @@ def test_a_refusal_costs_what_is_refused(
     refused = (21 + 6) * 2 if refuses else 0  # with the markers at their ends
     sent, rejected, unclear = tally(done.stderr)
     assert (sent, rejected + unclear) == ((3 * 21 + 6) * 2 - refused, refused)
-    # 204 to the request of 2.0 that it did not understand says nothing of what it has of that.
+    # Its 204 to a request of 2.0 does not show whether it understood the samples.
     assert unclear == (6 * 2 if refuses and protocol == "2.0" and not is_spoken else 0)
     for labels, samples in expected(store).items():
         times = {t_ms for t_ms, value in samples.items() if value != STALE_NAN}
@@ -201,7 +201,7 @@ def test_a_refusal_costs_what_is_refused(
 
 @pytest.mark.parametrize("protocol", ["1.0", "2.0"])
 @pytest.mark.parametrize("name", of_all_suites("vmagent"))
-def test_vmagent_as_a_relay_loses_and_doubles_nothing(
+def test_vmagent_as_a_relay_loses_and_repeats_nothing(
     run: Run, tmp_path: Path, program: Callable[[str], Path], name: str, protocol: str
 ) -> None:
     fill(tmp_path, header("a", NOW - 60_000), seconds(30, NOW - 59_000), "poweroff")

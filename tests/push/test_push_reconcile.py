@@ -1,4 +1,4 @@
-"""Settling, carried out against a receiver with Prometheus' rules."""
+"""Reconciling, against a receiver with Prometheus' rules."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ids(batch: WriteRequest) -> Iterator[tuple[Key, int]]:
 
 
 class Settled:
-    """A batch, carried out to its end, and what came of it."""
+    """A batch that is reconciled to the end, and the result."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class Settled:
         old_ms: int = 0,
         faults: Iterable[str] = (),
     ) -> None:
-        """`landed`: an earlier attempt at the whole batch, whose answer was lost, was made already.
+        """`landed`: an earlier attempt at the whole batch arrived, and its answer was lost.
 
-        `faults`, a word for each request: lost (before it arrives), unanswered (after), killed (before
-        it is sent), killed after (it arrived). What is killed begins again with what the cursor has.
+        `faults` has a word for each request: lost (before it arrives), unanswered (after), killed (before
+        it is sent), killed after (it arrived). After a kill, work continues from the cursor.
         """
         self.receiver = receiver
         self.sent = 0
@@ -149,7 +149,7 @@ def held(receiver: Receiver) -> dict[str, list[int]]:
     return {key(labels): sorted(samples) for labels, samples in receiver.samples.items()}
 
 
-# --- what it costs, in requests ------------------------------------------------------------------
+# --- the cost, in requests -----------------------------------------------------------------------
 
 
 def test_one_bad_sample_costs_a_search() -> None:
@@ -187,7 +187,7 @@ def test_a_committed_batch_is_recognised_and_counted_as_sent(rows: int) -> None:
     done = Settled(receiver, batch, landed=True)
     assert receiver.samples == wanted(batch)
     assert done.counts == (6 * rows * 4, 0, 0)
-    # The batch and its halves by instance; of each instance two witnesses, and the newest samples.
+    # The batch and its halves by instance; two witnesses of each instance, and its newest samples.
     assert done.requests == 2 * 6 - 1 + 6 * (2 * rows + 1)
 
 
@@ -199,15 +199,15 @@ def test_a_committed_batch_of_one_row_is_accepted_again() -> None:
 
 @pytest.mark.heavy
 def test_one_metric_refused_of_many_instances() -> None:
-    """The number of refusals decides nothing: every good sample arrives."""
+    """The number of refusals does not matter: every good sample arrives."""
     receiver = Receiver(lambda labels, t_ms: "no a" if dict(labels)["__name__"] == "a" else None)
     done = Settled(receiver, request(instances=625, rows=1))
     assert done.counts == (625 * 3, 625, 0)
     assert done.requests <= 6 * 625
 
 
-def test_what_was_delivered_before_costs_a_request_a_sample() -> None:
-    """A cursor was put back: twelve rows of each series are there, three are new."""
+def test_a_delivered_sample_costs_a_request() -> None:
+    """A cursor was restored: twelve rows of each series were delivered, three are new."""
     receiver = Receiver()
     assert receiver.take(compress(request(instances=10, rows=12))) is None
     batch = request(instances=10, rows=15)
@@ -227,8 +227,8 @@ def test_poison_in_a_batch_that_did_not_land_is_not_taken_for_delivery() -> None
     assert done.counts == (28, 0, 4)
 
 
-def test_one_series_that_looks_delivered_does_not_speak_for_its_instance() -> None:
-    """Of one series all but the newest sample is refused; another metric says that nothing is there."""
+def test_one_series_that_looks_delivered_proves_nothing_for_its_instance() -> None:
+    """All samples of one series but the newest are refused; another metric shows that nothing arrived."""
     receiver = Receiver(lambda labels, t_ms: "no" if key(labels) == "vm-0a" and t_ms < T0 + 3000 else None)
     batch = request()
     done = Settled(receiver, batch, state=State.MAYBE)
@@ -238,8 +238,8 @@ def test_one_series_that_looks_delivered_does_not_speak_for_its_instance() -> No
     assert sum(done.counts) == 32
 
 
-def test_one_instance_that_is_there_does_not_speak_for_another() -> None:
-    """A cursor was put back, and then an answer was lost: vm-0 is there already, vm-1 is not."""
+def test_one_committed_instance_proves_nothing_for_another() -> None:
+    """A cursor was restored, and then an answer was lost: vm-0 was committed, vm-1 was not."""
     batch = request()
     receiver = Receiver()
     assert receiver.take(compress(WriteRequest(timeseries=batch.timeseries[:4]))) is None
@@ -252,7 +252,7 @@ def test_one_instance_that_is_there_does_not_speak_for_another() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 7, 16])
-def test_what_is_too_large_is_sent_in_parts(limit: int) -> None:
+def test_a_too_large_request_is_sent_in_parts(limit: int) -> None:
     receiver, batch = Receiver(), request()
     done = Settled(receiver, batch, limit=limit)
     assert receiver.samples == wanted(batch)
@@ -266,7 +266,7 @@ def test_a_sample_that_is_too_large_alone_is_rejected() -> None:
 # --- age -----------------------------------------------------------------------------------------
 
 
-def test_what_is_too_old_for_all_costs_only_itself() -> None:
+def test_samples_too_old_in_all_series_cost_only_themselves() -> None:
     receiver = Receiver()
     receiver.everything[(("other", "writer"),)] = {T0 + HOUR_MS + 1500: 0}
     assert Settled(receiver, request()).counts == (16, 16, 0)
@@ -274,8 +274,8 @@ def test_what_is_too_old_for_all_costs_only_itself() -> None:
 
 @pytest.mark.parametrize("state", [State.CLEAR, State.MAYBE])
 @pytest.mark.parametrize("boundary", [0, 1, 7, 19, 20])
-def test_what_is_refused_for_its_age_does_not_cost_a_request_each(boundary: int, state: State) -> None:
-    """The boundary is found by one series, and holds for all, exactly."""
+def test_samples_refused_for_their_age_do_not_cost_a_request_each(boundary: int, state: State) -> None:
+    """One series finds the boundary, which holds for all, exactly."""
     too_old_ms = T0 + 1000 * boundary
     receiver = Receiver(lambda labels, t_ms: "too old" if t_ms < too_old_ms else None)
     batch = request(instances=5, rows=20)
@@ -288,8 +288,8 @@ def test_what_is_refused_for_its_age_does_not_cost_a_request_each(boundary: int,
     assert sum(done.counts) == 400
     if state is State.CLEAR or boundary < 19:
         assert done.counts[0] == 20 * (20 - boundary)
-        # A witness, twice two requests that confirm it, or three witnesses without an end and each of
-        # 20 series; the batch, what is too old once more, and the rest.
+        # A witness, and twice two requests that confirm it, or three witnesses without a bound, and each of
+        # 20 series; the batch, the too old samples once more, and the rest.
         assert done.requests <= (boundary + 1 + 4 if boundary < 20 else 3 * 20 + 2 * 20) + 3
         assert done.too_old_ms == (too_old_ms - 1000 if boundary else 0)
 
@@ -303,7 +303,7 @@ def test_a_committed_batch_that_is_old_is_recognised() -> None:
 
 @pytest.mark.parametrize("state", [State.CLEAR, State.MAYBE])
 @pytest.mark.parametrize("bad", ["a series", "a metric", "an instance"])
-def test_what_is_refused_for_good_is_not_taken_for_age(bad: str, state: State) -> None:
+def test_samples_refused_for_good_are_not_taken_for_old_ones(bad: str, state: State) -> None:
     def refuses(labels: Key, t_ms: int) -> str | None:
         is_bad = {
             "a series": key(labels) == "vm-0a",
@@ -324,10 +324,8 @@ def test_what_is_refused_for_good_is_not_taken_for_age(bad: str, state: State) -
     ("bad", "boundary"), [(bad, at) for bad in ("a", "ab") for at in (0, 1, 2, 9)] + [("abc", 0)]
 )
 @pytest.mark.parametrize("instances", [1, 3])
-def test_a_series_that_is_bad_in_its_own_right_tells_no_bound(
-    instances: int, boundary: int, bad: str
-) -> None:
-    """It is refused whole; the others only up to the hour, and all that is newer arrives."""
+def test_a_bad_series_finds_no_bound(instances: int, boundary: int, bad: str) -> None:
+    """It is refused as a whole; the others only up to the hour, and all newer samples arrive."""
     too_old_ms = T0 + 1000 * boundary
     receiver = Receiver(lambda labels, t_ms: "no" if t_ms < too_old_ms or is_bad(labels) else None)
 
@@ -348,7 +346,7 @@ def test_a_series_that_is_bad_in_its_own_right_tells_no_bound(
 
 
 @pytest.mark.parametrize("state", [State.CLEAR, State.MAYBE])
-def test_a_receiver_that_wrote_a_part_has_nothing_left_to_tell(state: State) -> None:
+def test_a_partly_written_request_is_settled(state: State) -> None:
     work = Reconciliation([Piece(Body(compress(request())), state, unclear=state is State.MAYBE)])
     work.refused("a label is too long", written=30)
     (refusal,) = work.refusals
@@ -360,14 +358,14 @@ def test_a_receiver_that_wrote_a_part_has_nothing_left_to_tell(state: State) -> 
 
 
 @pytest.mark.parametrize(("written", "passed_over"), [(None, 0), (32, 0), (31, 1), (0, 32), (320, 0)])
-def test_an_accepted_request_of_which_a_part_was_written(written: int | None, passed_over: int) -> None:
+def test_an_accepted_request_that_was_partly_written(written: int | None, passed_over: int) -> None:
     work = Reconciliation([Piece(Body(compress(request())))])
     work.accepted(32, written)
     assert (work.next(), work.sent) == (None, 32 - passed_over)
     assert sum(one.samples for one in work.refusals if one.result is Result.PASSED_OVER) == passed_over
 
 
-# --- whatever happens ----------------------------------------------------------------------------
+# --- any history ---------------------------------------------------------------------------------
 
 
 FAULTS = st.sampled_from(["ok"] * 6 + ["lost", "unanswered", "killed", "killed after"])
@@ -378,11 +376,10 @@ FAULTS = st.sampled_from(["ok"] * 6 + ["lost", "unanswered", "killed", "killed a
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_no_good_sample_is_ever_lost(round_: int, data: st.DataObject) -> None:
-    """Whatever was committed before, whatever is refused, and whatever happens to each request.
+    """Any samples committed before, any refusals, and any fault of each request.
 
-    Refused for good: whole series, single samples, and all that is older than a moment (the hour's
-    bound). All other samples are there in the end, exactly; the counts add up; nothing was given up
-    that was never in a refused request.
+    Refused for good: whole series, single samples, and everything older than some time (the hour's bound).
+    All other samples arrive, exactly; the counts add up; only samples of refused requests were given up.
     """
     instances, rows = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
     batch = request(instances, rows)
@@ -425,8 +422,8 @@ def test_no_good_sample_is_ever_lost(round_: int, data: st.DataObject) -> None:
 @pytest.mark.heavy
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_what_was_delivered_before_does_not_hide_what_is_new(data: st.DataObject) -> None:
-    """Each series of the batch is there already up to a row of its own, and some are refused for good."""
+def test_delivered_samples_do_not_hide_new_ones(data: st.DataObject) -> None:
+    """Each series of the batch was delivered up to its own row, and some are refused for good."""
     instances, rows = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
     batch = request(instances, rows)
     names = [f"vm-{i}{name}" for i in range(instances) for name in "abcd"]
@@ -457,7 +454,7 @@ def test_pieces_of_a_series_go_in_time_order() -> None:
 
 
 def test_one_request_at_a_time_is_enough() -> None:
-    """The process is killed after each request: it goes on from there, and comes to the end."""
+    """The process is killed after each request, continues from there, and gets to the end."""
     batch = request(instances=15, rows=10)
     receiver = refusing("vm-7b")
     done = Settled(receiver, batch, faults=["ok", "killed"] * 1000)

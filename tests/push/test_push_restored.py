@@ -1,6 +1,6 @@
-"""A store and its cursor that are not of one moment: a backup put back, older or newer than the other.
+"""A store and its cursor of different moments: a restored backup, older or newer than the other.
 
-Nothing that the store still has is lost, and nothing is twice in the receiver.
+Nothing that the store still has is lost, and nothing arrives twice.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NOW = T0 + 1_000_000
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cursor is written thousands of times here, and processes are killed, but the machine is not."""
+    """Processes are killed here, but not the machine: syncs of thousands of saves are not needed."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def put_back(backup: Path, path: Path) -> None:
-    """The store as it was, beside the cursor as it is."""
+    """Restore the store, and keep the cursor."""
     cursor = (path / CURSOR).read_bytes()
     shutil.rmtree(path)
     shutil.copytree(backup, path)
@@ -46,7 +46,7 @@ def put_back(backup: Path, path: Path) -> None:
 @pytest.mark.parametrize("new", [0, 1, 200])
 @pytest.mark.parametrize("max_samples", [64, 10_000])
 def test_a_cursor_older_than_its_store(tmp_path: Path, between: int, new: int, max_samples: int) -> None:
-    """What was delivered in between is sent again, and refused; all that is new arrives."""
+    """Samples delivered in between are sent again, and refused; all new ones arrive."""
     receiver, width = Receiver(), len(SERIES)
     ticks = seconds(50 + between + new, width=width)
     whole = header(series=SERIES)
@@ -62,7 +62,7 @@ def test_a_cursor_older_than_its_store(tmp_path: Path, between: int, new: int, m
     sender = Scripted(receiver)
     push_once(tmp_path, sender, now_ms=NOW, max_samples=max_samples)
     assert receiver.samples == expected(tmp_path)
-    # A request for each sample that is there already, and a search in each request for where they end.
+    # A request for each delivered sample, and a search in each request for their end.
     assert sender.attempts < 1.6 * (between + 1) * width + 40 * width
     assert push_once(tmp_path, Scripted(receiver), now_ms=NOW).requests == 0
 
@@ -70,7 +70,7 @@ def test_a_cursor_older_than_its_store(tmp_path: Path, between: int, new: int, m
 @pytest.mark.heavy
 @pytest.mark.parametrize("rows", [2, 6])
 def test_a_cursor_older_than_a_store_of_many(tmp_path: Path, rows: int) -> None:
-    """One request holds old and new of thirty sessions."""
+    """One request has old and new samples of thirty sessions."""
     receiver = Receiver()
     names = [f"vm-{number}" for number in range(30)]
     ticks = seconds(2 * rows, width=len(SERIES))
@@ -92,8 +92,8 @@ def test_a_cursor_older_than_a_store_of_many(tmp_path: Path, rows: int) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("fault", ["four times 503", "kill -9"])
-def test_a_bad_moment_while_a_cursor_that_was_put_back_is_settled(tmp_path: Path, fault: str) -> None:
-    """The next push goes on from there, and what is new arrives."""
+def test_a_fault_while_a_restored_cursor_is_settled(tmp_path: Path, fault: str) -> None:
+    """The next push continues from there, and the new samples arrive."""
     receiver, width = Receiver(), len(SERIES)
     names = [f"vm-{number}" for number in range(12)]
     ticks = seconds(15, width=width)
@@ -116,14 +116,14 @@ def test_a_bad_moment_while_a_cursor_that_was_put_back_is_settled(tmp_path: Path
     after = Scripted(receiver)
     push_once(tmp_path, after, now_ms=NOW)
     assert receiver.samples == expected(tmp_path)
-    if fault != "kill -9":  # up to 100 ms of single samples are asked again after that
+    if fault != "kill -9":  # up to 100 ms of single samples are sent again after that
         whole = 12 * width * 9
         assert interrupted.attempts + after.attempts < 2 * whole
 
 
 @pytest.mark.heavy
-def test_a_series_that_is_refused_for_good_beside_what_is_there_already(tmp_path: Path) -> None:
-    """With a thousand refusals behind it, settling still tells the two apart."""
+def test_a_series_refused_for_good_beside_delivered_samples(tmp_path: Path) -> None:
+    """After a thousand refusals, reconciling still distinguishes the two."""
     bad = "blk_requests_total"
     receiver = Receiver(lambda labels, t_ms: "no" if dict(labels)["__name__"] == bad else None)
     whole = header(series=SERIES)
@@ -165,7 +165,7 @@ def test_a_real_prometheus_keeps_one_of_each(run: Run, prometheus: Prometheus, t
 
 @pytest.mark.parametrize("resent", [0, 30, 600])
 def test_a_store_older_than_its_cursor(tmp_path: Path, resent: int) -> None:
-    """What was delivered is not sent again, though the producer, which lives on, stores it again."""
+    """Delivered ticks are not sent again, although their producer still runs and stores them again."""
     path, backup, receiver = tmp_path / "store", tmp_path / "backup", Receiver()
     ticks = seconds(200)
     fill(path, header(), ticks[:50])
@@ -186,8 +186,8 @@ def test_a_store_older_than_its_cursor(tmp_path: Path, resent: int) -> None:
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
-def test_a_session_that_the_older_store_has_not_heard_of(tmp_path: Path, is_alone: bool) -> None:
-    """Its producer sends the last ten minutes again: delivered already, as the cursor remembers."""
+def test_a_session_that_the_older_store_lacks(tmp_path: Path, is_alone: bool) -> None:
+    """Its producer resends the last ten minutes, which were delivered, as the cursor remembers."""
     path, backup, receiver = tmp_path / "store", tmp_path / "backup", Receiver()
     fill(path, header("other"), seconds(5))
     if not is_alone:
@@ -198,7 +198,7 @@ def test_a_session_that_the_older_store_has_not_heard_of(tmp_path: Path, is_alon
     fill(path, header(start_ms=T0 + 19_000), ticks[:40])
     push_once(path, Scripted(receiver), now_ms=T0 + 60_000)
     put_back(backup, path)
-    # A push comes by before the producer does.
+    # A push runs before the producer resends.
     push_once(path, Scripted(receiver), now_ms=T0 + 61_000)
     fill(path, header(start_ms=T0 + 19_000), ticks)
     sender = Scripted(receiver)

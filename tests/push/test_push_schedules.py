@@ -1,13 +1,12 @@
-"""Two hundred histories of faults, all at once: each good sample is at the receiver exactly once.
+"""Two hundred histories with all faults at once: each good sample arrives exactly once.
 
 Lost answers, before and after the commit; interim answers (1xx); answers and bodies cut short at any
-byte; rate limits; 503; a kill between any two steps; a full disk under the cursor; a cursor put back
+byte; rate limits; 503; a kill between any two steps; a full disk under the cursor; a cursor restored
 from a copy; series, metrics, instances and single samples that are refused for good; samples too old
-for the receiver; 1.0 and 2.0, and receivers of 2.0 that write what is good of a request. All requests
-go over loopback, by rondo's own transport, but for those that find no connection.
+for the receiver; 1.0 and 2.0, and receivers of 2.0 that write the good samples of a request. All requests
+go over loopback, by rondo's own transport, except those without a connection.
 
-RONDO_TEST_SEED is the first history's seed: ``RONDO_TEST_SEED=17`` and ``-k 'once[17]'`` play number 17
-again.
+RONDO_TEST_SEED is the first history's seed: ``RONDO_TEST_SEED=17`` with ``-k 'once[17]'`` replays number 17.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRST = int(os.environ.get("RONDO_TEST_SEED", "0"))
 INTERIM = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 CURSOR = "cursor_prometheus.json"
-OTHER: Key = (("job", "other"),)  # a sender of somebody else's
+OTHER: Key = (("job", "other"),)  # another sender's series
 SERIES = (
     *(Series("cpu_total", (("core", core),), "counter", "seconds", "Of a core.") for core in "01"),
     *(Series(name, (), "gauge", "", "") for name in ("heat", "load")),
@@ -57,12 +56,12 @@ SERIES = (
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cursor is written thousands of times here, and processes are killed, but the machine is not."""
+    """Processes are killed here, but not the machine: syncs of thousands of saves are not needed."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 class Rules:
-    """What the receiver refuses for good, drawn from a seed."""
+    """The series and samples that the receiver refuses for good, drawn from a seed."""
 
     def __init__(self, chance: random.Random, instances: list[str]) -> None:
         self.series: set[str] = set()
@@ -96,15 +95,15 @@ class Network:
     def __init__(self, receiver: Receiver, chance: random.Random, *, in_part: bool) -> None:
         self.receiver = receiver
         self.chance = chance
-        self.in_part = in_part  # the receiver writes what is good of a request
-        self.trouble = 0.0  # how likely it is that an attempt fails
+        self.in_part = in_part  # the receiver writes the good samples of a request
+        self.trouble = 0.0  # the probability that an attempt fails
         self.kills = False
         self.limit = 10**9  # requests, before it answers 429
         self.attempts = 0
         self.tried: set[tuple[Key, int]] = set()  # samples that were in a refused request
-        self.transport: Transport | None = None  # of the process that runs
+        self.transport: Transport | None = None  # of the running process
         self._word = "ok"
-        self._cut = 0.0  # how much of the answer arrives, if it is cut short
+        self._cut = 0.0  # the part of the answer that arrives, if it is cut short
 
     def send(self, data: bytes, protocol: str) -> Answer:
         assert self.transport is not None
@@ -176,7 +175,7 @@ class Network:
 
 
 class History:
-    """A store that grows, and rondo-push, which comes and goes."""
+    """A growing store, and rondo-push processes."""
 
     def __init__(self, path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
@@ -188,7 +187,7 @@ class History:
         self.oldest_ms = T0 + 1000 * chance.randint(0, 40) if self.is_old else 0
         self.now_ms = self.oldest_ms + HOUR_MS if self.is_old else T0 + 100_000
         self.receiver = Receiver(self.rules)
-        if self.is_old:  # another sender is up to date
+        if self.is_old:  # another sender has current samples
             self.receiver.everything[OTHER] = {self.now_ms: 0}
         self.protocol = chance.choice([V1, V1, V2])
         in_part = self.protocol == V2 and chance.random() < 0.5
@@ -197,7 +196,7 @@ class History:
         self.second = dict.fromkeys(self.names, 0)
         self.copies: list[bytes] = []
         self.tallies: list[Tally] = []
-        self.is_plain = True  # nothing happened that keeps a process from knowing what it did
+        self.is_plain = True  # no fault kept a process from counting its samples
         self.disk_is_full = False
         self.kills_at_save = False
         save = Cursor.save
@@ -226,7 +225,7 @@ class History:
                 self.second[name] += rows + (2 if end else 0)
 
     def live(self, *, quiet: bool = False) -> int:
-        """A process: some pushes through one cursor, until it is killed or ends. Requests that it made."""
+        """A process: some pushes through one cursor, until it is killed or ends. Returns its requests."""
         chance, network = self.chance, self.network
         network.trouble = 0.0 if quiet else chance.choice([0.0, 0.1, 0.3])
         network.kills = self.kills_at_save = not quiet and chance.random() < 0.5
@@ -258,7 +257,7 @@ class History:
                         assert not quiet
                     if not quiet and chance.random() < 0.3:
                         self.grow()
-                self.is_plain &= cursor.is_saved  # else the next process settles the same again
+                self.is_plain &= cursor.is_saved  # else the next process settles the same samples again
         except Crash:
             self.is_plain = False
         finally:
@@ -266,7 +265,7 @@ class History:
         return network.attempts - before
 
     def put_back(self) -> None:
-        """A copy of the cursor is made, or an earlier one put back: of quiet moments, both."""
+        """Copy the cursor, or restore an earlier copy; no fault happens at these moments."""
         file = self.path / CURSOR
         if self.is_old or not file.exists() or json.loads(file.read_text())["in_flight"] is not None:
             return
@@ -293,7 +292,7 @@ class History:
             if self.live(quiet=True) == 0:
                 break
         else:
-            pytest.fail("it does not come to rest")
+            pytest.fail("the delivery does not finish")
 
     def check(self) -> None:
         everything = expected(self.path)
@@ -320,7 +319,7 @@ class History:
 
 
 def seeds(count: int, long: int) -> list[object]:
-    """So many for `make test`; and how many those are together with what `make test-long` adds."""
+    """`count` seeds for `make test`, and `long` in all with those of `make test-long`."""
     marks = [[] if number < count else [pytest.mark.long] for number in range(long)]
     return [pytest.param(FIRST + number, marks=mark) for number, mark in enumerate(marks)]
 
@@ -338,7 +337,7 @@ def test_each_good_sample_arrives_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def running() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes; what still runs when the test is over is killed."""
+    """Processes; those that still run at the end of the test are killed."""
     processes: list[subprocess.Popen[bytes]] = []
     yield processes
     for process in processes:
@@ -350,7 +349,7 @@ def running() -> Iterator[list[subprocess.Popen[bytes]]]:
 def test_kill_9_in_the_middle_of_settling(
     tmp_path: Path, running: list[subprocess.Popen[bytes]], seed: int
 ) -> None:
-    """rondo-push itself, killed at a request of its own again and again, before or after it lands."""
+    """rondo-push itself, killed at one of its requests again and again, before or after it arrives."""
     chance = random.Random(seed)
     start_ms = time.time_ns() // 1_000_000 - 120_000
     names = [f"vm-{at}" for at in range(chance.randint(2, 5))]

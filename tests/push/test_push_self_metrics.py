@@ -1,4 +1,4 @@
-"""rondo-push's own health: true counts, in a request of its own, that nothing depends on."""
+"""rondo-push's own metrics: true counts, in a separate request, on which nothing depends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def newest(health: Samples) -> dict[str, float]:
-    """The last value of each series, by its name and the label that tells it apart."""
+    """The last value of each series, by its name and the label that distinguishes it."""
     found = {}
     for labels, samples in health.items():
         named = dict(labels)
@@ -38,9 +38,9 @@ def newest(health: Samples) -> dict[str, float]:
     return found
 
 
-def test_it_says_what_the_push_came_to(store: Path) -> None:
-    """A push of 10 rows and 6 of two series, in three requests; one answer is lost on the way, and
-    what is refused is counted as such."""
+def test_the_metrics_have_the_results_of_the_push(store: Path) -> None:
+    """A push of 10 rows and 6 of two series, in three requests; one answer is lost, and refused samples
+    count as refused."""
     receiver = Receiver(lambda labels, t_ms: "no" if ("__name__", "heat") in labels else None)
     tally = push_once(store, Scripted(receiver, ["refused"]), with_health=True)
     values = newest(receiver.health)
@@ -54,10 +54,10 @@ def test_it_says_what_the_push_came_to(store: Path) -> None:
     assert refused > 0
     assert values["push_samples_retried_total"] == 32
     assert values["push_bytes_total"] == tally.bytes > 0
-    assert values["push_behind_seconds"] == HOUR_MS / 1000  # now_ms of these pushes is an hour on
+    assert values["push_behind_seconds"] == HOUR_MS / 1000  # now_ms of these pushes is an hour later
 
 
-def test_it_comes_last_and_is_described_once(store: Path) -> None:
+def test_the_metrics_come_last_and_are_described_once(store: Path) -> None:
     receiver = Receiver()
     tally = push_once(store, Scripted(receiver), max_samples=8, with_health=True)
     *others, last = receiver.requests
@@ -70,8 +70,8 @@ def test_it_comes_last_and_is_described_once(store: Path) -> None:
     assert receiver.samples == expected(store, with_ends=True)
 
 
-def test_its_time_is_the_stores_so_that_nothing_is_shut_out(store: Path) -> None:
-    """The clock is ten hours on; the next rows are a second on, and the receiver bears an hour."""
+def test_their_time_is_the_stores_so_that_no_sample_is_shut_out(store: Path) -> None:
+    """The clock is ten hours ahead; the next rows are a second later, and the receiver accepts an hour."""
     receiver = Receiver()
     push_once(store, Scripted(receiver), now_ms=T0 + 10 * HOUR_MS, with_health=True)
     assert {t_ms for samples in receiver.health.values() for t_ms in samples} == {T0 + 9000}
@@ -81,20 +81,20 @@ def test_its_time_is_the_stores_so_that_nothing_is_shut_out(store: Path) -> None
     assert {max(samples) for samples in receiver.health.values()} == {T0 + 12_000}
 
 
-def test_with_nothing_new_it_is_silent(store: Path) -> None:
+def test_a_push_with_nothing_new_sends_no_metrics(store: Path) -> None:
     receiver = Receiver()
     push_once(store, Scripted(receiver), with_health=True)
     count = len(receiver.requests)
     push_once(store, Scripted(receiver), with_health=True)
-    # What is new, but not past the newest that was delivered, moves no time of ours either.
+    # New samples that are not past the newest delivered one do not advance our time either.
     fill(store, header("c", T0 - 500), seconds(3), "poweroff")
     assert push_once(store, Scripted(receiver), with_health=True).sent == 8
     assert len(receiver.requests) == count + 1
 
 
 @pytest.mark.parametrize("fault", ["refused", "lost", "unanswered", "crash", "crash-after"])
-def test_nothing_depends_on_it(store: Path, fault: str) -> None:
-    """It has one attempt; whatever becomes of that, the store is delivered and the cursor says so."""
+def test_delivery_does_not_depend_on_the_metrics(store: Path, fault: str) -> None:
+    """They have one attempt; with any result, the store is delivered and the cursor has the progress."""
     receiver = Receiver()
     sender = Scripted(receiver, ["ok", fault])
     try:
@@ -107,7 +107,7 @@ def test_nothing_depends_on_it(store: Path, fault: str) -> None:
     assert push_once(store, Scripted(receiver), with_health=True).requests == 0
 
 
-def test_a_refusal_of_it_is_no_refusal_of_the_store(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_metrics_are_not_refused_samples(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     receiver = Receiver(lambda labels, t_ms: "too many series" if OWN in labels else None)
     tally = push_once(store, Scripted(receiver), with_health=True)
     assert (tally.sent, tally.rejected, tally.requests) == (32, 0, 1)
@@ -115,7 +115,7 @@ def test_a_refusal_of_it_is_no_refusal_of_the_store(store: Path, caplog: pytest.
     assert not list(store.glob("rejected_*"))
 
 
-def test_a_selector_chooses_of_it_too() -> None:
+def test_a_selector_selects_from_the_metrics_too() -> None:
     tally = Tally(sent=7)
 
     def chosen(text: str) -> list[str] | None:
@@ -138,7 +138,7 @@ def test_of_several_stores_the_slowest_counts_and_time_ascends() -> None:
     assert health.block(Path("one"), T0 + 1, 0) is None
 
 
-def test_the_program_sends_it_unless_told_not_to(run: Run, tmp_path: Path) -> None:
+def test_the_program_sends_the_metrics_without_no_health(run: Run, tmp_path: Path) -> None:
     receiver = Receiver()
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:

@@ -1,4 +1,4 @@
-"""The table of what the specification asks names tests that exist."""
+"""The table of the specification's requirements names existing tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "remote-write.md"
 
 
-def test_every_line_of_the_table_names_a_test_that_exists() -> None:
+def test_every_row_of_the_table_names_an_existing_test() -> None:
     rows = re.findall(r"^\| (?:MUST|SHOULD)(?: NOT)? \|.*$", PAGE.read_text(), re.MULTILINE)
     assert len(rows) > 20
     for row in rows:

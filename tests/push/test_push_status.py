@@ -1,4 +1,4 @@
-"""--status and --drop: what each cursor keeps in the store, and an end to that."""
+"""--status and --drop: what each cursor keeps in the store, and its removal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def instances(text: str) -> list[list[str]]:
     return [row.split() for row in rows]
 
 
-def test_status_says_how_far_behind_each_instance_is(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_how_far_behind_each_instance_is(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main([str(store), "--status"]) == 0
     assert instances(capsys.readouterr().out) == [
         ["a", "-", iso(T0 + 1000), "-", "0.0"],
@@ -65,13 +67,13 @@ def test_status_says_how_far_behind_each_instance_is(store: Path, capsys: pytest
     }
 
 
-def test_status_says_which_instance_has_delivered_times_ahead_of_the_clock(
+def test_status_shows_instances_with_delivered_times_ahead_of_the_clock(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     day_ms = 86_400_000
     ahead_ms = time.time_ns() // 1_000_000 + day_ms
     layout = Layout(store)
-    # A keeper refuses such times; a host whose clock was wrong as a whole has stored them.
+    # The store refuses such times, unless the clock of its own host was wrong as well.
     for path in layout.folder(JOURNALS).iterdir():
         path.unlink()
     layout.folder(JOURNALS).rmdir()
@@ -85,7 +87,7 @@ def test_status_says_which_instance_has_delivered_times_ahead_of_the_clock(
 
 
 def journals(store: Path, closed_ms: list[int]) -> list[int]:
-    """Give the store a journal of one tick for each of these times; gives the sizes of their files."""
+    """Add a journal of one tick for each of these times; returns the sizes of the files."""
     for number, at_ms in enumerate(closed_ms):
         fill(store, header(f"vm-{number}", at_ms), seconds(1, at_ms), tiers=TIERS)
     layout = Layout(store)
@@ -103,7 +105,7 @@ def write_cursor(path: Path, name: str, held_ms: int, progress: Progress | None 
     os.utime(path, ns=(0, held_ms * 1_000_000))
 
 
-def test_status_says_what_each_cursor_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_status_shows_what_each_cursor_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """By the store's own rules: rolled up, over tier 0's ten minutes, not over tier 1's six hours."""
     minutes = [7 * 60, 2 * 60, 60, 5, 0]
     now_ms = T0 + 7 * HOUR_MS
@@ -148,7 +150,7 @@ def test_a_cursor_of_another_tier_has_a_status_without_its_flags(
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["lab", "idle"]
 
 
-def test_drop_removes_one_cursor_and_says_what_was_in_flight(
+def test_drop_removes_one_cursor_and_logs_the_batch_in_flight(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Crash):
@@ -165,12 +167,10 @@ def test_drop_removes_one_cursor_and_says_what_was_in_flight(
     assert Layout(store).cursors() == ["lab"]
     receiver = Receiver()
     push_once(store, Scripted(receiver))
-    assert len(receiver.samples) == 4, "it begins anew"
+    assert len(receiver.samples) == 4, "delivery begins again"
 
 
-def test_drop_removes_a_cursor_that_is_not_understood(
-    store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_drop_removes_an_invalid_cursor(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Layout(store).cursor("prometheus").write_bytes(b"{}")
     assert cli.main([str(store), "--drop", "--cursor", "prometheus"]) == 0
     assert "it is not known whether a batch was in flight" in capsys.readouterr().err
@@ -185,7 +185,7 @@ def test_drop_leaves_a_cursor_that_a_push_holds(store: Path, capsys: pytest.Capt
     assert Layout(store).cursors() == ["prometheus"]
 
 
-def test_drop_of_a_cursor_that_is_not_there_names_those_that_are(
+def test_drop_of_a_missing_cursor_names_the_existing_ones(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(store.iterdir())
@@ -198,7 +198,7 @@ def test_drop_of_a_cursor_that_is_not_there_names_those_that_are(
     assert "there are: lab, prometheus" in capsys.readouterr().err
 
 
-def test_what_is_missing_is_said(run: Run, store: Path) -> None:
+def test_missing_flags_are_named(run: Run, store: Path) -> None:
     for flags, words in (
         (["--drop", "--cursor", "lab"], b"STORE"),
         ([store, "--format", "json"], b"--status"),
@@ -210,7 +210,7 @@ def test_what_is_missing_is_said(run: Run, store: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--status", "--dry-run"])
-def test_what_only_reads_finds_the_store(
+def test_commands_that_only_read_find_the_default_store(
     flag: str, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([str(store), flag]) == 0

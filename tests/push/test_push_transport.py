@@ -1,4 +1,4 @@
-"""One attempt against real servers on loopback that behave badly in every way we know of."""
+"""One attempt against real servers on loopback that misbehave in every way we know."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_404_names_the_flag_of_prometheus() -> None:
 
 @pytest.fixture
 def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A date without a zone is UTC, whatever the clock here shows."""
+    """A date without a zone is UTC, in any local time zone."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "UTC-9")
         time.tzset()
@@ -122,14 +122,14 @@ def test_retry_after_in_seconds_and_as_a_date(
         assert send(url, now_s=960.0).retry_after_s == wait_s
 
 
-def test_the_servers_words_are_made_harmless() -> None:
+def test_the_servers_text_is_made_harmless() -> None:
     text = answered(400, content=b"line\x1b[31m one\r\n\xffline two" + b"x" * 10_000).text
     assert text.isprintable()
     assert "line [31m one" in text
     assert len(text) < 500
 
 
-def test_an_answer_without_end_is_not_read_to_its_end() -> None:
+def test_an_endless_answer_is_not_read_to_its_end() -> None:
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
         handler.wfile.write(b"HTTP/1.1 400 Bad\r\nContent-Length: 999999999\r\n\r\n" + b"no " * 3000)
         handler.wfile.flush()
@@ -146,7 +146,7 @@ def test_an_answer_without_end_is_not_read_to_its_end() -> None:
     ("begun", "then", "outcome", "timeout_s"),
     [
         (b"", b"X", Outcome.RETRY, 0.4),
-        # It has said it. Enough time for a busy machine to read one line.
+        # The status is sent. Enough time for a busy machine to read one line.
         (b"HTTP/1.1 204 No Content\r\n", b"X-A: b\r\n", Outcome.ACCEPTED, 5.0),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_peer_that_trickles_is_cut_off(
             handler.wfile.flush()
 
     with http_server(answer) as url:
-        result = send(url, timeout_s=timeout_s)  # without the cut it would go on until the test's time-out
+        result = send(url, timeout_s=timeout_s)  # without the cut it would continue until the test's time-out
         gone.set()
     assert result.outcome is outcome
     if outcome is Outcome.RETRY:
@@ -294,5 +294,5 @@ def test_urls_that_are_refused(url: str) -> None:
     ["http://h", "http://h:9090/x?y=z", "HTTP://H/x", "http://[::1]:9090/x", "http://127.0.0.1/x", "http://h./x",
      "http://b\u00fccher.example/x", "http://xn--bcher-kva.example/x", "https://h/%20", "http://h:/x"],
 )  # fmt: skip
-def test_urls_that_are_taken(url: str) -> None:
+def test_urls_that_are_accepted(url: str) -> None:
     assert parse_url(url) == url

@@ -1,4 +1,4 @@
-"""The encoder: the bytes on the wire, and what must never get there."""
+"""The encoder: the bytes of a request, and samples and labels that must never be sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def block(t_ms: list[int], rows: list[list[float]], labels: tuple[Labels, ...] =
 
 
 def test_the_bytes_of_a_small_request() -> None:
-    """Written down by hand from the specification's field numbers."""
+    """Written by hand from the specification's field numbers."""
     labels: tuple[Labels, ...] = ((("__name__", "a"), ("b", "c")),)
     body = encode([Block(SeriesSet((TWO_SERIES[0],), labels), np.array([5]), np.array([[1.5]]))])
     sample = b"\x09" + struct.pack("<d", 1.5) + b"\x10\x05"
@@ -109,7 +109,7 @@ def test_metadata_has_type_help_and_unit() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_a_body_that_is_none_is_a_value_error(data: bytes) -> None:
+def test_an_invalid_body_is_a_value_error(data: bytes) -> None:
     try:
         decode(data)
     except ValueError:
@@ -129,7 +129,7 @@ def test_labels_of_a_series() -> None:
 
 
 @pytest.mark.parametrize("name", ["zone", "core", "job"])
-def test_a_label_of_the_session_wins_and_no_two_series_become_one(name: str) -> None:
+def test_a_label_of_the_session_takes_precedence_and_no_two_series_become_equal(name: str) -> None:
     series = (*TWO_SERIES, Series("heat", ((("job"), "own"),), "gauge", "", ""))
     labels = sent_labels(header(series=series), "vms", {name: "added"} if name != "job" else {})
     assert len(set(labels)) == 3
@@ -138,7 +138,7 @@ def test_a_label_of_the_session_wins_and_no_two_series_become_one(name: str) -> 
         assert dict(item)["zone"] == "a"
 
 
-def test_every_series_of_the_catalogue_is_told_apart() -> None:
+def test_every_series_of_the_catalogue_is_distinct() -> None:
     labels = sent_labels(header(series=SERIES), "vms", {"reason": "x", "op": "y"})
     assert len(set(labels)) == len(SERIES) == 16
     for a, b in itertools.pairwise(sorted(labels)):

@@ -1,4 +1,4 @@
-"""Remote-write 2.0: the bytes, judged by a strict receiver, and the way back to 1.0."""
+"""Remote-write 2.0: the bytes, checked by a strict receiver, and the conversion to 1.0."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ TIMES = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=12, unique=True
 
 
 @given(TIMES, st.data())
-def test_as_1_0_it_is_what_1_0_would_have_sent(times: list[int], data: st.DataObject) -> None:
+def test_as_1_0_it_equals_a_body_of_1_0(times: list[int], data: st.DataObject) -> None:
     values = st.lists(st.floats(width=64), min_size=2, max_size=2)
     rows = data.draw(st.lists(values, min_size=len(times), max_size=len(times)))
     start_ms = data.draw(st.sampled_from([0, 1, times[0], times[-1], 2**62]))
@@ -76,7 +76,7 @@ def test_as_1_0_it_is_what_1_0_would_have_sent(times: list[int], data: st.DataOb
 
 
 def test_a_session_that_began_after_its_ticks_has_no_start() -> None:
-    """A clock was set back; a start after its sample would be a lie."""
+    """A clock was set back; a start after its sample would be wrong."""
     request = v2.decode(v2.encode([block([T0], [[1, 2]], start_ms=T0 + 1)]))
     assert {s.start_timestamp for series in request.timeseries for s in series.samples} == {0}
 
@@ -144,7 +144,7 @@ def test_labels_that_break_the_rules_are_never_sent(labels: Labels) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_a_body_that_is_none_is_a_value_error(data: bytes) -> None:
+def test_an_invalid_body_is_a_value_error(data: bytes) -> None:
     for body in (data, snappy.compress(data)):
         try:
             v2.decode(body)
@@ -204,7 +204,7 @@ def test_the_strict_receiver_knows_1_0_from_2_0() -> None:
 
 
 def test_every_sample_once_as_2_0_and_the_same_bytes_again(run: Run, tmp_path: Path) -> None:
-    """A batch that was left in flight goes out again bit for bit, with its headers."""
+    """A batch in flight is sent again bit for bit, with its headers."""
     fill(tmp_path, header("a"), seconds(30), "poweroff")
     fill(tmp_path, header("b", T0 + 5000), seconds(10, T0 + 5300), "reset")
     receiver = StrictReceiver()
@@ -238,7 +238,7 @@ def test_one_refused_series_costs_only_itself(run: Run, tmp_path: Path) -> None:
     assert receiver.store.samples == wanted
 
 
-def test_an_accepted_request_that_was_not_all_written_is_said_and_counted(run: Run, tmp_path: Path) -> None:
+def test_a_partly_written_request_is_logged_and_counted(run: Run, tmp_path: Path) -> None:
     fill(tmp_path, header("a"), seconds(20), "poweroff")
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:
@@ -251,8 +251,8 @@ def test_an_accepted_request_that_was_not_all_written_is_said_and_counted(run: R
     assert b"39 samples sent, 0 rejected, 0 unclear, 3 passed over, 1 request" in done.stderr
 
 
-def test_an_old_prometheus_gets_1_0_and_all_of_it(run: Run, tmp_path: Path, prometheus: Prometheus) -> None:
-    """It answers 204 to a request of 2.0, and has taken nothing."""
+def test_an_old_prometheus_gets_1_0_and_all_samples(run: Run, tmp_path: Path, prometheus: Prometheus) -> None:
+    """It answers 204 to a request of 2.0, and stores nothing."""
     now_ms = time.time_ns() // 1_000_000
     fill(tmp_path, header("a", now_ms - 60_000), seconds(30, now_ms - 60_000), "poweroff")
     done = run("rondo-push", tmp_path, "--remote-write", prometheus.write_url, "--protocol", "2.0")

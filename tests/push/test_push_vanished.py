@@ -1,4 +1,4 @@
-"""A series that an instance has no more gets a stale marker, wherever a stretch begins and ends."""
+"""A series that an instance loses gets a stale marker, wherever a stretch begins and ends."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def row(maker: Maker, key: tuple[str, int], schema: Schema, t_ms: int) -> None:
 
 
 def markers_of(stretch: Stretch, first: int = 0, *, wanted: str = "") -> list[Marker]:
-    """All stale markers but those of ends, from slice `first` on."""
+    """All stale markers except those of ends, from slice `first` on."""
     selector = parse_selector(wanted) if wanted else None
     made = Batches(stretch, 0, lambda head: sent_labels(head, "job", {}), selector, 10_000)
     found = []
@@ -57,7 +57,7 @@ def markers_of(stretch: Stretch, first: int = 0, *, wanted: str = "") -> list[Ma
 
 
 def is_row(one: module.Slice, at: int) -> bool:
-    """Whether it has values: an end has none."""
+    """Whether the row has values; an end has none."""
     return not math.isnan(one.parts[int(one.part[at])][1][int(one.row[at]), 0])
 
 
@@ -73,7 +73,7 @@ def between(
         return markers_of(stretch)
 
 
-def test_a_series_that_is_not_in_the_new_schema_ends_with_the_first_tick_of_that(maker: Maker) -> None:
+def test_a_series_that_the_new_schema_lacks_ends_with_its_first_tick(maker: Maker) -> None:
     for t_ms, schema in enumerate((A, A, B, B, A), 1):
         row(maker, VM, schema, t_ms)
     found = between(maker, maker.start(), maker.position())
@@ -101,7 +101,7 @@ def test_the_schema_before_the_stretch_counts(
 
 
 @pytest.mark.parametrize("rotates", [False, True])
-def test_what_has_no_samples_for_long_needs_no_marker(maker: Maker, rotates: bool) -> None:
+def test_series_without_recent_samples_need_no_marker(maker: Maker, rotates: bool) -> None:
     row(maker, VM, A, 1)
     row(maker, ("vm-2", T0), NONE, 1)
     if rotates:
@@ -114,7 +114,7 @@ def test_what_has_no_samples_for_long_needs_no_marker(maker: Maker, rotates: boo
     assert found == []
 
 
-def test_a_first_delivery_ends_nothing_that_it_did_not_send(maker: Maker) -> None:
+def test_a_first_delivery_ends_no_series_that_it_did_not_send(maker: Maker) -> None:
     row(maker, VM, A, 1)
     row(maker, VM, B, 2)
     row(maker, VM, A, 3)
@@ -132,7 +132,7 @@ def test_a_first_delivery_ends_nothing_that_it_did_not_send(maker: Maker) -> Non
         pytest.param("lost later", [("vm", "c1", 20)], id="given up when the next life has begun"),
     ],
 )
-def test_a_life_whose_series_the_next_one_has_not(
+def test_a_life_whose_series_the_next_one_lacks(
     maker: Maker, end: str, expected: list[Marker], splits: bool
 ) -> None:
     row(maker, VM, A, 1)
@@ -172,7 +172,7 @@ def test_a_selector_leaves_out_markers_too(maker: Maker) -> None:
     maker.close()
 
 
-def test_a_process_that_goes_on_from_a_later_slice_knows_what_there_was_before(
+def test_a_process_that_continues_at_a_later_slice_knows_the_earlier_series(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SLICE_SAMPLES", 2)
@@ -214,7 +214,7 @@ def test_markers_do_not_depend_on_where_stretches_begin(
         for one in had.series
         if one not in has.series
     ]
-    # What is late for its instance is left out: here, sessions are alone and ascend.
+    # Late rows of an instance are left out; here, sessions do not overlap.
     found = [marker for begin, end in pairwise(positions) for marker in between(maker, begin, end)]
     maker.close()
     assert sorted(found) == sorted(expected)

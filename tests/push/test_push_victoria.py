@@ -1,5 +1,5 @@
-"""A real VictoriaMetrics: it keeps what is sent twice twice, unless it is told not to; and what it
-refuses, and what it drops without a word."""
+"""A real VictoriaMetrics: it stores repeated samples twice, unless it is configured otherwise; and the
+samples that it refuses, and those that it drops silently."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_every_sample_is_there_although_an_answer_was_lost(
 def test_victoriametrics_refuses_a_request_that_is_too_big_for_it(
     run: Run, tmp_path: Path, program: Callable[[str], Path], name: str
 ) -> None:
-    """With 400, not 413. Of its parts each is small enough, but for the samples of one VM whose labels
-    alone are too long."""
+    """With 400, not 413. Each of its parts is small enough, except the samples of one VM whose labels alone
+    are too long."""
     store = tmp_path / "vmm_metrics"
     for instance in ("a", "b", "c"):
         fill(store, header(instance, NOW - 60_000), seconds(20, NOW - 59_000), "poweroff")
@@ -112,7 +112,7 @@ IGNORED = "vm_rows_ignored_total"
     ],
     ids=["too many labels", "a long label", "too old"],
 )
-def test_what_victoriametrics_drops_it_does_not_say(
+def test_victoriametrics_drops_samples_silently(
     run: Run,
     tmp_path: Path,
     program: Callable[[str], Path],
@@ -122,9 +122,9 @@ def test_what_victoriametrics_drops_it_does_not_say(
     before: str | None,
     counter: str,
 ) -> None:
-    """It answers 204 all the same, so it counts as delivered; only its own counters tell.
+    """It still answers 204, so they count as delivered; only its own counters show them.
 
-    Before 1.108 it dropped labels, and kept the series under those that were left.
+    Before 1.108 it dropped labels, and kept the series under the remaining ones.
     """
     store, start_ms = tmp_path / "vmm_metrics", NOW - age_ms
     fill(store, header("a", start_ms - 500), seconds(5, start_ms))
@@ -139,7 +139,7 @@ def test_what_victoriametrics_drops_it_does_not_say(
 
 
 @every
-def test_series_over_a_limit_are_dropped_without_a_word(
+def test_series_over_a_limit_are_dropped_silently(
     run: Run, tmp_path: Path, program: Callable[[str], Path], name: str
 ) -> None:
     """VictoriaMetrics counts series with a Bloom filter: of those over the limit, one in sixteen passes."""

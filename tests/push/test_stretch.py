@@ -1,4 +1,4 @@
-"""A stretch of the journal: everything in it once, in the order in which receivers take it."""
+"""A stretch of the journal: every row once, in the order that receivers accept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = tuple[str, int, tuple[tuple[str, float], ...]]
 
 
 def sent(stretch: Stretch) -> list[list[Row]]:
-    """The rows of each slice, in the order of sending."""
+    """The rows of each slice, in sending order."""
     slices = []
     for number in range(stretch.slices):
         one = stretch.slice(number)
@@ -42,8 +42,8 @@ def is_marker(row: Row) -> bool:
     return all(math.isnan(value) for _, value in row[2])
 
 
-def test_what_came_late_is_sent_in_its_turn(tmp_path: Path) -> None:
-    """Twenty VMs send their last 100 minutes, one after another, as after a stretch without a store."""
+def test_late_rows_are_sent_in_the_order_of_time(tmp_path: Path) -> None:
+    """Twenty VMs send their last 100 minutes, one after another, as after an outage of the store."""
     maker = Maker(tmp_path)
     for vm in range(20):
         times = [T0 + 10_000 * n for n in range(600)]
@@ -60,7 +60,7 @@ def test_what_came_late_is_sent_in_its_turn(tmp_path: Path) -> None:
     assert sum(map(len, slices)) == 12_000
 
 
-def test_a_slice_goes_by_instance_then_by_time(tmp_path: Path) -> None:
+def test_a_slice_is_sorted_by_instance_then_by_time(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     for n in range(3):
         for vm in ("b", "a"):
@@ -71,7 +71,7 @@ def test_a_slice_goes_by_instance_then_by_time(tmp_path: Path) -> None:
     assert [row[:2] for row in rows] == [(vm, T0 + 1000 * n + 1) for vm in ("b", "a") for n in range(3)]
 
 
-def test_rows_that_are_damaged_cost_no_others_of_their_series(tmp_path: Path) -> None:
+def test_damaged_rows_cost_no_others_of_their_series(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     for second in range(3):
         at = maker.position().offset
@@ -88,7 +88,7 @@ def test_rows_that_are_damaged_cost_no_others_of_their_series(tmp_path: Path) ->
         assert [t_ms - T0 for rows in sent(stretch) for _, t_ms, _ in rows] == [0, 2000]
 
 
-def test_an_end_is_a_marker_a_millisecond_behind_the_last_tick(tmp_path: Path) -> None:
+def test_an_end_is_a_marker_a_millisecond_after_the_last_tick(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     maker.rows(("vm", T0), A, [T0 + 1], [(1, 1)])
     maker.rows(("vm", T0), B, [T0 + 2], [(1, 1, 1)])
@@ -98,11 +98,11 @@ def test_an_end_is_a_marker_a_millisecond_behind_the_last_tick(tmp_path: Path) -
     maker.close()
     assert [t_ms - T0 for _, t_ms, _ in rows] == [1, 2, 3]
     assert is_marker(rows[2])
-    assert [name for name, _ in rows[2][2]] == ["g1", "c2", "c3"], "of the series that it had last"
+    assert [name for name, _ in rows[2][2]] == ["g1", "c2", "c3"], "the series of its last schema"
 
 
-def test_a_tick_goes_before_a_marker_of_its_time(tmp_path: Path) -> None:
-    """A session that was given up goes on."""
+def test_a_tick_takes_precedence_over_a_marker_of_its_time(tmp_path: Path) -> None:
+    """A lost session continues."""
     maker = Maker(tmp_path)
     maker.rows(("vm", T0), A, [T0 + 1], [(1, 1)])
     maker.end(("vm", T0), "lost")
@@ -124,7 +124,7 @@ def test_a_life_that_began_before_the_last_one_ended_gets_no_marker_between(tmp_
     assert [t_ms - T0 for _, t_ms, _ in rows] == [10, 12]
 
 
-def test_rows_that_an_instance_is_past_are_passed_over_and_counted(tmp_path: Path) -> None:
+def test_rows_not_later_than_their_instances_last_are_passed_over_and_counted(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     maker.rows(("vm", T0), A, [T0 + 1000, T0 + 2000], [(1, 1)] * 2)
     begin = maker.position()
@@ -139,7 +139,9 @@ def test_rows_that_an_instance_is_past_are_passed_over_and_counted(tmp_path: Pat
     maker.close()
 
 
-def test_a_first_delivery_leaves_what_is_old_but_for_the_last_minutes_of_the_ended(tmp_path: Path) -> None:
+def test_a_first_delivery_passes_over_old_rows_except_the_last_minutes_of_ended_sessions(
+    tmp_path: Path,
+) -> None:
     maker = Maker(tmp_path)
     for vm in ("ended", "lives"):
         maker.rows((vm, T0), A, [T0 + 60_000 * n for n in range(1, 31)], [(n, n) for n in range(30)])
@@ -154,7 +156,7 @@ def test_a_first_delivery_leaves_what_is_old_but_for_the_last_minutes_of_the_end
     assert minutes == {"ended": [*range(16, 31), 30], "lives": [*range(26, 31)]}
 
 
-def test_slices_are_cut_at_half_hours_and_at_every_million(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_begin_at_half_hours_and_at_every_million_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SLICE_SAMPLES", 100)
     samples = dict.fromkeys(range(1795, 1805), 30) | {4000: 500, 4001: 1}
     cuts = cut_times(samples)

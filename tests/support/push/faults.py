@@ -1,12 +1,11 @@
-"""A proxy before a remote-write endpoint that fails as it is told, one word of a script a request.
+"""A proxy before a remote-write endpoint that fails by a script, one word for each request.
 
-ok; slow (the answer comes in bits); interim (behind two others, 102 and 103); cut body (what follows
-the answer's head is not all that it says); cut answer (it ends within its status); lost answer (the
-request arrives, the answer does not); cut request (the connection is reset while it is sent); silence
-(it never arrives, until the sender loses patience); silence after (it arrives, and then so); 429, 429
-seconds, 429 date (with Retry-After), 500, 502, 503 (it does not arrive); 500 after (it arrives all the
-same); redirect (to itself, another path); restart (of the endpoint, killed before the request arrives).
-When the script is at its end all is ok.
+ok; slow (the answer arrives in pieces); interim (after two others, 102 and 103); cut body (the answer's
+body is shorter than its head declares); cut answer (it ends within its status); lost answer (the request
+arrives, the answer does not); cut request (the connection is reset while it is sent); silence (it never
+arrives, and the sender times out); silence after (the same after it arrives); 429, 429 seconds, 429 date
+(with Retry-After), 500, 502, 503 (it does not arrive); 500 after (it arrives); redirect (to itself, another
+path); restart (of the endpoint, killed before the request arrives). After the script everything is ok.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ INTERIM = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a
 
 
 class FaultProxy:
-    """Listens on loopback while entered; `url` is where to write to, `script` what is to come."""
+    """Listens on loopback while entered; write to `url`; `script` has the next faults."""
 
     def __init__(self, target: str, restart: Callable[[], None] = lambda: None) -> None:
         self._target = urlsplit(target)
@@ -41,7 +40,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._script: list[str] = []
         self._over = threading.Event()
-        self.done: list[str] = []  # words that were carried out
+        self.done: list[str] = []  # words of the script that were executed
 
     def follow(self, script: Iterable[str]) -> None:
         with self._lock:
@@ -49,7 +48,7 @@ class FaultProxy:
             self.done = []
 
     def will_be_silent(self) -> bool:
-        """Whether a request that the script still has makes the sender wait for its time-out."""
+        """Whether a word left in the script makes the sender wait for its time-out."""
         with self._lock:
             return any(word.startswith("silence") for word in self._script)
 
@@ -130,7 +129,7 @@ class FaultProxy:
             send_reply(request, (status, headers, content))
 
     def _forward(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Its status, what it says that it has written, and its body."""
+        """The endpoint's status, its header with the count of written samples, and its body."""
         connection = http.client.HTTPConnection(self._target.netloc, timeout=300)
         try:
             connection.request("POST", self._target.path, body, dict(headers))

@@ -1,4 +1,4 @@
-"""Journals made by hand, frame by frame, for tests of what reads them."""
+"""Journals made by hand, frame by frame, for tests of their readers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STORE_ID = b"8 bytes!"
 
 
 def series(*names: str) -> Schema:
-    """Counters begin with c, gauges with g."""
+    """A name that begins with c is a counter, one with g a gauge."""
     return schema_of(tuple(Series(one, (), COUNTER if one[0] == "c" else GAUGE, "", "") for one in names))
 
 
 class Maker:
-    """Writes one frame a call. `begin` and `end` are the positions of everything written so far."""
+    """Writes one frame per call. `begin` and `end` are the positions of everything written so far."""
 
     def __init__(self, folder: Path) -> None:
         self.layout = Layout(folder)
@@ -66,11 +66,11 @@ class Maker:
         self.writer.write()
 
     def position(self) -> Position:
-        """The end of all that was written."""
+        """The end of all frames."""
         return Position(self._number, self.writer.header.file_id, self.writer.size)
 
     def start(self) -> Position:
-        """The begin of the first journal."""
+        """The beginning of the first journal."""
         with (self.layout.file(JOURNALS, 1)).open("rb") as file:
             return Position(
                 1, frames.parse_file_header(file.read(frames.FILE_SIZE)).file_id, frames.FILE_SIZE

@@ -1,11 +1,10 @@
-"""Starts rondo-push many times, quickly: reads a JSON line, forks, and says how the child ended.
+"""Starts rondo-push many times, quickly: reads a JSON line, forks, and reports how the child ended.
 
     {"argv": [...], "die": ["before the send", 2]}     killed by SIGKILL at that moment, the second time
     {"argv": [...], "kill_after_s": 0.01}              killed by SIGKILL from outside
 
-Each child is a process of its own with a fresh cursor, transport and clock; only the imports are
-shared. Answers with a JSON line: the child's exit status, negative for a signal, and what it said
-on standard error.
+Each child is a separate process with a fresh cursor, transport and clock; only the imports are shared.
+The answer is a JSON line: the child's exit status, negative for a signal, and its standard error.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MOMENTS = ("before the send", "after the send", "before the save", "during the s
 
 
 def die_at(moment: str, count: int) -> None:
-    """Have this process kill itself at the count-th such moment."""
+    """Make this process kill itself at the count-th such moment."""
     seen = dict.fromkeys(MOMENTS, 0)
     send, save = Transport.send, Cursor.save
 
@@ -50,9 +49,9 @@ def die_at(moment: str, count: int) -> None:
     def syncing(fd: int) -> None:
         if moment == "during the save" and seen[moment] == count - 1:
             try:
-                os.write(fd, b"{")  # what is in the temporary file by then is not to matter
+                os.write(fd, b"{")  # the content of the temporary file must not matter
             except OSError:
-                pass  # it is the folder's turn
+                pass  # this syncs the folder
         reached("during the save")
 
     Transport.send, Cursor.save, os.fsync = sending, saving, syncing  # type: ignore[assignment,method-assign]  # for good
@@ -72,7 +71,7 @@ def child(argv: list[str], die: tuple[str, int] | None) -> NoReturn:
 
 
 def main() -> None:
-    # A hundred schedules have no time to wait. No power is cut here: what is written is there.
+    # A hundred schedules have no time for pauses; without power cuts they need no syncs.
     pusher.BACKOFF_S = 0.001
     os.fsync = lambda fd: None
     for line in sys.stdin:

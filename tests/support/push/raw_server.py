@@ -1,4 +1,4 @@
-"""Endpoints and proxies of raw sockets, which say what no HTTP library would."""
+"""Endpoints and proxies with raw sockets, for answers that no HTTP library would send."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Peer:
     def __init__(self, sock: socket.socket, number: int, over: threading.Event) -> None:
         self.sock = sock
         self.number = number  # of the connection, from 1 on
-        self.over = over  # set when the test is
+        self.over = over  # set at the end of the test
         self._file: BinaryIO = sock.makefile("rb")
 
     def head(self) -> tuple[str, dict[str, str]] | None:
@@ -40,7 +40,7 @@ class Peer:
         self.sock.sendall(data)
 
     def trickle(self, data: bytes) -> None:
-        """Send it byte by byte, again and again, until the sender has enough or the test is over."""
+        """Send it byte by byte, again and again, until the sender closes or the test is over."""
         while True:
             for byte in data:
                 self.send(bytes([byte]))
@@ -48,12 +48,12 @@ class Peer:
                     return
 
     def upgrade(self, context: ssl.SSLContext) -> None:
-        """Go on with TLS."""
+        """Continue with TLS."""
         self.sock = context.wrap_socket(self.sock, server_side=True)
         self._file = self.sock.makefile("rb")
 
     def hang_up(self) -> None:
-        """End the connection under whoever waits for it."""
+        """Shut the connection down under a waiting thread."""
         try:
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
         except OSError:
@@ -65,7 +65,7 @@ class Peer:
 
 
 class RawServer:
-    """Listens on loopback while entered; `handle` has each connection, in a thread of its own."""
+    """Listens on loopback while entered; `handle` gets each connection, in its own thread."""
 
     def __init__(self, handle: Callable[[Peer], None]) -> None:
         self._handle = handle
@@ -114,6 +114,6 @@ class RawServer:
         try:
             self._handle(peer)
         except (OSError, ValueError):
-            pass  # the sender has left: many tests are about that
+            pass  # the sender has closed, as in many tests
         finally:
             peer.close()

@@ -1,4 +1,4 @@
-"""What the tests of rondo-push deliver to, and stores to deliver from."""
+"""Receivers for the tests of rondo-push, and stores to deliver."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def seconds(count: int, start_ms: int = T0, width: int = 2) -> list[Tick]:
 def fill(
     path: Path, head: Header, rows: Iterable[Tick], end: str | None = None, tiers: str = "1s:1000h"
 ) -> None:
-    """Write (more of) a session into the store at `path`, into a journal of its own."""
+    """Write a session, or more of one, into a new journal of the store at `path`."""
     with Keeper(Folder(path, parse_tiers(tiers)), now_ms=lambda: T0 + 10 * HOUR_MS) as keeper:
         session = keeper.begin(head)
         rows = list(rows)
@@ -68,7 +68,7 @@ def fill(
 
 
 def expected(path: Path, *, with_ends: bool = True) -> Samples:
-    """What a receiver has to hold when all of a store was delivered, for sessions apart in time."""
+    """The samples of a receiver after a whole store was delivered, for sessions apart in time."""
     samples: Samples = {}
     ends: dict[tuple[str, int], tuple[tuple[Key, ...], int]] = {}
     layout = Layout(path)
@@ -117,11 +117,11 @@ def labels_of(head: Header) -> tuple[Key, ...]:
 
 
 class Scripted:
-    """A transport to a Receiver over a bad network: one word of the script for each attempt.
+    """A transport to a Receiver over a faulty network: one word of the script for each attempt.
 
     ok; refused (no connection); lost (never arrives, a time-out); unanswered (arrives, but the
-    answer is lost); crash and crash-after (we die before, or after, it arrives). When the script is
-    at its end all is ok. `max_samples` is what the receiver takes in one request.
+    answer is lost); crash and crash-after (we die before, or after, it arrives). After the script
+    everything is ok. `max_samples` is the receiver's limit for a request.
     """
 
     def __init__(self, receiver: Receiver, script: Iterable[str] = (), max_samples: int = 10**9) -> None:
@@ -166,7 +166,7 @@ def push_once(
     tally: Tally | None = None,
     tier: int = 0,
 ) -> Tally:
-    """What one run of rondo-push does, with waits left out."""
+    """One run of rondo-push, without its pauses."""
     tally = tally or Tally()
     with Cursor(path, "prometheus") as cursor:
         cursor.belongs_to(open_store(path).store_id, tier, "")

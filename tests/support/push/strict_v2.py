@@ -1,8 +1,8 @@
-"""A receiver of remote-write 2.0 that refuses all that the specification forbids a sender.
+"""A receiver of remote-write 2.0 that refuses everything the specification forbids a sender.
 
-Strategy: headers first, then the message with nothing unknown in it, then symbols, then each
-series. What is in order goes to the rules that Prometheus has for 1.0 (`Receiver`), and is
-answered with the number of samples written.
+Strategy: check the headers first, then the message for unknown fields, then symbols, then each series. A
+valid request goes through Prometheus' rules for 1.0 (`Receiver`), and the answer has the number of samples
+written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROTO = "io.prometheus.write.v2.Request"
 
 
 def forbidden_headers(headers: Mapping[str, str]) -> tuple[int, str] | None:
-    """Status and words for headers that 2.0 does not allow."""
+    """Status and text for headers that 2.0 does not allow."""
     if headers.get("Content-Encoding") != "snappy":
         return 415, "Content-Encoding is not snappy"
     kind, _, parameter = headers.get("Content-Type", "").partition(";")
@@ -41,7 +41,7 @@ def forbidden_headers(headers: Mapping[str, str]) -> tuple[int, str] | None:
 
 
 def forbidden(body: bytes) -> str | None:
-    """What the specification forbids in a body; None if it is in order."""
+    """The rule of the specification that a body breaks; None if it is valid."""
     try:
         request = Request.FromString(snappy.decompress(body))
     except Exception as exc:
@@ -111,7 +111,7 @@ def _samples(series: TimeSeries) -> str | None:
 
 
 class StrictReceiver:
-    """What `http_server` answers with. `bodies` are those that were in order."""
+    """A handler for `http_server`. `bodies` are the valid ones."""
 
     def __init__(self, refuses: Callable[[Key, int], str | None] = lambda labels, t_ms: None) -> None:
         self.store = Receiver(refuses)
