@@ -1,9 +1,9 @@
-"""What the producers of a stream share: the backlog, the outputs, the pace of ticks, the text for people.
+"""Shared code of the producers of a stream: backlog, outputs, pace of ticks, text for people.
 
-An output (`output.Output`) is a state machine that never waits: `link.Link` delivers over a Unix or TCP
-socket, connects again by itself, and knows what was acknowledged; `pipe.Pipe` writes a pipe, a file or a
-terminal. rondo-vmm drives each of its outputs from a thread (`vmm.output`). One epoll loop drives a
-thousand, with a `driver.Driver`, which keeps what each waits for:
+An output (`output.Output`) is a state machine that never waits. `link.Link` delivers over a Unix or TCP
+socket, reconnects by itself, and knows which ticks were acknowledged; `pipe.Pipe` writes to a pipe, a file
+or a terminal. rondo-vmm drives each of its outputs in a thread (`vmm.output`). One epoll loop drives a
+thousand of them with a `driver.Driver`, which records what each waits for:
 
     epoll = select.epoll()
     driver = Driver(epoll)
@@ -16,7 +16,7 @@ thousand, with a `driver.Driver`, which keeps what each waits for:
     while True:
         for fd, events in epoll.poll(driver.timeout(now)):
             now = time.monotonic()
-            driver.dispatch(fd, events, now)    # False for a descriptor that is none of an output's
+            driver.dispatch(fd, events, now)    # False for a descriptor of no output
         driver.on_time(now := time.monotonic())
         ...
         link.put(stream.encode(tick))           # at each tick; sent at once if the socket takes it
@@ -32,11 +32,11 @@ thousand, with a `driver.Driver`, which keeps what each waits for:
     link.close()                                # to give up on it; `missing` says how many ticks
     driver.update(link, now)
 
-`driver.update` is due after every call on an output, so that the driver sees what it waits for now. The
-driver forgets an output that is over, and that needs no more calls. `now` is of one monotonic clock, in
+Call `driver.update` after every call on an output, so that the driver sees what it waits for now. The
+driver forgets an output that is over; it needs no more calls. `now` is the time of one monotonic clock, in
 seconds.
 
-While the store is away a link keeps the newest 600 ticks, as the bytes that it will send: 0.13 MB a VM
-with twenty series. Lines for the log go through an `output.Notices`; a watcher of many VMs gives its own
-to all of its links, to say once what a thousand of them have to say.
+While the store is down a link keeps the newest 600 ticks, as the bytes to send: 0.13 MB per VM with twenty
+series. Log messages go through an `output.Notices`; a watcher of many VMs passes its own to all links, to
+log once what happens to a thousand of them.
 """

@@ -1,7 +1,7 @@
-"""Where a store listens: a Unix socket's path, or a host and port, whose name is looked up beside the loop.
+"""The address of a store: a Unix socket's path, or a host and port; a host's name is resolved in a thread.
 
-Strategy: looking up a name may take seconds, so a thread does it, one at a time for all links that share
-the address; they ask again until the answer is there. A numeric address needs no thread.
+Strategy: resolving a name may take seconds, so a thread does it, one at a time for all links that share
+the address; they ask again until the result is there. A numeric address needs no thread.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 import threading
 from typing import Any
 
-_FRESH_S = 2.0  # how long an answer is used, so that a thousand links ask for it once
+_FRESH_S = 2.0  # a result is used for this long, so that a thousand links resolve a name once
 
 Candidate = tuple[int, Any]
 """An address family and a socket address of it."""
@@ -23,7 +23,7 @@ class UnixAddress:
         self.path = path
 
     def candidates(self, _now: float, /) -> list[Candidate]:
-        """What to connect to."""
+        """The socket addresses to connect to."""
         return [(socket.AF_UNIX, self.path)]
 
 
@@ -37,7 +37,7 @@ class TcpAddress:
         self._fresh_until = 0.0
 
     def candidates(self, now: float, /) -> list[Candidate] | None:
-        """What to connect to, in this order; None while it is looked up. Raises OSError."""
+        """The socket addresses to try, in order; None while the name is resolved. Raises OSError."""
         if self._thread is None and now >= self._fresh_until:
             try:
                 self._answer = self._look_up(socket.AI_NUMERICHOST)

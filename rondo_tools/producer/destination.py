@@ -1,4 +1,4 @@
-"""What ``--output`` names, as an output: ``-``, a file, ``unix:PATH``, ``tcp:HOST:PORT``."""
+"""Opens the destination of ``--output``: ``-``, a file, ``unix:PATH``, ``tcp:HOST:PORT``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ _MAX_UNIX_PATH = 107  # bytes, unix(7)
 
 
 def open_output(spec: str, interval_ms: int = 1000, notices: Notices = NOTICES) -> Output:
-    """The destination that ``--output`` names, for a tick in each interval. Raises UsageError for one
-    that cannot be.
-    """
+    """The destination of ``--output``, for a tick in each interval. Raises UsageError for an invalid one."""
     if spec == "-":
         return Pipe(standard(1, "output"), "standard output", notices=notices)
     if (where := address(spec)) is not None:
-        from rondo_tools.producer.link import Link  # 8 ms, which a VM with a pipe need not wait for
+        from rondo_tools.producer.link import Link  # loading it takes 8 ms, which a VM with a pipe saves
 
         return Link(where, spec, interval_ms=interval_ms, notices=notices)
     return open_file("--output", spec, notices=notices)
@@ -37,7 +35,7 @@ def open_stream(
 ) -> Output:
     """The destination of a tool that writes the stream or, with --text, lines for people. Raises UsageError.
 
-    The stream is nothing for a terminal: `example` shows how to pipe it.
+    A terminal cannot show the stream: the message has `example`, a pipeline.
     """
     if spec == "-" and not text and os.isatty(1):
         raise UsageError(
@@ -50,7 +48,7 @@ def open_stream(
 
 
 def address(spec: str) -> UnixAddress | TcpAddress | None:
-    """The socket that ``--output`` names; None if it names none. Raises UsageError for one that cannot be."""
+    """The socket address in ``--output``; None if it is not one. Raises UsageError for an invalid one."""
     kind, colon, rest = spec.partition(":")
     if not colon or kind not in ("unix", "tcp"):
         return None
@@ -82,7 +80,7 @@ def standard(fd: int, name: str) -> int:
 
 
 def open_file(flag: str, path: str, *, items: str = "ticks", notices: Notices = NOTICES) -> Output:
-    """A file, written anew, or a named pipe. Raises UsageError for one that cannot be."""
+    """A file, overwritten, or a named pipe. Raises UsageError if it cannot be opened."""
     try:
         mode = os.stat(path).st_mode if os.path.exists(path) else 0
         if stat.S_ISFIFO(mode):
@@ -92,7 +90,7 @@ def open_file(flag: str, path: str, *, items: str = "ticks", notices: Notices = 
                 f"{flag} {path}: this is a socket; a stream goes to it with --output unix:{path}"
             )
         fd = os.open(path, _NEW_FILE, 0o666)
-        os.set_blocking(fd, True)  # only to open it was not to be waited for: a serial line without a carrier
+        os.set_blocking(fd, True)  # O_NONBLOCK is for the open alone: a serial line may have no carrier
         return Pipe(fd, path, items=items, notices=notices)
     except OSError as exc:
         raise UsageError(f"{flag} {path}: {_why(exc, path)}") from exc

@@ -1,8 +1,8 @@
-"""Drives any number of outputs in one loop: keeps what each waits for, and calls it when that has come.
+"""Drives any number of outputs in one loop: records what each waits for, and calls it when that happens.
 
-Strategy: the loop, its epoll and its clock are the caller's; the package's docstring has an example. A
-descriptor that an epoll does not take, a regular file, is always writable. Deadlines stand in a heap,
-out of which those that no longer hold are passed over.
+Strategy: the caller owns the loop, its epoll and its clock; the package's docstring has an example. A
+descriptor that epoll does not accept, a regular file, is always writable. Deadlines are in a heap;
+outdated ones are skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BROKEN = select.POLLERR | select.POLLHUP  # are reported whether asked for or n
 
 
 class Epoll(Protocol):
-    """What is needed of ``select.epoll`` or ``select.poll``."""
+    """The methods used of ``select.epoll`` or ``select.poll``."""
 
     def register(self, fd: int, eventmask: int, /) -> None: ...
     def modify(self, fd: int, eventmask: int, /) -> None: ...
@@ -28,14 +28,14 @@ class Epoll(Protocol):
 
 
 class _Wish(NamedTuple):
-    """What an output was seen to wait for."""
+    """What an output waits for, as last seen."""
 
     fd: int
     events: int
     deadline: float
 
 
-_NOTHING = _Wish(-1, 0, math.nan)  # is no deadline that any has
+_NOTHING = _Wish(-1, 0, math.nan)  # NaN equals no deadline
 
 
 class Driver:
@@ -48,40 +48,40 @@ class Driver:
         self._epoll = epoll
         self._wishes: dict[Output, _Wish] = {}
         self._by_fd: dict[int, Output] = {}
-        self._unpolled: set[int] = set()  # descriptors that the epoll does not take
+        self._unpolled: set[int] = set()  # descriptors that epoll does not accept
         self._deadlines: list[tuple[float, int, Output]] = []
-        self._number = count()  # tells apart those that are due at the same time
+        self._number = count()  # orders equal deadlines
 
     def __len__(self) -> int:
         return len(self._wishes)
 
     def update(self, output: Output, now: float) -> None:
-        """Let the output do what it can do now, after news, and see what it waits for."""
+        """Let the output continue after news, and record what it waits for."""
         if not output.is_over:
             output.on_time(now)
-        self._look(output)
+        self._record(output)
 
     def remove(self, output: Output) -> None:
-        """Drive it no more, though it may not be over; before it is closed, or nothing if it is forgotten."""
+        """Stop driving an output that may not be over; call it before `close`. Ignores a forgotten output."""
         before = self._wishes.pop(output, _NOTHING)
         if before.fd >= 0:
             self._watch(output, before, -1, 0)
 
     def dispatch(self, fd: int, events: int, now: float) -> bool:
-        """What an epoll has reported; False for a descriptor of somebody else."""
+        """Handle an event of epoll; False if the descriptor belongs to no output."""
         output = self._by_fd.get(fd)
         if output is None:
             return False
         if events & (_READ | _BROKEN):
             output.on_readable(now)
-            self._look(output)
+            self._record(output)
         if events & _WRITE:
             output.on_writable(now)
-            self._look(output)
+            self._record(output)
         return True
 
     def on_time(self, now: float) -> None:
-        """Call those whose deadline has come, and write to what is always writable."""
+        """Call the outputs whose deadline has passed, and write to those that are always writable."""
         due = []
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, _, output = heapq.heappop(self._deadlines)
@@ -95,7 +95,7 @@ class Driver:
             self.dispatch(fd, _WRITE, now)
 
     def timeout(self, now: float) -> float:
-        """Seconds until `on_time` is due; -1 for never, as an epoll has it."""
+        """Seconds until `on_time` is due; -1 for never, as for epoll."""
         if self._unpolled:
             return 0.0
         while self._deadlines:
@@ -106,8 +106,8 @@ class Driver:
             heapq.heappop(self._deadlines)
         return -1.0
 
-    def _look(self, output: Output) -> None:
-        """See what the output waits for now."""
+    def _record(self, output: Output) -> None:
+        """Record what the output waits for now."""
         before = self._wishes.get(output, _NOTHING)
         fd, deadline = output.fileno(), output.deadline
         events = _READ * output.wants_read | _WRITE * output.wants_write
@@ -123,7 +123,7 @@ class Driver:
             heapq.heappush(self._deadlines, (deadline, next(self._number), output))
 
     def _watch(self, output: Output, before: _Wish, fd: int, events: int) -> None:
-        """Have the epoll report that."""
+        """Make epoll report these events."""
         if fd == before.fd:
             if fd not in self._unpolled:
                 self._epoll.modify(fd, events)
@@ -134,7 +134,7 @@ class Driver:
             try:
                 self._epoll.unregister(before.fd)
             except (OSError, KeyError, ValueError):
-                pass  # it was closed, and with that it is out of an epoll; or it never was in it
+                pass  # closing it removed it from epoll, or it never was in it
         if fd >= 0:
             self._by_fd[fd] = output
             try:

@@ -1,4 +1,4 @@
-"""What the values of flags that all producers have mean."""
+"""Parses the flags that all producers share."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def parse_interval(text: str, shortest_ms: int) -> int:
 
 
 def checked_header(bare: Header, labels: Collection[tuple[str, str]], added: Collection[str] = ()) -> Header:
-    """`bare` with the labels of --label, checked as a reader of the stream will check it, beside the labels
-    named `added` that a session may get besides. Raises UsageError, which names --instance or --label."""
+    """`bare` with the labels of --label, checked like a reader of the stream does, together with the labels
+    `added` that a session may get later. Raises UsageError, which names --instance or --label."""
     _check("--instance", bare)
     names = [name for name, _ in labels]
     for name in names:
@@ -36,7 +36,7 @@ def _check(flag: str, header: Header) -> None:
 
 
 def parse_label(text: str) -> tuple[str, str]:
-    """NAME=VALUE, as --label takes it. Raises UsageError."""
+    """The value of --label, NAME=VALUE. Raises UsageError."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"{text!r} is not NAME=VALUE, such as rack=a1")

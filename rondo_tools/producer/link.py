@@ -1,22 +1,21 @@
-"""An output over a Unix or TCP socket, which delivers for certain or knows that it did not.
+"""An output over a Unix or TCP socket that knows what was delivered.
 
-Strategy: the stream carries no acknowledgements, so every connection starts from nothing: the
-header, then all that the backlog keeps, sent before or not (the store drops what it has). After the
-end we shut down our side; a peer that then closes has everything, but for the ticks that it says
-it refused: to send those again would be no use. Whatever else happens is an attempt that failed, and
-the next one follows after a pause, as long as it is driven. A TCP peer that vanishes is found out
-while the backlog still keeps what it has not got.
+Strategy: the stream has no acknowledgements, so every connection begins with the header and the whole
+backlog, sent before or not (the store drops duplicates). After the end we shut down our side. If the peer
+then closes, it has everything, except ticks that it reports as refused, which are not sent again. Any other
+event is a failed attempt; the next one follows after a pause, as long as the link is driven. A vanished TCP
+peer is noticed while the backlog still has its unacknowledged ticks.
 
-    state        waits for                              then
+    state        waits for                              next state
     PAUSING      the time of the next attempt           LOOKING_UP
     LOOKING_UP   the addresses of the peer's name       CALLING, or failed
-    CALLING      nothing, or room in the peer's queue   CONNECTING or SENDING, or failed
+    CALLING      nothing, or space in the peer's queue  CONNECTING or SENDING, or failed
     CONNECTING   the peer's answer                      SENDING, or CALLING its next address, or failed
-    SENDING      items, or room in the socket           CLOSING behind the end, or failed
+    SENDING      items, or space in the socket          CLOSING after the end, or failed
     CLOSING      the peer's close                       OVER, or failed
     OVER
 
-Failed is PAUSING again.
+After a failure the state is PAUSING.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from rondo_tools.producer.backlog import KEPT, Follower
 from rondo_tools.producer.output import NOTICES, Notices, Output
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts
-_LAST_PAUSE_S = 0.5  # the same, once the VM has ended
-_LOOK_S = 0.02  # between two looks for an answer to the look-up, or for room in the peer's queue
-_LONGEST_ANSWER = 4096  # bytes; what a store has to say takes fifty
-_STALL_S = 10.0  # how long a peer may neither take nor say anything before we connect anew
-# How long what we sent may go without an answer, over TCP: the kernel would wait for 15 min.
+_LAST_PAUSE_S = 0.5  # the same, after the VM's end
+_CHECK_S = 0.02  # between two checks for the resolved name, or for space in the peer's queue
+_LONGEST_ANSWER = 4096  # bytes; a store's answer has about fifty
+_STALL_S = 10.0  # without any progress of the peer before we connect again
+# Time-out of unacknowledged data over TCP: the kernel's own is 15 min.
 _UNANSWERED_MS = 30_000
-_PIECE = 1 << 14  # bytes taken from the backlog at once: a thousand links may wait with as many each
-_MOST_READ = 1 << 16  # bytes of what nobody asked for that are read in one call
+_PIECE = 1 << 14  # bytes taken from the backlog at once: a thousand links may hold as many each
+_MOST_READ = 1 << 16  # unexpected bytes that are read in one call
 
 
 class State(enum.Enum):
@@ -58,10 +57,10 @@ class State(enum.Enum):
 
 
 class Link(Output):
-    """A Unix or TCP socket: connected again whenever it breaks, all that is kept sent again.
+    """A Unix or TCP socket that reconnects when it breaks, and sends the whole backlog again.
 
-    `interval_ms` is how often a tick comes. Before our end a peer that closes has gone away; after it,
-    the close is its acknowledgement. Links may share an address. `jitter` spreads the attempts of many.
+    `interval_ms` is the time between ticks. A peer's close before our end is a failure; after it, the close
+    is its acknowledgement. Links may share an address. `jitter` spreads the attempts of many links.
     """
 
     __slots__ = (
@@ -96,7 +95,7 @@ class Link(Output):
         self.refused: dict[str, int] = {}
         self._address = address
         self._jitter = jitter
-        self._unanswered_ms = min(_UNANSWERED_MS, limit * interval_ms // 4)  # to connect takes time too
+        self._unanswered_ms = min(_UNANSWERED_MS, limit * interval_ms // 4)  # connecting takes time too
         self._peer: socket.socket | None = None
         self._candidates: list[Candidate] = []  # of this attempt, not yet tried
         self._follower = Follower(self.backlog)
@@ -104,7 +103,7 @@ class Link(Output):
         self._answer = b""
         self._began = 0.0  # of this attempt
         self._pause_s = _FIRST_PAUSE_S
-        self._trouble = False  # it was said that there is no connection
+        self._trouble = False  # a lost connection was reported
         self._acknowledged = False
 
     @property
@@ -130,7 +129,7 @@ class Link(Output):
     def on_time(self, now: float) -> None:
         match self.state:
             case State.SENDING if not self.wants_write or now >= self.deadline:
-                self._send(now)  # a peer that took less than makes the socket writable has taken something
+                self._send(now)  # the peer may have read less than makes the socket writable
                 if now >= self.deadline:
                     self._fail(TimeoutError("timed out"), now)
             case State.PAUSING:
@@ -152,7 +151,7 @@ class Link(Output):
         if self.state is State.SENDING:
             self._send(now)
         elif self.state is State.CONNECTING:
-            self._look_at_connection(now)
+            self._check_connection(now)
 
     def on_readable(self, now: float) -> None:
         if self.state is State.CLOSING:
@@ -163,7 +162,7 @@ class Link(Output):
             except OSError as exc:
                 self._fail(exc, now)
         elif self.state is State.CONNECTING:
-            self._look_at_connection(now)
+            self._check_connection(now)
 
     # --- an attempt ------------------------------------------------------------------------------
 
@@ -174,7 +173,7 @@ class Link(Output):
             self._fail(exc, now)
             return
         if found is None:
-            self.state, self.deadline = State.LOOKING_UP, now + _LOOK_S
+            self.state, self.deadline = State.LOOKING_UP, now + _CHECK_S
             return
         self._candidates = list(found)
         self._call(now)
@@ -193,13 +192,13 @@ class Link(Output):
             self.state, self.wants_write, self.deadline = State.CONNECTING, True, now + _STALL_S
         elif error == errno.EAGAIN and now < self._began + _STALL_S:  # a Unix socket whose queue is full
             self._let_go()
-            pause_s = max(2 * _LOOK_S, (now - self._began) / 2)  # a thousand may wait for the same store
+            pause_s = max(2 * _CHECK_S, (now - self._began) / 2)  # a thousand links may wait for the store
             self.state, self.deadline = State.CALLING, now + pause_s * self._jitter(0.5, 1)
         else:
             self._answered(OSError(error, os.strerror(error)) if error else None, now)
 
-    def _look_at_connection(self, now: float) -> None:
-        """What became of it; nothing yet, where the call was spurious."""
+    def _check_connection(self, now: float) -> None:
+        """Handle the result of connecting, if there is one; the call may be spurious."""
         assert self._peer is not None
         if error := self._peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._answered(OSError(error, os.strerror(error)), now)
@@ -211,7 +210,7 @@ class Link(Output):
         self._answered(None, now)
 
     def _answered(self, error: OSError | None, now: float) -> None:
-        """The candidate was called: it is the peer, or with an `error` the next one may be."""
+        """The candidate is the peer; with an `error`, try the next one."""
         assert self._peer is not None
         del self._candidates[0]
         if error is not None and self._candidates:
@@ -231,7 +230,7 @@ class Link(Output):
         self._send(now)
 
     def _send(self, now: float) -> None:
-        """Send what there is; behind the end, shut down our side."""
+        """Send all pending bytes; after the end, shut down our side."""
         assert self._peer is not None
         try:
             while self._pending or self._take():
@@ -268,9 +267,9 @@ class Link(Output):
         self.state, self.wants_read, self.deadline = State.CLOSING, True, now + _STALL_S
 
     def _check_open(self) -> None:
-        """Raise ConnectionError if the peer has closed: what it closed before our end is no acknowledgement.
+        """Raise ConnectionError if the peer has closed: a close before our end is no acknowledgement.
 
-        Sending alone does not tell; TCP learns of it only by the answer to what was sent.
+        Sending alone does not show it; TCP learns of it only from the answer to sent data.
         """
         assert self._peer is not None
         try:
@@ -281,13 +280,13 @@ class Link(Output):
             pass
 
     def _read_answer(self, now: float) -> None:
-        """After our end: what the peer has to say, and its close."""
+        """After our end, read the peer's answer and its close."""
         assert self._peer is not None
         try:
             while piece := self._peer.recv(4096):
                 self.deadline = now + _STALL_S
                 if len(self._answer) >= _LONGEST_ANSWER:
-                    return  # the rest at the next calls: it is of no use
+                    return  # the next calls read and drop the rest
                 self._answer += piece
         except BlockingIOError:
             return

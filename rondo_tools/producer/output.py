@@ -1,12 +1,11 @@
-"""One destination of a stream, as a state machine: it never waits, whoever drives it does.
+"""One destination of a stream, as a state machine that never waits; its driver waits.
 
-Strategy: `fileno`, `wants_read`, `wants_write` and `deadline` say what it waits for; `on_readable`,
-`on_writable` and `on_time` tell it that this has come. To call one of them too early does no harm. `put`
-keeps an item and does no I/O; what there is to send is sent at the next call of `on_time`, so that is
-due after it. A call that closes a descriptor opens no other: the number of a new one is never taken for
-the old one.
+Strategy: `fileno`, `wants_read`, `wants_write` and `deadline` are what it waits for; the driver calls
+`on_readable`, `on_writable` and `on_time` when that happens. Calling one of them too early does no harm.
+`put` keeps an item and does no I/O; the next `on_time` sends it, so call that afterwards. A call that
+closes a descriptor opens no other one, so that a new descriptor is never taken for the old one.
 
-`put`, `begin_anew` and `finish` may be called from any thread, all else from one.
+`put`, `begin_anew` and `finish` may be called from any thread, all other methods from one.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Notices:
-    """What outputs have to say, as lines of the log. A watcher of many VMs says it once for all of them."""
+    """The events of outputs, as log messages. A watcher of many VMs logs each once for all of them."""
 
     def falls_behind(self, output: Output) -> None:
         """The first item was dropped."""
@@ -36,21 +35,21 @@ class Notices:
         )
 
     def connected(self, output: Output) -> None:
-        """There is a connection again."""
+        """The connection is there again."""
         _log.info("%s: connected", output.name)
 
     def refused(self, output: Output, counts: Mapping[str, int]) -> None:
-        """The store acknowledged, but for these ticks."""
+        """The store acknowledged all ticks except these."""
         ticks = format_count(sum(counts.values()), "tick")
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         _log.warning("%s: the store refused %s, now given up: %s", output.name, ticks, reasons)
 
     def unwritable(self, output: Output, reason: str) -> None:
-        """A file cannot be written for now; said once, until it could."""
+        """A file cannot be written for now; called once until it could."""
         _log.warning("%s: %s; trying again every second", output.name, reason)
 
     def reader_gone(self, output: Output, reason: str) -> None:
-        """Nobody will read what is written from now on."""
+        """The reader is gone for good."""
         _log.warning("the reader of %s is gone (%s)", output.name, reason)
 
 
@@ -58,10 +57,10 @@ NOTICES = Notices()
 
 
 class Output(ABC):
-    """`begin`, then any number of `put`, then `finish`; and calls of its driver until it `is_over`.
+    """Call `begin`, then `put` repeatedly, then `finish`; its driver calls it until it `is_over`.
 
-    Over is an output when nothing more will be written: `delivered` if all of it arrived, `gone` if
-    there is nobody left to write to, or neither if it was closed before.
+    It is over when nothing more will be written: `delivered` if everything arrived, `gone` if the reader is
+    gone, or neither if it was closed before.
     """
 
     __slots__ = (
@@ -89,19 +88,19 @@ class Output(ABC):
         self.is_over = False
         self.wants_read = False
         self.wants_write = False
-        self.deadline = 0.0  # when to call `on_time`, also if nothing happens; math.inf for never
+        self.deadline = 0.0  # when to call `on_time` if nothing else happens; math.inf for never
 
     @property
     @abstractmethod
     def missing(self) -> int:
-        """How many items are not known to have arrived."""
+        """How many items have no acknowledgement."""
 
     @abstractmethod
     def fileno(self) -> int:
-        """The descriptor to watch, for errors and a hang-up also if it wants nothing; -1 for none."""
+        """The descriptor to watch, always for errors and a hang-up; -1 for none."""
 
     def begin(self, header: bytes) -> None:
-        """What stands before the items; before anything else is called."""
+        """Set the header of the items; call it first."""
         self.backlog.begin(header)
 
     def put(self, item: bytes) -> None:
@@ -109,7 +108,7 @@ class Output(ABC):
             self.notices.falls_behind(self)
 
     def begin_anew(self, end: bytes, header: bytes) -> None:
-        """End the session, and begin another; or with no `end`, go on in it with another header."""
+        """End the session and begin another one; without `end`, continue it with another header."""
         self.backlog.begin_anew(end, header)
 
     def finish(self, end: bytes = b"") -> None:
@@ -117,22 +116,22 @@ class Output(ABC):
 
     @abstractmethod
     def on_readable(self, now: float) -> None:
-        """There is something to read, or an error, or a hang-up."""
+        """There is data to read, an error or a hang-up."""
 
     @abstractmethod
     def on_writable(self, now: float) -> None:
-        """There is room for something to write."""
+        """The descriptor is writable."""
 
     @abstractmethod
     def on_time(self, now: float) -> None:
-        """The deadline has come, or there is news: an item, another session, the end."""
+        """The deadline has passed, or there is news: an item, another session, the end."""
 
     def close(self) -> None:
-        """It is over, also if not all was delivered; safe to call again."""
+        """End the output, even if not everything was delivered; safe to call again."""
         self.is_over = True
         self.deadline = math.inf
         self._let_go()
 
     @abstractmethod
     def _let_go(self) -> None:
-        """Close the descriptor, and want nothing of it."""
+        """Close the descriptor, and stop waiting for it."""

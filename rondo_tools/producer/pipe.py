@@ -1,9 +1,8 @@
 """An output to a pipe, a file or a terminal: written once, in order.
 
-Strategy: the descriptor may be shared with others, who expect its writes to block, so its mode is left
-alone: a write follows a poll that found room, and is no longer than that room is at least. A disk that
-is full is tried again every second, from the very byte where it was left; a reader that is gone is gone
-for good.
+Strategy: other processes may share the descriptor and expect blocking writes, so its mode is not changed:
+a write follows a poll that found it writable, and is at most as long as it then accepts. A write to a full
+disk is repeated every second, from the byte where it stopped. A reader that is gone does not come back.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import select
 from rondo_tools.producer.backlog import KEPT, Follower
 from rondo_tools.producer.output import NOTICES, Notices, Output
 
-RETRY_S = 1.0  # between two attempts to write to a disk that is full
-_READER_S = 0.02  # between two looks for the reader of a named pipe
-_ROOM = select.PIPE_BUF  # bytes that a pipe takes at once if it takes any
+RETRY_S = 1.0  # between two attempts to write to a full disk
+_READER_S = 0.02  # between two checks for the reader of a named pipe
+_MOST_WRITTEN = select.PIPE_BUF  # bytes that a writable pipe accepts at once
 
 
 class Pipe(Output):
-    """Owns `fd`, unless it is a standard one. `fifo` is a named pipe's path, opened once it has a reader."""
+    """Owns `fd`, unless it is a standard one. `fifo` is a named pipe's path, opened when it has a reader."""
 
     __slots__ = ("_fd", "_fifo", "_follower", "_is_unwritable", "_pending", "_written")
 
@@ -40,19 +39,19 @@ class Pipe(Output):
         self._fd = fd
         self._fifo = fifo
         self._follower = Follower(self.backlog)
-        self._pending = b""  # of what the follower returned last
+        self._pending = b""  # unwritten rest of the follower's last bytes
         self._written = 0  # items
-        self._is_unwritable = False  # it was said so
+        self._is_unwritable = False  # a failed write was reported
 
     @property
     def missing(self) -> int:
         return self.backlog.count - self._written
 
     def fileno(self) -> int:
-        return self._fd if self.wants_write else -1  # while there is nothing to write a reader may be gone
+        return self._fd if self.wants_write else -1  # with nothing to write, a reader may go unnoticed
 
     def on_readable(self, now: float) -> None:
-        self.on_writable(now)  # the write will tell what is wrong
+        self.on_writable(now)  # the write raises the error
 
     def on_time(self, now: float) -> None:
         if self.is_over or (now < self.deadline and not self.wants_write and self._is_unwritable):
@@ -60,13 +59,13 @@ class Pipe(Output):
         if self._fd < 0 and not self._open(now):
             return
         self.deadline = math.inf
-        self._look()
+        self._fetch()
 
     def on_writable(self, now: float) -> None:
         if not self.wants_write:
             return
         try:
-            size = os.write(self._fd, self._pending[:_ROOM])
+            size = os.write(self._fd, self._pending[:_MOST_WRITTEN])
         except BlockingIOError:
             return
         except ConnectionError as exc:
@@ -77,7 +76,7 @@ class Pipe(Output):
             self._is_unwritable, self.wants_write, self.deadline = True, False, now + RETRY_S
         else:
             self._pending = self._pending[size:]
-            self._look()
+            self._fetch()
 
     def _let_go(self) -> None:
         self.wants_write = False
@@ -97,8 +96,8 @@ class Pipe(Output):
             return False
         return True
 
-    def _look(self) -> None:
-        """See what there is to write."""
+    def _fetch(self) -> None:
+        """Fetch the next bytes to write."""
         if not self._pending:
             self._written, self._is_unwritable = self._follower.items, False
             self._pending = self._follower.next(1)

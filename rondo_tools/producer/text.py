@@ -4,7 +4,7 @@
     2026-01-31T12:00:01.000Z vcpu_exits_total{reason="io"}=517 ... vmm_uptime_seconds=0.62
     # end poweroff 2026-01-31T12:00:45.310Z
 
-No value is ``-``. Nothing reads it back: the stream is for programs.
+No value is ``-``. No program reads these lines; programs read the stream.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rondo_tools.units import format_duration
 
 
 class TextEncoder:
-    """Turns events into lines of UTF-8; the header first, it says what the values are."""
+    """Encodes events as lines of UTF-8; the header first, because it has the names of the values."""
 
     def __init__(self) -> None:
         self._series: tuple[Series, ...] = ()

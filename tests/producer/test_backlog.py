@@ -1,4 +1,4 @@
-"""The backlog: bounded, in order, each item behind the header of its session."""
+"""The backlog: bounded, in order, each item after the header of its session."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def tick(number: int) -> bytes:
 
 
 def ticks(first: int, last: int) -> bytes:
-    """The ticks from `first` up to, but without, `last`."""
+    """The ticks from `first` to `last`, exclusive."""
     return b"".join(tick(number) for number in range(first, last))
 
 
 def rest_of(follower: Follower, most: int = ALL) -> bytes:
-    """What comes until the end of the last session, or until there is nothing."""
+    """Everything up to the end of the last session, or until there is nothing more."""
     got = b""
     while not follower.is_done and (piece := follower.next(most)):
         got += piece
@@ -46,7 +46,7 @@ def test_a_backlog_keeps_the_newest_and_counts_the_rest(limit: int, count: int, 
 
 
 @given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 8), st.integers(1, 50))
-def test_what_was_taken_is_not_lost_when_it_makes_room(bursts: list[int], limit: int, most: int) -> None:
+def test_a_taken_item_is_not_lost_when_it_is_dropped(bursts: list[int], limit: int, most: int) -> None:
     backlog, number, got = Backlog(limit), 0, b""
     follower = Follower(backlog)
     for burst in bursts:
@@ -63,7 +63,7 @@ def test_what_was_taken_is_not_lost_when_it_makes_room(bursts: list[int], limit:
     assert follower.is_done
 
 
-def test_what_waits_is_what_no_follower_has_taken() -> None:
+def test_waiting_counts_items_that_no_follower_has_taken() -> None:
     backlog = Backlog(3)
     for number in range(5):
         backlog.put(tick(number))
@@ -71,11 +71,11 @@ def test_what_waits_is_what_no_follower_has_taken() -> None:
     Follower(backlog).next(ALL)
     assert backlog.waiting == 0
     backlog.put(tick(5))
-    Follower(backlog).next(1)  # an older one again
+    Follower(backlog).next(1)  # an old item again
     assert backlog.waiting == 1
 
 
-def test_a_second_follower_gets_all_that_is_kept_again() -> None:
+def test_a_second_follower_gets_the_whole_backlog_again() -> None:
     backlog = Backlog(3)
     for number in range(5):
         backlog.put(tick(number))
@@ -107,7 +107,7 @@ def test_a_piece_is_about_as_large_as_asked_for_and_the_end_comes_alone() -> Non
     st.sampled_from([1, 30, ALL]),
 )
 def test_every_item_follows_the_header_of_its_session(steps: list[str], limit: int, most: int) -> None:
-    """Whatever a full backlog lost, and wherever a follower begins."""
+    """For any items lost from a full backlog, and any first item of a follower."""
     backlog = Backlog(limit)
     backlog.begin(b"head 0;")
     follower = Follower(backlog)
@@ -119,7 +119,7 @@ def test_every_item_follows_the_header_of_its_session(steps: list[str], limit: i
             continue
         backlog.put(b"item %d of %d;" % (number, session))
         number += 1
-        if step == "anew":  # as a VM does it: no session is without a tick
+        if step == "anew":  # like a VM: no session without a tick
             backlog.begin_anew(b"end %d;" % session, b"head %d;" % (session + 1))
             session += 1
     backlog.finish(b"end %d;" % session)
@@ -145,7 +145,7 @@ def test_every_item_follows_the_header_of_its_session(steps: list[str], limit: i
 
 @given(st.lists(st.sampled_from(["put", "anew"]), max_size=60))
 def test_sessions_are_forgotten_with_their_last_item(steps: list[str]) -> None:
-    """A clock that is set back every minute, for a year, costs no memory."""
+    """A clock that is set back every minute for a year costs no memory."""
     backlog = Backlog(4)
     for step in steps:
         if step == "put":
@@ -155,13 +155,13 @@ def test_sessions_are_forgotten_with_their_last_item(steps: list[str]) -> None:
     assert len(backlog._sessions) <= 4 + 1
 
 
-def test_the_first_loss_is_told_and_no_other() -> None:
+def test_only_the_first_loss_is_reported() -> None:
     backlog = Backlog(2)
     assert [backlog.put(tick(number)) for number in range(5)] == [False, False, True, False, False]
 
 
 def test_a_thousand_vms_of_twenty_series_fit_into_two_hundred_megabytes() -> None:
-    """Of it, twenty are for the process itself."""
+    """Twenty of them are for the process itself."""
     vms = 20
     tracemalloc.start()
     try:
@@ -176,7 +176,7 @@ def test_a_thousand_vms_of_twenty_series_fit_into_two_hundred_megabytes() -> Non
     assert size / vms * 1000 < 180e6
 
 
-def test_what_no_follower_was_given_is_counted_of_what_is_kept() -> None:
+def test_untaken_counts_kept_items_that_no_follower_has_taken() -> None:
     backlog = Backlog(3)
     backlog.begin(b"h")
     follower = Follower(backlog)

@@ -1,4 +1,4 @@
-"""Whatever breaks, and however little a socket takes: the store ends with what the protocol promises."""
+"""Random failures and sockets that accept little: the store gets the ticks that the protocol promises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rondo_tools import stream
 from rondo_tools.catalog import COUNTER, Series
 from rondo_tools.producer.link import Link
 from rondo_tools.stream import Decoder, End, Header, Tick
-from tests.support.producer.peers import Loop, Said, Store
+from tests.support.producer.peers import Loop, RecordedNotices, Store
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -27,7 +27,7 @@ SERIES = tuple(Series(f"series_{number}_total", (), COUNTER, "", "") for number 
 
 
 class Taken(list[int]):
-    """How many bytes the coming sends take: one number each, over and over; 0 is "not now"."""
+    """The number of bytes that each of the next sends accepts, in a cycle; 0 is "not now"."""
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__(sizes)
@@ -39,7 +39,7 @@ class Taken(list[int]):
 
 
 class StingySocket(socket.socket):
-    """Takes as much at once as the schedule of the test says."""
+    """Accepts as many bytes at once as the test's schedule allows."""
 
     taken = Taken([1])
 
@@ -51,11 +51,11 @@ class StingySocket(socket.socket):
 
 
 class Vm:
-    """One producer: its link, what it sent, and what the store has of it."""
+    """One producer: its link, its sent ticks, and its ticks in the store."""
 
     def __init__(self, number: int, store: Store, limit: int) -> None:
         self.header = Header(f"vm-{number}", BEGIN_MS, (), 1000, SERIES)
-        self.link = Link(store.address, f"vm-{number}", limit=limit, notices=Said())
+        self.link = Link(store.address, f"vm-{number}", limit=limit, notices=RecordedNotices())
         self.link.begin(stream.encode(self.header))
         self.t_ms = BEGIN_MS
         self.sent: list[tuple[int, int]] = []  # session, time
@@ -68,8 +68,8 @@ class Vm:
         self.sent.append((self.header.start_ms, self.t_ms))
         self.link.put(stream.encode(Tick(self.t_ms, struct.pack("<3d", self.t_ms, 0, 1))))
 
-    def go_on_anew(self) -> None:
-        """The clock was set back; here by so little that times of sessions stay apart."""
+    def begin_anew(self) -> None:
+        """The clock was set back; here by so little that the sessions do not overlap."""
         end = End("clock", self.t_ms)
         self.t_ms += 1
         self.header = self.header._replace(start_ms=self.t_ms)
@@ -80,7 +80,7 @@ class Vm:
 
 
 class Connection:
-    """What the store does with one: it keeps each whole message that it has read."""
+    """The store's side of a connection: it keeps each whole message that it has read."""
 
     def __init__(self, accepted: socket.socket, vms: dict[str, Vm]) -> None:
         self.socket = accepted
@@ -104,7 +104,7 @@ class Connection:
 
     def _store(self, event: stream.Event) -> None:
         if isinstance(event, Header):
-            assert self._session < event.start_ms, "sessions come in their order"
+            assert self._session < event.start_ms, "sessions arrive in order"
             self._vm, self._session = self._vms[event.instance], event.start_ms
             return
         vm, session = self._vm, self._session
@@ -117,7 +117,7 @@ class Connection:
 
 
 class World:
-    """Producers, a store that comes and goes, and the time."""
+    """Producers, a store that stops and starts, and the time."""
 
     def __init__(self, folder: Path, vms: int, limit: int) -> None:
         self.store = Store(folder / "sock")
@@ -135,7 +135,7 @@ class World:
                 vm.tick()
                 self.loop.update(vm.link)
             case "anew" if vm.sent and vm.sent[-1][0] == vm.header.start_ms:  # no session without a tick
-                vm.go_on_anew()
+                vm.begin_anew()
                 self.loop.update(vm.link)
             case "start" if self.store.listener is None:
                 self.store.listen()
@@ -152,7 +152,7 @@ class World:
         self.accept()
 
     def kill(self, number: int) -> None:
-        """Close it, with what was not read."""
+        """Close it, with unread data."""
         self.connections.pop(number).socket.close()
         self.kills += 1
 
@@ -169,7 +169,7 @@ class World:
             pass
 
     def end(self) -> None:
-        """All VMs end, the store is there, and time enough passes."""
+        """All VMs end, the store runs, and enough time passes."""
         for vm in self.vms.values():
             vm.finish()
             self.loop.update(vm.link)
@@ -211,7 +211,7 @@ SIZES = st.lists(st.integers(0, 300), min_size=1, max_size=8).filter(any)
 
 @pytest.mark.heavy
 @given(STEPS, SIZES, st.integers(2, 30))
-def test_whatever_breaks_each_tick_ends_where_the_protocol_promises(
+def test_after_any_failures_the_store_has_the_promised_ticks(
     folder: Path, steps: list[tuple[str, int]], sizes: list[int], limit: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -228,21 +228,21 @@ def test_whatever_breaks_each_tick_ends_where_the_protocol_promises(
         lost = [one for one in vm.sent if one not in vm.stored]
         # No tick twice, none that was not sent, and all in order.
         assert vm.stored == [one for one in vm.sent if one not in lost]
-        # What is kept is never lost, and what is lost without having been sent is counted.
+        # Kept ticks are never lost, and ticks lost unsent are counted.
         assert not set(vm.sent[-limit:]) & set(lost)
         if vm.link.missing == 0:
             assert vm.link.delivered
         if not world.kills:
             assert len(lost) == vm.link.missing
         assert len(lost) >= vm.link.missing or world.kills
-        # The end of each session that has ticks kept came, and the last one's in any case.
+        # The end of each session with kept ticks arrived, and that of the last one in any case.
         assert vm.ends[vm.header.start_ms] == vm.t_ms
         assert set(vm.ends) >= {session for session, _ in vm.sent[-limit:]}
 
 
 @pytest.mark.heavy
 @given(STEPS, SIZES)
-def test_a_store_that_is_away_for_less_than_is_kept_loses_nothing(
+def test_an_outage_shorter_than_the_backlog_loses_nothing(
     folder: Path, steps: list[tuple[str, int]], sizes: list[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""One loop that drives many outputs: sockets, pipes, and files that no epoll takes."""
+"""One loop that drives many outputs: sockets, pipes, and files that epoll does not accept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from rondo_tools.producer.driver import Driver
 from rondo_tools.producer.link import Link
 from rondo_tools.producer.pipe import Pipe
-from tests.support.producer.peers import Loop, Said, Store, head, received, tick, ticks
+from tests.support.producer.peers import Loop, RecordedNotices, Store, head, received, tick, ticks
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def ends() -> Iterator[tuple[int, int]]:
 
 
 def test_hundreds_of_links_survive_a_restart_of_the_store(loop: Loop, store: Store) -> None:
-    """Descriptors are reused at once, by other links: each goes on with its own."""
-    said, count = Said(), 300  # descriptors, both ends: fewer than 1,024
+    """Descriptors are reused at once, by other links: each continues with its own."""
+    said, count = RecordedNotices(), 300  # descriptors, both ends: fewer than 1,024
     links = [Link(store.address, f"vm {number}", notices=said) for number in range(count)]
     store.listen(queue=count)
     for number, link in enumerate(links):
@@ -101,7 +101,7 @@ def test_a_pipe_is_watched_only_while_there_is_something_to_write(loop: Loop, en
 
 
 def test_a_reader_that_leaves_ends_the_output_at_the_next_tick(loop: Loop, ends: tuple[int, int]) -> None:
-    said = Said()
+    said = RecordedNotices()
     output = Pipe(ends[1], "pipe", notices=said)
     output.begin(b"header;")
     loop.update(output)
@@ -117,7 +117,7 @@ def test_a_reader_that_leaves_ends_the_output_at_the_next_tick(loop: Loop, ends:
     assert len(loop.driver) == 0
 
 
-def test_a_file_needs_no_epoll_to_take_it(loop: Loop, tmp_path: Path) -> None:
+def test_a_file_is_written_although_epoll_does_not_accept_it(loop: Loop, tmp_path: Path) -> None:
     path = tmp_path / "stream"
     output = Pipe(os.open(path, os.O_WRONLY | os.O_CREAT), "stream")
     output.begin(head())
@@ -155,7 +155,7 @@ def test_a_full_disk_is_tried_again_every_second(
     for _ in range(2):
         assert path.read_bytes() == head()[:3]
         assert loop.driver.timeout(loop.now) == pytest.approx(1)
-        output.put(tick(0))  # news do not hurry a disk
+        output.put(tick(0))  # a new tick does not cause an early attempt
         loop.update(output)
         loop.turn(0.5)
         assert path.read_bytes() == head()[:3]
@@ -183,7 +183,7 @@ def test_a_named_pipe_is_opened_when_there_is_a_reader(loop: Loop, tmp_path: Pat
     os.close(reader)
 
 
-def test_descriptors_of_others_are_left_to_them(ends: tuple[int, int]) -> None:
+def test_descriptors_of_no_output_are_not_handled(ends: tuple[int, int]) -> None:
     with select.epoll() as epoll:
         driver = Driver(epoll)
         epoll.register(ends[1], select.EPOLLOUT)
@@ -191,7 +191,7 @@ def test_descriptors_of_others_are_left_to_them(ends: tuple[int, int]) -> None:
         assert not driver.dispatch(fd, events, 0.0)
 
 
-def test_a_poll_does_as_well(ends: tuple[int, int]) -> None:
+def test_a_poll_object_works_as_well(ends: tuple[int, int]) -> None:
     poll = select.poll()
     driver = Driver(poll)
     output = Pipe(ends[1], "pipe")

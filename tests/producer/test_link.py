@@ -16,7 +16,7 @@ from rondo_tools.producer.address import Candidate, TcpAddress
 from rondo_tools.producer.link import Link, State
 from rondo_tools.producer.output import Output
 from tests.support.needs import PATIENCE_S
-from tests.support.producer.peers import Loop, Said, Store, head, received, tick, ticks
+from tests.support.producer.peers import Loop, RecordedNotices, Store, head, received, tick, ticks
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def links() -> Iterator[list[Link]]:
-    """Links to close, whatever becomes of the test."""
+    """Links to close at the end of the test."""
     links: list[Link] = []
     yield links
     for link in links:
@@ -46,13 +46,13 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def said() -> Said:
-    return Said()
+def said() -> RecordedNotices:
+    return RecordedNotices()
 
 
 @pytest.fixture
-def link(store: Store, links: list[Link], said: Said) -> Link:
-    """Without jitter: a pause is as long as it can be."""
+def link(store: Store, links: list[Link], said: RecordedNotices) -> Link:
+    """Without jitter: pauses have their full length."""
     links.append(Link(store.address, "link", notices=said, jitter=lambda _, most: most))
     links[0].begin(head())
     return links[0]
@@ -63,7 +63,7 @@ def put(link: Output, *numbers: int) -> None:
         link.put(tick(number))
 
 
-def test_a_tick_is_sent_at_once_where_there_is_room(loop: Loop, store: Store, link: Link) -> None:
+def test_a_tick_is_sent_at_once_if_the_socket_accepts_it(loop: Loop, store: Store, link: Link) -> None:
     store.listen()
     loop.update(link)
     with store.accept() as connection:
@@ -73,11 +73,11 @@ def test_a_tick_is_sent_at_once_where_there_is_room(loop: Loop, store: Store, li
         loop.update(link)
         assert received(connection) == tick(0)
         assert not link.wants_write
-        assert loop.driver.timeout(loop.now) == -1  # nothing but news is waited for
+        assert loop.driver.timeout(loop.now) == -1  # it waits only for news
 
 
 def test_pauses_double_up_to_five_seconds_and_end_soon_after_the_end(
-    loop: Loop, store: Store, link: Link, said: Said
+    loop: Loop, store: Store, link: Link, said: RecordedNotices
 ) -> None:
     loop.update(link)
     for pause_s in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
@@ -93,7 +93,7 @@ def test_pauses_double_up_to_five_seconds_and_end_soon_after_the_end(
     assert said.lines == ["link failed: No such file or directory", "link connected"]  # once
 
 
-def test_an_attempt_that_lasted_begins_the_pauses_anew(loop: Loop, store: Store, link: Link) -> None:
+def test_pauses_are_short_again_after_a_long_attempt(loop: Loop, store: Store, link: Link) -> None:
     loop.update(link)
     for _ in range(5):
         loop.turn(5)
@@ -101,7 +101,7 @@ def test_an_attempt_that_lasted_begins_the_pauses_anew(loop: Loop, store: Store,
     loop.turn(5)
     store.accept().close()
     loop.turn(0.0)
-    assert loop.driver.timeout(loop.now) == 5.0  # it lasted no time
+    assert loop.driver.timeout(loop.now) == 5.0  # it was short
     loop.turn(5)
     connection = store.accept()
     loop.turn(5.5)
@@ -111,7 +111,7 @@ def test_an_attempt_that_lasted_begins_the_pauses_anew(loop: Loop, store: Store,
 
 
 def test_a_peer_that_goes_away_is_noticed_with_nothing_to_send(
-    loop: Loop, store: Store, link: Link, said: Said
+    loop: Loop, store: Store, link: Link, said: RecordedNotices
 ) -> None:
     store.listen()
     loop.update(link)
@@ -126,14 +126,14 @@ def test_a_peer_that_goes_away_is_noticed_with_nothing_to_send(
     assert len(said.lines) == 2
 
 
-def test_a_peer_that_takes_nothing_for_ten_seconds_is_given_up(
-    loop: Loop, store: Store, link: Link, said: Said
+def test_a_peer_that_accepts_nothing_for_ten_seconds_is_given_up(
+    loop: Loop, store: Store, link: Link, said: RecordedNotices
 ) -> None:
     store.listen()
     loop.update(link)
     with store.accept():
         for number in range(600):
-            link.put(b"%1000d;" % number)  # more than the socket takes
+            link.put(b"%1000d;" % number)  # more than the socket accepts
             loop.update(link)
         assert link.wants_write
         for _ in range(3):
@@ -146,7 +146,7 @@ def test_a_peer_that_takes_nothing_for_ten_seconds_is_given_up(
     assert said.lines == ["link failed: timed out"]
 
 
-def test_a_peer_that_takes_a_little_now_and_then_is_not(loop: Loop, store: Store, link: Link) -> None:
+def test_a_slow_peer_is_not_given_up(loop: Loop, store: Store, link: Link) -> None:
     store.listen()
     loop.update(link)
     sent = head()
@@ -164,7 +164,9 @@ def test_a_peer_that_takes_a_little_now_and_then_is_not(loop: Loop, store: Store
         assert got + received(connection) == sent
 
 
-def test_only_a_close_behind_the_end_acknowledges(loop: Loop, store: Store, link: Link, said: Said) -> None:
+def test_only_a_close_after_the_end_acknowledges(
+    loop: Loop, store: Store, link: Link, said: RecordedNotices
+) -> None:
     store.listen()
     loop.update(link)
     put(link, 0, 1)
@@ -188,7 +190,7 @@ def test_only_a_close_behind_the_end_acknowledges(loop: Loop, store: Store, link
     assert link.fileno() == -1
 
 
-def test_what_a_peer_said_before_the_end_is_no_answer(loop: Loop, store: Store, link: Link) -> None:
+def test_data_of_a_peer_before_the_end_is_no_answer(loop: Loop, store: Store, link: Link) -> None:
     store.listen()
     loop.update(link)
     with store.accept() as connection:
@@ -201,7 +203,7 @@ def test_what_a_peer_said_before_the_end_is_no_answer(loop: Loop, store: Store, 
     assert (link.delivered, link.refused) == (True, {})
 
 
-def test_a_peer_that_never_stops_talking_costs_no_memory(loop: Loop, store: Store, link: Link) -> None:
+def test_a_peer_that_never_stops_sending_costs_no_memory(loop: Loop, store: Store, link: Link) -> None:
     store.listen()
     link.finish(b"end")
     loop.update(link)
@@ -215,10 +217,10 @@ def test_a_peer_that_never_stops_talking_costs_no_memory(loop: Loop, store: Stor
     assert link.delivered
 
 
-def test_a_full_queue_is_waited_in_without_a_word(
-    loop: Loop, store: Store, links: list[Link], said: Said
+def test_a_link_waits_for_a_full_queue_silently(
+    loop: Loop, store: Store, links: list[Link], said: RecordedNotices
 ) -> None:
-    """As after a restart of the store, to which a thousand links come back at once."""
+    """As after a restart of the store, when a thousand links reconnect at once."""
     store.listen(queue=2)
     for number in range(40):
         links.append(Link(store.address, f"link {number}", notices=said))
@@ -262,8 +264,8 @@ def test_the_longer_a_queue_is_full_the_less_often_it_is_tried(
     assert calls[-1] - calls[0] >= 10
 
 
-def test_a_queue_that_stays_full_is_an_attempt_that_failed(
-    loop: Loop, store: Store, link: Link, said: Said
+def test_a_queue_that_stays_full_is_a_failed_attempt(
+    loop: Loop, store: Store, link: Link, said: RecordedNotices
 ) -> None:
     store.listen(queue=0)
     with socket.socket(socket.AF_UNIX) as first:
@@ -293,7 +295,7 @@ def test_a_link_that_is_closed_knows_what_is_missing(loop: Loop, store: Store, l
 
 
 class Scripted(TcpAddress):
-    """What a look-up gives, one answer after another; the last for ever."""
+    """The results of resolving a name, one after another; the last one repeats."""
 
     def __init__(self, *answers: list[Candidate] | OSError | None) -> None:
         super().__init__("scripted", 9400)
@@ -308,8 +310,8 @@ class Scripted(TcpAddress):
         return answer
 
 
-def test_a_name_is_waited_for_and_its_addresses_are_tried_in_turn(
-    loop: Loop, links: list[Link], said: Said
+def test_a_link_waits_for_a_name_and_tries_its_addresses_in_turn(
+    loop: Loop, links: list[Link], said: RecordedNotices
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # nobody listens there
@@ -326,7 +328,7 @@ def test_a_name_is_waited_for_and_its_addresses_are_tried_in_turn(
             states.append(link.state)
         assert states == [State.LOOKING_UP] * 2
         listener.settimeout(PATIENCE_S)
-        while link.state is not State.CLOSING:  # the kernel takes its time to connect, also on this machine
+        while link.state is not State.CLOSING:  # the kernel needs time to connect, even to this machine
             loop.turn(0.02)
         accepted, _ = listener.accept()
         with accepted:
@@ -340,8 +342,8 @@ def test_a_name_is_waited_for_and_its_addresses_are_tried_in_turn(
     assert said.lines[1:] == ["link connected"]
 
 
-def test_an_address_that_answers_nothing_is_followed_by_the_next(
-    store: Store, links: list[Link], said: Said, monkeypatch: pytest.MonkeyPatch
+def test_after_an_address_without_an_answer_the_next_is_tried(
+    store: Store, links: list[Link], said: RecordedNotices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.listen()
     silent = (socket.AF_INET, ("127.0.0.1", 9))
@@ -351,20 +353,20 @@ def test_an_address_that_answers_nothing_is_followed_by_the_next(
     for now, state in ((0.0, State.CONNECTING), (9.9, State.CONNECTING), (10.1, State.CALLING)):
         link.on_time(now)
         assert link.state is state
-    assert link.fileno() == -1  # a call that closes a descriptor opens none, which might have its number
+    assert link.fileno() == -1  # a call that closes a descriptor opens none, which could have its number
     link.on_time(link.deadline)
     assert link.state is State.SENDING
     assert said.lines == []
 
 
 class Silent(socket.socket):
-    """Over TCP it waits for ever for an answer."""
+    """Over TCP it waits for an answer for ever."""
 
     def connect_ex(self, where: tuple[Any, ...] | str | ReadableBuffer, /) -> int:
         return errno.EINPROGRESS if self.family == socket.AF_INET else super().connect_ex(where)
 
 
-def test_a_name_is_looked_up_beside_the_loop_and_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_resolved_in_a_thread_and_once_for_all_links(monkeypatch: pytest.MonkeyPatch) -> None:
     look_up, may_answer = socket.getaddrinfo, threading.Event()
     asked: list[str] = []
 
@@ -386,7 +388,7 @@ def test_a_name_is_looked_up_beside_the_loop_and_once_for_all(monkeypatch: pytes
     assert [where.candidates(11.0), where.candidates(12.9)] == [expected] * 2
     assert asked == ["store.example"]
     may_answer.clear()
-    assert where.candidates(13.1) is None  # names move
+    assert where.candidates(13.1) is None  # a name may move
     may_answer.set()
     thread = where._thread
     assert thread is not None

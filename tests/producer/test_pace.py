@@ -1,4 +1,4 @@
-"""When ticks fall due, whatever the clock does."""
+"""When ticks are due, with any clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_wake_up_a_little_early_waits_for_its_slot() -> None:
     assert pace.next(11_000.5) is None
 
 
-def test_a_late_wake_up_skips_to_the_slot_that_it_is() -> None:
+def test_a_late_wake_up_skips_to_the_current_slot() -> None:
     pace = Pace(1000, 10_400)
     assert pace.next(15_300) == 15_000
     assert pace.wait_ms(15_300) == 700
@@ -62,9 +62,7 @@ def test_the_last_tick_comes_after_one_at_the_same_time() -> None:
     st.integers(1, 2**42),
     st.lists(st.one_of(st.integers(-(10**7), 10**7), st.just(0)), max_size=30),
 )
-def test_ticks_ascend_on_the_interval_whatever_the_clock_does(
-    interval: int, start: int, steps: list[int]
-) -> None:
+def test_ticks_ascend_on_the_interval_with_any_clock(interval: int, start: int, steps: list[int]) -> None:
     pace = Pace(interval, start)
     now = float(start)
     times = []

@@ -1,4 +1,4 @@
-"""A Unix socket that plays the store for links, and a clock that the test sets."""
+"""A Unix socket that acts as the store for links, and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def tick(number: int) -> bytes:
 
 
 def ticks(first: int, last: int) -> bytes:
-    """The ticks from `first` up to, but without, `last`."""
+    """The ticks from `first` to `last`, exclusive."""
     return b"".join(tick(number) for number in range(first, last))
 
 
-class Said(Notices):
-    """What outputs have to say, as a list of words."""
+class RecordedNotices(Notices):
+    """The notices of outputs, as a list of lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -59,7 +59,7 @@ class Loop:
             self.driver.update(output, self.now)
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let time pass, and do what is due then, until there is nothing more to do at that time."""
+        """Let time pass, and do everything that is due, until nothing is due at that time."""
         self.now += seconds
         self.driver.on_time(self.now)
         for _ in range(100):
@@ -75,7 +75,7 @@ class Loop:
 
 
 class Store:
-    """Listens on a Unix socket. Nothing in it waits: what is not there is an error of the test."""
+    """Listens on a Unix socket. It never waits: a missing connection is an error of the test."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -102,7 +102,7 @@ class Store:
 
 
 def received(connection: socket.socket) -> bytes:
-    """What has come by now."""
+    """The data that has arrived."""
     got = b""
     try:
         while piece := connection.recv(1 << 16):
