@@ -34,14 +34,14 @@ def test_a_few_seconds_or_one_interval_end_no_session(now_ms: int, interval_ms: 
     assert is_set_back(now_ms, NOW, interval_ms) == is_over
 
 
-def test_a_clock_that_is_not_set_is_the_latest_time() -> None:
+def test_without_a_step_the_clock_is_the_latest_time() -> None:
     clocks = Clocks()
     for ms in (0, 1, 999, 1000, 10 * HOUR, 86_400_000):
         clocks.passes(ms)
         assert clocks.latest() == clocks.wall_ms
 
 
-def test_a_clock_that_is_slewed_is_not_one_that_was_set() -> None:
+def test_slewing_is_no_step() -> None:
     clocks = Clocks()
     for _ in range(100):
         clocks.passes(1000)
@@ -49,7 +49,7 @@ def test_a_clock_that_is_slewed_is_not_one_that_was_set() -> None:
         assert clocks.latest() == clocks.wall_ms
 
 
-def test_for_an_hour_a_step_back_is_forgiven() -> None:
+def test_a_step_back_is_forgiven_for_an_hour() -> None:
     clocks = Clocks()
     clocks.step(-86_400_000)
     assert clocks.latest() == NOW
@@ -59,7 +59,7 @@ def test_for_an_hour_a_step_back_is_forgiven() -> None:
     assert clocks.latest() == clocks.wall_ms
 
 
-def test_steps_back_add_up_and_a_step_forward_takes_away() -> None:
+def test_steps_back_add_up_and_a_step_forward_undoes_them() -> None:
     clocks = Clocks()
     for step, behind in [(-HOUR, HOUR), (-HOUR, 2 * HOUR), (HOUR, HOUR), (2 * HOUR, 0), (-5000, 5000)]:
         clocks.step(step)

@@ -59,7 +59,7 @@ def test_an_error_is_one_line_and_a_status(
     assert err == f"rondo-x: {said}\n" + ("try: rondo-x --help\n" if status == 64 else "")
 
 
-def test_all_is_well() -> None:
+def test_success() -> None:
     def rondo_x() -> None:
         pass
 
@@ -70,7 +70,7 @@ def test_an_interrupt() -> None:
     assert run_raising(KeyboardInterrupt()) == 130
 
 
-def test_what_nobody_foresaw_is_not_hidden() -> None:
+def test_an_unexpected_error_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         run_raising(ZeroDivisionError())
 
@@ -150,7 +150,7 @@ def make_tool() -> command.Parser:
         (["list"], "rondo-x: no table now"),
     ],
 )
-def test_an_error_says_what_was_meant(
+def test_an_error_suggests_the_right_word(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -213,7 +213,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("flag", "said"), [("-q", "w"), ("--quiet", "w"), (None, "iw"), ("-v", "diw")])
-def test_how_much_is_said(flag: str | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_and_verbose(flag: str | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     def rondo_x() -> None:
         for level, message in ((logging.DEBUG, "d"), (logging.INFO, "i"), (logging.WARNING, "w")):
             logging.getLogger("rondo_tools.x").log(level, message)

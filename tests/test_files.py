@@ -27,7 +27,7 @@ def test_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_where_it_fails_the_old_file_stands(
+def test_after_an_error_the_old_file_is_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     path = tmp_path / "a.json"
@@ -63,7 +63,7 @@ def test_data_reaches_the_disk_before_the_name_and_the_folder_after_it(
     assert steps == ["file", "rename", "folder"]
 
 
-def test_a_folder_is_made_with_those_above_it_and_each_name_is_synced(
+def test_a_folder_is_made_with_its_parents_and_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
@@ -74,7 +74,7 @@ def test_a_folder_is_made_with_those_above_it_and_each_name_is_synced(
     assert synced == [tmp_path, tmp_path / "a"]
 
 
-def test_a_file_that_is_not_there_cannot_be_synced(tmp_path: Path) -> None:
+def test_a_missing_file_cannot_be_synced(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     files.sync_file(tmp_path / "a")
     with pytest.raises(FileNotFoundError):

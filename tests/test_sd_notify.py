@@ -36,7 +36,7 @@ def test_a_descriptor_is_stored_and_removed_by_name(tmp_path: Path) -> None:
         assert manager.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=a-1"
 
 
-def test_without_a_service_manager_nothing_is_said() -> None:
+def test_without_a_service_manager_nothing_is_sent() -> None:
     notifier = Notifier({})
     assert not notifier.is_heard
     notifier.store("a", 0)

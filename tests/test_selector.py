@@ -117,7 +117,7 @@ def test_any_value_is_read_back(value: str) -> None:
 
 
 @given(st.text(string.printable) | st.text("up{}=~!\"'`\\,ax0 \n", max_size=12))
-def test_no_text_does_but_parse_or_raise(text: str) -> None:
+def test_any_text_parses_or_raises_usage_error(text: str) -> None:
     try:
         selector = parse_selector(text)
     except UsageError:

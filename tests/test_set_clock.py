@@ -247,7 +247,7 @@ class Served:
         return str(err.decode())
 
 
-def test_no_tick_is_lost_and_none_refused_where_all_clocks_are_one(
+def test_with_one_clock_no_tick_is_lost_or_refused(
     start: Callable[..., Process], clock: SetClock, tmp_path: Path
 ) -> None:
     store = Served(start, tmp_path, clock)
@@ -296,7 +296,7 @@ def test_sessions_that_wait_for_their_store_are_all_delivered(
     assert store.sessions("vm") == ["signal", "clock"]
 
 
-def test_what_the_store_counted_survives_the_step(
+def test_the_stores_counters_survive_the_step(
     start: Callable[..., Process], clock: SetClock, tmp_path: Path
 ) -> None:
     store = Served(start, tmp_path, clock)
@@ -319,7 +319,7 @@ def test_what_the_store_counted_survives_the_step(
     assert sum(newest.values()) == int(stored[1])
 
 
-def test_refused_ticks_are_given_up_at_once_and_said(
+def test_refused_ticks_are_dropped_at_once_and_reported(
     start: Callable[..., Process], clock: SetClock, tmp_path: Path
 ) -> None:
     clock.step(-HOUR)  # the store's clock alone

@@ -33,7 +33,7 @@ def test_the_prefix_of_the_package_has_share(tmp_path: Path, packages: str) -> N
     assert share_dir(prefix / packages / "rondo_tools") == share
 
 
-def test_a_folder_of_the_same_name_that_is_not_ours_is_passed_over(tmp_path: Path) -> None:
+def test_another_programs_folder_is_skipped(tmp_path: Path) -> None:
     share = put_share(tmp_path / "share" / "rondo")
     (tmp_path / "env" / "share" / "rondo").mkdir(parents=True)
     (tmp_path / "env" / "deploy").mkdir()

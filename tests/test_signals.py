@@ -18,7 +18,7 @@ def ready(signals: Signals) -> bool:
     return bool(select.select([signals.fileno()], [], [], 0)[0])
 
 
-def test_they_arrive_in_order_and_once() -> None:
+def test_signals_arrive_once_and_in_order() -> None:
     with Signals() as signals:
         assert not ready(signals)
         assert signals.take() == []
@@ -30,7 +30,7 @@ def test_they_arrive_in_order_and_once() -> None:
         assert signals.take() == []
 
 
-def test_what_was_before_is_put_back() -> None:
+def test_earlier_handlers_are_restored() -> None:
     before = signal.getsignal(INT), signal.getsignal(TERM)
     with Signals() as signals:
         fd = signals.fileno()
@@ -44,7 +44,7 @@ def test_what_was_before_is_put_back() -> None:
     raise AssertionError("the pipe is left open")
 
 
-def test_a_flood_is_no_harm() -> None:
+def test_a_flood_of_signals_is_harmless() -> None:
     """More signals than the pipe holds: those that find no room are lost, nothing blocks."""
     with Signals() as signals:
         for _ in range(70_000):
@@ -97,7 +97,7 @@ def test_an_ignored_hang_up_stays_ignored() -> None:
     assert signal.getsignal(HUP) == signal.SIG_IGN
 
 
-def test_who_does_not_ask_for_sigterm_gets_no_hang_up() -> None:
+def test_without_sigterm_there_is_no_hang_up() -> None:
     before = signal.getsignal(HUP)
     with Signals([INT]):
         assert signal.getsignal(HUP) == before

@@ -25,7 +25,7 @@ FIRST += [ROOT / "bin" / tool for tool in TOOLS]
 
 
 @pytest.mark.parametrize("path", FIRST, ids=lambda path: path.name)
-def test_an_old_python_understands_what_runs_first(path: Path) -> None:
+def test_an_old_python_parses_the_first_modules(path: Path) -> None:
     tree = ast.parse(path.read_text(), feature_version=(3, 6))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert imported <= {"importlib", "pathlib", "sys"}
@@ -54,13 +54,13 @@ def test_how_old_is_too_old() -> None:
         (ImportError("x"), ""),
     ],
 )
-def test_what_cannot_be_imported(error: ImportError, says: str) -> None:
+def test_messages_for_missing_packages(error: ImportError, says: str) -> None:
     found = start.missing(error, "rondo-x")
     assert says in found
     assert bool(found) == bool(says)
 
 
-def test_a_fault_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_error_of_rondo_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(module: str) -> None:
         raise ImportError("cannot import name 'x'", name=module)
 

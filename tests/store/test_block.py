@@ -37,7 +37,7 @@ def taken_apart(block: Block) -> Iterator[Tick]:
         yield Tick(t_ms, row.tobytes())
 
 
-def test_many_ticks_come_as_a_block_and_few_one_by_one() -> None:
+def test_many_ticks_are_a_block_and_few_are_single() -> None:
     opened = stream.encode(header())
     for count, kinds in ((3, [Tick] * 3), (400, [Block])):
         decoder = BlockDecoder()
@@ -53,7 +53,7 @@ def test_many_ticks_come_as_a_block_and_few_one_by_one() -> None:
     st.lists(st.integers(0), max_size=6),
 )
 @settings(deadline=None)
-def test_the_same_events_and_errors_whatever_comes(
+def test_events_and_errors_equal_those_of_the_plain_decoder(
     width: int, runs: list[int], scars: list[tuple[int, bytes]], cuts: list[int]
 ) -> None:
     """Runs of ticks with an old one, an end and a new header in between, damaged, and split anywhere."""
@@ -74,7 +74,7 @@ def test_the_same_events_and_errors_whatever_comes(
 
 
 @pytest.mark.parametrize("last_ms", [0, T0 + 2000, T0 + 10_000])
-def test_only_what_is_past_all_before_it(last_ms: int) -> None:
+def test_past_drops_duplicates_and_older_ticks(last_ms: int) -> None:
     times = [T0 + ms for ms in (1000, 3000, 3000, 2000, 4000, 500, 4001)]
     block = Block(np.array(times), np.arange(7.0).reshape(7, 1))
     kept = [one for one in accepted([tick(last_ms), *map(tick, times)]) if one.t_ms > last_ms]
@@ -82,7 +82,7 @@ def test_only_what_is_past_all_before_it(last_ms: int) -> None:
     assert len(block.past(last_ms).values) == len(kept)
 
 
-def test_the_values_keep_every_bit() -> None:
+def test_values_keep_every_bit() -> None:
     values = bytes.fromhex("0100000000000ff8 0000000000000080") * 20  # a NaN with a payload, -0.0
     decoder = BlockDecoder()
     some = [Tick(T0 + i, values[:16]) for i in range(20)]

@@ -65,7 +65,7 @@ def check_nothing_made_up(writer: Writer) -> None:
 @pytest.mark.heavy
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_flipped_bit_goes_unnoticed(written: Writer, data: st.DataObject, round_: int) -> None:
+def test_every_flipped_bit_is_found(written: Writer, data: st.DataObject, round_: int) -> None:
     path = data.draw(st.sampled_from(named_files(written)))
     whole = path.read_bytes()
     hurt = bytearray(whole)
@@ -93,7 +93,7 @@ def covered(data: bytes, at: int) -> bool:
     raise AssertionError(f"byte {at} is in no frame")
 
 
-def test_a_whole_store_has_nothing_wrong(written: Writer) -> None:
+def test_a_sound_store_has_no_findings(written: Writer) -> None:
     verifier = Checker(written.layout.path)
     assert list(verifier.findings()) == []
     assert verifier.sessions == len(Store(written.layout.path).sessions())
@@ -101,7 +101,7 @@ def test_a_whole_store_has_nothing_wrong(written: Writer) -> None:
 
 
 @pytest.mark.parametrize("harm", ["gone", "short", "a folder"])
-def test_what_is_lost_is_named(written: Writer, harm: str) -> None:
+def test_missing_and_truncated_files_are_found(written: Writer, harm: str) -> None:
     """A file that is missing, truncated, or unreadable; the data of the others is still there."""
     for path in named_files(written):
         whole = path.read_bytes()
@@ -127,7 +127,7 @@ def test_what_is_lost_is_named(written: Writer, harm: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_left_out(written: Writer) -> None:
+def test_a_file_without_read_permission_is_a_finding(written: Writer) -> None:
     path = written.layout.file(JOURNALS, 1)
     path.chmod(0)
     (finding,) = Checker(written.layout.path).findings()
@@ -136,9 +136,7 @@ def test_a_file_that_may_not_be_read_is_left_out(written: Writer) -> None:
 
 
 @pytest.mark.parametrize("name", ["store.json", "state.json"])
-def test_a_store_that_cannot_be_understood_is_an_error_that_names_the_file(
-    written: Writer, name: str
-) -> None:
+def test_an_invalid_store_or_state_is_an_error_with_the_file(written: Writer, name: str) -> None:
     path = written.layout.path / name
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(StoreError, match=name) as caught:
@@ -146,14 +144,14 @@ def test_a_store_that_cannot_be_understood_is_an_error_that_names_the_file(
     assert caught.value.exit_code == EX_DATAERR
 
 
-def test_a_damaged_carry_loses_only_what_was_open(written: Writer) -> None:
+def test_a_damaged_carry_loses_only_open_windows(written: Writer) -> None:
     path = written.layout.carry(written.state.carry)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert [one.path for one in Checker(written.layout.path).findings()] == [path]
     check_nothing_made_up(written)
 
 
-def test_a_coarse_row_that_is_not_the_roll_up_of_its_ticks_is_found(written: Writer) -> None:
+def test_a_wrong_coarse_row_is_found(written: Writer) -> None:
     """Its CRC is right, so only the ticks show it."""
     for tier in (1, 2):
         path = written.layout.file(tier_name(tier), 1)
@@ -175,7 +173,7 @@ def test_a_coarse_row_that_is_not_the_roll_up_of_its_ticks_is_found(written: Wri
         path.write_bytes(whole)
 
 
-def test_descriptions_whose_rows_are_not_theirs_are_found(written: Writer) -> None:
+def test_descriptions_with_wrong_places_are_found(written: Writer) -> None:
     path = written.layout.file(ENDED, 1)
     whole = path.read_bytes()
     seed = frames.parse_file_header(whole).seed
@@ -198,7 +196,7 @@ def test_descriptions_whose_rows_are_not_theirs_are_found(written: Writer) -> No
     written.commit()
 
 
-def test_what_lies_behind_the_lengths_is_no_data(written: Writer) -> None:
+def test_bytes_beyond_the_committed_length_are_no_data(written: Writer) -> None:
     before = list(Checker(written.layout.path).findings())
     for path in named_files(written):
         if path.parent.name != JOURNALS:
@@ -208,7 +206,7 @@ def test_what_lies_behind_the_lengths_is_no_data(written: Writer) -> None:
     assert len(Store(written.layout.path).sessions()) == 4
 
 
-def test_a_torn_tail_is_no_damage(written: Writer) -> None:
+def test_an_incomplete_last_frame_is_no_damage(written: Writer) -> None:
     """The writer may be appending it; the next look reads it."""
     path = written.layout.file(JOURNALS, written.newest)
     whole = path.read_bytes()

@@ -33,7 +33,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "store")
 
 
-def test_a_short_life_becomes_rows_a_description_and_its_last_ticks(host: Host) -> None:
+def test_a_short_session_becomes_coarse_rows_a_description_and_last_rows(host: Host) -> None:
     vm = Session("vm-1", labels=(("host", "a"),))
     journal = host.journal()
     journal.ticks(vm, host.some(vm, 5))
@@ -69,7 +69,7 @@ def test_windows_that_span_journals_are_written_once(host: Host) -> None:
     assert {tuple(host.layout.numbers(tier_name(tier))) for tier in (1, 2)} == {(1,)}
 
 
-def test_a_row_belongs_to_the_journal_of_its_last_tick(host: Host) -> None:
+def test_a_coarse_row_names_the_journal_of_its_last_tick(host: Host) -> None:
     vm = Session("vm-1", T0)
     for _ in range(4):
         journal = host.journal()
@@ -134,7 +134,7 @@ def test_a_session_that_comes_back_after_its_end_was_rolled_up(host: Host, pause
 
 
 @pytest.mark.parametrize("ticks", [20, 900])
-def test_a_session_that_comes_back_keeps_the_series_that_it_had_before(host: Host, ticks: int) -> None:
+def test_a_session_that_comes_back_keeps_its_earlier_series(host: Host, ticks: int) -> None:
     """Also series that none of its last rows has."""
     vm = Session("vm-1")
     journal = host.journal()
@@ -152,7 +152,7 @@ def test_a_session_that_comes_back_keeps_the_series_that_it_had_before(host: Hos
         host.check(doubles=4)
 
 
-def test_last_rows_stand_in_time_order_whatever_came_before_in_other_sessions(host: Host) -> None:
+def test_last_rows_are_in_time_order_after_a_schema_change(host: Host) -> None:
     first, second = Session("vm-1"), Session("vm-2")
     journal = host.journal()
     journal.ticks(first, host.some(first, 5, A))
@@ -165,7 +165,7 @@ def test_last_rows_stand_in_time_order_whatever_came_before_in_other_sessions(ho
     assert descriptions(host.layout, host.state)[second.key].series == 4
 
 
-def test_an_end_alone_replaces_the_reason_of_a_lost_session(host: Host) -> None:
+def test_a_later_end_replaces_the_reason_lost(host: Host) -> None:
     vm = Session("vm-1")
     journal = host.journal()
     journal.ticks(vm, host.some(vm, 700))
@@ -182,7 +182,7 @@ def test_an_end_alone_replaces_the_reason_of_a_lost_session(host: Host) -> None:
         assert (found.reason, found.series) == (reason, 3)
 
 
-def test_lost_is_undone_by_later_ticks_wherever_it_stands(host: Host) -> None:
+def test_later_ticks_undo_an_end_lost(host: Host) -> None:
     vm = Session("vm-1")
     journal = host.journal()
     journal.ticks(vm, host.some(vm, 5))
@@ -200,7 +200,7 @@ def test_lost_is_undone_by_later_ticks_wherever_it_stands(host: Host) -> None:
     assert descriptions(host.layout, host.state)[vm.key].reason == "lost"
 
 
-def test_a_session_is_in_the_store_from_its_end_on(host: Host) -> None:
+def test_a_session_with_only_an_end_gets_a_description(host: Host) -> None:
     """A session without a tick gets a description too; a declaration alone leaves nothing."""
     journal = host.journal()
     journal.declare(Session("vm-1"))
@@ -219,7 +219,7 @@ def test_a_session_is_in_the_store_from_its_end_on(host: Host) -> None:
     assert not parse_carry(host.layout.carry(host.state.carry).read_bytes()).sessions
 
 
-def test_the_last_rows_are_at_most_6000_of_ten_minutes(host: Host) -> None:
+def test_last_rows_are_at_most_6000_ticks_of_ten_minutes(host: Host) -> None:
     fast, slow = Session("fast", interval_ms=50), Session("slow", interval_ms=5000)
     for _ in range(3):
         journal = host.journal()
@@ -259,7 +259,7 @@ def test_a_derived_file_spans_an_eighth_of_its_tier_and_ends_with_an_index(host:
     assert len(host.state.files[LAST_ROWS]) == len(host.state.files[ENDED]) == 2
 
 
-def test_a_file_that_is_not_as_long_as_the_state_says_is_not_continued(host: Host) -> None:
+def test_a_derived_file_of_another_length_is_not_continued(host: Host) -> None:
     vm = Session("vm-1")
     for n in range(4):
         journal = host.journal()
@@ -275,7 +275,9 @@ def test_a_file_that_is_not_as_long_as_the_state_says_is_not_continued(host: Hos
     assert host.state.files["tier_1"][1].closed_ms
 
 
-def test_damage_in_a_journal_is_named_and_stepped_over(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_journal_frame_is_skipped_with_a_warning(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
     good, bad = Session("good"), Session("bad")
     journal = host.journal()
     journal.ticks(good, host.some(good, 3))
@@ -300,9 +302,7 @@ def test_damage_in_a_journal_is_named_and_stepped_over(host: Host, caplog: pytes
 
 
 @pytest.mark.parametrize("how", ["gone", "empty", "foreign", "folder"])
-def test_a_journal_that_cannot_be_read_is_passed_over(
-    host: Host, how: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_journal_is_skipped(host: Host, how: str, caplog: pytest.LogCaptureFixture) -> None:
     vm = Session("vm-1")
     first = host.journal()
     first.ticks(vm, [])
@@ -323,7 +323,7 @@ def test_a_journal_that_cannot_be_read_is_passed_over(
     assert (str(first.path) in caplog.text) == is_lost
 
 
-def test_without_its_carry_a_roll_up_goes_on(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_roll_up_continues_without_its_carry(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     vm, other = Session("vm-1"), Session("vm-2")
     journal = host.journal()
     journal.ticks(vm, host.some(vm, 30))
@@ -354,7 +354,7 @@ def test_many_sessions_of_many_schemas(host: Host) -> None:
     host.check()
 
 
-def test_what_was_never_committed_is_removed_at_a_start(host: Host) -> None:
+def test_uncommitted_files_are_removed_at_start(host: Host) -> None:
     vm = Session("vm-1")
     journal = host.journal()
     journal.ticks(vm, host.some(vm, 30))
@@ -379,7 +379,7 @@ def test_what_was_never_committed_is_removed_at_a_start(host: Host) -> None:
     assert layout.file(JOURNALS, 1).exists()
 
 
-def test_a_file_of_another_store_is_not_continued(host: Host) -> None:
+def test_a_derived_file_of_another_store_is_not_continued(host: Host) -> None:
     vm = Session("vm-1")
     journal = host.journal()
     journal.ticks(vm, host.some(vm, 30))

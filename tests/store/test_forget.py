@@ -36,7 +36,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 40))])
-def test_others_are_as_they_would_have_been(tmp_path: Path, seed: int) -> None:
+def test_other_sessions_do_not_change(tmp_path: Path, seed: int) -> None:
     path, other_path = tmp_path / "store", tmp_path / "other"
     host = Host(path, seed)
     host.play(60)
@@ -75,7 +75,9 @@ def faulty(path: Path, seed: int) -> FaultyDisk:
     "every", [pytest.param(29, id="some"), pytest.param(1, id="all", marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize("power", [True, False], ids=["power cut", "kill"])
-def test_a_kill_at_any_step_and_again(tmp_path: Path, lived: Host, every: int, power: bool) -> None:
+def test_forgetting_can_be_repeated_after_a_kill_at_any_step(
+    tmp_path: Path, lived: Host, every: int, power: bool
+) -> None:
     before = answers(lived.path)
     for step in range(0, 10_000, every):
         path = tmp_path / str(step)
@@ -105,7 +107,7 @@ def test_a_kill_at_any_step_and_again(tmp_path: Path, lived: Host, every: int, p
 
 
 @pytest.mark.parametrize("step", [0, 9, 30, 50])
-def test_a_disk_that_has_no_room(tmp_path: Path, lived: Host, step: int) -> None:
+def test_forgetting_can_be_repeated_after_a_full_disk(tmp_path: Path, lived: Host, step: int) -> None:
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
     before, disk = answers(path), faulty(path, 0)
@@ -127,7 +129,7 @@ def test_a_disk_that_has_no_room(tmp_path: Path, lived: Host, step: int) -> None
     assert not list(traces(path))
 
 
-def test_nothing_matches(lived: Host, tmp_path: Path) -> None:
+def test_a_selector_that_matches_nothing_changes_no_file(lived: Host, tmp_path: Path) -> None:
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
     files = {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != "lock"}
@@ -140,7 +142,7 @@ def test_nothing_matches(lived: Host, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_a_reader_by_the_book_finds_the_others_alone(lived: Host, tmp_path: Path) -> None:
+def test_the_reference_reader_finds_only_the_other_sessions(lived: Host, tmp_path: Path) -> None:
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
     intervals_ms = [tier.interval_ms for tier in TIERS]
@@ -156,7 +158,7 @@ def test_a_reader_by_the_book_finds_the_others_alone(lived: Host, tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_a_reader_goes_on_with_what_it_has_open(lived: Host, tmp_path: Path) -> None:
+def test_a_reader_keeps_the_old_files_that_it_has_open(lived: Host, tmp_path: Path) -> None:
     """Files are replaced, never changed: an answer is from before or from after."""
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
@@ -187,7 +189,7 @@ def test_files_keep_their_owner_and_mode(lived: Host, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_what_is_damaged_does_not_hide_it(lived: Host, tmp_path: Path) -> None:
+def test_damaged_frames_of_a_session_are_removed(lived: Host, tmp_path: Path) -> None:
     """Damaged bytes that no reader takes for data may still have names and values."""
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
@@ -209,7 +211,7 @@ def test_what_is_damaged_does_not_hide_it(lived: Host, tmp_path: Path) -> None:
     assert len(findings(path)) <= count
 
 
-def test_a_file_that_cannot_be_read_is_named(
+def test_an_unreadable_file_is_reported(
     lived: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "store"
@@ -224,7 +226,7 @@ def test_a_file_that_cannot_be_read_is_named(
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_dead_letters_about_it_go(lived: Host, tmp_path: Path) -> None:
+def test_dead_letters_of_a_session_are_removed(lived: Host, tmp_path: Path) -> None:
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
     line = '{"at_ms": 1, "series": "%s", "samples": 2, "answer": "out of order"}\n'
@@ -239,7 +241,7 @@ def test_dead_letters_about_it_go(lived: Host, tmp_path: Path) -> None:
     assert not list(traces(path))
 
 
-def test_a_full_disk_gives_up_its_reserve(lived: Host, tmp_path: Path) -> None:
+def test_the_reserve_is_freed_on_a_full_disk(lived: Host, tmp_path: Path) -> None:
     path = tmp_path / "store"
     shutil.copytree(lived.path, path)
     before, disk = answers(path), faulty(path, 0)

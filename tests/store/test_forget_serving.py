@@ -63,7 +63,7 @@ def ask(server: Server, path: Path, clock: Clock, text: str = ONE) -> Answer:
     return found
 
 
-def test_what_comes_after_is_new(
+def test_later_ticks_are_new_data(
     serving: Server, path: Path, address: str, clock: Clock, begin_ms: int
 ) -> None:
     assert deliver_in(serving, address, data(begin_ms, 30, instance="other"))
@@ -123,7 +123,7 @@ def test_an_ended_session_may_be_stored_again(
     "junk",
     [b"", b"\0" * 100, b"[]", b'{"selector": "{}", "key": "00", "begun": false}', b'{"selector": 1}', b"{"],
 )
-def test_what_is_no_request_is_left_alone(
+def test_an_invalid_request_is_ignored(
     serving: Server, path: Path, address: str, clock: Clock, begin_ms: int, junk: bytes
 ) -> None:
     assert deliver_in(serving, address, data(begin_ms, 3))
@@ -137,7 +137,7 @@ def test_what_is_no_request_is_left_alone(
     assert ticks_of(path) == {"vm-1": 3}
 
 
-def test_the_command_beside_a_server(path: Path, run: Run, tmp_path: Path, begin_ms: int) -> None:
+def test_the_command_works_with_a_running_server(path: Path, run: Run, tmp_path: Path, begin_ms: int) -> None:
     address = str(tmp_path / "sock")
     with started(path, "--listen", f"unix:{address}", stdin=subprocess.DEVNULL) as server:
         said(server, "listening")
@@ -162,7 +162,7 @@ def test_the_command_beside_a_server(path: Path, run: Run, tmp_path: Path, begin
         assert set(ticks_of(path)) == {"rondo-store"}
 
 
-def test_the_command_beside_a_pipe(path: Path, run: Run, begin_ms: int) -> None:
+def test_the_command_works_with_a_running_pipe(path: Path, run: Run, begin_ms: int) -> None:
     """A pipe serves requests between two reads."""
     assert run("rondo-store", path, stdin=None, input=data(begin_ms, 9, instance="secret")).returncode == 0
     with started(path) as pipe:
@@ -191,7 +191,7 @@ def test_the_command_beside_a_pipe(path: Path, run: Run, begin_ms: int) -> None:
     assert not has(path, b"secret")
 
 
-def test_the_next_that_opens_the_store_does_what_was_left(path: Path, run: Run, begin_ms: int) -> None:
+def test_the_next_writer_completes_an_interrupted_request(path: Path, run: Run, begin_ms: int) -> None:
     assert run("rondo-store", path, stdin=None, input=data(begin_ms, 9, instance="secret")).returncode == 0
     assert RequestFile(Layout(path)).leave(new_request(parse_forget(ONE)))
     done = run("rondo-store", path, stdin=None, input=data(begin_ms, 9))
@@ -218,7 +218,7 @@ def test_the_next_that_opens_the_store_does_what_was_left(path: Path, run: Run, 
         ('{__name__="up"}', "names a metric"),
     ],
 )
-def test_a_selector_that_means_too_much_is_refused(text: str, why: str) -> None:
+def test_a_selector_of_all_sessions_or_of_series_is_refused(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=re.escape(why)):
         parse_forget(text)
 
@@ -231,7 +231,7 @@ def test_a_selector_that_means_too_much_is_refused(text: str, why: str) -> None:
         ([ONE], 69, "no store there"),
     ],
 )
-def test_what_is_refused(path: Path, run: Run, arguments: list[str], status: int, text: str) -> None:
+def test_usage_errors_of_forget(path: Path, run: Run, arguments: list[str], status: int, text: str) -> None:
     done = run("rondo-store", path, "--forget", *arguments)
     assert done.returncode == status
     assert text.encode() in done.stderr
@@ -239,7 +239,7 @@ def test_what_is_refused(path: Path, run: Run, arguments: list[str], status: int
     assert not path.exists(), "nothing was made"
 
 
-def test_a_server_that_ends_in_the_midst_of_it(
+def test_the_command_succeeds_if_the_server_dies_before_its_answer(
     path: Path, begin_ms: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next process finds nothing left to do, which is no error."""
@@ -262,7 +262,7 @@ def has_in_files(path: Path, needle: bytes) -> bool:
     return any(needle in file.read_bytes() for file in path.rglob("*0*") if file.is_file())
 
 
-def test_a_request_that_nobody_takes_up_is_withdrawn(path: Path, clock: Clock) -> None:
+def test_a_request_that_no_process_accepts_is_withdrawn(path: Path, clock: Clock) -> None:
     def sleep(seconds: float) -> None:
         assert isinstance(RequestFile(Layout(path)).read(), Request)
         clock.now += seconds
@@ -274,7 +274,7 @@ def test_a_request_that_nobody_takes_up_is_withdrawn(path: Path, clock: Clock) -
 
 
 @pytest.mark.parametrize("is_begun", [False, True])
-def test_a_command_that_is_interrupted(path: Path, clock: Clock, is_begun: bool) -> None:
+def test_an_interrupted_command_leaves_an_accepted_request(path: Path, clock: Clock, is_begun: bool) -> None:
     """The store carries an accepted request out anyway."""
 
     def sleep(_: float) -> None:
@@ -290,7 +290,7 @@ def test_a_command_that_is_interrupted(path: Path, clock: Clock, is_begun: bool)
     assert Layout(path).forget_json.exists() == is_begun
 
 
-def test_two_commands_take_turns(path: Path, clock: Clock) -> None:
+def test_two_commands_run_one_after_the_other(path: Path, clock: Clock) -> None:
     """The second waits until the first is answered; an answer without a client does not block it."""
     file = RequestFile(Layout(path))
 
@@ -308,14 +308,14 @@ def test_two_commands_take_turns(path: Path, clock: Clock) -> None:
     assert not Layout(path).forget_json.exists()
 
 
-def test_a_store_that_goes_meanwhile_is_not_made_again(path: Path, clock: Clock) -> None:
+def test_a_store_removed_meanwhile_is_not_made_again(path: Path, clock: Clock) -> None:
     with Folder(path), pytest.raises(StoreError, match="no store there"):
         forget_sessions(str(path), parse_forget(ONE), clock, lambda _: shutil.rmtree(path))
     assert not path.exists()
 
 
 @pytest.mark.parametrize("junk", [b"", b"\0" * 80, b'{"selector": 1}'])
-def test_what_a_power_cut_left_of_a_request(path: Path, clock: Clock, junk: bytes) -> None:
+def test_a_truncated_request_is_removed(path: Path, clock: Clock, junk: bytes) -> None:
     with OpenStore(path):
         Layout(path).forget_json.write_bytes(junk)
 

@@ -126,13 +126,13 @@ def test_pieces_of_any_size_equal_a_plain_loop_bit_for_bit(ticks: list[Tick], da
     assert found == expected
 
 
-def test_union_has_the_series_of_the_first_schema_in_their_order_then_what_the_others_add() -> None:
+def test_union_keeps_the_first_schemas_order_and_appends_the_rest() -> None:
     first, second = schema_of((C1, G1, G2)), schema_of((G2, C2, C1))
     assert union([first, second]).series == (C1, G1, G2, C2)
     assert union([first, schema_of((G2, C1))]) is first
 
 
-def test_schemas_of_the_same_bytes_are_equal() -> None:
+def test_schemas_with_the_same_bytes_are_equal() -> None:
     packed = schema_of((C1, G1)).packed
     one, other = Schema((C1, G1), packed), Schema((C1, G1), bytes(bytearray(packed)))
     assert one == other

@@ -54,7 +54,7 @@ def test_a_file_is_read_as_it_was_written() -> None:
         assert frames.rows_of(payload, 2).tobytes() == rows(1000 * n, 1000 * n + 7).tobytes()
 
 
-def test_any_flipped_bit_loses_its_own_frame_and_no_other() -> None:
+def test_a_flipped_bit_loses_only_its_own_frame() -> None:
     data, begins = a_file(3)
     for at in range(begins[1], begins[2]):
         for bit in range(8):
@@ -67,7 +67,7 @@ def test_any_flipped_bit_loses_its_own_frame_and_no_other() -> None:
 
 
 @pytest.mark.heavy
-def test_zeros_behind_the_end_are_no_frames() -> None:
+def test_zeros_after_the_end_are_no_frames() -> None:
     data, begins = a_file(2)
     for size in range(5000):
         at, damage = found(data + bytes(size))
@@ -75,7 +75,7 @@ def test_zeros_behind_the_end_are_no_frames() -> None:
         assert damage.bytes <= size
 
 
-def test_any_flipped_bit_of_a_files_header_is_seen() -> None:
+def test_a_flipped_bit_in_the_file_header_is_detected() -> None:
     data = HEADER.pack()
     for at in range(frames.FILE_SIZE - 4):  # no CRC covers the last four bytes
         for bit in range(8):
@@ -85,7 +85,7 @@ def test_any_flipped_bit_of_a_files_header_is_seen() -> None:
                 frames.parse_file_header(bytes(damaged))
 
 
-def test_a_tail_of_any_length_is_no_damage_and_no_data() -> None:
+def test_an_incomplete_last_frame_is_no_damage_and_no_data() -> None:
     data, begins = a_file(3)
     for end in range(begins[2] + frames.HEAD_SIZE, len(data)):
         at, damage = found(data[:end])
@@ -93,7 +93,7 @@ def test_a_tail_of_any_length_is_no_damage_and_no_data() -> None:
             assert (at, damage.bytes) == (begins[:2], 0)
 
 
-def test_a_frame_of_another_file_is_no_frame_here() -> None:
+def test_a_frame_of_another_file_is_invalid() -> None:
     other = frames.new_file(8, b"store-id")
     data, begins = a_file(1)
     foreign = b"".join(frames.rows_frames(other.seed, rows(1, 2), 0))
@@ -102,7 +102,7 @@ def test_a_frame_of_another_file_is_no_frame_here() -> None:
     assert damage.first_at == len(data)
 
 
-def test_large_rows_are_cut_into_frames_of_at_most_a_mebibyte() -> None:
+def test_large_rows_are_split_into_frames_of_at_most_a_mebibyte() -> None:
     many = rows(*range(100_000))
     made = list(frames.rows_frames(SEED, many, 3))
     data = HEADER.pack() + b"".join(made)
@@ -120,7 +120,7 @@ def test_large_rows_are_cut_into_frames_of_at_most_a_mebibyte() -> None:
         (HEADER.pack()[:20] + b"\1" + HEADER.pack()[21:], "damaged"),
     ],
 )
-def test_what_is_no_file_of_frames_says_so(tmp_path: Path, data: bytes, what: str) -> None:
+def test_other_files_are_an_error(tmp_path: Path, data: bytes, what: str) -> None:
     (tmp_path / "f").write_bytes(data)
     with pytest.raises(StoreError, match=what) as caught:
         FrameFile(tmp_path / "f")
@@ -128,7 +128,7 @@ def test_what_is_no_file_of_frames_says_so(tmp_path: Path, data: bytes, what: st
 
 
 @given(st.lists(st.integers(0, 3000), max_size=8), st.integers(0, 2**32))
-def test_a_file_is_read_as_its_bytes_are(sizes: list[int], damaged_at: int) -> None:
+def test_the_file_reader_equals_the_scan_of_its_bytes(sizes: list[int], damaged_at: int) -> None:
     """The reader in pieces finds the same frames as the scan of all bytes."""
     import tempfile
 
@@ -152,7 +152,7 @@ def test_a_file_is_read_as_its_bytes_are(sizes: list[int], damaged_at: int) -> N
             assert file.damage == damage
 
 
-def test_a_schema_is_kept_as_long_as_it_is_used() -> None:
+def test_a_schema_is_dropped_with_its_last_user() -> None:
     series = (Series("m", (), GAUGE, "", "x" * 1000),)
     one = schema_of(series)
     assert unpack_schema(one.packed) is schema_of(series) is one

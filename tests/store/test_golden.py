@@ -43,7 +43,7 @@ def as_golden(rows: dict[int, truth.Row]) -> dict[str, dict[str, str]]:
     }
 
 
-def test_a_store_of_format_2_says_what_it_said(store: Path) -> None:
+def test_a_store_of_format_2_is_still_read(store: Path) -> None:
     sessions = Store(store).sessions()
     expected = golden("store_2.json")
     assert len(sessions) == len(expected)
@@ -58,11 +58,11 @@ def test_a_store_of_format_2_says_what_it_said(store: Path) -> None:
             assert as_golden(truth.served(session, tier)) == rows
 
 
-def test_nothing_is_wrong_with_it(store: Path) -> None:
+def test_the_golden_store_has_no_findings(store: Path) -> None:
     assert list(Checker(store).findings()) == []
 
 
-def test_a_reader_of_the_page_alone_finds_the_same(store: Path) -> None:
+def test_the_reference_reader_reads_the_same(store: Path) -> None:
     ticks, coarse, _ = mini_reader.read(store, [tier.interval_ms for tier in Store(store).tiers])
     coarse_rows = [
         {(session, t_ms): row for (session, _), (t_ms, row) in of_tier.items()} for of_tier in coarse
@@ -77,7 +77,7 @@ def test_a_reader_of_the_page_alone_finds_the_same(store: Path) -> None:
             assert as_golden(rows) == one["tiers"][tier]
 
 
-def test_a_cursor_in_a_dump_of_version_1_stands_where_it_stood(tmp_path: Path) -> None:
+def test_a_cursor_in_a_dump_of_version_1_keeps_its_position(tmp_path: Path) -> None:
     moved = restored((DATA / "dump_1.bin").read_bytes(), tmp_path / "store", lambda: T0 + 200_000)
     progress, in_flight = parse_progress((moved / "cursor_prometheus.json").read_bytes())
     assert in_flight is None
@@ -87,7 +87,7 @@ def test_a_cursor_in_a_dump_of_version_1_stands_where_it_stood(tmp_path: Path) -
         assert progress.begin == (2, file.header.file_id, at[len(at) // 2])
 
 
-def test_a_stream_of_version_1_says_what_it_said() -> None:
+def test_a_stream_of_version_1_is_still_read() -> None:
     decoder = stream.Decoder()
     events = [*decoder.feed((DATA / "stream_1.bin").read_bytes())]
     decoder.close()

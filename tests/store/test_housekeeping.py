@@ -100,7 +100,7 @@ def an_hour_of_looks(store: Store) -> None:
         store.wait(10 * MINUTE_MS)
 
 
-def test_a_journal_goes_after_the_span_of_tier_0_and_its_rows_stay(store: Store) -> None:
+def test_a_journal_expires_after_tier_0s_span_and_its_rows_stay(store: Store) -> None:
     an_hour_of_looks(store)
     store.live_a_while(Session("vm-1"))
     for _ in range(2):
@@ -124,7 +124,7 @@ def test_a_journal_that_is_not_rolled_up_stays(store: Store) -> None:
     assert store.journals() == [1]
 
 
-def test_an_active_cursor_holds_what_it_has_not_passed_for_the_span_of_tier_1(store: Store) -> None:
+def test_an_active_cursor_keeps_journals_for_tier_1s_span(store: Store) -> None:
     an_hour_of_looks(store)
     for number in range(1, 4):
         store.live_a_while(Session(f"vm-{number}"))
@@ -140,7 +140,7 @@ def test_an_active_cursor_holds_what_it_has_not_passed_for_the_span_of_tier_1(st
     assert not store.journals()
 
 
-def test_a_cursor_that_no_push_held_for_an_hour_holds_nothing(store: Store) -> None:
+def test_an_inactive_cursor_keeps_no_journal(store: Store) -> None:
     an_hour_of_looks(store)
     store.live_a_while(Session("vm-1"))
     store.cursors = [CursorPosition("lab", 1, store.now_ms)]
@@ -154,7 +154,7 @@ def test_a_cursor_that_no_push_held_for_an_hour_holds_nothing(store: Store) -> N
     assert not store.journals()
 
 
-def test_the_last_ten_minutes_of_a_session_that_is_not_over_stay(store: Store) -> None:
+def test_the_last_ten_minutes_of_a_live_session_stay(store: Store) -> None:
     vm = Session("vm-1")
     an_hour_of_looks(store)
     for _ in range(5):
@@ -178,7 +178,7 @@ def test_the_last_ten_minutes_of_a_session_that_is_not_over_stay(store: Store) -
     store.check()
 
 
-def test_tiers_and_what_is_over_go_by_their_spans(store: Store, no_waits: None) -> None:
+def test_coarse_rows_and_ended_sessions_expire_by_their_spans(store: Store, no_waits: None) -> None:
     an_hour_of_looks(store)
     store.live_a_while(Session("vm-1"), 30)
     counts = []
@@ -195,7 +195,7 @@ def test_tiers_and_what_is_over_go_by_their_spans(store: Store, no_waits: None) 
     assert min(store.state.files["tier_1"]) == 2, "a number is never used twice"
 
 
-def test_runs_from_cron_expire_too(store: Store, no_waits: None) -> None:
+def test_runs_from_cron_expire_files(store: Store, no_waits: None) -> None:
     for number in range(200):
         store.restart()
         store.live_a_while(Session("vm", T0 + number * 10_000), 3)
@@ -207,7 +207,7 @@ def test_runs_from_cron_expire_too(store: Store, no_waits: None) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEED, SEED + SCHEDULES))
-def test_a_clock_that_is_wrong_for_a_while_erases_nothing(tmp_path: Path, seed: int, no_waits: None) -> None:
+def test_a_clock_that_is_wrong_for_an_hour_removes_nothing(tmp_path: Path, seed: int, no_waits: None) -> None:
     """Removed files are older than their span by the true time; in the end all such files are removed."""
     choose = random.Random(seed)
     store = Store(tmp_path / "store", parse_tiers("1s:10m,10s:2h,1m:1d"))
@@ -246,14 +246,14 @@ def test_a_clock_that_is_wrong_for_a_while_erases_nothing(tmp_path: Path, seed: 
     assert not store.state.files["tier_1"]
 
 
-def test_a_time_that_a_wrong_clock_noted_is_set_right_by_other_files() -> None:
+def test_later_files_correct_the_time_of_a_wrong_clock() -> None:
     assert plausible({1: 10, 2: 20, 3: 30}, 40) == {1: 10, 2: 20, 3: 30}
     assert plausible({1: 10, 2: 5, 3: 30}, 40) == {1: 10, 2: 10, 3: 30}
     assert plausible({1: 10, 2: 999, 3: 30}, 40) == {1: 10, 2: 30, 3: 30}
     assert plausible({1: 10, 2: 30, 3: 999}, 40) == {1: 10, 2: 30, 3: 40}
 
 
-def test_for_want_of_room_files_go_in_their_order(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_are_evicted_in_order(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     order: list[tuple[str, bool]] = []
     for number in range(1, 9):
         store.live_a_while(Session(f"vm-{number}"), 60)
@@ -286,7 +286,7 @@ def test_for_want_of_room_files_go_in_their_order(store: Store, caplog: pytest.L
     assert descriptions(store.layout, store.state)
 
 
-def test_max_bytes_holds(store: Store, no_waits: None) -> None:
+def test_max_bytes_limits_the_disk_usage(store: Store, no_waits: None) -> None:
     store.keeper.max_bytes = 250_000
     for number in range(1, 60):
         store.live_a_while(Session(f"vm-{number}"), 100)
@@ -297,7 +297,7 @@ def test_max_bytes_holds(store: Store, no_waits: None) -> None:
     assert parse_state(store.state.pack()) == store.state
 
 
-def test_what_cannot_be_removed_is_named_once_and_tried_again(
+def test_a_file_that_cannot_be_removed_is_reported_once_and_retried(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     an_hour_of_looks(store)
@@ -317,9 +317,7 @@ def test_what_cannot_be_removed_is_named_once_and_tried_again(
     assert not store.journals()
 
 
-def test_a_carry_that_cannot_be_read_keeps_the_journals(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_carry_keeps_the_journals(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     an_hour_of_looks(store)
     store.live_a_while(Session("vm-1"), end=None)
     path = store.layout.carry(store.state.carry)
@@ -422,7 +420,9 @@ def test_the_file_size_limit_of_the_process_is_an_error_like_a_full_disk(store: 
     store.check()
 
 
-def test_the_reserve_is_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reserve_is_allocated_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout = Layout(tmp_path)
     reserve = Reserve(layout, 50_000)
     assert reserve.take()
@@ -440,7 +440,7 @@ def test_the_reserve_is_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("minutes", "days"), [(30, 11), pytest.param(1, 9, marks=pytest.mark.long)])
-def test_days_of_short_pipes_keep_files_and_state_flat(
+def test_days_of_short_pipes_keep_files_and_state_small(
     tmp_path: Path, no_waits: None, minutes: int, days: int
 ) -> None:
     """As from cron."""

@@ -51,7 +51,7 @@ def test_ticks_ahead_of_the_clock_and_older_than_the_store_are_refused(tmp_path:
     assert "10 min ahead" in messages[1]
 
 
-def test_what_the_clock_may_be_yet_is_not_ahead(tmp_path: Path) -> None:
+def test_the_latest_possible_time_is_not_ahead(tmp_path: Path) -> None:
     with Keeper(Folder(tmp_path), now_ms=lambda: NOW_MS, latest_ms=lambda: NOW_MS + 3_600_000) as kept:
         intake = Intake(kept)
         intake.feed(header() + at(NOW_MS + 4_200_000, NOW_MS + 4_200_001))
@@ -60,7 +60,7 @@ def test_what_the_clock_may_be_yet_is_not_ahead(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("many", [1, 40])
-def test_what_is_sent_again_is_late_and_never_refused(tmp_path: Path, many: int) -> None:
+def test_resent_ticks_are_late_and_never_refused(tmp_path: Path, many: int) -> None:
     counts, begin = Counts(), NOW_MS - WEEK_MS
     data = header(start_ms=1) + at(*range(begin, begin + many))
     now = [NOW_MS]
@@ -75,7 +75,7 @@ def test_what_is_sent_again_is_late_and_never_refused(tmp_path: Path, many: int)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_blocks_are_stored_as_single_ticks_are(tmp_path: Path, seed: int) -> None:
+def test_blocks_are_stored_like_single_ticks(tmp_path: Path, seed: int) -> None:
     chance, model = random.Random(seed), Model()
     t_ms, at_ms = [], START_MS
     for _ in range(300):
@@ -91,7 +91,7 @@ def test_blocks_are_stored_as_single_ticks_are(tmp_path: Path, seed: int) -> Non
     assert counts.stored + counts.late == 300
 
 
-def test_what_comes_before_an_error_is_stored(tmp_path: Path) -> None:
+def test_ticks_before_an_error_are_stored(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         with pytest.raises(StreamError):
             Intake(kept).feed(header() + ticks(1, 30) + b"\xc1" + ticks(30, 40))
@@ -110,7 +110,7 @@ def test_input_that_ends_inside_a_message(tmp_path: Path) -> None:
     assert times(tmp_path) == [1]
 
 
-def test_a_session_that_goes_on_with_other_series_is_one(tmp_path: Path) -> None:
+def test_a_session_continues_with_other_series(tmp_path: Path) -> None:
     counts = Counts()
     with keeper(tmp_path) as kept:
         intake = Intake(kept, counts)
@@ -120,7 +120,7 @@ def test_a_session_that_goes_on_with_other_series_is_one(tmp_path: Path) -> None
     assert (counts.sessions, counts.stored) == (2, 6)
 
 
-def test_a_change_of_schema_waits_for_room(tmp_path: Path, install: Callable[[Disk], None]) -> None:
+def test_a_schema_change_waits_for_disk_space(tmp_path: Path, install: Callable[[Disk], None]) -> None:
     full = [True]
     kept = keeper(tmp_path)
     install(Disk(lambda *_: "fail" if full[0] else None, random.Random(1)))
@@ -143,7 +143,7 @@ def test_a_change_of_schema_waits_for_room(tmp_path: Path, install: Callable[[Di
 
 
 @pytest.mark.heavy
-def test_a_turn_with_much_in_it_is_written_in_its_midst(tmp_path: Path) -> None:
+def test_a_large_turn_is_written_in_parts(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         intake = Intake(kept)
         start_ms = NOW_MS - WEEK_MS
@@ -157,7 +157,7 @@ def test_a_turn_with_much_in_it_is_written_in_its_midst(tmp_path: Path) -> None:
     assert times(tmp_path, start_ms=start_ms) == list(range(1, n))
 
 
-def test_a_header_that_is_refused_ends_its_stream_and_no_other(tmp_path: Path) -> None:
+def test_a_refused_header_ends_only_its_own_stream(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         good = Intake(kept)
         good.feed(header() + ticks(1, 3))

@@ -70,7 +70,7 @@ def random_streams(chance: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_what_is_read_back_is_what_was_handed_over(tmp_path: Path, seed: int) -> None:
+def test_journals_have_what_streams_handed_over(tmp_path: Path, seed: int) -> None:
     chance, model = random.Random(seed), Model()
     streams = random_streams(chance)
     for _ in range(2):  # the second time, all of it is known
@@ -172,7 +172,7 @@ def kill_at(step: int) -> Callable[[int, str], str | None]:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("sync", [NEVER, ALWAYS], ids=str)
-def test_a_kill_between_any_two_steps(
+def test_acknowledged_ticks_survive_a_kill_at_any_step(
     tmp_path: Path, install: Callable[[Disk], None], seed: int, sync: Policy
 ) -> None:
     streams = random_streams(random.Random(seed))
@@ -196,7 +196,9 @@ def test_a_kill_between_any_two_steps(
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("sync", [NEVER, ALWAYS], ids=str)
-def test_a_power_cut(tmp_path: Path, install: Callable[[Disk], None], seed: int, sync: Policy) -> None:
+def test_a_power_cut_loses_only_unsynced_ticks(
+    tmp_path: Path, install: Callable[[Disk], None], seed: int, sync: Policy
+) -> None:
     chance = random.Random(seed)
     streams = random_streams(chance)
     kept = keeper(tmp_path, sync=sync)
@@ -219,7 +221,7 @@ def test_a_power_cut(tmp_path: Path, install: Callable[[Disk], None], seed: int,
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("sync", [NEVER, ALWAYS], ids=str)
-def test_steps_that_fail_are_made_again(
+def test_failed_writes_are_repeated(
     tmp_path: Path, install: Callable[[Disk], None], seed: int, sync: Policy
 ) -> None:
     chance = random.Random(seed)
@@ -299,7 +301,7 @@ class Host:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_sessions_are_known_whether_they_live_are_rolled_up_or_both(tmp_path: Path, seed: int) -> None:
+def test_resent_ticks_are_recognized_before_and_after_a_roll_up(tmp_path: Path, seed: int) -> None:
     chance, model = random.Random(seed), Model()
     host = Host(tmp_path)
     for _ in range(3):
@@ -349,7 +351,7 @@ def described(reason: str, last: int, start_ms: int = START_MS) -> Description:
 
 
 @pytest.mark.heavy
-def test_a_tail_that_is_zeros_costs_what_was_in_it_and_comes_again(tmp_path: Path) -> None:
+def test_a_zeroed_tail_loses_its_ticks_until_they_are_resent(tmp_path: Path) -> None:
     """Of all lengths, over the last turn: what is sent again is stored, once."""
     with keeper(tmp_path / "whole") as kept:
         store(kept, header() + ticks(1, 3))
@@ -369,7 +371,7 @@ def test_a_tail_that_is_zeros_costs_what_was_in_it_and_comes_again(tmp_path: Pat
         shutil.rmtree(copy)
 
 
-def test_an_end_does_not_keep_out_the_ticks_that_a_power_cut_took_from_before_it(tmp_path: Path) -> None:
+def test_ticks_lost_before_an_end_may_be_resent(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 3))
         size = sum(path.stat().st_size for path in (tmp_path / JOURNALS).iterdir())
@@ -392,13 +394,13 @@ def test_a_header_alone_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / JOURNALS).iterdir())
 
 
-def test_a_session_with_no_tick_has_an_end(tmp_path: Path) -> None:
+def test_a_session_without_a_tick_has_an_end(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + end("error"))
     assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == "error"
 
 
-def test_a_replay_of_a_remembered_session_leaves_nothing(tmp_path: Path) -> None:
+def test_a_replay_of_a_remembered_session_writes_nothing(tmp_path: Path) -> None:
     counts = Counts()
     with keeper(tmp_path, remembered=Memory(described("poweroff", 9))) as kept:
         store(kept, header() + ticks(1, 10) + end(), counts).close()
@@ -408,7 +410,7 @@ def test_a_replay_of_a_remembered_session_leaves_nothing(tmp_path: Path) -> None
     assert not list((tmp_path / JOURNALS).iterdir())
 
 
-def test_a_remembered_session_that_was_lost_goes_on(tmp_path: Path) -> None:
+def test_a_remembered_lost_session_continues(tmp_path: Path) -> None:
     with keeper(tmp_path, remembered=Memory(described(LOST, 9))) as kept:
         store(kept, header() + ticks(1, 12)).close()
         assert len(kept.live) == 1
@@ -429,7 +431,7 @@ def test_a_session_that_was_lost_and_back_before_a_roll_up_is_live(tmp_path: Pat
         assert kept.give_up_gone(at_once=True) == 1
 
 
-def test_a_new_session_is_told_apart_from_those_before_it(tmp_path: Path) -> None:
+def test_a_new_session_declares_the_newest_tick_of_earlier_ones(tmp_path: Path) -> None:
     second, third = START_MS + 100_000, START_MS + 200_000
     with keeper(tmp_path, remembered=Memory(described("poweroff", 9))) as kept:
         store(kept, header(start_ms=second) + ticks(1, 4, start_ms=second) + end())
@@ -438,7 +440,7 @@ def test_a_new_session_is_told_apart_from_those_before_it(tmp_path: Path) -> Non
     assert records == {second: START_MS + 9000, third: second + 3000}
 
 
-def test_a_new_session_is_told_of_one_that_is_back(tmp_path: Path) -> None:
+def test_a_new_session_declares_the_newest_tick_of_one_that_came_back(tmp_path: Path) -> None:
     second = START_MS + 100_000
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 4)).close(give_up=True)
@@ -451,7 +453,7 @@ def test_a_new_session_is_told_of_one_that_is_back(tmp_path: Path) -> None:
     found.check_lines_of_time()
 
 
-def test_a_session_that_is_back_is_told_of_the_others(tmp_path: Path) -> None:
+def test_a_session_that_came_back_declares_the_newest_tick_of_the_others(tmp_path: Path) -> None:
     second = START_MS + 100_000
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 4) + end()).close()
@@ -462,7 +464,7 @@ def test_a_session_that_is_back_is_told_of_the_others(tmp_path: Path) -> None:
     assert (record.last_ms, record.before_ms) == (second + 3000, START_MS + 3000)
 
 
-def test_labels_and_interval_of_a_session_stay(tmp_path: Path) -> None:
+def test_labels_and_interval_of_a_session_cannot_change(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 2))
         with pytest.raises(StoreError, match="--instance"):
@@ -500,7 +502,7 @@ def test_a_session_whose_connection_is_gone_is_given_up_after_a_while(tmp_path: 
     assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == "poweroff"
 
 
-def test_a_session_that_is_back_before_its_end_is_written_has_none(tmp_path: Path) -> None:
+def test_a_tick_before_an_end_lost_is_written_undoes_it(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 4)).close()
         assert kept.give_up_gone(at_once=True) == 1
@@ -514,7 +516,7 @@ def test_a_session_that_is_back_before_its_end_is_written_has_none(tmp_path: Pat
 
 
 @pytest.mark.parametrize("is_ended", [True, False], ids=["another journal", "one journal"])
-def test_a_session_that_was_back_when_the_process_died_is_given_up_anew(
+def test_a_session_that_was_back_when_the_process_died_is_given_up_again(
     tmp_path: Path, is_ended: bool
 ) -> None:
     kept = keeper(tmp_path)
@@ -527,7 +529,7 @@ def test_a_session_that_was_back_when_the_process_died_is_given_up_anew(
     assert [one.last_ms - START_MS for one in read_journals(tmp_path).ends["vm-1", START_MS]] == [3000, 5000]
 
 
-def test_a_pipe_that_ends_gives_up_at_once_what_has_no_end(tmp_path: Path) -> None:
+def test_the_end_of_a_pipe_gives_up_sessions_without_an_end(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header("earlier") + ticks(1, 2)).close()
     with keeper(tmp_path) as kept:
@@ -537,7 +539,7 @@ def test_a_pipe_that_ends_gives_up_at_once_what_has_no_end(tmp_path: Path) -> No
     assert found.state_of(("vm-1", START_MS)) == found.state_of(("earlier", START_MS)) == LOST
 
 
-def test_of_two_connections_the_newer_one_counts(tmp_path: Path) -> None:
+def test_the_newer_of_two_connections_owns_the_session(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         old = store(kept, header() + ticks(1, 4))
         new = store(kept, header() + ticks(2, 6))
@@ -554,7 +556,7 @@ def rolled_up(kept: Keeper) -> list[ClosedJournal]:
     return closed
 
 
-def test_sessions_that_are_over_are_forgotten_when_their_journal_is_rolled_up(tmp_path: Path) -> None:
+def test_ended_sessions_leave_memory_when_their_journal_is_rolled_up(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 4) + end()).close()
         store(kept, header("live") + ticks(1, 4))
@@ -565,7 +567,7 @@ def test_sessions_that_are_over_are_forgotten_when_their_journal_is_rolled_up(tm
         assert not kept.closed
 
 
-def test_a_session_that_is_back_is_not_forgotten(tmp_path: Path) -> None:
+def test_a_session_that_came_back_stays_in_memory(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 4)).close(give_up=True)
         kept.end_journal()
@@ -575,7 +577,7 @@ def test_a_session_that_is_back_is_not_forgotten(tmp_path: Path) -> None:
     assert times(tmp_path) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_session_that_is_back_without_a_new_tick_is_forgotten_with_its_connection(tmp_path: Path) -> None:
+def test_a_session_back_without_a_tick_leaves_memory_with_its_connection(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 4)).close(give_up=True)
         kept.end_journal()
@@ -586,7 +588,7 @@ def test_a_session_that_is_back_without_a_new_tick_is_forgotten_with_its_connect
         assert len(kept.live) == 0
 
 
-def test_many_lives_of_one_instance_take_no_longer_than_of_many(tmp_path: Path) -> None:
+def test_two_thousand_sessions_of_one_instance(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         for life in range(2000):
             start_ms = START_MS + 10 * life
@@ -618,7 +620,7 @@ def test_a_journal_ends_after_the_coarsest_interval(tmp_path: Path) -> None:
     assert times(tmp_path) == [1, 2, 3, 4, 5]
 
 
-def test_no_process_continues_a_journal_of_another(tmp_path: Path) -> None:
+def test_a_process_does_not_continue_an_earlier_journal(tmp_path: Path) -> None:
     for begin in (1, 5, 9):
         with keeper(tmp_path) as kept:
             store(kept, header() + ticks(1, begin + 4))
@@ -626,7 +628,7 @@ def test_no_process_continues_a_journal_of_another(tmp_path: Path) -> None:
     assert times(tmp_path) == list(range(1, 13))
 
 
-def test_numbers_are_not_used_again_when_journals_are_gone(tmp_path: Path) -> None:
+def test_numbers_of_removed_journals_are_not_reused(tmp_path: Path) -> None:
     with keeper(tmp_path, state=State(rolled_up=41)) as kept:
         store(kept, header() + ticks(1, 2))
     assert [path.name for path in (tmp_path / JOURNALS).iterdir()] == [f"{42:010d}"]
@@ -664,7 +666,7 @@ def test_producers_with_large_headers_do_not_make_a_journal_each_turn(tmp_path: 
         ]
 
 
-def test_what_a_limit_cuts_off_goes_into_another_journal(tmp_path: Path) -> None:
+def test_ticks_beyond_a_file_size_limit_go_into_another_journal(tmp_path: Path) -> None:
     script = f"""
 import resource, signal, sys
 from tests.support.store.keeper_host import keeper, header, ticks, Intake
@@ -685,7 +687,7 @@ with keeper({str(tmp_path)!r}) as kept:
 # --- the folder ---------------------------------------------------------------------------------------
 
 
-def test_two_keepers(tmp_path: Path) -> None:
+def test_a_second_keeper_is_refused(tmp_path: Path) -> None:
     with keeper(tmp_path), pytest.raises(StoreError, match=f"process {os.getpid()} writes") as caught:
         keeper(tmp_path)
     assert caught.value.exit_code == EX_TEMPFAIL
@@ -710,7 +712,7 @@ def test_other_tiers_are_refused(tmp_path: Path) -> None:
         ("", "not the description"),
     ],
 )
-def test_folders_that_are_no_store_of_this_format(tmp_path: Path, document: str, message: str) -> None:
+def test_other_formats_are_refused(tmp_path: Path, document: str, message: str) -> None:
     (tmp_path / "store.json").write_text(document)
     with pytest.raises(StoreError, match=message) as caught:
         keeper(tmp_path)
@@ -737,7 +739,7 @@ def remove_journals(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [remove, rename, replace_with_copy, remove_journals])
-def test_a_folder_that_is_no_longer_ours(tmp_path: Path, how: Callable[[Path], None]) -> None:
+def test_a_moved_or_removed_folder_is_an_error(tmp_path: Path, how: Callable[[Path], None]) -> None:
     clock, path = Clock(), tmp_path / "store"
     kept = keeper(path, clock)
     intake = store(kept, header() + ticks(1, 4))
@@ -753,7 +755,7 @@ def test_a_folder_that_is_no_longer_ours(tmp_path: Path, how: Callable[[Path], N
         kept.close()
 
 
-def test_the_folder_is_looked_at_ten_times_a_second_at_most(
+def test_the_folder_is_checked_at_most_ten_times_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, looks = Clock(), []

@@ -34,7 +34,7 @@ def stored(path: Path, stream: bytes, size: int) -> bytes:
     return done.stderr
 
 
-def test_a_limit_on_the_size_of_files(path: Path, begin_ms: int, run: Run) -> None:
+def test_a_journal_ends_at_a_file_size_limit(path: Path, begin_ms: int, run: Run) -> None:
     """The next journal begins; a journal that cannot be rolled up waits for a process with a higher limit."""
     size, names = 4 << 20, tuple(f"vm-{number}" for number in range(24))
     messages = stored(path, b"".join(data(begin_ms, 1500, instance=name) for name in names), size)
@@ -52,7 +52,7 @@ def test_a_limit_on_the_size_of_files(path: Path, begin_ms: int, run: Run) -> No
     assert len(Store(path).sessions()) == 24
 
 
-def test_a_limit_that_leaves_no_room_for_a_frame_is_refused(path: Path, begin_ms: int) -> None:
+def test_a_limit_too_small_for_a_frame_is_refused(path: Path, begin_ms: int) -> None:
     done = limited(path, data(begin_ms, 10), 10_000)
     assert done.returncode == 69
     assert b"files may have only 9.8 KiB (ulimit -f), and need 4.0 MiB" in done.stderr

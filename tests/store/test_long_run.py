@@ -40,7 +40,7 @@ def resident() -> int:
 
 
 @pytest.mark.long
-def test_six_hundred_thousand_lives(path: Path, no_waits: None) -> None:
+def test_six_hundred_thousand_sessions(path: Path, no_waits: None) -> None:
     clock, layout = Clock(), Layout(path)
     now_ms = T0
     files, memory, cpu = [], [], []

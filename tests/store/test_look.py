@@ -124,7 +124,7 @@ def truth_row(row: mini_reader.Row) -> truth.Row:
 @pytest.mark.heavy
 @settings(max_examples=60)
 @given(st.data())
-def test_what_is_served_is_what_was_written(round_: int, data: st.DataObject) -> None:
+def test_the_reader_returns_what_was_written(round_: int, data: st.DataObject) -> None:
     """Sessions that begin, change their schema, end, are lost and come back, over journals and roll-ups."""
     random = data.draw(st.randoms(use_true_random=False))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -203,7 +203,7 @@ def check_moment(found: list[Session], some: slice = slice(None)) -> int:
 @pytest.mark.heavy
 @given(seed=st.integers(0, 1 << 30))
 @settings(max_examples=15)
-def test_a_writer_may_go_on_between_any_two_steps_of_a_look(round_: int, seed: int) -> None:
+def test_a_writer_may_continue_between_any_two_steps_of_a_look(round_: int, seed: int) -> None:
     """It writes, rotates, rolls up and removes in each of them: no tick is missing, none is there twice."""
     random = Random(seed)
     with tempfile.TemporaryDirectory() as folder, race_writer.a_writer(Path(folder)) as writer:
@@ -296,7 +296,7 @@ def written(tmp_path: Path) -> Iterator[Writer]:
 # --- what is asked for --------------------------------------------------------------------------------
 
 
-def test_filters_give_what_they_say(written: Writer) -> None:
+def test_filters_by_instance_and_time(written: Writer) -> None:
     store = Store(written.layout.path)
     everything = store.sessions()
     assert [one.key for one in everything] == sorted(one.key for one in everything)
@@ -309,14 +309,14 @@ def test_filters_give_what_they_say(written: Writer) -> None:
         assert some == [key for key in expected if key.startswith("vm-2/")]
 
 
-def test_evictions_are_told(written: Writer) -> None:
+def test_evictions_are_reported(written: Writer) -> None:
     assert Store(written.layout.path).evictions == []
     written.state.evictions.append(Eviction(0, T0, T0 + 5, 99, delivered=False))
     written.commit()
     assert Store(written.layout.path).evictions == [Eviction(0, T0, T0 + 5, 99, delivered=False)]
 
 
-def test_a_session_without_a_tick_is_there_from_its_end_on(tmp_path: Path) -> None:
+def test_a_session_without_a_tick_is_listed_after_its_end(tmp_path: Path) -> None:
     with Writer(tmp_path, SMALL_TIERS) as writer:
         writer.end(("vm-1", T0), "error", T0 + 5)
         writer.flush()
@@ -325,7 +325,7 @@ def test_a_session_without_a_tick_is_there_from_its_end_on(tmp_path: Path) -> No
         assert session.rows().t_ms.size == session.rows(1).t_ms.size == 0
 
 
-def test_there_is_no_store_or_one_of_another_format(tmp_path: Path) -> None:
+def test_a_missing_store_or_another_format_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no store there") as caught:
         Store(tmp_path)
     assert caught.value.exit_code == EX_UNAVAILABLE
@@ -334,7 +334,7 @@ def test_there_is_no_store_or_one_of_another_format(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
-def test_sessions_of_an_earlier_look_still_read_what_is_gone(written: Writer) -> None:
+def test_sessions_of_an_earlier_look_read_removed_files(written: Writer) -> None:
     store = Store(written.layout.path)
     before = {one.key: one for one in store.sessions()}
     written.rotate()

@@ -58,7 +58,7 @@ def every_row(path: Path) -> Iterator[tuple[Position, int, str]]:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_oldest_tick_behind_a_position(tmp_path: Path, seed: int) -> None:
+def test_the_oldest_tick_after_a_position(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     write(tmp_path, rng)
     rows = list(every_row(tmp_path))

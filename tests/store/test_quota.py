@@ -23,7 +23,7 @@ def test_a_burst_does_not_wait() -> None:
         (1020, (128 << 20) + (3 << 20), 3.0),
     ],
 )
-def test_beyond_it_waits_for_its_rate(sessions: int, size: int, wait_s: float) -> None:
+def test_beyond_the_burst_a_producer_waits(sessions: int, size: int, wait_s: float) -> None:
     one = Quota(100.0)
     one.take(100.0, sessions=sessions, bytes=size)
     assert one.ready_in(100.0) == pytest.approx(wait_s)
@@ -31,7 +31,7 @@ def test_beyond_it_waits_for_its_rate(sessions: int, size: int, wait_s: float) -
     assert one.ready_in(100.0 + wait_s) == pytest.approx(0, abs=1e-6)
 
 
-def test_who_brings_its_rate_never_waits_and_more_is_slowed_to_it() -> None:
+def test_a_producer_is_slowed_down_to_the_rate() -> None:
     steady, flood, now = Quota(0.0), Quota(0.0), 0.0
     brought = 0
     for second in range(1000):
@@ -44,7 +44,7 @@ def test_who_brings_its_rate_never_waits_and_more_is_slowed_to_it() -> None:
     assert brought <= quota.SESSIONS_BURST + quota.SESSIONS_A_SECOND * 1000 + 50
 
 
-def test_time_that_does_not_pass_or_runs_back_gives_nothing() -> None:
+def test_a_clock_that_stops_or_runs_back_fills_nothing() -> None:
     one = Quota(100.0)
     one.take(100.0, sessions=1040, bytes=0)
     assert one.ready_in(50.0) == pytest.approx(2.0)

@@ -48,7 +48,7 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path / "store")
 
 
-def test_sessions_are_found_whenever_they_came(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_are_found_in_any_order_of_arrival(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "_SMALL", 8)
     choose = random.Random(1)
     index, all_of_them = Remembered(layout), []
@@ -68,7 +68,7 @@ def test_sessions_are_found_whenever_they_came(layout: Layout, monkeypatch: pyte
     assert index.newest_ms("nobody") == 0
 
 
-def test_of_two_descriptions_of_a_session_the_later_stands(layout: Layout) -> None:
+def test_the_later_of_two_descriptions_is_valid(layout: Layout) -> None:
     index = Remembered(layout)
     for number in range(1, 7):
         one = [description("vm", T0, T0 + 1000 * number + n) for n in range(2)]
@@ -78,7 +78,7 @@ def test_of_two_descriptions_of_a_session_the_later_stands(layout: Layout) -> No
         assert index.newest_ms("vm") == one[1].last_ms
 
 
-def test_equal_hashes_prove_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_hashes_are_verified(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "crc32", lambda *_: 7)
     one, other = description("vm-1", T0, T0 + 5), description("vm-2", T0 + 1, T0 + 9)
     index = Remembered(layout)
@@ -97,7 +97,7 @@ def test_a_long_description_is_read_whole(layout: Layout) -> None:
     assert index.find("vm", T0) == one
 
 
-def test_files_that_went_are_forgotten(layout: Layout) -> None:
+def test_sessions_of_removed_files_are_forgotten(layout: Layout) -> None:
     index = Remembered(layout)
     for number in (1, 2):
         index.add(write(layout, number, [description(f"vm-{number}", T0)]))
@@ -116,7 +116,7 @@ def test_the_index_is_small_and_its_parts_few(layout: Layout) -> None:
     assert len(index._parts) <= 5
 
 
-def test_damage_is_named_and_the_rest_found(layout: Layout, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_reported_and_the_rest_found(layout: Layout, caplog: pytest.LogCaptureFixture) -> None:
     (first, second, third) = write(layout, 1, *([description(f"vm-{n}", T0)] for n in range(3)))
     path = layout.file(ENDED, 1)
     data = bytearray(path.read_bytes())

@@ -40,7 +40,7 @@ def check(source: Path, target: Path) -> None:
 @pytest.mark.parametrize(
     "seed", [*range(8), *(pytest.param(n, marks=pytest.mark.long) for n in range(8, 60))]
 )
-def test_every_answer_is_the_same_after_a_move(tmp_path: Path, seed: int) -> None:
+def test_a_restored_store_gives_the_same_answers(tmp_path: Path, seed: int) -> None:
     chance = Random(seed)
     with Writer(
         tmp_path / "store", SMALL_TIERS, seed=seed, per_frame=chance.choice((1, 3, 64)), last_ms=20_000
@@ -75,7 +75,7 @@ def test_every_answer_is_the_same_after_a_move(tmp_path: Path, seed: int) -> Non
 @pytest.mark.parametrize(
     "seed", [*range(6), *(pytest.param(n, marks=pytest.mark.long) for n in range(6, 60))]
 )
-def test_a_store_that_moved_goes_on_as_if_it_had_not(tmp_path: Path, seed: int) -> None:
+def test_a_restored_store_continues_like_the_original(tmp_path: Path, seed: int) -> None:
     chance = Random(seed)
     stay, moved = tmp_path / "stay", tmp_path / "moved 0"
     time_ms = {"vm-1": T0, "vm-2": T0 + 300, "vm-3": T0 + 400}
@@ -126,7 +126,7 @@ def check_archive(source: Path, archive: Path) -> None:
         assert has[key] == one
 
 
-def test_the_row_of_a_window_that_was_open_is_added_once_it_is_over(tmp_path: Path) -> None:
+def test_the_row_of_an_open_window_is_restored_once_it_is_closed(tmp_path: Path) -> None:
     """Its last tick is the last one of the archive."""
     archive = tmp_path / "archive"
     with Writer(tmp_path / "store", SMALL_TIERS) as writer:
@@ -193,7 +193,7 @@ def test_rows_go_to_the_tier_of_their_interval(tmp_path: Path, caplog: pytest.Lo
             assert truth.served(session, 2) == truth.rolled_up(ticks[key], 27_000)
 
 
-def test_a_store_has_the_tiers_of_the_dump_it_is_made_from(tmp_path: Path) -> None:
+def test_a_new_store_gets_the_tiers_of_the_dump(tmp_path: Path) -> None:
     with Writer(tmp_path / "store", SMALL_TIERS) as writer:
         fill(writer)
     restored(dumped(tmp_path / "store"), tmp_path / "moved", now_ms)
@@ -243,7 +243,7 @@ def test_one_session_of_very_many_is_restored_from_a_journal(tmp_path: Path, is_
     assert list(Checker(moved).findings()) == []
 
 
-def test_what_was_forgotten_is_in_no_dump(tmp_path: Path) -> None:
+def test_a_dump_has_no_forgotten_sessions(tmp_path: Path) -> None:
     path = tmp_path / "store"
     with Writer(path, SMALL_TIERS, per_frame=7) as writer:
         for start_ms in (T0, T0 + 5):
@@ -264,7 +264,7 @@ def test_what_was_forgotten_is_in_no_dump(tmp_path: Path) -> None:
     check(path, restored(data, tmp_path / "moved", now_ms))
 
 
-def test_what_is_damaged_in_a_store_is_left_out_of_its_dump(tmp_path: Path) -> None:
+def test_a_dump_leaves_damaged_data_out(tmp_path: Path) -> None:
     path = tmp_path / "store"
     with Writer(path, SMALL_TIERS, per_frame=3) as writer:
         fill(writer)

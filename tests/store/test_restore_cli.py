@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def test_what_the_commands_say_is_the_same_after_a_move(run: Run, store: Path, tmp_path: Path) -> None:
+def test_the_commands_print_the_same_after_a_restore(run: Run, store: Path, tmp_path: Path) -> None:
     dump = run("rondo-query", store, "dump")
     assert (dump.returncode, dump.stderr) == (0, b"")
     moved = run("rondo-store", tmp_path / "moved", "--restore", input=dump.stdout, stdin=None)
@@ -46,13 +46,13 @@ def test_a_selector_chooses_sessions(run: Run, store: Path, tmp_path: Path) -> N
     assert (nothing.returncode, nothing.stdout) == (1, b"")
 
 
-def test_a_cut_dump_ends_with_65(run: Run, store: Path, tmp_path: Path) -> None:
+def test_a_truncated_dump_exits_with_65(run: Run, store: Path, tmp_path: Path) -> None:
     cut = run("rondo-store", tmp_path / "moved", "--restore", input=dumped(store)[:-8], stdin=None)
     assert cut.returncode == EX_DATAERR
     assert b"the dump ends in its midst, at byte" in cut.stderr
 
 
-def test_a_store_that_is_served_is_not_restored_into(run: Run, store: Path, tmp_path: Path) -> None:
+def test_restoring_into_a_served_store_is_refused(run: Run, store: Path, tmp_path: Path) -> None:
     with started(tmp_path / "served", "--listen", f"unix:{tmp_path / 'socket'}") as server:
         said(server, "at most")
         refused = run("rondo-store", tmp_path / "served", "--restore", input=dumped(store), stdin=None)
@@ -76,7 +76,7 @@ def test_a_store_that_is_served_is_not_restored_into(run: Run, store: Path, tmp_
         (("--no-cursors",), b"are for --restore"),
     ],
 )
-def test_flags_that_do_not_go_together(
+def test_flags_that_exclude_each_other(
     run: Run, tmp_path: Path, flags: tuple[str, ...], words: bytes
 ) -> None:
     done = run("rondo-store", tmp_path / "store", *flags)
@@ -85,7 +85,7 @@ def test_flags_that_do_not_go_together(
     assert not (tmp_path / "store").exists()
 
 
-def test_what_lasts_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_slow_jobs_report_their_progress(caplog: pytest.LogCaptureFixture) -> None:
     now_s = 0.0
     caplog.set_level("INFO")
     shown = progress.Progress("restored", 10 << 20, clock=lambda: now_s)

@@ -74,7 +74,7 @@ def is_within(path: Path, source: Path) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 6))])
-def test_a_cut_dump_restores_what_is_whole_and_a_whole_one_completes_it(
+def test_a_truncated_dump_is_restored_in_part_and_completed_by_a_whole_one(
     tmp_path: Path, source: Path, part: int
 ) -> None:
     data = dumped(source)
@@ -94,7 +94,7 @@ def test_a_cut_dump_restores_what_is_whole_and_a_whole_one_completes_it(
         assert not (target / "incomplete").exists()
 
 
-def test_a_dump_that_is_cut_late_has_nearly_all(tmp_path: Path, source: Path) -> None:
+def test_a_dump_truncated_near_its_end_restores_nearly_all(tmp_path: Path, source: Path) -> None:
     data = dumped(source)
     with pytest.raises(StoreError, match=r"the dump ends in its midst, at byte \d+; what is whole"):
         restored(data[: frames_of(data)[-2]], tmp_path / "store", now_ms)
@@ -102,7 +102,7 @@ def test_a_dump_that_is_cut_late_has_nearly_all(tmp_path: Path, source: Path) ->
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 20))])
-def test_flipped_bits_cost_what_they_hit(tmp_path: Path, source: Path, seed: int) -> None:
+def test_flipped_bits_lose_only_their_frames(tmp_path: Path, source: Path, seed: int) -> None:
     chance, data = Random(seed), dumped(source)
     for number in range(10):
         target, broken = tmp_path / str(number), bytearray(data)
@@ -126,7 +126,7 @@ def test_flipped_bits_cost_what_they_hit(tmp_path: Path, source: Path, seed: int
     ("before", "stride"),
     [(False, 11), (True, 7), *(pytest.param(before, 1, marks=pytest.mark.long) for before in (False, True))],
 )
-def test_a_restore_that_is_killed_at_any_step_is_run_again(
+def test_a_restore_can_be_repeated_after_a_kill_at_any_step(
     tmp_path: Path, source: Path, before: bool, stride: int
 ) -> None:
     (tmp_path / "dump").write_bytes(dumped(source))
@@ -158,7 +158,7 @@ def test_a_restore_that_is_killed_at_any_step_is_run_again(
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_full_disk_leaves_all_as_it_was(
+def test_a_full_disk_leaves_the_store_unchanged(
     tmp_path: Path, source: Path, before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, path = dumped(source), tmp_path / "store"
@@ -345,7 +345,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_dump_is_an_error_with_a_place(tmp_path: Path, what: str) -> None:
+def test_a_hostile_dump_is_an_error_with_an_offset(tmp_path: Path, what: str) -> None:
     with pytest.raises(StoreError, match="bytes of the dump are damaged, from byte") as raised:
         restored(made(HOSTILE[what]), tmp_path / "store", now_ms)
     assert raised.value.exit_code == EX_DATAERR
@@ -355,7 +355,7 @@ def test_a_hostile_dump_is_an_error_with_a_place(tmp_path: Path, what: str) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"store"}
 
 
-def test_what_follows_a_carry_that_is_damaged_is_restored(tmp_path: Path) -> None:
+def test_data_after_a_damaged_carry_is_restored(tmp_path: Path) -> None:
     def fill(writer: dump.DumpWriter) -> None:
         writer.part(dump.CARRY)
         writer.bytes(b"nothing")
@@ -386,7 +386,7 @@ def test_numbers_of_journals_do_not_run_out(tmp_path: Path) -> None:
     assert sorted((tmp_path / "store").rglob("*")) == before
 
 
-def test_the_last_rows_of_a_session_are_sought_in_journals_that_are_there(tmp_path: Path) -> None:
+def test_last_rows_are_searched_only_in_existing_journals(tmp_path: Path) -> None:
     """It does not try each of two billion numbers."""
 
     def fill(writer: dump.DumpWriter) -> None:
@@ -408,7 +408,7 @@ def test_the_last_rows_of_a_session_are_sought_in_journals_that_are_there(tmp_pa
     assert answers(tmp_path / "store")["vm-1", T0]["end"]
 
 
-def test_frames_whose_part_is_lost_are_nobody_s(tmp_path: Path) -> None:
+def test_frames_of_a_lost_part_are_dropped(tmp_path: Path) -> None:
     """Session 0 of one journal is another session in the next."""
 
     def two_journals(writer: dump.DumpWriter) -> None:
@@ -449,7 +449,7 @@ def test_frames_whose_part_is_lost_are_nobody_s(tmp_path: Path) -> None:
         (b"\x1f\x8b" + bytes(400), "compressed; give it through gzip -dc"),
     ],
 )
-def test_what_is_no_dump_makes_no_store(tmp_path: Path, data: bytes, words: str) -> None:
+def test_other_input_makes_no_store(tmp_path: Path, data: bytes, words: str) -> None:
     with pytest.raises(StoreError, match=words) as raised:
         restored(data, tmp_path / "store", now_ms)
     assert raised.value.exit_code == EX_DATAERR

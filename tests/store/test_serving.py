@@ -107,7 +107,7 @@ def test_producers_are_acknowledged_when_all_is_written(host: Host) -> None:
     assert host.server.connections == 0
 
 
-def test_what_is_not_written_stays_with_the_producer(host: Host, install: Callable[[Disk], None]) -> None:
+def test_unwritten_ticks_stay_with_the_producer(host: Host, install: Callable[[Disk], None]) -> None:
     full = [True]
     install(Disk(lambda *_: "fail" if full[0] else None, random.Random(1)))
     peer, other = host.connect(header() + ticks(1, 3) + end()), host.connect(header("b") + ticks(1, 3))
@@ -130,7 +130,7 @@ def test_what_is_not_written_stays_with_the_producer(host: Host, install: Callab
     assert host.server.errors["store"] == 1
 
 
-def test_who_ends_while_the_disk_is_full_is_not_acknowledged_by_a_server_that_ends(
+def test_a_server_that_stops_on_a_full_disk_acknowledges_nothing(
     host: Host, install: Callable[[Disk], None]
 ) -> None:
     install(Disk(lambda *_: "fail", random.Random(1)))
@@ -144,7 +144,7 @@ def test_who_ends_while_the_disk_is_full_is_not_acknowledged_by_a_server_that_en
 
 
 @pytest.mark.parametrize("junk", [b"\xc1", ticks(1, 2), header(interval_ms=7)])
-def test_who_sends_what_cannot_be_stored_is_cut_off_alone(host: Host, junk: bytes) -> None:
+def test_only_the_connection_with_the_error_is_closed(host: Host, junk: bytes) -> None:
     good = host.connect(header() + ticks(1, 3))
     host.turns()
     bad = host.connect(junk)
@@ -186,7 +186,7 @@ def test_the_last_ticks_of_a_session_are_stored_before_those_of_the_next(host: H
     assert (record.start_ms, record.before_ms) == (second, START_MS + 49_000)
 
 
-def test_a_tick_does_not_wait_for_all_who_have_much_to_say(host: Host) -> None:
+def test_a_tick_does_not_wait_for_large_backlogs(host: Host) -> None:
     names = [f"vm-{number}" for number in range(MOST_READS + 8)]
     peers = [host.connect(header(name) + ticks(1, 2)) for name in (*names, "one")]
     host.turns(len(peers) + 2)
@@ -207,7 +207,7 @@ def test_a_tick_does_not_wait_for_all_who_have_much_to_say(host: Host) -> None:
     assert times(host.path, heard[0]) == list(range(1, 900))
 
 
-def test_many_that_are_started_again_at_once_are_stored_in_order(host: Host) -> None:
+def test_many_restarted_vms_are_stored_in_order(host: Host) -> None:
     second = START_MS + 1_000_000
     names = [f"vm-{number}" for number in range(MOST_READS + 8)]
     old = [host.connect(header(name) + ticks(1, 2)) for name in names]
@@ -222,7 +222,7 @@ def test_many_that_are_started_again_at_once_are_stored_in_order(host: Host) -> 
     assert [one.before_ms for one in found] == [START_MS + 499_000] * len(names)
 
 
-def test_what_was_refused_is_named_before_the_acknowledgement(host: Host) -> None:
+def test_refused_ticks_are_reported_before_the_acknowledgement(host: Host) -> None:
     peer = host.connect(header() + ticks(1, 3) + ticks(90_000, 90_003) + end())
     finish(peer)
     host.turns()
@@ -233,7 +233,7 @@ def test_what_was_refused_is_named_before_the_acknowledgement(host: Host) -> Non
     assert times(host.path) == [1, 2]
 
 
-def test_who_begins_too_many_sessions_waits_and_the_others_do_not(host: Host) -> None:
+def test_a_producer_beyond_its_quota_waits_and_the_others_do_not(host: Host) -> None:
     lives = b"".join(header("flood", START_MS + n) + end() for n in range(3000))
     flood, other = host.connect(), host.connect(header() + ticks(1, 3))
 
@@ -262,7 +262,7 @@ def test_who_begins_too_many_sessions_waits_and_the_others_do_not(host: Host) ->
     assert host.kept.sessions_begun == 3001
 
 
-def test_a_store_that_was_removed_stops_its_server_and_nobody_is_acknowledged(host: Host) -> None:
+def test_removing_the_store_stops_its_server_without_acknowledgements(host: Host) -> None:
     peer = host.connect(header() + ticks(1, 3))
     host.turns()
     shutil.rmtree(host.path)
@@ -273,9 +273,7 @@ def test_a_store_that_was_removed_stops_its_server_and_nobody_is_acknowledged(ho
     assert answer(peer) is None
 
 
-def test_journals_that_are_over_are_rolled_up_beside_the_loop(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closed_journals_are_rolled_up_in_the_background(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
     run = host.store.upkeep.run
 
@@ -296,7 +294,7 @@ def test_journals_that_are_over_are_rolled_up_beside_the_loop(
     assert not host.kept.closed
 
 
-def test_who_says_nothing_whole_is_cut_off_and_who_is_quiet_is_not(host: Host) -> None:
+def test_a_stalled_connection_is_closed_and_a_quiet_one_is_not(host: Host) -> None:
     silent, half = host.connect(), host.connect(header("half") + ticks(1, 2)[:-3])
     quiet = host.connect(header() + ticks(1, 3))
     host.turns()
@@ -371,7 +369,7 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path, data: bytes, state: str) -> N
     assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == state
 
 
-def test_what_comes_before_an_error_in_a_pipe_is_stored(tmp_path: Path) -> None:
+def test_ticks_before_an_error_in_a_pipe_are_stored(tmp_path: Path) -> None:
     data = header() + ticks(1, 40) + b"\xc1"
     with Signals() as signals, opened(tmp_path) as store, piped(data) as fd, pytest.raises(StreamError):
         read_to_end(fd, Intake(store.keeper), store, Watermarks(-1), signals)
@@ -379,7 +377,7 @@ def test_what_comes_before_an_error_in_a_pipe_is_stored(tmp_path: Path) -> None:
     assert read_journals(tmp_path).state_of(("vm-1", START_MS)) == LOST
 
 
-def test_a_signal_ends_the_wait_for_room(tmp_path: Path, install: Callable[[Disk], None]) -> None:
+def test_a_signal_ends_the_wait_for_disk_space(tmp_path: Path, install: Callable[[Disk], None]) -> None:
     with Signals() as signals, opened(tmp_path) as store, piped(header() + ticks(1, 40)) as fd:
 
         def full(*_: object) -> str:
@@ -393,7 +391,7 @@ def test_a_signal_ends_the_wait_for_room(tmp_path: Path, install: Callable[[Disk
     assert caught.value.exit_code == EX_TEMPFAIL
 
 
-def test_a_follower_that_is_slow_gets_the_newest_line(tmp_path: Path) -> None:
+def test_a_slow_follower_gets_the_newest_watermark(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     filled = 0
@@ -413,7 +411,7 @@ def test_a_follower_that_is_slow_gets_the_newest_line(tmp_path: Path) -> None:
         assert follower.read().decode() == f"{tmp_path}\t9:50\n"
 
 
-def test_who_is_no_pipe_gets_no_lines(tmp_path: Path) -> None:
+def test_watermarks_are_written_only_to_a_pipe(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
         watermarks = Watermarks(file.fileno())
         watermarks.update(Position(tmp_path, 7, 100))

@@ -119,7 +119,7 @@ def test_a_truncated_stream(path: Path, run: Run, begin_ms: int) -> None:
     check(path, ticks(39, begin_ms))
 
 
-def test_nothing_and_next_to_nothing(path: Path, run: Run, begin_ms: int) -> None:
+def test_empty_input_and_a_header_alone(path: Path, run: Run, begin_ms: int) -> None:
     done = run("rondo-store", path)
     assert (done.returncode, done.stdout) == (0, b"")
     assert Store(path).sessions() == []
@@ -180,7 +180,7 @@ def test_flags(path: Path, run: Run) -> None:
         ("help", "argument DIR: there is no store 'help': see --help, or write ./help to make it"),
     ],
 )
-def test_what_is_no_name_makes_no_store(
+def test_an_invalid_name_makes_no_store(
     tmp_path: Path, run: Run, name: str, message: str, listen: list[str]
 ) -> None:
     done = run("rondo-store", name, *listen, cwd=tmp_path)
@@ -226,7 +226,7 @@ def test_the_cost_of_45_seconds(tmp_path: Path, run: Run, begin_ms: int) -> None
 # --- standard output -----------------------------------------------------------------------------
 
 
-def test_lines_come_while_it_runs(path: Path, begin_ms: int) -> None:
+def test_watermarks_are_written_while_it_runs(path: Path, begin_ms: int) -> None:
     with started(path) as process:
         send(process, data(begin_ms, 3, end=False))
         told(process, path, begin_ms + 2000)
@@ -240,7 +240,7 @@ def test_lines_come_while_it_runs(path: Path, begin_ms: int) -> None:
         assert process.wait(PATIENCE_S) == 0
 
 
-def test_the_reader_of_standard_output_leaves(path: Path, begin_ms: int) -> None:
+def test_storing_continues_when_the_reader_of_watermarks_ends(path: Path, begin_ms: int) -> None:
     with started(path) as process:
         send(process, data(begin_ms, 3, end=False))
         told(process, path, begin_ms + 2000)
@@ -255,7 +255,7 @@ def test_the_reader_of_standard_output_leaves(path: Path, begin_ms: int) -> None
     check(path, ticks(60, begin_ms))
 
 
-def test_a_reader_that_does_not_read(path: Path, begin_ms: int) -> None:
+def test_storing_does_not_wait_for_a_stopped_reader(path: Path, begin_ms: int) -> None:
     """Its pipe is full from the first line on: all is stored before it reads a byte."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
@@ -282,7 +282,7 @@ def test_a_reader_that_does_not_read(path: Path, begin_ms: int) -> None:
 # --- signals -------------------------------------------------------------------------------------
 
 
-def test_the_first_interrupt_lets_the_input_come_to_its_end(path: Path, begin_ms: int) -> None:
+def test_after_the_first_interrupt_the_input_is_read_to_its_end(path: Path, begin_ms: int) -> None:
     with started(path) as process:
         send(process, data(begin_ms, 10, end=False))
         told(process, path, begin_ms + 9000)
@@ -308,7 +308,7 @@ def test_the_first_interrupt_lets_the_input_come_to_its_end(path: Path, begin_ms
         [signal.SIGINT, signal.SIGHUP],
     ],
 )
-def test_told_to_stop_it_keeps_all_that_has_arrived(
+def test_a_stop_signal_stores_everything_that_has_arrived(
     path: Path, begin_ms: int, signals: list[signal.Signals]
 ) -> None:
     with started(path) as process:
@@ -328,7 +328,9 @@ def test_told_to_stop_it_keeps_all_that_has_arrived(
     check(path, ticks(50, begin_ms))
 
 
-def test_told_to_stop_it_leaves_an_input_that_never_pauses(path: Path, tmp_path: Path, begin_ms: int) -> None:
+def test_a_stop_signal_ends_reading_an_input_that_never_pauses(
+    path: Path, tmp_path: Path, begin_ms: int
+) -> None:
     """A file is always ready. 60 MB of late ticks take seconds; it stops within a megabyte or so."""
     recorded = tmp_path / "recorded"
     recorded.write_bytes(data(begin_ms, 10, end=False) + stream.encode(Tick(begin_ms, bytes(128))) * 430_000)
@@ -343,7 +345,7 @@ def test_told_to_stop_it_leaves_an_input_that_never_pauses(path: Path, tmp_path:
 # --- a full disk ---------------------------------------------------------------------------------
 
 
-def test_a_full_disk_holds_it_up_until_there_is_room(small_disk: Path, begin_ms: int) -> None:
+def test_it_waits_on_a_full_disk_until_there_is_room(small_disk: Path, begin_ms: int) -> None:
     ballast = fill(small_disk, 65_536)
     path = small_disk / "store"
     with started(path, "--max-bytes", "10M") as process:
@@ -365,7 +367,7 @@ def test_a_full_disk_holds_it_up_until_there_is_room(small_disk: Path, begin_ms:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_while_the_disk_is_full(small_disk: Path, begin_ms: int, number: signal.Signals) -> None:
+def test_a_stop_signal_on_a_full_disk(small_disk: Path, begin_ms: int, number: signal.Signals) -> None:
     fill(small_disk, 65_536)
     path = small_disk / "store"
     with started(path) as process:
@@ -379,7 +381,7 @@ def test_told_to_stop_while_the_disk_is_full(small_disk: Path, begin_ms: int, nu
         model.check(session, ticks(400, begin_ms)[: session.ticks])
 
 
-def test_a_terminal_gets_no_lines(path: Path, begin_ms: int) -> None:
+def test_a_terminal_gets_no_watermarks(path: Path, begin_ms: int) -> None:
     """Nor is storing held up by one that is stopped with Ctrl-S."""
     master, terminal = pty.openpty()
     os.set_blocking(master, False)

@@ -90,7 +90,7 @@ def stream_of(times: list[int], *, end: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize("count", [3, 40])  # single ticks, and a block
-def test_refused_ticks_are_told_and_duplicates_are_not(serving: Server, address: str, count: int) -> None:
+def test_refused_ticks_are_reported_and_duplicates_are_not(serving: Server, address: str, count: int) -> None:
     now_ms = time.time_ns() // 1_000_000
     good = [now_ms - 1000 * (count - at) for at in range(count)]
     ahead = [now_ms + 3_600_000 + 1000 * at for at in range(count)]
@@ -105,7 +105,7 @@ def test_refused_ticks_are_told_and_duplicates_are_not(serving: Server, address:
 
 
 @pytest.mark.parametrize("count", [3, 40])
-def test_a_store_whose_clock_was_set_back_forgives_for_an_hour(
+def test_ticks_ahead_are_accepted_for_an_hour_after_a_step_back(
     path: Path, address: str, clock: Clock, count: int
 ) -> None:
     """Ticks from before the step still arrive, also on new connections; stored ones are never refused."""

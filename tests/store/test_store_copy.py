@@ -52,7 +52,7 @@ def opened(path: Path) -> OpenStore:
 @pytest.mark.parametrize(
     "seed", [*range(15), *(pytest.param(n, marks=pytest.mark.heavy) for n in range(15, 60))]
 )
-def test_a_copy_of_many_moments_holds_nothing_wrong(tmp_path: Path, seed: int) -> None:
+def test_a_copy_made_while_writing_has_no_wrong_data(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     everything = ticks(chance.randint(100, 900), width=2)
     end = End("poweroff", everything[-1].t_ms)
@@ -92,7 +92,7 @@ def test_a_copy_of_many_moments_holds_nothing_wrong(tmp_path: Path, seed: int) -
     assert again.end == end
 
 
-def test_a_copy_of_one_moment_is_the_store(tmp_path: Path) -> None:
+def test_an_atomic_copy_equals_the_store(tmp_path: Path) -> None:
     everything = ticks(300, width=2)
     with opened(tmp_path / "store") as store:
         intake = Intake(store.keeper)
@@ -117,7 +117,7 @@ def test_a_copy_of_one_moment_is_the_store(tmp_path: Path) -> None:
     assert session.end == End("reset", T0 + 300_000)
 
 
-def test_a_copy_with_cp_of_a_store_that_is_served(tmp_path: Path, run: Run, begin_ms: int) -> None:
+def test_a_served_store_can_be_copied_with_cp(tmp_path: Path, run: Run, begin_ms: int) -> None:
     """cp, and a second rondo-store on the copy while the first continues."""
     if shutil.which("cp") is None:
         pytest.skip("there is no cp")

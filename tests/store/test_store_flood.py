@@ -109,7 +109,7 @@ def is_taken(peer: socket.socket) -> bool:
     return not any(left)
 
 
-def test_neighbours_of_all_kinds_of_villains_lose_no_tick(
+def test_harmful_producers_cost_the_others_no_tick(
     serving: Server, clock: Clock, path: Path, address: str, begin_ms: int
 ) -> None:
     everything = ticks(SECONDS, begin_ms)
@@ -151,7 +151,7 @@ def test_neighbours_of_all_kinds_of_villains_lose_no_tick(
         check(session, everything)
 
 
-def test_a_producer_that_comes_again_and_again_does_not_fill_the_journal(
+def test_a_producer_that_reconnects_in_a_loop_does_not_fill_the_log(
     serving: Server, clock: Clock, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def come(times: int) -> None:
@@ -174,7 +174,7 @@ def test_a_producer_that_comes_again_and_again_does_not_fill_the_journal(
     assert serving.errors["stream"] == 503
 
 
-def test_nor_do_ticks_from_the_future(
+def test_ticks_from_the_future_do_not_fill_the_log(
     serving: Server, address: str, begin_ms: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     far = stream.encode(Tick(begin_ms + 86_400_000, bytes(8 * len(SERIES))))
@@ -187,7 +187,7 @@ def test_nor_do_ticks_from_the_future(
     assert serving.counts.ahead == 600
 
 
-def test_whose_messages_always_come_in_two_pieces_is_not_stalled(
+def test_messages_in_two_pieces_are_no_stall(
     serving: Server, clock: Clock, address: str, begin_ms: int
 ) -> None:
     half = 70
@@ -210,7 +210,7 @@ def test_whose_messages_always_come_in_two_pieces_is_not_stalled(
         assert serving.connections == 0
 
 
-def test_what_is_not_written_does_not_look_stored(serving: Server, address: str, begin_ms: int) -> None:
+def test_unwritten_ticks_are_not_acknowledged(serving: Server, address: str, begin_ms: int) -> None:
     """The server dies before the turn's write: the producer gets no acknowledgement."""
     with connected(address) as peer:
         peer.sendall(data(begin_ms, 20))
@@ -221,7 +221,7 @@ def test_what_is_not_written_does_not_look_stored(serving: Server, address: str,
             peer.recv(1)
 
 
-def test_when_a_thousand_begin_and_end_at_once_all_are_stored_in_a_few_turns(
+def test_a_thousand_short_sessions_are_stored_in_a_few_turns(
     serving: Server, path: Path, address: str, begin_ms: int
 ) -> None:
     steady = connected(address)

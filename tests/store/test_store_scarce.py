@@ -41,7 +41,7 @@ def wait_for_tick(process: subprocess.Popen[bytes], path: Path, instance: str, t
     raise AssertionError("it ended without that line")
 
 
-def test_who_needs_no_descriptor_goes_on_and_who_does_waits(path: Path, address: str, begin_ms: int) -> None:
+def test_without_descriptors_only_new_connections_wait(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--no-health", "--sync", "never", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         everything = ticks(310, begin_ms)
@@ -90,7 +90,7 @@ def test_a_first_journal_waits_for_a_descriptor(path: Path, address: str, begin_
     check(session, ticks(10, begin_ms))
 
 
-def test_what_is_done_every_so_often_bears_it(
+def test_periodic_jobs_survive_a_lack_of_descriptors(
     serving: Server, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = SelfMetrics(serving)

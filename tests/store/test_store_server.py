@@ -61,7 +61,7 @@ def read_to(process: subprocess.Popen[bytes], path: Path, instance: str, t_ms: i
         assert process.stdout.readline()
 
 
-def test_twenty_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms: int) -> None:
+def test_twenty_producers_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms: int) -> None:
     rng = random.Random(1)
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
@@ -81,7 +81,7 @@ def test_twenty_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_lines_and_a_clean_end(path: Path, address: str, begin_ms: int, number: signal.Signals) -> None:
+def test_watermarks_and_a_clean_end(path: Path, address: str, begin_ms: int, number: signal.Signals) -> None:
     with started(
         path, "--no-health", "--listen", f"unix:{address}", "--listen", "tcp:127.0.0.1:0"
     ) as process:
@@ -108,7 +108,7 @@ HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1) + bytes(1 << 21)
 
 
 @pytest.mark.parametrize("junk", [b"\xc1", b"GET / HTTP/1.1\r\n\r\n", HUGE, b"\x93" * 5000])
-def test_a_bad_client_is_cut_off_alone(path: Path, address: str, begin_ms: int, junk: bytes) -> None:
+def test_only_the_bad_connection_is_closed(path: Path, address: str, begin_ms: int, junk: bytes) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         whole = data(begin_ms, 30)
@@ -128,7 +128,7 @@ def test_a_bad_client_is_cut_off_alone(path: Path, address: str, begin_ms: int, 
     check(path, "bad", begin_ms, 5, finished=False)  # the ticks before the junk are stored
 
 
-def test_one_session_from_two_producers_with_other_headers(path: Path, address: str, begin_ms: int) -> None:
+def test_two_producers_of_one_session_with_different_labels(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
         with connected(address) as peer:
@@ -159,9 +159,7 @@ def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin
     check(path, "vm-1", begin_ms, 60)
 
 
-def test_nothing_that_is_not_stored_looks_acknowledged(
-    small_disk: Path, tmp_path: Path, begin_ms: int
-) -> None:
+def test_a_kill_is_never_an_acknowledgement(small_disk: Path, tmp_path: Path, begin_ms: int) -> None:
     """Killed while an ended producer waits for the acknowledgement: it must see a broken connection."""
     path, address = small_disk / "store", str(tmp_path / "sock")
     with started(path, "--no-health", "--max-bytes", "10M", "--listen", f"unix:{address}") as process:
@@ -188,7 +186,7 @@ def test_nothing_that_is_not_stored_looks_acknowledged(
     check(path, "vm-1", begin_ms, 300)
 
 
-def test_a_full_disk_is_waited_for_and_said_once(small_disk: Path, tmp_path: Path, begin_ms: int) -> None:
+def test_it_waits_on_a_full_disk_and_warns_once(small_disk: Path, tmp_path: Path, begin_ms: int) -> None:
     path, address = small_disk / "store", str(tmp_path / "sock")
     with started(path, "--no-health", "--max-bytes", "10M", "--listen", f"unix:{address}") as process:
         said(process, "listening")
@@ -238,7 +236,7 @@ def test_idle_exit(path: Path, address: str, begin_ms: int) -> None:
 # --- addresses -----------------------------------------------------------------------------------
 
 
-def test_a_socket_file_left_behind_is_replaced_and_a_live_one_refused(tmp_path: Path, address: str) -> None:
+def test_a_stale_socket_file_is_replaced_and_a_live_one_refused(tmp_path: Path, address: str) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(address)
     with closing(listen(f"unix:{address}")):
@@ -252,7 +250,7 @@ def test_a_socket_file_left_behind_is_replaced_and_a_live_one_refused(tmp_path: 
     assert Path(address).read_text() == "mine"
 
 
-def test_a_socket_file_that_is_anothers_by_now_stays(address: str) -> None:
+def test_a_replaced_socket_file_is_not_removed(address: str) -> None:
     with ExitStack() as opened:
         first = opened.enter_context(closing(listen(f"unix:{address}")))
         Path(address).rename(f"{address}.old")
@@ -274,12 +272,12 @@ def test_a_socket_file_that_is_anothers_by_now_stays(address: str) -> None:
         ("tcp:no-such-host.invalid:1", "--listen tcp:no-such-host.invalid:1"),
     ],
 )
-def test_addresses_that_cannot_be(spec: str, why: str) -> None:
+def test_invalid_addresses(spec: str, why: str) -> None:
     with pytest.raises(RondoError, match=why):
         listen(spec)
 
 
-def test_tcp_is_loopback_unless_told_otherwise(path: Path) -> None:
+def test_tcp_listens_on_loopback_by_default(path: Path) -> None:
     with closing(listen("tcp::0")) as local:
         assert local.socket.getsockname()[0] == "127.0.0.1"
         assert local.is_guarded
@@ -295,7 +293,7 @@ def test_the_group_of_a_socket(address: str) -> None:
     assert not Path(address).exists()
 
 
-def test_the_socket_belongs_to_the_group_that_is_named(path: Path, address: str, begin_ms: int) -> None:
+def test_the_socket_belongs_to_the_named_group(path: Path, address: str, begin_ms: int) -> None:
     """A group that this user may choose, other than the default."""
     mine = [one.gr_gid for one in grp.getgrall()] if os.geteuid() == 0 else os.getgroups()
     group = next((gid for gid in mine if gid != os.getegid()), None)
@@ -310,7 +308,7 @@ def test_the_socket_belongs_to_the_group_that_is_named(path: Path, address: str,
 
 
 @pytest.mark.parametrize("flags", [("--idle-exit", "1s"), ("--socket-group", "root")])
-def test_flags_of_a_server_without_one(path: Path, run: Run, flags: tuple[str, str]) -> None:
+def test_server_flags_without_a_listener(path: Path, run: Run, flags: tuple[str, str]) -> None:
     done = run("rondo-store", path, *flags)
     assert done.returncode == 64
     assert b"are for --listen" in done.stderr
@@ -365,7 +363,7 @@ def test_sockets_notification_and_watchdog(
     check(path, "vm-1", begin_ms, 30)
 
 
-def test_sockets_and_watchdogs_that_are_a_parents_are_not_ours() -> None:
+def test_sockets_and_watchdogs_of_a_parent_are_ignored() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "5"}
     assert inherited(environment) == []
     assert Notifier(environment | {"WATCHDOG_PID": "1"}).alive_every_s is None
@@ -400,7 +398,7 @@ def test_its_own_metrics_are_an_instance(path: Path, address: str, begin_ms: int
     assert out.decode().splitlines()[-1] == f"{path}\t1:{size}"  # so that they are pushed like the others
 
 
-def test_a_tick_of_its_own_each_second(path: Path, address: str, clock: Clock) -> None:
+def test_its_own_metrics_get_a_tick_each_second(path: Path, address: str, clock: Clock) -> None:
     now_ms = 1_732_300_200_700
     with Signals() as signals, OpenStore(path) as store, ExitStack() as opened:
         listener = opened.enter_context(closing(listen(f"unix:{address}")))
@@ -431,7 +429,7 @@ def test_the_docs_list_its_series() -> None:
 # --- in process: with a fake clock ----------------------------------------------------------------
 
 
-def test_who_says_nothing_or_stalls_is_cut_off_and_who_is_quiet_is_not(
+def test_silent_and_stalled_connections_are_closed_and_quiet_ones_are_not(
     serving: Server, clock: Clock, address: str, begin_ms: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     _silent, stalled, quiet = (connected(address) for _ in range(3))

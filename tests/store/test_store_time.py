@@ -52,14 +52,14 @@ def stored(
     return session, intake
 
 
-def test_equal_and_earlier_ticks_are_passed_over_and_counted(tmp_path: Path) -> None:
+def test_equal_and_earlier_ticks_are_dropped_and_counted(tmp_path: Path) -> None:
     order = [0, 1000, 1000, 500, 3000, 2000, 2999, 3000, 3001]
     session, intake = stored(tmp_path, [tick(T0 + at, at, at) for at in order])
     assert session.rows().t_ms.tolist() == [T0, T0 + 1000, T0 + 3000, T0 + 3001]
     assert (intake.counts.stored, intake.counts.late) == (4, 5)
 
 
-def test_a_far_future_is_refused_and_does_not_make_the_present_late(tmp_path: Path) -> None:
+def test_a_tick_far_ahead_is_refused_and_later_ticks_are_stored(tmp_path: Path) -> None:
     with OpenStore(tmp_path, now_ms=lambda: T0) as store:
         intake = Intake(store.keeper)
         far = [T0 + MAX_AHEAD_MS + 1, T0 + 7 * DAY, stream.MAX_T_MS]
@@ -72,7 +72,7 @@ def test_a_far_future_is_refused_and_does_not_make_the_present_late(tmp_path: Pa
 
 
 @pytest.mark.parametrize("t_ms", [b"\x00", b"\xff", b"\xd3" + struct.pack(">q", -86_400_000)])
-def test_before_1970_is_no_time(tmp_path: Path, t_ms: bytes) -> None:
+def test_times_before_1970_are_refused(tmp_path: Path, t_ms: bytes) -> None:
     message = b"\x92" + t_ms + b"\xc4\x10" + bytes(16)
     with OpenStore(tmp_path) as store:
         intake = Intake(store.keeper)
@@ -86,7 +86,7 @@ def test_the_first_millisecond_is_one(tmp_path: Path) -> None:
     assert session.rows().t_ms.tolist() == [1, 1500]
 
 
-def test_a_gap_of_a_second_is_a_hole_and_no_value_is_made_up(tmp_path: Path) -> None:
+def test_a_gap_of_a_second_stays_a_gap(tmp_path: Path) -> None:
     with_gap = [one for one in ticks(400, width=2) if one.t_ms != T0 + 7000]
     session, _ = stored(tmp_path, with_gap)
     assert T0 + 7000 not in session.rows().t_ms
@@ -96,7 +96,7 @@ def test_a_gap_of_a_second_is_a_hole_and_no_value_is_made_up(tmp_path: Path) -> 
     assert first.values[0].tolist() == roll_up(PAIR, rows)
 
 
-def test_a_gap_of_days_takes_nothing(tmp_path: Path) -> None:
+def test_a_gap_of_days_takes_no_space(tmp_path: Path) -> None:
     everything = ticks(700, width=2) + ticks(700, T0 + 6 * DAY, width=2)
     session, _ = stored(tmp_path, everything)
     check(session, everything, PAIR)
@@ -131,7 +131,7 @@ def test_a_producer_at_10_s(tmp_path: Path) -> None:
     assert row == [4000.0, 4000.125, 4000.125, 4000.125]  # the only one: average, least and most
 
 
-def test_a_tick_of_nothing_is_a_tick(tmp_path: Path) -> None:
+def test_a_tick_without_values_is_a_tick(tmp_path: Path) -> None:
     session, _ = stored(tmp_path, [tick(T0, NAN, NAN), tick(T0 + 1000, 1, NAN)])
     assert session.rows().t_ms.size == 2
     assert [str(value) for value in session.rows(1).values[0]] == ["1.0", "nan", "nan", "nan"]

@@ -77,7 +77,7 @@ def life(path: Path) -> Life:
 
 
 @pytest.mark.long
-def test_short_pipes_for_weeks_leave_the_disk_flat(life: Life, no_waits: None) -> None:
+def test_weeks_of_short_pipes_do_not_fill_the_disk(life: Life, no_waits: None) -> None:
     used, files = [], []
     for _ in range(18 * 24):
         life.pipe()
@@ -95,7 +95,7 @@ def test_short_pipes_for_weeks_leave_the_disk_flat(life: Life, no_waits: None) -
         check(session, lived, PAIR, whole=False)  # tier 1 remembers six hours
 
 
-def test_journals_go_after_ten_minutes_by_two_looks_an_hour_apart(life: Life) -> None:
+def test_journals_expire_by_two_looks_an_hour_apart(life: Life) -> None:
     life.pipe()
     life.wait(30 * MINUTE_MS)
     life.pipe()
@@ -111,7 +111,7 @@ def test_journals_go_after_ten_minutes_by_two_looks_an_hour_apart(life: Life) ->
         check(session, ticks(5, session.start_ms + 1000, width=2), PAIR)
 
 
-def test_check_misses_no_coarse_rows_that_had_their_time(life: Life, no_waits: None) -> None:
+def test_check_does_not_miss_expired_coarse_rows(life: Life, no_waits: None) -> None:
     """The last ten minutes of a session are there for a week, its rows of tier 1 for six hours."""
     for _ in range(10):
         life.pipe()
@@ -146,7 +146,7 @@ def an_hour_of_looks(life: Life) -> None:
         ("damaged", 0, [1, 2, 3, 4]),
     ],
 )
-def test_an_active_cursor_holds_the_journals_from_its_own_on(
+def test_an_active_cursor_keeps_the_journals_from_its_own_on(
     life: Life, cursor: str, held_ms: int, kept: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     an_hour_of_looks(life)
@@ -177,7 +177,9 @@ def test_a_cursor_of_another_store_has_delivered_nothing(life: Life) -> None:
     assert [(one.name, one.journal) for one in found] == [("a", 0), ("b", 0)]
 
 
-def test_a_start_with_a_clock_that_is_weeks_ahead_erases_nothing(path: Path, run: Run, begin_ms: int) -> None:
+def test_a_start_with_a_clock_that_is_weeks_ahead_removes_nothing(
+    path: Path, run: Run, begin_ms: int
+) -> None:
     offset = path.parent / "offset"
     environment = {**os.environ, "PYTHONPATH": str(SET_CLOCK), "SET_CLOCK": str(offset)}
     offset.write_text("0")
@@ -191,7 +193,7 @@ def test_a_start_with_a_clock_that_is_weeks_ahead_erases_nothing(path: Path, run
     check(session, ticks(45, begin_ms))
 
 
-def test_max_bytes_bounds_the_store_and_says_what_went(
+def test_max_bytes_limits_the_store_and_reports_evictions(
     life: Life, no_waits: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(60):
@@ -205,7 +207,7 @@ def test_max_bytes_bounds_the_store_and_says_what_went(
     check(sessions["vm-59"], ticks(100, sessions["vm-59"].start_ms + 1000, width=2), PAIR)
 
 
-def test_the_bound_is_said_at_the_start(path: Path, address: str, begin_ms: int) -> None:
+def test_the_limit_is_logged_at_start(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--max-bytes", "3G", "--listen", f"unix:{address}") as process:
         assert f"{path}: at most 3.0 GiB (--max-bytes)" in said(process, "listening")
     status = os.statvfs(path)
@@ -217,9 +219,7 @@ def test_the_bound_is_said_at_the_start(path: Path, address: str, begin_ms: int)
 # --- full disks -----------------------------------------------------------------------------------
 
 
-def test_a_roll_up_that_a_full_disk_keeps_from_its_end_is_made_up_for(
-    small_disk: Path, run: Run, begin_ms: int
-) -> None:
+def test_a_roll_up_that_failed_on_a_full_disk_is_repeated(small_disk: Path, run: Run, begin_ms: int) -> None:
     path = small_disk / "store"
     assert run("rondo-store", path, "--max-bytes", "10M", stdin=None, input=b"").returncode == 0
     ballast = fill(small_disk, 16_384)
@@ -253,7 +253,7 @@ def test_a_server_rolls_up_on_a_full_disk(small_disk: Path, clock: Clock, begin_
 
 
 @pytest.mark.parametrize(("error", "goes"), [(errno.ENOSPC, True), (errno.EIO, False), (errno.EMFILE, False)])
-def test_files_go_for_the_reserve_only_if_the_disk_is_full(
+def test_files_are_evicted_for_the_reserve_only_on_a_full_disk(
     life: Life, monkeypatch: pytest.MonkeyPatch, error: int, goes: bool
 ) -> None:
     for number in range(3):
@@ -269,7 +269,7 @@ def test_files_go_for_the_reserve_only_if_the_disk_is_full(
     assert (life.journals() == [1, 2, 3]) is not goes
 
 
-def test_no_inodes_are_waited_for(few_inodes: Path, tmp_path: Path, begin_ms: int) -> None:
+def test_it_waits_for_inodes(few_inodes: Path, tmp_path: Path, begin_ms: int) -> None:
     path, address = few_inodes / "store", str(tmp_path / "sock")
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
         said(process, "listening")
@@ -296,7 +296,7 @@ def test_no_inodes_are_waited_for(few_inodes: Path, tmp_path: Path, begin_ms: in
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
-def test_a_server_whose_folder_is_no_longer_there_ends_and_acknowledges_nothing(
+def test_a_server_without_its_folder_ends_and_acknowledges_nothing(
     path: Path, tmp_path: Path, address: str, begin_ms: int, run: Run, how: str
 ) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
@@ -321,7 +321,7 @@ def test_a_server_whose_folder_is_no_longer_there_ends_and_acknowledges_nothing(
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"rubbish"])
-def test_a_state_that_cannot_be_read_stops_it_and_nothing_is_touched(
+def test_an_unreadable_state_stops_it_and_changes_no_file(
     path: Path, run: Run, begin_ms: int, content: bytes
 ) -> None:
     assert run("rondo-store", path, stdin=None, input=data(begin_ms, 45)).returncode == 0
@@ -340,9 +340,7 @@ def test_a_state_that_cannot_be_read_stops_it_and_nothing_is_touched(
 
 
 @pytest.mark.parametrize("size", [0, 1, 39])
-def test_a_journal_that_a_kill_left_without_a_header_is_passed_over(
-    path: Path, run: Run, begin_ms: int, size: int
-) -> None:
+def test_a_journal_without_a_header_is_skipped(path: Path, run: Run, begin_ms: int, size: int) -> None:
     assert run("rondo-store", path, stdin=None, input=data(begin_ms, 45)).returncode == 0
     torn = Layout(path).file(JOURNALS, 2)
     torn.write_bytes(Layout(path).file(JOURNALS, 1).read_bytes()[:size])
@@ -356,9 +354,7 @@ def test_a_journal_that_a_kill_left_without_a_header_is_passed_over(
         assert (asked.returncode, asked.stderr) == (0, b"")
 
 
-def test_a_file_that_cannot_be_removed_is_named_once_and_stops_nothing(
-    life: Life, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_cannot_be_removed_is_reported_once(life: Life, caplog: pytest.LogCaptureFixture) -> None:
     an_hour_of_looks(life)
     life.pipe("vm-1")
     journal = life.layout.file(JOURNALS, 1)
@@ -373,7 +369,7 @@ def test_a_file_that_cannot_be_removed_is_named_once_and_stops_nothing(
     assert {one.instance for one in Store(life.path).sessions()} == {"vm-1", "vm-2"}
 
 
-def test_a_job_in_a_folder_that_is_not_ours_does_nothing(life: Life, tmp_path: Path) -> None:
+def test_a_job_in_a_replaced_folder_does_nothing(life: Life, tmp_path: Path) -> None:
     life.pipe()
     with life.open() as store:
         life.path.rename(tmp_path / "elsewhere")

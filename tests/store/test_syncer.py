@@ -32,7 +32,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Files:
     return Files(monkeypatch)
 
 
-def test_a_mark_goes_when_its_file_is_synced(disk: Files) -> None:
+def test_a_synced_file_loses_its_mark(disk: Files) -> None:
     marks = Marks()
     for name in "aba":
         marks.add(Path(name))
@@ -41,7 +41,7 @@ def test_a_mark_goes_when_its_file_is_synced(disk: Files) -> None:
     assert not marks
 
 
-def test_a_file_that_cannot_be_synced_keeps_its_mark_and_holds_up_no_other(disk: Files) -> None:
+def test_a_failed_sync_keeps_the_mark_and_does_not_stop_the_others(disk: Files) -> None:
     marks = Marks()
     disk.broken = {"a": OSError(5, "Input/output error"), "gone": FileNotFoundError()}
     for name in ("a", "gone", "b"):
@@ -54,7 +54,7 @@ def test_a_file_that_cannot_be_synced_keeps_its_mark_and_holds_up_no_other(disk:
     assert disk.synced == ["b", "a"]
 
 
-def test_the_error_is_said_at_most_once_a_minute(disk: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_error_is_logged_at_most_once_a_minute(disk: Files, caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     marks = Marks()
     syncer = Syncer(marks, 1e6, lambda: now[0])
@@ -100,7 +100,7 @@ def test_always_acknowledges_nothing_that_is_not_synced(tmp_path: Path, disk: Fi
     kept.close()
 
 
-def test_always_syncs_what_a_process_before_wrote_before_it_counts(tmp_path: Path, disk: Files) -> None:
+def test_always_syncs_journals_of_an_earlier_process(tmp_path: Path, disk: Files) -> None:
     """It may have been killed between the write and the sync."""
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 3))
@@ -111,7 +111,7 @@ def test_always_syncs_what_a_process_before_wrote_before_it_counts(tmp_path: Pat
         assert not kept.has_pending
 
 
-def test_an_interval_syncs_what_a_process_before_wrote(tmp_path: Path, disk: Files) -> None:
+def test_an_interval_syncs_journals_of_an_earlier_process(tmp_path: Path, disk: Files) -> None:
     with keeper(tmp_path) as kept:
         store(kept, header() + ticks(1, 3))
     with keeper(tmp_path, sync=Policy(False, 3_600_000)):
@@ -119,7 +119,7 @@ def test_an_interval_syncs_what_a_process_before_wrote(tmp_path: Path, disk: Fil
     assert disk.synced == [f"{1:010d}"]
 
 
-def test_an_interval_syncs_at_the_end_at_the_latest(tmp_path: Path, disk: Files) -> None:
+def test_an_interval_syncs_at_the_end(tmp_path: Path, disk: Files) -> None:
     with keeper(tmp_path, sync=Policy(False, 3_600_000)) as kept:
         store(kept, header() + ticks(1, 3))
         assert not disk.synced

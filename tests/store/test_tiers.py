@@ -15,7 +15,7 @@ def test_the_default() -> None:
 @pytest.mark.parametrize(
     "text", ["1s:10m,10s:6h,5m:1w", "100ms:1m,1s:10m,10s:6h", "1s:10s", "1ms:2ms", "1s:10m,5m:20m", "7ms:7s"]
 )
-def test_spelled_and_read_back(text: str) -> None:
+def test_the_spelling_round_trips(text: str) -> None:
     tiers = parse_tiers(text)
     assert parse_tiers(format_tiers(tiers)) == tiers
     assert parse_tiers(text.replace(",", " , ")) == tiers
@@ -40,6 +40,6 @@ def test_spelled_and_read_back(text: str) -> None:
         (",".join(f"{2**i}s:{2 ** (i + 12)}s" for i in range(9)), "9 tiers are more than 8"),
     ],
 )
-def test_refused(text: str, why: str) -> None:
+def test_invalid_tiers_are_refused(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         parse_tiers(text)
