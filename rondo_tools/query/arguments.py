@@ -1,9 +1,9 @@
-"""Which word of a command line is the command, and which the store: ``read STORE ...`` or ``STORE read ...``.
+"""Finds the command and the store in a command line: ``read STORE ...`` or ``STORE read ...``.
 
-Strategy: look at the words that are neither flags nor values of flags. The command is the first of them,
-or the second after a store. A store that stands after the command is the first folder with a store in
-it; one that is not there is told by its slash, or by being a word too many. argparse then gets the one
-order that it knows: the command, the store, the other arguments, the flags.
+Strategy: look at the words that are neither flags nor values of flags. The command is the first of them, or
+the second after a store. A store after the command is the first word that is a folder with a store; a store
+that does not exist is recognized by its slash, or because there is one word too many. argparse then gets
+the order that it knows: the command, the store, the other arguments, the flags.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Collection, Sequence
 from rondo_tools import command
 from rondo_tools.store.format.layout import is_store
 
-NOT_GIVEN = "\0"  # no word of a command line holds it
+NOT_GIVEN = "\0"  # no word of a command line can contain it
 _HELP = {"-h", "--help"}
 
 
 def arrange(parser: command.Parser, argv: Sequence[str]) -> list[str]:
-    """The words of `argv`: the command, the store (or NOT_GIVEN), its arguments, flags. Exits as the parser
-    does."""
+    """The words of `argv` in the order command, store (or NOT_GIVEN), arguments, flags. Exits like the
+    parser."""
     words = list(argv)
     commands = parser.commands
     places = _places(words, {flag for one in (parser, *commands.values()) for flag in one.value_flags})
     here = [words[place] for place in places]
     if not here and words:
-        return words  # --help, --version, or what is wrong
+        return words  # --help, --version, or an error
     first, second = [*here, "", ""][:2]
     if second in commands and (first not in commands or (is_store(first) and not is_store(second))):
         command_at, store_at = places[1], places[0]
@@ -45,7 +45,7 @@ def arrange(parser: command.Parser, argv: Sequence[str]) -> list[str]:
         places = [place for place in _places(words, commands[name].value_flags) if place != command_at]
         store_at = _find_store(words, places, commands[name].most_arguments)
     store = NOT_GIVEN if store_at is None else words[store_at]
-    # argparse takes an optional argument for missing if flags stand before it.
+    # argparse takes an optional argument for missing if flags come before it.
     named = [] if "--" in words else _places(words, commands[name].value_flags)
     order = [*named, *(place for place in range(len(words)) if place not in named)]
     rest = [words[place] for place in order if place not in (command_at, store_at)]
@@ -55,7 +55,7 @@ def arrange(parser: command.Parser, argv: Sequence[str]) -> list[str]:
 
 
 def _find_store(words: Sequence[str], places: Sequence[int], most: float) -> int | None:
-    """Where the store stands among the arguments of a command, if it does; `most` is how many it takes."""
+    """The place of the store among the arguments of a command, if it is there; `most` is their limit."""
     for place in places:
         if is_store(words[place]):
             return place
@@ -65,12 +65,12 @@ def _find_store(words: Sequence[str], places: Sequence[int], most: float) -> int
 
 
 def _is_path(word: str) -> bool:
-    """Whether a word is a path, and no selector: these have slashes in values only."""
+    """Whether a word is a path and not a selector: selectors have slashes only in values."""
     return word in (".", "..") or "/" in word.partition("{")[0]
 
 
 def _no_command(here: Sequence[str], commands: Collection[str]) -> str:
-    """The message about words of which none is a command; one may be a store."""
+    """The message about words without a command; one may be a store."""
     others = [word for word in here if not is_store(word) and not _is_path(word)]
     for word in others:
         if hint := command.did_you_mean(word, commands):
@@ -80,7 +80,7 @@ def _no_command(here: Sequence[str], commands: Collection[str]) -> str:
 
 
 def _places(words: Sequence[str], with_values: Collection[str]) -> list[int]:
-    """Where the words stand that are neither flags nor values of flags."""
+    """The places of the words that are neither flags nor values of flags."""
     found = []
     is_value = only_words = False
     for place, word in enumerate(words):

@@ -1,6 +1,6 @@
-"""From what was asked to what the store has: the sessions, series and range that a command is about.
+"""Resolves a command's arguments: finds the sessions, series and range in the store.
 
-numpy and the store's reader are imported where they are needed, so that --help is quick.
+numpy and the store's reader are imported where they are used, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
     from rondo_tools.query.curve import Curve, CurveReader, Match
     from rondo_tools.store.reader import Session, Store
 
-# What stands where a selector is wanted, and cannot be part of one but for a metric's name.
+# A word in place of a selector that can only be a metric's or an instance's name.
 _WORD = re.compile(r"[^\s{}()\[\]\"'`=~,]+")
 
 log = logging.getLogger(__name__)
 
 
 def open_store(path: str, text: str) -> tuple[Store, Selector]:
-    """A store, and what a selector means there, or a bare word in its place: the metric of that name if there
-    is one, else the instance.
+    """A store and a selector. A bare word is the metric of that name if the store has one, else the instance.
 
-    Raises UsageError for what is no selector, before the store is looked at; StoreError.
+    Raises UsageError for an invalid selector, before the store is read; StoreError.
     """
     from rondo_tools.query import curve
     from rondo_tools.store.reader import Store
@@ -47,9 +46,9 @@ def open_store(path: str, text: str) -> tuple[Store, Selector]:
 
 
 def find(store: Store, selector: Selector, since_ms: int = 0) -> list[Match]:
-    """What a selector means, of the sessions with a tick since then or without an end.
+    """The matches of a selector in sessions with a tick since `since_ms` or without an end.
 
-    Raises RondoError (EX_NOTHING) if that is nothing, StoreError if not all could be read.
+    Raises RondoError (EX_NOTHING) if there are none, StoreError if a part could not be read.
     """
     from rondo_tools.query import curve
     from rondo_tools.query.damage import EX_NOTHING, Damage
@@ -77,7 +76,7 @@ def _why_nothing(sessions: Sequence[Session], selector: Selector) -> str:
 
 
 def ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]:
-    """Open the store and find what is asked for. Raises RondoError before anything is printed."""
+    """Open the store and find the matches. Raises RondoError before anything is printed."""
     from rondo_tools.query import curve
     from rondo_tools.query.damage import Damage
     from rondo_tools.query.face import face
@@ -89,13 +88,13 @@ def ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]
     if not re.fullmatch(r"auto|[0-9]", flags["tier"]):
         raise UsageError(f"--tier {flags['tier']!r}: write auto, or the number of a tier")
     tier = None if flags["tier"] == "auto" else int(flags["tier"])
-    said = face(sys.stderr, utc=flags["utc"])
-    question = curve.Question(span, tier, flags["aggregate"], flags["rate"], flags["since_birth"], said)
+    log_face = face(sys.stderr, utc=flags["utc"])
+    question = curve.Question(span, tier, flags["aggregate"], flags["rate"], flags["since_birth"], log_face)
     lives = None
     if flags["session"] is not None:
         lives = parse_lives(flags["session"], now_ms, utc=flags["utc"])
     store, wanted = open_store(flags["store"], selector)
-    # Lives are counted among all, also those before the span.
+    # All lives are counted, also those before the span.
     matches = find(store, wanted, 0 if lives else span.start_ms or 0)
     if lives:
         matches = pick(matches, lives, flags["session"])
@@ -104,7 +103,7 @@ def ask(selector: str, flags: dict[str, Any]) -> tuple[list[Match], CurveReader]
 
 
 def answer(matches: Sequence[Match], reader: CurveReader, flags: dict[str, Any]) -> Iterable[Curve]:
-    """The curves of `matches`, grouped and chosen as flags say. Raises UsageError before any is read."""
+    """The curves of `matches`, grouped and chosen by the flags. Raises UsageError before any is read."""
     from rondo_tools.query.group import SESSION, Grouping, highest
     from rondo_tools.query.lineup import lined_up
 
@@ -125,7 +124,7 @@ def answer(matches: Sequence[Match], reader: CurveReader, flags: dict[str, Any])
 
 
 def label_names(matches: Iterable[Match]) -> list[str]:
-    """The labels that a series of `matches` has: instance, and the others by name."""
+    """The labels of the series of `matches`: instance, and the others by name."""
     schemas = {(match.session.labels, match.session.header.series, match.series) for match in matches}
     found = {
         name

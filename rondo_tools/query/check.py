@@ -1,4 +1,4 @@
-"""Checking a whole store, as lines for people."""
+"""Checks a whole store, and prints lines for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rondo_tools.store.reader import Store
 
 
 class Checker:
-    """Checks `store`, counting what it looks at and what it finds."""
+    """Checks `store`, and counts sessions, files and findings."""
 
     def __init__(self, store: Store) -> None:
         self._checker = store.checker()
@@ -27,7 +27,7 @@ class Checker:
         return f"{found} in {counted(sessions, 'session')}, {counted(files, 'file')}"
 
     def lines(self) -> Iterator[str]:
-        """One line a finding: the file within the store, a colon, what is wrong with it."""
+        """One line per finding: the file within the store, a colon, the damage."""
         for finding in self._checker.findings():
             self._findings += 1
             path = word(str(finding.path.relative_to(self._path)))

@@ -1,7 +1,6 @@
-"""The command line of rondo-query: which sessions there are, their samples as text, their curves.
+"""The command line of rondo-query: lists sessions, prints samples, draws curves.
 
-Each command is a module in `commands/`, which says what it does and takes, and looks what is asked up by
-`ask`.
+Each command is a module in `commands/`, with its help and flags; `ask` finds its sessions and series.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ from rondo_tools.store.default import default_store
 log = logging.getLogger(__name__)
 
 COMMANDS = (
-    ("top", top.top, "which VM does what, each second anew or over a range", top.HELP),
-    ("status", status.status, "is all well: writer, VMs, disk, deliveries", status.HELP),
-    ("list", listing.list_sessions, "which sessions there are, and how they ended", listing.HELP),
+    ("top", top.top, "show what each VM does, every second or over a range", top.HELP),
+    ("status", status.status, "check the store: writer, VMs, disk, deliveries", status.HELP),
+    ("list", listing.list_sessions, "list the sessions, and how they ended", listing.HELP),
     ("read", read.read, "print samples", read.HELP),
     ("plot", plot.plot, "draw series in the terminal", plot.HELP),
-    ("tail", tail.tail, "follow running sessions, a line a tick", tail.HELP),
-    ("series", series.series, "which series there are: kind, unit, help", series.SERIES_HELP),
-    ("labels", series.labels, "which labels they have", series.LABELS_HELP),
-    ("values", series.values, "which values a label has", series.VALUES_HELP),
-    ("export", export.export, "samples for other programs: CSV, JSON lines, OpenMetrics", export.HELP),
+    ("tail", tail.tail, "follow running sessions, a line per tick", tail.HELP),
+    ("series", series.series, "list the series: kind, unit, help", series.SERIES_HELP),
+    ("labels", series.labels, "list the labels of the series", series.LABELS_HELP),
+    ("values", series.values, "list the values of a label", series.VALUES_HELP),
+    ("export", export.export, "print samples for other programs: CSV, JSON lines, OpenMetrics", export.HELP),
     ("check", check.check, "look for damage in the store", check.HELP),
-    ("stream", stream.stream, "sessions as the stream that they were stored from", stream.HELP),
-    ("dump", dump.dump, "all of the store, for rondo-store --restore", dump.HELP),
+    ("stream", stream.stream, "write sessions as the stream that they were stored from", stream.HELP),
+    ("dump", dump.dump, "write the whole store, for rondo-store --restore", dump.HELP),
 )
 
 
@@ -57,7 +56,7 @@ def make_parser() -> command.Parser:
     parser.epilog = f"{manual.NOTHING}\n\n{command.EXIT_STATUS}"
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
     for name, function, summary, description in COMMANDS:
-        # Of damage, nothing is good news, and a status there always is.
+        # For check, no findings are good news, and status always has output.
         epilog = None if name in ("check", "status") else manual.NOTHING
         sub = parser.add_command(name, help=summary, description=description, epilog=epilog)
         sub.add_argument("store", metavar="[STORE]", help=manual.STORE)
@@ -66,7 +65,7 @@ def make_parser() -> command.Parser:
 
 
 def _with_store(function: share.Command) -> share.Command:
-    """The command with the store of this user's or host's where none is named."""
+    """The command with the default store if none is named."""
 
     @functools.wraps(function)
     def with_store(*arguments: Any, **flags: Any) -> None:

@@ -1,9 +1,9 @@
-"""A curve: what one series of one session shows over a span of time.
+"""A curve: the values of one series of one session over a span of time.
 
-Strategy: first find the series that match, which reads headers only, so that a question that cannot
-be meant fails before anything is printed; then take the sessions one after another, so that memory
-holds the rows of one, and yield its curves. A session that expires meanwhile is passed over; one
-that is damaged does not keep the others from being read.
+Strategy: first find the matching series, which reads only headers, so that an invalid question fails
+before anything is printed. Then read the sessions one after another, so that memory holds the rows of one,
+and yield its curves. A session that expires meanwhile is passed over; a damaged one does not prevent
+reading the others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rondo_tools.store.reader import Rows, Session, Store, Tier
 from rondo_tools.units import format_duration
 from rondo_tools.view.rates import rates
 
-LAST = "last"  # what every column of tier 0 is, and of a counter in the others
+LAST = "last"  # the aggregate of every column of tier 0, and of counters in the other tiers
 
 Times = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -36,18 +36,18 @@ log = logging.getLogger(__name__)
 
 
 class Question(NamedTuple):
-    """What is asked of each series that matches."""
+    """The question about each matching series."""
 
     span: Span = Span(None, None)
-    tier: int | None = 0  # None: the finest that reaches back to the span's start, or the session's
-    aggregate: str = "avg"  # of a gauge's window in a coarse tier: avg, min, max; last: no gauge is meant
+    tier: int | None = 0  # None: the finest that reaches back to the start of the span, or of the session
+    aggregate: str = "avg"  # of a gauge's window in a coarse tier: avg, min, max; last: only for counters
     rate: bool = False
     since_birth: bool = False  # times since each session began
-    face: Face = UTC  # of what is logged
+    face: Face = UTC  # of times in the log
 
 
 class Match(NamedTuple):
-    """The series of a session that a selector means, by their place in its header."""
+    """The series of a session that match a selector, by their index in its header."""
 
     session: Session
     series: tuple[int, ...]
@@ -56,15 +56,15 @@ class Match(NamedTuple):
 class Curve(NamedTuple):
     """`t_ms`, (n,) ascending, and `values`, (n,); NaN is "no value". Points are usually `step_ms` apart.
 
-    What was made of several series has no `session`, and its `series` has all of its labels.
+    A curve combined from several series has no `session`, and its `series` has all of its labels.
     """
 
     session: Session | None
     series: Series
     step_ms: int
-    t_ms: Times  # since the session began, if that was asked for
+    t_ms: Times  # since the session began, with --since-birth
     values: Values
-    start_ms: int | None  # when its session began
+    start_ms: int | None  # the start of its session
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class Curve(NamedTuple):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Those of the series and its session, without the name."""
+        """The labels of the series and its session, without the name."""
         if self.session is None:
             return dict(self.series.labels)
         labels = labels_of(self.session.header, self.series)
@@ -82,7 +82,7 @@ class Curve(NamedTuple):
 
 
 def matching(session: Session, selector: Selector) -> tuple[int, ...]:
-    """The series of a session that match, by their place in its header."""
+    """The matching series of a session, by their index in its header."""
     rest = rest_of(selector, session.instance, session.labels)
     return () if rest is None else matching_series(session.header.series, rest)
 
@@ -93,14 +93,14 @@ def find_in(sessions: Sequence[Session], selector: Selector) -> list[Match]:
 
 
 def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...]) -> None:
-    """Raises UsageError for a tier that is not there, and for what there is not of a gauge."""
+    """Raises UsageError for a missing tier, and for an aggregate or rate that gauges do not have."""
     if question.tier is not None and not 0 <= question.tier < len(tiers):
         known = ", ".join(f"{number} ({tier})" for number, tier in enumerate(tiers))
         raise UsageError(f"--tier {question.tier}: the tiers of this store are {known}")
     only = "--rate is for counters" if question.rate else ""
     if question.aggregate == LAST and question.tier != 0:
         only = (
-            "--aggregate last is for counters (of a gauge, tiers above 0 hold avg, min and max; "
+            "--aggregate last is for counters (for a gauge, tiers above 0 have avg, min and max; "
             "--tier 0 has every value)"
         )
     if only:
@@ -116,7 +116,7 @@ def check(question: Question, matches: Sequence[Match], tiers: tuple[Tier, ...])
 
 
 class CurveReader:
-    """Reads what `question` asks of the sessions of a store, reporting what is damaged to `damage`."""
+    """Reads the answers to `question` from a store, and reports damage to `damage`."""
 
     def __init__(self, question: Question, store: Store, damage: Damage) -> None:
         self.question = question
@@ -124,11 +124,11 @@ class CurveReader:
         self._store = store
         self._damage = damage
         self._tiers_read: set[int] = set()
-        self._coarse: set[int] = set()  # tiers that were said to be read
-        self._cut_short: dict[int, dict[str, int | None]] = {}  # by tier and session: when it begins, if late
+        self._coarse: set[int] = set()  # coarse tiers that were logged
+        self._cut_short: dict[int, dict[str, int | None]] = {}  # by tier and session: the first time kept
 
     def read(self, match: Match) -> Iterator[Curve]:
-        """The curves with at least one point in the span, in the header's order; none if it is damaged."""
+        """The curves with a point in the span, in the header's order; none if the session is damaged."""
         found = self.find(match)
         if found is not None:
             for curve in self.cut(match, found):
@@ -137,8 +137,8 @@ class CurveReader:
                     yield shown
 
     def find(self, match: Match, tier: int | None = None) -> Found | None:
-        """Its rows in the span, of `tier` or the one that is asked for, noting what is left out; None if they
-        cannot be read."""
+        """The rows of a match in the span, from `tier` or the question's tier; None if they cannot be read.
+        Notes what is left out."""
         session, question = match.session, self.question
         try:
             found = _read(session, question, self.tiers, question.tier if tier is None else tier)
@@ -150,11 +150,11 @@ class CurveReader:
         if not found.is_whole:
             self._cut_short.setdefault(tier, {})[session.key] = found.begins_ms
         if tier and question.tier is None and found.rows.t_ms.size and tier not in self._coarse:
-            # Values of a coarse tier should not be taken for ticks.
+            # So that values of a coarse tier are not taken for ticks.
             self._coarse.add(tier)
             log.info(
-                "tier %d (%s): a row each %s, of gauges the %s; finer rows do not reach back so far "
-                "(a shorter --range, or --tier, shows those that are kept)",
+                "tier %d (%s): a row every %s, gauges as %s; finer rows do not reach back so far "
+                "(a shorter --range, or --tier, shows the finer rows that are kept)",
                 tier,
                 self.tiers[tier],
                 format_duration(self.tiers[tier].interval_ms),
@@ -163,7 +163,7 @@ class CurveReader:
         return found
 
     def cut(self, match: Match, found: Found) -> Iterator[Curve]:
-        """The curves of what was found, in the header's order; of counters their values."""
+        """The curves of `found`, in the header's order, without rates."""
         session, (tier, rows, *_) = match.session, found
         place = {
             column.series: at
@@ -182,15 +182,15 @@ class CurveReader:
             yield from self.read(match)
 
     def finish(self, matches: Sequence[Match], *, found: bool) -> None:
-        """Raises StoreError if something was damaged, else RondoError if there was nothing to show."""
+        """Log what was left out. Raises StoreError for damage, else RondoError if nothing was `found`."""
         for tier, begins in sorted(self._cut_short.items()):
             known = [t_ms for t_ms in begins.values() if t_ms is not None]
             what = f"nothing older than {self.question.face.time(min(known))}" if known else "nothing of it"
             if self.question.tier is None:
                 why = f"{what} is kept"
             else:
-                why = f"tier {tier} ({self.tiers[tier]}) holds {what}; --tier auto reaches back as far as any"
-            log.info("of %s the beginning is left out: %s", counted(len(begins), "session"), why)
+                why = f"tier {tier} ({self.tiers[tier]}) has {what}; --tier auto reaches back furthest"
+            log.info("the beginning of %s is left out: %s", counted(len(begins), "session"), why)
         evicted.warn(self._store, self.question.span, self._tiers_read, self.question.face)
         self._damage.finish()
         if not found:
@@ -198,7 +198,7 @@ class CurveReader:
 
 
 def with_labels(matches: Sequence[Match], labels: Sequence[tuple[str, str]]) -> list[Match]:
-    """`matches` with labels added to those of their sessions. Raises UsageError where that cannot be."""
+    """`matches` with labels added to those of their sessions. Raises UsageError if that is not possible."""
     labelled = []
     for session, numbers in matches:
         known = dict(session.labels)
@@ -212,7 +212,7 @@ def with_labels(matches: Sequence[Match], labels: Sequence[tuple[str, str]]) -> 
 
 
 class Found(NamedTuple):
-    """Rows of a session in the span. The tier begins at `begins_ms`, None if it has none."""
+    """Rows of a session in the span. The tier's rows begin at `begins_ms`, None if it has none."""
 
     tier: int
     rows: Rows
@@ -221,10 +221,10 @@ class Found(NamedTuple):
 
 
 def _read(session: Session, question: Question, tiers: tuple[Tier, ...], tier: int | None) -> Found:
-    """From `tier`, or the finest that reaches from the session's last tick back to
-    the start that is asked for, or to its first; else from the one that reaches furthest.
+    """Read from `tier`, or from the finest tier that reaches back from the session's last tick to the start
+    of the span, or to the session's first tick; else from the one that reaches furthest.
 
-    A tick or window of leeway lets a tier of ten minutes answer for the ten minutes before now.
+    A tick or window of tolerance lets a tier of ten minutes answer for the ten minutes before now.
     """
     start_ms, end_ms = question.span
     wanted_ms = max(start_ms or 1, session.first_ms)
@@ -247,19 +247,19 @@ def _read(session: Session, question: Question, tiers: tuple[Tier, ...], tier: i
 
 
 def _rate(curve: Curve) -> Curve:
-    """The rates of a counter, each at the time of the later value."""
+    """A counter's rates, each at the time of the later value."""
     there = ~np.isnan(curve.values)
     t_ms, values = curve.t_ms[there], curve.values[there]
     return curve._replace(t_ms=t_ms[1:], values=rates(t_ms, values))
 
 
 def nothing(matches: Sequence[Match], question: Question) -> RondoError:
-    """Why none of what matches had a point to show."""
+    """The error if no match has a point to show, with the reason."""
     last_ms = max(match.session.last_ms for match in matches)
     if not last_ms:
-        return RondoError("what matches has no ticks", exit_code=EX_NOTHING)
-    seen = f"what matches was last seen at {question.face.time(last_ms)}"
-    what = "two values to take a rate of" if question.rate else "values"
+        return RondoError("the matching sessions have no ticks", exit_code=EX_NOTHING)
+    seen = f"the matching sessions were last seen at {question.face.time(last_ms)}"
+    what = "two values for a rate" if question.rate else "values"
     return RondoError(
         f"no {what} from {question.span.text(question.face.time)} ({seen})", exit_code=EX_NOTHING
     )

@@ -1,8 +1,8 @@
-"""Damage: what a command had to leave out, reported once each, and its exit status in the end.
+"""Damage: reports each place that a command had to leave out once, and sets its exit status.
 
-Strategy: damage does not keep the rest of a store from being read. The store's reader notes what it
-steps over; the command ends with `finish`, when the rest has been printed. A damaged frame may have
-held ticks of any session, so the frame is named, by its file and place.
+Strategy: damage does not prevent reading the rest of a store. The store's reader notes what it skips; the
+command calls `finish` after it has printed the rest. A damaged frame may have had ticks of any session, so
+the message names the frame, by file and offset.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rondo_tools.store.reader import Session, Store
 
 log = logging.getLogger(__name__)
 
-EX_NOTHING = 1  # like grep: all is well, and there is nothing to show
+EX_NOTHING = 1  # like grep: no error, and nothing to show
 
 _MOST_NAMED = 10
 
 
 class Damage:
-    """Of `store`: the files and sessions that cannot be read, and damaged frames."""
+    """The damage of `store`: unreadable files and sessions, and damaged frames."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

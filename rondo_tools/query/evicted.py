@@ -1,7 +1,7 @@
-"""What is not there any more for want of room: said where a question touches it.
+"""Warns of evicted files, if a question's range includes their ticks.
 
-Strategy: the store keeps a list of what had to go, with the times of the ticks in it. Who asks for
-these times hears of it, a line a tier, and gets what there is.
+Strategy: the store keeps a list of evicted files, with the times of their ticks. A command with a range that
+includes such times logs a warning, one per tier, and shows what there is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def warn(store: Store, span: Span, tiers: Collection[int], face: Face = UTC) -> None:
-    """Log what was evicted of these tiers with ticks in `span`."""
+    """Log the evicted files of these tiers that had ticks in `span`."""
     found: dict[int, list[Eviction]] = {}
     for one in store.evictions:
         is_after = span.end_ms is not None and one.from_ms > span.end_ms
@@ -29,7 +29,7 @@ def warn(store: Store, span: Span, tiers: Collection[int], face: Face = UTC) -> 
     for tier, some in sorted(found.items()):
         undelivered = sum(not one.delivered for one in some)
         log.warning(
-            "evicted for want of room: %s of tier %d, %s, with ticks from %s to %s%s",
+            "evicted for lack of space: %s of tier %d, %s, with ticks from %s to %s%s",
             counted(len(some), "file"),
             tier,
             format_size(sum(one.bytes for one in some)),

@@ -1,6 +1,6 @@
-"""How times are shown: in local time to people at a terminal, else in UTC, or as numbers.
+"""The format of printed times: local time for people at a terminal, else UTC, or numbers.
 
-Strategy: what is printed names its zone, so that it can be asked for as it stands, wherever that is.
+Strategy: a printed time has its zone, so that it can be used in a question as it is, anywhere.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from rondo_tools.query.times import format_times
 
 
 class Face(NamedTuple):
-    """How times are shown: ISO 8601 in UTC or, if `local`, in local time; or Unix milliseconds if `unix`.
+    """A format of times: ISO 8601 in UTC or, if `local`, in local time; or Unix milliseconds if `unix`.
 
-    If `elapsed`, they are milliseconds since a beginning: shown as seconds, or as they are if `unix`.
+    If `elapsed`, times are milliseconds since a beginning: printed as seconds, or unchanged if `unix`.
     """
 
     local: bool = False
@@ -41,7 +41,7 @@ class Face(NamedTuple):
         return self.times([t_ms])[0]
 
     def ahead_ms(self, t_ms: int) -> int:
-        """How far the time that is shown is ahead of UTC."""
+        """How far the printed time is ahead of UTC."""
         return 1000 * _offset_s(t_ms) if self.local else 0
 
     def zone(self, t_ms: int) -> str:
@@ -53,7 +53,7 @@ UTC, UNIX = Face(), Face(unix=True)
 
 
 def face(out: TextIO, *, utc: bool, unix: bool = False) -> Face:
-    """Local time for people, who sit at a terminal; UTC in files, in pipes, and if `utc`."""
+    """Local time on a terminal; UTC in files, in pipes, and if `utc`."""
     is_local = not (utc or unix) and out.isatty() and (time.timezone != 0 or bool(time.daylight))
     return Face(local=is_local, unix=unix)
 
@@ -67,11 +67,11 @@ def _format_local(t_ms: Sequence[int]) -> list[str]:
 def _offset_s(t_ms: int) -> int:
     try:
         return time.localtime(t_ms // 1000).tm_gmtoff
-    except (ValueError, OverflowError, OSError):  # such as a year that the system's calendar does not have
+    except (ValueError, OverflowError, OSError):  # such as a year outside the system's calendar
         return 0
 
 
 def _zone(offset_s: int) -> str:
     hours, rest = divmod(abs(offset_s), 3600)
-    seconds = f":{rest % 60:02}" if rest % 60 else ""  # as before there were zones
+    seconds = f":{rest % 60:02}" if rest % 60 else ""  # local mean time, before time zones
     return f"{'-' if offset_s < 0 else '+'}{hours:02}:{rest // 60:02}{seconds}"

@@ -1,4 +1,4 @@
-"""The flags that several commands of rondo-query share."""
+"""Flags shared by several commands of rondo-query."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 
 def some_sessions(more: str = "") -> Callable[[Command], Command]:
-    """A selector that chooses whole sessions and may be left out; `more` goes on with its help."""
+    """An optional selector of whole sessions; `more` continues its help."""
     decorator: Callable[[Command], Command] = argh.arg(
         "selector",
         nargs="?",
         metavar="SELECTOR",
         default="{}",
-        help=f"which sessions: those with a series that it means{more}",
+        help=f"only sessions with a matching series{more}",
     )
     return decorator
 
@@ -45,7 +45,7 @@ utc = argh.arg(
     "--utc",
     action="store_true",
     default=False,
-    help="read and print times in UTC; else a time without a zone is local, and so is what a terminal shows",
+    help="read and print times in UTC; otherwise a time without a zone, and times on a terminal, are local",
 )
 times = together(
     argh.arg("--unix", action="store_true", default=False, help="print times in Unix milliseconds"), utc
@@ -54,14 +54,14 @@ rate = argh.arg(
     "--rate",
     action="store_true",
     default=False,
-    help="of counters: increase per second since the value before; the first value has none",
+    help="for counters: increase per second since the previous value; the first value has none",
 )
 format = together(
     argh.arg("--format", choices=("table", "csv", "json"), default="table", help="json: one object a line"),
     times,
 )
 wide = argh.arg(
-    "--wide", action="store_true", default=False, help="on a terminal the whole table, too, as in a pipe"
+    "--wide", action="store_true", default=False, help="print the whole table on a terminal too, as in a pipe"
 )
 format_or_page = together(
     argh.arg(
@@ -73,52 +73,53 @@ format_or_page = together(
 )
 question = together(
     selector,
-    argh.arg("--range", metavar="DURATION", help="only the last, such as 90s, 10m, 2h (up to --end)"),
+    argh.arg("--range", metavar="DURATION", help="only the last 90s, 10m, 2h, ... (up to --end)"),
     argh.arg(
         "--start",
         metavar="TIME",
-        help="from then on: 14:12, 'yesterday 3:00', '2026-11-23 10:00', 2026-11-23T10:00:00Z, -10m for ten "
-        "minutes ago, now, Unix seconds (default: all that is kept)",
+        help="first time: 14:12, 'yesterday 3:00', '2026-11-23 10:00', 2026-11-23T10:00:00Z, -10m for ten "
+        "minutes ago, now, Unix seconds (default: everything that is kept)",
     ),
     argh.arg(
-        "--end", metavar="TIME", help="up to then, written as for --start; 14:15 is the first one after it"
+        "--end",
+        metavar="TIME",
+        help="last time, written as for --start; 14:15 is the first one after --start",
     ),
     argh.arg(
         "--tier",
         metavar="auto|0|1|2",
         default="auto",
         help="resolution: 0 is every tick, 1 and 2 are coarser and reach further back; auto is, for "
-        "each session, the finest that reaches back to the start that is asked for, or to its own "
-        "(default: auto)",
+        "each session, the finest that reaches back to --start, or to the session's start (default: auto)",
     ),
     argh.arg(
         "--aggregate",
         choices=("avg", "min", "max", "last"),
         default="avg",
         help="of a gauge, over each interval of a tier above 0, and each step of --sum and the like; last is "
-        "there for counters only, and of them nothing else",
+        "for counters only, which have no other",
     ),
 )
 
 _GROUPED = (
-    ("sum", "one series for each name, or value of --by: the sum of all at each step"),
+    ("sum", "one series for each name, or each value of --by: the sum at each step"),
     ("avg", "the same with their average"),
     ("max", "the same with their maximum"),
     ("min", "the same with their minimum"),
-    ("count", "the same with how many have a value"),
+    ("count", "the same with the number of series that have a value"),
 )
 combining = together(
     argh.arg(
         "--session",
         metavar="LIFE",
-        help="only these lives of each instance: last or -1, -2 for the one before, or when it began, as "
+        help="only these lives of each instance: last or -1, -2 for the one before, or its start, as "
         "list shows it or to the second, minute or day; several with commas",
     ),
     argh.arg(
         "--since-birth",
         action="store_true",
         default=False,
-        help="count times from the beginning of each life, in seconds: lives come to lie over each other",
+        help="print times since the start of each life, in seconds, so that lives can be compared",
     ),
     *(argh.arg(f"--{how}", action="store_true", default=False, help=help) for how, help in _GROUPED),
     argh.arg(
@@ -132,7 +133,7 @@ combining = together(
         metavar="LABEL[,...]",
         type=command.typed(lambda text: label_names(text)),
         default=(),
-        help="group by these labels, such as instance or reason; session is each life (default: by the name)",
+        help="group by these labels, such as instance or reason; session is each life (default: by name)",
     ),
     argh.arg(
         "--topk",
@@ -145,12 +146,12 @@ pivot = argh.arg(
     "--pivot",
     action="store_true",
     default=False,
-    help="a column for each series, and a row for each time: table and csv",
+    help="a column for each series, and a row for each time; table and csv only",
 )
 
 
 def face(out: TextIO, flags: Mapping[str, Any]) -> Face:
-    """How a command shows times in its data: what is for programs is in UTC also on a terminal."""
+    """The format of times in a command's data: data for programs is in UTC on a terminal too."""
     from rondo_tools.query.face import face
 
     is_utc = flags["utc"] or (flags.get("format") or "table") != "table"
@@ -158,26 +159,26 @@ def face(out: TextIO, flags: Mapping[str, Any]) -> Face:
 
 
 def how(flags: Mapping[str, Any]) -> str | None:
-    """What is to be made of each group of series, in a word. Raises UsageError."""
+    """The name of the combining flag, if one is given. Raises UsageError."""
     found = [name for name, _ in _GROUPED if flags[name]]
     found += ["quantile"] if flags["quantile"] is not None else []
     if len(found) > 1:
         raise UsageError(f"--{found[0]} and --{found[1]}: give one of them")
     if flags["by"] and not found:
         known = ", ".join(f"--{name}" for name, _ in _GROUPED)
-        raise UsageError(f"--by groups series: say what of each group, {known} or --quantile")
+        raise UsageError(f"--by groups series: choose what to compute, {known} or --quantile")
     return found[0] if found else None
 
 
 def count(text: str) -> int:
-    """A number from 0 on. Raises UsageError."""
+    """A number >= 0. Raises UsageError."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise UsageError(f"{text!r} is not a count")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A number from 1 on. Raises UsageError."""
+    """A number >= 1. Raises UsageError."""
     if not count(text):
         raise UsageError("at least 1 is needed")
     return count(text)
@@ -213,12 +214,12 @@ def label(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise UsageError(f"{text!r} is not a label: write NAME=VALUE")
-    # In a locale without such characters they arrive as the bytes of UTF-8.
+    # In a locale without these characters they arrive as bytes of UTF-8.
     return name, value.encode(errors="surrogateescape").decode(errors="surrogateescape")
 
 
 def tied(argv: Sequence[str]) -> list[str]:
-    """Tie ``-10m`` to the flag before it: argparse would take it for a flag of its own."""
+    """Join ``-10m`` to the flag before it: argparse would take it for a flag."""
     words: list[str] = []
     for word in argv:
         if words and words[-1] in ("--start", "--end", "--since", "--session") and re.match(r"-\d", word):

@@ -1,9 +1,9 @@
-"""Series brought together: one for each group of them, and the highest of many.
+"""Combines series: one for each group of them; and selects the highest of many.
 
-Strategy: a group has, in each step, the sum (average, maximum, …) of the values of its series that are
-there; a series that is not there adds nothing. Series of different names are never brought together. What
-comes in is added up, a piece at a time, so that memory holds the groups and not what they are made of; but
-a quantile needs all values. Sums are made in the order in which the series come.
+Strategy: a group has, in each step, the sum (average, maximum, …) of the values of its series; a series
+without a value adds nothing. Series of different names are never combined. Values are added in pieces as
+they are read, so that memory holds the groups and not their series; only a quantile needs all values. Sums
+are computed in the order of the series.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from rondo_tools.catalog import GAUGE
 from rondo_tools.query.curve import Curve, Times, Values
 
-SESSION = "session"  # in --by: which life a series is of, as if that were a label
-_PENDING = 1 << 16  # values that are gathered before they are added
+SESSION = "session"  # in --by: the life of a series, as if it were a label
+_PENDING = 1 << 16  # values to collect before they are added
 
 
 class Grouping(NamedTuple):
-    """What `how` (sum, avg, max, min, count, quantile) makes of the series that agree in the labels `by`.
+    """Combines series with equal labels `by` by `how`: sum, avg, max, min, count or quantile.
 
     `quantile` is from 0 to 1.
     """
@@ -51,11 +51,11 @@ class Grouping(NamedTuple):
 
 
 class _Group:
-    """Its values so far, in parts; the first part may be a sum of earlier ones."""
+    """The values of a group so far, in parts; the first part may be a sum of earlier ones."""
 
     def __init__(self, grouping: Grouping) -> None:
         self._grouping = grouping
-        self._parts: list[tuple[Times, Values, Values]] = []  # times, values, how many each stands for
+        self._parts: list[tuple[Times, Values, Values]] = []  # times, values, the number of values in each
         self._pending = 0
 
     def add(self, t_ms: Times, values: Values) -> None:
@@ -91,12 +91,12 @@ class _Group:
 
 
 def _added(which: Times, values: Values) -> Values:
-    """The sums of the values of each group, made one after another."""
+    """The sums of the values of each group, computed in order."""
     return np.asarray(np.bincount(which, weights=values), np.float64)
 
 
 def _quantiles(t_ms: Times, values: Values, quantile: float) -> tuple[Times, Values]:
-    """The quantile of the values of each time, as PromQL has it: linear between the two nearest ranks."""
+    """The quantile of the values at each time, as in PromQL: linear between the two nearest ranks."""
     order = np.lexsort((values, t_ms))
     t_ms, values = t_ms[order], values[order]
     begins = np.flatnonzero(np.append(True, t_ms[1:] != t_ms[:-1])[: t_ms.size])
@@ -111,8 +111,7 @@ def _quantiles(t_ms: Times, values: Values, quantile: float) -> tuple[Times, Val
 
 
 class Highest(NamedTuple):
-    """The highest `curves` of some, the highest first, their `places` among these, and how many were left
-    out."""
+    """The highest of some curves, the highest first, their `places` among all, and how many were left out."""
 
     curves: list[Curve]
     places: list[int]
@@ -122,7 +121,7 @@ class Highest(NamedTuple):
 def highest(curves: Iterable[Curve], count: int) -> Highest:
     """The `count` (at least one) curves with the highest averages; of equal ones the earlier.
 
-    Those without a value, and those whose average is none (+Inf and -Inf), come last.
+    Curves without a value, and those without an average (+Inf and -Inf), come last.
     """
     best: list[tuple[float, int, Curve]] = []
     number = 0
@@ -133,7 +132,7 @@ def highest(curves: Iterable[Curve], count: int) -> Highest:
         rank = -np.inf if np.isnan(average) else average, -number
         if len(best) == count and rank < best[0][:2]:
             continue
-        # A copy, for a view would keep all series of its session.
+        # A copy, because a view would keep all series of its session in memory.
         entry = (*rank, curve._replace(t_ms=curve.t_ms.copy(), values=curve.values.copy()))
         if len(best) < count:
             heapq.heappush(best, entry)

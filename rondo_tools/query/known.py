@@ -1,7 +1,7 @@
-"""What a store knows: its metrics, labels and their values, and which instances have them.
+"""The metrics, labels and label values of a store, and the instances that have them.
 
-Strategy: of 10,000 sessions most have the same series, so these are looked through once for each set of
-them, and the labels of sessions once for each set of labels.
+Strategy: most of 10,000 sessions have the same series, so each set of series is examined once, and so is
+each set of the sessions' labels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Values = dict[str, Instances]
 
 
 class Metric(NamedTuple):
-    """`labels` are those of its series, without those of the VM."""
+    """`labels` are the labels of its series, without those of the VM."""
 
     kind: str
     unit: str
@@ -36,7 +36,7 @@ class Metric(NamedTuple):
 
 
 class Known:
-    """Of the series of `matches`."""
+    """The metrics and labels of `matches`."""
 
     def __init__(self, matches: Iterable[Match]) -> None:
         self._sets: dict[tuple[Series, ...], Instances] = defaultdict(set)
@@ -49,7 +49,7 @@ class Known:
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """By name; the kind, unit and help are those that one of its series has."""
+        """The metrics by name; the kind, unit and help are those of one of its series."""
         found: dict[str, Metric] = {}
         for some, instances in self._sets.items():
             for series in some:
@@ -63,7 +63,7 @@ class Known:
 
     @cached_property
     def labels(self) -> dict[str, Values]:
-        """The instances that have each value of each label: `instance`, then the others by name."""
+        """For each label, `instance` first, then by name: the instances that have each value."""
         found: dict[str, Values] = defaultdict(lambda: defaultdict(set))
         for labels, instances in self._labels.items():
             for instance in instances:
@@ -77,7 +77,7 @@ class Known:
         return {name: dict(sorted(found[name].items())) for name in order}
 
     def values(self, label: str) -> Values | None:
-        """The instances that have each value of a label, or each metric if it is ``__name__``."""
+        """The instances that have each value of a label; for ``__name__``, each metric."""
         if label == NAME:
             return {name: metric.instances for name, metric in self.metrics.items()}
         return self.labels.get(label)
@@ -88,7 +88,7 @@ def all_of(sessions: Sequence[Session]) -> Known:
 
 
 def why_nothing(selector: Selector, known: Known) -> str:
-    """Which part of a selector that matches nothing is why, and what may be meant in its place."""
+    """The part of a selector because of which it matches nothing, with a suggestion."""
     for matcher in selector.matchers:
         label, is_alone = matcher.label, len(selector.matchers) == 1
         if matcher.matches(""):
@@ -103,7 +103,7 @@ def why_nothing(selector: Selector, known: Known) -> str:
             return f"there is no metric or instance of that name{_did_you_mean(matcher.value, words)}"
         what = f"there is no {_WORDS[label]} {{}}" if label in _WORDS else f"no series has {label} {{}}"
         return what.format(_shown(matcher.value)) + _did_you_mean(matcher.value, values)
-    return "no series has all of that; rondo-query STORE series shows which there are"
+    return "no series has all of these labels; rondo-query STORE series lists the series"
 
 
 def no_label(label: str, known: Known) -> str:
@@ -111,12 +111,12 @@ def no_label(label: str, known: Known) -> str:
 
 
 def _did_you_mean(text: str, known: Iterable[str]) -> str:
-    """What is like it; else all that there is, if that is not much."""
+    """A similar name; else all known names, if they are few."""
     shown = list(map(_shown, known))
     is_short = len(shown) <= _MOST_NAMED and len("".join(shown)) <= _LONGEST
     return did_you_mean(text, shown) or (f"; there is {', '.join(shown)}" if shown and is_short else "")
 
 
 def _shown(text: str) -> str:
-    """As in a selector's string."""
+    """`text` escaped as in a selector's string."""
     return word(escape(text))

@@ -1,8 +1,8 @@
-"""Lives: what `rondo-query STORE list` tells of each session, one record each.
+"""The table of `rondo-query STORE list`: one record for each session.
 
-Strategy: a session whose end was recorded ended so; one without is running or silent (view.state).
+Strategy: the state of a session is its recorded end; without an end it is running or silent (view.state).
 
-No rows are read, and times are formatted together: there may be 100,000 sessions.
+No rows are read, and times are formatted together, because there may be 100,000 sessions.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rondo_tools.view.state import RUNNING, running_or_silent
 
 FIELDS = ("instance", "session", "first", "last", "state", "age_s", "series", "ticks")
 Columns = dict[str, list[Any]]
-"""By field, the values of all sessions."""
+"""The values of all sessions, by field."""
 
 
 class Order:
-    """The order that --sort and --reverse ask for: by `field`."""
+    """The order of --sort and --reverse, by `field`."""
 
     def __init__(self, field: str, *, reverse: bool) -> None:
         if field not in FIELDS:
@@ -33,7 +33,7 @@ class Order:
         self._reverse = reverse
 
     def sorted(self, columns: Columns) -> Columns:
-        """`columns` in this order, equals as they were; what has no value comes last, up and down."""
+        """`columns` in this order; equal rows keep theirs, and rows without a value come last in both."""
         if self._field == "session" and not self._reverse:
             return columns  # by start
         by = columns[self._field]
@@ -44,7 +44,7 @@ class Order:
 
 
 def newest(sessions: Iterable[Session], count: int | None) -> list[Session]:
-    """The sessions by start; of more than `count` the newest."""
+    """The `count` newest sessions, by start."""
     ordered = sorted(sessions, key=attrgetter("start_ms"))
     starts = [one.start_ms for one in ordered]
     if len(set(starts)) < len(starts):
@@ -53,13 +53,13 @@ def newest(sessions: Iterable[Session], count: int | None) -> list[Session]:
 
 
 def lives(sessions: Sequence[Session], now_ms: int, face: Face = UTC) -> Columns:
-    """The FIELDS of `sessions`, in their order. Times are text, but integers if they are Unix ms."""
+    """The FIELDS of `sessions`, in their order. Times are text, or integers for Unix ms."""
 
     def times(column: list[int]) -> list[Any]:
         return column if face.unix else face.times(column)
 
     def times_or_none(column: list[int]) -> list[Any]:
-        """0 is no time."""
+        """None for 0."""
         shown = times(column)
         return (
             shown
@@ -80,7 +80,7 @@ def lives(sessions: Sequence[Session], now_ms: int, face: Face = UTC) -> Columns
             one.reason or running_or_silent(one.interval_ms, age_ms)
             for one, age_ms in zip(sessions, ages_ms.tolist(), strict=True)
         ],
-        np.fix(ages_ms / 1000).astype(np.int64).tolist(),  # half a second ahead is no second
+        np.fix(ages_ms / 1000).astype(np.int64).tolist(),  # half a second ahead is 0
         [one.series for one in sessions],
         [one.ticks for one in sessions],
     )
@@ -88,12 +88,12 @@ def lives(sessions: Sequence[Session], now_ms: int, face: Face = UTC) -> Columns
 
 
 def in_state(sessions: Iterable[Session], states: frozenset[str], now_ms: int) -> list[Session]:
-    """Those of `sessions` that are in any of these states."""
+    """The `sessions` in any of these states."""
     return [one for one in sessions if state(one, _age_ms(one, now_ms)) in states]
 
 
 def alive_since(sessions: Iterable[Session], since_ms: int, now_ms: int) -> list[Session]:
-    """Those of `sessions` that had a tick since then, or are running."""
+    """The `sessions` that had a tick since `since_ms`, or are running."""
     return [
         one
         for one in sessions
@@ -106,8 +106,8 @@ def _age_ms(session: Session, now_ms: int) -> int:
 
 
 def state(session: Session, age_ms: int) -> str:
-    """How the session ended, or `running` or `silent`.
+    """The session's end, or `running` or `silent`.
 
-    `age_ms` is the time since its last tick, negative where that is ahead of the clock.
+    `age_ms` is the time since its last tick, negative if that is ahead of the clock.
     """
     return session.reason or running_or_silent(session.interval_ms, age_ms)

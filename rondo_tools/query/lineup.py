@@ -1,10 +1,10 @@
-"""Curves of many sessions, lined up: rows at common times, so that they can be added, or stand in one row.
+"""Aligns curves of many sessions: rows at common times, so that they can be added or printed in one row.
 
-Strategy: the step is the shortest one in which every session can have a row (`steps`). It depends on the
-tier that each session has to be read from, which is known when its rows were found; so there are two
-passes, and the first keeps what it has read as long as that is little. A session that is whole in tier 0
-is rolled up from its ticks, also where the step is that of a coarser tier, which may have forgotten it;
-all others are read from the coarsest tier that one of them needs.
+Strategy: the step is the shortest one in which every session has a row (`steps`). It depends on the tier
+that each session has to be read from, which is known only after its rows were found. So there are two
+passes, and the first keeps its rows if they are few. A session that is complete in tier 0 is rolled up from
+its ticks, even if the step is that of a coarser tier, which may not have it any more; all others are read
+from the coarsest tier that one of them needs.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _KEPT_BYTES = 64 << 20
 
 
 def lined_up(reader: CurveReader, matches: Sequence[Match]) -> Iterator[Curve]:
-    """The curves of `matches` in steps, session by session; of counters the rates, if they are asked for.
+    """The curves of `matches` in steps, session by session; counters as rates, if the question has `rate`.
 
-    A rate is that between the last values of two steps, of one session, over the time between these.
+    A rate is the increase between the last values of two steps of one session, over the time between them.
     """
     tiers: dict[int, int] = {}
     kept: dict[int, list[Curve]] = {}
-    room = _KEPT_BYTES
+    free_bytes = _KEPT_BYTES
     for number, match in enumerate(matches):
         found = reader.find(match)
         if found is None or not found.rows.t_ms.size:
             continue
         tiers[number] = found.tier
         size = found.rows.t_ms.nbytes * (1 + len(match.series))
-        if size <= room:
-            room -= size
-            # Copies, for a view would keep all series of the session.
+        if size <= free_bytes:
+            free_bytes -= size
+            # Copies, because a view would keep all series of the session in memory.
             kept[number] = [curve._replace(values=curve.values.copy()) for curve in reader.cut(match, found)]
     if not tiers:
         return

@@ -1,4 +1,4 @@
-"""Words on a screen: a series with all its labels, any text as one harmless word, a number of things."""
+"""Texts to print: a series with all its labels, any text as one harmless word, a number with its noun."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rondo_tools.stream import Header
 
 
 def full_name(header: Header, series: Series) -> str:
-    """``name{instance="vm-1",reason="io"}``: a series with all the labels that a selector sees."""
+    """``name{instance="vm-1",reason="io"}``: a series with all the labels that a selector can match."""
     labels = labels_of(header, series)
     del labels[NAME]
     return str(series._replace(labels=tuple(sorted(labels.items()))))
@@ -21,9 +21,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def word(text: str) -> str:
-    """`text` with white space and what is not printable escaped as in a selector's string.
+    """`text` with white space and unprintable characters escaped as in a selector's string.
 
-    Names and labels are whatever a VM was given: in a table they must not mislead awk, and nowhere
-    the terminal.
+    Names and labels may be any text: they must not mislead awk in a table, nor the terminal.
     """
     return printable(text).replace(" ", "\\x20")

@@ -1,4 +1,4 @@
-"""Samples as OpenMetrics text, with timestamps: what `promtool tsdb create-blocks-from openmetrics` takes.
+"""Samples as OpenMetrics text with timestamps, for `promtool tsdb create-blocks-from openmetrics`.
 
     # TYPE vcpu_exits counter
     # UNIT vcpu_exits exits
@@ -6,10 +6,10 @@
     vcpu_exits_total{instance="vm-1",reason="io"} 1723 1795395000.000
     # EOF
 
-Strategy: all series of a family stand together, and all samples of a series, in time order, whatever
-sessions they come from; so the sessions are read once for each of their series, and memory holds one
-series of one session. "No value" is no sample. Series are told apart by their labels: of a session
-whose clock was set back, samples not past those of an earlier one are left out and counted.
+Strategy: all series of a family are together, and so are all samples of a series, in time order, from all
+sessions. So the sessions are read once for each of their series, and memory holds one series of one session.
+"No value" is no sample. Series are identified by their labels: if a clock was set back, samples of the later
+session that are not past those of the earlier one are left out and counted.
 
 Source: OpenMetrics 1.0, prometheus/OpenMetrics, specification/OpenMetrics.md.
 """
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Family(NamedTuple):
-    """What OpenMetrics says once of all series of a name."""
+    """The metadata that OpenMetrics has once for all series of a name."""
 
     name: str
     type: str
@@ -50,10 +50,10 @@ class Family(NamedTuple):
 
 
 def family(series: Sequence[Series], names: set[str]) -> Family:
-    """The family of all series of one name; `names` are those of the whole text.
+    """The family of all series of one name; `names` are all names of the text.
 
-    A counter's family goes without the ``_total`` of its samples. Where that cannot be, or where
-    sessions do not agree on the kind, the type is unknown.
+    A counter's family has no ``_total``, unlike its samples. If that is not possible, or if sessions
+    disagree on the kind, the type is unknown.
     """
     name, _, kind, unit, help = series[0]
     bare = name.removesuffix(_TOTAL)
@@ -64,7 +64,7 @@ def family(series: Sequence[Series], names: set[str]) -> Family:
 
 
 def write(out: TextIO, matches: Sequence[Match], reader: CurveReader) -> int:
-    """Write all that `matches` mean. Returns how many samples there were: if none, nothing is written."""
+    """Write the samples of `matches`. Returns their number; without samples, nothing is written."""
     make_utf8(out)
     by_name: dict[str, dict[str, list[Match]]] = {}
     series: dict[str, list[Series]] = {}
@@ -78,17 +78,17 @@ def write(out: TextIO, matches: Sequence[Match], reader: CurveReader) -> int:
     for name, labelled in by_name.items():
         heading = str(family(series[name], set(by_name)))
         for label_set, alike in labelled.items():
-            told_ms = 0
+            written_ms = 0
             for match in sorted(alike, key=lambda match: match.session.start_ms):
                 for curve in reader.read(match):
-                    lines, passed = _lines(label_set, curve, told_ms)
+                    lines, passed = _lines(label_set, curve, written_ms)
                     passed_over += passed
                     if lines:
                         out.write(heading)
                         heading = ""
                         out.writelines(lines)
                         samples += len(lines)
-                        told_ms = int(curve.t_ms[-1])
+                        written_ms = int(curve.t_ms[-1])
     if samples:
         out.write("# EOF\n")
     if passed_over:
@@ -99,10 +99,10 @@ def write(out: TextIO, matches: Sequence[Match], reader: CurveReader) -> int:
     return samples
 
 
-def _lines(name: str, curve: Curve, told_ms: int) -> tuple[list[str], int]:
-    """The samples after `told_ms`, a line each, and how many others there were."""
+def _lines(name: str, curve: Curve, written_ms: int) -> tuple[list[str], int]:
+    """The samples after `written_ms`, a line each, and the number of others."""
     there = ~np.isnan(curve.values)
-    late = curve.t_ms <= told_ms
+    late = curve.t_ms <= written_ms
     wanted = there & ~late
     lines = [
         f"{name} {format_number(value)} {t_ms // 1000}.{t_ms % 1000:03}\n"

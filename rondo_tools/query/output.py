@@ -1,10 +1,10 @@
-"""Samples and records as text: a table for eyes and awk, CSV, or one JSON object a line.
+"""Samples and records as text: a table for people and awk, CSV, or one JSON object per line.
 
-Strategy: a curve is written line by line, so what is printed is never held as a whole. A number is
-printed so that it reads back to the very same float64, an integer without ".0". "No value" is `NaN`
-in a table (no field is empty there), empty in CSV, null in JSON. In a table every field is one word,
-which a selector's string reads back, also where the output's encoding lacks some of its characters.
-What is for programs is UTF-8, whatever the locale.
+Strategy: a curve is written line by line, so the output is never in memory as a whole. A number is printed
+so that it reads back to the same float64, an integer without ".0". "No value" is `NaN` in a table, because
+no field is empty there; empty in CSV; null in JSON. In a table every field is one word, which a selector's
+string reads back, even if the output's encoding lacks some of its characters. Output for programs is UTF-8
+in any locale.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def format_number(value: float, no_value: str = "NaN") -> str:
 
 
 def make_utf8(out: TextIO) -> None:
-    """From here on `out` is UTF-8: what is written is for programs, on whatever machine."""
+    """Switch `out` to UTF-8, for output for programs."""
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(encoding="utf-8", errors=ERRORS)
 
 
 class SampleWriter:
-    """Writes curves to `out`, as table, csv or json; times as `face` has them.
+    """Writes curves to `out`, as table, csv or json; times in the format `face`.
 
-    The names of the columns come with the first sample: where there is none, nothing is written.
+    The names of the columns are written with the first sample: without samples, nothing is written.
     """
 
     def __init__(
         self, out: TextIO, format: str, face: Face, *, names: Iterable[str], labels: Sequence[str]
     ) -> None:
-        """`names` are those of the curves: they tell a table how wide its columns are. `labels` are those
-        of any curve: CSV has a column for each."""
+        """`names` are the names of the curves, for the width of a table's column. `labels` are the labels of
+        all curves; CSV has a column for each."""
         self._out = out
         self._format = format
         self._labels = labels
@@ -116,10 +116,10 @@ class SampleWriter:
 
 
 class LineWriter:
-    """Writes ticks to `out`, one a line, as a table or as JSON; times as `face` has them.
+    """Writes ticks to `out`, one per line, as a table or as JSON; times in the format `face`.
 
-    In a table a line of names comes first, and again before a tick that has other series than the
-    one above it. A series is named without the labels of its session, which the instance stands for.
+    In a table a line of names comes first, and again before a tick with other series than the tick above
+    it. The name of a series is without the labels of its session; the instance identifies that.
     """
 
     def __init__(self, out: TextIO, format: str, face: Face) -> None:
@@ -164,7 +164,7 @@ class LineWriter:
 
 
 def _label_columns(labels: Sequence[str]) -> list[str]:
-    """The columns for the metric's name and the labels, none of them called as another."""
+    """The columns for the metric's name and the labels, with unique names."""
     names = [*SAMPLE, "name"]
     for label in labels:
         while label in names:
@@ -179,9 +179,9 @@ def _json_number(value: float) -> str:
 
 
 def write_columns(out: TextIO, format: str, columns: Mapping[str, Sequence[Any]], prose: str = "") -> None:
-    """Write records, whose fields stand in `columns` by name; None is a field without a value.
+    """Write records, given as `columns` by name; None is a field without a value.
 
-    In a table every field is one word, but for the last one if it is called `prose`.
+    In a table every field is one word, except the last one if its name is `prose`.
     """
     if format != "table":
         make_utf8(out)
@@ -200,14 +200,14 @@ def write_columns(out: TextIO, format: str, columns: Mapping[str, Sequence[Any]]
 
 
 def _fields(column: Sequence[Any], encoding: str | None, is_prose: bool) -> list[str]:
-    """One word for each value, or one line."""
+    """One word for each value; for prose, one line."""
     if column and None not in column and type(column[0]) is int:
         return list(map(str, column))
     texts = ["-" if value is None else str(value) for value in column]
     together = "".join(texts)
     is_plain = together.isascii() and together.isprintable() and not any(one in together for one in ' "\\')
     if is_plain and "" not in texts:
-        return texts  # mostly so, of a hundred thousand of them
+        return texts  # the usual case, and fast for a hundred thousand of them
     harmless = printable if is_prose else word
     return [
         encodable(harmless(escape(text)), encoding) if isinstance(value, str) else text

@@ -1,4 +1,4 @@
-"""Where a table is for people: at a terminal, when nobody asked for a format."""
+"""Decides whether a table is for people: on a terminal, without a format flag."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rondo_tools.view.table import Page
 
 
 def page(out: TextIO, flags: Mapping[str, Any]) -> Page | None:
-    """The terminal that a table is for; None: it is for programs, or has to be as it was asked for."""
+    """The terminal to fit a table to; None if it is for programs, or if flags set its format."""
     if not out.isatty() or flags["format"] is not None or flags.get("wide") or flags.get("unix"):
         return None
     size = shutil.get_terminal_size()  # COLUMNS and LINES, else standard output's

@@ -1,4 +1,4 @@
-"""A list of sessions for people: what `life` tells of each, in fewer and shorter words."""
+"""A list of sessions for people: the columns of `life`, fewer and shorter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rondo_tools.view.table import LEAST, Column, Page
 
 
 def columns(lives: Columns, face: Face, page: Page) -> list[Column]:
-    """Of `lives` whose times are Unix milliseconds."""
+    """The columns of `lives`, whose times are Unix milliseconds."""
     lived = [
         cells.span(max(0, (last or start) + (1000 * age_s if state == RUNNING else 0) - start))
         for start, last, age_s, state in zip(
@@ -33,5 +33,5 @@ def columns(lives: Columns, face: Face, page: Page) -> list[Column]:
 
 
 def clock_times(t_ms: list[int], face: Face) -> list[str]:
-    """``2026-11-23 10:00:00``, in local time or UTC; as read and list take it back."""
+    """``2026-11-23 10:00:00``, in local time or UTC; read and list accept it."""
     return [time[:19].replace("T", " ") for time in face.times(t_ms)]

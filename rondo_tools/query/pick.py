@@ -1,7 +1,7 @@
-"""Which lives of an instance are meant: the last one, the one before it, the one that began at a time.
+"""Selects lives of an instance: the last one, the one before it, the one that began at a time.
 
-Strategy: lives are counted back from the newest of each instance, as lists are in Python: ``last`` is
-``-1``. A time means the lives that began in the day, minute, second or millisecond that it names.
+Strategy: lives are counted back from the newest of each instance, like negative indices in Python: ``last``
+is ``-1``. A time selects the lives that began in that day, minute, second or millisecond.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rondo_tools.query.times import parse_stretch
 
 _BACK = re.compile(r"-[0-9]{1,9}")
 Which = int | range
-"""A number, counted back, or when it began."""
+"""A number, counted back, or a range of start times."""
 
 
 def parse_lives(text: str, now_ms: int, *, utc: bool) -> list[Which]:
@@ -32,14 +32,14 @@ def _parse(text: str, now_ms: int, *, utc: bool) -> Which:
         return int(text)
     try:
         if text.startswith("-"):
-            raise UsageError(f"{text!r} is no life: write last, -1, -2, or when it began, as list shows it")
+            raise UsageError(f"{text!r} is no life: write last, -1, -2, or its start, as list shows it")
         return parse_stretch(text, now_ms, utc=utc)
     except UsageError as exc:
         raise UsageError(f"--session: {exc}") from None
 
 
 def pick(matches: Sequence[Match], wanted: Sequence[Which], asked: str) -> list[Match]:
-    """Those of `matches` that are meant, in their order. Raises RondoError (EX_NOTHING) if none is."""
+    """The `matches` in `wanted` lives, in their order. Raises RondoError (EX_NOTHING) if there are none."""
     by_instance: dict[str, list[Match]] = {}
     for match in matches:
         by_instance.setdefault(match.session.instance, []).append(match)

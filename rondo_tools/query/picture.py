@@ -1,8 +1,8 @@
-"""Curves drawn into a file, SVG or PNG, with matplotlib (the extra `plot-file`).
+"""Draws curves into a file, SVG or PNG, with matplotlib (the extra `plot-file`).
 
-Strategy: a figure of its own, without pyplot and its global state. What the curves are called, where
-their lines break and what the axes say is decided as for the terminal. The same curves make the same
-file, whoever draws it: no date is in it, and no settings of matplotlib's are read.
+Strategy: use a Figure without pyplot and its global state. Names of curves, breaks of lines and labels of
+axes are the same as in the terminal. The same curves give the same file for every user: it has no date, and
+matplotlib's settings are not read.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from rondo_tools.query.face import UTC, Face
 WIDTH, HEIGHT = 1200, 600  # pixels
 MIN_SIZE, MAX_SIZE = 100, 10_000
 _DPI = 100
-_COLORS, _LINES = 10, ("-", "--", ":", "-.")  # of matplotlib's cycle; a line for each round of it
+_COLORS, _LINES = 10, ("-", "--", ":", "-.")  # colours of matplotlib's cycle; a line style for each round
 MAX_CURVES = _COLORS * len(_LINES)
 _TICKS = 8  # on the axis of times
-# Without a date in the file; text stays text in SVG, to be searched and read aloud.
+# No date in the file; SVG keeps text as text, for search and screen readers.
 _METADATA: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".png": {}}
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "rondo", "text.parse_math": False}
 
 
 def check(path: Path, width: int, height: int) -> None:
-    """Raises UsageError for a file or a size that cannot be drawn."""
+    """Raises UsageError for an invalid file name or size."""
     if path.suffix.lower() not in _METADATA:
         raise UsageError(f"--output {path}: the name must end in {' or '.join(_METADATA)}")
     if not (MIN_SIZE <= width <= MAX_SIZE and MIN_SIZE <= height <= MAX_SIZE):
@@ -44,14 +44,14 @@ def check(path: Path, width: int, height: int) -> None:
 def draw(
     curves: Sequence[Curve], path: Path, *, width: int, height: int, rate: bool = False, face: Face = UTC
 ) -> None:
-    """Draw `curves`, MAX_CURVES at most, `width` x `height` pixels, legend included. Raises RondoError."""
+    """Draw at most MAX_CURVES `curves` on `width` x `height` pixels, with a legend. Raises RondoError."""
     matplotlib = _matplotlib()
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on characters that no font has
+        warnings.simplefilter("ignore")  # of characters that no font has
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
         axes = figure.add_subplot()
         for number, (curve, label) in enumerate(zip(curves, plot.labels(curves, face), strict=True)):
@@ -81,12 +81,12 @@ def draw(
             figure.savefig(path, metadata=_METADATA[path.suffix.lower()])
         except OSError as exc:
             raise RondoError(f"--output {path}: {exc.strerror or exc}", exit_code=EX_UNAVAILABLE) from exc
-        except (ValueError, OverflowError) as exc:  # such as a year that its calendar does not have
+        except (ValueError, OverflowError) as exc:  # such as a year outside its calendar
             raise StoreError(f"--output {path}: these times or values cannot be drawn: {exc}") from exc
 
 
 def _marker(values: Values) -> dict[str, Any]:
-    """Points are marked where one stands alone: a line of one point is not seen."""
+    """Markers for single points, because a line of one point is invisible."""
     there = np.concatenate(([False], np.isfinite(values), [False]))
     alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
     return {"marker": ".", "markevery": alone.tolist()} if alone.size else {}
@@ -94,7 +94,7 @@ def _marker(values: Values) -> dict[str, Any]:
 
 def _matplotlib() -> Any:
     for name in ("matplotlib", "PIL"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # they talk of fonts, caches and chunks
+        logging.getLogger(name).setLevel(logging.ERROR)  # they log fonts, caches and chunks
     try:
         with _without_settings():
             import matplotlib.figure
@@ -103,16 +103,16 @@ def _matplotlib() -> Any:
             "--output needs matplotlib, which is not installed: pip install 'rondo-tools[plot-file]'",
             exit_code=EX_UNAVAILABLE,
         ) from None
-    except (OSError, RuntimeError, ValueError) as exc:  # such as no folder at all for its fonts' cache
+    except (OSError, RuntimeError, ValueError) as exc:  # such as no folder for its font cache
         raise RondoError(f"--output: matplotlib does not start: {exc}", exit_code=EX_UNAVAILABLE) from exc
     return matplotlib
 
 
 @contextmanager
 def _without_settings() -> Iterator[None]:
-    """A place in which matplotlib, while it is imported, finds no matplotlibrc and no backend.
+    """While entered, importing matplotlib finds no matplotlibrc and no backend.
 
-    It looks into the working folder before all others.
+    It looks into the working folder first, so that is changed too.
     """
     settings = {name: os.environ.pop(name, None) for name in ("MATPLOTLIBRC", "MPLBACKEND")}
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)

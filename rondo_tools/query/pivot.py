@@ -1,7 +1,7 @@
 """A table with a column for each series, and a row for each time: for spreadsheets.
 
-Strategy: the columns come lined up (`lineup`), so that all of a step stands in one row; they are held in
-memory, and rows are put together some thousands at a time. A series of several lives has a column for each.
+Strategy: the curves are aligned (`lineup`), so that all values of a step are in one row. They are held in
+memory, and rows are made some thousands at a time. A series of several lives has a column for each life.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rondo_tools.query.group import SESSION
 from rondo_tools.query.names import word
 from rondo_tools.query.output import format_number, make_utf8
 
-_ROWS = 4096  # that are put together at a time
-_WIDTH = 8  # of the narrowest column of a table
+_ROWS = 4096  # made at a time
+_WIDTH = 8  # of the narrowest column in a table
 
 
 def write(out: TextIO, format: str, face: Face, curves: Sequence[Curve]) -> int:
-    """Write `curves`, in steps of one length, as a table or as csv. Returns how many values there were."""
+    """Write `curves`, in steps of one length, as a table or as csv. Returns the number of values."""
     names = ["time", *column_names(curves, face)]
     if format == "csv":
         make_utf8(out)
@@ -44,7 +44,7 @@ def write(out: TextIO, format: str, face: Face, curves: Sequence[Curve]) -> int:
 
 
 def column_names(curves: Sequence[Curve], face: Face) -> list[str]:
-    """The series, with the session as one more label where a series comes more than once."""
+    """The series, with the session as one more label if a series appears more than once."""
     often = Counter(curve.name for curve in curves)
     names = []
     for curve in curves:

@@ -1,9 +1,9 @@
-"""Curves drawn in the terminal, with plotext (the extra `plot`).
+"""Draws curves in the terminal, with plotext (the extra `plot`).
 
-Strategy: plotext draws the canvas; ticks on round times and round values, and the legend below, are
-ours, because its legend covers the curves. In colour all curves are fine lines; without, each is
-drawn with a letter of its own. A line breaks where values are missing. Where the output's encoding
-has no such lines, all of it is ASCII: the letters, and a frame of ``-``, ``|`` and ``+``.
+Strategy: plotext draws the canvas; the ticks at round times and values, and the legend below, are our own,
+because plotext's legend covers the curves. In colour all curves are fine lines; without colour, each is
+drawn with its own letter. A line breaks where values are missing. If the output's encoding lacks these
+lines, everything is ASCII: the letters, and a frame of ``-``, ``|`` and ``+``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SINCE_BIRTH = "since each session began"
 
 _LINES = "─│┌┐└┘├┤┬┴┼"
 _ASCII = str.maketrans(_LINES, "-|+++++++++")
-_FINE = "⣿━"  # what curves, and the legend, are drawn with in colour
+_FINE = "⣿━"  # the characters of curves, and of the legend, in colour
 _COLORS = ("blue+", "orange", "green+", "red+", "magenta+", "cyan+", "gold", "white", "gray+")
 _SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
 _STEPS = (
@@ -42,7 +42,7 @@ _STEPS = (
 
 
 def check(width: int, height: int) -> None:
-    """Raises UsageError for a size that cannot be drawn."""
+    """Raises UsageError for an invalid size."""
     if not (MIN_WIDTH <= width <= MAX_SIZE and MIN_HEIGHT <= height <= MAX_SIZE):
         raise UsageError(
             f"--width and --height: a plot needs {MIN_WIDTH} x {MIN_HEIGHT} characters, "
@@ -60,10 +60,9 @@ def draw(
     rate: bool = False,
     face: Face = UTC,
 ) -> None:
-    """Draw `curves`, MAX_CURVES at most, on `width` x `height` characters of `out`, the legend included where
-    there is room.
+    """Draw at most MAX_CURVES `curves` on `width` x `height` characters of `out`, with the legend if it fits.
 
-    Raises UsageError for too small a picture, RondoError (EX_UNAVAILABLE) without plotext.
+    Raises UsageError if the size is too small, RondoError (EX_UNAVAILABLE) without plotext.
     """
     check(width, height)
     plotext = _plotext()
@@ -74,7 +73,7 @@ def draw(
     scale = _scale(bottom, top)
     legend = []
     plotext.clear_figure()
-    plotext.limit_size(False, False)  # to its own idea of the terminal
+    plotext.limit_size(False, False)  # to its own measure of the terminal
     plotext.plotsize(width, max(MIN_HEIGHT, height - len(curves) - 1))
     plotext.theme("clear")
     for number, ((t_ms, values), label) in enumerate(zip(lines, labels(curves, face), strict=True)):
@@ -97,7 +96,7 @@ def draw(
 
 
 def wants_color(out: TextIO) -> bool:
-    """Colour is for a terminal that knows it, unless NO_COLOR (no-color.org) says otherwise."""
+    """Whether `out` is a terminal with colours, and NO_COLOR (no-color.org) is not set."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -118,14 +117,14 @@ def _plotext() -> Any:
 
 
 def line(curve: Curve) -> tuple[Times, Values]:
-    """The points to draw, with a NaN, where the line breaks, for each gap in time and each infinity."""
+    """The points to draw; each gap in time and each infinity is a NaN, which breaks the line."""
     values = np.where(np.isfinite(curve.values), curve.values, np.nan)
     gaps = np.flatnonzero(np.diff(curve.t_ms) > 2 * curve.step_ms) + 1
     return np.insert(curve.t_ms, gaps, curve.t_ms[gaps - 1] + 1), np.insert(values, gaps, np.nan)
 
 
 def labels(curves: Sequence[Curve], face: Face = UTC) -> list[str]:
-    """The series, and the session's start where one series is drawn of more than one session."""
+    """The series, with the session's start if a series of several sessions is drawn."""
     names = Counter(curve.name for curve in curves)
     shown = face._replace(elapsed=False).time
     return [
@@ -144,10 +143,10 @@ def _extent(arrays: Sequence[Times] | Sequence[Values]) -> tuple[float, float]:
 
 
 def time_ticks(low: int, high: int, most: int, face: Face) -> tuple[list[int], list[str]]:
-    """At most `most` moments on round times between `low` and `high` (ms); `low` if there are none."""
+    """At most `most` round times between `low` and `high` (ms); `low` if there are none."""
     coarsest = -(-(high - low + 1) // (most * _STEPS[-1])) * _STEPS[-1]
     step = next((step for step in _STEPS if (high - low) // step < most), coarsest)
-    ahead = face.ahead_ms(low)  # of UTC: where it changes within the picture, later times are not so round
+    ahead = face.ahead_ms(low)  # of UTC; if it changes within the plot, later times are less round
     ticks = list(range(-(-(low + ahead) // step) * step - ahead, high + 1, step)) or [low]
     if face.elapsed:
         return ticks, [str(timedelta(seconds=tick // 1000)) for tick in ticks]
@@ -164,15 +163,15 @@ def _time_label(low: int, high: int, face: Face) -> str:
 
 
 def _scale(low: float, high: float) -> float:
-    """What to multiply by, so that sums and differences of the values do not overflow, or vanish."""
+    """A factor with which sums and differences of the values do not overflow or vanish."""
     largest = max(abs(low), abs(high))
     return 1e-100 if largest > 1e300 else 1e100 if 0 < largest < 1e-290 else 1.0
 
 
 def _value_ticks(low: float, high: float, scale: float) -> tuple[list[float], list[str]]:
-    """About five round values between `low` and `high`, in thousands, millions ... where they are large.
+    """About five round values between `low` and `high`, and their labels: 1.5M for large ones.
 
-    What they are called is without `scale`.
+    The labels are without `scale`.
     """
     if low == high:
         return [low], [_short(low / scale)]
@@ -185,7 +184,7 @@ def _value_ticks(low: float, high: float, scale: float) -> tuple[list[float], li
 
 
 def _short(value: float) -> str:
-    """``1.5M``: six digits at most; what is larger than a prefix can say, in powers of ten."""
+    """``1.5M``: at most six digits; values too large for a prefix as powers of ten."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if size <= abs(value) < 1e15:
             return f"{value / size:.6g}{prefix}"

@@ -1,9 +1,9 @@
-"""A stored session as the stream it came from: headers, all ticks that are still there, and its end.
+"""Turns stored sessions back into a stream: headers, all ticks that the store still has, and ends.
 
-Strategy: whole messages, one session after another, so that what reads it may stop anywhere and be
-given all of it again. Of a session of which no tick is left nobody knows the series: it has no stream.
-Where the series changed, a header says so, as its producer's did. What only
-the coarser tiers still hold is no tick, and is not in it; how much that is, is counted.
+Strategy: write whole messages, one session after another, so that a reader may stop anywhere and get the
+whole stream again. The series of a session without ticks are not known, so it has no stream. If the series
+changed, another header follows, as from its producer. Rows that only the coarser tiers have are no ticks;
+they are left out and counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def messages(sessions: Sequence[Session], damage: Damage) -> Iterator[bytes]:
-    """The stream of `sessions`, a piece for each that can be read; then what it left out is logged."""
+    """The stream of `sessions`, a piece for each readable one; at the end, logs what is left out."""
     missing = incomplete = 0
     for session in sessions:
         pieces: list[bytes] = []
@@ -44,8 +44,8 @@ def messages(sessions: Sequence[Session], damage: Damage) -> Iterator[bytes]:
         yield b"".join(pieces)
     if missing:
         log.warning(
-            "left out: %s of %s, older than the last ten minutes; of these there are coarser rows at most, "
-            "which are no stream",
+            "left out: %s of %s, older than the last ten minutes; the store has at most coarser rows of "
+            "these, which are not in a stream",
             counted(missing, "tick"),
             counted(incomplete, "session"),
         )

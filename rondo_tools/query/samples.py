@@ -1,4 +1,4 @@
-"""The samples that `read` and `export` print: what is asked for, in the shape that is asked for."""
+"""Prints the samples of `read` and `export`, in the format of the flags."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rondo_tools.query.output import SampleWriter
 def write(
     out: TextIO, format: str, matches: Sequence[Match], reader: CurveReader, flags: dict[str, Any]
 ) -> int:
-    """Write the samples of `matches` as table, csv or json. Returns how many there were."""
+    """Write the samples of `matches` as table, csv or json. Returns their number."""
     if flags["pivot"] and format == "json":
         raise UsageError("--pivot makes a table or CSV: add --format csv")
     face = share.face(out, {**flags, "format": format})._replace(elapsed=flags["since_birth"])

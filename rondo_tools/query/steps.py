@@ -1,11 +1,11 @@
-"""Steps: stretches of time of one length, for which values of any times are made comparable.
+"""Steps: periods of equal length, to which values at any times are rolled up, so that they can be combined.
 
-Strategy: ticks of VMs fall on different milliseconds, and rows of sessions may come from different tiers.
-So time is cut into steps of one length, from multiples of it on (UTC), and a series is rolled up to them as
-the store rolls up a coarse tier: a step holds the last value in it of a counter, and the average, the least
-or the greatest of a gauge. NaN is no value; a step without a value is left out.
+Strategy: ticks of VMs have different milliseconds, and rows of sessions may come from different tiers. So
+time is divided into steps of one length, at multiples of it (UTC), and a series is rolled up to them like
+the store rolls up a coarse tier: a step has a counter's last value in it, and the average, the least or the
+greatest value of a gauge. NaN is no value; a step without a value is left out.
 
-Pure. Times are in ms, ascending; what is returned is the beginning of each step.
+Pure. Times are in ms, ascending; the returned times are the beginnings of steps.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Values = npt.NDArray[np.float64]
 
 
 def common_step_ms(tier_ms: int, intervals_ms: Iterable[int]) -> int:
-    """The shortest step in which every session has a row: each `tier_ms`, or in tier 0, where that is 0,
-    each interval of its own.
+    """The shortest step in which every session has a row: it has one every `tier_ms`, or in tier 0, where
+    that is 0, at its own interval.
 
-    A VM that ticks each 10 s would be in one of ten steps of a second, and a sum would jump.
+    With steps of a second, a VM that ticks every 10 s would be in every tenth, and a sum would jump.
     """
     longest_ms = max(intervals_ms, default=1)
     return -(-longest_ms // tier_ms) * tier_ms if tier_ms else longest_ms
 
 
 def lasts(t_ms: Times, values: Values, step_ms: int) -> tuple[Times, Values]:
-    """The last value in each step, and its own time."""
+    """The last value in each step, and its time."""
     t_ms, values = _there(t_ms, values)
     step = t_ms // step_ms
     is_last = np.append(step[1:] != step[:-1], True)[: t_ms.size]
@@ -45,7 +45,7 @@ def rolled_up(t_ms: Times, values: Values, step_ms: int, aggregate: str) -> tupl
     if begins.size < t_ms.size:
         counts = np.diff(begins, append=t_ms.size)
         with np.errstate(all="ignore"):  # infinities
-            if aggregate == "avg":  # the sum is made in time order, as the store makes it
+            if aggregate == "avg":  # summed in time order, as in the store
                 values = np.bincount(np.repeat(np.arange(begins.size), counts), weights=values) / counts
             elif aggregate == "last":
                 values = values[begins + counts - 1]

@@ -1,10 +1,9 @@
 """The tail: ticks of running sessions, as they arrive.
 
-Strategy: the store tells nobody that a tick has come, so it is looked at again and again, and each
-look gets what has come since the one before. A session is followed from the first look, if it is
-running then, until it has ended or fallen silent; should it come back while others are followed, it
-goes on. With `new`, those that begin later are followed too, from their first tick, and silent ones
-are waited for.
+Strategy: the store notifies no reader of a new tick, so the tail looks at it repeatedly, and each look gets
+the news since the one before. A session that runs at the first look is followed until it has ended or is
+silent; if it comes back while others are followed, it continues. With `new`, sessions that begin later are
+followed too, from their first tick, and the tail waits for silent ones.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Key = tuple[str, int]  # instance, start
 
 
 class Life(NamedTuple):
-    """The session that a line is of."""
+    """The session of a line."""
 
     instance: str
     start_ms: int
@@ -56,50 +55,50 @@ class Line(NamedTuple):
 
 
 class _Followed:
-    """One session: which of its series, up to when it was told, and what its counters were then."""
+    """A followed session: its selected series, its last shown tick, and its counters at that tick."""
 
     def __init__(self, life: Life, selector: Selector) -> None:
-        """`selector` is for names and labels of series."""
+        """`selector` matches names and labels of series."""
         self.life = life
-        self.told_ms = 0
+        self.shown_ms = 0
         self.is_silent = False
         self.is_over = False
         self._selector = selector
-        self._before: dict[Series, tuple[int, float]] = {}  # of each series, its last value and when
+        self._before: dict[Series, tuple[int, float]] = {}  # the time and last value of each series
 
     def lines(self, series: tuple[Series, ...], t_ms: Times, values: Values, *, rate: bool) -> list[Line]:
-        """A line for each tick that was not told yet; none if no series is meant."""
-        late = t_ms > self.told_ms
+        """A line for each tick after the last shown one; none if no series matches."""
+        late = t_ms > self.shown_ms
         numbers = matching_series(series, self._selector)
         t_ms, values = t_ms[late], values[late][:, list(numbers)]
         if not t_ms.size:
             return []
-        self.told_ms = int(t_ms[-1])
+        self.shown_ms = int(t_ms[-1])
         if not numbers:
             return []
         series = tuple(series[number] for number in numbers)
         if rate:
             values = self._rates(series, t_ms, values)
         return [
-            Line(self.life, each_ms, series, told)
-            for each_ms, told in zip(t_ms.tolist(), values.tolist(), strict=True)
+            Line(self.life, each_ms, series, each)
+            for each_ms, each in zip(t_ms.tolist(), values.tolist(), strict=True)
         ]
 
     def _rates(self, series: tuple[Series, ...], t_ms: Times, values: Values) -> Values:
-        """The rate at each tick since the value before it, NaN where there is no value, or none before."""
-        told = np.full(values.shape, np.nan)
+        """The rate at each tick since the previous value, NaN without a value or a previous one."""
+        found = np.full(values.shape, np.nan)
         for column, one in enumerate(series):
             there = ~np.isnan(values[:, column])
             before_ms, before = self._before.get(one, (0, np.nan))
             times = np.concatenate(([before_ms], t_ms[there]))
             counts = np.concatenate(([before], values[there, column]))
-            told[there, column] = rates(times, counts)
+            found[there, column] = rates(times, counts)
             self._before[one] = int(times[-1]), float(counts[-1])
-        return told
+        return found
 
 
 class Tail:
-    """Follows the sessions of `store` that have series which `selector` means."""
+    """Follows the sessions of `store` with series that match `selector`."""
 
     def __init__(
         self,
@@ -111,7 +110,7 @@ class Tail:
         new: bool = False,
         face: Face = UTC,
     ) -> None:
-        """`lines` is how many ticks of the past each session begins with, `face` that of what is logged."""
+        """Each session begins with `lines` past ticks; `face` is the format of times in the log."""
         self._store = store
         self._selector = selector
         self._lines = lines
@@ -124,16 +123,16 @@ class Tail:
 
     @property
     def sessions(self) -> list[Life]:
-        """Those that are followed now."""
+        """The sessions that are followed now."""
         return [followed.life for followed in self._followed.values() if not followed.is_over]
 
     @property
     def is_over(self) -> bool:
-        """Nothing is followed any more, and nothing will be."""
+        """Whether no session is or will be followed."""
         return not self._new and not self.sessions
 
     def look(self, now_ms: int) -> list[Line]:
-        """The ticks that have come since the last look, in time order."""
+        """The ticks since the last look, in time order."""
         if self._is_first:
             self._is_first = False
             lines = [line for session in self._store.recent() for line in self._begin(session, now_ms)]
@@ -146,7 +145,7 @@ class Tail:
         return sorted(lines, key=lambda line: (line.t_ms, line.session.key))
 
     def _begin(self, session: Session, now_ms: int) -> list[Line]:
-        """Follow a session of the first look, if it is running."""
+        """Follow a session of the first look if it is running."""
         if state(session, now_ms - (session.last_ms or session.start_ms)) != RUNNING:
             return []
         if not matching(session, self._selector):
@@ -154,7 +153,7 @@ class Tail:
         return self._last_lines(session)
 
     def last(self, sessions: Iterable[Session]) -> list[Line]:
-        """The last ticks of the newest of these sessions of each instance, running or over, in time order."""
+        """The last ticks of each instance's newest session, running or ended, in time order."""
         newest: dict[str, Session] = {}
         for session in sessions:
             if session.instance not in newest or session.start_ms > newest[session.instance].start_ms:
@@ -163,21 +162,21 @@ class Tail:
         return sorted(lines, key=lambda line: (line.t_ms, line.session.key))
 
     def _last_lines(self, session: Session) -> list[Line]:
-        """From now on the session is followed."""
+        """Follow a session, and return its last ticks."""
         followed = self._follow(session)
         if followed is None:
             return []
-        told: list[Line] = []
+        found: list[Line] = []
         try:
             for run in self._past(session):
-                told += followed.lines(run.schema.series, run.t_ms, run.values, rate=self._rate)
+                found += followed.lines(run.schema.series, run.t_ms, run.values, rate=self._rate)
         except StoreError as exc:
             self.damage.unread(session, exc)
-        followed.told_ms = session.last_ms
-        return told[max(len(told) - self._lines, 0) :]
+        followed.shown_ms = session.last_ms
+        return found[max(len(found) - self._lines, 0) :]
 
     def _past(self, session: Session) -> list[Part]:
-        """The last ticks of a session, one more than are shown at least, if there are so many."""
+        """The last ticks of a session, at least one more than are shown, if there are as many."""
         wanted = self._lines + 1
         runs = list(session.runs(session.last_ms - (wanted + 1) * session.interval_ms))
         is_enough = sum(run.t_ms.size for run in runs) >= min(wanted, session.ticks)
@@ -187,15 +186,15 @@ class Tail:
         one, series = arrival.session, arrival.series
         followed = self._followed.get(one.key)
         if followed is None and self._new:
-            # One that has begun since the last look is told from its first tick.
+            # A session that began since the last look is shown from its first tick.
             rest = rest_of(self._selector, one.instance, one.labels)
             if rest is not None and matching_series(series, rest):
                 followed = self._follow(one)
         if followed is None:
             return []
-        before_ms = followed.told_ms
+        before_ms = followed.shown_ms
         lines = followed.lines(series, arrival.t_ms, arrival.values, rate=self._rate)
-        if followed.told_ms > before_ms:
+        if followed.shown_ms > before_ms:
             followed.is_over = False  # it was lost or silent, and has come back
         return lines
 
@@ -210,7 +209,7 @@ class Tail:
     def _end(self, ending: Ending) -> None:
         key, end = ending.session.key, ending.end
         followed = self._followed.get(key)
-        if followed is None or followed.told_ms > ending.last_ms:  # a later tick has undone it
+        if followed is None or followed.shown_ms > ending.last_ms:  # a later tick has undone the end
             return
         log.info("%s: %s at %s", _name(followed), end.reason, self._face.time(end.t_ms))
         if end.reason == LOST and not self._new:
@@ -222,9 +221,9 @@ class Tail:
         for followed in self._followed.values():
             if followed.is_over:
                 continue
-            now = running_or_silent(followed.life.interval_ms, now_ms - followed.told_ms)
+            now = running_or_silent(followed.life.interval_ms, now_ms - followed.shown_ms)
             if now == SILENT and not followed.is_silent:
-                log.info("%s: silent since %s", _name(followed), self._face.time(followed.told_ms))
+                log.info("%s: silent since %s", _name(followed), self._face.time(followed.shown_ms))
             followed.is_silent = now == SILENT
             followed.is_over = now == SILENT and not self._new
 

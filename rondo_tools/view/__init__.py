@@ -1,1 +1,1 @@
-"""What those who show a store to people share: the fleet of VMs now, and the state of each delivery."""
+"""Shared by the tools that show a store to people: the fleet of VMs, the store's health, its deliveries."""

@@ -1,8 +1,7 @@
-"""The last stretch of time of many rows, in buckets: what was counted in each, and over how long.
+"""Sums of many rows over a sliding range of time, in buckets: the increase in each, and its duration.
 
-Strategy: a ring of buckets for each row; a bucket knows which stretch of time it holds, so one that was
-not written to since is old, and nothing has to be cleared as time goes on. All is done for all rows at
-once.
+Strategy: each row has a ring of buckets. A bucket has the number of its time slot, so an old one is
+recognized, and nothing has to be cleared as time passes. All rows are processed at once.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ Values = npt.NDArray[np.float64]
 
 
 class Sums(NamedTuple):
-    """Of some rows over the range: what counters grew by and the mean of gauges (NaN without a value); and
-    for each bucket the increase of one counter a second, NaN where nothing was counted. `newest` is the
-    number of the last bucket, counted since 1970."""
+    """Sums of rows over the range: the increase of counters and the mean of gauges (NaN without a value);
+    and for each bucket the increase of one counter per second, NaN without a tick. `newest` is the number
+    of the last bucket, counted since 1970."""
 
     increase: Values  # (rows, COUNTERS)
     mean: Values  # (rows, GAUGES)
@@ -33,22 +32,22 @@ class Sums(NamedTuple):
 
 
 class Buckets:
-    """`bucket_ms` is how long each of BUCKETS is."""
+    """`bucket_ms` is the length of each of BUCKETS."""
 
     def __init__(self, bucket_ms: int) -> None:
         self.bucket_ms = bucket_ms
-        self._holds = np.full((0, BUCKETS), _NEVER)  # which stretch of time
+        self._holds = np.full((0, BUCKETS), _NEVER)  # the number of the time slot
         self._ms = np.zeros((0, BUCKETS), np.int64)
         self._increase = np.zeros((0, BUCKETS, len(COUNTERS)))
         self._gauge = np.zeros((0, BUCKETS, len(GAUGES)))
         self._gauge_ms = np.zeros((0, BUCKETS, len(GAUGES)))
 
     def bucket(self, t_ms: Numbers | int) -> Numbers:
-        """The bucket of a tick, which tells of the time before it."""
+        """The number of a tick's bucket; a tick counts for the time before it."""
         return np.asarray((np.asarray(t_ms, np.int64) - 1) // self.bucket_ms)
 
     def grow(self, rows: int) -> None:
-        """Have room for so many rows."""
+        """Grow to `rows` rows."""
         more = rows - len(self._holds)
         self._holds = np.concatenate((self._holds, np.full((more, BUCKETS), _NEVER)))
         self._ms = _grown(self._ms, more)
@@ -57,7 +56,7 @@ class Buckets:
         self._gauge_ms = _grown(self._gauge_ms, more)
 
     def clear(self, row: int) -> None:
-        """The row is given to another."""
+        """Clear a row before its reuse."""
         self._holds[row] = _NEVER
 
     def add(self, rows: Numbers, t_ms: Numbers, took_ms: Numbers, increase: Values, gauge: Values) -> None:
@@ -82,13 +81,13 @@ class Buckets:
         np.add.at(self._gauge_ms.reshape(len(holds), -1), place, weight)
 
     def sums(self, rows: Numbers, now_ms: int, spark_of: int) -> Sums:
-        """Of the BUCKETS up to `now_ms`; `spark_of` is the number of a counter."""
+        """The sums of the BUCKETS up to `now_ms`; `spark_of` is the number of a counter."""
         newest = int(self.bucket(now_ms))
         wanted = np.arange(newest - BUCKETS + 1, newest + 1)
         slot = wanted % BUCKETS
         there = self._holds[rows[:, np.newaxis], slot] == wanted
         ms = np.where(there, self._ms[rows[:, np.newaxis], slot], 0)
-        # A contraction of all measures at once: `there` picks the buckets.
+        # A contraction of all measures at once: `there` selects the buckets.
         mask = np.zeros((rows.size, BUCKETS))
         mask[:, slot] = there
         gauge_ms = np.einsum("rb,rbg->rg", mask, self._gauge_ms[rows])

@@ -1,4 +1,4 @@
-"""Text in the cells of a terminal: its width, cut and filled to a width; numbers in a few cells; styles."""
+"""Text in the cells of a terminal: its width, cut or padded to a width; numbers in a few cells; styles."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _LETTERS = ("", "k", "M", "G", "T", "P", "E")
 
 
 def style_of(state: str) -> str:
-    """Of a session that runs, or of none: as it is; of one that ended well none that shouts."""
+    """The style of a state: none while it runs, dim after a normal end, a colour for trouble."""
     if state in (RUNNING, ""):
         return ""
     return YELLOW if state == SILENT else RED if state in _BAD_ENDS else DIM
 
 
 def width(text: str) -> int:
-    """How many cells a printable text takes."""
+    """The number of cells of a printable text."""
     return len(text) if text.isascii() else sum(map(_width, text))
 
 
 def fit(text: str, size: int, *, right: bool = False, mark: str = "~") -> str:
-    """`text` in exactly `size` cells: filled, or cut, which a `mark` of one cell at the end says."""
+    """`text` in exactly `size` cells: padded, or cut, with a `mark` of one cell at the end."""
     missing = size - width(text)
     if missing < 0:
-        taken, room = [], size - 1
+        taken, left = [], size - 1
         for char in text:
-            room -= _width(char)
-            if room < 0:
+            left -= _width(char)
+            if left < 0:
                 break
             taken.append(char)
         text = "".join(taken) + mark if size > 0 else ""
@@ -60,11 +60,11 @@ def amount(value: float, base: int = 1000) -> str:
             is_small = abs(value) < 9.95 and (letter or value != round(value))
             return f"{value:.1f}{letter}" if is_small else f"{value:.0f}{letter}"
         value /= base
-    raise AssertionError("the last letter takes all that is left")
+    raise AssertionError("the last letter takes all larger values")
 
 
 def bytes_(value: float) -> str:
-    """In powers of 1024, as the memory of a process is told."""
+    """In powers of 1024, as usual for the memory of a process."""
     return amount(value, 1024)
 
 
@@ -89,7 +89,7 @@ def latency(ns: float, *, ascii_only: bool = False) -> str:
 
 
 def age(ms: int) -> str:
-    """``45s``, ``12m``, ``7h``, ``12d``: the largest unit of which there are two digits, or seconds."""
+    """``45s``, ``12m``, ``7h``, ``12d``: in one unit, rounded down."""
     total = ms // 1000
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if total >= (2 if unit == "m" else 1) * size:
@@ -98,7 +98,7 @@ def age(ms: int) -> str:
 
 
 def span(ms: int) -> str:
-    """``4.8s``, ``45s``, ``12m05s``, ``7h09m``, ``12d4h``: how long something took, in at most two units."""
+    """``4.8s``, ``45s``, ``12m05s``, ``7h09m``, ``12d4h``: a duration in at most two units."""
     if ms < 9_950:
         return f"{ms / 1000:.1f}s"
     total = ms // 1000
@@ -119,10 +119,10 @@ def ago(ms: int) -> str:
 
 
 def sparkline(values: Sequence[float], newest: int, size: int, blocks: str) -> str:
-    """The values in at most `size` cells, the newest last; a blank where nothing is known.
+    """The values in at most `size` cells, the newest last; a blank for an unknown value.
 
-    A cell may stand for several values, and shows the greatest of them. Which ones go together is decided
-    by their numbers, of which the last is `newest`: so a line moves on as time does, and keeps its shape.
+    A cell may have several values, and shows the greatest. The numbers of the values, of which the last is
+    `newest`, decide which share a cell: so the line moves with time and keeps its shape.
     """
     step = -(-len(values) // max(size, 1))
     first = (len(values) - (newest + 1) % step) % step

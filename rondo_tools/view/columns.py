@@ -1,7 +1,7 @@
-"""Ticks of many sessions as columns: put in order, and made into rates and means.
+"""Ticks of many sessions as columns: sorts them, and computes rates and means.
 
-Strategy: pure functions of arrays. `which` is the number of the session of each tick, ascending, and
-`first` the place of each session's first tick.
+Strategy: pure functions of arrays. `which` is the session number of each tick, ascending, and `first` the
+index of each session's first tick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rondo_tools.view.buckets import Numbers, Values
 
 
 def in_order(parts: list[tuple[Schema, Rows]]) -> Iterator[tuple[Schema, Rows]]:
-    """Rows of some schemas so that those of each session come in time order."""
+    """Rows of several schemas, so that those of each session are in time order."""
     of_schema: dict[Schema, list[npt.NDArray[np.uint32]]] = {}
     for schema, rows in parts:
         of_schema.setdefault(schema, []).append(rows["session"])
@@ -27,7 +27,7 @@ def in_order(parts: list[tuple[Schema, Rows]]) -> Iterator[tuple[Schema, Rows]]:
         ),
         return_counts=True,
     )
-    changed = found[counts > 1]  # few, and each by itself
+    changed = found[counts > 1]  # few, and each is sorted separately
     for schema, rows in parts:
         yield schema, rows[~np.isin(rows["session"], changed)] if changed.size else rows
     for number in changed.tolist():
@@ -44,7 +44,7 @@ def in_order(parts: list[tuple[Schema, Rows]]) -> Iterator[tuple[Schema, Rows]]:
 def rates(
     grew: Values, took_ms: Numbers, latest: npt.NDArray[np.bool_], which: Numbers, first: Numbers
 ) -> Values:
-    """What each VM's counters grew by, a second, over its latest ticks; NaN where nothing is known."""
+    """The increase per second of each VM's counters over its latest ticks; NaN if it is not known."""
     total = np.add.reduceat(np.where(latest[:, np.newaxis], grew, 0), first)
     ms = np.bincount(which, weights=np.where(latest, took_ms, 0))
     return np.asarray(total * 1000 / np.where(ms > 0, ms, np.nan)[:, np.newaxis])

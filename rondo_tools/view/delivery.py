@@ -1,8 +1,8 @@
-"""How far each delivery of a store has come, and what it costs.
+"""The progress of each delivery of a store, and the journals it keeps.
 
-Strategy: nothing is locked or written. A delivery is as far behind as the oldest tick is old that it has
-not dealt with; where journals cannot tell, because it is one of a coarser tier or its journals are gone,
-as the newest tick that it has delivered. Which journals stay for a cursor is the store's own rule.
+Strategy: lock and write nothing. A delivery is behind by the age of the oldest tick that it has not handled
+yet. If the journals do not have that tick, because the delivery reads a coarser tier or its journals are
+gone, it is the age of the newest delivered tick. The store's own rule decides which journals a cursor keeps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rondo_tools.view.table import iso, seconds
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Journals that stay for a cursor: how many, their bytes, and when the oldest of them was closed."""
+    """The journals that a cursor keeps: their number, their bytes, and when the oldest of them was closed."""
 
     journals: int
     bytes: int
@@ -37,10 +37,10 @@ class Held:
 
 
 class Delivery(NamedTuple):
-    """`delivered_ms` is the newest tick that it has delivered, 0: none. `behind_ms` is the age of the oldest
-    that it has not, 0 where it has all, None where that is not known; `instance` is whose that tick is.
-    `rejected` are samples that the endpoint refused, as far as their file reaches back. `error` says why
-    the cursor cannot be read."""
+    """One delivery. `delivered_ms` is its newest delivered tick, 0 if there is none. `behind_ms` is the age
+    of the oldest undelivered tick, 0 if there is none, None if it is not known; `instance` is the tick's
+    instance. `rejected` counts refused samples, as far as their file reaches back. `error` is the reason
+    why the cursor cannot be read."""
 
     cursor: str
     state: str
@@ -54,7 +54,7 @@ class Delivery(NamedTuple):
 
 
 def deliveries(opened: OpenedStore, now_ms: int) -> list[Delivery]:
-    """Of each cursor, by name. Raises StoreError."""
+    """The deliveries of all cursors, by name. Raises StoreError."""
     state, store = opened.state(), Store(opened.path)
     found = []
     for one in find_cursors(opened.layout, opened.store_id):
@@ -94,7 +94,7 @@ def _behind(
 
 
 def held(store: OpenedStore, state: State, cursor: CursorPosition, now_ms: int) -> Held:
-    """What stays for a cursor. For one that is not active, nothing does."""
+    """The journals that a cursor keeps; none if it is not active."""
     if not cursor.is_active(now_ms):
         return Held(0, 0, 0)
     numbers = [n for n in may_stay(state.journals, store.tiers, now_ms) if n >= cursor.journal]
@@ -103,7 +103,7 @@ def held(store: OpenedStore, state: State, cursor: CursorPosition, now_ms: int) 
 
 
 def _undelivered_bytes(store: OpenedStore, state: State, progress: Progress) -> int:
-    """What is written to the tier that the cursor delivers, and behind it."""
+    """The bytes in the cursor's tier after the cursor's position."""
     folder = tier_name(progress.tier)
     if progress.tier:
         sizes = {number: file.length for number, file in state.files.get(folder, {}).items()}
@@ -123,7 +123,7 @@ def _size(store: OpenedStore, folder: str, number: int) -> int:
     try:
         return store.layout.file(folder, number).stat().st_size
     except OSError:
-        return 0  # it went meanwhile
+        return 0  # it was removed meanwhile
 
 
 def _rejected(layout: Layout, cursor: str) -> int:
@@ -135,7 +135,7 @@ def _rejected(layout: Layout, cursor: str) -> int:
 
 
 def _counts(path: Path) -> Iterator[int]:
-    """The samples of each line; lines that say nothing of the kind are passed over."""
+    """The number of samples in each line; lines without one are skipped."""
     try:
         with path.open("rb") as file:
             for line in file:
@@ -148,7 +148,7 @@ def _counts(path: Path) -> Iterator[int]:
 
 
 def columns_of(found: Sequence[Delivery]) -> dict[str, list[Any]]:
-    """What is told of deliveries, by name."""
+    """The table of deliveries, by column."""
     return {
         "cursor": [one.cursor for one in found],
         "state": [one.state for one in found],

@@ -1,13 +1,13 @@
-"""The fleet: every VM of a store and what it does now, kept up to date look by look.
+"""The fleet: every VM of a store and its current measures, updated with each look.
 
-Strategy: the first look reads the ticks of the range, each later one those that have come since; so its
-cost depends on what happened, not on what the store holds. A session has a row, or one for each value of a
-label that its series have. Rows that came in one look are processed together, as columns. Increases of
-counters are taken of each series by itself, so that one that begins anew or goes away harms no sum.
+Strategy: the first look reads the ticks of the range, each later one the new ticks. So its cost depends on
+the news, not on the size of the store. A session has a row, or one for each value of a label of its series.
+Rows of one look are processed together, as columns. The increase of each counter is computed by itself, so
+that a counter that restarts or disappears does not distort a sum.
 
-The range is cut into buckets (`buckets`): by default a minute in seconds. Where it is longer than the
-journals reach back, it begins with rows of a coarse tier. A VM that has ended stays for as long as the
-range; of very many the oldest go earlier.
+The range is divided into buckets (`buckets`): by default a minute into seconds. If it is longer than the
+journals reach back, it begins with rows of a coarse tier. An ended VM is kept for the range; if there are
+very many, the oldest are dropped earlier.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from rondo_tools.view.measures import MEASURES, Part, Plan, make_plan
 from rondo_tools.view.state import SILENT, running_or_silent
 
 MINUTE_MS = 60_000
-_NOW_MS = 1000  # what the latest ticks tell is taken over this long
-_MARGIN_MS = 10_000  # before the range: its first tick has an increase since the one before
+_NOW_MS = 1000  # current rates are taken over the latest ticks of this length
+_MARGIN_MS = 10_000  # before the range: the increase of its first tick needs the tick before
 _MOST_ENDED = 10_000
 _MOST_PLANS = 1024
 _MORE_ROWS = 256
@@ -54,9 +54,9 @@ class VM:
         self.instance, self.start_ms = one.instance, one.start_ms
         self.interval_ms, self.labels = one.interval_ms, one.labels
         self.rest = rest  # of the selector, for its series
-        self.last_ms = 0  # its newest tick that was taken
+        self.last_ms = 0  # its newest processed tick
         self.plan: Plan | None = None
-        self.before: Values | None = None  # the counters then, in the plan's order
+        self.before: Values | None = None  # the counters at that tick, in the plan's order
         self.rows: dict[str, int] = {}
         self.reason: str | None = None
         self.end_ms = 0
@@ -67,10 +67,10 @@ class VM:
 
 
 class View(NamedTuple):
-    """What a look found: a place in these columns for each row of the fleet.
+    """The result of a look: columns with an entry for each row of the fleet.
 
-    `now` (n, MEASURES) are the rates and gauges at the last tick, NaN where there is no value; of one
-    that is silent there is none. `sums` are those of the range.
+    `now` (n, MEASURES) has the rates and gauges at the last tick, NaN without a value or for a silent VM.
+    `sums` are the sums of the range.
     """
 
     now_ms: int
@@ -78,19 +78,18 @@ class View(NamedTuple):
     values: list[str]  # of the label, if one was asked for
     states: list[str]
     now: Values
-    known: npt.NDArray[np.bool_]  # (n, MEASURES): which of them it has
+    known: npt.NDArray[np.bool_]  # (n, MEASURES): which measures it has
     sums: Sums
     born: int  # sessions that began within the range, and that ended
     ended: int
-    new: list[VM]  # those that came since the last look; at the first one all
-    over: list[VM]  # those that ended since then
+    new: list[VM]  # VMs that appeared since the last look; in the first look all
+    over: list[VM]  # VMs that ended since the last look
 
 
 class Fleet:
-    """The VMs of `store` that have series which `selector` means, as `look` finds them.
+    """The VMs of `store` with series that match `selector`, as `look` finds them.
 
-    `range_ms` is what the sums are over. With `label` a VM has a row for each value that its series have
-    of it.
+    `range_ms` is the range of the sums. With `label` a VM has a row for each value of it in its series.
     """
 
     def __init__(
@@ -115,10 +114,10 @@ class Fleet:
         self._over: list[VM] = []
         self._is_first = True
         self._has_left_out = False
-        self._old_ms = 0  # older ticks are of no use
+        self._old_ms = 0  # older ticks are not needed
 
     def look(self, now_ms: int) -> View:
-        """Take what has come since the last look. Raises StoreError."""
+        """Process the news since the last look. Raises StoreError."""
         self._old_ms = now_ms - self.range_ms
         self._new, self._over = [], []
         if self._is_first:
@@ -157,7 +156,7 @@ class Fleet:
         return found
 
     def _plan(self, vm: VM, series: tuple[Series, ...], schema: Schema | None = None) -> Plan:
-        """The plan for a VM's ticks with these series; from now on it is the VM's."""
+        """The plan for a VM's ticks with these series; makes it the VM's plan."""
         plan = None if schema is None else self._plans.get((schema, vm.rest))
         if plan is None:
             plan = make_plan(series, vm.rest, self._label)
@@ -169,7 +168,7 @@ class Fleet:
             vm.before = _carried_over(vm, plan)
             vm.plan = plan
             for part in plan.parts:
-                row = self._row(vm, part)  # which may make room
+                row = self._row(vm, part)  # may grow the columns
                 self._known[row] |= part.known
         return plan
 
@@ -195,12 +194,12 @@ class Fleet:
         self._now = np.concatenate((self._now, np.full((more, len(MEASURES)), np.nan)))
         self._known = np.concatenate((self._known, np.zeros((more, len(MEASURES)), np.bool_)))
 
-    # --- what comes in -------------------------------------------------------------------------------
+    # --- news ----------------------------------------------------------------------------------------
 
     def _take_rows(
         self, sessions: Mapping[int, SessionRecord], schema: Schema, rows: Rows, tier: int = 0
     ) -> None:
-        """Ticks of many sessions, of one schema, or rows of a coarse tier."""
+        """Process ticks of many sessions, of one schema, or rows of a coarse tier."""
         step_ms = self._store.tiers[tier].interval_ms if tier else 0
         rows = rows[rows["t_ms"] > self._old_ms - max(_MARGIN_MS, step_ms)]
         rows = rows[np.argsort(rows["session"], kind="stable")]
@@ -225,7 +224,7 @@ class Fleet:
                 self._take(plan, vms, size, rows["t_ms"], values, step_ms)
 
     def _take_history(self, tier: int, since_ms: int) -> list[Session]:
-        """Rows of a coarse tier, from before the journals begin. Returns the sessions since then."""
+        """Process rows of a coarse tier, from before the journals begin. Returns the sessions since then."""
         sessions, files = self._store.history(tier, since_ms)
         ended = sorted((one for one in sessions if one.end is not None), key=lambda one: one.last_ms)
         self._leave_out(len(ended) - _MOST_ENDED)
@@ -245,8 +244,8 @@ class Fleet:
     def _take(
         self, plan: Plan, vms: list[VM], size: Numbers, t_ms: Numbers, values: Values, step_ms: int = 0
     ) -> None:
-        """Ticks of `vms`, of which each has so many (`size`), in time order; `step_ms` apart, if not by
-        the VMs' intervals."""
+        """Process ticks of `vms`, in time order; `size` is the number of each VM's ticks. They are `step_ms`
+        apart, or by the VMs' intervals if it is 0."""
         if not plan.parts:
             return
         which = np.repeat(np.arange(len(vms)), size)
@@ -293,7 +292,7 @@ class Fleet:
         vm.reason, vm.end_ms = end.reason, end.t_ms
 
     def _forget_ended(self, now_ms: int) -> None:
-        """Those that ended before the range, those that are no VMs, and the oldest of very many."""
+        """Forget VMs that ended before the range, sessions that are no VMs, and the oldest of very many."""
         ended = sorted(
             (max(vm.end_ms, vm.last_ms), key)
             for key, vm in self._vms.items()
@@ -312,7 +311,7 @@ class Fleet:
             self._has_left_out = True
             log.warning("more than %d VMs ended in the range: the oldest are left out", _MOST_ENDED)
 
-    # --- what is seen --------------------------------------------------------------------------------
+    # --- the view ------------------------------------------------------------------------------------
 
     def _view(self, now_ms: int) -> View:
         found = [(row, owner) for row, owner in enumerate(self._owner) if owner is not None]
@@ -338,9 +337,9 @@ class Fleet:
 
 
 def _before(vms: list[VM], t_ms: Numbers, width: int, step_ms: int) -> tuple[Numbers, Values]:
-    """When each VM's tick before the one at `t_ms` was, and its counters then.
+    """The time of each VM's tick before the one at `t_ms`, and its counters then.
 
-    They are 0 at a session's start. Where the tick before is not known, it counts as the same one.
+    They are 0 at a session's start. If the tick before is not known, the same tick is used.
     """
     before = np.zeros((len(vms), width))
     before_ms = t_ms.copy()
@@ -353,7 +352,7 @@ def _before(vms: list[VM], t_ms: Numbers, width: int, step_ms: int) -> tuple[Num
 
 
 def _carried_over(vm: VM, plan: Plan) -> Values | None:
-    """A VM's counters in the order of another plan; NaN for those that it did not have."""
+    """A VM's counters in the order of another plan; NaN for new ones."""
     if vm.plan is None or vm.before is None:
         return None
     known = dict(zip(vm.plan.series, vm.before.tolist(), strict=True))

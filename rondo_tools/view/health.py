@@ -1,8 +1,8 @@
-"""The health of a store, from what anybody may read: who writes it, its VMs, its disk, its deliveries.
+"""The health of a store, from files that any reader may read: its writer, its VMs, its disk, its deliveries.
 
-Strategy: nothing is locked: a shared lock, held for a moment, would keep a rondo-store from its start.
-Who holds the writer's lock says /proc/locks, as far as our own namespace of processes goes. What the
-store counts about itself it stores as an instance of its own, if it serves.
+Strategy: lock nothing: even a brief shared lock could keep a rondo-store from starting. /proc/locks has the
+process that holds the writer's lock, within our own process namespace. A store that serves stores its own
+metrics as an instance.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _PREFIX = "store_"
 
 
 class Writer(NamedTuple):
-    """`is_alive` None: nobody is seen, and yet somebody wrote to the store a moment ago."""
+    """The store's writer. `is_alive` is None if none is visible, but the store was written recently."""
 
     is_alive: bool | None
     pid: int | None
-    written_ms: int  # when the newest journal was written to last; 0: there is none
+    written_ms: int  # the last write to the newest journal; 0: there is none
 
 
 class Health(NamedTuple):
-    """`states` are those of VMs that were there in the last RECENT_MS; `counts` what the store itself tells,
-    by series, empty if it does not. `damage` are places of which nothing could be read."""
+    """`states` counts the VMs of the last RECENT_MS by state; `counts` are the store's own metrics, by
+    series, empty if there are none. `damage` lists the places that could not be read."""
 
     writer: Writer
     states: dict[str, int]
@@ -48,7 +48,7 @@ class Health(NamedTuple):
 
 
 def health(path: Path, now_ms: int, proc: Path = Path("/proc")) -> Health:
-    """Raises StoreError."""
+    """The health of the store at `path`. Raises StoreError."""
     opened, store = open_store(path), Store(path)
     sessions = list(store.each_session(since_ms=now_ms - RECENT_MS))
     own = [session for session in sessions if session.instance == OWN]
@@ -115,5 +115,5 @@ def _used_bytes(path: Path) -> int:
             try:
                 total += os.lstat(f"{folder}/{name}").st_blocks * 512
             except OSError:
-                continue  # it went meanwhile
+                continue  # it was removed meanwhile
     return total

@@ -1,8 +1,8 @@
-"""Measures: what a view shows of a VM, each out of some series that are known by their names.
+"""Measures: the numbers that a view shows of a VM, each computed from series with known names.
 
-Strategy: a plan says for one schema which of its columns make up which measure; it is worked out once,
-and a thousand VMs have the same. Asked for a label that series have (`reason`), a plan has a part for
-each of its values. What has none of these series is no VM: the store's own counts, a text that was fed.
+Strategy: a plan assigns the columns of one schema to measures; it is computed once and shared by all VMs
+with that schema. For a label of series (`reason`), a plan has a part for each of its values. A session
+without any of these series is no VM, such as the store's own metrics or a fed text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rondo_tools.selector import Selector, matching_series
 
 
 class Measure(NamedTuple):
-    """`names` are the series that it adds up: the first of these names that a VM has."""
+    """The sum of the series with one name: the first of `names` that a VM has."""
 
     name: str
     names: tuple[str, ...]
@@ -42,10 +42,10 @@ NUMBER = {measure.name: number for number, measure in enumerate(MEASURES)}
 
 
 class Part(NamedTuple):
-    """The measures of the series with this `value` of a label, or of all.
+    """The measures of the series with this `value` of a label, or of all series.
 
-    `counters` (columns, COUNTERS) and `gauges` (columns, GAUGES) are 1 where a column is part of a
-    measure, else 0; `known` (MEASURES) says which there are.
+    `counters` (columns, COUNTERS) and `gauges` (columns, GAUGES) are 1 if a column is part of a measure,
+    else 0; `known` (MEASURES) is True for the measures that there are.
     """
 
     value: str
@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Which columns of a schema's rows are counters and gauges of measures, and the parts that share them."""
+    """The columns of a schema's rows that are counters and gauges of measures, and the parts of the plan."""
 
     series: tuple[Series, ...]  # those of `counters`
     counters: npt.NDArray[np.intp]
@@ -64,8 +64,8 @@ class Plan(NamedTuple):
 
 
 def make_plan(series: Sequence[Series], selector: Selector, label: str | None) -> Plan:
-    """The plan for a schema's series that `selector` means, with a part for each value of `label` (None:
-    one for all). Without any measure it has no part."""
+    """The plan for a schema's series that match `selector`, with a part for each value of `label` (None:
+    one for all). Without any measure it has no parts."""
     wanted = set(matching_series(tuple(series), selector))
     chosen = {
         number: _of(series, wanted, measure, is_counter=measure.is_counter)

@@ -1,7 +1,7 @@
-"""A table, aligned and with nothing in it that misleads a terminal; or a JSON object a row.
+"""An aligned table without characters that mislead a terminal; or a JSON object per row.
 
 Strategy: `table_lines` is for any reader, each field one word. `Page` is for people at a terminal: a table
-as wide as that, whose text columns give way, the widest first.
+of its width, whose text columns are narrowed, the widest first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rondo_tools.printable import encodable, printable
 from rondo_tools.view import cells
 
 _GAP = "  "
-LEAST, LEAST_PROSE = 12, 16  # cells that names keep, and sentences
+LEAST, LEAST_PROSE = 12, 16  # least cells of names, and of sentences
 
 Columns = Mapping[str, Sequence[Any]]
 """Values by the name of their column; None is no value."""
 
 
 def iso(t_ms: int) -> str | None:
-    """``2026-11-23T10:00:00.123Z``; 0 is no time, and what no calendar has is told in milliseconds."""
+    """``2026-11-23T10:00:00.123Z``; None for 0; milliseconds for a time that no calendar has."""
     if not t_ms:
         return None
     try:
@@ -43,7 +43,7 @@ def json_lines(columns: Columns) -> list[str]:
 
 
 def table_lines(columns: Columns, encoding: str | None) -> list[str]:
-    """A line of names, then a line a row, each field one word; `-` is no value."""
+    """A line of names, then a line per row, each field one word; `-` is no value."""
     shown = [[name, *(_word(one, encoding) for one in column)] for name, column in columns.items()]
     numbers = [all(isinstance(one, int | float | None) for one in column) for column in columns.values()]
     widths = [max(map(len, column)) for column in shown]
@@ -65,10 +65,10 @@ def _word(value: Any, encoding: str | None) -> str:
 
 
 class Column(NamedTuple):
-    """Texts for people below a name; None is no value.
+    """Texts for people under a name; None is no value.
 
-    `least` is how many cells it keeps where the page is narrow, None: all. `is_prose`: sentences, which
-    give way first.
+    `least` is its least width on a narrow page, None: it is never narrowed. `is_prose`: sentences, which are
+    narrowed first.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Column(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A terminal: how wide and high it is, and whether it may have colours."""
+    """A terminal: its width and height, and whether it may have colours."""
 
     width: int
     height: int
@@ -87,15 +87,15 @@ class Page(NamedTuple):
     color: bool
 
     def text(self, text: str) -> str:
-        """`text` with nothing in it that this terminal would not show."""
+        """`text` without characters that this terminal would not show."""
         return encodable(printable(text), self.encoding)
 
     def name(self, text: str) -> str:
-        """A name, which may be anything, as one word that a selector's string reads back."""
+        """Any name as one word, which a selector's string reads back."""
         return self.text(escape(text)).replace(" ", "\\x20")
 
     def columns(self, columns: Columns, prose: str = "") -> list[Column]:
-        """Values as they are: numbers to the right and never cut, texts as names but for `prose`."""
+        """Columns of raw values: numbers to the right and never cut, texts as names except `prose`."""
         found = []
         for name, column in columns.items():
             is_number = all(isinstance(one, int | float | None) for one in column)
@@ -113,10 +113,10 @@ class Page(NamedTuple):
         return f"{style}{text}{cells.PLAIN}" if style and self.color else text
 
     def lines(self, columns: Sequence[Column], styles: Sequence[str] = ()) -> list[str]:
-        """A line of names, then a line a row, none wider than the page; `styles` are those of the rows.
+        """A line of names, then a line per row, none wider than the page; `styles` has a style per row.
 
-        Prose gives way first, and is left out where it would be shorter than its `least`; then names are cut,
-        and the last columns left out.
+        Prose is narrowed first, and left out if it would be narrower than its `least`; then names are cut,
+        and the last columns are left out.
         """
         shown, sizes = self._that_fit([(one, [one.name, *map(self._cell, one.texts)]) for one in columns])
         head, *rows = (
@@ -129,8 +129,8 @@ class Page(NamedTuple):
             ).rstrip()
             for row in zip(*(texts for _, texts in shown), strict=True)
         )
-        told = zip(rows, styles or [""] * len(rows), strict=True)
-        return [self.styled(head, cells.BOLD), *(self.styled(row, style) for row, style in told)]
+        styled = zip(rows, styles or [""] * len(rows), strict=True)
+        return [self.styled(head, cells.BOLD), *(self.styled(row, style) for row, style in styled)]
 
     def _cell(self, text: str | None) -> str:
         return self.text(text) if text else "-"
@@ -138,7 +138,7 @@ class Page(NamedTuple):
     def _that_fit(
         self, columns: list[tuple[Column, list[str]]]
     ) -> tuple[list[tuple[Column, list[str]]], list[int]]:
-        """The columns that the page has room for, and how wide they are there."""
+        """The columns that fit the page, and their widths."""
         while True:
             sizes = [max(map(cells.width, texts)) for _, texts in columns]
             over = sum(sizes) + len(_GAP) * (len(sizes) - 1) - self.width
@@ -151,7 +151,7 @@ class Page(NamedTuple):
 
 
 def _narrow(sizes: list[int], bounds: Mapping[int, int], over: int) -> int:
-    """Make the columns that have a bound narrower, the widest first, by `over` cells; returns by how many."""
+    """Narrow the columns that have a bound by `over` cells, the widest first; returns the cells saved."""
     done = 0
     while done < over:
         wide = [at for at, least in bounds.items() if sizes[at] > least]

@@ -1,1 +1,1 @@
-"""The commands of rondo-query, a module each: its help, its flags, what it does."""
+"""The commands of rondo-query, one module each, with its help and flags."""

@@ -1,4 +1,4 @@
-"""`check`: is all of the store whole?"""
+"""`check`: looks for damage in the store."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import logging
 from typing import Any
 
 HELP = """\
-Look for damage in the store, also while it is written: one line a finding, the file and what is wrong
-with it. Every frame of every file, what the files say of one another, and that the coarse rows are the
-roll-up of the ticks, where these are still there.
+Look for damage in the store, also while it is written: one line per finding, with the file and the damage.
+It checks every frame of every file, the references between files, and that coarse rows are the roll-up of
+their ticks, if these still exist.
 
   rondo-query vmm_metrics check && tar czf vmm_metrics.tgz vmm_metrics
   rondo-query vmm_metrics check | cut -d: -f1 | sort | uniq -c
 
-The exit status is 0 when there is nothing wrong, 65 when there is, or when something could not be looked
-at, for want of permission perhaps. A frame that is not whole is served to nobody: damage costs what it
-hit.
+The exit status is 0 if nothing is damaged, else 65; also if a file could not be read, for example without
+permission. A damaged frame is never read as data: damage costs only the frames that it hit.
 """
 
 log = logging.getLogger(__name__)

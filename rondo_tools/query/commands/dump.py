@@ -1,4 +1,4 @@
-"""`dump`: all of a store, for `rondo-store --restore`."""
+"""`dump`: writes a whole store, for `rondo-store --restore`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
 
 HELP = f"""\
-Write all that the store holds as one stream, also while it is written: every tick, the rows of all tiers,
-sessions that have ended, and where pushes stand. `rondo-store DIR --restore` reads it.
+Write the whole store as one stream of frames, also while it is written: every tick, the rows of all tiers,
+ended sessions, and the cursors of pushes. `rondo-store DIR --restore` reads it.
 
   rondo-query vmm_metrics dump | rondo-store moved_metrics --restore
   rondo-query vmm_metrics dump | zstd > vmm_metrics.dump.zst
   rondo-query vmm_metrics dump '{{instance="vm-1"}}' > vm-1.dump
 
-What a producer writes after the dump has begun is not in it. To move a store, stop rondo-store and
-rondo-push first.
+Ticks that arrive after the dump has begun are not in it. To move a store, stop rondo-store and rondo-push
+first.
 
 {SELECTOR}
 """

@@ -1,4 +1,4 @@
-"""`export`: samples for other programs."""
+"""`export`: prints samples for other programs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rondo_tools.query.ask import ask
 from rondo_tools.query.manual import SELECTOR
 
 HELP = f"""\
-Print samples for other programs. csv and jsonl have the records of `read`; openmetrics is what
-Prometheus' promtool makes blocks of, so that what was never pushed can still be put in:
+Print samples for other programs. csv and jsonl have the records of `read`; openmetrics is for Prometheus'
+promtool, which makes blocks of it, so that Prometheus can get samples that were never pushed:
 
   rondo-query vmm_metrics export '{{}}' --format openmetrics --label job=rondo-vmm > vmm.om
   promtool tsdb create-blocks-from openmetrics vmm.om /var/lib/prometheus
@@ -23,7 +23,7 @@ Prometheus' promtool makes blocks of, so that what was never pushed can still be
   rondo-query vmm_metrics export '{{instance="vm-1"}}' --format jsonl --tier 1 | gzip > vm-1.jsonl.gz
   rondo-query vmm_metrics export vmm_rss_bytes --pivot --format csv > memory.csv
 
-rondo-push gives every series the label job="rondo-vmm"; to continue its series, add it.
+rondo-push adds the label job="rondo-vmm" to every series; to continue its series, add it here.
 
 {SELECTOR}
 """
@@ -42,7 +42,7 @@ rondo-push gives every series the label job="rondo-vmm"; to continue its series,
     action="append",
     type=command.typed(share.label),
     default=[],
-    help="add a label to all series, such as job=rondo-vmm; may be repeated",
+    help="add a label to all series, such as job=rondo-vmm; repeatable",
 )
 @share.times
 def export(selector: str, **flags: Any) -> None:
@@ -50,7 +50,7 @@ def export(selector: str, **flags: Any) -> None:
 
     format = {"jsonl": "json"}.get(flags["format"], flags["format"])
     if format == "openmetrics":
-        _refuse_what_is_made_of_samples(flags)
+        _refuse_computed_samples(flags)
     matches, reader = ask(selector, flags)
     matches = curve.with_labels(matches, flags["label"])
     if format == "openmetrics":
@@ -60,11 +60,11 @@ def export(selector: str, **flags: Any) -> None:
     reader.finish(matches, found=count > 0)
 
 
-def _refuse_what_is_made_of_samples(flags: dict[str, Any]) -> None:
-    """OpenMetrics is for what was stored, with its times and under its name."""
+def _refuse_computed_samples(flags: dict[str, Any]) -> None:
+    """OpenMetrics is for samples as they were stored, with their times and names."""
     made = [how] if (how := share.how(flags)) else []
     made += [name for name in ("topk", "rate", "since_birth", "pivot") if flags[name]]
     if made:
         raise UsageError(
-            f"--{made[0].replace('_', '-')}: openmetrics has samples as they are; add --format csv"
+            f"--{made[0].replace('_', '-')}: openmetrics has only stored samples; use --format csv"
         )

@@ -1,4 +1,4 @@
-"""`plot`: curves in the terminal, or in a file."""
+"""`plot`: draws curves in the terminal or into a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rondo_tools.query.curve import Curve
 
 HELP = f"""\
-Draw series in the terminal, each session by itself, or into a file. The terminal needs plotext (pip
+Draw series in the terminal, each session separately, or into a file. The terminal needs plotext (pip
 install 'rondo-tools[plot]'), a file matplotlib (pip install 'rondo-tools[plot-file]').
 
   rondo-query vmm_metrics plot vcpu_exits_total --rate
@@ -30,13 +30,13 @@ install 'rondo-tools[plot]'), a file matplotlib (pip install 'rondo-tools[plot-f
   rondo-query vmm_metrics plot vcpu_exits_total --rate --sum --by reason
   rondo-query vmm_metrics plot 'vmm_rss_bytes{{instance="vm-1"}}' --session=-2,-1 --since-birth
 
-Of more than eight curves it draws the highest, by their averages.
+If there are more than eight curves, it draws the highest, by their averages.
 
 {SELECTOR}
 """
 
 
-_MOST = 8  # curves that are drawn of a fleet
+_MOST = 8  # curves of a fleet, by default
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def plot(selector: str, **flags: Any) -> None:
     width, height = flags["width"], flags["height"]
     path = None if flags["output"] is None else Path(flags["output"])
     if path is None:
-        terminal = shutil.get_terminal_size()  # honours COLUMNS and LINES; 80 x 24 where there is none
+        terminal = shutil.get_terminal_size()  # honours COLUMNS and LINES; 80 x 24 without a terminal
         if width is None:
             width = min(max(terminal.columns, canvas.MIN_WIDTH), canvas.MAX_SIZE)
         if height is None:
@@ -75,7 +75,7 @@ def plot(selector: str, **flags: Any) -> None:
         picture.check(path, width, height)
     most = canvas.MAX_CURVES if path is None else picture.MAX_CURVES
     if (flags["topk"] or 0) > most:
-        raise UsageError(f"--topk {flags['topk']}: a plot tells {most} curves apart")
+        raise UsageError(f"--topk {flags['topk']}: a plot can distinguish at most {most} curves")
     matches, reader = ask(selector, flags)
     where = share.face(sys.stdout, {**flags, "unix": False, "utc": flags["utc"] or path is not None})
     style: dict[str, Any] = {
@@ -93,7 +93,7 @@ def plot(selector: str, **flags: Any) -> None:
 
 
 def _drawn(curves: Iterable[Curve], topk: int | None) -> list[Curve]:
-    """Of a fleet, the highest; as many as one can look at, unless more were asked for."""
+    """The curves to draw: the highest `topk` ones, by default as many as a plot can show clearly."""
     from rondo_tools.query import plot as canvas
     from rondo_tools.query.group import highest
 

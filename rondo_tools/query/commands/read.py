@@ -1,4 +1,4 @@
-"""`read`: samples as text."""
+"""`read`: prints samples as text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rondo_tools.query.ask import ask
 from rondo_tools.query.manual import SELECTOR
 
 HELP = f"""\
-Print samples, one a line: time, session, series, value, each session by itself.
+Print samples, one per line: time, session, series, value, each session separately.
 
   rondo-query vmm_metrics read 'vcpu_exits_total{{reason="io"}}' --rate --range 10m
   rondo-query vmm_metrics read vcpu_exits_total --rate --sum --by reason --start 'yesterday 22:00' --end 6:00
   rondo-query vmm_metrics read vmm_rss_bytes --topk 3 --pivot
   rondo-query vmm_metrics read '{{instance="vm-1"}}' --session last --format csv > vm-1.csv
 
---sum and the like bring series together in steps of one length: the longest interval of these sessions,
-or that of the coarsest tier that one of them has to be read from. Each is rolled up to them as the store
-does: a counter has its last value in a step, a gauge what --aggregate says. Rates are taken first, each of
-one session. Series of different names are never added.
+--sum and the like combine series in steps of one length: the longest interval of these sessions, or that of
+the coarsest tier that one of them has to be read from. Each series is rolled up to these steps as in the
+store: a counter has its last value in a step, a gauge the value of --aggregate. Rates are computed first,
+within a session. Series of different names are never combined.
 
 {SELECTOR}
 """

@@ -1,4 +1,4 @@
-"""`series`, `labels` and `values`: what there is to ask for."""
+"""`series`, `labels` and `values`: list the metrics and labels of a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rondo_tools.store.reader import Store
 
 SERIES_HELP = f"""\
-Which series there are: a line for each metric with its kind, its unit, how many instances have it, the
+List the series: a line for each metric with its kind, its unit, the number of instances that have it, the
 labels of its series besides those of the VM, and its help.
 
   rondo-query vmm_metrics series
@@ -27,21 +27,21 @@ labels of its series besides those of the VM, and its help.
 {SELECTOR}"""
 
 LABELS_HELP = """\
-Which labels there are: how many values each has, and how many instances have it.
+List the labels: the number of values of each, and of the instances that have it.
 
   rondo-query vmm_metrics labels
   rondo-query vmm_metrics labels --match vcpu_exits_total
 """
 
 VALUES_HELP = """\
-Which values a label has, and how many instances have each.
+List the values of a label, and the number of instances that have each.
 
   rondo-query vmm_metrics values reason
   rondo-query vmm_metrics values instance --match '{tenant="a"}'
   rondo-query vmm_metrics values __name__ --format json | jq -r .value
 """
 
-_match = argh.arg("--match", metavar="SELECTOR", default="{}", help="only of the series that it means")
+_match = argh.arg("--match", metavar="SELECTOR", default="{}", help="only of matching series")
 
 
 @argh.arg("selector", nargs="?", metavar="SELECTOR", default="{}", help="which series (default: {}, all)")

@@ -1,4 +1,4 @@
-"""`status`: is all well with a store, on one page."""
+"""`status`: the health of a store, on one page."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from rondo_tools.view.health import Health
 
 HELP = """\
-Is all well with the store: who writes it, its VMs in the last hour, its disk, what it refused, damage, and
-how far behind each delivery is.
+Show the health of the store: its writer, its VMs in the last hour, its disk, refused ticks, damage, and how
+far behind each delivery is.
 
   rondo-query vmm_metrics status
   rondo-query vmm_metrics status --max-behind 60s || alert     # for monitoring
   rondo-query vmm_metrics status --format json | jq '.cursors[] | select(.behind_s > 60)'
 
-With --max-behind the exit status is 75 if a delivery is further behind, or nobody knows how far, and 69 if
-the store has no cursor. A cursor that nobody needs any more is removed by rondo-push --drop.
+With --max-behind the exit status is 75 if a delivery is further behind, or if that is not known, and 69 if
+the store has no cursor. rondo-push --drop removes a cursor that is not needed any more.
 """
 
 
@@ -33,7 +33,7 @@ the store has no cursor. A cursor that nobody needs any more is removed by rondo
     "--max-behind",
     type=command.typed(parse_duration),
     metavar="DURATION",
-    help="end with 75 if a delivery is further behind, such as 60s",
+    help="exit with status 75 if a delivery is further behind, such as 60s",
 )
 @argh.arg("--format", choices=("table", "json"), default="table", help="json: one object")
 def status(**flags: Any) -> None:
@@ -55,9 +55,9 @@ def _check(found: Health, most_ms: int) -> None:
         raise RondoError("--max-behind: the store has no cursor", exit_code=EX_UNAVAILABLE)
     late = [one for one in found.deliveries if one.behind_ms is None or one.behind_ms > most_ms]
     if late:
-        told = (f"{one.cursor} {_behind(one.behind_ms)}" for one in late)
+        named = (f"{one.cursor} {_behind(one.behind_ms)}" for one in late)
         raise RondoError(
-            f"more than {format_duration(most_ms)} behind: {', '.join(told)}", exit_code=EX_TEMPFAIL
+            f"more than {format_duration(most_ms)} behind: {', '.join(named)}", exit_code=EX_TEMPFAIL
         )
 
 

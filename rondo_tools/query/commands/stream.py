@@ -1,4 +1,4 @@
-"""`stream`: sessions as the stream that they were stored from."""
+"""`stream`: writes sessions as the stream that they were stored from."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rondo_tools.query.ask import find, open_store
 from rondo_tools.query.manual import SELECTOR
 
 HELP = f"""\
-Turn stored sessions back into the stream that rondo-store reads: to merge stores, to move a VM's life
-to another one, to keep it in a file.
+Turn stored sessions back into the stream that rondo-store reads: to merge stores, to move a session to
+another store, or to keep it in a file.
 
   rondo-query vmm_metrics stream | rondo-store all_metrics
   rondo-query vmm_metrics stream '{{instance="vm-1"}}' > vm-1.stream
 
-Each session goes whole, with all its series and every tick that is still there: of one that is over the
-last ten minutes at least, of one that is still running what there is now. How many ticks are no longer
-there is said on standard error. Given to the same store again, it changes nothing.
+Each session is written with all its series and every tick that the store still has: at least the last ten
+minutes of an ended session, and the current ticks of a running one. The number of missing ticks goes to
+standard error. If the same store reads the stream again, nothing changes.
 
 {SELECTOR}
 """

@@ -1,4 +1,4 @@
-"""`tail`: ticks as they arrive."""
+"""`tail`: prints ticks as they arrive."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from rondo_tools.query.manual import SELECTOR
 from rondo_tools.signals import Signals
 
 HELP = f"""\
-Follow running sessions: a line for each tick, as it arrives, with the time, the instance and the
-values of the series; a line of names before it, and again when the series change.
+Follow running sessions: a line for each tick as it arrives, with the time, the instance and the values of
+the series; a line of names comes first, and again when the series change.
 
   rondo-query vmm_metrics tail '{{instance="vm-1",__name__=~"vmm_.+"}}'
   rondo-query vmm_metrics tail vcpu_exits_total --rate --new
   rondo-query vmm_metrics tail '{{instance="vm-1"}}' --once    # the last ten ticks of one that is gone
   rondo-query vmm_metrics tail vmm_rss_bytes --lines 0 | awk '$3+0 > 64e6'
 
-On a terminal the table keeps its columns, and has no more of them than fit, nor more VMs than a screen has
-lines; what is left out is said. --wide and --format give all, as a pipe gets it.
+On a terminal the table keeps its columns; it has only as many as fit, and only as many VMs as the screen has
+lines. A message names what is left out. --wide and --format print everything, as in a pipe.
 
-It ends when every session that it follows has ended, was lost or fell silent, which it says on standard
-error; one that comes back before is followed again. With --new it does not end before Ctrl-C.
+It ends when every followed session has ended, is lost or silent, with a message for each on standard error;
+a session that comes back before is followed again. With --new it runs until Ctrl-C.
 
 {SELECTOR}
 """
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.2  # of tail: a tick is shown so soon after it was stored
-_REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most of a processor to them
+_LOOK_EVERY_S = 0.2  # so soon after it is stored, a tick is shown
+_REST = 4  # times the duration of a look: a tail of a thousand VMs leaves most of a processor to them
 
 
 @share.selector
@@ -47,14 +47,14 @@ _REST = 4  # times as long as a look took: a tail of a thousand VMs leaves most 
     type=command.typed(share.count),
     metavar="N",
     default=10,
-    help="ticks of the past to begin with, for each session",
+    help="past ticks to begin with, for each session",
 )
-@argh.arg("--new", action="store_true", default=False, help="follow sessions that begin later, too")
+@argh.arg("--new", action="store_true", default=False, help="also follow sessions that begin later")
 @argh.arg(
     "--once",
     action="store_true",
     default=False,
-    help="print the last ticks of each instance's newest session, running or over, and end",
+    help="print the last ticks of each instance's newest session, running or ended, and exit",
 )
 @share.rate
 @argh.arg(
@@ -74,7 +74,7 @@ def tail(selector: str, **flags: Any) -> None:
     from rondo_tools.query.tail_table import TailTable
 
     if flags["new"] and flags["once"]:
-        raise UsageError("--new waits for what begins later, and --once for nothing: choose one")
+        raise UsageError("--new waits for later sessions, and --once does not wait: choose one")
     store, wanted = open_store(flags["store"], selector)
     try:
         curve.check(curve.Question(rate=flags["rate"]), find(store, wanted), store.tiers)
@@ -82,8 +82,8 @@ def tail(selector: str, **flags: Any) -> None:
         if not flags["new"] or isinstance(exc, UsageError):
             raise
         log.info("%s; waiting for it", exc)
-    said = face(sys.stderr, utc=flags["utc"])
-    following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"], face=said)
+    log_face = face(sys.stderr, utc=flags["utc"])
+    following = Tail(store, wanted, lines=flags["lines"], rate=flags["rate"], new=flags["new"], face=log_face)
     shown, times = page(sys.stdout, flags), share.face(sys.stdout, flags)
     writer: LineWriter | TailTable = (
         LineWriter(sys.stdout, flags["format"] or "table", times)
@@ -100,13 +100,13 @@ def tail(selector: str, **flags: Any) -> None:
         if following.is_over and not lines:
             following.damage.finish()
             raise RondoError(
-                f"nothing that matches {wanted} is running (--new waits for what begins later)",
+                f"nothing that matches {wanted} is running (--new waits for later sessions)",
                 exit_code=EX_NOTHING,
             )
         while True:
             writer.write(lines)
             sys.stdout.flush()
-            if following.is_over or _is_told_to_end(signals, max(_LOOK_EVERY_S, _REST * took_s)):
+            if following.is_over or _is_stopped(signals, max(_LOOK_EVERY_S, _REST * took_s)):
                 following.damage.finish()
                 return
             began_s = time.monotonic()
@@ -114,8 +114,9 @@ def tail(selector: str, **flags: Any) -> None:
             took_s = time.monotonic() - began_s
 
 
-def _is_told_to_end(signals: Signals, seconds: float) -> bool:
-    """Wait so long, or until a signal arrives. Raises BrokenPipeError when our reader leaves."""
+def _is_stopped(signals: Signals, seconds: float) -> bool:
+    """Wait for a signal, `seconds` at most; returns whether one arrived. Raises BrokenPipeError if our reader
+    is gone."""
     poll = select.poll()
     poll.register(signals.fileno(), select.POLLIN)
     poll.register(sys.stdout.fileno(), 0)  # errors only

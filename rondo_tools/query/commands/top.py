@@ -1,4 +1,4 @@
-"""`top`: which VM does what now, or did over a range."""
+"""`top`: shows what each VM does now, or did over a range."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rondo_tools.view.fleet import Fleet, View
 
 HELP = f"""\
-Which VM does what: a table that is renewed each second; with --once, or where there is no terminal, once.
+Show what each VM does: a table that is updated every second, or once with --once or without a terminal.
 
   rondo-query vmm_metrics top
   rondo-query vmm_metrics top '{{tenant="a"}}' --sort rss
@@ -42,20 +42,20 @@ Which VM does what: a table that is renewed each second; with --once, or where t
   rondo-query vmm_metrics top --by reason
   rondo-query vmm_metrics top --once --format csv > now.csv
 
-Columns, as far as they fit and any VM has them: state and age; exits, disk requests and bytes, CPU time
-(100% is one CPU), steal (time that vCPUs waited for a CPU) and network bytes, each a second; the mean time
-of a disk request and the memory of the VMM's process; and the exits of the last minute as a line. With
---range they are sums, of times and memory means, over the range, and VMs that ended in it are there too.
+Columns, if they fit and any VM has them: state and age; exits, disk requests and bytes, CPU time (100% is
+one CPU), steal (time that vCPUs waited for a CPU) and network bytes, each per second; the mean time of a
+disk request and the memory of the VMM's process; and the exits of the last minute as a line. With --range
+the columns are sums over the range, or means for times and memory, and VMs that ended in it are shown too.
 
 Keys: < > (or the arrows) choose the column to sort by, r reverses, / filters by name or state, p pauses,
-c chooses columns, h helps, q quits.
+c chooses columns, h shows help, q quits.
 
 {SELECTOR}"""
 
 _EVERY_S = 1.0
-_REST = 4  # times as long as a look took
+_REST = 4  # times the duration of a look
 _LONGEST_MS = 7 * 86_400_000
-_MOST_KEPT = 100  # messages, while the screen is ours
+_MOST_KEPT = 100  # messages, while the screen is taken over
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _range(text: str) -> int:
 )
 @argh.arg("--reverse", action="store_true", default=False, help="the smallest first")
 @argh.arg("-n", type=command.typed(share.count), metavar="N", help="only the first N")
-@argh.arg("--once", action="store_true", default=False, help="print the table and end")
+@argh.arg("--once", action="store_true", default=False, help="print the table and exit")
 @argh.arg(
     "--format", choices=("table", "csv", "json"), default="table", help="of --once; json: one object a line"
 )
@@ -108,19 +108,19 @@ def top(selector: str, **flags: Any) -> None:
         rows.must_have(view, flags["by"])
     if is_once:
         if not view.vms:
-            find(store, wanted)  # says why there is none
+            find(store, wanted)  # raises, with the reason
         _once(view, screen, flags["format"], wanted)
     else:
         shown = terminal.Terminal(sys.stdin.fileno(), sys.stdout.fileno(), sys.stdout.encoding)
         with _messages_kept(screen), Signals(_SIGNALS) as signals, shown:
             if not view.vms:
-                _say_why_none(store, wanted)
+                _log_why_none(store, wanted)
             _run(fleet, view, screen, shown, signals)
     Damage(store).finish()
 
 
-def _say_why_none(store: Store, wanted: Selector) -> None:
-    """Some may come; not so if the selector has a misspelt word."""
+def _log_why_none(store: Store, wanted: Selector) -> None:
+    """VMs may still appear, unless the selector has a misspelt word."""
     try:
         find(store, wanted)
     except RondoError as exc:
@@ -169,7 +169,7 @@ def _once(view: View, screen: Screen, format: str, wanted: Selector) -> None:
 
 
 def _run(fleet: Fleet, view: View, screen: Screen, shown: Terminal, signals: Signals) -> None:
-    """Until a key or a signal ends it, or the terminal is gone."""
+    """Run until a key or a signal ends it, or the terminal is gone."""
     frame, due_s = _frame(view, screen), time.monotonic() + _EVERY_S
     try:
         while not screen.is_over:
@@ -203,7 +203,7 @@ def _run(fleet: Fleet, view: View, screen: Screen, shown: Terminal, signals: Sig
 
 @contextmanager
 def _messages_kept(screen: Screen) -> Iterator[None]:
-    """Meanwhile the screen has the last message; afterwards all of them go where they would have gone."""
+    """While entered, the screen shows the last message; afterwards all messages go to the usual handlers."""
     kept: deque[logging.LogRecord] = deque(maxlen=_MOST_KEPT)
     root = logging.getLogger()
     handlers = root.handlers

@@ -1,1 +1,1 @@
-"""`top`: which VM does what, as a table that is renewed each second, or once."""
+"""`top`: shows what each VM does, as a table that is updated every second, or once."""

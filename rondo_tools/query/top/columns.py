@@ -1,7 +1,7 @@
-"""The columns of top: which there are, what stands in them, and which fit into a width.
+"""The columns of top: their texts, and the selection that fits into a width.
 
-Strategy: each column has a rank, and those of the lowest ranks that fit together are shown, in an order of
-their own. What no VM has is no column. Names and the line of the last minute take the room that is left.
+Strategy: each column has a rank; the columns of the lowest ranks that fit are shown, in a fixed order. A
+measure that no VM has is no column. Names and the line of the last minute get the remaining width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPARK, _WHOLE_SPARK = 12, 60
 
 
 class Look(NamedTuple):
-    """How things may look: `unicode` and `color`, or not. `range_ms` is what sums are over, None: rates."""
+    """How to draw: with or without `unicode` and `color`. `range_ms` is the range of sums, None: rates."""
 
     unicode: bool = True
     color: bool = True
@@ -34,7 +34,7 @@ class Look(NamedTuple):
 
 
 class Column(NamedTuple):
-    """The higher its `rank`, the sooner it is left out. `text` takes a row's number."""
+    """A column with a higher `rank` is left out sooner. `text` takes a row's number."""
 
     key: str
     heading: str
@@ -45,7 +45,7 @@ class Column(NamedTuple):
 
 
 def all_columns(rows: Rows, look: Look, chosen: Numbers) -> list[Column]:
-    """All that there are; the name is as wide as the widest of the rows that are chosen."""
+    """All columns; the name is as wide as the widest one of the chosen rows."""
     names = [shown(name, look) for name in rows.names]
     heading = shown(look.by.upper(), look) if look.by else "VM"
     longest = max(cells.width(heading), *(cells.width(names[row]) for row in chosen.tolist()), 2)
@@ -99,7 +99,7 @@ def all_columns(rows: Rows, look: Look, chosen: Numbers) -> list[Column]:
 
 
 def fitting(every: Sequence[Column], width: int, rows: Rows, look: Look) -> list[Column]:
-    """Those that fit into `width` cells with one between them."""
+    """The columns that fit into `width` cells, with a cell between them."""
     taken, left = {"name"}, width - _NAME
     for one in sorted(every, key=lambda one: one.rank):
         size = _SPARK if one.key == "spark" else one.size

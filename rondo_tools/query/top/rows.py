@@ -1,7 +1,7 @@
-"""What top shows, as columns: a row for each VM, or for each value of a label, in an order.
+"""The data of top, as columns: a row for each VM, or for each value of a label, in an order.
 
-Strategy: nothing here knows of screens or units. A view of the fleet becomes rows; rows are chosen and
-put in order by numbers of them.
+Strategy: this module does not know screens or units. A view of the fleet becomes rows; rows are selected
+and sorted by their numbers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rondo_tools.view.fleet import VM, View
 from rondo_tools.view.measures import NUMBER
 from rondo_tools.view.state import RUNNING, SILENT
 
-LINGER_MS = 10_000  # a VM that ended is shown for so long; with a range, for that
+LINGER_MS = 10_000  # an ended VM is shown for so long; with a range, for the range
 
-_MEANS = (NUMBER["latency"],)  # of these a group has the mean, of the others the sum
-# As programs see them: over a second, over a range; and what the first is multiplied by.
+_MEANS = (NUMBER["latency"],)  # a group has the mean of these, and the sum of the others
+# Fields for programs: the name per second, the name over a range, and the factor of the first.
 _FIELDS = (
     ("exits", "exits_per_s", "exits", 1),
     ("requests", "disk_requests_per_s", "disk_requests", 1),
@@ -41,7 +41,7 @@ SORTS = ("exits", "requests", "bytes", "latency", "cpu", "steal", "net", "rss", 
 
 class Rows(NamedTuple):
     """`values` (n, MEASURES) are rates and gauges, or sums over the range and means; NaN is no value.
-    `known` says which of them there are at all. `vms` is how many VMs a row is of."""
+    `known` is True for the measures that a row has. `vms` is the number of VMs of a row."""
 
     names: list[str]
     states: list[str]
@@ -55,7 +55,7 @@ class Rows(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The fleet in some numbers; `values` are those of all VMs together."""
+    """The fleet in a few numbers; `values` are those of all VMs together."""
 
     running: int
     silent: int
@@ -66,13 +66,13 @@ class Summary(NamedTuple):
 
 
 class Order(NamedTuple):
-    """By which of SORTS; the largest first, or of names and states the first by the alphabet."""
+    """By one of SORTS; the largest first, names and states in alphabetical order."""
 
     by: str = "exits"
     reverse: bool = False
 
     def numbers(self, rows: Rows) -> Numbers:
-        """The numbers of the rows in this order; equals by name, those without a value last."""
+        """The numbers of the rows in this order; equal ones by name, rows without a value last."""
         by_name = np.array(sorted(range(len(rows.names)), key=rows.names.__getitem__), np.int64)
         if self.by in ("name", "state"):
             words = rows.names if self.by == "name" else rows.states
@@ -84,14 +84,14 @@ class Order(NamedTuple):
 
 
 def parse_order(text: str, *, reverse: bool) -> Order:
-    """Raises UsageError."""
+    """The order of --sort and --reverse. Raises UsageError."""
     if text not in SORTS:
         raise UsageError(f"--sort {text}: choose one of {', '.join(SORTS)}")
     return Order(text, reverse)
 
 
 def rows_of(view: View, *, is_range: bool) -> Rows:
-    """A row for each row of the view that is to be seen."""
+    """A row for each visible row of the view."""
     shown = [
         at
         for at, vm in enumerate(view.vms)
@@ -112,7 +112,7 @@ def rows_of(view: View, *, is_range: bool) -> Rows:
 
 
 def must_have(view: View, label: str) -> None:
-    """Raises RondoError (EX_NOTHING) if there are VMs, and neither they nor their series have a label."""
+    """Raises RondoError (EX_NOTHING) if there are VMs, and neither they nor their series have the label."""
     if view.vms and not any(_keys(view, label)):
         known = sorted({"instance", *(name for vm in view.vms for name, _ in vm.labels)})
         raise RondoError(
@@ -161,7 +161,7 @@ def summary(view: View, *, is_range: bool) -> Summary:
 
 
 def fields(rows: Rows, chosen: Numbers, *, by: str | None, is_range: bool) -> dict[str, list[Any]]:
-    """Columns for programs, of the rows that were chosen; None is no value."""
+    """Columns for programs, of the chosen rows; None is no value."""
     numbers = chosen.tolist()
     found: dict[str, list[Any]] = {by or "instance": [rows.names[row] for row in numbers]}
     if by is None:
@@ -194,12 +194,12 @@ def _spark(view: View) -> Values:
 
 
 def _age_ms(vm: VM, now_ms: int) -> int:
-    """How old it is, or became."""
+    """The VM's age, or its age at its end."""
     return max(0, (now_ms if vm.reason is None else max(vm.end_ms, vm.last_ms)) - vm.start_ms)
 
 
 def _together(which: Numbers, values: Values, size: int, means: tuple[int, ...] = ()) -> Values:
-    """The sums, or means, of the rows of each group; NaN where none has a value."""
+    """The sums, or means, of the rows of each group; NaN if no row has a value."""
     there = ~np.isnan(values)
     total, count = np.zeros((size, values.shape[1])), np.zeros((size, values.shape[1]))
     np.add.at(total, which, np.where(there, values, 0))

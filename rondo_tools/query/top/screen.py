@@ -1,7 +1,7 @@
-"""Top's screen: what keys do to it, and its lines for a size. It knows of no terminal.
+"""Top's screen: handles keys, and makes the lines for a size. It does not know the terminal.
 
-Strategy: a frame is a list of lines, each of exactly the width of the screen, so whoever draws it can
-tell which changed.
+Strategy: a frame is a list of lines, each exactly as wide as the screen, so that the terminal can compare
+them and draw only changed ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HELP = (
     "r               reverse the order",
     "/               only VMs with this in their name or state; Enter ends it, Esc clears it",
     "Up Down PgUp PgDn Home   scroll",
-    "p, Space        pause, and go on",
+    "p, Space        pause, and continue",
     "c               choose the columns",
     "h, ?            this help",
     "q, Ctrl-C       quit",
@@ -34,7 +34,7 @@ _HINTS = "q quit  < > sort  r reverse  / filter  p pause  c columns  h help"
 
 
 class Frame(NamedTuple):
-    """What there is to draw."""
+    """The data to draw."""
 
     rows: Rows
     summary: Summary
@@ -42,7 +42,7 @@ class Frame(NamedTuple):
 
 
 class Screen:
-    """Holds what the keys have chosen. `most` is how many rows there are at most."""
+    """The state chosen by keys. `most` is the greatest number of rows."""
 
     def __init__(self, order: Order, look: Look, title: str, most: int | None = None) -> None:
         self.order, self.look, self.most = order, look, most
@@ -54,13 +54,13 @@ class Screen:
         self._hidden: set[str] = set()
         self._scrolled = 0
         self._page = 1
-        self._fitting: list[str] = []  # keys of the columns that were drawn last
+        self._fitting: list[str] = []  # keys of the last drawn columns
         self._choices: list[str] = []
 
     # --- keys ----------------------------------------------------------------------------------------
 
     def press(self, key: str) -> None:
-        """A character, or the name of a key: left, right, up, down, pageup, pagedown, home, esc, enter,
+        """Handle a key: a character, or left, right, up, down, pageup, pagedown, home, esc, enter,
         backspace."""
         if self._mode == "filter":
             self._press_in_filter(key)
@@ -109,12 +109,12 @@ class Screen:
     # --- lines ---------------------------------------------------------------------------------------
 
     def lines(self, frame: Frame, width: int, height: int) -> list[str]:
-        """`height` lines; of each `width` cells are filled, besides what colours it."""
+        """`height` lines of `width` cells each, besides the escapes for colours."""
         chosen = self.chosen(frame.rows)
-        room = max(0, height - 4)
-        self._page = max(1, room - 1)
-        self._scrolled = max(0, min(self._scrolled, chosen.size - room))
-        shown = chosen[self._scrolled : self._scrolled + room]
+        most = max(0, height - 4)
+        self._page = max(1, most - 1)
+        self._scrolled = max(0, min(self._scrolled, chosen.size - most))
+        shown = chosen[self._scrolled : self._scrolled + most]
         columns = self._columns(frame.rows, chosen, width)
         lines = [
             f"{cells.BOLD}{cells.fit(self._first(frame), width)}{cells.PLAIN}",
@@ -122,14 +122,14 @@ class Screen:
             f"{cells.REVERSE}{cells.fit(self._headings(columns, marked=True), width)}{cells.PLAIN}",
         ]
         if self._mode == "help":
-            lines += [cells.fit(line, width) for line in HELP[:room]]
+            lines += [cells.fit(line, width) for line in HELP[:most]]
         else:
             lines += [self._colored(frame.rows, row, self._line(columns, row), width) for row in shown]
         lines += [" " * width] * (height - 1 - len(lines))
         return [*lines[: max(0, height - 1)], cells.fit(self._last(), width)][-height:]
 
     def table(self, rows: Rows) -> list[str]:
-        """All columns of all rows that are chosen, as lines without colours, for --once."""
+        """All columns of the chosen rows, as lines without colours, for --once."""
         chosen = self.chosen(rows)
         columns = self._columns(rows, chosen, None)
         return [
@@ -142,7 +142,7 @@ class Screen:
         return [self._first(frame), self._second(frame, len(frame.rows.names))]
 
     def chosen(self, rows: Rows) -> Numbers:
-        """The numbers of the rows to show, in their order."""
+        """The numbers of the rows to show, in order."""
         chosen = self.order.numbers(rows)
         if self.filter:
             low = self.filter.lower()
@@ -190,7 +190,7 @@ class Screen:
         return self.message or _HINTS
 
     def _headings(self, columns: Sequence[Column], *, marked: bool = False) -> str:
-        """The names of the columns; `marked` shows which one decides the order."""
+        """The names of the columns; `marked` marks the one of the order."""
         mark = ("▾▴" if self.look.unicode else "*^")[self.order.reverse]
         texts = [one.heading + mark * (marked and one.key == self.order.by) for one in columns]
         padded = zip(columns, texts, strict=True)
@@ -205,7 +205,7 @@ class Screen:
         return f"{style}{line}{cells.PLAIN}" if style else line
 
     def _columns(self, rows: Rows, chosen: Numbers, width: int | None) -> list[Column]:
-        """Those that fit into `width`; None: all."""
+        """The columns that fit into `width`; None: all."""
         every = all_columns(rows, self.look, chosen)
         self._choices = [one.key for one in every[1:]]
         every = [one for one in every if one.key not in self._hidden]

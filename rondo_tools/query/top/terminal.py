@@ -1,8 +1,8 @@
-"""A terminal, taken over for a full screen and given back: on leaving, before a stop, on any error.
+"""A terminal, taken over for a full screen and restored: at the end, before a stop, on any error.
 
-Strategy: the alternate screen keeps what stood there. Keys come one by one and unseen, but signals stay
-what they are (Ctrl-C, Ctrl-Z). Of a frame only the lines that changed are written, in one write, each at
-its place, so nothing scrolls and nothing flickers over a slow line.
+Strategy: the alternate screen preserves the terminal's content. Keys arrive one by one without echo, but
+Ctrl-C and Ctrl-Z still send signals. Only the changed lines of a frame are written, in one write, each at
+its position, so nothing scrolls, and nothing flickers over a slow connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SMALLEST, _LARGEST = 1, 1000
 
 
 class Keys:
-    """Tells keys apart in what a terminal sends, which may come in any pieces."""
+    """Recognizes keys in a terminal's input, which may arrive in any pieces."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -37,11 +37,11 @@ class Keys:
 
     @property
     def is_amid(self) -> bool:
-        """Whether a key may have begun that is not whole."""
+        """Whether an incomplete key may be pending."""
         return bool(self._rest)
 
     def take(self, data: bytes) -> list[str]:
-        """The keys that are whole."""
+        """The complete keys."""
         text, self._rest = self._rest + self._decoder.decode(data), ""
         found, at = [], 0
         while at < len(text):
@@ -61,13 +61,13 @@ class Keys:
         return found
 
     def give_up(self) -> list[str]:
-        """Nothing more has come: what there is was Escape, or nothing that we know."""
+        """Nothing more has arrived: the pending input is Escape, or an unknown sequence."""
         is_escape, self._rest = self._rest == "\x1b", ""
         return ["esc"] if is_escape else []
 
 
 def _end_of_sequence(text: str, at: int) -> int:
-    """Where the sequence behind an Escape ends; -1 if it may go on."""
+    """The end of the sequence after an Escape; -1 if it may be incomplete."""
     if at == len(text):
         return -1
     if text[at] == "O":
@@ -81,12 +81,12 @@ def _end_of_sequence(text: str, at: int) -> int:
 
 
 class Terminal:
-    """While entered, the screen is ours. `keys` and `output` are descriptors of the terminal."""
+    """While entered, the screen is taken over. `keys` and `output` are descriptors of the terminal."""
 
     def __init__(self, keys: int, output: int, encoding: str = "utf-8") -> None:
         self.keys, self._output, self._encoding = keys, output, encoding
         self._parser = Keys()
-        self._modes: list[Any] | None = None  # those to go back to
+        self._modes: list[Any] | None = None  # to restore
         self._drawn: list[str] = []
         self._size = 0, 0
 
@@ -109,11 +109,11 @@ class Terminal:
             size = os.get_terminal_size(self._output)
         except OSError:
             return 80, 24
-        columns, lines = size.columns or 80, size.lines or 24  # 0: nobody has set it
+        columns, lines = size.columns or 80, size.lines or 24  # 0: the size is not set
         return max(_SMALLEST, min(columns, _LARGEST)), max(_SMALLEST, min(lines, _LARGEST))
 
     def draw(self, lines: list[str], size: tuple[int, int]) -> None:
-        """Show these lines, which fill a screen of that size."""
+        """Draw these lines, which fill a screen of that size."""
         changed = []
         if size != self._size:
             changed.append("\x1b[2J")
@@ -126,7 +126,7 @@ class Terminal:
             self._write("".join(changed))
 
     def read(self) -> list[str]:
-        """The keys that were pressed; none if the terminal has nothing. Raises EOFError if it is gone."""
+        """The pressed keys, if any. Raises EOFError if the terminal is gone."""
         found: list[str] = []
         wait_s = 0.0
         while select.select([self.keys], [], [], wait_s)[0]:
@@ -141,8 +141,8 @@ class Terminal:
         return found + self._parser.give_up()
 
     def stop(self) -> None:
-        """Give the screen back, stop as Ctrl-Z stops whoever does not handle it, and take it over again
-        when we are continued."""
+        """Restore the screen, stop like a process that does not handle Ctrl-Z, and take the screen over
+        again when we are continued."""
         self._give_back()
         before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         try:
@@ -152,7 +152,7 @@ class Terminal:
         self._take_over()
 
     def take_over_again(self) -> None:
-        """We were stopped without being asked, and are continued."""
+        """Take the screen over after a stop that we did not handle."""
         self._give_back()
         self._take_over()
 
@@ -173,7 +173,7 @@ class Terminal:
             self._write(_LEAVE)
             termios.tcsetattr(self.keys, termios.TCSADRAIN, modes)
         except (OSError, termios.error):
-            pass  # the terminal is gone, and nobody looks at it any more
+            pass  # the terminal is gone
 
     def _write(self, text: str) -> None:
         data = text.encode(self._encoding, "replace")
@@ -182,7 +182,7 @@ class Terminal:
 
 
 def _key_by_key(modes: list[Any]) -> list[Any]:
-    """Keys at once and unseen. Ctrl-S does not stop the screen; signals and output stay as they were."""
+    """Modes for keys at once, without echo. Ctrl-S does not stop the screen; signals and output are kept."""
     iflag, oflag, cflag, lflag, *rest = modes
     iflag &= ~(termios.IXON | termios.ICRNL)
     lflag &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)
@@ -192,5 +192,5 @@ def _key_by_key(modes: list[Any]) -> list[Any]:
 
 
 def is_usable(environ: dict[str, str]) -> bool:
-    """Whether there is a terminal that can show a full screen, and takes keys."""
+    """Whether there is a terminal that can show a full screen and read keys."""
     return environ.get("TERM", "dumb") not in ("", "dumb") and sys.stdin.isatty() and sys.stdout.isatty()
