@@ -1,1 +1,1 @@
-"""rondo-serve, a store over HTTP, read-only: live page, remote-read, /federate, /metrics, /health, /info."""
+"""rondo-serve: a store over HTTP, read-only. Live page, remote-read, /federate, /metrics, /health, /info."""

@@ -1,9 +1,9 @@
-"""Who may ask: the Host check against DNS rebinding, and the token.
+"""Access control: the Host check against DNS rebinding, and the token.
 
-Strategy: a page on the web can make a browser ask any name that it controls, and let that name point
-to 127.0.0.1; then the Host header has that name. So over TCP a name is answered only if it is localhost
-or was allowed; an address in numbers is no name, and a Unix socket no browser reaches. A token comes as
-Bearer, or as the password of Basic, which browsers can send; its file is read again when it changes.
+Strategy: a page on the web can point a name that it controls at 127.0.0.1, and make a browser send requests
+to it; then the Host header has that name. So over TCP a name is accepted only if it is localhost or was
+allowed. Numeric addresses are safe, and browsers cannot reach a Unix socket. A token comes as Bearer, or as
+the password of Basic, which browsers can send; its file is read again when it changes.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def parse_host(text: str) -> str:
 
 
 class TokenFile:
-    """The token in a file. Raises UsageError if it cannot be read, or holds none."""
+    """The token in a file. Raises UsageError if the file cannot be read, or has no token."""
 
     def __init__(self, path: str) -> None:
         self._secret = Secret(Path(path), "--token-file")
         self._token = self._secret.text().encode()
 
     def is_met(self, authorization: str) -> bool:
-        """Whether the value of an Authorization header carries the token."""
+        """Whether the value of an Authorization header has the token."""
         try:
             self._token = self._secret.text().encode()
         except SecretError:
-            pass  # it is being replaced, perhaps; the one that was read stands
+            pass  # the file may be being replaced: keep the last token
         scheme, _, rest = authorization.strip().partition(" ")
         given = b""
         if scheme.lower() == "bearer":
@@ -60,14 +60,14 @@ class TokenFile:
 
 
 class Access:
-    """Whether a request is answered."""
+    """Decides whether a request is answered."""
 
     def __init__(self, token: TokenFile | None = None, allowed_hosts: Collection[str] = ()) -> None:
         self._token = token
         self._hosts = {"localhost", *allowed_hosts}
 
     def check_host(self, request: Request) -> None:
-        """Of a request over TCP. Raises HttpError."""
+        """Check a request over TCP. Raises HttpError."""
         host = request.headers.get("Host", "")
         match = _HOST.fullmatch(host)
         name = match[1].lower().rstrip(".") if match else host

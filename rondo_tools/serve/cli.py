@@ -1,6 +1,6 @@
 """The command line of rondo-serve.
 
-What reads the store is imported where it is needed, so that --help is quick.
+Modules that read the store are imported late, so that --help is quick.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 DEFAULT_MAX_SAMPLES = 5_000_000
 
 DESCRIPTION = """\
-Show a store live in a browser, and let Prometheus query it where it lies. Read-only.
+Show a store live in a browser, and let Prometheus query it in place. Read-only.
 
   rondo-serve vmm_metrics --listen tcp:127.0.0.1:9464
   rondo-serve /var/lib/rondo/vmm_metrics --listen unix:/run/rondo-serve/http.sock
@@ -35,7 +35,7 @@ Show a store live in a browser, and let Prometheus query it where it lies. Read-
   /metrics /health /info
 
 It listens on a Unix socket or on loopback. Any other address needs --token-file: clients send the token
-as 'Authorization: Bearer', or as the password of Basic. TLS is a proxy's (docs/serve.md).
+as 'Authorization: Bearer', or as the password of Basic. TLS needs a proxy (docs/serve.md).
 """
 
 
@@ -44,30 +44,30 @@ as 'Authorization: Bearer', or as the password of Basic. TLS is a proxy's (docs/
     "--listen",
     action="append",
     metavar="ADDRESS",
-    help="where to serve: unix:PATH or tcp:HOST:PORT; may be repeated",
+    help="where to serve: unix:PATH or tcp:HOST:PORT; repeatable",
 )
-@argh.arg("--socket-group", metavar="GROUP", help="who may connect to unix:PATH, besides its owner")
 @argh.arg(
-    "--token-file", metavar="FILE", help="holds the token that clients send; read again when it changes"
+    "--socket-group", metavar="GROUP", help="the group that may connect to unix:PATH, besides the owner"
 )
+@argh.arg("--token-file", metavar="FILE", help="a file with the token of clients, read again when it changes")
 @argh.arg(
     "--allow-host",
     action="append",
     metavar="NAME",
-    help="a host name by which browsers and proxies may ask over TCP, besides localhost; may be repeated",
+    help="accept requests over TCP for this host name, besides localhost; repeatable",
 )
 @argh.arg("--job", metavar="NAME", type=command.typed(parse_job), help="value of the label 'job'")
 @argh.arg(
     "--external-label",
     metavar="NAME=VALUE",
     action="append",
-    help="a label for all series that do not have it themselves, as rondo-push gives it; may be repeated",
+    help="a label for all series without it, as in rondo-push; repeatable",
 )
 @argh.arg(
     "--max-samples",
     metavar="N",
     type=command.typed(partial(parse_count, most=1_000_000_000)),
-    help="refuse a remote-read request that has more",
+    help="refuse a remote-read request with more samples",
 )
 def rondo_serve(
     store: str,

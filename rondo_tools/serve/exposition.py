@@ -1,4 +1,4 @@
-"""The Prometheus text format, version 0.0.4: what /federate and /metrics answer."""
+"""The Prometheus text format, version 0.0.4: the answers of /federate and /metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def expose(samples: Iterable[Sample], note: str = "") -> str:
-    """The samples, those of a name together, with their times; no value is no sample. `note` stands first."""
+    """The samples with their times, grouped by name, without NaN. `note` is the first line."""
     by_name: dict[str, list[Sample]] = {}
     for sample in samples:
         if not math.isnan(sample.value):

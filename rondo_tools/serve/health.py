@@ -1,6 +1,7 @@
-"""The health of the store and of its deliveries for the page, each with a word: not everybody sees colours.
+"""The health of the store and of its deliveries for the page, each with a word: not everyone sees colours.
 
-Strategy: a look costs more than a second of the fleet does, and little changes: it is good for ten seconds.
+Strategy: a check costs more than a second of the fleet, and little changes: its result is used for ten
+seconds.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from rondo_tools.view.delivery import Delivery
 from rondo_tools.view.health import Health, health
 
 EVERY_S = 10.0
-SLOW_MS, LATE_MS = 30_000, 300_000  # of a delivery that is to come every ten seconds
+SLOW_MS, LATE_MS = 30_000, 300_000  # limits for a delivery every ten seconds
 
 GOOD, PLAIN, WARN, BAD = "good", "plain", "warn", "bad"
 Item = dict[str, Any]
 
 
 class HealthWatch:
-    """Looks at the store at `path`, at most every EVERY_S; `now_s` is time.monotonic's clock."""
+    """Checks the store at `path`, at most every EVERY_S; `now_s` is time.monotonic's clock."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class HealthWatch:
                 self._items = [_store(found, now_ms), *map(_delivery, found.deliveries)]
                 if not found.deliveries:
                     self._items.append(
-                        _item("delivery", PLAIN, "none", "nothing was ever delivered from here")
+                        _item("delivery", PLAIN, "none", "nothing was delivered from this store yet")
                     )
             except (StoreError, OSError) as exc:
                 self._items = [_item("store", BAD, "unreadable", str(exc))]
@@ -55,7 +56,7 @@ def _item(what: str, level: str, word: str, text: str = "") -> Item:
 
 
 def _store(found: Health, now_ms: int) -> Item:
-    """The worst that there is to say."""
+    """The worst problem of the store."""
     disk = f"{format_size(found.used_bytes)} used, {format_size(found.free_bytes)} free"
     if found.damage:
         return _item(
@@ -72,7 +73,7 @@ def _store(found: Health, now_ms: int) -> Item:
         told = ", ".join(f"{count} {result}" for result, count in refused.items() if count)
         return _item("store", WARN, "refuses ticks", f"{told}; {disk}")
     if found.evictions:
-        return _item("store", WARN, "evicted files", f"{len(found.evictions)} for want of room; {disk}")
+        return _item("store", WARN, "evicted files", f"{len(found.evictions)} for lack of space; {disk}")
     return _item("store", GOOD, "written", disk)
 
 
@@ -82,7 +83,7 @@ def _delivery(one: Delivery) -> Item:
     if one.error:
         return _item(what, BAD, "damaged", one.error)
     if one.behind_ms is None:
-        return _item(what, WARN, "not known", rejected)
+        return _item(what, WARN, "unknown", rejected)
     behind = f"{one.behind_ms / 1000:.0f} s behind" + (f" with {one.instance}" if one.instance else "")
     if one.behind_ms > LATE_MS:
         return _item(what, BAD, "late", behind)

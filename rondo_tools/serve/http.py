@@ -1,4 +1,4 @@
-"""What a request and an answer are, and the headers that every answer has."""
+"""Requests and answers, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from rondo_tools.errors import UsageError
 
-# A page of ours loads only what we serve; nothing of ours is loaded by a page of somebody else.
+# Our page loads only our files, and no other site can load or frame our answers.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -27,7 +27,7 @@ _WORTH_GZIP = 1 << 10  # bytes
 
 
 class HttpError(Exception):
-    """An answer that is no success; `message` says what to do."""
+    """A request fails with this status; `message` says what to do."""
 
     def __init__(self, status: HTTPStatus, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class Request:
     body: bytes = b""
 
     def one(self, name: str, default: str | None = None) -> str:
-        """The value of a parameter that is given once. Raises HttpError."""
+        """The value of a parameter. Raises HttpError unless it is given once."""
         values = self.query.get(name, [])
         if len(values) > 1 or (not values and default is None):
             times = "once" if values else "it is missing"
@@ -61,14 +61,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """`body` is bytes, or parts that are sent as they come; `done` is called when it was sent, or could not
-    be."""
+    """`body` is bytes, or parts that are sent one by one. `done` is called after it was sent, or sending
+    failed."""
 
     body: bytes | Iterable[bytes]
     content_type: str = TEXT
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
-    may_keep: bool = False  # by a browser, if it asks each time whether it is still current
+    may_keep: bool = False  # a browser may cache it, if it revalidates each time
     done: Callable[[], object] = lambda: None
 
 
@@ -79,12 +79,12 @@ def text(
 
 
 def as_json(value: Any, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    """NaN and infinities must be None or text: they are no JSON."""
+    """A JSON answer. NaN and infinities must be None or text: JSON has none."""
     return Response(json.dumps(value, separators=(",", ":"), allow_nan=False).encode(), JSON, status)
 
 
 def gzipped(request: Request, response: Response) -> Response:
-    """The response, smaller where the client takes that and it is worth it."""
+    """The response, compressed if the client accepts gzip and it is large."""
     if (
         not isinstance(response.body, bytes)
         or len(response.body) < _WORTH_GZIP
@@ -97,5 +97,5 @@ def gzipped(request: Request, response: Response) -> Response:
 
 
 def usage(exc: UsageError) -> HttpError:
-    """A selector, time or tier that cannot be meant, as an answer."""
+    """The answer to an invalid selector, time or tier."""
     return HttpError(HTTPStatus.BAD_REQUEST, str(exc))

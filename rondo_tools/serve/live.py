@@ -1,19 +1,19 @@
-"""The live page's data: the whole fleet once, then what has changed each second, made once for all viewers.
+"""The live page's data: the whole fleet once, then the changes of each second, made once for all viewers.
 
-Strategy: nobody watches, nothing is done: who asks first, a second after the last look, makes the next one,
-and all who ask meanwhile get the same bytes. A look is numbered. Who has seen look N gets what came
-since; who has seen none, or one that is too long ago, gets everything. VMs go by small numbers, so that a
-second of a thousand VMs is a few kilobytes.
+Strategy: without viewers there is no work. The first request after a second makes the next look, and all
+requests until the one after it get the same bytes. Looks are numbered. A viewer that has look N gets the
+changes since then; one without a look, or with an old one, gets everything. VMs have small numbers, so the
+changes of a thousand VMs in a second are a few kilobytes.
 
-    {"seq", "now_ms", "store": path, "measures": [names], "host": [exits a second, the oldest first],
+    {"seq", "now_ms", "store": path, "measures": [names], "host": [exits a second, oldest first],
      "health": [{what, level, word, text}],
      "vms": [[id, instance, start_ms, labels, state, end_ms, last_ms, now, spark]],
      "lives": [[instance, start_ms, state, end_ms, last_ms]]}
     {"deltas": [{"seq", "now_ms", "host": exits a second, "health", "born": [as in vms],
      "now": [[id, state, end_ms, last_ms, now]], "gone": [ids]}]}
 
-`now` are the measures at the last tick, null where there is no value; `spark` are exits a second of the
-last minute. `lives` ended within HOST_S, or are those of `vms` that began within it.
+`now` are the measures at the last tick, null without a value; `spark` are exits a second in the last minute.
+`lives` are those that ended in the last HOST_S seconds, and those of `vms` that began in them.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from rondo_tools.store.reader import Question, Session, Store, Wanted
 from rondo_tools.view.fleet import VM, Fleet, View
 from rondo_tools.view.measures import MEASURES
 
-EVERY_S = 0.9  # a look is good for so long
-FORGET_S = 60.0  # without a viewer, what is known is dropped
-HOST_S = 600  # of the host's exits, and of lives
+EVERY_S = 0.9  # how long a look is used
+FORGET_S = 60.0  # without a viewer for this time, the memory is freed
+HOST_S = 600  # the range of the host's exits, and of lives
 _KEPT = 10  # deltas
 _MOST_LIVES = 2000
-_PIECE_S = 60  # read at once
-_BEFORE_MS = 5_000  # where the tick is that a piece's first one grew from
+_PIECE_S = 60  # seconds read at once
+_BEFORE_MS = 5_000  # read before a piece, for the rate of its first tick
 _EXITS = "vcpu_exits_total"
 
 Key = tuple[str, int]
@@ -50,9 +50,9 @@ Health = Callable[[int], list[dict[str, Any]]]
 
 
 class Live:
-    """Looks for the page at the store that `open_store` gives: another one, where it was replaced.
+    """Makes looks at the store that `open_store` returns, which is another one after a replacement.
 
-    For all threads; `now_s` is time.monotonic's clock.
+    Thread-safe; `now_s` is time.monotonic's clock.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Live:
         self._store: Store | None = None
         self._fleet: Fleet | None = None
         self._looked_s = 0.0
-        self._seq = now_ms()  # looks are more than a millisecond apart: no process before had these
-        self._answers: dict[int, bytes] = {}  # by the look that was seen, compressed
+        self._seq = now_ms()  # looks are over 1 ms apart, so no earlier process has used these numbers
+        self._answers: dict[int, bytes] = {}  # compressed, by the viewer's look
         self._view: View | None = None
         self._seen: dict[Key, tuple[int, tuple[str, int, int]]] = {}
         self._next_id = 0
@@ -78,12 +78,12 @@ class Live:
         self._host: deque[float] = deque(maxlen=HOST_S)
 
     def answer(self, seen: int) -> bytes:
-        """What has come since look `seen`, or everything: JSON, compressed with gzip. Raises StoreError."""
+        """The changes since look `seen`, or everything: JSON, compressed with gzip. Raises StoreError."""
         with self._lock:
             if self._fleet is None or self._now_s() - self._looked_s > EVERY_S:
                 try:
                     self._look()
-                except BaseException:  # what is known may be half of a look
+                except BaseException:  # the data may be half of a look
                     self._drop()
                     raise
             if seen < self._seq - len(self._deltas) or seen > self._seq:
@@ -93,9 +93,9 @@ class Live:
             return self._answers[seen]
 
     def forget(self) -> bool:
-        """Drop what is known, if nobody has asked for some time. Returns whether it did."""
+        """Free the memory if there was no request for some time. Returns whether it did."""
         if not self._lock.acquire(blocking=False):
-            return False  # somebody asks
+            return False  # a request holds the lock
         try:
             if self._fleet is None or self._now_s() - self._looked_s <= FORGET_S:
                 return False
@@ -151,7 +151,7 @@ class Live:
     def _begin(self, store: Store, now_ms: int) -> None:
         self._store, self._fleet = store, Fleet(store)
         self._next_id = 0
-        self._seq += _KEPT + 1  # so that nobody's look is one of these
+        self._seq += _KEPT + 1  # so that no viewer has one of these looks
         since_ms = now_ms - 1000 * HOST_S
         sessions = store.sessions(since_ms=since_ms)
         self._lives = {
@@ -198,7 +198,7 @@ class Live:
 
 
 def _exits_before(store: Store, sessions: Sequence[Session], since_ms: int) -> list[float]:
-    """The exits of all sessions in each of the HOST_S seconds from `since_ms` on.
+    """The exits of all sessions in each of the HOST_S seconds from `since_ms`.
 
     Read in pieces: ten minutes of a thousand VMs are a hundred megabytes.
     """
@@ -232,12 +232,12 @@ def _total(view: View) -> float:
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> list[list[float]]:
-    """Three digits behind the point are enough of what is shown, and none of what is large."""
+    """Round to the precision of the page: three decimals, none for large values."""
     return np.where(np.abs(values) >= 100, np.round(values), np.round(values, 3)).tolist()  # type: ignore[no-any-return]
 
 
 def _json(value: Any) -> bytes:
-    """NaN becomes null, wherever it stands."""
+    """Encode as JSON; NaN becomes null."""
     return json.dumps(_without_nan(value), separators=(",", ":"), allow_nan=False).encode()
 
 

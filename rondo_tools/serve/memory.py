@@ -1,7 +1,7 @@
-"""What the C library keeps of the memory that was freed.
+"""Limits the freed memory that the C library keeps.
 
-Strategy: a look at a thousand VMs is some large arrays for a moment, made by whichever thread answers. By
-default glibc has a heap for each thread, and keeps what is freed for later.
+Strategy: a look at a thousand VMs needs large arrays for a moment, in the thread that answers. By default
+glibc has a heap for each thread, and keeps freed memory.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import ctypes
 import gc
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # mallopt(3)
-_LARGE = 4 << 20  # bytes; to map each smaller block anew takes longer than to keep it
+_LARGE = 4 << 20  # bytes; mapping smaller blocks each time costs more than keeping them
 
 
 def keep_little() -> None:
-    """One heap for all threads; large blocks go back to the system when they are freed."""
+    """Use one heap for all threads, and return large blocks to the system when they are freed."""
     _call("mallopt", _M_ARENA_MAX, 1)
     _call("mallopt", _M_MMAP_THRESHOLD, _LARGE)
 
 
 def give_back() -> None:
-    """Give the system all that is free now."""
+    """Return all free memory to the system."""
     gc.collect()
     _call("malloc_trim", 0)
 

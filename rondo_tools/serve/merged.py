@@ -1,6 +1,7 @@
-"""The lives of an instance as one line of time: which rows of which life come one after another.
+"""Merges the lives of an instance into one line of time.
 
-Strategy: the order, what is left out of it and which ends are marked are rondo-push's (`prom.lives`).
+Strategy: the same rules as rondo-push (`prom.lives`) for the order, the rows left out and the markers of
+ends.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Life(NamedTuple):
 
 
 def has_marker(life: Life, starts_ms: list[int], end_ms: int) -> bool:
-    """Whether its end is marked within a range up to `end_ms`, where its instance's lives began then."""
+    """Whether a life's end is marked in a range up to `end_ms`, with all lives' starts in `starts_ms`."""
     session = life.session
     return (
         session.end is not None
@@ -32,8 +33,9 @@ def has_marker(life: Life, starts_ms: list[int], end_ms: int) -> bool:
 
 
 def merged(lives: list[Life], marked: list[bool]) -> Iterator[tuple[int, Piece, slice | None]]:
-    """The rows of an instance's lives as one line of time: of which life, and some rows of a piece, None
-    for the marker of its end."""
+    """The rows of an instance's lives as one line of time: the life's index, a piece, and a slice of its
+    rows;
+    None for the marker of its end."""
     if len(lives) == 1:
         for piece in lives[0].pieces:
             yield 0, piece, slice(0, piece.t_ms.size)

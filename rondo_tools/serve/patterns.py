@@ -1,10 +1,10 @@
-"""Regular expressions from strangers: how many ways one can be tried on a value, before it is tried.
+"""Checks untrusted regular expressions: bounds the number of ways to try one before it is tried.
 
-Strategy: Python's `re` goes back and tries again, and `(a+)+$` on thirty characters takes a minute. So the
-parse of a pattern is walked, and the number of ways through it is bounded from above: alternatives add
-up, a sequence multiplies, a repetition of one character has as many ways as the value has places. A
-repetition of anything longer is refused, if it may be tried twice at one place. What Prometheus and
-Grafana make of a choice (`vm-1|vm-2`), and prefixes (`vm-.*`), have few.
+Strategy: Python's `re` backtracks, and `(a+)+$` on thirty characters takes a minute. So an upper bound of the
+number of ways through the parsed pattern is computed: alternatives add up, a sequence multiplies, a
+repetition of one character has as many ways as the value has places. A repetition of anything longer is
+refused, if it may be tried twice at one place. The patterns of Prometheus and Grafana for a choice
+(`vm-1|vm-2`), and prefixes (`vm-.*`), have few ways.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _ONE = (codes.LITERAL, codes.NOT_LITERAL, codes.ANY, codes.IN, codes.CATEGORY)
 
 
 class SafePattern:
-    """A `selector.Pattern`. Raises UsageError if it cannot be bounded, or is none.
+    """A `selector.Pattern`. Raises UsageError if it is invalid, or cannot be bounded.
 
-    `until` is when, by time.monotonic, the query must have found out what matches.
+    `until` is the query's deadline for matching, by time.monotonic.
     """
 
     def __init__(self, text: str, until: float = math.inf) -> None:
@@ -46,16 +46,16 @@ class SafePattern:
         self.ways(2)
 
     def ways(self, length: int) -> int:
-        """At most so many ways to try it on a value of this length. Raises UsageError as the class does."""
+        """An upper bound of the ways to try it on a value of this length. Raises the class' UsageError."""
         if length not in self._ways:
             self._ways[length] = self._of(self._parsed, length)
         return self._ways[length]
 
     def fullmatch(self, value: str, /) -> re.Match[str] | None:
-        """Raises UsageError if it might take too long to find out."""
+        """Match a value. Raises UsageError if it might take too long."""
         if time.monotonic() > self._until:
             raise UsageError(
-                f"to match regular expressions took more than {MATCHING_S:g} s: write them more simply"
+                f"matching regular expressions took more than {MATCHING_S:g} s: write simpler ones"
             )
         if self.ways(len(value)) > MAX_WAYS:
             raise UsageError(
@@ -74,10 +74,10 @@ class SafePattern:
                 ways *= self._of(argument[3], length)
             elif operator in _REPEATS:
                 ways *= self._of_repeat(argument, length)
-            else:  # look-around, back references: RE2 has none of them
-                raise UsageError(f"{self.text!r:.200}: RE2 does not know {str(operator).lower()}")
+            else:  # look-around, back references: RE2 has neither
+                raise UsageError(f"{self.text!r:.200}: RE2 does not have {str(operator).lower()}")
             if ways > 1 << 200:
-                break  # far too many anyway
+                break  # far too many already
         return ways
 
     def _of_repeat(self, argument: Any, length: int) -> int:
@@ -86,7 +86,7 @@ class SafePattern:
             return int(self._of(repeated, length) ** max(least, 1))
         if len(repeated) == 1 and repeated[0][0] in _ONE:
             return most - least + 1
-        if most == 1:  # a part that may be missing
+        if most == 1:  # an optional part
             return 1 + self._of(repeated, length)
         inner = repeated[0][1][3] if len(repeated) == 1 and repeated[0][0] == codes.SUBPATTERN else repeated
         if len(inner) == 1 and inner[0][0] in _ONE:

@@ -1,7 +1,7 @@
 """One life of a VM over a range, for charts: columns of times and values, counters as rates.
 
-Strategy: the finest tier that reaches back to the start and has no more than `points` rows is taken, and
-the answer says which it is and why: a chart of a week must not be mistaken for seconds.
+Strategy: the finest tier that reaches back to the start and has at most `points` rows is used. The answer has
+the tier and the reason, so that a chart of a week is not mistaken for seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rondo_tools.catalog import COUNTER
 from rondo_tools.store.reader import Rows, Session, Store
 from rondo_tools.view.rates import rates
 
-POINTS = 2_200  # a week of 5 min, six hours of 10 s, and some
+POINTS = 2_200  # a little more than a week of 5 min, or six hours of 10 s
 
 WHOLE, COARSER, KEPT = "every tick", "zoom in for a finer tier", "nothing finer is kept that far back"
 
@@ -23,10 +23,10 @@ WHOLE, COARSER, KEPT = "every tick", "zoom in for a finer tier", "nothing finer 
 def answer(
     store: Store, sessions: list[Session], session: Session, start_ms: int, end_ms: int, points: int
 ) -> dict[str, Any]:
-    """What `session` had from `start_ms` to `end_ms`; `sessions` are all lives of its instance."""
+    """The series of `session` from `start_ms` to `end_ms`; `sessions` are all lives of its instance."""
     tier, rows, why = _rows(store, session, start_ms, end_ms, points)
     columns = session.columns(tier)
-    first = int(rows.t_ms.searchsorted(start_ms))  # those before are there for the first one's rate
+    first = int(rows.t_ms.searchsorted(start_ms))  # rows before that are for the first one's rate
     series = []
     for at, column in enumerate(columns):
         one = session.header.series[column.series]
@@ -71,9 +71,9 @@ def _rows(store: Store, session: Session, start_ms: int, end_ms: int, points: in
 
 
 def _reaches(store: Store, session: Session, tier: int, rows: Rows, since_ms: int, end_ms: int) -> bool:
-    """Whether `rows` of a tier lack none since then: its first one may stand behind a time without ticks.
+    """Whether `rows` of a tier are complete since `since_ms`: the first one may follow a time without ticks.
 
-    A row of a coarse tier has the time of a tick: of one that is missing here, if it is earlier.
+    A row of a coarse tier has the time of a tick. If that is earlier, the tick is missing here.
     """
     interval_ms = store.tiers[tier].interval_ms if tier else session.interval_ms
     first_ms = int(rows.t_ms[0]) if rows.t_ms.size else end_ms + 1
@@ -84,7 +84,7 @@ def _reaches(store: Store, session: Session, tier: int, rows: Rows, since_ms: in
 
 
 def _rates(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The rate at each value since the one before; NaN for the first, and where there is no value."""
+    """The rate between each value and the previous one; NaN for the first, and without a value."""
     found = np.full(values.size, np.nan)
     there = np.flatnonzero(~np.isnan(values))
     found[there[1:]] = rates(t_ms[there], values[there])

@@ -1,10 +1,9 @@
 """Prometheus remote-read: a query in, the samples of a store out.
 
-Strategy: `Timelines` has the rows as columns; here they become what was asked for. SAMPLES is one message,
-laid out as remote-write's and compressed whole. STREAMED_XOR_CHUNKS is a frame for each series, in the
-order of their labels; the client takes one series from a frame. Of labels alone (Prometheus'
-/api/v1/series) no sample is read. What the client does not check must be right: one series for a label
-set, in time order.
+Strategy: `Timelines` has the rows as columns; this module encodes them. SAMPLES is one message, in the layout
+of remote-write and compressed whole. STREAMED_XOR_CHUNKS is a frame for each series, in the order of their
+labels; the client takes one series from a frame. For labels alone (Prometheus' /api/v1/series) no sample is
+read. The client does not check that there is one series for a label set, in time order: that must be right.
 Source: https://prometheus.io/docs/prometheus/latest/querying/remote_read_api/ and storage/remote/codec.go.
 """
 
@@ -32,14 +31,14 @@ from rondo_tools.store.format.tiers import Tier
 
 MAX_QUERY = 1 << 20  # bytes, decompressed
 MAX_MATCHERS = 100
-MAX_QUERIES = 10  # of a request; Prometheus sends one
+MAX_QUERIES = 10  # in a request; Prometheus sends one
 
-# Matchers that are not labels of a series: they choose what is read of it.
+# Matchers that are not labels of a series: they choose the tier and the aggregate.
 TIER, AGGREGATE = "rondo_tier", "rondo_aggregate"
 
 _OPERATORS = ("=", "!=", "=~", "!~")
 _STREAMED = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse"
-_SNAPPY_CHUNK, _SNAPPY_CRC_AT = 1 << 16, 14  # behind the stream's identifier and the chunk's head
+_SNAPPY_CHUNK, _SNAPPY_CRC_AT = 1 << 16, 14  # after the stream's identifier and the chunk's head
 _LABELS_ONLY = "series"  # ReadHints.func of /api/v1/series
 
 
@@ -50,15 +49,15 @@ def answer(
     max_samples: int,
     count: Callable[[int], object],
 ) -> Response:
-    """The answer to a request's body; `count` is told how many samples it has. Raises HttpError."""
+    """The answer to a request's body; `count` is called with its number of samples. Raises HttpError."""
     request = _parse(body)
     if len(request.queries) > MAX_QUERIES:
         raise HttpError(HTTPStatus.BAD_REQUEST, f"a request has at most {MAX_QUERIES} queries")
-    # What a request may have is shared by its queries.
+    # The queries of a request share its limits.
     share = max_samples // max(len(request.queries), 1)
     asked = [_asked(query, tiers, share) for query in request.queries]
     if _is_streamed(request):
-        # All is read before the first byte goes out: what is wrong is said by the status.
+        # Everything is read before the first byte is sent, so that the status can report an error.
         frames = [
             frame for number, one in enumerate(asked) for frame in _frames(one, number, timelines, count)
         ]
@@ -70,7 +69,7 @@ def answer(
 
 
 def _is_streamed(request: ReadRequest) -> bool:
-    """Whether the first type of those accepted that we have is the stream. Raises HttpError for none."""
+    """Whether the first accepted type that we have is the stream. Raises HttpError if there is none."""
     ours = (ReadRequest.SAMPLES, ReadRequest.STREAMED_XOR_CHUNKS)
     accepted = list(request.accepted_response_types) or [ReadRequest.SAMPLES]
     for one in accepted:
@@ -80,7 +79,7 @@ def _is_streamed(request: ReadRequest) -> bool:
 
 
 def _parse(body: bytes) -> ReadRequest:
-    """Raises HttpError for what is no request, before it takes memory."""
+    """Parse a request. Raises HttpError if it is invalid, before it takes memory."""
     try:
         if snappy_length(body) > MAX_QUERY:
             raise HttpError(
@@ -94,19 +93,19 @@ def _parse(body: bytes) -> ReadRequest:
 
 
 def snappy_length(block: bytes) -> int:
-    """How long a snappy block says that it is, decompressed. Raises ValueError."""
+    """The decompressed length in a snappy block's header. Raises ValueError."""
     number = 0
     for at, byte in enumerate(block[:5]):
         number |= (byte & 0x7F) << 7 * at
         if byte < 0x80:
             return number
-    raise ValueError("no snappy block")
+    raise ValueError("not a snappy block")
 
 
 class _Query(NamedTuple):
     asked: Asked
     labels_only: bool
-    added: Labels  # labels that were asked for and that no series has
+    added: Labels  # labels in the matchers that no series has
 
 
 def _asked(query: Query, tiers: Sequence[Tier], max_samples: int) -> _Query:
@@ -149,7 +148,7 @@ def _number(text: str, tiers: int) -> int:
 
 
 def _result(query: _Query, timelines: Timelines, count: Callable[[int], object]) -> bytes:
-    """A QueryResult."""
+    """Encode a QueryResult."""
     if query.labels_only:
         found: Iterable[tuple[Labels, bytes]] = ((one, b"") for one in timelines.labels(query.asked))
     else:
@@ -210,8 +209,8 @@ def framed(message: bytes) -> bytes:
 
 
 def crc32c(data: bytes) -> int:
-    """The Castagnoli CRC, which Python has not, but snappy's framing format puts before each 64 KiB."""
-    if len(data) > _SNAPPY_CHUNK:  # a series of ten thousands of samples: so rare that a loop will do
+    """The Castagnoli CRC, which Python lacks; snappy's framing format has it before each 64 KiB."""
+    if len(data) > _SNAPPY_CHUNK:  # a series of ten thousands of samples: rare, so a slow loop will do
         crc = 0xFFFFFFFF
         for byte in data:
             crc = _CASTAGNOLI[(crc ^ byte) & 0xFF] ^ crc >> 8

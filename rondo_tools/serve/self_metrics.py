@@ -1,4 +1,4 @@
-"""rondo-serve's own counts, for /metrics."""
+"""rondo-serve's own metrics, for /metrics."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _series(name: str, kind: str, unit: str, help: str) -> Series:
     return Series(name, (), kind, unit, help)
 
 
-REQUESTS = _series("serve_requests_total", COUNTER, "requests", "Requests, by what was asked and the status.")
-SECONDS = _series("serve_request_seconds_total", COUNTER, "seconds", "Time that answers took to make.")
+REQUESTS = _series("serve_requests_total", COUNTER, "requests", "Requests, by path and status.")
+SECONDS = _series("serve_request_seconds_total", COUNTER, "seconds", "Time spent on making answers.")
 SAMPLES = _series("serve_read_samples_total", COUNTER, "samples", "Samples in answers to remote-read.")
 CONNECTIONS = _series("serve_connections", GAUGE, "connections", "Connections that are open.")
 CPU = _series("serve_cpu_seconds_total", COUNTER, "seconds", "CPU time of rondo-serve.")
@@ -28,7 +28,7 @@ RSS = _series("serve_rss_bytes", GAUGE, "bytes", "Memory of rondo-serve.")
 
 
 class SelfMetrics:
-    """Counts from all threads."""
+    """Counts of all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,11 +1,11 @@
-"""The HTTP server: bounded in connections, in time and in bytes, whatever its clients do.
+"""The HTTP server: bounded in connections, time and bytes, whatever its clients do.
 
-Strategy: http.server parses; a thread serves a connection, of which there are at most MAX_CONNECTIONS:
-others wait in the listener's queue. What a thread reads comes through a `_Bounded` reader, which has a
-deadline and a number of bytes for each part of a request: the wait for it, its head, its body. What it
-sends must be taken at a pace. So slow, silent and half-open clients hold a thread for some seconds only.
+Strategy: http.server parses requests. Each connection has a thread, at most MAX_CONNECTIONS of them; others
+wait in the listener's queue. A thread reads through a `_Bounded` reader, which has a deadline and a number of
+bytes for each part of a request: the wait for it, its head, its body. A client must read the answer at a
+minimal pace. So a slow, silent or half-open client holds a thread for some seconds only.
 
-    wait for a request   IDLE_S, then the connection is closed without a word
+    wait for a request   IDLE_S, then the connection is closed without an answer
     its head             HEAD_S, MAX_HEAD bytes
     its body             BODY_S, MAX_BODY bytes
     each piece sent      SEND_S, PIECE bytes
@@ -36,16 +36,16 @@ MAX_CONNECTIONS = 128
 IDLE_S, HEAD_S, BODY_S, SEND_S = 5.0, 5.0, 5.0, 10.0
 MAX_HEAD, MAX_BODY = 32 << 10, 64 << 10
 PIECE = 1 << 20
-_FULL_S = 0.05  # how often it looks for a free place
+_FULL_S = 0.05  # time between checks for a free place
 
 log = logging.getLogger(__name__)
 
 Handle = Callable[[Request, bool], Response]
-"""From a request, and whether it came over TCP, to its answer. Raises HttpError."""
+"""Maps a request, and whether it came over TCP, to an answer. Raises HttpError."""
 
 
 class Server:
-    """Serves `listeners` until a signal comes. `close` it."""
+    """Serves `listeners` until a signal. Must be closed."""
 
     def __init__(self, listeners: Sequence[Listener], handle: Handle) -> None:
         self._listeners = listeners
@@ -59,7 +59,7 @@ class Server:
         return len(self._open)
 
     def run(self, signals: Signals, each_s: float, then: Callable[[], None]) -> None:
-        """Accept until there is a signal; call `then` every `each_s` seconds."""
+        """Accept connections until a signal; call `then` every `each_s` seconds."""
         next_s = time.monotonic() + each_s
         while not signals.take():
             is_full = self.is_full
@@ -79,7 +79,7 @@ class Server:
             connection = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError as exc:  # no descriptor left, perhaps: those that are open end soon
+        except OSError as exc:  # perhaps no descriptor is free: open connections end soon
             self.warnings.warn("accept", "%s: %s", listener.name, exc.strerror)
             time.sleep(_FULL_S)
             return
@@ -87,7 +87,7 @@ class Server:
             self._open.add(connection)
         try:
             threading.Thread(target=self._serve, args=(connection,), name="connection", daemon=True).start()
-        except (RuntimeError, MemoryError) as exc:  # no thread, or no stack for it
+        except (RuntimeError, MemoryError) as exc:  # no thread can be started
             self.warnings.warn("thread", "%s: %s", listener.name, exc)
             self._end(connection)
             time.sleep(_FULL_S)
@@ -113,14 +113,14 @@ class Server:
         return len(self._open) >= MAX_CONNECTIONS
 
     def answer(self, request: Request, *, is_tcp: bool) -> Response:
-        """The answer to a request, whatever goes wrong while it is made."""
+        """The answer to a request, an error if anything fails."""
         try:
             return gzipped(request, self._handle(request, is_tcp))
         except HttpError as exc:
             return text(str(exc), exc.status, exc.headers)
         except UsageError as exc:
             return text(str(exc), usage(exc).status)
-        except RondoError as exc:  # the store: gone, or damaged beyond reading
+        except RondoError as exc:  # the store is gone, or cannot be read
             self.warnings.warn("store", "%s", exc)
             return text(str(exc), HTTPStatus.SERVICE_UNAVAILABLE)
         except MemoryError:
@@ -132,28 +132,28 @@ class Server:
             return text("an internal error; rondo-serve has logged it", HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def close(self) -> None:
-        """Cut off the connections that are open."""
+        """Close all open connections."""
         with self._lock:
             for connection in self._open:
                 try:
                     connection.shutdown(socket.SHUT_RDWR)
                 except OSError:
-                    pass  # it is closed already
+                    pass  # already closed
 
 
 def _readable(watched: Sequence[Signals | Listener], wait_s: float) -> set[int]:
-    poll = select.poll()  # a store's files may take the descriptors that select() can have
+    poll = select.poll()  # select() takes no descriptor beyond 1023, and a store has many files
     for one in watched:
         poll.register(one, select.POLLIN)
     return {fd for fd, _ in poll.poll(wait_s * 1000)}
 
 
 class _TooLongError(Exception):
-    """A head that is longer than MAX_HEAD."""
+    """A head is longer than MAX_HEAD."""
 
 
 class _Bounded(io.RawIOBase):
-    """Reads from a connection, up to a deadline and so many bytes: TimeoutError and _TooLongError beyond."""
+    """Reads a connection up to a deadline and a number of bytes; raises TimeoutError and _TooLongError."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -179,7 +179,7 @@ class _Bounded(io.RawIOBase):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection; http.server calls it with a request after another."""
+    """One connection; http.server calls it for each request."""
 
     protocol_version = "HTTP/1.1"
     command = ""
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.raw_requestline = self.rfile.readline(MAX_HEAD)
             if not self.raw_requestline.strip():
                 return
-            if not self.parse_request():  # it has answered
+            if not self.parse_request():  # it has sent an error
                 return
             answer = self._server.answer(self._request(), is_tcp=self.connection.family != socket.AF_UNIX)
         except TimeoutError:
@@ -247,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         given = set(self.headers.get_all("Content-Length", ["0"]))
         length = given.pop()
         if given or not (length.isascii() and length.isdigit()):
-            raise HttpError(HTTPStatus.BAD_REQUEST, f"Content-Length {length[:20]!r} is no number")
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"Content-Length {length[:20]!r} is not a number")
         if len(length) > 20 or int(length) > MAX_BODY:
             raise HttpError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body of a request has at most {MAX_BODY} bytes"
@@ -271,7 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Transfer-Encoding"] = "chunked"
         else:
             self.close_connection = True
-        self.close_connection |= self._server.is_full  # others wait for a place
+        self.close_connection |= self._server.is_full  # others wait for this place
         if self.close_connection:
             headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {answer.status.value} {answer.status.phrase}", f"Date: {self.date_time_string()}"]
@@ -283,20 +283,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_all(head + answer.body)
         else:
             self._send_all(head)
-            for part in filter(None, answer.body):  # an empty chunk would be the last one
+            for part in filter(None, answer.body):  # an empty chunk would end the body
                 self._send_all(b"%x\r\n%b\r\n" % (len(part), part) if is_chunked else part)
             if is_chunked:
                 self._send_all(b"0\r\n\r\n")
 
     def _send_all(self, data: bytes) -> None:
-        """Raises TimeoutError if the client does not take a piece in time."""
+        """Send data. Raises TimeoutError if the client does not read a piece in time."""
         view = memoryview(data)
         for at in range(0, len(view), PIECE):
             self.connection.settimeout(SEND_S)
             self.connection.sendall(view[at : at + PIECE])
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server finds wrong with a request's head."""
+        """Send http.server's error for an invalid head."""
         self.close_connection = True
         self._send(text(message or explain or HTTPStatus(code).phrase, HTTPStatus(code)))
 

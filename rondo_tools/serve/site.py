@@ -1,7 +1,7 @@
-"""What there is under which path, and who may ask for it.
+"""The routes of rondo-serve, and access to them.
 
-Strategy: a route is a name and a function from a request to a response. The store is read by one thread at
-a time, for its files and what is known of them are shared; who waits for it longer than BUSY_S is told so.
+Strategy: a route is a name and a function from a request to a response. One thread at a time reads the store,
+because its open files and caches are shared; a request that waits longer than BUSY_S gets an error.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from rondo_tools.store.reader import Store
 from rondo_tools.view.state import running_or_silent
 
 BUSY_S = 10.0
-ANSWERS = 4  # to remote-read, in memory at once: those that clients take slowly are many megabytes
-RECENT_MS = 30_000  # a tick of a VM that is running, and the store's own, are no older
-STORE_INSTANCE = "rondo-store"  # the store's own counts, in itself
+ANSWERS = 4  # to remote-read in memory at once: one may have many megabytes and a slow client
+RECENT_MS = 30_000  # the last tick of a running VM, and the store's own, are not older
+STORE_INSTANCE = "rondo-store"  # the instance of the store's own metrics
 
 NO_PROMQL = """\
 rondo-serve has no PromQL. To query this store with PromQL, or from Grafana, run a Prometheus that reads it:
@@ -41,7 +41,7 @@ rondo-serve has no PromQL. To query this store with PromQL, or from Grafana, run
     - url: http://ADDRESS/api/v1/read
       read_recent: true
 
-deploy/prometheus-local/ has a whole configuration; docs/serve.md says what it takes.
+deploy/prometheus-local/ has a complete configuration; docs/serve.md explains it.
 """
 
 
@@ -71,7 +71,7 @@ class Site:
         self._paths = {path for _, path in self._routes}
 
     def handle(self, request: Request, is_tcp: bool) -> Response:
-        """Raises HttpError, RondoError."""
+        """Answer a request. Raises HttpError, RondoError."""
         began_s = time.monotonic()
         route = request.path if request.path in self._paths else "other"
         status = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -88,7 +88,7 @@ class Site:
     def _route(self, request: Request, is_tcp: bool) -> Response:
         if is_tcp:
             self._access.check_host(request)
-        if request.path != "/health":  # probes of a load balancer have no token; it says little
+        if request.path != "/health":  # probes of a load balancer have no token; the answer reveals little
             self._access.check_token(request)
         if request.path.startswith("/api/v1/query"):
             return text(NO_PROMQL.rstrip(), HTTPStatus.NOT_FOUND)
@@ -103,14 +103,14 @@ class Site:
         if allowed:
             raise HttpError(
                 HTTPStatus.METHOD_NOT_ALLOWED,
-                f"{request.path} is asked by {' or '.join(allowed)}",
+                f"{request.path} accepts {' or '.join(allowed)}",
                 {"Allow": ", ".join(allowed)},
             )
-        raise HttpError(HTTPStatus.NOT_FOUND, "nothing is here; see docs/serve.md for what there is")
+        raise HttpError(HTTPStatus.NOT_FOUND, "no such path; docs/serve.md lists all")
 
     @contextmanager
     def _reader(self) -> Iterator[Store]:
-        """The store, for one thread. Raises HttpError."""
+        """The store, locked for this thread. Raises HttpError."""
         _wait_for(self._reading)
         try:
             yield self._opened.store()
@@ -146,7 +146,7 @@ class Site:
                 asked = Asked(Selector(matchers), now_ms - RECENT_MS, now_ms, max_samples=self._max_samples)
                 for sample in timelines.latest(asked):
                     found[sample.labels] = sample
-        note = "The last tick of each running VM. A scrape has one of many seconds: rondo-push delivers all."
+        note = "The last tick of each running VM. A scrape gets one second of many: rondo-push delivers all."
         return Response(exposition.expose(found.values(), note).encode(), exposition.CONTENT_TYPE)
 
     def _live_page(self, request: Request) -> Response:
@@ -157,7 +157,7 @@ class Site:
         return Response(gzip.decompress(data), JSON)
 
     def _sessions(self, request: Request) -> Response:
-        """Those with a tick at or after `since` (Unix ms), and those that have not ended."""
+        """Sessions with a tick at or after `since` (Unix ms), and those that have not ended."""
         with self._reader() as store:
             sessions = store.sessions(since_ms=_integer(request, "since", 0))
         now_ms = clock.now_ms()
@@ -186,7 +186,7 @@ class Site:
         with self._reader() as store:
             lives = store.sessions(instance=instance)
             if not lives:
-                raise HttpError(HTTPStatus.NOT_FOUND, f"the store knows no instance {instance!r:.200}")
+                raise HttpError(HTTPStatus.NOT_FOUND, f"the store has no instance {instance!r:.200}")
             wanted_ms = _integer(request, "session", lives[-1].start_ms)
             session = next((one for one in lives if one.start_ms == wanted_ms), None)
             if session is None:
@@ -196,7 +196,7 @@ class Site:
             return as_json(ranges.answer(store, lives, session, start_ms, end_ms, points))
 
     def _metrics(self, _: Request) -> Response:
-        """Our own counts, and the newest of the store's own."""
+        """rondo-serve's own metrics, and the newest of the store's own."""
         now_ms = clock.now_ms()
         own = (matcher("instance", "=", STORE_INSTANCE),)
         with self._reader() as store:
@@ -214,7 +214,7 @@ class Site:
         age_ms = clock.now_ms() - max((one.last_ms for one in running), default=0)
         if running and age_ms > RECENT_MS:
             return text(
-                f"rondo-store's own last tick is {age_ms // 1000} s old: it hangs, or was killed",
+                f"the store's own last tick is {age_ms // 1000} s old: rondo-store hangs, or was killed",
                 HTTPStatus.SERVICE_UNAVAILABLE,
             )
         return text("ok")
@@ -241,17 +241,17 @@ class Site:
 
 
 def _wait_for(place: threading.Lock | threading.BoundedSemaphore) -> None:
-    """Raises HttpError if it is not to be had for BUSY_S."""
+    """Raises HttpError if the place is not free within BUSY_S."""
     if not place.acquire(timeout=BUSY_S):
         raise HttpError(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            f"others have been asking for more than {BUSY_S:g} s: try again",
+            f"busy with other requests for more than {BUSY_S:g} s: try again",
             {"Retry-After": "5"},
         )
 
 
 def _integer(request: Request, name: str, default: int) -> int:
-    """A parameter of Unix milliseconds, or another number. Raises HttpError."""
+    """A parameter that is a number, as of Unix milliseconds. Raises HttpError."""
     text = request.one(name, str(default))
     if not (text.isascii() and text.isdigit()) or len(text) > 15:
         raise HttpError(

@@ -1,12 +1,11 @@
-"""Which tier answers a remote-read query, and which column of a gauge: from what Prometheus hints.
+"""Chooses the tier for a remote-read query, and the column of a gauge, from Prometheus' hints.
 
-Strategy: a query that looks at points `step` apart, each over `range`, needs rows no further apart than
-the step and at least four of them in the range; one that asks for a single point, 600. The coarsest tier
-that has these is read, so that a week is 2,016 rows a series, and where it does not reach back the next
-coarser one joins on. No more than tier 0's own span is answered from it, whatever the step: as exactly as
-after a push. Functions that count or add up samples would be wrong by the factor: they get every tick, as
-far back as there are.
-Source: prompb.ReadHints; Thanos' aggrsFromFunc for the columns.
+Strategy: a query for points `step` apart, each over `range`, needs rows no further apart than the step, and
+at least four in the range; a query for a single point needs 600. The coarsest tier with these is read, so a
+week is 2,016 rows a series; the next coarser one is read before its first row. A range no longer than tier
+0's span is always read from tier 0, which is as exact as after a push. Functions that count or add up samples
+would be wrong in coarse tiers: they get every tick, as far back as there are ticks. Source: prompb.ReadHints;
+Thanos' aggrsFromFunc for the columns.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ _ROWS_AT_ONCE = 600  # where there is one point and no step
 
 
 class Choice(NamedTuple):
-    """The finest tier to read, and what to take of a gauge's windows in the coarse ones."""
+    """The finest tier to read, and the aggregate of gauges in coarse ones."""
 
     tier: int
     aggregate: str
 
 
 def choose(tiers: Sequence[Tier], *, span_ms: int, step_ms: int, range_ms: int, func: str) -> Choice:
-    """`span_ms` is what the query's samples are from; `step_ms` and `range_ms` are 0 where it has none."""
+    """`span_ms` is the query's range of time; `step_ms` and `range_ms` are 0 if it has none."""
     aggregate = "max" if func in ("max", "max_over_time") else "avg"
     if func in ("min", "min_over_time"):
         aggregate = "min"
-    is_bare = range_ms and not func  # x[5m] is asked for its samples
+    is_bare = range_ms and not func  # x[5m] returns the samples themselves
     if span_ms <= tiers[0].span_ms or is_bare or func in COUNTING:
         return Choice(0, aggregate)
     budget_ms = step_ms

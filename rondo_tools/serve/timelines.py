@@ -1,9 +1,9 @@
-"""The series of a store as Prometheus has them: one for all lives of a label set, in order.
+"""The series of a store as in Prometheus: one for all lives of a label set, in order.
 
-Strategy: what rondo-push would deliver is what is served: the same labels, the same order of an instance's
-lives, a stale marker where a life ends and where a series goes away. Matchers on labels that a session has
-are asked once a session, the others once a schema; so a question about a thousand VMs is a few columns,
-read in one pass. Where a tier does not reach back, the rows before come from the next coarser one.
+Strategy: the result is the same as after a delivery by rondo-push: the same labels, the same order of an
+instance's lives, a stale marker where a life ends and where a series goes away. Matchers on a session's
+labels are evaluated once a session, the others once a schema; so a query about a thousand VMs is a few
+columns, read in one pass. Rows before the start of a tier come from the next coarser one.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from rondo_tools.serve.merged import Life, has_marker, merged
 from rondo_tools.store.reader import Piece, Question, Session, Store, TooMuchError, Wanted
 from rondo_tools.stream import Header
 
-_NOBODY = "\0"  # stands for the instance in labels that sessions share
+_NOBODY = "\0"  # a placeholder for the instance in labels that sessions share
 
 
 class Naming(NamedTuple):
-    """The labels that every series gets, as rondo-push gives them."""
+    """The labels that every series gets, as in rondo-push."""
 
     job: str
     external: Mapping[str, str]
 
 
 class Asked(NamedTuple):
-    """`start_ms` and `end_ms` are both included."""
+    """A query; `start_ms` and `end_ms` are both included."""
 
     selector: Selector
     start_ms: int
@@ -57,8 +57,8 @@ class Sample(NamedTuple):
 
 
 class _Pick:
-    """Which series of a schema match what a session's own labels have left open; one for all sessions
-    that leave the same."""
+    """Picks a schema's series by the matchers that a session's own labels leave over; shared by all sessions
+    with the same rest."""
 
     def __init__(self, rest: Selector, added: tuple[tuple[str, str], ...]) -> None:
         self._rest, self._added = rest, added
@@ -77,7 +77,7 @@ _Picks = dict[tuple[Selector, tuple[tuple[str, str], ...]], _Pick]
 
 
 class Timelines:
-    """Answers questions about the series of `store`. Not for several threads at once."""
+    """Answers queries about the series of `store`. Not thread-safe."""
 
     def __init__(self, store: Store, naming: Naming) -> None:
         self._store = store
@@ -108,7 +108,7 @@ class Timelines:
             yield from self._of_instance(lives[instance], starts_ms[instance], asked)
 
     def latest(self, asked: Asked) -> list[Sample]:
-        """The last tick in the range of each session that has not ended, a sample a series."""
+        """The last tick in the range of each session that has not ended, one sample for each series."""
         wanted = [one for one in self._wanted(asked)[0] if one.session.end is None]
         question = Question(0, asked.start_ms - 1, asked.end_ms, max_values=asked.max_samples)
         found = []
@@ -123,12 +123,11 @@ class Timelines:
         return found
 
     def _wanted(self, asked: Asked) -> tuple[list[Wanted], dict[str, list[int]]]:
-        """The sessions that may have rows in the range, and which of their series match; and when the
-        lives of their instances began.
+        """The sessions that may have rows in the range, with their matching series; and the starts of their
+        instances' lives.
 
-        Of an instance that has a life that matches all lives are wanted, those that do not match for
-        their times alone: what is left out of whom, and where a series goes away, is the same whatever
-        was asked for.
+        If one life of an instance matches, all its lives are wanted, those that do not match only for their
+        times: rows left out, and the ends of series, must not depend on the query.
         """
         named = [m.value for m in asked.selector.matchers if (m.label, m.operator) == (INSTANCE, "=")]
         sessions = self._store.sessions(instance=named[0] if named else None, since_ms=max(asked.start_ms, 0))
@@ -157,7 +156,7 @@ class Timelines:
         return picks.setdefault((rest, added), _Pick(rest, added))
 
     def _read(self, wanted: Sequence[Wanted], asked: Asked) -> list[list[Piece]]:
-        """Rows of the tier that is asked for; before them, where it does not reach, of coarser ones."""
+        """Rows of the chosen tier, preceded by those of coarser tiers where it does not reach back."""
         left = asked.max_samples
         found: list[list[Piece]] = [[] for _ in wanted]
         places = list(range(len(wanted)))
@@ -168,7 +167,7 @@ class Timelines:
             except TooMuchError:
                 raise HttpError(
                     HTTPStatus.BAD_REQUEST,
-                    f"more than {asked.max_samples} samples: ask for fewer series, a shorter range or a "
+                    f"more than {asked.max_samples} samples: query fewer series, a shorter range or a "
                     "larger step, or start rondo-serve with a greater --max-samples",
                 ) from None
             incomplete = []
@@ -191,7 +190,7 @@ class Timelines:
         lives.sort(key=lambda life: life.session.start_ms)
         names_of = {id(piece): self._names(life.session, piece) for life in lives for piece in life.pieces}
         marked = [has_marker(life, starts_ms, asked.end_ms) for life in lives]
-        of_life: dict[int, tuple[Labels, ...]] = {}  # what each had last
+        of_life: dict[int, tuple[Labels, ...]] = {}  # the last labels of each life
         of_all: tuple[Labels, ...] = ()
         for number, piece, some in merged(lives, marked):
             names = names_of[id(piece)]
@@ -237,7 +236,7 @@ def _before(pieces: Iterable[Piece], before_ms: int) -> Iterator[Piece]:
 
 
 def _nothing(_: tuple[Series, ...]) -> tuple[int, ...]:
-    """Picks none of a session's series: its times alone are wanted."""
+    """Picks none of a session's series: only its times are wanted."""
     return ()
 
 

@@ -3,14 +3,14 @@
     number of samples u16, big-endian
     time of the first, zigzag varint; its value, 64 bits
     time of the second less the first, uvarint; its value (below)
-    of each later one: how much its step differs from the step before:
+    of each later one: the difference between its step and the previous step:
         0 | 10 and 14 bits | 110 and 17 bits | 1110 and 20 bits | 1111 and 64 bits
-    a value is XORed with the one before:
+    a value is XORed with the previous one:
         0: the same | 10, then the bits inside the window | 11, 5 bits: leading zeros, 6 bits: length
         of the window (0 is 64), then the bits inside it
 
-Strategy: a chunk has one window, which holds all of its differences, so all fields of all samples of all
-columns are worked out at once, as numbers and their lengths in bits; then the bits are laid out at once.
+Strategy: a chunk has one window that fits all of its differences. So all fields of all samples of all columns
+are computed at once, as numbers and their lengths in bits; then the bits are laid out at once.
 Source: Prometheus, tsdb/chunkenc/xor.go.
 """
 
@@ -26,12 +26,12 @@ import numpy.typing as npt
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.prom.wire import varint
 
-MOST = 120  # samples in a chunk, as Prometheus itself has them
+MOST = 120  # samples in a chunk, as in Prometheus
 
 Bits = npt.NDArray[np.uint64]
 Lengths = npt.NDArray[np.int64]
 
-_STEPS = ((0b10, 2, 14), (0b110, 3, 17), (0b1110, 4, 20))  # prefix, its length, bits behind it
+_STEPS = ((0b10, 2, 14), (0b110, 3, 17), (0b1110, 4, 20))  # prefix, its length, bits after it
 
 
 def encode(t_ms: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> list[bytes]:
@@ -55,7 +55,7 @@ def _zigzag(number: int) -> int:
 
 
 def _steps(t_ms: npt.NDArray[np.int64]) -> tuple[Bits, Lengths]:
-    """Of the third sample and each later one, a prefix and what is behind it: (n - 2, 2) both."""
+    """For the third sample and each later one, a prefix and the bits after it: (n - 2, 2) both."""
     change = np.diff(t_ms, n=2)
     prefix, prefix_length = np.full(change.size, 0b1111, np.uint64), np.full(change.size, 4)
     length = np.full(change.size, 64)
@@ -71,7 +71,7 @@ def _steps(t_ms: npt.NDArray[np.int64]) -> tuple[Bits, Lengths]:
 
 
 def _differences(words: Bits, numbers: Bits, lengths: Lengths) -> None:
-    """Of the second sample and each later one, control bits, the window, the bits inside it: all
+    """For the second sample and each later one, control bits, the window, the bits inside it: all
     (columns, n - 1, 3)."""
     change = words[:, 1:] ^ words[:, :-1]
     differs = change != 0
@@ -97,14 +97,14 @@ def _trailing_zeros(words: Bits) -> Lengths:
 
 
 def _laid_out(numbers: Bits, lengths: Lengths) -> list[bytes]:
-    """The fields of each column one after another, most significant bit first, filled up to whole bytes."""
+    """The fields of each column in order, most significant bit first, padded to whole bytes."""
     columns = lengths.shape[0]
     totals = lengths.reshape(columns, -1).sum(axis=1)
     fill = -totals % 8
     sizes = np.concatenate((lengths.reshape(columns, -1), fill[:, np.newaxis]), axis=1).ravel()
     fields = np.concatenate((numbers.reshape(columns, -1), np.zeros((columns, 1), np.uint64)), axis=1).ravel()
     ends = np.cumsum(sizes)
-    left = np.repeat(ends, sizes) - np.arange(1, int(ends[-1]) + 1)  # bits of the field behind this one
+    left = np.repeat(ends, sizes) - np.arange(1, int(ends[-1]) + 1)  # bits of the field after this one
     bits = (np.repeat(fields, sizes) >> left.astype(np.uint64)) & np.uint64(1)
     data = np.packbits(bits.astype(np.uint8)).tobytes()
     edges = np.concatenate(([0], np.cumsum((totals + fill) // 8))).tolist()
@@ -112,7 +112,7 @@ def _laid_out(numbers: Bits, lengths: Lengths) -> list[bytes]:
 
 
 def decode(chunk: bytes) -> tuple[list[int], list[int]]:
-    """The times of a chunk and the bits of its values: for tests, and for whoever reads this page."""
+    """The times of a chunk and the bits of its values: for tests, and to document the format."""
     count = struct.unpack_from(">H", chunk)[0]
     bits = _Reader(chunk[2:])
     t_ms = bits.zigzag()
@@ -155,7 +155,7 @@ class _Reader:
         return number >> 1 if not number & 1 else -(number + 1 >> 1)
 
     def step(self) -> int:
-        """By how much this step differs from the one before."""
+        """The difference between this step and the previous one."""
         for width in (0, 14, 17, 20):
             if not self.take(1):
                 number = self.take(width)

@@ -215,7 +215,7 @@ def test_sort_filter_and_pause(browser: playwright.Browser, host: Host) -> None:
         page.on("request", lambda request: requests.append(request.url))
         page.wait_for_timeout(2500)
         assert requests == []
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Resume").click()
         until(lambda: page.locator("#late").inner_text() == "")
 
 
@@ -227,7 +227,7 @@ def test_one_question_at_a_time(browser: playwright.Browser, host: Host) -> None
         until_held(page, held, 1)
         for _ in range(3):
             page.get_by_role("button", name="Pause").click()
-            page.get_by_role("button", name="Go on").click()
+            page.get_by_role("button", name="Resume").click()
         page.wait_for_timeout(100)
         assert len(held) == 1
         held[0].continue_()
@@ -279,7 +279,7 @@ def test_nothing_to_show_is_said(browser: playwright.Browser, host: Host, tmp_pa
         cpu = page.locator("#tiles div").filter(has_text="CPU").locator("dd")
         assert cpu.inner_text() == "\u2013"
         page.get_by_label("Filter").fill("nobody")
-        page.locator("#shown", has_text="no VM is like that").wait_for()
+        page.locator("#shown", has_text="no VM matches").wait_for()
     store_stream(tmp_path / "s", life("old", time.time_ns() // 1_000_000 - 600_000, 5, end="poweroff"))
     with serving(tmp_path / "s") as served, opened(browser, f"{served.url}/", "#shown:not(:empty)") as page:
         assert page.locator("#shown").inner_text() == "no VM has had a tick in the last minute"

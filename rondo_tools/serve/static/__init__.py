@@ -1,4 +1,4 @@
-"""The page's files, as they are served: a browser asks each time whether its copy is still current."""
+"""The page's files. A browser revalidates its copies each time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _read: dict[str, tuple[bytes, str]] = {}
 
 
 def page(request: Request) -> Response | None:
-    """The file that a path names; None for other paths."""
+    """The file at a path; None for other paths."""
     name = "index.html" if request.path == "/" else request.path.removeprefix("/static/")
     if name not in FILES or (name == "index.html") != (request.path == "/"):
         return None

@@ -1,5 +1,5 @@
-// The live page: asks the server once a second for what has changed, and draws it. It asks for nothing while
-// the tab is hidden or paused, and says when the answers are late.
+// The live page: asks the server once a second for changes, and draws them. It does not ask while the tab is
+// hidden or paused, and shows when the answers are late.
 import { Chart } from "./chart.js";
 import { Fleet } from "./fleet.js";
 import * as format from "./format.js";
@@ -8,7 +8,7 @@ import { set, Table } from "./table.js";
 import { VmView } from "./vm.js";
 
 const EVERY = 1000, SLOWEST = 5000, PATIENCE = 10000, LATE = 5000;
-const MOST_RANGE = 366 * 86400e3, MOST_MS = 1e14; // in an address, which somebody may have written
+const MOST_RANGE = 366 * 86400e3, MOST_MS = 1e14; // in an address, which may be written by hand
 const $ = (id) => document.getElementById(id);
 const search = new URLSearchParams(location.search);
 
@@ -102,7 +102,7 @@ function tiles(facts) {
   });
 }
 
-// Each with a word; its colour says the same again.
+// Each item has a word; the colour only repeats it.
 function health() {
   const list = $("health");
   while (list.children.length > fleet.health.length) list.lastChild.remove();
@@ -145,7 +145,7 @@ $("lives-list").addEventListener("toggle", () => lives.draw(fleet));
 $("pause").addEventListener("click", () => {
   isPaused = !isPaused;
   $("pause").setAttribute("aria-pressed", String(isPaused));
-  set($("pause"), isPaused ? "Go on" : "Pause");
+  set($("pause"), isPaused ? "Resume" : "Pause");
   clearTimeout(timer);
   timer = null;
   sayLate();

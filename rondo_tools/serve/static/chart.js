@@ -1,24 +1,24 @@
-// A line chart on a canvas: gaps, a band from minimum to maximum, one cursor for all charts of a group, drag
-// to zoom, the same by keys. Colours come from the style sheet.
+// A line chart on a canvas: gaps, a band from minimum to maximum, one cursor for all charts of a group, zoom by
+// dragging or by keys. Colours come from the style sheet.
 import { clock, date } from "./format.js";
 
 const LEFT = 64, RIGHT = 6, TOP = 6, BOTTOM = 20;
 const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800];
 const NICE = [1, 2, 2.5, 5, 10];
 
-// A step of a scale that gives about so many lines.
+// The step of a scale for about this number of lines.
 export function niceStep(span, lines) {
   const power = 10 ** Math.floor(Math.log10(span / lines));
   return power * NICE.find((one) => one * power >= span / lines);
 }
 
-// Whether two rows stand in windows that do not follow one another: a row of a coarse tier has the time of
-// its last tick, so its distance to the next one says nothing.
+// Whether the windows of two rows are not adjacent: a row of a coarse tier has the time of its last tick, so the
+// distance of two rows is not enough.
 export function isGap(beforeMs, ms, intervalMs) {
   return Math.floor((ms - 1) / intervalMs) - Math.floor((beforeMs - 1) / intervalMs) > 1;
 }
 
-// The colour of a custom property, as the canvas takes it.
+// The colour of a custom property, for the canvas.
 export function color(element, name) {
   return getComputedStyle(element).getPropertyValue(name).trim();
 }
@@ -37,7 +37,7 @@ export class Group {
 }
 
 export class Chart {
-  // `format` makes text of a value; `onZoom(startMs, endMs)` is called after a drag, if it is given.
+  // `format` turns a value into text; `onZoom(startMs, endMs)`, if given, is called after a drag.
   constructor(place, { title, format, height = 120, group = new Group(), onZoom = null }) {
     Object.assign(this, { title, format, height, group, onZoom });
     this.times = [];
@@ -64,7 +64,7 @@ export class Chart {
     this.values.remove();
   }
 
-  // `lines` are {name, color, values, low, high}: values for each of `times` (ms), null where there is none.
+  // `lines` are {name, color, values, low, high}: values for each of `times` (ms), null without a value.
   // `marks` are times at which something happened.
   set(times, lines, { startMs, endMs, intervalMs = 1000, marks = [] }) {
     Object.assign(this, { times, lines, startMs, endMs, intervalMs, marks });
@@ -138,7 +138,7 @@ export class Chart {
     }
     const wanted = (this.endMs - this.startMs) / 1000 / (width / 90);
     const seconds = TIME_STEPS.find((one) => one >= wanted) ?? 604800;
-    const offset = new Date(this.endMs).getTimezoneOffset() * 60e3; // steps stand on whole local hours and days
+    const offset = new Date(this.endMs).getTimezoneOffset() * 60e3; // steps are at whole local hours and days
     g.textAlign = "center";
     for (let ms = Math.ceil((this.startMs - offset) / seconds / 1000) * seconds * 1000 + offset; ms <= this.endMs; ms += seconds * 1000) {
       g.fillStyle = grid;
@@ -170,7 +170,7 @@ export class Chart {
     }
   }
 
-  // Stretches of rows without a gap, as the first and the last of each.
+  // Runs of rows without a gap: the first and the last of each.
   runs(line) {
     const found = [];
     let first = null;

@@ -1,10 +1,10 @@
-// What the page knows: VMs, lives, the host's exits. Everything has a fixed size, so that a tab that is left
-// open for a day stays as it is. `rondo_tools/serve/live.py` says what the messages are.
+// The page's data: VMs, lives, the host's exits. Everything has a fixed size, so that a tab that is open for a
+// day does not grow. `rondo_tools/serve/live.py` describes the messages.
 
 export const MINUTE = 60;
 const HOST = 600;
 
-// Values of the last seconds; a second that nobody wrote is a gap.
+// Values of the last seconds; a second without a value is a gap.
 class Ring {
   constructor(size) {
     this.values = new Float64Array(size);
@@ -17,7 +17,7 @@ class Ring {
     this.seconds[at] = second;
   }
 
-  // The values up to a second, oldest first; null where there is none.
+  // The values up to a second, oldest first; null without a value.
   upTo(second) {
     const size = this.values.length;
     return Array.from({ length: size }, (_, i) => {
@@ -32,12 +32,12 @@ export class Fleet {
   constructor() {
     this.seq = 0;
     this.nowMs = 0;
-    this.vms = new Map(); // by number
+    this.vms = new Map(); // by id
     this.lives = new Map(); // by name and start
     this.host = new Ring(HOST);
     this.health = [];
     this.store = "STORE";
-    this.measures = {}; // name to place
+    this.measures = {}; // a measure's name to its index
   }
 
   take(message) {
@@ -112,7 +112,7 @@ export class Fleet {
     return vm.ring.upTo(Math.floor(this.nowMs / 1000));
   }
 
-  // The host's numbers now; null where no VM that runs has one.
+  // The host's numbers now; null if no running VM has a value.
   totals() {
     const total = { running: 0, born: 0, ended: 0, lost: 0, exits: null, cpu: null, steal: null, rss: null };
     const since = this.nowMs - 60e3;

@@ -1,4 +1,4 @@
-// Numbers, durations and times for people. No value is a dash.
+// Formats numbers, durations and times. A missing value is a dash.
 
 const NONE = "–";
 const STEPS = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];

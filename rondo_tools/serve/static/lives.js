@@ -1,11 +1,10 @@
-// Lives as bars: when each VM of the last ten minutes began and ended, and how. Those that were there before
-// are not in it.
+// Lives as bars: start, end and end reason of each VM that began in the last ten minutes.
 import { clock, duration } from "./format.js";
 import { color } from "./chart.js";
 
 const SPAN = 600e3, ROW = 9, BAR = 7, HEIGHT = 150, LISTED = 50;
 
-// How an end looks: a colour, and a sign, for colour alone tells not everybody.
+// The look of an end: a colour, and a sign for those who do not see colours.
 const LOOKS = {
   running: ["--good", "▶"],
   poweroff: ["--plain", ""],
@@ -70,7 +69,7 @@ export class Lives {
       g.fillStyle = color(this.canvas, "--quiet");
       g.fillText(minute ? `-${minute} min` : "now", Math.min(width - 26, x(nowMs - minute * 60e3) + 3), HEIGHT - 3);
     }
-    const free = []; // where the last bar of each row ends
+    const free = []; // the end of the last bar in each row
     let hidden = 0;
     this.bars = [];
     for (const life of lives) {
@@ -129,7 +128,7 @@ export class Lives {
   }
 }
 
-// An entry of a key: a square of a colour, and words.
+// An entry of a legend: a coloured square, and text.
 export function swatch(name, words) {
   const item = document.createElement("li");
   const square = document.createElement("i");

@@ -1,4 +1,4 @@
-// The table of VMs: sorted, filtered, with a sparkline each. Only rows that are shown are in the document.
+// The table of VMs: sorted, filtered, with a sparkline each. Only visible rows are in the document.
 import * as format from "./format.js";
 import { color } from "./chart.js";
 
@@ -21,7 +21,7 @@ for (const column of COLUMNS) column.of ??= (vm, fleet) => fleet.value(vm, colum
 const age = (vm, fleet) => (vm.state === "running" ? fleet.nowMs : vm.endMs || vm.lastMs) - vm.startMs;
 
 export class Table {
-  // `onPick(vm)` is called for a VM that was chosen, `onChange()` when the order was.
+  // `onPick(vm)` is called for a chosen VM, `onChange()` when the sort order has changed.
   constructor(table, shown, more, { sort, isDown, onPick, onChange }) {
     Object.assign(this, { table, shown, more, sort, isDown, onPick, onChange });
     if (!COLUMNS.some((column) => column.id === sort && column.id !== "spark")) [this.sort, this.isDown] = ["exits", true];
@@ -74,12 +74,12 @@ export class Table {
     while (this.rows.length > some.length) this.rows.pop().element.remove();
     some.forEach((vm, i) => this.fill(this.rows[i], vm, fleet));
     const text = found.length === all.length ? `${all.length} VMs` : `${found.length} of ${all.length} VMs`;
-    const nothing = all.length ? "no VM is like that" : "no VM has had a tick in the last minute";
+    const nothing = all.length ? "no VM matches" : "no VM has had a tick in the last minute";
     set(this.shown, found.length === 0 ? nothing : some.length < found.length ? `${text}, ${some.length} shown` : text);
     this.more.hidden = some.length === found.length;
   }
 
-  // What has no value comes last, up and down.
+  // VMs without a value come last in both orders.
   order(fleet) {
     const column = COLUMNS.find((one) => one.id === this.sort), sign = this.isDown ? -1 : 1;
     return (a, b) => {
@@ -120,7 +120,7 @@ export class Table {
   }
 }
 
-// A filter is part of a name or state, or label=value.
+// A filter is a part of a name or state, or label=value.
 function matches(vm, filter) {
   const text = filter.toLowerCase(), at = filter.indexOf("=");
   if (at > 0 && String(vm.labels[filter.slice(0, at)] ?? "") === filter.slice(at + 1)) return true;

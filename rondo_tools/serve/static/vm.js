@@ -6,7 +6,7 @@ import { swatch } from "./lives.js";
 const RANGES = [["1 min", 60e3], ["10 min", 600e3], ["6 h", 21600e3], ["7 d", 604800e3]];
 const RETRY = 3000;
 const LINES = ["--line-1", "--line-2", "--line-3", "--line-4", "--line-5", "--line-6"];
-// Series that are shown together; all others have a chart for each name.
+// Titles of charts, in their order. Other series have a chart for each name.
 const TITLES = {
   vcpu_exits_total: "Exits a second, by reason",
   vcpu_exit_duration_ns: "Time to handle an exit",
@@ -31,14 +31,14 @@ function formatOf(series) {
 }
 
 export class VmView {
-  // `fetchJson(path)` asks the server; `onChange()` is called when what is shown has changed.
+  // `fetchJson(path)` asks the server; `onChange()` is called when the view has changed.
   constructor(section, { fetchJson, onChange }) {
     Object.assign(this, { section, fetchJson, onChange });
     this.charts = [];
     this.asked = 0;
   }
 
-  // What the address needs to come back here; null if nothing is shown.
+  // The parameters of the address for this view; null if no VM is open.
   get state() {
     if (!this.vm) return null;
     const { name, startMs } = this.vm;
@@ -51,7 +51,7 @@ export class VmView {
     this.fixed = startMs != null;
     if (this.fixed) Object.assign(this, { startMs, endMs });
     this.refreshMs = 0;
-    this.asked++; // an answer that is on its way is not for this
+    this.asked++; // ignore an answer that is still on its way
     this.section.hidden = false;
     this.build();
     this.onChange();
@@ -65,7 +65,7 @@ export class VmView {
     this.onChange();
   }
 
-  // The fleet may know the life by another object now: it was given anew, or came back.
+  // Take the fleet's current object for this life, which may have been replaced.
   follow(vmOf) {
     if (this.vm) this.vm = vmOf(this.vm.name, this.vm.startMs) ?? this.vm;
   }
@@ -102,7 +102,7 @@ export class VmView {
     return button;
   }
 
-  // Ask for the range again, if it is time to: a week does not change each second.
+  // Ask for the range again if it is due: a week does not change each second.
   async refresh(fleet) {
     if (!this.vm || performance.now() < this.refreshMs || this.busy) return;
     if (!this.fixed) {
@@ -125,7 +125,7 @@ export class VmView {
     } finally {
       this.busy = false;
     }
-    if (asked !== this.asked) this.refresh(fleet); // another one was opened meanwhile
+    if (asked !== this.asked) this.refresh(fleet); // another VM was opened meanwhile
   }
 
   show(data, fleet) {
@@ -172,7 +172,7 @@ const order = (name) => {
   return place < 0 ? 99 : place;
 };
 
-// The lines of the series of one name; of a gauge in a coarse tier one with a band.
+// The lines of the series of one name; a gauge in a coarse tier has one line with a band.
 function linesOf(several) {
   const found = new Map();
   for (const series of several) {
