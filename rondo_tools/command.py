@@ -36,8 +36,8 @@ T = TypeVar("T")
 EXIT_STATUS = """exit status:
   0   all is well
   64  a flag or an argument is wrong
-  65  the input is not what it should be
-  69  something that is needed is not there
+  65  the input is wrong
+  69  something that is needed is missing
   70  an internal error
   75  not done, nothing lost: try again
 """
@@ -65,8 +65,8 @@ class Parser(argh.ArghParser):
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
         self._commands: Any = None  # argparse's action, once there are any
         self.asked = self.prog  # the command, once its words are parsed
-        self.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong")
-        self.add_argument("-v", "--verbose", action="store_true", help="say more")
+        self.add_argument("-q", "--quiet", action="store_true", help="log only warnings and errors")
+        self.add_argument("-v", "--verbose", action="store_true", help="log more")
 
     def add_argument(self, *names: str, **kwargs: Any) -> argparse.Action:
         # argh gives each option a letter, which changes when options are added: we keep only our own letters.

@@ -156,7 +156,7 @@ class _Scanner:
             at = self._at
             matcher = self._matcher()
             if named and matcher.label == NAME:
-                self._fail("the name stands before the braces already", at)
+                self._fail("the name is given before the braces already", at)
             matchers.append(matcher)
         return matchers
 

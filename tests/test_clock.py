@@ -1,4 +1,4 @@
-"""The rules for wall clocks that are set, with clocks that the test sets."""
+"""The rules for wall clocks that are set, with fake clocks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_step_back_is_forgiven_for_an_hour() -> None:
     clocks.step(-86_400_000)
     assert clocks.latest() == NOW
     clocks.passes(round(1000 * FORGIVEN_S) - 1)
-    assert clocks.latest() == clocks.wall_ms + 86_400_000  # where it would be by now
+    assert clocks.latest() == clocks.wall_ms + 86_400_000  # the time without the step
     clocks.passes(1)
     assert clocks.latest() == clocks.wall_ms
 

@@ -1,4 +1,4 @@
-"""What the command lines share: exit statuses, messages, types, help."""
+"""The common part of the command lines: exit statuses, messages, types, help."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts
 
 
 def parsers() -> Iterator[command.Parser]:
-    """Those of all tools, and of all commands below them."""
+    """The parsers of all tools, and of all commands below them."""
     for tool in TOOLS:
         package = tool.removeprefix("rondo-")
         parser = importlib.import_module(f"rondo_tools.{package}.cli").make_parser()

@@ -1,4 +1,4 @@
-"""What must outlive a power cut: files replaced whole, folders and files forced to the disk."""
+"""Files that survive a power cut: replaced whole, and forced to the disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_makes_and_replaces(tmp_path: Path) -> None:
     for data in (b"old", b"", b"new"):
         files.replace(path, data)
         assert path.read_bytes() == data
-    assert list(tmp_path.iterdir()) == [path]  # nothing else is left lying about
+    assert list(tmp_path.iterdir()) == [path]  # no temporary file is left
 
 
 def test_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.support.streams import encoded
 ROOT = Path(__file__).resolve().parent.parent
 HUP, TERM = signal.SIGHUP, signal.SIGTERM
 WAIT_S = 60
-NOBODY = "http://127.0.0.1:1/api/v1/write"  # the discard port's neighbour: nobody listens there
+NOBODY = "http://127.0.0.1:1/api/v1/write"  # no process listens there
 
 Process = subprocess.Popen[bytes]
 
@@ -38,7 +38,7 @@ class Start(Protocol):
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a tool, under nohup if asked; whatever becomes of the test, it does not outlive it."""
+    """Start a tool, under nohup if asked; it always ends with the test."""
     running: list[Process] = []
 
     def begin(*command: str | Path, nohup: bool = False, **options: Unpack[ProcessOptions]) -> Process:
@@ -124,7 +124,7 @@ def test_a_terminal_that_closes_ends_the_vm_and_nothing_is_lost(start: Start, tm
         said += os.read(ours, 4096)
     os.close(ours)
     process.send_signal(HUP)
-    data = path.read_bytes()  # the reader comes last: what there is to deliver is still kept
+    data = path.read_bytes()  # it is read after the signal: the VM keeps its data for the reader
     process.wait(WAIT_S)
     decoder = Decoder()
     _, *ticks, end = decoder.feed(data)
@@ -148,7 +148,7 @@ def serve(start: Start, tmp_path: Path) -> Callable[..., Process]:
 
 
 def deliver(start: Start, tmp_path: Path, instance: str) -> None:
-    """A whole life of a VM, acknowledged."""
+    """A whole session of a VM, acknowledged."""
     done = start(
         "rondo-vmm", "--duration", "100ms", "--interval", "20ms", "--instance", instance, "--serial", "none",
         "--output", f"unix:{tmp_path}/sock",
@@ -192,7 +192,7 @@ def test_under_nohup_the_server_goes_on(start: Start, serve: Callable[..., Proce
 
 
 def push(start: Start, tmp_path: Path, *, nohup: bool = False) -> Process:
-    """A daemon whose first push has failed: nobody listens where it delivers."""
+    """A daemon after a failed first push: no process listens at its endpoint."""
     feed = start("rondo-store", tmp_path / "s")
     feed.communicate(piece(3, begin_ms=just_now_ms()), timeout=WAIT_S)
     assert feed.returncode == 0

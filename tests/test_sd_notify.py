@@ -1,4 +1,4 @@
-"""What systemd is told, and what it hands over."""
+"""Messages to systemd, and descriptors from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selectors: what is read, what is refused and where, and what matches, against a plain model."""
+"""Selectors: parsing, errors with their columns, and matching, against a plain model."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_reads(text: str, matchers: list[tuple[str, str, str]]) -> None:
         (r'up{a="\ud800"}', 7, "no such character"),
         (r'up{a="\U00110000"}', 7, "no such character"),
         (r'up{a="\xff"}', 6, "UTF-8"),
-        ('up{a="\udcff"}', 6, "UTF-8"),  # what a byte that is no UTF-8 is on a command line
+        ('up{a="\udcff"}', 6, "UTF-8"),  # a byte on a command line that is no UTF-8
         ('up{a=~"("}', 7, "regular expression"),
         ('up{a=~"a{99999999999}"}', 7, "regular expression"),
         ('up{__name__="up"}', 4, "name"),

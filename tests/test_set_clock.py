@@ -30,7 +30,7 @@ Process = subprocess.Popen[bytes]
 
 
 class SetClock:
-    """A wall clock, in milliseconds, that is off by what was set."""
+    """A wall clock, in milliseconds, with the offset of its steps."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -59,7 +59,7 @@ def clock(tmp_path: Path) -> SetClock:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Process]]:
-    """Start a tool; whatever becomes of the test, it does not outlive it."""
+    """Start a tool; it always ends with the test."""
     running: list[Process] = []
 
     def begin(tool: str, *arguments: str | Path, clock: SetClock | None = None) -> Process:
@@ -83,7 +83,7 @@ def start() -> Iterator[Callable[..., Process]]:
 
 
 class Vm:
-    """A VM that writes its stream to us. `next` reads a message, and holds it against the clock."""
+    """A VM that writes its stream to us. `next` reads a message, and compares it with the clock."""
 
     def __init__(self, process: Process, clock: SetClock) -> None:
         self.process = process
@@ -93,7 +93,7 @@ class Vm:
         self._events: list[Event] = []
 
     def next(self, latest_ms: Callable[[], int] | None = None) -> Event:
-        """The next message. A tick is not ahead of the clock, or of what `latest_ms` says."""
+        """The next message. Fails if a tick is ahead of the clock, or of `latest_ms`."""
         while not self._events:
             assert self.process.stdout is not None
             data = os.read(self.process.stdout.fileno(), 1 << 16)
@@ -133,7 +133,7 @@ class Vm:
                 # Those on their way were made before the step; none after it until then.
                 assert isinstance(self.next(lambda: max(before_ms + 1, self.clock.now_ms())), Tick)
         else:
-            # The last tick of a session goes by what the clock would show.
+            # The last tick of a session has the time without the step.
             while isinstance(event := self.next(lambda: self.clock.now_ms() - ms), Tick):
                 pass
             assert isinstance(event, End)
@@ -144,7 +144,7 @@ class Vm:
         self.ticks()
 
     def end(self) -> str:
-        """End the VM. Returns what it said."""
+        """End the VM. Returns its messages."""
         self.process.send_signal(signal.SIGTERM)
         while not isinstance(event := self.next(), End):
             pass
@@ -192,7 +192,7 @@ def test_the_ticks_of_a_vm_follow_its_clock(vm: Vm, steps: list[int]) -> None:
     assert len(vm.sessions) == 1 + sum(step < -5000 for step in steps)
     headers = {header._replace(start_ms=1) for header, _, _ in vm.sessions}
     assert len(headers) == 1
-    # Counters begin anew in each session, and together they hold all that was counted.
+    # Counters begin at zero in each session, and add up to all counts.
     totals = {
         reason: sum(counts(header, ticks[-1])[f'vcpu_exits_total{{reason="{reason}"}}']
                     for header, ticks, _ in vm.sessions)
@@ -214,7 +214,7 @@ def run(start: Callable[..., Process], tool: str, *arguments: str | Path) -> str
 
 
 class Served:
-    """A store and its folder; what is in it is asked of rondo-query."""
+    """A store and its folder; rondo-query reads it."""
 
     def __init__(self, start: Callable[..., Process], folder: Path, clock: SetClock) -> None:
         self.start, self.store, self.address = start, folder / "store", f"unix:{folder}/sock"
@@ -224,7 +224,7 @@ class Served:
             assert line, "it ended"
 
     def sessions(self, instance: str) -> list[str]:
-        """How its sessions ended, in the order of their starts."""
+        """The reasons of its sessions' ends, in the order of their starts."""
         lines = run(self.start, "rondo-query", self.store, "list").splitlines()[1:]
         return [line.split()[4] for line in lines if line.split()[0] == instance]
 

@@ -1,4 +1,4 @@
-"""Where units, dashboards and rules are found, wherever rondo is installed."""
+"""The folder of units, dashboards and rules, for every kind of installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as something to select on."""
+"""SIGINT, SIGTERM and SIGHUP through a descriptor."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_earlier_handlers_are_restored() -> None:
 
 
 def test_a_flood_of_signals_is_harmless() -> None:
-    """More signals than the pipe holds: those that find no room are lost, nothing blocks."""
+    """More signals than the pipe holds: the rest is lost, and nothing blocks."""
     with Signals() as signals:
         for _ in range(70_000):
             signal.raise_signal(TERM)

@@ -1,4 +1,4 @@
-"""A tool without its packages, or under a Python that is too old, says so in one line and what to do."""
+"""A tool without its packages, or with a Python that is too old: one line with the error and what to do."""
 
 from __future__ import annotations
 

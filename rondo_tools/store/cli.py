@@ -185,7 +185,7 @@ def rondo_store(
                 opened.callback(listener.close)
                 if not listener.is_guarded:
                     log.warning(
-                        "--listen %s: whoever reaches this address can write; it asks for no password",
+                        "--listen %s: everyone who reaches this address can write (no authentication)",
                         listener.name,
                     )
             idle_exit_s = idle_exit and idle_exit / 1000

@@ -407,9 +407,9 @@ class Restore:
             size, at = source.damage.bytes, source.damage.first_at
             wrong.append(f"{size} bytes of the dump are damaged, from byte {at} on")
         elif not self.is_whole:
-            wrong.append(f"the dump ends in its midst, at byte {source.at}")
+            wrong.append(f"the dump is incomplete: it ends at byte {source.at}")
         if wrong:
-            wrong.append("what is whole of it is restored; to complete that, restore a whole dump here")
+            wrong.append("its undamaged part is restored; restore a whole dump here to complete it")
         left_out = {interval_ms: rows for interval_ms, rows in self.left_out.items() if rows}
         for interval_ms, rows in left_out.items():
             log.warning(

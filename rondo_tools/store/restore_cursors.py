@@ -59,9 +59,9 @@ class CursorsHere:
         """Call it before adding new data. Raises StoreError if a cursor has not delivered the whole store."""
         if self._behind:
             raise StoreError(
-                f"{self._layout.cursor(self._behind)} has not delivered all of this store, and would send "
-                "what is restored, too; nothing was restored. Run its rondo-push once and restore again, or "
-                "remove the file",
+                f"{self._layout.cursor(self._behind)} has not delivered all of this store, and would also "
+                "deliver the restored data; nothing was restored. Run its rondo-push once and restore again, "
+                "or remove the file",
                 exit_code=EX_TEMPFAIL,
             )
 

@@ -49,7 +49,7 @@ def test_a_selector_chooses_sessions(run: Run, store: Path, tmp_path: Path) -> N
 def test_a_truncated_dump_exits_with_65(run: Run, store: Path, tmp_path: Path) -> None:
     cut = run("rondo-store", tmp_path / "moved", "--restore", input=dumped(store)[:-8], stdin=None)
     assert cut.returncode == EX_DATAERR
-    assert b"the dump ends in its midst, at byte" in cut.stderr
+    assert b"the dump is incomplete: it ends at byte" in cut.stderr
 
 
 def test_restoring_into_a_served_store_is_refused(run: Run, store: Path, tmp_path: Path) -> None:

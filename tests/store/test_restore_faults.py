@@ -96,7 +96,7 @@ def test_a_truncated_dump_is_restored_in_part_and_completed_by_a_whole_one(
 
 def test_a_dump_truncated_near_its_end_restores_nearly_all(tmp_path: Path, source: Path) -> None:
     data = dumped(source)
-    with pytest.raises(StoreError, match=r"the dump ends in its midst, at byte \d+; what is whole"):
+    with pytest.raises(StoreError, match=r"the dump is incomplete: it ends at byte \d+; its undamaged part"):
         restored(data[: frames_of(data)[-2]], tmp_path / "store", now_ms)
     assert answers(tmp_path / "store") == answers(source)
 

@@ -284,7 +284,7 @@ def test_tcp_listens_on_loopback_by_default(path: Path) -> None:
     with closing(listen("tcp:0.0.0.0:0")) as open_to_all:
         assert not open_to_all.is_guarded
     with started(path, "--no-health", "--listen", "tcp:0.0.0.0:0") as process:
-        said(process, "whoever reaches this address can write; it asks for no password")
+        said(process, "everyone who reaches this address can write (no authentication)")
 
 
 def test_the_group_of_a_socket(address: str) -> None:

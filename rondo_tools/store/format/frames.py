@@ -77,7 +77,7 @@ class FileHeader(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A frame's header, as it stands in the file."""
+    """A frame's header, with the fields of the file."""
 
     length: int
     kind: int

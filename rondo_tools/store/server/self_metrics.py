@@ -43,7 +43,7 @@ SERIES = (
     Series("store_ended_sessions", (), GAUGE, "sessions", "Ended sessions that the store remembers."),
     Series("store_waiting_journals", (), GAUGE, "journals", "Closed journals that are not rolled up yet."),
     Series("store_used_bytes", (), GAUGE, "bytes", "Disk space used by the store."),
-    Series("store_max_bytes", (), GAUGE, "bytes", "Disk space that the store may use (--max-bytes)."),
+    Series("store_max_bytes", (), GAUGE, "bytes", "Disk space that the store may use."),
     Series("store_loop_lag_ns", (), GAUGE, "ns", "Longest turn of the loop since the last tick."),
 )
 _PACK = struct.Struct(f"<{len(SERIES)}d").pack

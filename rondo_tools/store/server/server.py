@@ -5,7 +5,7 @@ Strategy: in each turn, every readable connection gets one bounded read; if too 
 and ended streams are acknowledged. A connection with an error is closed with one log line. A producer
 beyond its quota waits. A session continues on the newer of two connections.
 
-While the disk is full, no connection is read: each producer keeps what is not stored.
+While the disk is full, no connection is read: each producer keeps its unstored ticks.
 """
 
 from __future__ import annotations
