@@ -134,7 +134,7 @@ def test_a_batch_in_flight_is_named(tmp_path: Path, protocol: str) -> None:
         cursor.save()
     forget_sessions(str(path), parse_forget('{instance="vm-1"}'))  # the batch has no sample of it
 
-    with pytest.raises(RondoError, match=r"cursor_mine\.json: a batch in flight has some of it") as error:
+    with pytest.raises(RondoError, match=r"cursor_mine\.json: a batch in flight still has some") as error:
         forget_sessions(str(path), parse_forget('{instance="vm-10"}'))
     assert error.value.exit_code == EX_TEMPFAIL
     with pytest.raises(RondoError, match="in flight"):  # it still is
