@@ -12,7 +12,7 @@ from tests.support.fixtures import Query, Run, RunOptions
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Where `made_store.add_session` makes a store for one test."""
+    """The folder for a test's store, made by `made_store.add_session`."""
     return tmp_path / "store"
 
 

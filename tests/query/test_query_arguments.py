@@ -1,4 +1,4 @@
-"""Where rondo-query's command and store stand on the command line, and which store it takes without one."""
+"""The places of rondo-query's command and store on the command line, and the default store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NONE = NOT_GIVEN
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with stores of all names that can be misread, and folders that are none."""
+    """A folder with stores of all names that can be misread, and with other folders."""
     for name in ("s", "list", "read", "rss_bytes", "-odd", "sub/s"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "store.json").touch()
@@ -52,7 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("check --help", f"check {NONE} --help"),
         ("s check --help", "check s --help"),
         ("--help check", f"check {NONE} --help"),
-        # a store that is not there: a word too many, or a path
+        # a missing store: a word too many, or a path
         ("check typo", "check typo"),
         ("typo check", "check typo"),
         ("read typo x", "read typo x"),
@@ -61,14 +61,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("dump ..", "dump .."),
         ("read empty x", "read empty x"),
         ("read x empty", "read x empty"),
-        # commands that take a selector or none
+        # commands with and without a selector
         ("stream", f"stream {NONE}"),
         ("stream x", f"stream {NONE} x"),
         ("stream s", "stream s"),
         ("stream x s", "stream s x"),
         ("s top --once --by reason x", "top s x --once --by reason"),
         ('read x{path="/s"}', f'read {NONE} x{{path="/s"}}'),
-        # stores called like a command: `list` and `read` are ones, `plot` is none
+        # stores with the name of a command: `list` and `read` are stores, `plot` is not
         ("list list", "list list"),
         ("list read x", "list read x"),
         ("list plot x", "plot list x"),
@@ -77,7 +77,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("check list", "check list"),
         ("plot read x", "plot read x"),
         ("read x list", "read list x"),
-        # a selector that is a store as well: name the store too
+        # a selector that is also a store's name: give the store too
         ("read rss_bytes", "read rss_bytes"),
         ("read s rss_bytes", "read s rss_bytes"),
         ("s read rss_bytes", "read s rss_bytes"),
@@ -90,7 +90,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("check -- s", "check s"),
         ("read -- -odd x", "read ./-odd -- x"),
         ("read -- -x", f"read {NONE} -- -x"),
-        # what argparse answers
+        # errors of argparse
         ("--help", "--help"),
         ("--version", "--version"),
         ("s --help", "--help"),
@@ -98,7 +98,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("read s x y", "read s x y"),
     ],
 )
-def test_where_the_store_stands(here: Path, given: str, arranged: str) -> None:
+def test_the_place_of_the_store(here: Path, given: str, arranged: str) -> None:
     assert arrange(make_parser(), given.split(" ")) == arranged.split(" ")
 
 
@@ -125,7 +125,7 @@ def test_no_command(here: Path, given: list[str], says: str, capsys: pytest.Capt
     assert second == "try: rondo-query --help"
 
 
-def test_the_store_of_nobody_s_naming(here: Path) -> None:
+def test_the_default_store(here: Path) -> None:
     places = ("./first", "./second")
     with pytest.raises(StoreError, match=r"no store at ./first or ./second: name one, or set RONDO_STORE"):
         default_store({}, places)
@@ -139,7 +139,7 @@ def test_the_store_of_nobody_s_naming(here: Path) -> None:
     assert raised.value.exit_code == 69
 
 
-def test_all_three_ways_find_the_same(tmp_path: Path, query: Query) -> None:
+def test_all_three_ways_find_the_same_store(tmp_path: Path, query: Query) -> None:
     add_session(tmp_path / "vmm_metrics", [(T0, (1.0, 2.0, 3.0))], end="poweroff")
     (tmp_path / "elsewhere").mkdir()
     named = query("vmm_metrics", "read", "rss_bytes", cwd=tmp_path)
@@ -154,7 +154,7 @@ def test_all_three_ways_find_the_same(tmp_path: Path, query: Query) -> None:
         assert (done.returncode, done.stdout) == (0, named.stdout), words
 
 
-def test_a_store_that_may_not_be_read_is_not_passed_over(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_store_is_not_passed_over(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, **_: object) -> None:
         raise PermissionError(13, "Permission denied")
 

@@ -1,4 +1,4 @@
-"""Lines of "At three in the morning" in docs/query.md, run as they stand against the store of fifty VMs."""
+"""Lines of "At three in the morning" in docs/query.md, run unchanged against the store of fifty VMs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `vmm_metrics`, the store of fifty VMs, and a rondo-query for which it is 03:05."""
+    """A folder with `vmm_metrics`, the store of fifty VMs, and a rondo-query whose clock is at 03:05."""
     folder = tmp_path_factory.mktemp("home")
     fifty_vms.make(folder / "vmm_metrics")
     fifty_vms.write_program(folder)
@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def line_of(question: str) -> str:
-    """The answer in the docs: what stands below the question, up to an empty line."""
+    """The answer in the docs: the lines below the question, up to an empty line."""
     text = (ROOT / "docs" / "query.md").read_text()
     found = re.findall(rf"^# {re.escape(question)}\n((?:.+\n)+)", text, re.MULTILINE)
     assert len(found) == 1, question
@@ -35,7 +35,7 @@ def line_of(question: str) -> str:
 
 
 def answer(home: Path, question: str) -> list[list[str]]:
-    """What a shell prints for the line, as fields."""
+    """The output of the line in a shell, as fields."""
     env = {
         **os.environ,
         "PATH": f"{home}:{os.environ['PATH']}",
@@ -57,7 +57,7 @@ def test_which_one_died_at_three(home: Path) -> None:
 
 
 def test_what_happened_to_it(home: Path) -> None:
-    """Its memory went through the ceiling in the last seconds of the picture."""
+    """Its memory exploded in the last seconds of the plot."""
     pytest.importorskip("plotext")
     lines = answer(home, "What happened to the one that died at three?")
     assert lines[-1][-1].startswith('vmm_rss_bytes{instance="vm-23"')
@@ -88,7 +88,7 @@ def test_a_spreadsheet(home: Path) -> None:
     assert rows[-1][0] == "2026-11-23T03:05:00.000Z"
     by_name = dict(zip(names, rows[-1], strict=True))
     assert by_name['vmm_rss_bytes{instance="vm-17",tenant="b"}'] == str(64 * MIB)
-    assert by_name['vmm_rss_bytes{instance="vm-23",tenant="b"}'] == ""  # it is no more
+    assert by_name['vmm_rss_bytes{instance="vm-23",tenant="b"}'] == ""  # it has died
     at_three = dict(zip(names, next(row for row in rows if "T03:00:00" in row[0]), strict=True))
     assert at_three['vmm_rss_bytes{instance="vm-23",tenant="b"}'] == str(1024 * MIB)
 
@@ -104,7 +104,7 @@ def test_all_of_them_together(home: Path) -> None:
     by_reason = {
         re.findall('reason="(.+?)"', name)[0]: at for at, name in enumerate(names) if "reason" in name
     }
-    # 49 VMs, one of which burns 4,950 of io; vm-31 went silent at 03:04; vm-42 begins to burn at 03:04:51.
+    # 49 VMs, one of which burns 4,950 of io; vm-31 went silent at 03:04; vm-42 begins at 03:04:51.
     at_3 = {row[0][11:19]: row for row in rows}
     assert float(at_3["03:03:00"][by_reason["hlt"]]) == 49 * 50
     assert float(at_3["03:03:00"][by_reason["io"]]) == 48 * 50 + 4950

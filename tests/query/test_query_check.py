@@ -1,4 +1,4 @@
-"""rondo-query check: quiet about every good store, and one line for each thing that is wrong."""
+"""rondo-query check: silent about every good store, and one line for each damage."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def found(store: Path) -> list[str]:
 def test_a_good_store_has_no_finding(
     tmp_path_factory: pytest.TempPathFactory, slots: list[int], cuts: list[int], end: str | None
 ) -> None:
-    """Gaps, roll-ups, a writer that was taken up again, an end or none: looked at after each step."""
+    """Gaps, roll-ups, a restarted writer, an end or none: checked after each step."""
     store = tmp_path_factory.mktemp("check") / "store"
     rows = [(T0 + 1000 * slot + slot % 7, (1.0 * slot, 0.0, slot / 3)) for slot in slots]
     for cut in sorted(cuts):
@@ -118,13 +118,13 @@ def test_a_small_file_that_cannot_be_read(store: Path, query: Query) -> None:
 
 
 def as_anybody() -> None:
-    """From the next exec on, no more right than others to read what nobody may: for a root that tests."""
+    """From the next exec on, root cannot read files without read permission; for tests run by root."""
     libc = ctypes.CDLL(None)
     for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        libc.prctl(24, capability)  # PR_CAPBSET_DROP; of others than root there is nothing to take
+        libc.prctl(24, capability)  # PR_CAPBSET_DROP; other users have no capabilities to drop
 
 
-def test_what_it_may_not_read_is_not_good(store: Path, query: Query) -> None:
+def test_an_unreadable_file_is_a_finding(store: Path, query: Query) -> None:
     for number in range(1, 4):
         add_session(store, ticks(1, 90), instance=f"vm-{number}", end="poweroff")
         roll_up(store)
@@ -141,8 +141,8 @@ def test_what_it_may_not_read_is_not_good(store: Path, query: Query) -> None:
     assert query(store, "check").returncode == 0
 
 
-def test_what_goes_while_it_looks_is_no_finding(store: Path) -> None:
-    """Journals go one after the other, between any two looks of a checker at them."""
+def test_files_removed_during_the_check_are_no_finding(store: Path) -> None:
+    """Journals are removed one after the other, between any two reads of the checker."""
     for number in range(8):
         add_session(store, ticks(1, 9), instance=f"vm-{number}", end="poweroff")
         roll_up(store)
@@ -157,7 +157,7 @@ def test_what_goes_while_it_looks_is_no_finding(store: Path) -> None:
     assert found(store) == []
 
 
-def test_a_store_that_is_written_has_no_finding(store: Path) -> None:
+def test_a_store_being_written_has_no_finding(store: Path) -> None:
     is_done = threading.Event()
 
     def write() -> None:

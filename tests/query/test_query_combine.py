@@ -1,4 +1,4 @@
-"""Series brought together: sums and the like, rates, groups and the highest, against plain loops."""
+"""Combined series: sums and the like, rates, groups and the highest, against plain loops."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Points = list[tuple[int, float]]
 
 
 class Life(NamedTuple):
-    """A session as a test makes it."""
+    """A session made by a test."""
 
     instance: str
     start_ms: int
@@ -154,7 +154,7 @@ def curve_of(points: Points, start_ms: int = 0, **labels: str) -> Curve:
     st.sampled_from((0, 10, 1 << 16)),
 )
 def test_groups(some: list[tuple[str, Points]], how: str, quantile: float, pending: int) -> None:
-    """Also where values are added up a few at a time."""
+    """Also if values are added a few at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group, "_PENDING", pending)
         curves = [curve_of(points, zone=zone, other=str(at)) for at, (zone, points) in enumerate(some)]
@@ -180,12 +180,12 @@ def test_the_highest(some: list[Points], count: int) -> None:
     assert found.left_out == len(some) - len(order)
 
 
-# --- the command, of a store
+# --- the command, with a store
 
 
 @st.composite
 def fleets(draw: st.DrawFn) -> list[Life]:
-    """Up to five lives of two instances, each at its own milliseconds, a tick a second or each three."""
+    """Up to five lives of two instances, each at its own milliseconds, a tick every second or every three."""
     found, begin_ms = [], dict.fromkeys("ab", T0)
     for _ in range(draw(st.integers(1, 5))):
         instance = draw(st.sampled_from("ab"))
@@ -295,8 +295,8 @@ def steady(seconds: int, begin: int, each: float, memory: float) -> list[Row]:
 
 @pytest.fixture
 def aged(store: Path) -> Path:
-    """A VM of 20 minutes of whose first ten only coarse rows are left, and one that lived for 30 s then, of
-    which the coarse rows have expired and the ticks are left."""
+    """A VM of 20 minutes, the first ten of which have only coarse rows left, and one that lived for 30 s
+    then, whose coarse rows have expired and whose ticks are left."""
     add_session(store, steady(30, T0 + 3000, 7.0, 2.0), instance="short", start_ms=T0 + 3000, end="reset")
     roll_up(store, T0 + 40_000)
     add_session(store, steady(1200, T0, 10.0, 1.0), instance="long", end="reset")
@@ -328,7 +328,7 @@ def test_one_life_from_ticks_and_one_from_a_coarser_tier(
 def test_ticks_are_rolled_up_as_the_store_does(
     store: Path, capsys: pytest.CaptureFixture[str], aggregate: str
 ) -> None:
-    """A life that is whole in tier 0, in the steps of tier 1, is what tier 1 has of it, to the bit."""
+    """A life that is complete in tier 0, in steps of tier 1, equals its rows in tier 1, to the bit."""
     rng = np.random.default_rng(1)
     rows = [(T0 + 1000 * i + int(rng.integers(900)), tuple(rng.normal(size=3))) for i in range(1, 40)]
     add_session(store, steady(1200, T0, 10.0, 1.0), instance="long", end="reset")
@@ -348,7 +348,7 @@ def test_ticks_are_rolled_up_as_the_store_does(
     assert len(coarse) == 3 * 8
 
 
-def test_only_a_little_is_kept_between_the_passes(
+def test_only_a_few_rows_are_kept_between_the_passes(
     aged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = aged, "read", "{}", "--sum", "--by=reason", "--unix"
@@ -357,8 +357,8 @@ def test_only_a_little_is_kept_between_the_passes(
     assert run(capsys, *argv) == expected
 
 
-def test_a_vm_that_is_not_there_adds_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nor does NaN; and a VM that ticks each three seconds does not come and go."""
+def test_a_vm_without_a_value_adds_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does NaN; and a VM that ticks every three seconds does not appear and disappear."""
     add_session(store, [(T0 + 1000 * i + 17, (0.0, 0.0, 1.0)) for i in range(1, 10)], instance="a")
     add_session(store, [(T0 + 3000 * i, (0.0, 0.0, 10.0)) for i in (1, 2)], instance="b", interval_ms=3000)
     add_session(store, [(T0 + 4000, (0.0, 0.0, NAN)), (T0 + 7000, (0.0, 0.0, 100.0))], instance="c")
@@ -371,7 +371,7 @@ def test_a_vm_that_is_not_there_adds_nothing(store: Path, capsys: pytest.Capture
     ]
 
 
-def test_no_rate_leads_from_one_life_into_the_next(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_rate_is_taken_across_two_lives(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, steady(5, T0, 10.0, 1.0), end="reset")
     add_session(store, steady(5, T0 + 5000, 1000.0, 1.0), start_ms=T0 + 5000)
     argv = 'exits_total{reason="io"}', "--rate", "--sum", "--by=instance", "--unix", "--format=json"
@@ -424,17 +424,17 @@ def test_which_lives(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown("--session=2026-11-23 00:51", "--utc") == shown("--session=2026-11-22T19:51-05:00") == [1]
     assert shown("--session=2026-11-23", "--utc") == [0, 1, 2, 7]
     assert shown("--session=last,2026-11-23T00:50:00.000Z") == [0, 2, 7]
-    # Lives are counted among all, also those that ended before the range.
+    # All lives are counted, also those that ended before the range.
     err = run(capsys, store, "read", "rss_bytes", "--session=-2", f"--start={T0 + 90_000}")[2]
-    assert "no values from" in err  # and not: there is none
+    assert "no values from" in err  # and not that there is no such life
     assert shown("--session=-1", f"--start={T0 + 90_000}") == [2]
     status, out, err = run(capsys, store, "read", "rss_bytes", "--session=-4")
     assert (status, out) == (1, "")
     assert "--session -4: there is none; vm-1 has 3 sessions (see rondo-query STORE list)" in err
 
 
-def test_two_lives_laid_over_each_other(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They begin at different milliseconds, and stand in the same rows."""
+def test_two_lives_since_birth_share_rows(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They begin at different milliseconds, and are in the same rows."""
     for at, start_ms in enumerate((T0 + 308, T0 + 60_900)):
         rows = [(start_ms // 1000 * 1000 + 1000 * i, (0.0, 0.0, 10.0 * at + i)) for i in range(1, 4)]
         add_session(store, rows, start_ms=start_ms, end="reset")
@@ -462,7 +462,7 @@ def test_two_lives_laid_over_each_other(store: Path, capsys: pytest.CaptureFixtu
     [
         ("read {} --sum --max", 64, "--sum and --max: give one of them"),
         ("read {} --count --quantile=0.5", 64, "--count and --quantile: give one of them"),
-        ("read {} --by=instance", 64, "--by groups series: say what of each group, --sum, --avg,"),
+        ("read {} --by=instance", 64, "--by groups series: choose what to compute, --sum, --avg,"),
         (
             "read {} --sum --by=tenant",
             64,
@@ -475,21 +475,21 @@ def test_two_lives_laid_over_each_other(store: Path, capsys: pytest.CaptureFixtu
         ("read {} --topk=0", 64, "--topk: at least 1 is needed"),
         ("read {} --topk=x", 64, "--topk: 'x' is not a count"),
         ("read {} --session=first", 64, "--session: 'first' is not a time"),
-        ("read {} --session=-0", 64, "--session: '-0' is no life: write last, -1, -2, or when it began"),
+        ("read {} --session=-0", 64, "--session: '-0' is no life: write last, -1, -2, or its start"),
         ("read {} --session=-1h", 64, "--session: '-1h' is no life"),
         ("read {} --session=", 64, "--session: '' is not a time"),
         ("read {} --pivot --format=json", 64, "--pivot makes a table or CSV: add --format csv"),
         ("read {} --sum --rate", 64, "--rate is for counters"),
         ("export {} --format=jsonl --pivot", 64, "--pivot makes a table or CSV"),
-        ("export {} --format=openmetrics --sum", 64, "--sum: openmetrics has samples as they are"),
-        ("export exits_total --format=openmetrics --rate", 64, "--rate: openmetrics has samples as they are"),
+        ("export {} --format=openmetrics --sum", 64, "--sum: openmetrics has only stored samples"),
+        ("export exits_total --format=openmetrics --rate", 64, "--rate: openmetrics has only stored samples"),
         ("export {} --format=openmetrics --since-birth", 64, "--since-birth: openmetrics has samples"),
         ("export {} --format=openmetrics --topk=1", 64, "--topk: openmetrics has samples"),
-        ("plot {} --topk=99", 64, "--topk 99: a plot tells 52 curves apart"),
+        ("plot {} --topk=99", 64, "--topk 99: a plot can distinguish at most 52 curves"),
         (f"read {{}} --sum --start={T0 + 10_000}", 1, "no values from"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_mistakes_are_named(
     store: Path, capsys: pytest.CaptureFixture[str], argv: str, status: int, says: str
 ) -> None:
     add_session(store, steady(5, T0, 1.0, 1.0))
@@ -516,7 +516,7 @@ def test_export(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def letters(picture: str) -> set[str]:
-    """Those that are drawn inside of the frame."""
+    """The letters drawn inside the frame."""
     return {
         char
         for line in picture.splitlines()

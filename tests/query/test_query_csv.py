@@ -40,14 +40,14 @@ def test_a_column_for_each_label(store: Path, capsys: pytest.CaptureFixture[str]
         ["2", "exits_total", "vm-2", "hlt", ""],
         ["3", "rss_bytes", "vm-2", "", ""],
     ]
-    # Only those that the selector's series have.
+    # Only labels of the matching series.
     text = run(capsys, store, command, 'rss_bytes{instance="vm-2"}', "--format=csv")
     assert text.splitlines()[0] == "time,session,series,value,name,instance"
     text = run(capsys, store, "export", "rss_bytes", "--format=csv", "--label=job=x")
     assert {each["job"] for each in records(text)} == {"x"}
 
 
-def test_labels_called_as_columns_are(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_with_the_names_of_columns(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = tuple((name, f"the {name}") for name in ("label_value", "name", "time", "value"))
     add_session(store, [(T0 + 1000, (7.0,))], labels=labels, series=(Series("x", (), GAUGE, "", ""),))
     (record,) = records(run(capsys, store, "read", "{}", "--format=csv"))
@@ -65,9 +65,7 @@ def test_labels_called_as_columns_are(store: Path, capsys: pytest.CaptureFixture
     }
 
 
-def test_groups_have_the_labels_that_they_are_grouped_by(
-    store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_groups_have_the_labels_of_by(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, [(T0 + 1000, (1.0, 2.0, 3.0))], labels=(("zone", "x"),))
     add_session(store, [(T0 + 1000, (1.0, 2.0, 3.0))], instance="vm-2")
     text = run(capsys, store, "read", "exits_total", "--sum", "--by=zone,session", "--format=csv")
@@ -91,7 +89,7 @@ def test_pivot_has_every_value(
     format: str,
     rows_at_once: int,
 ) -> None:
-    """In a row for each second, whatever its milliseconds."""
+    """In a row for each second, at any milliseconds."""
     if command == "export" and format == "table":
         return
     monkeypatch.setattr(pivot, "_ROWS", rows_at_once)
@@ -152,7 +150,7 @@ def test_pivot_of_groups_and_of_the_highest(store: Path, capsys: pytest.CaptureF
     assert text.splitlines()[1] == "2026-11-23T00:50:01.000Z,2,1"
 
 
-def test_json_is_as_it_was(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_unchanged(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, [(T0 + 1000, (1.0, 2.0, 3.0))], labels=(("zone", "x"),))
     (line,) = run(capsys, store, "read", "rss_bytes", "--format=json").splitlines()
     assert line == (

@@ -1,4 +1,4 @@
-"""What is damaged is left out, reported once, and the status is 65; all the rest is printed."""
+"""Damage is left out and reported once, and the status is 65; everything else is printed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_damaged_frame_costs_its_ticks_and_no_others(store: Path, query: Query
     assert [json.loads(line)["time"] for line in done.stdout.splitlines()] == [
         T0 + 1000 * i for i in range(1, 6)
     ]
-    # A window is rolled up from what there is.
+    # A window is rolled up from the remaining ticks.
     done = query(store, "read", "rss_bytes", "--unix", "--format=json", "--tier=1")
     assert done.returncode == 65
     assert [json.loads(line)["time"] for line in done.stdout.splitlines()] == [T0 + 4000, T0 + 5000]
@@ -112,12 +112,12 @@ def break_journal(journal: Path) -> None:
 
 
 def lose_journal(journal: Path) -> None:
-    """No matter of retention: it was not rolled up."""
+    """Not because of retention: it was not rolled up."""
     journal.unlink()
 
 
 def loop_journal(journal: Path) -> None:
-    """What cannot be opened, by root either."""
+    """A file that even root cannot open."""
     journal.unlink()
     journal.symlink_to(journal.name)
 
@@ -127,7 +127,7 @@ HARMS = [break_journal, lose_journal, loop_journal]
 
 @pytest.mark.parametrize("harm", HARMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("argv", [*READS, "list"])
-def test_what_cannot_be_read(
+def test_unreadable_files(
     store: Path, query: Query, tmp_path: Path, argv: str, harm: Callable[[Path], None]
 ) -> None:
     for instance in ("vm-bad", "vm-fine", "vm-good"):
@@ -144,10 +144,10 @@ def test_what_cannot_be_read(
 
 @pytest.mark.parametrize("harm", [break_journal, loop_journal])
 @pytest.mark.parametrize("argv", ["list --match {}", *READS, "tail {}"])
-def test_nothing_else_is_there(
+def test_no_match_beside_an_unreadable_file(
     store: Path, query: Query, tmp_path: Path, argv: str, harm: Callable[[Path], None]
 ) -> None:
-    """That nothing matches is not known: what could not be read might."""
+    """It is not known that nothing matches: the unreadable part might."""
     add_session(store, rows(), instance="vm-bad")
     harm(journal_of(store, T0 + 1000, "vm-bad"))
     done = query(store, *words(argv, tmp_path))
@@ -168,7 +168,7 @@ def follow(store: Path, *argv: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("by_signal", [True, False])
-def test_tail_goes_on_and_ends_with_65(store: Path, by_signal: bool) -> None:
+def test_tail_continues_and_ends_with_65(store: Path, by_signal: bool) -> None:
     begin = begin_now()
     add = partial(add_session, store, start_ms=begin, interval_ms=600_000)  # running, however slow we are
     for count in (2, 3, 5):
@@ -191,7 +191,7 @@ def test_tail_goes_on_and_ends_with_65(store: Path, by_signal: bool) -> None:
     assert (err.count(b"\n"), out.count(b"\n")) == ((2, 0) if by_signal else (3, 2))
 
 
-def test_tail_says_once_what_it_cannot_read(store: Path) -> None:
+def test_tail_logs_an_unreadable_file_once(store: Path) -> None:
     begin = begin_now()
     add = partial(add_session, store, start_ms=begin, interval_ms=600_000)
     for instance in ("vm-bad", "vm-good"):

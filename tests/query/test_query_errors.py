@@ -1,4 +1,4 @@
-"""Whatever a user asks for: a status, a line or two that say why, and never a traceback."""
+"""Any question gets a status and an error of a line or two, and never a traceback."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_each_error_is_short(
     assert (done.returncode, done.stdout) == (status, b"")
     assert says in err
     assert "Traceback" not in err
-    # A selector's error has the text and a mark below; a flag's, where help is.
+    # A selector's error has the text and a mark below; a flag's has the way to --help.
     assert len(err.splitlines()) <= (3 if "selector, column" in err else 2)
     assert len(err) < 5000
 
@@ -104,7 +104,7 @@ def test_a_wrong_flag_of_any_tool_is_two_lines(run: Query, tool: str) -> None:
         assert says in first
 
 
-def test_the_mark_stands_below_the_column(odd: Path, query: Query) -> None:
+def test_the_mark_is_below_the_column(odd: Path, query: Query) -> None:
     for text in ('{a="b" c="d"}', "{" + 'a="b",' * 100 + 'a="b" !,' + 'a="b",' * 100 + "}"):
         first, shown, mark = query(odd, "read", text).stderr.decode().splitlines()
         assert first.startswith("rondo-query: selector, column ")
@@ -140,7 +140,7 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of whose samples there are more than the pipe and our buffers hold; no test changes it."""
+    """A store with more samples than the pipe and our buffers can hold; no test changes it."""
     store = tmp_path_factory.mktemp("large") / "store"
     rows = [(T0 + 1000 * i, (10.0 * i, 0.0, 1.0)) for i in range(40)]
     for number in range(4):
@@ -150,7 +150,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("argv", [*COMMANDS, "--help"])
 @pytest.mark.parametrize("size", [0, 5000])
-def test_a_reader_that_leaves_at_any_moment(large: Path, argv: str, size: int) -> None:
+def test_a_reader_that_closes_at_any_moment(large: Path, argv: str, size: int) -> None:
     words = [] if argv == "--help" else [large]
     with subprocess.Popen(
         [sys.executable, ROOT / "bin" / "rondo-query", *words, *argv.split()],
@@ -160,7 +160,7 @@ def test_a_reader_that_leaves_at_any_moment(large: Path, argv: str, size: int) -
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            process.stdout.read(0 if "tail" in argv else size)  # which has nothing to print
+            process.stdout.read(0 if "tail" in argv else size)  # it has nothing to print
             process.stdout.close()
             err = process.stderr.read()
             status = process.wait(60)
@@ -186,12 +186,12 @@ def test_a_store_that_vanishes_while_it_is_read(large: Path, store: Path, argv: 
         finally:
             process.kill()
     assert b"Traceback" not in err
-    # Not as the store removes a file, its state.json first: that one is lost may be seen.
+    # Unlike the store, which updates state.json first: the loss of a file may be noticed.
     assert process.returncode in (0, 65)
 
 
 @pytest.mark.parametrize("harm", ["[]", "{}", "[" * 100_000, '{"rondo_store": 1}', "\udcff", "null"])
-def test_a_store_that_is_none(store: Path, query: Query, harm: str) -> None:
+def test_a_folder_that_is_not_a_store(store: Path, query: Query, harm: str) -> None:
     store.mkdir()
     (store / "store.json").write_bytes(harm.encode(errors="surrogateescape"))
     for argv in ("list", "tail {} --new"):
@@ -202,7 +202,7 @@ def test_a_store_that_is_none(store: Path, query: Query, harm: str) -> None:
 
 
 @pytest.mark.parametrize("store", ["", "/dev/null", "/proc", "\udcff", "x" * 5000, "a\nb"])
-def test_a_store_that_is_not_there(query: Query, store: str) -> None:
+def test_a_missing_store(query: Query, store: str) -> None:
     for argv in ("read {}", "check"):
         done = query(store, *argv.split())
         assert (done.returncode, done.stdout) == (69, b""), argv

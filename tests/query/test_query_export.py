@@ -1,4 +1,4 @@
-"""rondo-query export: the real promtool takes it, and gives every sample back from its blocks."""
+"""rondo-query export: the real promtool accepts it, and returns every sample from its blocks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def export(capsys: pytest.CaptureFixture[str], store: Path, *argv: str) -> str:
 
 
 def from_blocks(promtool: Path, text: str, folder: Path) -> Samples:
-    """What Prometheus holds once promtool has made blocks of `text`."""
+    """The samples in the blocks that promtool makes of `text`."""
     source = folder / "all.om"
     source.write_text(text)
     blocks = folder / "blocks"
@@ -60,7 +60,7 @@ def from_blocks(promtool: Path, text: str, folder: Path) -> Samples:
 
 
 def in_store(path: Path, **more: str) -> Samples:
-    """Tier 0, without what has no value."""
+    """The samples of tier 0, without those without a value."""
     found: Samples = {}
     for session in Store(path).sessions():
         rows = session.rows()
@@ -74,7 +74,7 @@ def in_store(path: Path, **more: str) -> Samples:
     return {labels: pairs for labels, pairs in found.items() if pairs}
 
 
-def test_promtool_gives_back_every_sample(
+def test_promtool_returns_every_sample(
     store: Path, capsys: pytest.CaptureFixture[str], program: Callable[[str], Path], tmp_path: Path
 ) -> None:
     values = [0.1, math.nan, -0.0, 1e300, 2.0**53 - 1, math.inf, -math.inf, 5e-324]
@@ -82,7 +82,7 @@ def test_promtool_gives_back_every_sample(
     add_session(store, rows, instance='a "b"\\c\nd é', labels=(("zone", "x y"),))
     add_session(store, ticks(1, 5), instance="vm-1", end="reset")
     add_session(store, ticks(10, 12), instance="vm-1", start_ms=T0 + 9000)
-    # Two hours on: in a block of its own.
+    # Two hours later: in another block.
     later = [(t_ms + 7_200_000, row) for t_ms, row in ticks(1, 3)]
     add_session(store, later, instance="vm-1", start_ms=T0 + 7_200_000)
     text = export(capsys, store, "{}", "--format=openmetrics", "--label=job=rondo-vmm")
@@ -94,7 +94,7 @@ def test_promtool_gives_back_every_sample(
 def test_the_sixteen_series_as_promtool_reads_them(
     store: Path, capsys: pytest.CaptureFixture[str], program: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Names, units and help of the catalogue, and coarse rows, are good OpenMetrics."""
+    """Names, units and help of the catalogue, and coarse rows, are valid OpenMetrics."""
     values = [float(n) for n in range(len(SERIES))]
     add_session(store, [(T0 + 1000 * i, values) for i in range(1, 31)], series=SERIES)
     text = export(capsys, store, "{}", "--format=openmetrics", "--tier=1", "--aggregate=max")
@@ -166,7 +166,7 @@ def test_csv_and_jsonl_are_the_records_of_read(store: Path, capsys: pytest.Captu
         (["{}", "--format=openmetrics", "--range=1ms"], 1, "no values"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_mistakes_are_named(
     store: Path, capsys: pytest.CaptureFixture[str], argv: list[str], status: int, says: str
 ) -> None:
     add_session(store, ticks(1, 5), labels=(("zone", "a"),))
@@ -179,7 +179,9 @@ def test_what_is_wrong_is_said(
     assert says in err
 
 
-def test_damage_is_said_once_and_the_rest_is_there(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_reported_once_and_the_rest_is_printed(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     add_session(store, ticks(1, 5), instance="bad")
     add_session(store, ticks(1, 5), instance="good")
     journal = flip_a_bit(store, T0 + 3000, "bad")

@@ -1,4 +1,4 @@
-"""rondo-query series, labels and values; bare words in place of a selector; what may be meant by a typo."""
+"""rondo-query series, labels and values; bare words in place of a selector; suggestions for typos."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_series_labels_and_values(fleet: Path, capsys: pytest.CaptureFixture[str
     assert names == ["disk_total", "exits_total", "rss_bytes"]
 
 
-def test_csv_is_as_it_is_and_a_table_is_harmless(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_is_unchanged_and_a_table_is_harmless(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(fleet), "values", "instance", "--format=csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
     assert {row["value"] for row in rows} == {"vm-1", "vm-2", HOSTILE}
@@ -74,7 +74,7 @@ def test_csv_is_as_it_is_and_a_table_is_harmless(fleet: Path, capsys: pytest.Cap
         assert main([str(fleet), *argv]) == 0
         out = capsys.readouterr().out
         assert all(line.isprintable() for line in out.splitlines())
-        # Help has its spaces, and is the last.
+        # Help keeps its spaces, and is the last.
         fields = {len(line.split(maxsplit=5)) for line in out.splitlines()}
         assert len(fields) == 1
 
@@ -100,11 +100,11 @@ def test_csv_is_as_it_is_and_a_table_is_harmless(fleet: Path, capsys: pytest.Cap
         (["list", "--match", 'exits_total{reason="htl"}'], "no series has reason htl; did you mean hlt?"),
         (["stream", 'exits_total{reason="q"}'], "no series has reason q; there is hlt, io"),
         (["dump", 'exitstotal{reason="io"}'], "there is no metric exitstotal; did you mean exits_total?"),
-        (["export", "--format=csv", 'rss_bytes{reason="io"}'], "no series has all of that"),
+        (["export", "--format=csv", 'rss_bytes{reason="io"}'], "no series has all of these labels"),
         (["read", '{tenant="a\\x1b[31m \\"b"}'], 'there is a, a\\x1b[31m\\x20\\"b\\n\\u202e)'),
     ],
 )
-def test_a_typo_is_told(fleet: Path, query: Query, argv: list[str], says: str) -> None:
+def test_a_typo_gets_a_suggestion(fleet: Path, query: Query, argv: list[str], says: str) -> None:
     done = query(fleet, *argv)
     assert (done.returncode, done.stdout) == (1, b"")
     (line,) = done.stderr.decode().splitlines()
@@ -123,7 +123,7 @@ def test_a_bare_word_is_a_metric_or_else_an_instance(fleet: Path, query: Query) 
 
     assert of("rss_bytes") == ({"rss_bytes"}, "")
     assert of("vm-2") == ({"exits_total", "rss_bytes"}, "")
-    assert of("web_1") == ({"disk_total"}, "")  # a metric might be called so; none is
+    assert of("web_1") == ({"disk_total"}, "")  # a possible name of a metric, but there is none
     assert of("both") == ({"disk_total"}, "")
     add_session(fleet, [(T0, (1.0,))], instance="x", series=(Series("both", (), GAUGE, "", ""),))
     shown, says = of("both")
@@ -135,18 +135,18 @@ def test_a_bare_word_is_a_metric_or_else_an_instance(fleet: Path, query: Query) 
         assert done.returncode == 0
         assert b"vm-2" in done.stdout
         assert b"vm-1" not in done.stdout
-    assert query(fleet, "read", "vm-2[5m]").returncode == 64  # no word: it tries to be a selector
+    assert query(fleet, "read", "vm-2[5m]").returncode == 64  # not a word: it is parsed as a selector
 
 
 def test_the_word_after_a_command_may_be_an_instance(fleet: Path, query: Query, tmp_path: Path) -> None:
     fleet.rename(tmp_path / "vmm_metrics")
     for argv in (["read", "vm-2"], ["series", "vm-2"], ["tail", "vm-2", "--once"]):
         assert query(*argv, cwd=tmp_path).returncode == 0
-    done = query("series", "--format", "json", "vm-2", cwd=tmp_path)  # also behind a flag
+    done = query("series", "--format", "json", "vm-2", cwd=tmp_path)  # also after a flag
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
 
 
-def test_nothing_is_known_of_an_empty_store(store: Path, query: Query) -> None:
+def test_an_empty_store_has_no_series(store: Path, query: Query) -> None:
     add_session(store, [])
     for argv in (["series"], ["labels"], ["values", "reason"]):
         done = query(store, *argv)

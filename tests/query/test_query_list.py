@@ -1,4 +1,4 @@
-"""rondo-query list: how each session stands, for eyes, for awk and for jq."""
+"""rondo-query list: the state of each session, for people, for awk and for jq."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_each_state(store: Path) -> None:
     assert records[0]["session"] == "2026-11-23T00:50:00.000Z"
 
 
-def test_one_without_a_tick(store: Path) -> None:
+def test_a_session_without_a_tick(store: Path) -> None:
     add_session(store, [], end="error")
     for _ in range(2):
         (record,) = listed(Store(store), T0 + 1000)
@@ -69,7 +69,7 @@ def test_one_without_a_tick(store: Path) -> None:
         roll_up(store)
 
 
-def test_one_that_was_lost_and_comes_back(store: Path) -> None:
+def test_a_lost_session_comes_back(store: Path) -> None:
     for seconds, end, state in ((3, "lost", "lost"), (4, None, "running"), (5, "reset", "reset")):
         add_session(store, steady(seconds, T0), end=end)
         for _ in range(2):
@@ -79,7 +79,7 @@ def test_one_that_was_lost_and_comes_back(store: Path) -> None:
 
 
 def test_a_last_tick_ahead_of_the_clock(store: Path, query: Query) -> None:
-    """The clock was set back since: a VM that died before is not running until it is reached again."""
+    """The clock was set back: a VM that died before is not running until that time comes again."""
     now_ms = time.time_ns() // 1_000_000
     hour = 3_600_000
     for instance, ahead_ms, end in (
@@ -99,7 +99,7 @@ def test_a_last_tick_ahead_of_the_clock(store: Path, query: Query) -> None:
         "minutes": "silent",
         "ended": "poweroff",
     }
-    # All that can be said of an age, whatever time passes between.
+    # The only bounds of an age, for any time between the two.
     assert records["days"]["age_s"] < records["an hour"]["age_s"] < 0
     assert records["days"]["age_s"] >= -48 * 3600
     assert records["an hour"]["age_s"] == records["ended"]["age_s"]
@@ -122,7 +122,7 @@ def test_series_and_ticks(store: Path) -> None:
     assert record["age_s"] == -90
 
 
-def test_formats_say_the_same(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_formats_have_the_same_records(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, steady(3, T0), instance="vm 1", end="signal")
     add_session(store, [], instance="vm-2", start_ms=T0 + 1, end="error")
     assert main([str(store), "list", "--format=json"]) == 0
@@ -155,7 +155,11 @@ def test_sorted_and_filtered(store: Path, capsys: pytest.CaptureFixture[str]) ->
     assert names(capsys, store, "--sort=instance", "--reverse") == ["c", "b", "a"]
     assert names(capsys, store, "--sort", "ticks") == ["c", "b", "a"]
     assert names(capsys, store, "--sort", "last") == ["a", "b", "c"]
-    assert names(capsys, store, "--sort=last", "--reverse") == ["b", "a", "c"]  # what has no value is last
+    assert names(capsys, store, "--sort=last", "--reverse") == [
+        "b",
+        "a",
+        "c",
+    ]  # a row without a value is last
     assert names(capsys, store, "--match", '{instance=~"a|b"}', "--sort=session", "--reverse") == ["b", "a"]
     assert names(capsys, store, "--match", '{zone=""}') == ["b"]  # c has no series
     assert main([str(store), "list", "--match", '{instance="d"}']) == 1
@@ -164,8 +168,8 @@ def test_sorted_and_filtered(store: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "--sort size: the fields are instance, session, first" in capsys.readouterr().err
 
 
-def test_only_some(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Those that were alive since then, those in a state, the newest."""
+def test_filters_of_the_list(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sessions that lived since a time, sessions in a state, the newest."""
     now_ms = time.time_ns() // 1_000_000
     hour, day = 3_600_000, 24 * 3_600_000
     for instance, ago_ms, end in (

@@ -1,4 +1,4 @@
-"""What rondo-query writes where standard output is not UTF-8, and where it is not there at all."""
+"""rondo-query's output if standard output is not UTF-8, and if it is closed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.support.query.made_store import T0, Row, add_session
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Wide, right to left, outside the first plane; an escape sequence, an override of direction, a new line.
+# Wide, right to left, outside the first plane; an escape sequence, a direction override, a new line.
 NAME = "vm-日本 عربي é 😀 \x1b[31m\u202e\n"
 LABELS = (("zone", "ö"),)
-# As a table has it, in UTF-8 and in ASCII; the last can be given back as a selector.
+# In a table, in UTF-8 and in ASCII; the last one can be used in a selector.
 SHOWN = r"vm-日本\x20عربي\x20é\x20😀\x20\x1b[31m\u202e\n"
 ASCII = r"vm-\u65e5\u672c\x20\u0639\u0631\u0628\u064a\x20\u00e9\x20\U0001f600\x20\x1b[31m\u202e\n"
 LATIN_1 = ASCII.replace(r"\u00e9", "é")
@@ -50,18 +50,18 @@ def rows() -> list[Row]:
 
 @pytest.fixture
 def named(store: Path) -> Path:
-    """A store with one session, whose name holds all that is hard to show."""
+    """A store with one session, whose name has everything that is hard to show."""
     add_session(store, rows(), instance=NAME, labels=LABELS, end="reset")
     return store
 
 
 @pytest.fixture(params=LOCALES)
 def locale(request: pytest.FixtureRequest) -> Locale:
-    """What to add to the environment, the encoding that follows, and NAME as a table shows it there."""
+    """The environment to add, its encoding, and NAME in a table with that encoding."""
     return LOCALES[request.param]
 
 
-def test_a_table_escapes_what_cannot_be_shown(named: Path, query: Query, locale: Locale) -> None:
+def test_a_table_escapes_unprintable_characters(named: Path, query: Query, locale: Locale) -> None:
     env, encoding, shown = locale
     listed = query(named, "list", env=env)
     assert (listed.returncode, listed.stderr) == (0, b"")
@@ -72,7 +72,7 @@ def test_a_table_escapes_what_cannot_be_shown(named: Path, query: Query, locale:
     assert {len(line) - len(line.split()[3]) for line in lines} == {names.index("value")}  # they align
     series = lines[0].split()[2]
     assert series.startswith(f'rss_bytes{{instance="{shown}",zone="')
-    # What is shown can be asked for as it stands, in any locale.
+    # The printed name can be used in a selector, in any locale.
     for other in ({}, env):
         assert query(named, "read", series.encode(encoding), env=other | {"LC_ALL": "C"}).returncode == (
             0 if encoding != "latin-1" else 64
@@ -102,10 +102,10 @@ def test_csv_is_utf_8(named: Path, query: Query, locale: Locale, argv: str) -> N
         "export {} --format=openmetrics",
     ],
 )
-def test_what_is_for_programs_does_not_depend_on_the_locale(
+def test_output_for_programs_does_not_depend_on_the_locale(
     named: Path, query: Query, argv: str, encoding: str
 ) -> None:
-    # The ages that a list has change while the test runs.
+    # The ages in a list change while the test runs.
     expected = query(named, *argv.split(), env={"PYTHONIOENCODING": "utf-8"}).stdout.decode()
     done = query(named, *argv.split(), env={"PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stderr) == (0, b"")
@@ -117,7 +117,7 @@ def test_what_is_for_programs_does_not_depend_on_the_locale(
         assert got == expected
 
 
-def test_openmetrics_has_the_name_as_it_is(named: Path, query: Query) -> None:
+def test_openmetrics_has_the_name_unchanged(named: Path, query: Query) -> None:
     env = NOT_UTF_8 | {"LC_ALL": "C"}
     argv = ["export", "rss_bytes", "--format=openmetrics", "--label=ort=Köln"]
     done = query(named, *argv, env=env)
@@ -130,7 +130,7 @@ def test_openmetrics_has_the_name_as_it_is(named: Path, query: Query) -> None:
 
 
 @pytest.mark.parametrize("term", [False, True], ids=["pipe", "pty"])
-def test_a_plot_is_ascii_where_lines_cannot_be_drawn(
+def test_a_plot_is_ascii_if_lines_cannot_be_drawn(
     named: Path, locale: Locale, term: bool, query: Query
 ) -> None:
     pytest.importorskip("plotext")
@@ -159,7 +159,7 @@ def test_a_plot_is_ascii_where_lines_cannot_be_drawn(
 
 
 def on_a_terminal(store: Path, *argv: str, env: dict[str, str]) -> tuple[int, bytes]:
-    """Run it with a terminal for its standard output, of 160 columns; its status and what it wrote."""
+    """Run it with a terminal of 160 columns as standard output; its status and output."""
     master, slave = pty.openpty()
     try:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 40, 160, 0, 0))
@@ -205,8 +205,14 @@ def test_tables_on_a_terminal_and_in_a_file(
         ("list --format=json", "2026-11-23T00:50:30.000Z"),
         ("plot rss_bytes", "2026-11-23 +01:00"),
         ("plot rss_bytes --utc", "2026-11-23 UTC"),
-        ("read rss_bytes --range=1s", "(what matches was last seen at 2026-11-23T01:50:30.000+01:00)"),
-        ("read rss_bytes --range=1s --utc", "(what matches was last seen at 2026-11-23T00:50:30.000Z)"),
+        (
+            "read rss_bytes --range=1s",
+            "(the matching sessions were last seen at 2026-11-23T01:50:30.000+01:00)",
+        ),
+        (
+            "read rss_bytes --range=1s --utc",
+            "(the matching sessions were last seen at 2026-11-23T00:50:30.000Z)",
+        ),
     ],
 )
 def test_a_terminal_gets_local_time(named: Path, argv: str, shows: str) -> None:
@@ -219,10 +225,10 @@ def test_a_terminal_gets_local_time(named: Path, argv: str, shows: str) -> None:
         assert ("01:50:30" in data.decode()) is ("+01:00" in shows)
 
 
-def test_an_error_names_what_it_cannot_show(named: Path, query: Query, locale: Locale) -> None:
+def test_an_error_escapes_unprintable_names(named: Path, query: Query, locale: Locale) -> None:
     env, encoding, shown = locale
     if encoding == "latin-1":
-        return  # arguments are UTF-8 there all the same
+        return  # arguments are UTF-8 there too
     done = query(named, "tail", f'{{instance="{shown}"}}'.encode(encoding), env=env)
     assert (done.returncode, done.stdout) == (1, b"")
     said = f'rondo-query: nothing that matches {{instance="{shown}"}} is running'
@@ -261,7 +267,9 @@ def test_an_error_shows_nothing_raw(
 @pytest.mark.parametrize("locale", [LOCALES["C"], LOCALES["latin-1"]])
 @pytest.mark.parametrize("tool", ["rondo-vmm", "rondo-store", "rondo-push", "rondo-query"])
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["--\x1b\u202eö"]])
-def test_every_tool_speaks_in_every_locale(run: Query, locale: Locale, tool: str, argv: list[str]) -> None:
+def test_every_tool_prints_messages_in_every_locale(
+    run: Query, locale: Locale, tool: str, argv: list[str]
+) -> None:
     env, encoding, _ = locale
     done = run(tool, *(word.encode() for word in argv), env={**os.environ, **env})
     assert done.returncode == (64 if argv[0] not in ("--help", "--version") else 0)
@@ -274,8 +282,8 @@ def closed(number: int) -> Callable[[], None]:
     return lambda: os.close(number)
 
 
-def test_what_is_wrong_does_not_go_to_standard_output(named: Path, query: Query) -> None:
-    """With standard error closed a message has nowhere to go; in the data it would be damage."""
+def test_errors_do_not_go_to_standard_output(named: Path, query: Query) -> None:
+    """With standard error closed there is no place for a message; in the data it would be damage."""
     done = query(named, "read", "nothing", preexec_fn=closed(2))
     assert (done.returncode, done.stdout) == (1, b"")
     done = query(named, "read", "{}", "--range=x", preexec_fn=closed(2))
@@ -283,7 +291,9 @@ def test_what_is_wrong_does_not_go_to_standard_output(named: Path, query: Query)
 
 
 @pytest.mark.parametrize("argv", [["list"], ["read", "{}"], ["export", "{}", "--format=openmetrics"]])
-def test_a_full_disk_under_standard_output_is_said_once(named: Path, query: Query, argv: list[str]) -> None:
+def test_a_full_disk_under_standard_output_is_reported_once(
+    named: Path, query: Query, argv: list[str]
+) -> None:
     with Path("/dev/full").open("wb") as full:
         done = query(named, *argv, stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert (done.returncode, done.stderr) == (75, b"rondo-query: standard output: No space left on device\n")

@@ -1,4 +1,4 @@
-"""rondo-query plot --output: the files are what their names say, and hold what was asked for."""
+"""rondo-query plot --output: the files have the format of their names, and the right curves."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def texts(root: ET.Element) -> list[str]:
 
 
 def curve_paths(root: ET.Element, color: str) -> list[str]:
-    """What is drawn in a colour within the axes: the legend's samples are not clipped."""
+    """The paths in a colour within the axes; those of the legend are not clipped."""
     return [
         path.get("d", "")
         for path in root.iter(f"{SVG}path")
@@ -73,7 +73,7 @@ def test_a_png_has_its_size(store: Path, tmp_path: Path) -> None:
     assert struct.unpack(">II", data[16:24]) == (picture.WIDTH, picture.HEIGHT)
 
 
-def test_a_point_alone_is_seen(store: Path, tmp_path: Path) -> None:
+def test_a_single_point_is_visible(store: Path, tmp_path: Path) -> None:
     add_session(store, [(T0 + 1000 * i, (0.0, 0.0, math.nan if i != 2 else 7.0)) for i in range(5)])
     file = tmp_path / "one.svg"
     assert main([str(store), "plot", "rss_bytes", f"--output={file}"]) == 0
@@ -90,7 +90,7 @@ def test_a_point_alone_is_seen(store: Path, tmp_path: Path) -> None:
         (["--output=no/such/folder/a.svg"], 69, "--output no/such/folder/a.svg: No such file"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_mistakes_are_named(
     store: Path, capsys: pytest.CaptureFixture[str], flags: list[str], status: int, says: str
 ) -> None:
     add_session(store, rows())
@@ -114,13 +114,13 @@ no.such.key: 1
 
 @pytest.fixture
 def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A home of its own, as the environment names it, with a cache of fonts from one run to the next."""
+    """The environment of a separate home, with a cache of fonts that is kept between runs."""
     home, cache = tmp_path_factory.mktemp("home"), tmp_path_factory.getbasetemp() / "matplotlib-cache"
     return {"HOME": home, "XDG_CONFIG_HOME": home / ".config", "XDG_CACHE_HOME": cache}
 
 
 def drawn(run: Run, store: Path, env: dict[str, Path | str], cwd: Path, suffix: str = "svg") -> bytes:
-    """What is drawn in that environment; and nothing is said."""
+    """The file drawn in that environment, without any message."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "MATPLOTLIB"))}
     argv = ["plot", "rss_bytes", f"--output=picture.{suffix}", "--width=400", "--height=200"]
     done = run("rondo-query", store, *argv, cwd=cwd, env=clean | {name: str(env[name]) for name in env})
@@ -134,7 +134,7 @@ def drawn(run: Run, store: Path, env: dict[str, Path | str], cwd: Path, suffix: 
 def test_no_settings_are_read(
     store: Path, run: Run, tmp_path: Path, home: dict[str, Path | str], settings: bytes
 ) -> None:
-    """They lie at each place, with each way to name one: whichever is read first would be seen."""
+    """They are in each place, with each way to name one: any that is read would show."""
     add_session(store, rows())
     work, other = tmp_path / "work", tmp_path / "other"
     work.mkdir()
@@ -152,7 +152,7 @@ def test_no_settings_are_read(
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_a_home_that_cannot_be_written(store: Path, run: Run, tmp_path: Path, suffix: str) -> None:
-    """The cache of fonts has no place there; nothing is said of it, and nothing is left elsewhere."""
+    """The cache of fonts cannot be written there: no message, and no file elsewhere."""
     add_session(store, rows(), instance="vm-\u65e5\u672c")  # and no font has its name
     work, temporary, file = tmp_path / "work", tmp_path / "tmp", tmp_path / "file"
     work.mkdir()
@@ -166,7 +166,7 @@ def test_a_home_that_cannot_be_written(store: Path, run: Run, tmp_path: Path, su
     assert not list(temporary.iterdir())
 
 
-def test_no_place_at_all_for_its_cache(store: Path, run: Run, tmp_path: Path) -> None:
+def test_no_place_for_the_cache(store: Path, run: Run, tmp_path: Path) -> None:
     add_session(store, rows())
     (tmp_path / "loop").symlink_to("loop")
     done = run(
@@ -179,17 +179,20 @@ def test_no_place_at_all_for_its_cache(store: Path, run: Run, tmp_path: Path) ->
         env={**os.environ, "MPLCONFIGDIR": str(tmp_path / "loop" / "x")},
     )
     assert b"Traceback" not in done.stderr
-    assert (done.returncode, done.stderr.count(b"\n")) in ((69, 1), (0, 0))  # by the version of Python
+    assert (done.returncode, done.stderr.count(b"\n")) in (
+        (69, 1),
+        (0, 0),
+    )  # depends on the version of Python
 
 
-def test_as_many_curves_as_are_asked_for(
+def test_topk_sets_the_number_of_curves(
     store: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for number in range(14):
         add_session(store, rows()[:2], instance=f"vm-{number}")
     output = f"--output={tmp_path / 'a.svg'}"
     assert main([str(store), "plot", "{}", "--topk=41", output]) == 64
-    assert "--topk 41: a plot tells 40 curves apart" in capsys.readouterr().err
+    assert "--topk 41: a plot can distinguish at most 40 curves" in capsys.readouterr().err
     for flags, drawn in (["--topk=40"], 40), ([], 8):
         assert main([str(store), "plot", "{}", *flags, output]) == 0
         root = ET.parse(tmp_path / "a.svg").getroot()

@@ -1,4 +1,4 @@
-"""rondo-query plot: what is on the canvas, read back from the characters."""
+"""rondo-query plot: the canvas, read back from its characters."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_ramp_goes_from_corner_to_corner(store: Path, capsys: pytest.CaptureFi
     picture = capsys.readouterr().out
     lines = picture.splitlines()
     assert "\x1b" not in picture
-    assert len(lines) == 19  # leaves the last line of the terminal to the prompt
+    assert len(lines) == 19  # the last line of the terminal is left for the prompt
     assert max(map(len, lines)) == 60
     inside = canvas(picture)
     assert inside[0].rstrip().endswith("a")
@@ -102,7 +102,7 @@ def test_odd_ranges_are_drawn(
     assert any("a" in line for line in canvas(capsys.readouterr().out))
 
 
-def test_no_value_at_all_is_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plot_without_values_exits_with_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, [(T0, (1.0, 1.0, math.nan))])
     assert main([str(store), "plot", "rss_bytes"]) == 1
     assert "no values" in capsys.readouterr().err
@@ -132,16 +132,16 @@ def test_without_plotext_it_says_what_to_install(
     assert "pip install 'rondo-tools[plot]'" in capsys.readouterr().err
 
 
-def test_what_is_too_small_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_small_a_plot_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, ramp(3))
     assert main([str(store), "plot", "{}", "--height=3"]) == 64
     assert "--height" in capsys.readouterr().err
 
 
-def test_as_many_curves_as_can_be_told_apart(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_as_many_curves_as_a_plot_can_distinguish(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(18):
         add_session(store, ramp(3), instance=f"vm-{number}")
     assert main([str(store), "plot", "{}", f"--topk={MAX_CURVES}", "--height=80"]) == 0
     assert capsys.readouterr().out.count("instance=") == MAX_CURVES == 52
     assert main([str(store), "plot", "{}", "--topk=53"]) == 64
-    assert "--topk 53: a plot tells 52 curves apart" in capsys.readouterr().err
+    assert "--topk 53: a plot can distinguish at most 52 curves" in capsys.readouterr().err

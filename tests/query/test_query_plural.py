@@ -1,4 +1,4 @@
-"""One session is "1 session": what rondo-query counts in its messages."""
+"""One session is "1 session": counts in rondo-query's messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rows(begin: int = T0) -> list[Row]:
 
 
 def make(store: Path, number: int) -> None:
-    """So many sessions, in two journals each."""
+    """`number` sessions, in two journals each."""
     for each in range(number):
         add_session(store, rows()[:3], instance=f"vm-{each}")
         add_session(store, rows(), instance=f"vm-{each}", end="poweroff")
@@ -28,7 +28,7 @@ def damage(store: Path, number: int, *seconds: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "says"), [(1, "1 session, 2 files"), (2, "2 sessions, 4 files")])
-def test_what_was_checked(store: Path, query: Query, number: int, says: str) -> None:
+def test_checked_sessions_and_files(store: Path, query: Query, number: int, says: str) -> None:
     make(store, number)
     assert query(store, "check").stderr.decode() == f"rondo-query: nothing wrong in {says}\n"
 
@@ -63,7 +63,7 @@ def test_files_that_cannot_be_read(store: Path, query: Query, argv: str, number:
 
 
 @pytest.mark.parametrize(("seconds", "says"), [(601, "1 tick of 1 session"), (603, "3 ticks of 1 session")])
-def test_ticks_that_are_no_stream_any_more(store: Path, query: Query, seconds: int, says: str) -> None:
+def test_ticks_missing_in_a_stream(store: Path, query: Query, seconds: int, says: str) -> None:
     add_session(store, [(T0 + 1000 * i, (1.0, 1.0, 1.0)) for i in range(1, seconds + 1)], end="reset")
     roll_up(store, T0)
     keep_house(store, T0 + 60_000)
@@ -71,7 +71,7 @@ def test_ticks_that_are_no_stream_any_more(store: Path, query: Query, seconds: i
 
 
 @pytest.mark.parametrize(("number", "says"), [(1, "1 sample left out"), (2, "2 samples left out")])
-def test_samples_that_come_again(store: Path, query: Query, number: int, says: str) -> None:
+def test_repeated_samples(store: Path, query: Query, number: int, says: str) -> None:
     add_session(store, rows(), end="reset")
     back = rows(T0 + 1000 * (6 - number))
     add_session(store, back, start_ms=T0 + 500)

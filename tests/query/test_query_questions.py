@@ -1,5 +1,5 @@
-"""Each question of docs/query.md has a one-line answer, which is run here as a shell runs it, on a store
-whose answers are known (`fifty_vms`)."""
+"""Each question of docs/query.md has a one-line answer, which runs here in a shell, on a store with known
+answers (`fifty_vms`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def answer_to(question: str) -> str:
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the store, as `vmm_metrics`, and a rondo-query whose clock is that of the night."""
+    """A folder with the store, as `vmm_metrics`, and a rondo-query with the clock of that night."""
     folder = tmp_path_factory.mktemp("night")
     make(folder / "vmm_metrics")
     write_program(folder)

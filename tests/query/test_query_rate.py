@@ -1,4 +1,4 @@
-"""--rate of a counter that begins anew: what it shows then is its increase, wherever rates are made."""
+"""--rate of a counter that restarts: its value is then its increase, in every command with rates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.query.made_store import T0, Row, add_session
 ROOT = Path(__file__).resolve().parents[2]
 
 NAN = math.nan
-# Ten a second; anew from 0 at the fifth; then from 40, after a second without a value; then to 0, and on.
+# Ten a second; a restart at the fifth; then from 40, after a second without a value; then to 0, and on.
 COUNTS = [1000, 1010, 1020, 1030, 7, 17, 27, NAN, 26, 0, 0, 5]
 RATES = [10, 10, 10, 7, 10, 10, 13, 0, 0, 5]  # 26 in two seconds
 
@@ -39,13 +39,13 @@ def test_read(store: Path, query: Query) -> None:
     add_session(store, rows(), end="poweroff")
     done = query(store, "read", IO, "--rate", "--format=json")
     assert (done.returncode, done.stderr, values(done.stdout)) == (0, b"", RATES)
-    # A range that begins between two values does not see what was before.
+    # A range that begins between two values does not use the one before.
     done = query(store, "read", IO, "--rate", "--format=json", "--tier=0", f"--start={T0 + 4000}")
     assert values(done.stdout) == RATES[4:]
 
 
 def test_read_of_a_coarse_tier(store: Path, query: Query) -> None:
-    """Of each window the last value: 7 at the fifth second, 0 at the tenth, 5 in the end."""
+    """The last value of each window: 7 at the fifth second, 0 at the tenth, 5 at the end."""
     add_session(store, rows(), end="poweroff")
     done = query(store, "read", IO, "--rate", "--format=json", "--tier=1", "--unix")
     assert [
@@ -85,7 +85,7 @@ def test_a_picture(store: Path, query: Query, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seen", [1, 4, 5, 8, 9, len(COUNTS)])
 def test_tail_from_look_to_look(store: Path, seen: int) -> None:
-    """Rates go on over a look, wherever it falls; `seen` ticks are there when it begins."""
+    """Rates continue over a look at any time; `seen` ticks are there when the tail begins."""
     begin = time.time_ns() // 1_000_000_000 * 1000 - 10_000
     add = partial(add_session, store, start_ms=begin, interval_ms=600_000)  # running, however slow we are
     add(rows(begin)[:seen])

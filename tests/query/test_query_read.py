@@ -185,7 +185,7 @@ def steady(seconds: int, begin: int = T0) -> list[Row]:
 
 
 def long_ago(store: Path) -> None:
-    """A VM of 20 minutes whose journal is gone: of its ticks the last ten minutes are left."""
+    """A VM of 20 minutes whose journal is gone: the ticks of its last ten minutes are left."""
     add_session(store, steady(1200), end="poweroff")
     roll_up(store, T0 + 1_201_000)
     keep_house(store, T0 + 1_260_000)
@@ -202,7 +202,7 @@ def test_auto_is_the_finest_tier_that_reaches_back(store: Path, capsys: pytest.C
     last_ten_minutes = list(range(601_000, 1_201_000, 1000))
     assert times("--tier=0") == last_ten_minutes
     assert times("--tier=0", "--end", str(T0 + 610_000)) == last_ten_minutes[:10]
-    assert times(f"--start={T0 + 600_000}") == last_ten_minutes  # a tick of leeway
+    assert times(f"--start={T0 + 600_000}") == last_ten_minutes  # a tick of tolerance
     assert times(f"--start={T0 + 700_000}") == last_ten_minutes[99:]
     assert times(f"--start={T0 + 595_000}")[:3] == [599_000, 604_000, 609_000]
     assert times("--range=610s", f"--end={T0 + 1_200_000}")[:3] == [594_000, 599_000, 604_000]
@@ -216,7 +216,7 @@ def test_auto_is_the_finest_tier_that_reaches_back(store: Path, capsys: pytest.C
 def test_auto_is_every_tick_while_the_journal_is_there(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """However long the span of tier 0: what was not delivered, or not rolled up, is there still."""
+    """For any span of tier 0: ticks that were not delivered or not rolled up are still there."""
     add_session(store, steady(1200), end="poweroff")
     for _ in range(2):
         _, out, err = run(capsys, store, "read", "rss_bytes", "--tier=auto", "--format=csv")
@@ -224,8 +224,8 @@ def test_auto_is_every_tick_while_the_journal_is_there(
         roll_up(store)
 
 
-def test_auto_steps_over_a_hole(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A VM that was lost and came back: the last ticks of before are kept, of those after only some."""
+def test_auto_passes_over_a_gap(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A VM that was lost and came back: the last ticks before are kept, and only some of those after."""
     rows, tiers = steady(3000), parse_tiers("1s:40s,5s:1h,20s:2h")
     add_session(store, rows[:700], end="lost", tiers=tiers)
     roll_up(store, T0 + 700_000)
@@ -246,8 +246,8 @@ def test_auto_steps_over_a_hole(store: Path, capsys: pytest.CaptureFixture[str])
         assert times[0] < start + step
 
 
-def test_what_is_not_shown_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Finer rows than there are for all of it, and what a tier does not reach back to."""
+def test_omitted_rows_are_logged(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Finer rows exist for a part only, and a tier does not reach back to the start."""
     long_ago(store)
     add_session(store, steady(5, T0 + 1_300_000), instance="vm-2", start_ms=T0 + 1_300_000)
 
@@ -257,16 +257,16 @@ def test_what_is_not_shown_is_said(store: Path, capsys: pytest.CaptureFixture[st
 
     coarse = (
         "tier 1 (5s:100s): a row each 5s, of gauges the {}; finer rows do not reach back so far "
-        "(a shorter --range, or --tier, shows those that are kept)"
+        "(a shorter --range, or --tier, shows the finer rows that are kept)"
     )
     assert said() == [coarse.format("avg")]
     assert said("--aggregate=max") == [coarse.format("max")]
     assert said("--quiet") == []
     assert said(f"--start={T0 + 700_000}") == []
-    assert said("--tier=1") == []  # all that there is, and of this tier, as asked
+    assert said("--tier=1") == []  # everything there is, from the requested tier
     of_tier_0 = (
-        "of 1 session the beginning is left out: tier 0 (1s:40s) holds nothing older than "
-        "2026-11-23T01:00:01.000Z; --tier auto reaches back as far as any"
+        "the beginning of 1 session is left out: tier 0 (1s:40s) has nothing older than "
+        "2026-11-23T01:00:01.000Z; --tier auto reaches back furthest"
     )
     assert said("--tier=0") == [of_tier_0]
     assert said("--tier=0", f"--start={T0 + 300_000}") == [of_tier_0]
@@ -274,7 +274,7 @@ def test_what_is_not_shown_is_said(store: Path, capsys: pytest.CaptureFixture[st
     assert said("--tier=0", f"--start={T0 - 2000}", f"--end={T0 - 1000}")[:-1] == []  # before it began
 
 
-def test_what_is_older_than_the_last_tier_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_older_than_the_last_tier_are_logged(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seconds, end in ((1200, None), (2400, None), (3600, "poweroff")):
         add_session(store, steady(seconds), end=end)
         roll_up(store, T0 + 1000 * seconds)
@@ -283,18 +283,18 @@ def test_what_is_older_than_the_last_tier_is_said(store: Path, capsys: pytest.Ca
     first = int(out.splitlines()[1].split(",")[0])
     assert first > T0 + 60_000
     assert err.splitlines()[-1] == (
-        "rondo-query: of 1 session the beginning is left out: "
+        "rondo-query: the beginning of 1 session is left out: "
         f"nothing older than {format_time(first)} is kept"
     )
 
 
-def test_what_was_evicted_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the question touches it, and nowhere else."""
+def test_evictions_are_logged(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the range includes it, and only then."""
     add_session(store, steady(1200), instance="long")
     add_session(store, steady(3, T0 + 1_200_000), instance="later", start_ms=T0 + 1_200_000)
     roll_up(store, T0 + 1_201_000)
     keep_house(store, T0 + 1_202_000, max_bytes=1)
-    says = "evicted for want of room: "
+    says = "evicted for lack of space: "
     for argv in ("list", "read rss_bytes --tier=0", f"read rss_bytes --start={T0} --tier=0"):
         status, _, err = run(capsys, store, *argv.split())
         assert status in (0, 1)
@@ -306,7 +306,7 @@ def test_what_was_evicted_is_said(store: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_session_whose_series_changed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is one session, with all the series that it ever had."""
+    """It is one session, with all series that it ever had."""
     other = (SERIES[2], Series("fds", (), GAUGE, "", ""))
     add_session(store, steady(3))
     add_session(store, [(T0 + 1000 * i, (0.25, 7.0)) for i in (4, 5)], series=other, end="poweroff")
@@ -325,7 +325,7 @@ def test_a_session_whose_series_changed(store: Path, capsys: pytest.CaptureFixtu
 def test_series_of_long_ago_are_series_of_the_session(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the first ones there are coarse rows only: before it ends, and after."""
+    """The first series have only coarse rows: before its end, and after."""
     other = (Series("fds", (), GAUGE, "", ""),)
     tiers = parse_tiers("1s:40s,5s:1h,20s:2h")
     add_session(store, steady(5), tiers=tiers)
@@ -342,7 +342,7 @@ def test_series_of_long_ago_are_series_of_the_session(
         assert json.loads(out)["series"] == 4
 
 
-def test_ticks_within_a_second_are_all_there(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_ticks_within_a_second_are_printed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(T0 + 100 * i, (float(i), 0.0, 0.0)) for i in range(25)]
     add_session(store, rows, interval_ms=100, end="poweroff")
     for _ in range(2):
@@ -384,7 +384,7 @@ def test_numbers_and_words(store: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [each[3] for each in fields[1:]] == shown
     name = r'rss_bytes{instance="a\x20b\x1b[31m\"\n",zone="é\u2003x"}'
     assert {each[2] for each in fields[1:]} == {name}
-    assert run(capsys, store, "read", name)[1] == out  # what is shown can be asked for
+    assert run(capsys, store, "read", name)[1] == out  # the printed name can be used in a selector
     _, out, _ = run(capsys, store, "read", "rss_bytes", "--format=csv")
     assert [row["value"] for row in csv.DictReader(io.StringIO(out))] == [*shown[:-1], ""]
     _, out, _ = run(capsys, store, "read", "rss_bytes", "--format=json")
@@ -420,7 +420,7 @@ def test_numbers_and_words(store: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["tail"], 64, "SELECTOR"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_mistakes_are_named(
     store: Path,
     capsys: pytest.CaptureFixture[str],
     argv: list[str],
@@ -474,7 +474,7 @@ def test_a_session_that_expires_meanwhile_is_read_as_it_was(
 def test_a_reader_that_leaves_early_is_no_error(store: Path) -> None:
     add_session(store, steady(40))
     rondo_query = [sys.executable, "-c", "from rondo_tools.query.cli import main; raise SystemExit(main())"]
-    # Far more than the pipe and our buffer hold, so that writing must fail.
+    # Far more than the pipe and our buffer can hold, so that writing must fail.
     for number in range(20):
         add_session(store, steady(40), instance=f"vm-{number}-{'x' * 1000}")
     with subprocess.Popen(
@@ -488,7 +488,7 @@ def test_a_reader_that_leaves_early_is_no_error(store: Path) -> None:
         assert process.wait() == 141  # 128 + SIGPIPE, as the shell has it
 
 
-def test_a_closed_standard_output_is_said(store: Path) -> None:
+def test_a_closed_standard_output_is_an_error(store: Path) -> None:
     add_session(store, steady(5))
     code = "import sys; sys.stdout = None; from rondo_tools.query.cli import main; sys.exit(main())"
     closed = subprocess.run(
@@ -498,7 +498,7 @@ def test_a_closed_standard_output_is_said(store: Path) -> None:
     assert closed.stderr.startswith(b"rondo-query: standard output is closed")
 
 
-def test_help_teaches_and_is_quick() -> None:
+def test_help_has_examples_and_is_fast() -> None:
     code = """if True:
         import sys
         from rondo_tools.query.cli import main

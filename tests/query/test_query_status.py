@@ -26,7 +26,7 @@ from tests.support.query.made_store import T0, add_session, flip_a_bit
 
 @pytest.fixture
 def fifty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The store of fifty VMs, at its time."""
+    """The store of fifty VMs, with its clock."""
     make(tmp_path / "store")
     monkeypatch.setattr(clock, "now_ms", lambda: NOW_MS)
     return tmp_path / "store"
@@ -39,7 +39,7 @@ def document(store: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return found
 
 
-def test_a_page_says_how_it_is(fifty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_shows_the_health(fifty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(fifty), "status"]) == 0
     lines = capsys.readouterr().out.splitlines()
     page = {line[:9].strip(): line[11:] for line in lines[:7]}
@@ -62,23 +62,21 @@ def test_a_delivery_that_is_too_far_behind_gives_a_status(
     assert ("more than 89s behind: prometheus (89.5 s)" in said.err) == (status == 75)
 
 
-def test_a_cursor_that_nobody_understands_is_too_far_behind(
-    fifty: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_cursor_is_too_far_behind(fifty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Layout(fifty).cursor("lab").write_text("{}")
     assert main([str(fifty), "status", "--max-behind", "1h"]) == 0  # the store is a quarter of an hour old
     assert main([str(fifty), "status", "--max-behind", "10m"]) == 75
     assert "lab (899.0 s)" in capsys.readouterr().err
 
 
-def test_a_store_that_nobody_delivers_has_no_status(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_max_behind_without_a_cursor_is_status_69(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, [])
     assert main([str(store), "status"]) == 0
     assert "no cursor" in capsys.readouterr().out
     assert main([str(store), "status", "--max-behind", "60s"]) == 69
 
 
-def test_the_store_tells_of_itself(fifty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_has_the_store_s_own_metrics(fifty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = np.arange(100.0, 100.0 + len(SERIES))[np.newaxis]
     own = Life(Header("rondo-store", NOW_MS - 1000, (), 1000, SERIES), np.array([NOW_MS]), values)
     fill(fifty, [own], lambda: NOW_MS)
@@ -89,7 +87,7 @@ def test_the_store_tells_of_itself(fifty: Path, capsys: pytest.CaptureFixture[st
     assert sum(found["vms"].values()) == 51, "the store is no VM"
 
 
-def test_damage_is_told(
+def test_damage_is_on_the_page(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock, "now_ms", lambda: T0 + 5000)
@@ -101,12 +99,12 @@ def test_damage_is_told(
     assert "damage     1 place" in capsys.readouterr().out
 
 
-def test_who_writes_is_seen_without_a_lock(tmp_path: Path) -> None:
+def test_the_writer_is_found_without_a_lock(tmp_path: Path) -> None:
     with Folder(tmp_path / "store") as folder:
         layout = folder.layout
         inode = layout.lock.stat()
         at = f"{os.major(inode.st_dev):02x}:{os.minor(inode.st_dev):02x}:{inode.st_ino}"
-        # None: a kernel that hides locks from a container.
+        # None: the kernel hides locks from a container.
         assert find_writer(layout, NOW_MS).pid in (os.getpid(), None)
     (tmp_path / "locks").write_text(
         f"1: FLOCK  ADVISORY  READ 7 {at} 0 EOF\n2: POSIX  ADVISORY  WRITE 8 {at} 0 EOF\n"
@@ -119,7 +117,7 @@ def test_who_writes_is_seen_without_a_lock(tmp_path: Path) -> None:
     assert find_writer(layout, NOW_MS, tmp_path / "nothing")[:2] == (None, None)
 
 
-def test_who_cannot_be_seen_may_write_all_the_same(store: Path, tmp_path: Path) -> None:
+def test_a_writer_that_is_not_visible_may_exist(store: Path, tmp_path: Path) -> None:
     add_session(store, [(T0, (1.0, 1.0, 1.0))])
     layout = Layout(store)
     (tmp_path / "locks").write_text("")
@@ -129,7 +127,7 @@ def test_who_cannot_be_seen_may_write_all_the_same(store: Path, tmp_path: Path) 
     assert find_writer(layout, T0 + 31_000, tmp_path) == (False, None, T0)
 
 
-def test_a_push_says_the_same_of_its_cursors(
+def test_rondo_push_status_shows_the_same_cursors(
     fifty: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cursors = document(fifty, capsys)["cursors"]

@@ -1,4 +1,4 @@
-"""rondo-query stream: what it prints makes the same store again, through the real rondo-store."""
+"""rondo-query stream: its output makes the same store again, through the real rondo-store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def streamed(store: Path) -> list[bytes]:
 
 
 def store_stream(path: Path, data: bytes, now_ms: int = T0 + 100_000) -> None:
-    """As rondo-store does with a pipe."""
+    """Like rondo-store with a pipe."""
     with OpenStore(path, now_ms=lambda: now_ms) as opened:
         intake = Intake(opened.keeper)
         intake.feed(data)
@@ -86,12 +86,12 @@ def test_a_store_of_its_stream_is_the_same(store: Path, tmp_path: Path, is_rolle
     assert sum(size for *_, size, _ in served(store)) == 55 + 30 + 15 + 55
     again = subprocess.run(command("rondo-query", other, "stream"), capture_output=True, timeout=PATIENCE_S)
     assert (again.returncode, again.stdout) == (0, done.stdout)
-    # Given to a store that has all of it, it changes nothing.
+    # A store that has everything is not changed.
     store_stream(other, done.stdout)
     assert served(other) == served(store)
 
 
-def test_what_is_no_stream_any_more_is_said(store: Path, tmp_path: Path) -> None:
+def test_ticks_that_are_gone_are_logged(store: Path, tmp_path: Path) -> None:
     add_session(store, ticks(1, 1000), instance="long", end="poweroff")
     add_session(store, ticks(1, 10), instance="short", end="poweroff")
     roll_up(store)
@@ -122,7 +122,7 @@ def test_the_stream_is_what_was_stored(
     assert header == Header("vm-1", T0, (), 1000, SERIES)
     (session,) = Store(store).sessions()
     assert rest[len(rows) :] == ([session.end] if session.end else [])
-    # To the bit: a reader of rows would see one NaN in place of all.
+    # To the bit: reading rows would show one NaN for all.
     assert rest[: len(rows)] == [Tick(t_ms, struct.pack("<3d", *values)) for t_ms, values in rows]
 
 

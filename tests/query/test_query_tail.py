@@ -1,4 +1,4 @@
-"""rondo-query tail: what is told of sessions that go on, with a clock that is passed; and as a process."""
+"""rondo-query tail: the lines of running sessions, with a clock passed in; and as a process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def ticks(first: int, last: int, begin: int = T0) -> list[Row]:
-    """One a second; the first counter grows by 10 each, and the gauge by 1."""
+    """One per second; the first counter grows by 10 each, and the gauge by 1."""
     return [(begin + 1000 * i, (10.0 * i, 0.0, float(i))) for i in range(first, last + 1)]
 
 
@@ -38,23 +38,23 @@ def follow(
     return Tail(Store(store), parse_selector(selector), lines=lines, rate=rate, new=new)
 
 
-def told(lines: list[Line]) -> list[tuple[str, int]]:
+def shown(lines: list[Line]) -> list[tuple[str, int]]:
     return [(line.session.instance, (line.t_ms - T0) // 1000) for line in lines]
 
 
-def test_each_tick_is_told_once_in_time_order(store: Path) -> None:
+def test_each_tick_is_shown_once_in_time_order(store: Path) -> None:
     add_session(store, ticks(1, 5), instance="a")
     add_session(store, ticks(1, 4), instance="b")
     tail = follow(store, lines=2)
-    assert told(tail.look(T0 + 5000)) == [("b", 3), ("a", 4), ("b", 4), ("a", 5)]
-    assert told(tail.look(T0 + 5000)) == []
+    assert shown(tail.look(T0 + 5000)) == [("b", 3), ("a", 4), ("b", 4), ("a", 5)]
+    assert shown(tail.look(T0 + 5000)) == []
     add_session(store, ticks(1, 7), instance="a")
     add_session(store, ticks(1, 6), instance="b")
-    assert told(tail.look(T0 + 7000)) == [("b", 5), ("a", 6), ("b", 6), ("a", 7)]
+    assert shown(tail.look(T0 + 7000)) == [("b", 5), ("a", 6), ("b", 6), ("a", 7)]
     assert not tail.is_over
 
 
-def test_once_tells_the_end_of_the_newest_life_also_of_one_that_is_over(
+def test_once_shows_the_last_ticks_of_the_newest_life_running_or_ended(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_session(store, ticks(1, 20), instance="a", end="reset")
@@ -77,7 +77,7 @@ def test_it_is_over_when_all_have_ended(store: Path, caplog: pytest.LogCaptureFi
     tail = follow(store)
     tail.look(T0 + 2000)
     add_session(store, ticks(1, 3), instance="a", end="poweroff")
-    assert told(tail.look(T0 + 3000)) == [("a", 3)]  # the last ticks come before the end
+    assert shown(tail.look(T0 + 3000)) == [("a", 3)]  # the last ticks come before the end
     assert "a: poweroff at 2026-11-23T00:50:03.001Z" in caplog.text
     assert not tail.is_over
     assert tail.look(T0 + 2000 + 8001) == []
@@ -90,15 +90,15 @@ def test_it_is_over_when_the_clock_is_set_back(store: Path, caplog: pytest.LogCa
     add_session(store, ticks(1, 2))
     tail = follow(store)
     assert len(tail.look(T0 + 2000)) == 2
-    tail.look(T0 + 2000 - 8000)  # a little is no matter
+    tail.look(T0 + 2000 - 8000)  # a small step does not matter
     assert not tail.is_over
     tail.look(T0 + 2000 - 3_600_000)
     assert "vm-1: silent since 2026-11-23T00:50:02.000Z" in caplog.text
     assert tail.is_over
 
 
-def test_one_that_was_lost_and_comes_back(store: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """While others are followed it goes on; roll-ups in between make no difference."""
+def test_a_lost_session_comes_back(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It continues while others are followed; roll-ups in between make no difference."""
     caplog.set_level("INFO")
     add_session(store, ticks(1, 2), instance="a")
     add_session(store, ticks(1, 2), instance="b")
@@ -107,19 +107,19 @@ def test_one_that_was_lost_and_comes_back(store: Path, caplog: pytest.LogCapture
         tail.look(T0 + 2000)
         begin = 2 if not new else 6
         add_session(store, ticks(1, begin + 1), instance="a", end="lost")
-        assert told(tail.look(T0 + 3000)) == [("a", begin + 1)]
+        assert shown(tail.look(T0 + 3000)) == [("a", begin + 1)]
         assert [session.instance for session in tail.sessions] == ["b"]
         roll_up(store)
         add_session(store, ticks(1, begin + 3), instance="a")
         roll_up(store)
         add_session(store, ticks(1, begin + 4), instance="a")
-        assert told(tail.look(T0 + 4000)) == [("a", begin + 2), ("a", begin + 3), ("a", begin + 4)]
+        assert shown(tail.look(T0 + 4000)) == [("a", begin + 2), ("a", begin + 3), ("a", begin + 4)]
         assert sorted(session.instance for session in tail.sessions) == ["a", "b"]
-        assert told(tail.look(T0 + 4000)) == []
+        assert shown(tail.look(T0 + 4000)) == []
     assert caplog.text.count("a: lost at 2026-11-23T00:50:03.000Z") == 1
 
 
-def test_one_that_was_silent_and_comes_back(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_silent_session_comes_back(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     add_session(store, ticks(1, 2), instance="a")
     add_session(store, ticks(1, 9), instance="b")
@@ -129,7 +129,7 @@ def test_one_that_was_silent_and_comes_back(store: Path, caplog: pytest.LogCaptu
     tail.look(T0 + 20_000)
     assert [session.instance for session in tail.sessions] == ["b"]
     add_session(store, ticks(1, 2) + ticks(20, 20), instance="a")
-    assert told(tail.look(T0 + 20_000)) == [("a", 20)]
+    assert shown(tail.look(T0 + 20_000)) == [("a", 20)]
     tail.look(T0 + 40_000)
     assert tail.is_over
     assert caplog.text.count("a: silent since") == 2
@@ -141,12 +141,12 @@ def test_a_restart_is_another_session(store: Path) -> None:
     assert len(tail.look(T0 + 2000)) == 2
     add_session(store, ticks(1, 3), end="reset")
     add_session(store, ticks(5, 6), start_ms=T0 + 4000)
-    assert told(tail.look(T0 + 6000)) == [("vm-1", 3), ("vm-1", 5), ("vm-1", 6)]
+    assert shown(tail.look(T0 + 6000)) == [("vm-1", 3), ("vm-1", 5), ("vm-1", 6)]
     assert [session.start_ms for session in tail.sessions] == [T0 + 4000]
 
 
 def test_series_that_change(store: Path) -> None:
-    """Lines have the series that were sent; rates of those that stayed go on."""
+    """Lines have the sent series; rates of unchanged series continue."""
     other = (SERIES[0], Series("more_total", (), COUNTER, "", ""))
     add_session(store, ticks(1, 2))
     tail = follow(store, '{__name__=~".+_total",reason!="hlt"}', rate=True)
@@ -160,8 +160,8 @@ def test_series_that_change(store: Path) -> None:
 
 
 @pytest.mark.heavy
-def test_a_look_reads_what_has_come_and_no_more(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much the journals hold."""
+def test_a_look_reads_only_new_ticks(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any size of the journals."""
     values = (0.0, 0.0, 0.0)
     for number in range(4):
         rows = [(T0 + 10 * i, values) for i in range(1, 2001)]
@@ -183,44 +183,44 @@ def test_a_look_reads_what_has_come_and_no_more(store: Path, monkeypatch: pytest
         add_session(store, [(T0 + 1000 * second, values)], instance="vm-1", interval_ms=10)
         assert tail.sessions
         read.clear()
-        assert told(tail.look(T0 + 20_000)) == [("vm-1", second)]
+        assert shown(tail.look(T0 + 20_000)) == [("vm-1", second)]
         assert 0 < sum(map(len, read)) < 20_000, "2000 ticks of four VMs are 288,000 bytes"
         read.clear()
         assert tail.look(T0 + 20_000) == []
         assert sum(map(len, read)) < 2000
 
 
-def test_what_is_not_running_is_not_followed(store: Path) -> None:
+def test_only_running_sessions_are_followed(store: Path) -> None:
     add_session(store, ticks(1, 2), instance="ended", end="reset")
     add_session(store, ticks(1, 2), instance="silent")
     add_session(store, ticks(15, 16), instance="running", start_ms=T0 + 14_000)
     tail = follow(store)
-    assert told(tail.look(T0 + 16_000)) == [("running", 15), ("running", 16)]
+    assert shown(tail.look(T0 + 16_000)) == [("running", 15), ("running", 16)]
     assert [session.instance for session in tail.sessions] == ["running"]
     add_session(store, ticks(17, 18), instance="later", start_ms=T0 + 16_500)
-    assert told(tail.look(T0 + 18_000)) == []
+    assert shown(tail.look(T0 + 18_000)) == []
 
 
-def test_new_ones_are_told_from_their_first_tick(store: Path) -> None:
+def test_new_sessions_are_shown_from_their_first_tick(store: Path) -> None:
     add_session(store, ticks(1, 1), instance="other", end="reset")
     tail = follow(store, new=True, lines=1)
     assert tail.look(T0) == []
-    add_session(store, ticks(1, 3), instance="brief", end="poweroff")  # all of a life between two looks
+    add_session(store, ticks(1, 3), instance="brief", end="poweroff")  # a whole life between two looks
     add_session(store, ticks(2, 3), instance="longer", start_ms=T0 + 1500)
-    assert told(tail.look(T0 + 3000)) == [
+    assert shown(tail.look(T0 + 3000)) == [
         ("brief", 1),
         ("brief", 2),
         ("longer", 2),
         ("brief", 3),
         ("longer", 3),
     ]
-    assert tail.look(T0 + 20_000) == []  # silent, and waited for
+    assert tail.look(T0 + 20_000) == []  # silent, and the tail waits for it
     add_session(store, ticks(2, 3) + ticks(21, 21), instance="longer", start_ms=T0 + 1500)
-    assert told(tail.look(T0 + 21_000)) == [("longer", 21)]
+    assert shown(tail.look(T0 + 21_000)) == [("longer", 21)]
     assert not tail.is_over
 
 
-def test_rates_go_on_from_look_to_look(store: Path) -> None:
+def test_rates_continue_from_look_to_look(store: Path) -> None:
     rows = ticks(1, 3)
     rows[1] = (rows[1][0], (math.nan, 0.0, 0.0))
     add_session(store, rows)
@@ -248,7 +248,7 @@ def running(store: Path, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def lines_of(process: subprocess.Popen[bytes], count: int) -> list[str]:
-    """So many lines, in no more than 30 s."""
+    """The next `count` lines."""
     assert process.stdout is not None
     data = b""
     while data.count(b"\n") < count:
@@ -286,7 +286,7 @@ def test_a_process_follows_to_the_end(store: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_well(store: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_cleanly(store: Path, number: signal.Signals) -> None:
     begin = now_s() - 2000
     add_session(store, ticks(1, 2, begin), start_ms=begin)
     with running(store, "{}", "--new") as process:
@@ -302,7 +302,7 @@ def test_a_signal_ends_it_well(store: Path, number: signal.Signals) -> None:
     assert process.returncode == 0
 
 
-def test_it_ends_when_its_reader_leaves_though_no_tick_comes(store: Path) -> None:
+def test_it_ends_when_its_reader_closes_even_without_a_tick(store: Path) -> None:
     begin = now_s() - 2000
     add_session(store, ticks(1, 2, begin), start_ms=begin)
     with running(store, "{}", "--new") as process:
@@ -315,7 +315,9 @@ def test_it_ends_when_its_reader_leaves_though_no_tick_comes(store: Path) -> Non
         process.stdout = None
 
 
-def test_names_are_told_again_when_the_series_change(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_names_are_printed_again_when_the_series_change(
+    store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from rondo_tools.query.face import Face
     from rondo_tools.query.output import LineWriter
 
@@ -335,7 +337,7 @@ def test_names_are_told_again_when_the_series_change(store: Path, capfd: pytest.
     ]
 
 
-def test_what_cannot_be_followed_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_of_tail_are_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_session(store, ticks(1, 2))
     for argv, status, says in (
         (["rss_bytes"], 1, "nothing that matches rss_bytes is running"),

@@ -1,4 +1,4 @@
-"""rondo-query tail on a terminal: a table that keeps its columns, and what it leaves out."""
+"""rondo-query tail on a terminal: a table with fixed columns, and the series and VMs that it leaves out."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def text_of(tail: TailTable) -> list[str]:
     return tail._out.getvalue().splitlines()
 
 
-def test_columns_stay_and_names_stand_once() -> None:
+def test_columns_are_fixed_and_names_are_printed_once() -> None:
     tail = table()
     tail.write([line(1, {RSS: 48_234_496.0, EXITS: 9.0})])
     tail.write([line(2, {RSS: math.nan, EXITS: 123_456_789_012.0}), line(2, {RSS: 1.0}, "vm-2")])
@@ -53,7 +53,7 @@ def test_columns_stay_and_names_stand_once() -> None:
     ]
 
 
-def test_a_series_or_a_longer_name_that_comes_later_moves_the_columns_once() -> None:
+def test_a_later_series_or_longer_name_moves_the_columns_once() -> None:
     tail = table()
     tail.write([line(1, {RSS: 1.0})])
     tail.write([line(2, {RSS: 1.0, WAIT: 1500.0}, "a-longer-name")])
@@ -67,14 +67,14 @@ def test_a_series_or_a_longer_name_that_comes_later_moves_the_columns_once() -> 
     ]
 
 
-def test_series_without_room_are_left_out_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_series_that_do_not_fit_are_left_out_with_one_message(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     tail = table()
     for seconds in (1, 2):
         tail.write([line(seconds, dict.fromkeys(MORE, 1.0))])
     assert text_of(tail)[-1].split() == ["00:50:02", "vm-1", "1", "1", "1"]
     assert [record.getMessage() for record in caplog.records] == [
-        "3 of 9 series have room in 80 columns (a selector chooses, --wide shows all)"
+        "3 of 9 series fit into 80 columns (a selector chooses, --wide shows all)"
     ]
 
 
@@ -87,7 +87,7 @@ def test_as_many_vms_as_there_are_lines(caplog: pytest.LogCaptureFixture) -> Non
     assert [record.getMessage() for record in caplog.records] == [
         "6 VMs are shown, 144 are left out (a selector chooses, top shows all)"
     ]
-    # One that has gone quiet gives its place to another.
+    # A quiet VM is replaced by another.
     tail.write([line(13, {RSS: 1.0}, f"vm-{i:03}") for i in range(3, 150)])
     assert {row.split()[1] for row in text_of(tail)[-6:]} - {"instance"} <= {
         f"vm-{i:03}" for i in range(3, 9)
@@ -95,7 +95,7 @@ def test_as_many_vms_as_there_are_lines(caplog: pytest.LogCaptureFixture) -> Non
     assert text_of(tail)[-1].split()[1] == "vm-008"
 
 
-def test_names_stand_again_once_a_screenful() -> None:
+def test_names_are_printed_again_once_per_screen() -> None:
     tail = table(height=10)
     for seconds in range(20):
         tail.write([line(seconds, {RSS: 1.0})])
@@ -103,7 +103,7 @@ def test_names_stand_again_once_a_screenful() -> None:
     assert heads == [0, 8, 16]
 
 
-def test_times_have_what_they_need() -> None:
+def test_times_have_the_needed_parts() -> None:
     fine = table()
     fine.write([line(0.25, {RSS: 1.0}, interval_ms=250)])
     assert text_of(fine)[1].split()[0] == "00:50:00.250"

@@ -1,4 +1,4 @@
-"""Tables on a terminal: for people, no wider than it, and harmless; and the same as ever for programs."""
+"""Tables on a terminal: for people, no wider than the terminal, and harmless; unchanged for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY_MS = 86_400_000
 
 
 def on_terminal(store: Path, *argv: str, columns: int = 80, env: dict[str, str] | None = None) -> str:
-    """What a command writes to a terminal of that width."""
+    """The output of a command on a terminal of that width."""
     command = [sys.executable, PROGRAM, str(store), *argv]
     with TerminalHost(command, columns=columns, lines=40, env=PLAIN | (env or {})) as host:
         assert host.end() == 0, host.text
@@ -71,7 +71,7 @@ def test_no_line_is_wider_than_the_terminal(fleet: Path, columns: int, argv: lis
         assert all(line.isprintable() for line in written.splitlines())
 
 
-def test_colours_unless_they_are_not_wanted(fleet: Path) -> None:
+def test_colours_unless_no_color_is_set(fleet: Path) -> None:
     coloured = on_terminal(fleet, "list", env={"NO_COLOR": ""})
     assert re.findall(r"\x1b\[\d+m", coloured) == [
         "\x1b[1m", "\x1b[0m", "\x1b[2m", "\x1b[0m", "\x1b[31m", "\x1b[0m", "\x1b[33m", "\x1b[0m"
@@ -86,8 +86,8 @@ def test_without_utf_8_it_is_ascii(fleet: Path) -> None:
     assert "~  error" in text
 
 
-def test_all_of_it_on_demand(fleet: Path, query: Query) -> None:
-    """What programs get is the same in a pipe and where somebody asked for it."""
+def test_flags_print_the_whole_table(fleet: Path, query: Query) -> None:
+    """The output for programs is the same in a pipe and with a flag."""
 
     def without_age(text: str) -> list[list[str]]:
         rows = [line.split() for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""Times: each spelling, against one "now", in zones with and without a summer, and how they are printed."""
+"""Times: each spelling, with one "now", in zones with and without daylight saving, and printed times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Zone = Callable[[str], None]
 
 @pytest.fixture
 def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zone]:
-    """Set the zone that is local; by POSIX rules, for which no machine lacks a file."""
+    """Set the local zone, by POSIX rules, which need no file."""
 
     def set_zone(name: str) -> None:
         monkeypatch.setenv("TZ", name)
@@ -65,7 +65,7 @@ def ms(text: str) -> int:
         ("-1h30m", NOW - 5_400_000),
         ("00:50", T0),
         ("0:50:00.25", NOW),
-        ("0:50:00.251", NOW + 1 - DAY_MS),  # the last one that was
+        ("0:50:00.251", NOW + 1 - DAY_MS),  # the last one before now
         ("14:12:30", ms("2026-11-22T14:12:30Z")),
         ("today", ms("2026-11-23T00:00Z")),
         ("today 14:12", ms("2026-11-23T14:12Z")),  # it may be ahead
@@ -107,7 +107,7 @@ def test_a_time_without_a_zone_is_local(zone: Zone, text: str, t_ms: int) -> Non
      "tomorrow", "today tomorrow", "yesterday 25:00", "today-1h", "NOW", "0001-01-01T00:00:00+99:00"],
 )  # fmt: skip
 @pytest.mark.parametrize("zone_name", ["UTC0", BERLIN, "<-12>12"])
-def test_refuses_what_is_no_time(zone: Zone, zone_name: str, text: str) -> None:
+def test_invalid_times_are_refused(zone: Zone, zone_name: str, text: str) -> None:
     zone(zone_name)
     for utc in (False, True):
         with pytest.raises(UsageError):
@@ -117,7 +117,7 @@ def test_refuses_what_is_no_time(zone: Zone, zone_name: str, text: str) -> None:
 @pytest.mark.parametrize("text", ["0001-01-01", "9999-12-31 23:59:59.999"])
 @pytest.mark.parametrize("zone_name", ["<+14>-14", "<-12>12"])
 def test_the_ends_of_the_calendar(zone: Zone, zone_name: str, text: str) -> None:
-    """They are times, or are refused: nothing else is raised."""
+    """They are times, or refused: no other error is raised."""
     zone(zone_name)
     try:
         parse_time(text, NOW)
@@ -126,14 +126,14 @@ def test_the_ends_of_the_calendar(zone: Zone, zone_name: str, text: str) -> None
 
 
 @given(st.integers(0, 4 * 10**12))
-def test_what_is_printed_can_be_asked_for(t_ms: int) -> None:
+def test_printed_times_can_be_parsed(t_ms: int) -> None:
     assert parse_time(format_time(t_ms), NOW) == t_ms
     if t_ms >= 10**11:
         assert parse_time(str(t_ms), NOW) == t_ms
 
 
-def test_what_is_printed_in_local_time_can_be_asked_for(zone: Zone) -> None:
-    """Wherever it is read: the offset is there, also in the hour that comes twice."""
+def test_printed_local_times_can_be_parsed(zone: Zone) -> None:
+    """In any zone: the offset is printed, also in the hour that occurs twice."""
     rng = np.random.default_rng(1)
     change = ms("2026-10-25T01:00Z")
     times = [
@@ -151,7 +151,7 @@ def test_what_is_printed_in_local_time_can_be_asked_for(zone: Zone) -> None:
         assert [parse_time(text, NOW) for text in shown] == times
 
 
-def test_the_hour_that_comes_twice(zone: Zone) -> None:
+def test_the_hour_that_occurs_twice(zone: Zone) -> None:
     """A range has both passes: it starts in the first and ends in the second."""
     zone(BERLIN)
     first, second = ms("2026-10-25T00:30Z"), ms("2026-10-25T01:30Z")
@@ -163,8 +163,8 @@ def test_the_hour_that_comes_twice(zone: Zone) -> None:
     assert parse_time("2026-10-25T02:30+01:00", now) == second
 
 
-def test_the_hour_that_is_left_out(zone: Zone) -> None:
-    """Each of its minutes is the moment at which the clock leaves it out."""
+def test_the_hour_that_is_skipped(zone: Zone) -> None:
+    """Each of its minutes is the moment at which the clock skips it."""
     zone(BERLIN)
     change = ms("2026-03-29T01:00Z")
     now = ms("2026-03-29T09:00Z")
@@ -178,7 +178,7 @@ def test_the_hour_that_is_left_out(zone: Zone) -> None:
 
 @given(st.integers(0, 2 * 366 * 24 * 60))
 def test_local_times_against_the_zone_database(minutes: int) -> None:
-    """Each minute of two years: what zoneinfo has, but for the hour that is left out."""
+    """Each minute of two years: the same as zoneinfo, except the skipped hour."""
     berlin = ZoneInfo("Europe/Berlin")
     wall = datetime(2026, 1, 1) + timedelta(minutes=minutes)
     passes = [wall.replace(tzinfo=berlin, fold=fold).astimezone(UTC) for fold in (0, 1)]
@@ -246,7 +246,7 @@ def test_local_time_is_for_terminals(zone: Zone) -> None:
         ((None, "-2m", "-1m"), Span(NOW - 120_000, NOW - 60_000)),
         ((None, None, "-1m"), Span(None, NOW - 60_000)),
         ((None, "-2m", "now"), Span(NOW - 120_000, NOW)),
-        # The end is the first such time after the start, whatever the day.
+        # The end is the first such time after the start, on any day.
         ((None, "23:50", "0:10"), Span(ms("2026-11-22T23:50Z"), ms("2026-11-23T00:10Z"))),
         ((None, "yesterday 9:00", "17:00"), Span(ms("2026-11-22T09:00Z"), ms("2026-11-22T17:00Z"))),
         ((None, "0:40", "1:00"), Span(T0 - 600_000, T0 + 600_000)),
@@ -265,8 +265,8 @@ def test_parse_since(text: str, t_ms: int) -> None:
     assert parse_since(text, NOW, utc=True) == t_ms
 
 
-def test_a_command_means_the_same_in_every_zone_that_it_names(store: Path, query: Query) -> None:
-    """A time without a zone is local, also in a pipe; what a pipe gets is UTC."""
+def test_a_command_means_the_same_in_every_zone(store: Path, query: Query) -> None:
+    """A time without a zone is local, also in a pipe; a pipe gets UTC."""
     add_session(store, [(T0 + 1000 * i, (10.0 * i, 0.0, 1.0)) for i in range(60)], end="poweroff")
 
     def times(*flags: str, tz: str = BERLIN) -> list[str]:

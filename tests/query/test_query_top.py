@@ -1,4 +1,4 @@
-"""rondo-query top on a terminal of its own: what stands on it, what keys do, and that it is given back."""
+"""rondo-query top on a terminal: its screen, its keys, and the restored terminal."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def vm(name: str, start_ms: int, first: int, last: int, end: str | None = None) 
     return Life(Header(name, start_ms, (), 1000, SERIES), t_ms, values, end)
 
 
-def test_lives_come_and_go_while_one_looks_unless_it_is_paused(start: Start, tmp_path: Path) -> None:
+def test_lives_appear_and_end_on_the_screen_unless_it_is_paused(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
     at_ms = NOW_MS
 
@@ -151,12 +151,12 @@ def test_lives_come_and_go_while_one_looks_unless_it_is_paused(start: Start, tmp
         host.take()
     assert rows(host.text) == ["short", "steady"]
     host.press(" ")
-    host.until(lambda text: rows(text) == ["later", "steady"])  # who ended ten seconds ago is off the screen
+    host.until(lambda text: rows(text) == ["later", "steady"])  # a VM that ended ten seconds ago is not shown
     assert "began 3, ended 1" in host.text
     at_ms += 30_000
     set_clock(tmp_path, at_ms)
     text = host.until(lambda text: "silent 2" in text)
-    assert "500" not in text, "nobody knows what a silent VM does now"
+    assert "500" not in text, "the rates of a silent VM are not known"
 
 
 def test_only_lines_that_changed_are_written(start: Start, fifty: Path) -> None:
@@ -182,7 +182,7 @@ def test_it_takes_any_size(start: Start, fifty: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["INT", "TERM", "HUP", "key", "ctrl-c", "error"])
-def test_the_terminal_is_given_back(start: Start, fifty: Path, how: str) -> None:
+def test_the_terminal_is_restored(start: Start, fifty: Path, how: str) -> None:
     host = start(fifty)
     host.until(lambda text: "q quit" in text)
     assert host.screen.is_alternate
@@ -200,7 +200,7 @@ def test_the_terminal_is_given_back(start: Start, fifty: Path, how: str) -> None
     assert "vm-42" not in host.text
 
 
-def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_again(fifty: Path, tmp_path: Path) -> None:
+def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back(fifty: Path, tmp_path: Path) -> None:
     program = write_program(tmp_path)
     shell = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
     with TerminalHost(shell, env={"PS1": "ready> ", "HISTFILE": "/dev/null"}) as host:
@@ -229,7 +229,7 @@ def test_a_terminal_that_is_gone_ends_it_quietly(start: Start, fifty: Path) -> N
     assert host.end() == 0
 
 
-def test_colours_are_left_out_where_they_are_not_wanted(start: Start, fifty: Path) -> None:
+def test_no_color_leaves_out_colours(start: Start, fifty: Path) -> None:
     for env, color in (({}, "brown"), ({"NO_COLOR": "1"}, "default")):
         host = start(fifty, "--sort", "state", "--reverse", env=env)
         text = host.until(lambda text: "silent" in text.splitlines()[3])
@@ -251,7 +251,7 @@ def test_a_hostile_name_and_a_plain_terminal(start: Start, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("term", ["dumb", "", "xterm"])
 def test_without_a_terminal_it_prints_once(fifty: Path, tmp_path: Path, term: str) -> None:
-    """Also on a terminal that cannot do more than print."""
+    """Also on a terminal that can only print."""
     command = [str(write_program(tmp_path)), str(fifty), "top", "-n", "3"]
     if term == "xterm":
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
@@ -276,7 +276,7 @@ def once(fifty: Path, tmp_path: Path, *flags: str) -> list[list[str]]:
     return [line.split(",") for line in done.stdout.splitlines()]
 
 
-def test_sums_over_a_range_have_those_that_ended_in_it(fifty: Path, tmp_path: Path) -> None:
+def test_sums_over_a_range_include_vms_that_ended_in_it(fifty: Path, tmp_path: Path) -> None:
     heading, *lines = once(fifty, tmp_path, "--range", "15m", "--sort", "exits")
     at = heading.index("exits")
     exits = {(line[0], line[1]): int(line[at]) for line in lines}
@@ -287,7 +287,7 @@ def test_sums_over_a_range_have_those_that_ended_in_it(fifty: Path, tmp_path: Pa
     assert len(lines) == 51
 
 
-def test_a_label_adds_up_what_has_it(fifty: Path, tmp_path: Path) -> None:
+def test_by_adds_up_each_value_of_a_label(fifty: Path, tmp_path: Path) -> None:
     heading, *lines = once(fifty, tmp_path, "--by", "tenant")
     assert (heading[:3], [line[:3] for line in lines]) == (
         ["tenant", "vms", "exits_per_s"],
@@ -303,7 +303,7 @@ def test_a_heading_is_never_cut(fifty: Path, tmp_path: Path) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["TENANT", "a", "b"]
 
 
-def test_what_cannot_be_meant_is_said(run: Run, fifty: Path) -> None:
+def test_mistakes_of_top_are_named(run: Run, fifty: Path) -> None:
     for flags, status, said in (
         (["--sort", "size"], 64, b"exits, requests"),
         (["--range", "8d"], 64, b"7d"),

@@ -65,14 +65,14 @@ def line(values: list[float], newest: int, size: int) -> str:
     return cells.sparkline(values, newest, size, "12345678")
 
 
-def test_a_line_has_a_cell_for_each_value_if_there_is_room() -> None:
+def test_a_line_has_a_cell_for_each_value_if_they_fit() -> None:
     assert line([NAN, 0, 1, 7.9, 8], 0, 5) == " 1288"
     assert line([0, 0], 0, 2) == "11"
     assert line([NAN] * 3, 0, 3) == "   "
 
 
-def test_a_narrow_line_keeps_its_shape_as_time_goes_on() -> None:
-    """Values that shared a cell do so a second later, wherever that has moved to."""
+def test_a_narrow_line_keeps_its_shape_over_time() -> None:
+    """Values that share a cell still do so a second later, after it has moved."""
     counted = [float(1 + second * 7919 % 97) for second in range(200)]
     counted[60:140] = [*([97.0] * 2), *counted[62:140]]  # the highest of all lines
     lines = [line(counted[at - 59 : at + 1], at, 12) for at in range(80, 110)]

@@ -1,4 +1,4 @@
-"""The fleet beside a plain account of the same ticks, look by look, with a clock that is passed."""
+"""The fleet compared with a plain model of the same ticks, look by look, with a clock passed in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OWN = (Series("store_ticks_total", (), "counter", "ticks", "Ticks."),)
 
 
 class Host:
-    """A store that is written, and an account of what was."""
+    """A store being written, and a model of its content."""
 
     def __init__(self, store: OpenStore, path: Path, clock: list[int]) -> None:
         self.store, self.path, self.clock = store, path, clock
@@ -78,7 +78,7 @@ def rows_of(view: View, instance: str) -> list[int]:
 
 
 def compare(view: View, told: dict[tuple[str, int], Told], range_ms: int) -> None:
-    """Everything that the view says of each VM that is not long over."""
+    """Compare all columns of the view for each VM that did not end long ago."""
     first_ms = view.now_ms - range_ms
     wanted = {key for key, one in told.items() if one.ticks and (one.end is None or one.end_ms > first_ms)}
     assert {(vm.instance, vm.start_ms) for vm in view.vms} == wanted
@@ -94,8 +94,8 @@ def compare(view: View, told: dict[tuple[str, int], Told], range_ms: int) -> Non
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(4))
-def test_every_look_says_what_was_stored(tmp_path: Path, seed: int) -> None:
-    """VMs of several schemas and intervals, that come, change their series, go silent, come back, end."""
+def test_every_look_shows_the_stored_ticks(tmp_path: Path, seed: int) -> None:
+    """VMs of several schemas and intervals, which appear, change their series, go silent, come back, end."""
     rng = np.random.default_rng(seed)
     schemas = (SERIES, (*SERIES, *CPU, *NET), SERIES[:5], (*CPU, SERIES[13]))
     with host(tmp_path) as it:
@@ -140,7 +140,7 @@ def test_every_look_says_what_was_stored(tmp_path: Path, seed: int) -> None:
         compare(it.look(late), it.told, 60_000)
 
 
-def test_a_life_between_two_looks_is_seen_whole(tmp_path: Path) -> None:
+def test_a_life_between_two_looks_is_counted_completely(tmp_path: Path) -> None:
     with host(tmp_path) as it:
         fleet = Fleet(Store(tmp_path))
         assert it.look(fleet).vms == []
@@ -160,7 +160,7 @@ def test_a_life_between_two_looks_is_seen_whole(tmp_path: Path) -> None:
         assert it.look(fleet).states == [], "over for longer than the range"
 
 
-def test_what_was_lost_comes_back(tmp_path: Path) -> None:
+def test_a_lost_vm_comes_back(tmp_path: Path) -> None:
     with host(tmp_path) as it:
         fleet = Fleet(Store(tmp_path))
         vm = it.begin("vm-1")
@@ -176,7 +176,7 @@ def test_what_was_lost_comes_back(tmp_path: Path) -> None:
         assert view.now[0][NUMBER["exits"]] == 5
 
 
-def test_what_is_no_vm_is_left_out(tmp_path: Path) -> None:
+def test_sessions_that_are_no_vms_are_left_out(tmp_path: Path) -> None:
     with host(tmp_path) as it:
         own, vm = it.begin("rondo-store", OWN), it.begin("vm-1")
         it.clock[0] += 1000
@@ -210,7 +210,7 @@ def test_a_label_of_series_splits_a_vm(tmp_path: Path) -> None:
         assert view.known[:, NUMBER["exits"]].tolist() == [value != "" for value in view.values]
 
 
-def test_a_store_of_one_tier_has_what_its_journals_have(tmp_path: Path) -> None:
+def test_a_store_of_one_tier_uses_only_journals(tmp_path: Path) -> None:
     with host(tmp_path, parse_tiers("1s:10m")) as it:
         vm = it.begin("vm-1")
         it.clock[0] += 1000
@@ -226,7 +226,7 @@ def always(value: float) -> Callable[[Series], float]:
 def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An hour, of which the journals have the last minutes only."""
+    """An hour, of which the journals have only the last minutes."""
     with host(tmp_path) as it:
         gone, lives = (it.begin(name, interval_ms=5000) for name in ("gone", "lives"))
         for number in range(1, 481):
@@ -258,7 +258,7 @@ def test_a_range_that_journals_do_not_reach_begins_with_coarse_rows(
         assert caplog.messages == ["more than 0 VMs ended in the range: the oldest are left out"]
 
 
-def test_memory_is_bounded_by_what_can_be_seen(
+def test_memory_is_bounded_by_the_range(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("rondo_tools.view.fleet._MOST_ENDED", 50)

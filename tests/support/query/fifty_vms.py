@@ -1,18 +1,18 @@
 """A store of fifty VMs whose answers are known, for the questions of docs/query.md.
 
-It is 03:05 (`NOW_MS`); the store has the fifteen minutes before, a tick a second.
+The time is 03:05 (`NOW_MS`); the store has the fifteen minutes before, a tick per second.
 
-| instance | what is known of it |
+| instance | its history |
 |---|---|
 | vm-00 … vm-49 | 100 exits/s, 64 MiB of memory, label tenant=a (even numbers) or b |
-| vm-17 | burns most in the last five minutes: 5,000 exits/s, all of them `io` |
-| vm-42 | burnt more before (20,000 exits/s until five minutes ago), and in the last ten seconds (9,000) |
+| vm-17 | has most exits in the last five minutes: 5,000 exits/s, all of them `io` |
+| vm-42 | had more before (20,000 exits/s until five minutes ago), and in the last ten seconds (9,000) |
 | vm-23 | died at 03:00:00 (`error`); in its last ten seconds its memory doubled every second, up to 1 GiB |
 | vm-07 | has two lives: 02:50 to 02:57 (`reset`; 1 MiB more each minute), and since 02:58 (10 MiB more) |
 | vm-31 | is silent since 03:04:00, without an end |
 
-One delivery, `prometheus`, stands at 03:03:30: 90 s behind. The oldest tick that it lacks is of 03:03:30.5
-and of vm-09, whose ticks fall half a second off the others'.
+One delivery, `prometheus`, is at 03:03:30: 90 s behind. Its oldest undelivered tick is that of vm-09 at
+03:03:30.5; the ticks of vm-09 are half a second off the others'.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _UPTIME = _PLACE["vmm_uptime_seconds"]
 
 
 def make(path: Path) -> None:
-    """Write the store to `path`, in two runs: what is delivered, and the rest."""
+    """Write the store to `path`, in two runs: the delivered part, and the rest."""
     lives = list(_lives())
     fill(path, [_cut(one, 0, DELIVERED_MS) for one in lives], lambda: DELIVERED_MS)
     layout = Layout(path)
@@ -60,7 +60,7 @@ def make(path: Path) -> None:
 
 
 def write_program(folder: Path, now_ms: int = NOW_MS) -> Path:
-    """A `rondo-query` in `folder`, for the PATH of a shell; its clock is what the file `clock` there says."""
+    """A `rondo-query` in `folder`, for the PATH of a shell; the file `clock` there sets its clock."""
     set_clock(folder, now_ms)
     program = folder / "rondo-query"
     program.write_text(
@@ -98,7 +98,7 @@ def _lives() -> Iterator[Life]:
 
 
 def _life(name: str, start_ms: int, last_ms: int, *, end: str | None = None, growth: float = 0.0) -> Life:
-    """A tick a second from a second after `start_ms` up to `last_ms`; memory grows by so much a second."""
+    """A tick per second from a second after `start_ms` up to `last_ms`; memory grows by `growth` a second."""
     t_ms = np.arange(start_ms + 1000, last_ms + 1, 1000)
     io = np.full(t_ms.size, 50.0)
     if name == BURNT_MOST:

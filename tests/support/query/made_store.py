@@ -1,6 +1,6 @@
-"""Stores made by the real writing path, with sessions as a test describes them.
+"""Stores made by the real writing path, with the sessions of a test.
 
-Each `add_session` is a process of its own: it takes the store up, stores a stream, and leaves a journal.
+Each `add_session` acts as a separate process: it opens the store, stores a stream, and leaves a journal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Row = tuple[int, Sequence[float]]
 
 
 class Clock:
-    """The wall clock that a store is shown."""
+    """The wall clock of a store."""
 
     def __init__(self, now_ms: int = T0) -> None:
         self.now_ms = now_ms
@@ -57,10 +57,10 @@ def add_session(
     series: tuple[Series, ...] = SERIES,
     tiers: tuple[Tier, ...] = TIERS,
 ) -> None:
-    """Store `rows`, (t_ms, values) each, as one session; of one that is there, what is new. A session
-    that has neither a tick nor an end leaves nothing.
+    """Store `rows`, (t_ms, values) each, as one session; if it exists, only new rows. A session without a
+    tick and an end leaves nothing.
 
-    An end `lost` is the store's own: a pipe that ended without one.
+    An end `lost` is written by the store: the pipe ended without one.
     """
     clock = Clock(start_ms)
     known = None if Layout(path).store_json.exists() else tiers
@@ -87,7 +87,7 @@ def roll_up(path: Path, now_ms: int = T0) -> None:
 
 
 def keep_house(path: Path, now_ms: int, max_bytes: int | None = None) -> None:
-    """Let go what has had its time at `now_ms`, and what `max_bytes` has no room for."""
+    """Remove files that have expired at `now_ms`, and evict files for `max_bytes`."""
     layout, hour_ms = Layout(path), 60 * MINUTE_MS
     tiers = parse_store_json(layout.store_json.read_bytes()).tiers
     state, clock = state_of(layout), Clock()
