@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rondo_tools.errors import EX_UNAVAILABLE, StoreError
 from rondo_tools.store.format.layout import is_store
-from rondo_tools.store.format.opened import no_store
 
 VARIABLE = "RONDO_STORE"
 PLACES = ("./vmm_metrics", "/var/lib/rondo/vmm_metrics")
@@ -18,6 +17,8 @@ def default_store(environment: Mapping[str, str] = os.environ, places: tuple[str
     """The path of the store. Raises StoreError, which names the places that were tried."""
     if named := environment.get(VARIABLE):
         if not is_store(named):
+            from rondo_tools.store.format.opened import no_store  # loads numpy, which --help saves
+
             raise StoreError(f"{no_store(Path(named))}; {VARIABLE} names it", exit_code=EX_UNAVAILABLE)
         return named
     for place in places:
