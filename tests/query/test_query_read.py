@@ -256,7 +256,7 @@ def test_omitted_rows_are_logged(store: Path, capsys: pytest.CaptureFixture[str]
         return [line.removeprefix("rondo-query: ") for line in lines]
 
     coarse = (
-        "tier 1 (5s:100s): a row each 5s, of gauges the {}; finer rows do not reach back so far "
+        "tier 1 (5s:100s): a row every 5s, gauges as {}; finer rows do not reach back so far "
         "(a shorter --range, or --tier, shows the finer rows that are kept)"
     )
     assert said() == [coarse.format("avg")]
