@@ -3,12 +3,11 @@
 
     scripts/build_deb.py [--python /usr/bin/python3] [dist]
 
-Strategy: stage the tree that dpkg will unpack, then let dpkg-deb pack it. The venv in /usr/lib/rondo is made
-of the distribution's Python, and depends on its version. What it holds is the wheel of this checkout, and
-what that depends on, from the Python Package Index, as distributions have older ones. Units, users, man
-pages and completion are put there by deploy/systemd/install.sh; control and the maintainer's scripts are in
-deploy/debian/. Times are SOURCE_DATE_EPOCH's or the last commit's, so that the same wheels make the same
-package, byte by byte.
+Strategy: stage the tree that dpkg will unpack, then let dpkg-deb pack it. The venv in /usr/lib/rondo uses the
+distribution's Python, and depends on its version. It contains the wheel of this checkout and its dependencies
+from the Python Package Index, because those of distributions are too old. deploy/systemd/install.sh installs
+units, users, man pages and completion; control and the maintainer's scripts are in deploy/debian/. Times are
+SOURCE_DATE_EPOCH or that of the last commit, so that the same wheels make the same package, byte by byte.
 
 Needs dpkg-deb and that Python; no root.
 """
@@ -37,7 +36,7 @@ HOME = Path("/usr/lib/rondo")
 EX_UNAVAILABLE = 69
 
 PAGES = ["README.md", "docs/*.md", "docs/decisions/*.md"]
-# For postinst: users and folders. The small ones are for containers without systemd.
+# For postinst: users and folders. The standalone packages are for containers without systemd.
 SYSTEMD = ["systemd | systemd-standalone-sysusers", "systemd | systemd-standalone-tmpfiles"]
 
 
@@ -53,7 +52,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 def epoch() -> int:
-    """The time that everything in the package has."""
+    """The time of all files in the package."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given:
         return int(given)
@@ -69,20 +68,20 @@ def python_of(path: Path) -> tuple[Path, int]:
     named = re.fullmatch(r"/usr/bin/python3\.(\d+)", str(real))
     if named is None or not os.access(real, os.X_OK):
         raise LookupError(
-            f"{path} is not the distribution's Python, which the package runs with: "
+            f"{path} is not the distribution's Python, which the package uses: "
             "apt install python3, or name another with --python"
         )
     return real, int(named[1])
 
 
 def make_venv(stage: Path, python: Path, minor: int, work: Path) -> Path:
-    """The venv with rondo in it, at its place in the stage. Returns its site-packages."""
+    """Create the venv with rondo at its place in the stage. Returns its site-packages."""
     venv = stage / HOME.relative_to("/")
     site = venv / "lib" / f"python3.{minor}" / "site-packages"
     site.mkdir(parents=True)
     (venv / "bin").mkdir()
     (venv / "bin" / "python3").symlink_to(python)
-    # The system's packages come after the venv's own: python3-libvirt is one of them.
+    # The system's packages, such as python3-libvirt, come after the venv's own.
     (venv / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = true\n")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     run(*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", work, ROOT)
@@ -96,7 +95,7 @@ def make_venv(stage: Path, python: Path, minor: int, work: Path) -> Path:
                 raise LookupError(
                     f"{script} begins with {first}: is the path of the temporary folder too long?"
                 )
-            # -s: a user's own packages are no part of it.
+            # -s: leave out a user's own packages.
             script.write_text(f"#!{HOME}/bin/python3 -s\n{rest}")
         elif script.name != "python3":
             script.unlink()
@@ -105,26 +104,26 @@ def make_venv(stage: Path, python: Path, minor: int, work: Path) -> Path:
         "INSTALLER",
         "REQUESTED",
         "direct_url.json",
-    ):  # pip's: paths and sums of this build
+    ):  # pip's files, with paths and sums of this build
         for file in site.glob(f"*.dist-info/{pattern}"):
             file.unlink()
-    for tests in sorted(site.rglob("tests")):  # a quarter of the package
-        shutil.rmtree(tests, ignore_errors=True)  # one may be in another
+    for tests in sorted(site.rglob("tests")):  # a quarter of the package's size
+        shutil.rmtree(tests, ignore_errors=True)  # they may be nested
     return site
 
 
 def install_share(stage: Path) -> None:
-    """Commands on PATH, units, users, man pages and completion."""
+    """Install commands on PATH, units, users, man pages and completion."""
     (stage / "usr" / "bin").mkdir()
     for script in sorted((stage / HOME.relative_to("/") / "bin").glob("rondo-*")):
         (stage / "usr" / "bin" / script.name).symlink_to(Path("..", "lib", "rondo", "bin", script.name))
     places = {"BINDIR": "/usr/bin", "LIBDIR": "/usr/lib", "SHAREDIR": "/usr/share"}
     run(ROOT / "deploy" / "systemd" / "install.sh", "install", DESTDIR=str(stage), **places)
     share = stage / "usr" / "share"
-    # Dashboards, rules and what else rondo-store --share-dir is asked for.
+    # Dashboards, rules and other files of rondo-store --share-dir.
     (stage / HOME.relative_to("/") / "share" / "rondo").rename(share / "rondo")
     shutil.rmtree(stage / HOME.relative_to("/") / "share")
-    # Debian's zsh looks for packages' completion there.
+    # Debian's zsh reads packages' completion there.
     (share / "zsh" / "site-functions").rename(share / "zsh" / "vendor-completions")
     for page in sorted((share / "man" / "man1").iterdir()):
         compress(page)
@@ -143,7 +142,7 @@ def install_docs(stage: Path, site: Path, version: str, time_s: int) -> None:
             place = docs / page.relative_to(ROOT)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(page, place)
-    (docs / "deploy").symlink_to(Path("..", "..", "rondo"))  # for the pages' links
+    (docs / "deploy").symlink_to(Path("..", "..", "rondo"))  # for links of the pages
     shutil.copy(ROOT / "CHANGELOG.md", docs / "NEWS.md")
     log = f"{PACKAGE} ({version}) unstable; urgency=medium\n\n  * What is new: NEWS.md beside this file.\n\n"
     (docs / "changelog").write_text(f"{log} -- {maintainer()}  {formatdate(time_s)}\n")
@@ -181,7 +180,7 @@ def license_of(about: Message) -> str:
 
 
 def libraries(site: Path) -> list[str]:
-    """The packages whose libraries the venv's compiled modules are linked to."""
+    """The packages with the libraries that the venv's compiled modules need."""
     modules = sorted(file for file in site.rglob("*.so*") if file.is_file())
     found = set()
     for line in run("ldd", *modules).splitlines():
@@ -189,28 +188,28 @@ def libraries(site: Path) -> list[str]:
         if needed is None or Path(needed[2]).is_relative_to(site):
             continue
         if needed[2] == "not found":
-            raise LookupError(f"this machine has no {needed[1]}, which a wheel is linked to")
+            raise LookupError(f"this machine has no {needed[1]}, which a wheel needs")
         found.add(needed[2])
     return sorted({owner(Path(library)) for library in found})
 
 
 def owner(file: Path) -> str:
-    """The package that a file is of. dpkg knows a file by the name it was packed with, in /usr or in /."""
+    """The package of a file. dpkg knows a file by its packed name, in /usr or in /."""
     names = [str(file), f"/usr{file}"]
     search = subprocess.run(["dpkg", "--search", *names], capture_output=True, text=True, check=False)
     if not search.stdout:
-        raise LookupError(f"no package has {file}, which a wheel is linked to")
+        raise LookupError(f"no package has {file}, which a wheel needs")
     return search.stdout.partition(":")[0]
 
 
 def maintainer() -> str:
-    """By Debian's own variables, else a name without an address."""
+    """The maintainer by Debian's variables, else a name without an address."""
     name = os.environ.get("DEBFULLNAME", "the rondo authors")
     return f"{name} <{os.environ.get('DEBEMAIL', 'rondo@localhost')}>"
 
 
 def debian_version(version: str) -> str:
-    """0.2.0rc1 and 0.2.0.dev3 come before 0.2.0."""
+    """The version for dpkg, where 0.2.0rc1 and 0.2.0.dev3 come before 0.2.0."""
     return re.sub(r"\.?(a|b|rc|dev)(?=\d)", r"~\1", version)
 
 
@@ -237,7 +236,7 @@ def write_control(stage: Path, site: Path, minor: int, version: str) -> None:
 
 
 def set_modes(stage: Path) -> None:
-    """As dpkg wants them, whatever umask and wheels say: what is run is executable, and nothing else."""
+    """Set the modes that dpkg expects, whatever the umask and the wheels: only programs are executable."""
     run_by = {stage / "DEBIAN", stage / HOME.relative_to("/") / "bin"}
     is_data = {stage / "DEBIAN" / name for name in ("control", "conffiles", "md5sums")}
     stage.chmod(0o755)
@@ -248,7 +247,7 @@ def set_modes(stage: Path) -> None:
 
 
 def check_paths(stage: Path) -> None:
-    """Nothing in the package names a folder of this machine."""
+    """Check that no file of the package has a path of this machine."""
     for file in stage.rglob("*"):
         if file.is_file() and not file.is_symlink():
             data = file.read_bytes()
@@ -280,13 +279,17 @@ def build(python: Path, folder: Path) -> Path:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="build_deb.py", description="Build the Debian package.")
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=ROOT / "dist", help="where to (default: dist)"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=ROOT / "dist",
+        help="the folder of the package (default: dist)",
     )
     parser.add_argument(
         "--python",
         type=Path,
         default=Path("/usr/bin/python3"),
-        help="the distribution's (default: %(default)s)",
+        help="the distribution's Python (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     try:

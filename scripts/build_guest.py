@@ -2,10 +2,10 @@
 """Assemble the built-in guest: workload.S into workload.bin, with GNU as and ld.
 
     scripts/build_guest.py            write rondo_tools/vmm/guest/workload.bin
-    scripts/build_guest.py --check    compare instead; exit status 1 if it is not what the source says
+    scripts/build_guest.py --check    only compare; exit status 1 if the source gives other bytes
 
-The addresses come from rondo_tools/vmm/layout.py. The bytes hold neither paths nor times: who
-assembles the same source gets the same file.
+The addresses come from rondo_tools/vmm/layout.py. The file has neither paths nor times, so the same source
+gives the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    parser.add_argument("--prefix", default="", help="of the tools' names, such as x86_64-linux-gnu-")
+    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
+    parser.add_argument(
+        "--prefix", default="", help="a prefix of the tools' names, such as x86_64-linux-gnu-"
+    )
     arguments = parser.parse_args()
     target = GUEST / "workload.bin"
     try:
@@ -35,9 +37,9 @@ def main() -> int:
         return int(exc.returncode)
     if arguments.check:
         if target.read_bytes() == code:
-            print(f"{target.relative_to(ROOT)} is what its source says ({len(code)} bytes)")
+            print(f"{target.relative_to(ROOT)} matches its source ({len(code)} bytes)")
             return 0
-        print(f"{target.relative_to(ROOT)} is not what its source says: run scripts/build_guest.py")
+        print(f"{target.relative_to(ROOT)} does not match its source: run scripts/build_guest.py")
         return 1
     target.write_bytes(code)
     print(f"{target.relative_to(ROOT)}: {len(code)} bytes")

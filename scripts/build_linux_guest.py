@@ -5,8 +5,8 @@
     scripts/build_linux_guest.py --package linux-image-amd64 --output build/guest-generic
     scripts/build_linux_guest.py --kernel FILE --modules /lib/modules/VERSION
 
-Needs no root. The same kernel and busybox give the same bytes. A driver that the kernel has built in,
-or does not know, is left out.
+Needs no root. The same kernel and busybox give the same bytes. A driver that is built into the kernel, or
+missing in it, is left out.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--package", default=PACKAGE, help=f"of the kernel (default: {PACKAGE})")
-    parser.add_argument("--kernel", type=Path, metavar="FILE", help="a bzImage, instead of a package's")
+    parser.add_argument("--package", default=PACKAGE, help=f"the kernel's package (default: {PACKAGE})")
+    parser.add_argument("--kernel", type=Path, metavar="FILE", help="a bzImage, instead of a package")
     parser.add_argument("--modules", type=Path, metavar="FOLDER", help="its modules")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "guest", metavar="FOLDER")
     arguments = parser.parse_args()
     if (arguments.kernel is None) != (arguments.modules is None):
-        parser.error("--kernel and --modules go together")
+        parser.error("--kernel needs --modules, and --modules needs --kernel")
     if shutil.which("dpkg") is None:
-        print("build_linux_guest: busybox comes from a Debian package, and there is no dpkg", file=sys.stderr)
+        print("build_linux_guest: needs dpkg to unpack busybox, a Debian package", file=sys.stderr)
         return EX_UNAVAILABLE
     try:
         kernel, modules = (

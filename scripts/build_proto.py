@@ -2,9 +2,9 @@
 """Generate the Python code of rondo_tools/prom/proto/*.proto beside them, with grpcio-tools.
 
     scripts/build_proto.py            write *_pb2.py and *_pb2.pyi
-    scripts/build_proto.py --check    write nothing; exit 1 if what is there is not current
+    scripts/build_proto.py --check    write nothing; exit status 1 if the code is not current
 
-The version of grpcio-tools decides the code; pyproject.toml's `dev` extra pins it.
+The code depends on the version of grpcio-tools, which pyproject.toml's extra `dev` pins.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def generate(target: Path) -> None:
 
 
 def stale(fresh: Path) -> list[str]:
-    """Generated files that differ from what stands under `fresh`, are missing, or have no source."""
+    """Generated files that differ from those under `fresh`, are missing, or have no source."""
     wanted = {file.name: file.read_bytes() for file in (fresh / PROTO).glob("*_pb2.py*")}
     found = {file.name: file.read_bytes() for file in (ROOT / PROTO).glob("*_pb2.py*")}
     return sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
@@ -45,7 +45,7 @@ def stale(fresh: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Generate the Python code of rondo's .proto files.")
-    parser.add_argument("--check", action="store_true", help="only say whether it is current")
+    parser.add_argument("--check", action="store_true", help="only check whether the code is current")
     if not parser.parse_args().check:
         generate(ROOT)
         return 0

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Make what belongs below share/ of the parsers: man pages, and completion for bash, zsh and fish.
+"""Make the files of share/ from the parsers: man pages, and completion for bash, zsh and fish.
 
     scripts/build_share.py build/share
 
-A tool is a line of [project.scripts] in pyproject.toml, whose package has a cli.make_parser(). Needs
-argparse-manpage and shtab. hatch_build.py uses it for sdist and wheel, `make man` by hand. Nothing of it is
+A tool is a line of [project.scripts] in pyproject.toml; its package has cli.make_parser(). Needs
+argparse-manpage and shtab. hatch_build.py uses it for sdist and wheel, `make man` by hand. Its output is not
 committed.
 """
 
@@ -30,7 +30,7 @@ COMPLETION = {
     "zsh": "zsh/site-functions/_{tool}",
     "fish": "fish/vendor_completions.d/{tool}.fish",
 }
-# What is completed, by the name that the help gives it.
+# Completion by the metavar in the help.
 _FILES = re.compile(r"\b(FILE|PATH)\b")
 _FOLDERS = re.compile(r"\b(DIR|STORE)\b")
 
@@ -51,13 +51,13 @@ def parser_of(tool: str) -> argparse.ArgumentParser:
 class _Roff(_ManpageFormatter):  # type: ignore[misc]
     @staticmethod
     def format_text(text: str) -> str:
-        """Text as roff. Usage and what is indented, such as examples, keep their lines."""
+        """Text as roff. Usage and indented text, such as examples, keep their lines."""
         lines: list[str] = []
         is_kept = False
         for line in text.strip("\n").splitlines():
             keep = line.startswith((" ", "usage: ")) or (is_kept and not line)
             if keep != is_kept:
-                # What is kept ends with an empty line, and .EE makes none.
+                # An empty line ends the example, because .EE makes none.
                 while is_kept and lines[-1] == "":
                     lines.pop()
                 lines += [".EX"] if keep else [".EE", ".PP"]
@@ -97,11 +97,11 @@ def man_page(tool: str) -> str:
     others = ", ".join(f"\\fB{_escaped(other)}\\fR(1)" for other in tools() if other != tool)
     page.add_section("see also", "=", others)
     first, *lines = str(page).splitlines()
-    text = [first.replace(r"\-", "-"), ".ad l", ".nh"]  # ragged, and no word is cut: most are to be typed
+    text = [first.replace(r"\-", "-"), ".ad l", ".nh"]  # ragged right, and no hyphenation of commands
     for line in lines:
         if line in ("arguments:", "options:"):
             text.append(".PP")
-        if line:  # an empty one is no paragraph in roff
+        if line:  # an empty line is not a paragraph in roff
             text.append(line)
     return "\n".join(text) + "\n"
 
@@ -113,7 +113,7 @@ def completion(tool: str, shell: str) -> str:
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
-    """Tell shtab what is a file and what a folder, and what a command does in a few words."""
+    """Prepare for shtab: which arguments are files or folders, and short descriptions of commands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for one in action._choices_actions:
@@ -126,9 +126,9 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def build(share: Path) -> list[Path]:
-    """Write all of it below `share`. Returns the files' paths, relative to it."""
+    """Write all files below `share`. Returns their paths, relative to it."""
     texts = {}
-    with mock.patch.dict(os.environ, COLUMNS="78"):  # argparse folds usage by it
+    with mock.patch.dict(os.environ, COLUMNS="78"):  # argparse wraps the usage at it
         for tool in tools():
             texts[f"man/man1/{tool}.1"] = man_page(tool)
             for shell, path in COMPLETION.items():

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make deploy/k8s/ of deploy/grafana/ and deploy/rules/; with --check, only compare.
+"""Make deploy/k8s/ from deploy/grafana/ and deploy/rules/; with --check, only compare.
 
-A dashboard becomes a ConfigMap with its JSON as it is, and a GrafanaDashboard that points to it; the
-rules become a PrometheusRule. Both sources stand in the manifests to the letter, so that a difference
-between two versions of a manifest reads like that of its source.
+A dashboard becomes a ConfigMap with its unchanged JSON, and a GrafanaDashboard that points to it; the rules
+become a PrometheusRule. The manifests contain their sources verbatim, so the diff of a manifest reads like
+that of its source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         return 0
     found = drifted()
     for path in found:
-        print(f"{path} is not what its source makes: run make dashboards")
+        print(f"{path} does not match its source: run make dashboards")
     return 1 if found else 0
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The main job, end to end: one VM, the store, the push, a real Prometheus; then the evidence.
+"""The whole pipe once: a VM, the store, the push, a real Prometheus; then a comparison of the samples.
 
-Then the same for a VM of QEMU's, watched from outside by rondo-attach, where there is KVM and a QEMU. A
-live page shows both meanwhile. What the demo starts ends with it. It leaves one folder, .demo/ in the
-checkout, made anew each time, so that the commands it prints at the end have something to show.
+Then the same for a QEMU VM that rondo-attach watches from outside, if there are KVM and QEMU. A live page
+shows both meanwhile. The demo ends all that it starts. It leaves one folder, .demo/ in the checkout, for the
+commands that it prints at the end; the next demo replaces it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rondo_tools.units import format_size
 INSTANCE = "demo-vm"
 QEMU_INSTANCE = "demo-qemu"
 QEMU_SECONDS = 5
-QEMU_EXITS = 20_000_000  # minutes: it ends by itself even if nobody is left to end it
+QEMU_EXITS = 20_000_000  # some minutes: it ends by itself even if the demo is killed
 METRICS = ".demo/vmm_metrics"
 
 
@@ -43,11 +43,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--duration", type=int, default=15, metavar="SECONDS", help="of the VM (default: 15)")
+    parser.add_argument(
+        "--duration", type=int, default=15, metavar="SECONDS", help="duration of the VM (default: 15)"
+    )
     parser.add_argument("--accel", default="auto", help="as for rondo-vmm (default: auto)")
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # whatever ends the demo ends what it started
+        signal.signal(number, signal.default_int_handler)  # a signal ends all that the demo started
     began = time.monotonic()
     shutil.rmtree(ROOT / METRICS, ignore_errors=True)
     with receiver() as running, live_page():
@@ -91,7 +93,7 @@ def main() -> int:
 
 
 def next_commands() -> list[str]:
-    """What to type now, in the checkout."""
+    """Commands to try next in the checkout."""
     query = f"rondo-query {METRICS}"
     return [
         f"export PATH={shlex.quote(str(ROOT / '.venv/bin'))}:$PATH",
@@ -105,20 +107,20 @@ def next_commands() -> list[str]:
 
 
 def session_of(instance: str) -> Session | None:
-    """The session of the VM with this name, or None while the store has none."""
+    """The session of the VM with this name; None while the store has none."""
     return next((one for one in Store(ROOT / METRICS).sessions() if one.instance == instance), None)
 
 
 @contextmanager
 def live_page() -> Iterator[None]:
-    """Run rondo-serve on the store. It needs one, so rondo-store makes an empty store first."""
+    """Run rondo-serve on the store, which rondo-store creates first."""
     make: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-store", METRICS, "--quiet"]
     subprocess.run(make, cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
     serve: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-serve", METRICS, "--quiet"]
     serve += ["--listen", f"tcp:127.0.0.1:{port}"]
-    # Its own group: a Ctrl-C is for the demo, which ends it in its own time.
+    # Its own process group: Ctrl-C goes to the demo only, which ends it later.
     process = subprocess.Popen(serve, cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0)
     try:
         while process.poll() is None and not answers(f"{url}health"):
@@ -141,7 +143,7 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def qemu_vm(program: Path, seconds: float) -> Iterator[int]:
-    """A QEMU VM that only makes exits; gives its process id.
+    """A QEMU VM that only makes exits; yields its process id.
 
     It ends `seconds` after its first tick in the store.
     """
@@ -175,7 +177,7 @@ def qemu_vm(program: Path, seconds: float) -> Iterator[int]:
             process.terminate()
             process.wait()
         if session_of(QEMU_INSTANCE) is None:
-            say(f"QEMU ended before it was seen: {said.read_text(errors='replace').strip()}")
+            say(f"QEMU ended before rondo-attach saw it: {said.read_text(errors='replace').strip()}")
 
 
 def on_disk() -> str:

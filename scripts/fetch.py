@@ -3,11 +3,11 @@
 
     scripts/fetch.py prometheus rrdtool        prints the path of each, one a line
     scripts/fetch.py --unpack python3-pip-whl  prints the folder into which that package is unpacked
-    scripts/fetch.py --tests                   what `make test` wants: first says it, with sizes
+    scripts/fetch.py --tests                   the programs of `make test`, listed with sizes first
 
-Each comes from the distribution's package, unpacked. Where packages cannot be had, or this machine
-has the program installed already, the one on PATH is used. Where there is neither, it says so and
-exits with 69. Needs nothing but Python.
+Each comes unpacked from the distribution's package. If packages cannot be downloaded, or the program is
+installed already, the one on PATH is used. Without either it prints an error, and the exit status is 69.
+Needs only Python.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 """The laboratory: a Linux with a KVM that boots Linux, on a machine that has none.
 
     scripts/lab.py run 'rondo-vmm --duration 3s --text'     run a shell command in it
-    scripts/lab.py run --in FOLDER --out FOLDER COMMAND     FOLDER's files are in /in; /out comes back
-    scripts/lab.py shell                                    look around in it
+    scripts/lab.py run --in FOLDER --out FOLDER COMMAND     FOLDER's files are in /in; /out is copied back
+    scripts/lab.py shell                                    a shell in it
 
-QEMU emulates an AMD processor with virtualization in software. In it runs a stock kernel with KVM, and
-a root of Python, busybox, rondo as it stands in this checkout (in /rondo, where the command starts, its
-commands on PATH), and build/guest. 10.0.2.2 is this machine's loopback. Everything is in memory: each
-run begins anew. Exit status: the command's; 69 if the laboratory cannot be had; 70 if it died.
+QEMU emulates an AMD processor with virtualization in software. It runs a stock kernel with KVM, and a root of
+Python, busybox, a copy of this checkout (in /rondo, where the command starts, its commands on PATH), and
+build/guest. 10.0.2.2 is this machine's loopback. Everything is in memory: each run starts fresh. Exit status:
+the command's; 69 if the laboratory cannot be built; 70 if it crashed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def main() -> int:
     commands = parser.add_subparsers(dest="do", required=True)
     commands.add_parser("shell", help="an interactive shell")
     running = commands.add_parser("run", help="run a shell command")
-    running.add_argument("--in", dest="source", type=Path, metavar="FOLDER", help="bring it along as /in")
-    running.add_argument("--out", type=Path, metavar="FOLDER", help="where the files of /out go")
+    running.add_argument("--in", dest="source", type=Path, metavar="FOLDER", help="copy its files to /in")
+    running.add_argument("--out", type=Path, metavar="FOLDER", help="copy the files of /out to it")
     running.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="(default: 300)")
-    running.add_argument("command", nargs="+", help="for the shell; several words are joined by spaces")
+    running.add_argument("command", nargs="+", help="a shell command; several words are joined by spaces")
     arguments = parser.parse_args()
     try:
         if platform.machine() != "x86_64" or sys.platform != "linux":
-            raise LabError("the laboratory wants Linux on x86-64", EX_UNAVAILABLE)
+            raise LabError("the laboratory needs Linux on x86-64", EX_UNAVAILABLE)
         if arguments.do == "shell":
             return shell()
         result = run(

@@ -3,8 +3,8 @@
 
     scripts/page_picture.py [FOLDER]
 
-The first shows the host, the second a VM of it. The host is that of docs/top.svg, with ten minutes of builds
-that come and go, so the pictures are the same each time, but for the room on the disk.
+The first shows the host, the second one of its VMs. The host is that of docs/top.svg, with ten minutes of
+builds that come and go, so the pictures are the same each time, except for the free disk space.
 """
 
 from __future__ import annotations

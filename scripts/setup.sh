@@ -1,10 +1,10 @@
 #!/bin/sh
-# Make .venv with what the developers need (setup.sh, setup.sh dev) or only what the demos need (setup.sh demo);
-# the first on top of the second. No root, nothing outside the checkout.
+# Make .venv for developers (setup.sh, setup.sh dev) or only for the demos (setup.sh demo); the first extends the
+# second. No root, nothing outside the checkout.
 #
 # Strategy: the stamp names the extras of the last complete installation, with pyproject.toml. We remove it
-# before we change anything. So a .venv without a stamp was interrupted, and we make it anew; we do the same
-# after a change of pyproject.toml.
+# before any change. So a .venv without a stamp was interrupted, and is made again; also after a change of
+# pyproject.toml.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

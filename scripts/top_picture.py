@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Draw docs/top.svg: what rondo-query top shows of a made-up host, in a terminal emulator.
+"""Draw docs/top.svg: rondo-query top of a made-up host, in a terminal emulator.
 
     scripts/top_picture.py [FILE] [--size COLUMNSxLINES]
 
-The host is the same each time, so is the picture.
+The host, and so the picture, is the same each time.
 """
 
 from __future__ import annotations

@@ -1,22 +1,23 @@
 #!/usr/bin/env python3
-"""A VM's life, with its metrics in Prometheus while it runs; here or on another machine.
+"""Runs a VM, with its metrics in Prometheus meanwhile; here or on another machine.
 
     scripts/vmm_demo.py remote-write    VM, store and push in a pipe
-    scripts/vmm_demo.py store           VM and store; then what rondo-query shows
-    scripts/vmm_demo.py disk            VM and store; then what the guest wrote to its disk
-    scripts/vmm_demo.py bench           a life beside what store and Prometheus caught of it
+    scripts/vmm_demo.py store           VM and store; then rondo-query
+    scripts/vmm_demo.py disk            VM and store; then a check of the guest's data on its disk
+    scripts/vmm_demo.py bench           the VM's seconds beside those in the store and in Prometheus
 
-The store is vmm_metrics/ of the checkout, and is kept. From the environment, or as variables of make:
+The store is vmm_metrics/ of the checkout, and is kept. Settings, from the environment or as variables of
+make:
 
     VMM_DURATION      how long the guest works (default: 45)
-    VMM_GUEST         builtin, linux, or auto: Linux where this machine's KVM boots it
-    VMM_REMOTE_WRITE  where to deliver (default: a Prometheus on loopback, for as long as the run lasts)
+    VMM_GUEST         builtin, linux, or auto: Linux if this machine's KVM boots it
+    VMM_REMOTE_WRITE  where to deliver (default: a Prometheus on loopback, during the run)
     VMM_HOST          user@box: sync the checkout there with rsync and run there, through ssh
     VMM_DIR           the folder there (default: rondo, in the home folder)
     VMM_SSH           more options for ssh, such as "-p 2222 -i key"
 
-Ctrl-C ends the VM; what it left is still stored and delivered. Exit status: 0 if everything arrived,
-1 if not, 64 for a wrong setting, 69 where something is missing, else that of the command that failed.
+Ctrl-C ends the VM; its last ticks are still stored and delivered. Exit status: 0 if everything arrived, 1 if
+not, 64 for a wrong setting, 69 if something is missing, else that of the command that failed.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from rondo_tools.store.reader import Session, Store
 from rondo_tools.units import parse_duration
 
 METRICS = "vmm_metrics"
-# One cursor an endpoint: a Prometheus that ends with the run is to make nothing "delivered" for a real one.
+# One cursor for each endpoint: a delivery to the run's own Prometheus must not count for a real one.
 PASSING_CURSOR = "demo"
 EX_USAGE, EX_UNAVAILABLE = 64, 69
 HANDED_ON = ("VMM_DURATION", "VMM_GUEST", "VMM_REMOTE_WRITE", "PYTHON")
 
 
 class Settings(NamedTuple):
-    """What the environment says."""
+    """The settings in the environment."""
 
     duration: str
     guest: str
@@ -60,7 +61,7 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
-        """Raises ValueError with a message that names the variable. An empty one counts as not set."""
+        """Read the variables; an empty one counts as not set. Raises ValueError that names the variable."""
 
         def get(name: str, default: str) -> str:
             return environment.get(f"VMM_{name}", "") or default
@@ -80,21 +81,21 @@ class Settings(NamedTuple):
         if found.guest not in CHOICES:
             raise ValueError(f"VMM_GUEST is {found.guest!r}; it may be {', '.join(CHOICES)}")
         if found.remote_write and not found.remote_write.startswith(("http://", "https://")):
-            raise ValueError(f"VMM_REMOTE_WRITE is {found.remote_write!r}; it is to be an http or https URL")
+            raise ValueError(f"VMM_REMOTE_WRITE is {found.remote_write!r}; it must be an http or https URL")
         if found.host.startswith("-"):
-            raise ValueError(f"VMM_HOST is {found.host!r}; it is to be user@box")
+            raise ValueError(f"VMM_HOST is {found.host!r}; it must be user@box")
         return found
 
 
 class Run:
-    """One run on this machine: the guest, and the pipe it heads."""
+    """One run on this machine: the guest, and its pipe."""
 
     def __init__(self, settings: Settings, guest: Guest) -> None:
         self._settings = settings
         self._instance = f"demo-{platform.node() or 'vm'}"
         self._guest = guest
         self._vmm = ["rondo-vmm", "--instance", self._instance, "--duration", settings.duration, *guest.flags]
-        # Linux has no disk unless it is given one; the built-in guest has a temporary one.
+        # Linux has no disk by default; the built-in guest has a temporary one.
         self._image = self._give_disk() if guest.name == "linux" else None
 
     def remote_write(self) -> int:
@@ -115,11 +116,11 @@ class Run:
         return 0 if whole else 1
 
     def _delivered(self) -> int:
-        """rondo-push ended well: all of it was taken. How it looks from the store."""
+        """Report what was stored, after rondo-push has delivered everything."""
         found = seconds(self._session(), {})
         say(
             f"\nThe VM lived {found.lived} s; the store has {found.stored} ticks. "
-            "rondo-push is done with all of them; its line above says what became of each."
+            "rondo-push has settled all of them; its line above has the numbers."
         )
         self._look_further()
         return 0 if found.stored == found.lived else 1
@@ -140,7 +141,7 @@ class Run:
 
     def disk(self) -> int:
         can_check(self._guest.name)
-        if self._image is None:  # the built-in guest's is a temporary one otherwise
+        if self._image is None:  # otherwise the built-in guest's disk is temporary
             self._image = self._give_disk()
         status = self._pipe()
         if status:
@@ -182,7 +183,7 @@ class Run:
         return next((one for one in pipeline(self._vmm, ["rondo-store", METRICS], *push) if one), 0)
 
     def _session(self) -> Session:
-        """The newest of our instance: the one that was run just now."""
+        """The newest session of our instance: the run that has just ended."""
         mine = [one for one in Store(ROOT / METRICS).sessions() if one.instance == self._instance]
         return max(mine, key=lambda one: one.start_ms)
 
@@ -223,7 +224,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: what was started ends with us
+    for number in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: end all that was started
         signal.signal(number, signal.default_int_handler)
     try:
         sys.exit(main())

@@ -1,11 +1,11 @@
-"""What rondo-attach costs: a VM and tick, a life, an exit of a guest, its start; memory without a store.
+"""The cost of rondo-attach: a VM and tick, a life, an exit of a guest, its start; memory without a store.
 
     scripts/bench.py attach [--seconds 20]    how long each number of VMs is watched
 
-Strategy: the watcher runs as its unit does, as nobody with CAP_BPF and CAP_PERFMON, and sends into a real
-rondo-store. Its CPU time is its process's CPU clock. VMs are forks with two vCPUs each that make exits every
-second; those of others on the host cost the watcher, too, so there should be none. What an exit costs the
-guest is the CPU time of the thread that runs it, with the programs and without in turn: the least of some
+Strategy: the watcher runs like its unit, as nobody with CAP_BPF and CAP_PERFMON, and sends to a real
+rondo-store. Its CPU time is that of its process's CPU clock. VMs are forks with two vCPUs each that make
+exits every second. Other VMs on the host cost the watcher, too, so there should be none. The cost of an exit
+to the guest is the CPU time of its thread, alternately with the programs and without: the least of some
 rounds each.
 """
 
@@ -36,7 +36,7 @@ from rondo_tools.catalog import CPU, NET, SERIES
 from rondo_tools.producer.address import UnixAddress
 from rondo_tools.stream import Header, Tick
 
-BARS_US = {10: None, 100: 40.0, 1000: 50.0}  # a VM and tick, by the number of VMs
+BARS_US = {10: None, 100: 40.0, 1000: 50.0}  # for a VM and tick, by the number of VMs
 LIFE_BAR_MS, EXIT_BAR_NS, START_BAR_S = 2.0, 400.0, 0.4
 AWAY_VMS, AWAY_TICKS, AWAY_BAR_MB = 1000, 700, 200.0  # more ticks than are kept
 LIVES, LIVES_PAUSE_S, LIFE_S = 200, 0.02, 0.3
@@ -91,7 +91,7 @@ def a_tick_us(pid: int, count: int, seconds: float) -> float:
 
 @contextmanager
 def watching(socket: str, match: str = f"vmm={VMM}", *flags: str) -> Iterator[int]:
-    """A rondo-attach that is ready; yields its process number."""
+    """A ready rondo-attach; yields its process id."""
     arguments = ("--verbose", "--output", f"unix:{socket}", "--match", match, *flags)
     command = [*AS_THE_UNIT, *program("rondo-attach", *arguments)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -105,7 +105,7 @@ def watching(socket: str, match: str = f"vmm={VMM}", *flags: str) -> Iterator[in
 
 
 def wait_for(process: subprocess.Popen[bytes], text: bytes) -> None:
-    """Wait for it on standard error."""
+    """Wait for a text on standard error."""
     assert process.stderr is not None
     for line in process.stderr:
         if text in line:
@@ -115,7 +115,7 @@ def wait_for(process: subprocess.Popen[bytes], text: bytes) -> None:
 
 @contextmanager
 def made(count: int, life_s: float = 0.0, pause_s: float = 0.005) -> Iterator[None]:
-    """So many VMs; they end with the block, if they do not before."""
+    """Run `count` VMs, until the block ends or before."""
     command = [VMM, "-m", "bench.kvm_vms", str(count), str(life_s), str(pause_s)]
     with subprocess.Popen(
         command, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
@@ -130,7 +130,7 @@ def made(count: int, life_s: float = 0.0, pause_s: float = 0.005) -> Iterator[No
 
 
 def an_exit(report: Report) -> None:
-    """The same exits with the programs and without, in turn."""
+    """Measure the same exits alternately with the programs and without."""
     vcpu = kvm_vms.Guest().vcpu(0)
     with_programs, without = [], []
     for _ in range(ROUNDS):
@@ -138,7 +138,7 @@ def an_exit(report: Report) -> None:
         counters = BpfCounters()
         with_programs.append(exit_ns(vcpu))
         counters.close()
-    counted, bare = min(with_programs), min(without)  # what else the machine does only ever adds
+    counted, bare = min(with_programs), min(without)  # other work of the machine only adds to them
     report.row("an exit to the VMM, counted", counted, "ns", peer=Peer("not counted", bare))
     report.row("counting it", counted - bare, "ns", at_most=EXIT_BAR_NS)
 
@@ -151,12 +151,12 @@ def exit_ns(vcpu: int) -> float:
 
 
 def memory(report: Report) -> None:
-    """What a sink keeps for a store that is away, of VMs with all series that rondo-attach knows."""
+    """Measure a sink's memory while the store is away, for VMs with all series of rondo-attach."""
     series = (*SERIES, *CPU, *NET)
     layout = struct.Struct(f"<{len(series)}d")
     before = resident_bytes(os.getpid())
     with select.epoll() as epoll, tempfile.TemporaryDirectory() as folder:
-        logging.disable()  # it says that there is no store, and that ticks are dropped
+        logging.disable()  # warnings of the missing store, and of dropped ticks
         sink = StoreSink(epoll, UnixAddress(f"{folder}/none"), "none")
         header = Header("vm", 1, (), 1000, series)
         sessions = [sink.begin(header._replace(instance=f"vm-{number}")) for number in range(AWAY_VMS)]
@@ -174,7 +174,7 @@ def memory(report: Report) -> None:
 
 
 def start(report: Report) -> None:
-    """Until it counts, and would receive the next event."""
+    """Measure the start, until it counts and receives events."""
     took = []
     for _ in range(STARTS):
         began = time.perf_counter()

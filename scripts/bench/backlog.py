@@ -1,9 +1,9 @@
-"""A push of an hour that was never delivered: its memory, its time, and that it comes to an end.
+"""The cost of a push of an undelivered hour: its memory and its time.
 
     scripts/bench.py backlog [--sessions 300] [--hours 1]
 
-The receiver is one that takes everything: what is measured is the sender. Its peak is the one that the
-kernel has noted for that process alone (VmHWM, proc(5)).
+The receiver accepts everything, so only the sender is measured. Its peak is the kernel's for that process
+(VmHWM, proc(5)).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rondo_tools.stream import Header
 BAR_MIB = 150
 HOUR_S = 3600
 
-# rondo-push, which says at its end how much memory it had at most.
+# rondo-push, which prints its peak of memory at the end.
 PUSH = """
 import re, sys
 from rondo_tools.push.cli import main
@@ -40,7 +40,7 @@ sys.exit(status)
 
 
 def lives(sessions: int, seconds: int, end_ms: int) -> Iterator[Life]:
-    """VMs that live side by side: counters that climb, gauges that tremble."""
+    """VMs at the same time, with growing counters and fluctuating gauges."""
     random = np.random.default_rng(1)
     begin_ms = end_ms - (seconds - 1) * 1000
     values = random.normal(5000, 300, (seconds, len(SERIES))).round(3)
@@ -55,7 +55,7 @@ def lives(sessions: int, seconds: int, end_ms: int) -> Iterator[Life]:
 def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench.py backlog", description="Measure a push of a long backlog.")
     parser.add_argument("--sessions", type=int, default=300, help="VMs (default: 300)")
-    parser.add_argument("--hours", type=float, default=1, help="that nothing was delivered (default: 1)")
+    parser.add_argument("--hours", type=float, default=1, help="undelivered hours (default: 1)")
     own = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name, Sink() as sink:
         folder, now_ms = Path(name), time.time_ns() // 1_000_000
@@ -70,7 +70,7 @@ def main(report: Report, arguments: list[str]) -> None:
         )
         out, err = process.communicate()
         wall = time.monotonic() - before
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # of this push alone: nothing else ran
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # of this push: there was no other child
         said = re.search(rb"(\d+) samples? sent, 0 rejected, 0 unclear", err)
         if process.returncode or said is None or int(said[1]) != samples:
             raise RuntimeError(f"not all of {samples} samples were delivered: {err.decode()}")

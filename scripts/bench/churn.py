@@ -1,9 +1,9 @@
-"""Lives of five ticks over the Unix socket, a connection each, acknowledged, beside steady VMs.
+"""The cost of lives of five ticks over the Unix socket, a connection each, acknowledged, beside steady VMs.
 
     scripts/bench.py churn [--seconds 60] [--rate 200] [--steady 200]
 
-So many begin each second. First each sends all it has at once, then each sends a tick a second. CPU
-time is the store's own, less what the steady VMs alone cost it.
+`--rate` lives begin each second. In the first run each sends all its ticks at once, in the second a tick a
+second. CPU time is the store's own, less that for the steady VMs alone.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from rondo_tools.catalog import SERIES
 from rondo_tools.store.reader import Store
 
 TICKS = 5
-ALONE_S = 15  # how long the steady VMs are watched alone
+ALONE_S = 15  # time for the steady VMs alone
 VALUES = bytes(8 * len(SERIES))
 BAR_AT_ONCE_MS, BAR_SPREAD_MS = 0.3, 0.6
 
 
 class Message(NamedTuple):
-    """`at_s` is when it is due, after the beginning; `number` the place among its VM's messages."""
+    """`at_s` is its due time since the beginning; `number` its place among the VM's messages."""
 
     at_s: float
     vm: str
@@ -39,7 +39,7 @@ class Message(NamedTuple):
 
 
 class Producers:
-    """Sends what is due, each VM on a connection of its own, and waits for acknowledgements."""
+    """Sends due messages, each VM on its own connection, and waits for acknowledgements."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -61,7 +61,7 @@ class Producers:
             del self._peers[vm]
 
     def wait(self, seconds: float) -> None:
-        """Take acknowledgements for so long."""
+        """Take acknowledgements for `seconds`."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if not self._unacknowledged.get_map():
@@ -75,7 +75,7 @@ class Producers:
                 peer.close()
 
     def finish(self, vms: list[str]) -> None:
-        """Close the steady ones, and wait for all."""
+        """Close the steady VMs' connections, and wait for all acknowledgements."""
         for vm in vms:
             self.send(vm, b"", is_last=True)
         while self._unacknowledged.get_map():
@@ -86,9 +86,9 @@ def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="bench.py churn", description="Measure short lives over the socket."
     )
-    parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
+    parser.add_argument("--seconds", type=int, default=60, help="duration (default: 60)")
     parser.add_argument("--rate", type=int, default=200, help="lives that begin each second (default: 200)")
-    parser.add_argument("--steady", type=int, default=200, help="VMs that live on (default: 200)")
+    parser.add_argument("--steady", type=int, default=200, help="VMs that do not end (default: 200)")
     own = parser.parse_args(arguments)
     raise_descriptor_limit()
     for what, spread, bar in (("sent at once", 0, BAR_AT_ONCE_MS), ("a tick a second", 1, BAR_SPREAD_MS)):
@@ -100,7 +100,7 @@ def main(report: Report, arguments: list[str]) -> None:
 
 
 def churn(folder: Path, seconds: int, rate: int, steady: int, spread_s: float) -> tuple[int, float, int]:
-    """(lives, the CPU seconds that they cost, ticks lost)."""
+    """(lives, their CPU seconds, ticks lost)."""
     address, store = f"{folder}/sock", folder / "store"
     with serving(store, address, "--no-health") as pid:
         producers = Producers(address)
@@ -129,7 +129,7 @@ def churn(folder: Path, seconds: int, rate: int, steady: int, spread_s: float) -
 
 
 def steady_messages(names: list[str], first: int, seconds: int) -> list[Message]:
-    """A tick a second of each, spread over the second; `first` is how many each has sent."""
+    """A tick a second of each VM, spread over the second; `first` is the number of ticks sent before."""
     return [
         Message(second + number / len(names), vm, first + second + 1)
         for second in range(seconds)
@@ -138,7 +138,7 @@ def steady_messages(names: list[str], first: int, seconds: int) -> list[Message]
 
 
 def run_all(producers: Producers, due: list[Message], start_ms: int) -> None:
-    """Send everything at its time; a job's index is its tick, 0 its header, -1 all of it."""
+    """Send each message at its time; a message's number is its tick, 0 its header, -1 all of it."""
     heapq.heapify(due)
     begin = time.monotonic()
     while due:

@@ -1,9 +1,9 @@
-"""Measure what the dashboards and rules cost a Prometheus that holds the last five minutes of many VMs.
+"""The cost of dashboards and rules for a Prometheus with the last five minutes of many VMs.
 
     scripts/bench.py dashboards [--vms 1000]
 
-CPU time of the Prometheus' process, for one look at each dashboard as it opens (five minutes in steps of
-a second), and for one evaluation of all rules.
+CPU time of the Prometheus' process for one view of each dashboard (five minutes in steps of a second), and
+for one evaluation of all rules.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SECONDS = 300
 
 
 def lives(vms: int, end_ms: int) -> Iterator[Life]:
-    """VMs that have all run for so long."""
+    """VMs that all run for the whole time."""
     random = np.random.default_rng(1)
     start_ms = end_ms - 1000 * SECONDS
     for number in range(vms):

@@ -1,10 +1,10 @@
-"""What rondo-feed costs: 4,000 series once a second, from an exporter's page and from standard input.
+"""The cost of rondo-feed: 4,000 series once a second, from an exporter's page and from standard input.
 
-    scripts/bench.py feed [--seconds 20]    how long each is fed
+    scripts/bench.py feed [--seconds 20]    duration of each
 
 Strategy: the page is like a node-exporter's: names with labels, a third of its values changes each second.
-rondo-feed sends to a real rondo-store; its CPU time is its process's own. Beside it stands what the parser of
-prometheus_client takes for the same page.
+rondo-feed sends to a real rondo-store; its CPU time is its process's own. The peer is the parser of
+prometheus_client for the same page.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SETTLE_S = 3.0  # imports, the first page, the first header
 
 def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench.py feed", description="Measure rondo-feed.")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long each is fed (default: 20)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="duration of each (default: 20)")
     seconds = parser.parse_args(arguments).seconds
     page = Page()
     text = page.text()
@@ -54,7 +54,7 @@ def main(report: Report, arguments: list[str]) -> None:
 
 
 class Page:
-    """A page that changes: `text` is the next one."""
+    """A page that changes: `text` returns the next one."""
 
     def __init__(self) -> None:
         self._random = random.Random(1)
@@ -79,7 +79,7 @@ class Page:
 
 @contextmanager
 def served(page: Page) -> Iterator[str]:
-    """An exporter with that page; yields its URL."""
+    """An exporter with `page`; yields its URL."""
 
     def answer(_request: BaseHTTPRequestHandler, _body: bytes) -> Reply:
         return 200, {"Content-Type": "text/plain; version=0.0.4"}, page.text().encode()
@@ -89,7 +89,7 @@ def served(page: Page) -> Iterator[str]:
 
 
 def share(command: list[str], page: Page | None, seconds: float) -> float:
-    """CPU time of a rondo-feed in percent of a core; it is given a page each second, if there is one."""
+    """CPU time of a rondo-feed in percent of a core; without a URL it gets `page` each second."""
     pipe = subprocess.DEVNULL if page is None else subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe) as process:
         try:
@@ -105,14 +105,14 @@ def share(command: list[str], page: Page | None, seconds: float) -> float:
 
 
 def failed(store: Path) -> int:
-    """How many scrapes brought no page."""
+    """The number of scrapes without a page."""
     (session,) = (one for one in Store(store).sessions() if one.instance == "scraped")
     place = [series.name for series in session.header.series].index("up")
     return int((session.rows().values[:, place] == 0).sum())
 
 
 def say(process: subprocess.Popen[bytes], page: Page | None, seconds: float) -> None:
-    """Let so much time pass, with a page in each second."""
+    """Let `seconds` pass, with a page in each second."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if page is not None:

@@ -1,9 +1,9 @@
-"""Is the cost of a tick flat: however old its session is, and however many there are beside it?
+"""The cost of a tick by the age of its session, and by the number of sessions: is it flat?
 
-CPU time, user and system, of a live tick of the catalogue's sixteen series as rondo-store treats it:
-decode, write, tell, and at the end of five minutes roll up; without the system call that reads. Time is
-simulated. All ages, and all numbers of sessions, are measured in turn, five minutes of their time each,
-and again: the median of the rounds. So what else the machine does falls on all alike.
+CPU time, user and system, of a live tick of the catalogue's sixteen series in rondo-store: decode, write,
+report, and roll up every five minutes; without the system call that reads. Time is simulated. All ages, and
+all numbers of sessions, are measured alternately, five minutes of their time each, in several rounds: the
+median. So other work of the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ AGES = {
 AGE_ROUNDS = 100
 SESSIONS = (1, 10, 100, 1000)
 SESSION_ROUNDS = 12
-WINDOW = 300  # ticks: what is measured at once ends with the roll-up of all tiers
-TOGETHER = 9000  # ticks at least, of all of a number of sessions
-BULK = 4000  # ticks at once, up to an age
+WINDOW = 300  # ticks of one measurement, which ends with the roll-up of all tiers
+TOGETHER = 9000  # the least number of ticks of all sessions together
+BULK = 4000  # ticks fed at once to reach an age
 TICK = len(messages(0, 1))
 
 AGE, AT_ONCE = "a live tick, age of its session: ", "a live tick, sessions at once: "
 
 Figures = dict[str, float]
-"""Microseconds a tick, by age, or by how many sessions there are."""
+"""Microseconds a tick, by age, or by the number of sessions."""
 
 
 def main(report: Report, arguments: list[str]) -> None:
@@ -66,7 +66,7 @@ def main(report: Report, arguments: list[str]) -> None:
 
 
 def aging() -> Figures:
-    """A session of each age, fed in bulk up to it, and live from there."""
+    """Measure a session of each age: fed in bulk up to that age, then live."""
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
         stores = [_opened(f"{folder}/{age}") for age in AGES.values()]
         sessions = [_begin(store, name) for store, name in zip(stores, AGES, strict=True)]
@@ -88,7 +88,7 @@ def aging() -> Figures:
 
 
 def side_by_side() -> Figures:
-    """So many sessions, a tick of each in turn, in a store of their own."""
+    """Measure different numbers of sessions, a tick of each by turns, each number in its own store."""
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
         stores = {count: _opened(f"{folder}/{count}") for count in SESSIONS}
         groups = {
@@ -120,7 +120,7 @@ def _begin(store: OpenStore, instance: str) -> Intake:
 
 
 def _live(store: OpenStore, intakes: list[Intake], first: int, count: int) -> float:
-    """µs a tick, of `count` ticks of each; each turn has a tick of all, and ends with one write."""
+    """µs a tick, for `count` ticks of each session; each turn has a tick of all, and one write."""
     data, keeper = messages(first, count), store.keeper
     read, write = os.pipe()
     watermarks = Watermarks(write)
@@ -142,7 +142,7 @@ def _live(store: OpenStore, intakes: list[Intake], first: int, count: int) -> fl
 
 
 def draw(rows: Sequence[Row], picture: Path) -> None:
-    """Both curves, in one picture, from zero."""
+    """Draw both curves in one picture, with scales from zero."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

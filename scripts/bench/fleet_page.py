@@ -1,9 +1,8 @@
-"""The scrape way: the series of many VMs as the page of one exporter, made with prometheus_client.
+"""The peer that is scraped: the series of many VMs as the page of one exporter, with prometheus_client.
 
     python -m bench.fleet_page VMS BEGIN_MS      prints its port; GET /metrics, and GET /bytes sent so far
 
-A page is made when it is asked for, of values that are there: what an exporter pays to get at them is
-not in it.
+Each request makes a page from existing values: an exporter's cost to collect them is not included.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A week in a store: what it takes on the disk, and what reading one VM of many costs.
+"""A week in a store: its size on the disk, and the cost of reading one VM of many.
 
     scripts/bench.py history [--vms 1000 10000]
 
-The week is simulated, with a roll-up every five minutes. The disk's is one VM's at a tick a second. For
-reading, so many VMs have a tick each five minutes, and each ten seconds in the last six hours: the
-coarse tiers then have the rows that they would have of a tick a second.
+The week is simulated, with a roll-up every five minutes. The size is that of one VM with a tick a second. For
+reading, many VMs have a tick every five minutes, and every ten seconds in the last six hours: the coarse
+tiers then have the same rows as with a tick a second.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def main(report: Report, arguments: list[str]) -> None:
 
 
 def read_cpu_s(store: Path, number: int, tier: int) -> float:
-    """Of the command that prints all of one series of one VM."""
+    """CPU time of the command that prints one series of one VM."""
     selector = f'vmm_rss_bytes{{instance="vm-{number}"}}'
     read = program("rondo-query", store, "read", selector, "--tier", str(tier), "--format", "csv")
     return least(ROUNDS, lambda: command_cpu_s(read))
 
 
 def start_up_s(tier: int) -> float:
-    """The same of a store that holds one tick."""
+    """The same for a store with one tick."""
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name:
         one_tick(Path(name))
         return read_cpu_s(Path(name), 0, tier)
@@ -75,7 +75,7 @@ def one_tick(store: Path) -> None:
 
 
 class Week:
-    """VMs that live side by side in a store at `path`, up to now, by a simulated clock."""
+    """VMs in a store at `path`, all up to now, by a simulated clock."""
 
     def __init__(self, path: Path, vms: int) -> None:
         self._path, self._vms = path, vms
@@ -84,7 +84,7 @@ class Week:
         self._values = [row.tobytes() for row in np.random.default_rng(1).random((WINDOW_S, len(SERIES)))]
 
     def live(self, tick_s: Callable[[int], int]) -> None:
-        """`tick_s` gives the seconds between ticks, of the seconds that are left."""
+        """Write the week; `tick_s` returns the seconds between ticks for the seconds left."""
         with OpenStore(
             self._path,
             now_ms=lambda: self._now_ms,
@@ -109,7 +109,7 @@ class Week:
 
 @contextmanager
 def no_waits() -> Iterator[None]:
-    """A store that is only made to be read needs no waiting for the disk."""
+    """Do not sync: the store is only read afterwards."""
     with mock.patch.object(os, "fsync"), mock.patch.object(os, "fdatasync"):
         yield
 

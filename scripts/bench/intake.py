@@ -1,4 +1,4 @@
-"""What a stream costs from its bytes to the journal: decoding, sessions, and the write of each turn."""
+"""The cost of a stream from its bytes to the journal: decoding, sessions, and the write of each turn."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def cpu_of(work: Callable[[], None]) -> float:
 
 
 def best_of(rounds: int, work: Callable[[int], None]) -> float:
-    """CPU seconds of the cheapest round; each has its number."""
+    """CPU seconds of the cheapest round; `work` gets the round's number."""
     numbers = iter(range(rounds))
     return least(rounds, lambda: cpu_of(partial(work, next(numbers))))
 

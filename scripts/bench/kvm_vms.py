@@ -1,10 +1,10 @@
-"""COUNT processes, each a VM with two vCPUs in threads of their own, that make some exits a second.
+"""Runs COUNT processes, each a VM with two vCPU threads that make some exits a second.
 
     python -m bench.kvm_vms COUNT LIFE_S PAUSE_S
 
-They are forks, with no guest memory but a page, so a thousand fit into a small machine. A process ends
-LIFE_S after it began, or with its standard input if that is 0; the next begins PAUSE_S later. "made" is
-printed when all have begun, and the command ends when all have ended.
+They are forks with one page of guest memory, so a thousand fit into a small machine. A process ends LIFE_S
+after it began, or, if that is 0, at the end of standard input; the next begins PAUSE_S later. It prints
+"made" when all have begun, and ends when all have ended.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import threading
 import time
 
 VCPUS = 2
-EXITS = 5  # of a vCPU, each second
+EXITS = 5  # of a vCPU each second
 _CREATE_VM, _CREATE_VCPU, _RUN = 0xAE01, 0xAE41, 0xAE80
 _GET_VCPU_MMAP_SIZE, _SET_MEMORY = 0xAE04, 0x4020AE46
-_TOP = 0xFFFF_F000  # the last page below 4 GiB, where a processor begins
+_TOP = 0xFFFF_F000  # the last page below 4 GiB, with the reset vector
 _LOOP = b"\xee\xeb\xfd"  # 1: out dx, al; jmp 1b
 
 
 class Guest:
-    """A VM whose vCPUs write to a port, and do nothing else."""
+    """A VM whose vCPUs only write to a port."""
 
     def __init__(self) -> None:
         self._kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)

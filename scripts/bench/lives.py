@@ -1,4 +1,4 @@
-"""Lives of five seconds, the VMs that rondo is for: what the store and a first delivery cost.
+"""Lives of five seconds, the VMs that rondo is for: the cost of the store and of a first delivery.
 
 scripts/bench.py lives [--lives N]       20,000 by default, twenty begin each second
 """
@@ -22,11 +22,11 @@ from rondo_tools.catalog import SERIES
 from rondo_tools.stream import End, Header, Tick
 
 TICKS = 5
-A_SECOND = 20  # lives that begin
+A_SECOND = 20  # lives that begin each second
 
 
 def messages(lives: int, end_ms: int, a_second: int = A_SECOND) -> Iterator[bytes]:
-    """The streams of all lives, one after another; so many begin each second."""
+    """The streams of all lives in sequence; `a_second` begin each second."""
     random = np.random.default_rng(1)
     for number in range(lives):
         start_ms = end_ms - TICKS * 1000 - (lives - number) * 1000 // a_second
@@ -38,7 +38,7 @@ def messages(lives: int, end_ms: int, a_second: int = A_SECOND) -> Iterator[byte
 
 def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench.py lives", description="Measure lives of five seconds.")
-    parser.add_argument("--lives", type=int, default=20_000, help="how many (default: 20000)")
+    parser.add_argument("--lives", type=int, default=20_000, help="their number (default: 20000)")
     count = parser.parse_args(arguments).lives
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name, Sink() as sink:
         store, data = Path(name) / "store", Path(name) / "stream"

@@ -1,4 +1,4 @@
-"""How the benches measure a process, and the programs that they start."""
+"""Measuring a process, and starting programs, for the benches."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from devtools import ROOT
 
 
 def program(name: str, *arguments: str | Path, checkout: Path = ROOT) -> list[str]:
-    """The command line of one of rondo's tools, of this checkout or another."""
+    """The command line of one of rondo's tools, in this checkout or another."""
     return [sys.executable, str(checkout / "bin" / name), *map(str, arguments)]
 
 
 def process_cpu_s(pid: int) -> float:
-    """CPU time, user and system, of a process that runs: utime and stime of proc(5)."""
+    """CPU time, user and system, of a running process: utime and stime of proc(5)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_ns(pid: int) -> int:
-    """The same by its CPU clock, which is finer."""
-    return time.clock_gettime_ns(~pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
+    """The same by the CPU clock, which is finer."""
+    return time.clock_gettime_ns(~pid << 3 | 2)  # the value of clock_getcpuclockid(3)
 
 
 def resident_bytes(pid: int) -> int:
@@ -35,7 +35,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def command_cpu_s(command: list[str], stdin: Path | None = None) -> float:
-    """CPU time, user and system, of a command that has to end well; what it prints is thrown away."""
+    """CPU time, user and system, of a command that must succeed; its output is discarded."""
     with (stdin or Path(os.devnull)).open("rb") as standard_input:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, stdin=standard_input, stdout=subprocess.DEVNULL, check=True)
@@ -44,7 +44,7 @@ def command_cpu_s(command: list[str], stdin: Path | None = None) -> float:
 
 
 def least(rounds: int, work: Callable[[], float]) -> float:
-    """The least of several rounds: what else the machine does only ever adds."""
+    """The least of several rounds, because other work of the machine only adds to them."""
     return min(work() for _ in range(rounds))
 
 
@@ -53,7 +53,7 @@ def disk_bytes(folder: Path) -> int:
 
 
 def raise_descriptor_limit() -> int:
-    """As many descriptors as we may have, also for the processes that we start; how many that is."""
+    """Raise the limit of descriptors to its maximum, also for child processes; returns it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -61,7 +61,7 @@ def raise_descriptor_limit() -> int:
 
 @contextmanager
 def serving(store: Path, address: str, *flags: str, checkout: Path = ROOT) -> Iterator[int]:
-    """A rondo-store that listens on the Unix socket at `address`; yields its process number."""
+    """A rondo-store that listens on the Unix socket at `address`; yields its process id."""
     command = program("rondo-store", store, "-q", *flags, "--listen", f"unix:{address}", checkout=checkout)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
@@ -76,7 +76,7 @@ def serving(store: Path, address: str, *flags: str, checkout: Path = ROOT) -> It
 
 @contextmanager
 def serving_http(store: Path) -> Iterator[tuple[int, int]]:
-    """A rondo-serve that listens on loopback; yields its port and its process number."""
+    """A rondo-serve that listens on loopback; yields its port and its process id."""
     command = program("rondo-serve", store, "--listen", "tcp:127.0.0.1:0")
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:

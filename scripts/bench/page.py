@@ -1,12 +1,12 @@
-"""rondo-serve's page beside a store of many VMs, a tick a second each: for nobody, one viewer and twenty.
+"""The cost of rondo-serve's page for a store of many VMs, a tick a second each: without viewers, one, twenty.
 
     scripts/bench.py page [--vms 1000] [--seconds 20]
 
-A rondo-store that serves has ten minutes of the VMs behind it, and gets their ticks on a connection each,
-spread over the second. A viewer asks as the page does, once a second, for what has changed. CPU time is
-rondo-serve's own. A redraw is measured in a real Chromium: from the answer's text to the end of the frame
-that shows it. At last, all that rondo-serve has is asked for at full speed, while one more producer sends
-a tick, waits until it is taken, and sends the next.
+A serving rondo-store has ten minutes of the VMs, and gets their ticks on a connection each, spread over the
+second. A viewer requests the changes once a second, like the page. CPU time is rondo-serve's own. A redraw is
+measured in a real Chromium: from the answer's text to the end of the frame that shows it. Finally rondo-serve
+answers requests at full speed, while one more producer sends a tick, waits until it is stored, and sends the
+next.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main(report: Report, arguments: list[str]) -> None:
 
 @contextmanager
 def fed(address: str, host: Host) -> Iterator[None]:
-    """The VMs live on meanwhile, in a process of their own."""
+    """Continue the VMs meanwhile, in a process of their own."""
     joined, over = multiprocessing.Event(), multiprocessing.Event()
     process = multiprocessing.Process(target=feed, args=(address, host, joined, over), daemon=True)
     process.start()
@@ -116,14 +116,14 @@ def feed(address: str, host: Host, joined: Event, over: Event) -> None:
 
 
 class Viewer:
-    """Asks for what the page asks for."""
+    """Makes the same requests as the page."""
 
     def __init__(self, port: int) -> None:
         self._connection = HTTPConnection("127.0.0.1", port, timeout=300)
         self._seen = 0
 
     def ask(self) -> int:
-        """How many bytes the answer has, compressed."""
+        """The compressed size of the answer."""
         path = f"/api/v1/live?since={self._seen}"
         self._connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
         answer = self._connection.getresponse()
@@ -168,7 +168,7 @@ def viewers(report: Report, port: int, pid: int, seconds: int, of: str) -> None:
 
 
 def cpu_s_a_second(pid: int, some: list[Viewer], seconds: int, sizes: list[int] | None = None) -> float:
-    """Of rondo-serve, while each of the viewers asks once a second, one after another."""
+    """CPU time of rondo-serve a second, while each viewer asks once a second, one after another."""
     begin_s, before_ns = time.monotonic(), cpu_ns(pid)
     for second in range(seconds):
         for number, viewer in enumerate(some):
@@ -230,7 +230,7 @@ def busy_s(session: Any) -> float:
 
 
 def waits(report: Report, path: Path, address: str, seconds: int) -> None:
-    """Of a tick, without a rondo-serve and beside one that has no rest."""
+    """A tick's wait, without rondo-serve and beside one under full load."""
     one = Watched(address)
     one.tick_for(seconds)
     alone = one.waits()
@@ -252,7 +252,7 @@ def waits(report: Report, path: Path, address: str, seconds: int) -> None:
 
 
 def hammer(port: int, over: Event) -> None:
-    """Pages that open and go on, and remote-reads of all VMs, without a pause."""
+    """Request pages, their changes, and remote-reads of all VMs, without a pause."""
     while not over.is_set():
         viewer = Viewer(port)
         for _ in range(3):

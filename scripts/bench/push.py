@@ -1,17 +1,16 @@
-"""Measure rondo-push: its encoder, one push of many VMs, and how soon an exit can be queried.
+"""The cost of rondo-push: its encoder, one push of many VMs, and the delay until an exit can be queried.
 
     scripts/bench.py push [--sessions 1000] [--rounds 5]
 
-The samples are those of VMs with the 16 series of the catalogue: counters that climb, gauges that
-tremble, some without a value. CPU time, best of the rounds, for the machine may be busy with other
-things. The plain way of encoding is protobuf's `add`, in the same run; both are decoded and compared.
+The samples are those of VMs with the 16 series of the catalogue: growing counters, fluctuating gauges, some
+without a value. CPU time is the least of the rounds, because the machine may be busy. The peer of the encoder
+is protobuf's `add`, in the same run; both results are decoded and compared.
 
-From the store to the bodies it is measured as a daemon does it at every interval: it knows the
-sessions from the time before, all rings have come round, and it looks for changes, reads what is new
-since the cursor, and makes the bodies of it. A push that knows nothing yet, as cron starts it, is
-measured as a whole, with the programs on both sides.
+The way from the store to the bodies is measured like a daemon's at each interval: it knows the sessions from
+the last time, looks for changes, reads the new data since the cursor, and makes the bodies. A push from cron,
+which has no state in memory, is measured as a whole, with the programs on both sides.
 
-What needs a Prometheus is left out, and it says so, where none can be had.
+Figures that need a Prometheus are left out, with a note, if none is available.
 """
 
 from __future__ import annotations
@@ -48,11 +47,11 @@ from rondo_tools.stream import Header
 STALE = struct.unpack("<d", struct.pack("<Q", STALE_NAN))[0]
 MAX_SAMPLES = 10_000  # rondo-push's own default for one request
 PUSHED_ROWS = 10
-LIFE_S = 15  # of the VM whose exits are waited for
+LIFE_S = 15  # of the VM whose exits are queried
 
 
 def blocks(sessions: int, rows: int) -> list[Block]:
-    """What `rows` seconds of so many VMs look like."""
+    """The blocks of `rows` seconds of `sessions` VMs."""
     random = np.random.default_rng(1)
     made = []
     for number in range(sessions):
@@ -70,13 +69,13 @@ def blocks(sessions: int, rows: int) -> list[Block]:
 
 
 def requests(all_blocks: list[Block]) -> list[list[Block]]:
-    """As many blocks in each as fit in one request."""
+    """Groups of as many blocks as fit in one request."""
     each = max(1, MAX_SAMPLES // all_blocks[0].values.size)
     return [all_blocks[at : at + each] for at in range(0, len(all_blocks), each)]
 
 
 def plain(batch: list[Block]) -> bytes:
-    """The same request the plain way: protobuf's own `add`, sample by sample."""
+    """The same request by protobuf's `add`, sample by sample."""
     request = WriteRequest()
     for block in batch:
         for labels, column in zip(block.series_set.labels, block.values.T.tolist(), strict=True):
@@ -89,7 +88,7 @@ def plain(batch: list[Block]) -> bytes:
 
 
 def cpu_s(work: Callable[[], object], rounds: int) -> float:
-    """CPU time of the cheapest of so many rounds."""
+    """CPU time of the cheapest round."""
 
     def once() -> float:
         before = time.process_time()
@@ -100,7 +99,7 @@ def cpu_s(work: Callable[[], object], rounds: int) -> float:
 
 
 def store_of(path: Path, all_blocks: list[Block], end_ms: int) -> None:
-    """A store of these sessions, their last tick at `end_ms`; a VM a turn, as they come from sockets."""
+    """Make a store of these sessions, with last ticks at `end_ms`; a VM a turn, like from sockets."""
     lives = []
     for number, block in enumerate(all_blocks):
         t_ms = block.t_ms - block.t_ms[-1] + end_ms
@@ -110,7 +109,7 @@ def store_of(path: Path, all_blocks: list[Block], end_ms: int) -> None:
 
 
 def at_an_interval(path: Path) -> Callable[[], int]:
-    """What a daemon does between the store and the network when all of a store is new; returns samples."""
+    """A daemon's work from the store to the bodies, if the whole store is new; it returns the samples."""
     store = open_store(path)
 
     def push() -> int:
@@ -128,7 +127,7 @@ def at_an_interval(path: Path) -> Callable[[], int]:
                     samples += batch.samples
         return samples
 
-    push()  # what is kept of labels is kept by then
+    push()  # fills the cache of labels
     return push
 
 
@@ -138,7 +137,7 @@ def each(make: Callable[[list[Block]], bytes], batches: list[list[Block]]) -> No
 
 
 def encoding(report: Report, sessions: int, rounds: int) -> None:
-    """The encoder beside the plain way, which it equals; and all between the store's files and the bodies."""
+    """Measure the encoder beside protobuf, with equal results; and the way from the store to the bodies."""
     for rows, bar in ((10, 5.0), (60, 8.0)):
         made = blocks(sessions, rows)
         batches = requests(made)
@@ -169,7 +168,7 @@ def encoding(report: Report, sessions: int, rounds: int) -> None:
 
 
 def one_push(report: Report, prometheus: Prometheus, folder: Path, sessions: int) -> None:
-    """One push of so many VMs: what it costs here, and there."""
+    """Measure one push of `sessions` VMs: its cost here, and in Prometheus."""
     now_ms = time.time_ns() // 1_000_000
     store_of(folder / "full", blocks(sessions, PUSHED_ROWS), now_ms - 10_000)
     store_of(folder / "empty", [], now_ms)
@@ -185,22 +184,22 @@ def one_push(report: Report, prometheus: Prometheus, folder: Path, sessions: int
 
 
 def latency(report: Report, prometheus: Prometheus, folder: Path) -> None:
-    """From a tick of a VM to the moment at which a query shows it."""
+    """Measure the time from a VM's tick to a query that returns it."""
     commands = (
         ["rondo-vmm", "--duration", f"{LIFE_S}s", "--instance", "bench", "--serial", "none"],
         ["rondo-store", str(folder / "live")],
         ["rondo-push", "--remote-write", prometheus.write_url, "--interval", "1s"],
     )
     running: list[subprocess.Popen[bytes]] = []
-    seen: dict[int, float] = {}  # when each tick was first shown
+    seen: dict[int, float] = {}  # the time at which each tick was first returned
     try:
         for command in commands:
             stdin = running[-1].stdout if running else subprocess.DEVNULL
             stdout = subprocess.PIPE if command is not commands[-1] else None
             running.append(subprocess.Popen(program(*command), stdin=stdin, stdout=stdout))
             if len(running) > 1 and (handed_on := running[-2].stdout) is not None:
-                handed_on.close()  # the next process has it now
-        while running[0].poll() is None:  # the last ticks are pushed at once: they would flatter
+                handed_on.close()  # the next process has inherited it
+        while running[0].poll() is None:  # not the last ticks, which are pushed at once
             for result in prometheus.query('timestamp(vmm_uptime_seconds{instance="bench"})'):
                 seen.setdefault(round(float(result["value"][1]) * 1000), time.time())
             time.sleep(0.02)
@@ -225,7 +224,7 @@ def latency(report: Report, prometheus: Prometheus, folder: Path) -> None:
 def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench.py push", description="Measure rondo-push.")
     parser.add_argument("--sessions", type=int, default=1000, help="VMs (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the best counts (default: 5)")
     own = parser.parse_args(arguments)
     encoding(report, own.sessions, own.rounds)
     try:

@@ -1,13 +1,13 @@
-"""rondo-attach and real QEMUs: who sees VMs of a second, and what a QMP socket costs.
+"""rondo-attach and real QEMUs: VMs of a second, and the cost of a QMP socket.
 
     scripts/bench.py qemu
 
-Strategy: fifty QEMUs run two at a time, with as many port exits each as take about a second. A
-rondo-attach watches them and sends to a rondo-store. Beside it two of Debian's prometheus-process-exporter
-know a VM by the name on its command line; one is scraped every second, one every 15 s, as Prometheus scrapes.
-An exporter looks at /proc when it is scraped, so a VM is seen by a scrape that shows its process.
+Strategy: fifty QEMUs run two at a time, with as many port exits each as take about a second. rondo-attach
+watches them and sends to a rondo-store. The peers are two of Debian's prometheus-process-exporter, which
+identify a VM by the name on its command line; one is scraped every second, one every 15 s, like Prometheus
+does. An exporter reads /proc when it is scraped, so a scrape sees a VM if it shows its process.
 
-What QMP costs is rondo-attach's CPU time with the sockets of QEMUs that sleep, and without, in turn.
+The cost of QMP is rondo-attach's CPU time with the sockets of sleeping QEMUs, less that without, alternately.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from devtools.programs import fetch
 from rondo_tools.store.reader import Store
 
 VMS, AT_ONCE = 50, 2
-LOOP_EXITS = 3  # of the guest beside its loop: 'S', 'E' and the way out
+LOOP_EXITS = 3  # of the guest besides its loop: 'S', 'E' and the exit device
 CALIBRATION = 100_000
-LOOP_S = 0.8  # what QEMU's own start leaves of a second
+LOOP_S = 0.8  # a second without QEMU's own start
 SCRAPES_S = (1.0, 15.0)
 QMP_VMS, ROUNDS = 10, 3
 PATIENCE_S = 60.0
@@ -80,7 +80,7 @@ def main(report: Report, arguments: list[str]) -> None:
 
 
 class Life(NamedTuple):
-    """What the store has of a VM."""
+    """A VM's data in the store."""
 
     ticks: int
     seconds: float
@@ -122,7 +122,7 @@ def short_lives(report: Report, program: Path, exits: int, folder: Path) -> None
 
 
 def start(program: Path, name: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
-    """A QEMU without devices but the debug console and the way out of exit_loop's guest."""
+    """A QEMU with only the debug console and the exit device of exit_loop's guest."""
     return subprocess.Popen(
         [
             *(program, "-name", f"guest={name}", "-nodefaults", "-no-user-config", "-display", "none"),
@@ -132,12 +132,12 @@ def start(program: Path, name: str, *arguments: str | Path) -> subprocess.Popen[
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,  # what this host's processor lacks
+        stderr=subprocess.DEVNULL,  # warnings of features that this processor lacks
     )
 
 
 def stored(folder: Path, names: list[str]) -> list[Life]:
-    """The lives that a store has, when all of these have ended, or after some patience."""
+    """The lives in a store, once all of these have ended, or after a time-out."""
     until_s = time.monotonic() + PATIENCE_S
     while True:
         sessions = [one for one in Store(folder).sessions() if one.instance in names]
@@ -155,7 +155,7 @@ def stored(folder: Path, names: list[str]) -> list[Life]:
 
 @contextmanager
 def scraping(folder: Path, interval_s: float) -> Iterator[Counter[str]]:
-    """An exporter and who scrapes it; yields in how many scrapes there was each VM. Raises LookupError."""
+    """An exporter and its scraper; yields the number of scrapes with each VM. Raises LookupError."""
     config, port = folder / "process-exporter.yml", free_port()
     config.write_text(CONFIG)
     command = [str(fetch(EXPORTER)), f"-web.listen-address=127.0.0.1:{port}", f"-config.path={config}"]
@@ -169,7 +169,7 @@ def scraping(folder: Path, interval_s: float) -> Iterator[Counter[str]]:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
                     seen.update(SEEN.findall(page.read().decode()))
             except OSError:
-                pass  # as Prometheus: that one failed
+                pass  # a failed scrape, as in Prometheus
 
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -209,7 +209,7 @@ def wait_for_port(port: int) -> None:
 
 
 def qmp(report: Report, program: Path, folder: Path) -> None:
-    """The same QEMUs with QMP and without, in turn; each has a disk that is asked for."""
+    """Measure the same QEMUs alternately with QMP and without; each has a disk."""
     image, match = folder / "sleeping", f"name=bench-qmp-{os.getpid()}-*"
     image.write_bytes(exit_loop.bios_of(b"\xf4\xeb\xfd"))
     disk = ("-blockdev", "null-co,node-name=disk,size=1048576", "-device", "virtio-blk-pci,drive=disk")

@@ -1,9 +1,9 @@
-"""Read a whole store in a tight loop while rondo-store writes to it as fast as it can: does a reader
-ever get a wrong row, or miss one?
+"""Reads a whole store in a tight loop while rondo-store writes to it at full speed: does a reader ever get a
+wrong row, or miss one?
 
-For half a minute (--seconds) four producers send all they can over one socket, and all tiers of all
-sessions are read and held against what was sent: the values of a tick, and so of every roll-up, follow
-from its time. Nothing that a reader has listed before may be missing.
+For half a minute (--seconds) four producers send at full speed over one socket, and all tiers of all sessions
+are read and compared with the sent data: the values of a tick, and so of every roll-up, follow from its time.
+No row that a reader has listed before may be missing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from rondo_tools.catalog import SERIES
 from rondo_tools.store.reader import Rows, Session, Store
 
 PRODUCERS = 4
-MAX_AT_ONCE = 400  # ticks in a message of a producer
-BEGIN_MS = 1_000_000_200_000  # long ago, for all that a minute can hold; on a multiple of all windows
+MAX_AT_ONCE = 400  # ticks that a producer sends at once
+BEGIN_MS = 1_000_000_200_000  # long enough ago for a minute's ticks; a multiple of all windows
 WIDTH = len(SERIES)
 OFFSETS = np.arange(WIDTH) / 16  # exact in a float64, and so are all sums of a window
 
@@ -40,19 +40,19 @@ Values = npt.NDArray[np.float64]
 
 @dataclass
 class Counts:
-    """What came of it; `wrong` and `missed` are rows."""
+    """The results; `wrong` and `missed` are rows."""
 
     passes: int = 0  # over the whole store
     served: int = 0
-    skipped: int = 0  # rows that a reader was told are not whole
+    skipped: int = 0  # rows that the reader reported as incomplete
     wrong: int = 0
     missed: int = 0
-    ticks: int = 0  # that were written meanwhile, of all producers
+    ticks: int = 0  # written meanwhile by all producers
 
 
 def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench.py race", description="Read a store while it is written.")
-    parser.add_argument("--seconds", type=float, default=30, help="how long (default: 30)")
+    parser.add_argument("--seconds", type=float, default=30, help="duration (default: 30)")
     seconds = parser.parse_args(arguments).seconds
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as folder:
         counts = race(Path(folder), seconds)
@@ -65,12 +65,12 @@ def main(report: Report, arguments: list[str]) -> None:
 
 
 def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> Counts:
-    """Run it in `folder` for so long, and on until so much is written and the store was read so often."""
+    """Run in `folder` for `seconds`, and until enough is written and the store was read often enough."""
     counts = Counts()
-    told: dict[str, int] = {}  # of each session, the newest tick that the last pass listed
+    told: dict[str, int] = {}  # each session's newest tick that the last pass listed
     address, path = f"{folder}/sock", folder / "store"
     with (
-        # Journals end each five seconds, so there is much to roll up.
+        # Journals end every five seconds, so there are many roll-ups.
         measure.serving(path, address, "--no-health", "--tiers", "1s:10m,5s:6h,60s:10000d"),
         subprocess.Popen(
             [sys.executable, "-m", "bench.race", "produce", address, str(seconds), str(ticks_each)],
@@ -100,9 +100,9 @@ def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> 
 
 
 def produce(address: str, seconds: float, ticks_each: int) -> None:
-    """Send all that is taken, in messages of any size; return when all is acknowledged.
+    """Send at full speed, in pieces of different sizes; return when everything is acknowledged.
 
-    Ends after so long, when so much is sent and standard input is closed, whatever comes last.
+    Ends after `seconds`, after `ticks_each`, and at the end of standard input, whichever comes last.
     """
     chance = random.Random(1)
     peers = []
@@ -142,7 +142,7 @@ def messages(first: int, count: int) -> bytes:
 
 
 def look(session: Session, told_ms: int, counts: Counts) -> None:
-    """Read all tiers of a session of which all up to `told_ms` was listed before."""
+    """Read all tiers of a session; an earlier pass has listed all ticks up to `told_ms`."""
     for tier in range(len(session.tiers)):
         rows = session.rows(tier)
         counts.served += rows.t_ms.size
@@ -152,14 +152,14 @@ def look(session: Session, told_ms: int, counts: Counts) -> None:
 
 
 def _missed(interval_ms: int, rows: Rows, told_ms: int) -> int:
-    """How many rows up to a time are not there; ticks come each second from BEGIN_MS on."""
+    """The number of missing rows up to `told_ms`; there is a tick every second from BEGIN_MS."""
     first, last = BEGIN_MS // interval_ms, told_ms // interval_ms
     windows = rows.t_ms // interval_ms
     return last - first + 1 - int(((windows >= first) & (windows <= last)).sum()) if told_ms else 0
 
 
 def _wrong(session: Session, tier: int, rows: Rows) -> int:
-    """How many rows are not what their time says."""
+    """The number of rows whose values do not match their time."""
     interval_ms = session.tiers[tier].interval_ms
     last = (rows.t_ms - BEGIN_MS) // 1000
     first = (rows.t_ms // interval_ms * interval_ms - BEGIN_MS) // 1000

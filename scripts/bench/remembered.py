@@ -1,5 +1,5 @@
-"""A store that remembers many ended sessions, and one with hours that were never delivered: what a start,
-a list and an idle push cost.
+"""The cost of a start, a list and an idle push, for a store with many ended sessions, and for one with
+undelivered hours.
 
     scripts/bench.py remembered [--lives 100000]    one begins each second
 """
@@ -74,7 +74,7 @@ def ended(report: Report, folder: Path, count: int, start_s: float) -> None:
 
 
 def undelivered(path: Path) -> int:
-    """A store whose cursor stands where it began; returns the bytes of its journals."""
+    """Make a store whose cursor is at its start; returns the bytes of its journals."""
     now_ms = begin_ms = (time.time_ns() // 1_000_000 - HOURS * 3_600_000) // 300_000 * 300_000
     values = np.random.default_rng(1).random((WINDOW_S, len(SERIES)))
 
@@ -96,7 +96,7 @@ def undelivered(path: Path) -> int:
                 keeper.gathered += values.nbytes
                 keeper.bound_turn()
             now_ms += WINDOW_S * 1000
-            store.keep_house()  # of what was over before: the last five minutes are left to the start
+            store.keep_house()  # not of the last five minutes, which are left to the start
             keeper.end_journal()
     return sum(file.stat().st_size for file in (path / "tier_0").iterdir())
 

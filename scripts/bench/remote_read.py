@@ -1,10 +1,10 @@
-"""Remote-read of rondo-serve, beside a Prometheus that a push has filled with the same and that answers the
-same request.
+"""The cost of rondo-serve's remote-read, beside a Prometheus with the same samples and the same request.
 
     scripts/bench.py remote_read [--vms 1000]
 
-All exits of ten minutes, as samples and as streamed chunks; then a week of one VM, as a panel of a dashboard
-asks for it and as the page does. CPU time is that of the process that answers, the least of some rounds.
+All exits of ten minutes, as samples and as streamed chunks; then a week of one VM, with the request of a
+dashboard's panel, and with that of the page. CPU time is that of the answering process, the least of some
+rounds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def ten_minutes(report: Report, vms: int) -> None:
     with tempfile.TemporaryDirectory(prefix="rondo-bench-") as name, Prometheus(fetch("prometheus")) as peer:
         whole, exits = Path(name, "whole"), Path(name, "exits")
         fill(whole, lives(vms, end_ms, tuple(range(len(SERIES)))))
-        fill(exits, lives(vms, end_ms, EXITS))  # the peer is given no more than it is asked for
+        fill(exits, lives(vms, end_ms, EXITS))  # the peer gets only the series of the request
         command = program("rondo-push", exits, "-q", "--no-health", "--backfill")
         command += ["--remote-write", peer.write_url]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
@@ -87,7 +87,7 @@ def ten_minutes(report: Report, vms: int) -> None:
 
 
 def lives(vms: int, end_ms: int, places: tuple[int, ...]) -> Iterator[Life]:
-    """VMs that have all run for so long, with these of the series."""
+    """VMs that all run for the whole time, with these of the series."""
     random = np.random.default_rng(1)
     t_ms = end_ms - RANGE_MS + 1000 * np.arange(1, SECONDS + 1)
     series = tuple(SERIES[place] for place in places)
@@ -161,7 +161,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
 
 
 def count_samples(body: bytes) -> int:
-    """Of an answer of samples to one query: its field 1 is a result, which is made as a WriteRequest is."""
+    """The samples in the answer to one query: its field 1, a result, is encoded like a WriteRequest."""
     answer = snappy.decompress(body)
     head = next(1 + n for n in range(1, 6) if answer[1 : 1 + n] == varint(len(answer) - 1 - n))
     return sum(len(one.samples) for one in WriteRequest.FromString(answer[head:]).timeseries)

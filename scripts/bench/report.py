@@ -1,7 +1,7 @@
-"""What a bench prints: rows of a figure, its peer and its bar; the same as JSON, and as tables of the docs.
+"""The output of a bench: rows of a figure, its peer and its bar; also as JSON, and as tables of the docs.
 
-Strategy: a part makes one `Row` for each figure, and everything else is made of rows. A row knows its
-peer, measured in the same run, and its bar, and so whether the bar is held.
+Strategy: a part makes one `Row` for each figure, and all output is made from rows. A row has its peer,
+measured in the same run, and its bar, and so whether the bar is held.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _BLOCK = re.compile(r"(<!-- bench ([^>]+?) -->).*?(<!-- end -->)", re.DOTALL)
 
 
 class Peer(NamedTuple):
-    """What did the same work in the same run; its value has the unit of the row."""
+    """A peer that did the same work in the same run; its value has the unit of the row."""
 
     name: str
     value: float
 
 
 class Row(NamedTuple):
-    """`ratio` is how many times better than its peer the row is; `bar` and `held` are None without a bar."""
+    """`ratio` is the factor to the peer, above 1 if better; `bar` and `held` are None without a bar."""
 
     name: str
     value: float
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
     @property
     def beside(self) -> str:
-        """The peer and the ratio, in words."""
+        """The peer and the ratio as text."""
         if self.peer is None:
             return ""
         ratio = "" if self.ratio is None else f" ({number(self.ratio)} times)"
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 
 class Report:
-    """Collects the rows of one part, and prints each as it comes."""
+    """Collects the rows of one part, and prints each at once."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -73,7 +73,7 @@ class Report:
     ) -> None:
         """Add a figure. Bars: on the value, `at_most` or `at_least`; `times` as good as the peer.
 
-        The ratio is the peer's value by ours, or the other way round where more is better.
+        The ratio is the peer's value by ours, or the inverse if `more_is_better`.
         """
         ratio = None
         if peer is not None and value and peer.value:
@@ -92,7 +92,7 @@ class Report:
 
     @staticmethod
     def note(text: str) -> None:
-        """Something for who watches the run, such as a peer that cannot be had."""
+        """Print a note, such as about a peer that is not available."""
         print(f"  {text}", flush=True)
 
     @property
@@ -101,12 +101,12 @@ class Report:
 
 
 def run_part(main: Callable[[Report, list[str]], None]) -> int:
-    """Run a part as a program of its own; its rows go to `--rows FILE`. The status says whether bars hold."""
+    """Run a part as a program; its rows go to `--rows FILE`. The status is 0 if all bars are held."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--rows", type=Path)
     own, others = parser.parse_known_args()
     report = Report()
-    # Told to end, it ends what it has started.
+    # On a signal, the part ends all that it has started.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         main(report, others)
@@ -122,7 +122,7 @@ def with_unit(value: float, unit: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, or all of a whole number."""
+    """A number with three digits; a whole number with all."""
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
     for least, digits in ((100, 0), (10, 1), (1, 2)):
@@ -147,11 +147,11 @@ def from_json(document: Mapping[str, Any]) -> Row:
 
 
 def fill_in(text: str, results: Mapping[str, Any]) -> str:
-    """A page with what is between its markers made anew of `results`, the JSON document of runs.
+    """A page with the text between its markers replaced from `results`, the JSON document of runs.
 
-    `<!-- bench PART -->` holds a table of a part's rows, `<!-- bench PART: ROW -->` the figure of a row.
-    `<!-- bench PART; MEASURE; ... -->` is for rows named `LINE; COLUMN; MEASURE`, and holds a table with
-    these lines and columns for each measure. Raises KeyError for a part or row that has no result.
+    `<!-- bench PART -->` is a table of a part's rows, `<!-- bench PART: ROW -->` the figure of a row. `<!--
+    bench PART; MEASURE; ... -->` is for rows named `LINE; COLUMN; MEASURE`: a table with these lines and
+    columns for each measure. Raises KeyError for a part or row without a result.
     """
 
     def block(match: re.Match[str]) -> str:
@@ -209,7 +209,7 @@ def _markdown(heads: list[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def pages(root: Path) -> list[Path]:
-    """The pages of the checkout that hold figures."""
+    """The pages of the checkout with figures."""
     found = [
         root / "README.md",
         *sorted((root / "docs").glob("**/*.md")),

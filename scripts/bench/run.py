@@ -1,4 +1,4 @@
-"""Runs the parts, keeps their results, and makes the figures of the docs from them."""
+"""Runs the parts, keeps their results, and updates the figures of the docs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def main(arguments: list[str], description: str | None = None) -> int:
         return 0
     parts = [part for part in own.parts if not part.startswith("-")]
     options: list[str] = []
-    if len(parts) < len(own.parts):  # a part with options of its own
+    if len(parts) < len(own.parts):  # a part with its own options
         parts, options = own.parts[:1], own.parts[1:]
     unknown = set(parts) - set(PARTS)
     if unknown:
         print(
             f"bench.py: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}, "
-            "and options stand behind one part alone",
+            "and options must follow a single part",
             file=sys.stderr,
         )
         return EX_USAGE
@@ -74,7 +74,7 @@ def measure(part: str, options: list[str], results: Path | None) -> int:
 
 
 def keep(results: Path, part: str, options: list[str], rows: list[dict[str, Any]]) -> None:
-    """Put a part's rows into the document."""
+    """Write a part's rows into the document."""
     document = json.loads(results.read_text()) if results.exists() else {"parts": {}}
     document["parts"][part] = {
         "command": " ".join(["scripts/bench.py", part, *options]),
@@ -86,20 +86,20 @@ def keep(results: Path, part: str, options: list[str], rows: list[dict[str, Any]
 
 
 def fill_in_docs() -> None:
-    """All pages and pictures; none is written if a result is missing."""
+    """Update all pages and pictures; none if a result is missing."""
     results = json.loads(RESULTS.read_text())
     pages = {page: page.read_text() for page in report.pages(ROOT)}
     filled = {page: report.fill_in(text, results) for page, text in pages.items()}
     for page, text in filled.items():
         if text != pages[page]:
             page.write_text(text)
-            print(f"{page.relative_to(ROOT)}: made anew")
+            print(f"{page.relative_to(ROOT)}: updated")
     for part, (draw, name) in PICTURES.items():
         draw([report.from_json(row) for row in results["parts"][part]["rows"]], ROOT / "docs" / name)
 
 
 def machine() -> str:
-    """Python, kernel, processors and what they call themselves."""
+    """Python, kernel, and the processors with their name."""
     found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     name = found[1] if found else platform.machine()
     kernel = platform.release().split("-")[0]

@@ -1,12 +1,13 @@
-"""rondo beside scraping: what one-second metrics of 10 to 10,000 VMs cost the host, and what they catch.
+"""rondo beside scraping: the cost of one-second metrics of 10 to 10,000 VMs on the host, and the seconds
+caught.
 
     scripts/bench.py scale [--seconds 30] [--vms 10 100 1000 10000]
 
-The same VMs four times, one after another, each into a Prometheus of its own: by rondo-store and
-rondo-push; as one page of an exporter that Prometheus scrapes every second, and every 15 s; and that
-page scraped by vmagent every second and forwarded by remote-write. Beside them come twenty VMs that live
-five seconds. The host's CPU and memory are those of rondo-store and rondo-push, or of the exporter, and
-of vmagent if there is one; not of the VMs, nor, of the exporter, of getting at the values.
+The same VMs in four runs, each into its own Prometheus: by rondo-store and rondo-push; as one page of an
+exporter that Prometheus scrapes every second, and every 15 s; and that page scraped by vmagent every second
+and forwarded by remote-write. Each run also has twenty VMs that live five seconds. The host's CPU and memory
+are those of rondo-store and rondo-push, or of the exporter and vmagent if there is one; not those of the VMs,
+and not the exporter's cost to collect values.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ scrape_configs:
 
 
 class Outcome(NamedTuple):
-    """Of one way; `receiver_s` is the CPU time of Prometheus, `caught` seconds of short VMs in all."""
+    """The result of one way; `receiver_s` is Prometheus' CPU time, `caught` the seconds of all short VMs."""
 
     cpu_s: float
     receiver_s: float
@@ -68,11 +69,13 @@ class Outcome(NamedTuple):
 
 def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench.py scale", description="Measure rondo beside scraping.")
-    parser.add_argument("--seconds", type=int, default=30, help="of each run, 30 at least (default: 30)")
+    parser.add_argument(
+        "--seconds", type=int, default=30, help="duration of each run, at least 30 (default: 30)"
+    )
     parser.add_argument("--vms", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     own = parser.parse_args(arguments)
     if own.seconds < 30:
-        parser.error("--seconds: 30 at least, for the VMs that live five seconds to come and go")
+        parser.error("--seconds: at least 30, so that all VMs of five seconds fit")
     raise_descriptor_limit()
     try:
         prometheus, vmagent = fetch("prometheus"), fetch("vmagent")
@@ -88,7 +91,7 @@ def main(report: Report, arguments: list[str]) -> None:
 
 
 def tell(report: Report, vms: int, way: str, one: Outcome, peer: Outcome | None = None) -> None:
-    """The rows of one way: `VMs; way; measure`. There are no figures of a sample where none arrived."""
+    """Add the rows of one way: `VMs; way; measure`. Figures per sample need samples that arrived."""
 
     def row(measure: str, unit: str, value: Callable[[Outcome], float], *, each: bool = False) -> None:
         if each and not one.samples:
@@ -132,7 +135,7 @@ def rondo(prometheus: Path, vms: int, seconds: int) -> Outcome:
         time.sleep(1)
         with pushing(Path(name) / "store", url) as push:
             deadline = time.monotonic() + PATIENCE_S
-            while not sent:  # from here on it has started, and has what it needs
+            while not sent:  # until rondo-push has started up
                 if time.monotonic() > deadline:
                     raise RuntimeError("rondo-push delivers nothing")
                 time.sleep(0.05)
@@ -194,7 +197,7 @@ def target(interval: str, port: int) -> str:
 
 @contextmanager
 def page(vms: int, begin_ms: int) -> Iterator[tuple[int, int]]:
-    """An exporter; yields its process number and its port."""
+    """An exporter; yields its process id and its port."""
     command = [sys.executable, "-m", "bench.fleet_page", str(vms), str(begin_ms)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
@@ -206,7 +209,7 @@ def page(vms: int, begin_ms: int) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def forwarding(vmagent: Path | None, folder: Path, config: str, url: str) -> Iterator[list[int]]:
-    """vmagent that scrapes and forwards; yields its process number, or nothing without a vmagent."""
+    """A vmagent that scrapes and forwards; yields its process id, or nothing without a vmagent."""
     if vmagent is None:
         yield []
         return
@@ -217,7 +220,7 @@ def forwarding(vmagent: Path | None, folder: Path, config: str, url: str) -> Ite
         f"-remoteWrite.url={url}", "-promscrape.maxScrapeSize=256MB",
         f"-remoteWrite.tmpDataPath={folder / 'queue'}",
     ]  # fmt: skip
-    # The wrapper of a fetched program becomes that program.
+    # The wrapper of a fetched program executes that program in its own process.
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
             yield [process.pid]
@@ -227,7 +230,7 @@ def forwarding(vmagent: Path | None, folder: Path, config: str, url: str) -> Ite
 
 @contextmanager
 def relay(port: int) -> Iterator[tuple[str, list[int]]]:
-    """Forwards remote-write requests to a port; yields its own URL, and the sizes of the bodies."""
+    """A relay of remote-write requests to a port; yields its own URL, and the sizes of the bodies."""
     sizes: list[int] = []
 
     def answer(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
@@ -254,7 +257,7 @@ def join(address: str, vm: str, start_ms: int) -> socket.socket:
 
 
 def send(fleet: Fleet, address: str, peers: dict[str, socket.socket], seconds: int) -> None:
-    """A tick a second of each, spread over the second, at the time of the clock; then all is acknowledged."""
+    """Send a tick a second of each VM, spread over the second, in real time; wait for acknowledgements."""
     begin = time.time()
     done: list[socket.socket] = []
     for second in range(seconds):
@@ -284,21 +287,21 @@ def page_bytes(port: int) -> int:
 
 
 def appended(receiver: Prometheus) -> int:
-    """The samples of VMs that a Prometheus has."""
+    """The number of VMs' samples in a Prometheus."""
     return sum(
         count(receiver, f'{name}{{instance=~"vm-.*|short-.*"}}') for name in {one.name for one in SERIES}
     )
 
 
 def arrived(receiver: Prometheus, ticks: int) -> None:
-    """Wait until so many ticks have arrived, or no more come."""
+    """Wait until `ticks` have arrived, or no more come."""
     deadline = time.monotonic() + PATIENCE_S
     while count(receiver, "vmm_uptime_seconds") < ticks and time.monotonic() < deadline:
         time.sleep(1)
 
 
 def caught(receiver: Prometheus) -> int:
-    """Seconds of the short VMs that there is a sample of."""
+    """The seconds of the short VMs with a sample."""
     return count(receiver, 'vmm_uptime_seconds{instance=~"short-.*"}')
 
 
@@ -311,7 +314,7 @@ def count(receiver: Prometheus, selector: str) -> int:
 
 
 def draw(rows: Sequence[Row], picture: Path) -> None:
-    """The host's CPU, its memory, and the seconds caught, by the number of VMs."""
+    """Draw the host's CPU, its memory, and the seconds caught, by the number of VMs."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -1,12 +1,12 @@
-"""What many producers at one tick a second cost a rondo-store that serves them: a thousand, and ten
-thousand, or as many as there may be descriptors.
+"""The cost of many producers at one tick a second for a serving rondo-store: a thousand, and ten thousand, or
+as many as the limit of descriptors allows.
 
     scripts/bench.py serve [--seconds 60] [--beside CHECKOUT]
 
-They are spread over the second, sixteen series each, on one Unix socket. Meanwhile another producer
-sends a tick and waits until it is taken, again and again. Journals end each half minute, so that
-roll-ups are part of all figures. CPU time is the store's own, user and system; memory is what `statm`
-shows, with ten producers and with all. --beside has another version's store serve the same thousand.
+The ticks are spread over the second, sixteen series each, on one Unix socket. Meanwhile another producer
+sends a tick, waits until it is stored, and repeats that. Journals end every half minute, so that all figures
+include roll-ups. CPU time is the store's own, user and system; memory is that in `statm`, with ten producers
+and with all. --beside measures another version's store with the same thousand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rondo_tools.store.reader import Session, Store
 
 PRODUCERS, MANY = 1000, 10_000
 BASE = 10
-SPARE = 100  # descriptors that both sides need for other things
+SPARE = 100  # descriptors for other uses on both sides
 TIERS = "1s:10m,10s:6h,30s:7d"
 WINDOW_MS = 10_000
 PACK = struct.Struct(f"<{len(SERIES)}d").pack
@@ -41,7 +41,7 @@ BAR_BYTES, BAR_WAIT_MS, BAR_TIMES = 2500, 60, 2
 
 
 class Served(NamedTuple):
-    core: float  # the share of one that the store took
+    core: float  # the store's share of one CPU
     bytes_each: float
     waits: list[float]  # seconds, sorted
     begin_ms: int
@@ -52,7 +52,7 @@ def main(report: Report, arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="bench.py serve", description="Measure a store with many producers."
     )
-    parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
+    parser.add_argument("--seconds", type=int, default=60, help="duration (default: 60)")
     parser.add_argument("--beside", type=Path, help="a checkout of another version, as the peer")
     own = parser.parse_args(arguments)
     many = min(MANY, raise_descriptor_limit() - SPARE)
@@ -113,14 +113,14 @@ def serve(folder: Path, producers: int, seconds: int, checkout: Path = ROOT) -> 
 
 
 def watch(address: str, over: Event, result: Connection) -> None:
-    """A producer of its own process, until it is over."""
+    """A producer in its own process, until `over` is set."""
     one = Watched(address)
     one.tick_until(over.is_set)
     result.send(one.waits())
 
 
 def settle(pid: int) -> None:
-    """Until the store has nothing to do."""
+    """Wait until the store is idle."""
     before = -1.0
     while process_cpu_s(pid) > before:
         before = process_cpu_s(pid)

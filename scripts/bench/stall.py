@@ -1,9 +1,9 @@
-"""How long a tick waits when a thousand other producers want something of rondo-store at once.
+"""A tick's wait while a thousand other producers load rondo-store at once.
 
-One producer sends a tick, waits until rondo-store has taken it from the socket, which it does once it
-is written, and sends the next; the time between is the tick's. Meanwhile a thousand others connect and
-begin their sessions; then each sends five minutes of ticks, in journals of five seconds that are rolled
-up meanwhile; then all end. Each part is watched for two seconds more than the others need to be heard.
+One producer sends a tick, waits until rondo-store has taken it from the socket, which happens after the
+write, and sends the next; the time between is the tick's wait. Meanwhile a thousand others connect and begin
+their sessions; then each sends five minutes of ticks, in journals of five seconds with roll-ups; then all
+end. Each part lasts two seconds longer than the others need.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def measure(report: Report, address: str) -> None:
 
 
 class Watched:
-    """A producer whose every tick is waited for."""
+    """A producer that waits for each of its ticks."""
 
     def __init__(self, address: str) -> None:
         self._peer = socket.socket(socket.AF_UNIX)
@@ -88,7 +88,7 @@ class Watched:
             time.sleep(PAUSE_S)
 
     def waits(self) -> list[float]:
-        """Of all ticks since the last time, in seconds, the shortest first."""
+        """The waits of all ticks since the last call, in seconds, sorted."""
         waits, self._waits = sorted(self._waits), []
         return waits
 
@@ -107,7 +107,7 @@ class Watched:
 
 
 def be_many(address: str, barrier: Barrier) -> None:
-    """The thousand, in a process of their own, which waits for the other before and after each part."""
+    """The thousand producers, in a process that meets the other at a barrier before and after each part."""
     peers = [socket.socket(socket.AF_UNIX) for _ in range(PRODUCERS)]
     barrier.wait()
     for number, peer in enumerate(peers):
@@ -130,7 +130,7 @@ def be_many(address: str, barrier: Barrier) -> None:
 
 
 def wait_for(peers: Sequence[socket.socket]) -> None:
-    """Until all that was sent has been taken out of the sockets: then it is stored."""
+    """Wait until the sockets are empty: then everything is stored."""
     left = bytearray(4)
     for peer in peers:
         while fcntl.ioctl(peer, termios.TIOCOUTQ, left) or any(left):

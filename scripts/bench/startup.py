@@ -1,4 +1,4 @@
-"""What it costs to start a tool that has nothing to do: --version and --help of each."""
+"""The cost of starting each tool without work: --version and --help."""
 
 from __future__ import annotations
 

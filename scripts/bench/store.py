@@ -1,7 +1,7 @@
-"""What rondo-store costs, beside rrdtool with the same tiers, in one run.
+"""The cost of rondo-store, beside rrdtool with the same tiers, in one run.
 
-CPU time, user and system, of the process that does the work; the median of five runs. A sample is
-one value of one series; a tick has the catalogue's sixteen.
+CPU time, user and system, of the working process; the median of five runs. A sample is one value of one
+series; a tick has the catalogue's sixteen.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def peers(report: Report, begin_ms: int) -> tuple[Peer | None, Peer | None]:
 
 
 def record(begin_ms: int, count: int) -> list[bytes]:
-    """A stream of one session, message by message, of values that move."""
+    """A stream of one session with changing values, message by message."""
     header = stream.Header("bench", begin_ms, (), 1000, SERIES)
     pack = struct.Struct(f"<{WIDTH}d").pack
     return [stream.encode(header)] + [
@@ -95,9 +95,9 @@ def from_file(recorded: Path) -> float:
 
 
 def one_at_a_time(messages: list[bytes], before: int = 0, *, rolls_up: bool = False) -> float:
-    """As rondo-store does it live: feed, write, tell; without the system call that reads.
+    """The work of rondo-store for live ticks: feed, write, report; without the system call that reads.
 
-    `before` are the ticks that the session has already. With `rolls_up`, a journal ends each five minutes.
+    The session has `before` ticks already. With `rolls_up`, a journal ends every five minutes.
     """
     with (
         subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as follower,

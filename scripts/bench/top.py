@@ -1,4 +1,4 @@
-"""rondo-query top beside a store of many VMs, a tick a second each: what a refresh costs.
+"""The cost of a refresh of rondo-query top, for a store of many VMs with a tick a second each.
 
 scripts/bench.py top [--vms 1000] [--seconds 20]
 """
@@ -24,13 +24,13 @@ from rondo_tools.stream import Header
 from rondo_tools.view.fleet import Fleet
 
 PAST_S = 120
-A_TURN = 20  # ticks that are written at once, as rondo-store does with VMs that tick all over the second
+A_TURN = 20  # ticks written at once, like rondo-store with ticks spread over the second
 ROUNDS = 3
 TOP_BAR_S, LOOK_BAR_S = 0.15, 0.1
 
 
 class Host:
-    """A store with `vms` VMs, `past_s` seconds of each; `tick` gives each of them one more."""
+    """A store with `vms` VMs, `past_s` seconds of each; `tick` adds one to each."""
 
     def __init__(self, store: OpenStore, vms: int, past_s: int = PAST_S) -> None:
         series = SERIES + CPU
@@ -44,7 +44,7 @@ class Host:
             self.tick(start_ms + second * 1000)
 
     def grown(self) -> list[bytes]:
-        """The values of a next tick of each."""
+        """The values of each VM's next tick."""
         self._values += self._random.random(self._values.shape) * 100
         return [row.tobytes() for row in self._values]
 
@@ -72,7 +72,7 @@ def main(report: Report, arguments: list[str]) -> None:
             for _ in range(given.seconds):
                 host.tick(time.time_ns() // 1_000_000)
                 looks_s.append(cpu_s(lambda: fleet.look(time.time_ns() // 1_000_000)))
-                time.sleep(0.01)  # two ticks of a VM have two times
+                time.sleep(0.01)  # two ticks of a VM must have different times
             report.row(f"the first look at {of}", first_s, "s of CPU")
             report.row(
                 f"a look at {of}, a tick of each since the one before",

@@ -1,4 +1,4 @@
-"""VMs that are only values, the same for all who ask: some that live on, and some that live five seconds."""
+"""Simulated VMs with reproducible values: some that do not end, and some that live five seconds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rondo_tools.catalog import COUNTER, SERIES
 
 LIFE_S = 5
 SHORT = 20  # VMs that live five seconds
-FIRST_S, PITCH_S = 2, 1  # when the first of them begins, and how many seconds after it the next one
+FIRST_S, PITCH_S = 2, 1  # the start of the first of them, and the seconds between starts
 
 
 class Fleet:
-    """`vms` that live on, and SHORT others."""
+    """`vms` that do not end, and SHORT others."""
 
     def __init__(self, vms: int) -> None:
         self.steady = [f"vm-{number:05d}" for number in range(vms)]
@@ -24,12 +24,12 @@ class Fleet:
         self._phases = random.random((vms + SHORT, len(SERIES))) * 6
 
     def born(self, second: int) -> list[str]:
-        """The short ones that begin in a second."""
+        """The short VMs that begin in a second."""
         number, rest = divmod(second - FIRST_S, PITCH_S)
         return [] if rest or not 0 <= number < SHORT else [self.short[number]]
 
     def at(self, second: int) -> tuple[list[str], npt.NDArray[np.float64]]:
-        """Who lives in a second, and the values (VMs, series) of its end."""
+        """The VMs that run in a second, and their values (VMs, series) at its end."""
         begins = FIRST_S + PITCH_S * np.arange(SHORT)
         alive = np.flatnonzero((begins <= second) & (second < begins + LIFE_S))
         rows = np.concatenate((np.arange(len(self.steady)), len(self.steady) + alive))

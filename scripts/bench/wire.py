@@ -1,10 +1,9 @@
-"""Measure bytes on the wire, a sample: rondo-push beside vmagent, which forwards the very same ones.
+"""Bytes on the wire for each sample: rondo-push beside vmagent, which forwards the same samples.
 
     scripts/bench.py wire [--sessions 200]
 
-rondo-push delivers a store twice: to a receiver that counts, and to a vmagent that forwards to
-another one; both arrive with the same samples, or nothing is printed. Bytes are those of the bodies.
-Where no vmagent can be had, it says so.
+rondo-push delivers a store twice: to a receiver that counts, and to a vmagent that forwards to another one.
+Both must get the same samples. Bytes are those of the bodies. Without a vmagent, a note is printed instead.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from devtools.receivers.prometheus import free_port
 from devtools.receivers.sink import Sink
 from rondo_tools.push.encoding.v1 import decode
 
-PATIENCE_S = 60.0  # for vmagent to start, and to hand on what it has
+PATIENCE_S = 60.0  # time for vmagent to start, and to forward everything
 
 Sample = tuple[str, int, bytes]
 
 
 @contextmanager
 def vmagent(path: Path, folder: Path, to: str) -> Iterator[str]:
-    """A vmagent that forwards to a URL; yields the URL that it takes samples at."""
+    """A vmagent that forwards to a URL; yields its own URL for samples."""
     address = f"127.0.0.1:{free_port()}"
     command = [
         str(path),
@@ -69,11 +68,11 @@ def push(store: Path, url: str, cursor: str) -> None:
 
 
 def samples(sink: Sink) -> list[Sample]:
-    """All that came, in an order that does not depend on how it came."""
+    """All samples received, sorted."""
     found = []
     for encoding, body in sink.bodies:
         if encoding != "snappy":
-            raise RuntimeError(f"a body in {encoding!r}: this only knows snappy")
+            raise RuntimeError(f"a body in {encoding!r}: only snappy is supported")
         for series in decode(body).timeseries:
             labels = str(sorted((label.name, label.value) for label in series.labels))
             found += [(labels, one.timestamp, struct.pack("<d", one.value)) for one in series.samples]
@@ -95,7 +94,7 @@ def measure(report: Report, path: Path, sessions: int, rows: int) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while (got := samples(theirs)) != wanted:
             if len(got) > len(wanted) or time.monotonic() > deadline:
-                raise RuntimeError(f"vmagent delivered {len(got)} samples, not the {len(wanted)} alike")
+                raise RuntimeError(f"vmagent delivered {len(got)} samples, not the same {len(wanted)}")
             time.sleep(0.2)
     each, other = ours.bytes / len(wanted), theirs.bytes / len(wanted)
     what = f"a sample on the wire, {rows} rows of {sessions} VMs, remote-write 1.0 and snappy"

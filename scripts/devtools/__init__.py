@@ -1,6 +1,6 @@
-"""What the developers' commands, benches and tests share: programs, receivers, guests, dashboards, pictures.
+"""Shared by the developers' commands, benches and tests: programs, receivers, guests, dashboards, pictures.
 
-Nothing of it is published. `make setup` puts it on the path, by dev-mode-dirs in pyproject.toml.
+It is not published. `make setup` puts it on the path, by dev-mode-dirs in pyproject.toml.
 """
 
 from pathlib import Path

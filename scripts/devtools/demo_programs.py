@@ -1,6 +1,6 @@
-"""The programs of the demo: which there are, and what it says before it fetches them.
+"""The programs of the demo, and the list that it prints before it fetches them.
 
-Needs nothing but Python: there is no .venv yet. The Python packages are scripts/setup.sh's to fetch.
+Needs only Python, because there is no .venv yet. scripts/setup.sh fetches the Python packages.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from devtools.programs import fetch, is_there, megabytes, sizes
 KVM = "/dev/kvm"
 PROMETHEUS = "prometheus"
 QEMU = "qemu-system-x86_64"
-# If QEMU with its libraries is a larger download than this, the demo does without it.
+# If QEMU and its libraries are a larger download than this, the demo leaves it out.
 QEMU_BYTES = 25_000_000
-PACKAGES_BYTES = 25_000_000  # of which numpy is 17; pip tells no sizes beforehand
+PACKAGES_BYTES = 25_000_000  # numpy has 17 MB of it; pip gives no sizes beforehand
 EMULATOR_BYTES = 17_000_000
 
 
@@ -47,7 +47,7 @@ def wanted() -> dict[str, int | None]:
 
 
 def fetch_for_demo() -> None:
-    """Say how long the demo takes and what it fetches, with sizes; then fetch its programs."""
+    """Print how long the demo takes and what it fetches, with sizes; then fetch its programs."""
     programs = wanted()
     items: list[tuple[str, int | None]] = list(programs.items())
     if not (ROOT / ".venv" / ".rondo-setup").exists():

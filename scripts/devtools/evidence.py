@@ -1,4 +1,4 @@
-"""What a VM's life should have left, what the store holds of it, and what a receiver holds."""
+"""Compares a VM's expected ticks, those in the store, and those in a receiver."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from devtools.receivers.prometheus import Labels
 from rondo_tools.catalog import COUNTER
 from rondo_tools.store.reader import Session
 
-JOB = "rondo-vmm"  # what rondo-push calls it, unless it is told another
+JOB = "rondo-vmm"  # rondo-push's default label `job`
 
 Held = dict[Labels, list[tuple[int, str]]]
 
 
 class Seconds(NamedTuple):
-    """Of one session: ticks to expect, ticks in tier 0, ticks of which the receiver holds every value."""
+    """Counts of one session: expected ticks, ticks in tier 0, ticks with every value in the receiver."""
 
     lived: int
     stored: int
@@ -28,13 +28,13 @@ def lived_ms(session: Session) -> int:
 
 
 def expected(session: Session) -> int:
-    """A tick stands for the second it ends; one more comes at the very end."""
+    """The number of ticks: one at the end of each second, and the last one."""
     end_ms = session.start_ms + lived_ms(session)
     return max(1, end_ms // 1000 - session.start_ms // 1000 + (end_ms % 1000 > 0))
 
 
 def _stored(session: Session) -> list[dict[int, float]]:
-    """Tier 0: for each series its values by time, NaN where it had none."""
+    """Tier 0: the values of each series by time, NaN without a value."""
     rows = session.rows()
     times = rows.t_ms.tolist()
     return [
@@ -44,7 +44,7 @@ def _stored(session: Session) -> list[dict[int, float]]:
 
 
 def _received(session: Session, held: Held) -> list[dict[int, float]]:
-    """The same from the receiver, which has no NaN."""
+    """The same in the receiver, which has no NaN."""
     found = []
     for series in session.header.series:
         labels = {"__name__": series.name, "job": JOB, "instance": session.instance}
@@ -70,7 +70,7 @@ def seconds(session: Session, held: Held) -> Seconds:
 def evidence(session: Session, held: Held) -> bool:
     """Compare tier 0 with the receiver, value for value, and print a line for each series.
 
-    `held` may hold other sessions of the instance too: only what it has since this one began counts.
+    `held` may contain other sessions of the instance: only samples since the start of this one count.
     """
     reason = session.end.reason if session.end else "no end"
     ticks = expected(session)

@@ -1,8 +1,8 @@
-"""A guest that does nothing but exit: a loop of `out` to a port that nobody claims. For both VMMs.
+"""A guest that only makes exits: a loop of `out` to an unclaimed port. For both VMMs.
 
-Strategy: the loop is the same bytes in both. rondo's guest is put into memory and entered in 32-bit
-mode; QEMU gets it as its BIOS, which first goes there by itself, and says 'S' and 'E' on the debug
-console around the loop, so that its start-up does not count.
+Strategy: both run the same bytes. rondo-vmm loads the loop into memory and enters it in 32-bit mode. QEMU
+gets it as its BIOS, which switches to that mode first, and prints 'S' and 'E' on the debug console around the
+loop, so that its start-up does not count.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ CODE = 0x1_0000
 ENDLESS = 0xFFFF_FFFF  # times: longer than any run
 LIMIT_S = 300.0  # bounds a hang
 
-_SAY, _LEAVE = 0xE9, 0xF4  # QEMU's debug console, and its way out where it has one
+_SAY, _LEAVE = 0xE9, 0xF4  # QEMU's debug console, and its exit device if there is one
 _BIOS_BYTES = 0x1_0000
 _BIOS = 0xFFFF_0000
-_HALT = b"\xf4\xeb\xfd"  # hlt, and again
+_HALT = b"\xf4\xeb\xfd"  # 1: hlt; jmp 1b
 
 
 class Life(NamedTuple):
-    """`cpu_us` is the process's CPU time per exit. `late_ms` is the delay of each tick behind its time."""
+    """`cpu_us` is the process's CPU time per exit. `late_ms` is the delay of each tick."""
 
     exits_per_s: float
     cpu_us: float
@@ -58,7 +58,7 @@ def loop(times: int) -> bytes:
 
 
 def rondo(seconds: float, accelerator: str = "kvm") -> Life:
-    """A whole life under rondo's own VMM, with its ticks, ended at its deadline."""
+    """A run of rondo-vmm with its ticks, up to its deadline."""
 
     def boot(memory: GuestMemory) -> Entry:
         memory.write(CODE, loop(ENDLESS) + _HALT)
@@ -77,7 +77,7 @@ def rondo(seconds: float, accelerator: str = "kvm") -> Life:
         summary = run_vm(machine, header, emit, lambda *_: None, wakeup, deadline_ms=round(seconds * 1000))
     counters = summary.counters
     exits = sum(counters.exits_by_reason().values())
-    # The last tick is not due at any time.
+    # The last tick has no due time.
     return Life(exits / summary.lived_s, counters.vmm_cpu_ns / exits / 1e3, late_ms[:-1])
 
 
@@ -105,7 +105,7 @@ def qemu(exits: int, accelerator: str = "kvm") -> Peer:
             began, cpu_before_ns = time.perf_counter(), _cpu_ns(process.pid)
             last = process.stdout.read(1)
             took, cpu_ns = time.perf_counter() - began, _cpu_ns(process.pid) - cpu_before_ns
-            process.kill()  # without a way out its guest has halted
+            process.kill()  # without an exit device its guest has halted
             limit.cancel()
             said = process.stderr.read().decode(errors="replace").strip()
     if (first, last) != (b"S", b"E"):
@@ -114,7 +114,7 @@ def qemu(exits: int, accelerator: str = "kvm") -> Peer:
 
 
 def _cpu_ns(pid: int) -> int:
-    """The CPU time of a process, all of its threads: clock_getcpuclockid(3), which Python has not."""
+    """The CPU time of a process with all threads: clock_getcpuclockid(3), which Python lacks."""
     return time.clock_gettime_ns(~pid << 3 | 2)
 
 
@@ -124,7 +124,7 @@ def bios(times: int) -> bytes:
 
 
 def bios_of(code: bytes) -> bytes:
-    """A BIOS that runs this code, of 32-bit mode."""
+    """A BIOS that runs this 32-bit code."""
     table = struct.pack("<3Q", 0, 0x00CF9B00_0000FFFF, 0x00CF9300_0000FFFF)  # flat, already accessed
     flat = b"\x66\xb8\x10\x00\x8e\xd8\x8e\xc0\x8e\xd0" + code  # mov ax, 0x10; mov ds, es, ss
     table_at, pointer_at, flat_at = 0x100, 0x180, 0x200
@@ -149,4 +149,4 @@ def _out(port: int, value: bytes) -> bytes:
 
 
 def _nowhere(data: bytes) -> None:
-    """There is no console to speak of."""
+    """Ignore the console."""

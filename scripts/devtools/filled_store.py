@@ -1,4 +1,4 @@
-"""Stores to measure with: sessions written as rondo-store writes them, without a stream."""
+"""Makes stores for benches: sessions written like rondo-store does, without a stream."""
 
 from __future__ import annotations
 

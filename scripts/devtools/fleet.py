@@ -4,8 +4,8 @@
         host.start("vm-1", seconds=10)
         host.wait()
 
-The store serves on a Unix socket in `folder`, the push is a daemon. What is started ends with the
-`with` block, the push last, so that everything is delivered by then.
+The store serves on a Unix socket in `folder`, the push is a daemon. The `with` block ends all of them, the
+push last, so that everything is delivered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import TracebackType
 
 from devtools import ROOT
 
-PATIENCE_S = 300.0  # bounds a hang; nothing here takes so long
+PATIENCE_S = 300.0  # bounds a hang
 
 
 class Host:
@@ -55,7 +55,7 @@ class Host:
         self._end()
 
     def start(self, instance: str, seconds: int) -> subprocess.Popen[bytes]:
-        """Start a VM that works for so long, with the built-in guest."""
+        """Start a VM with the built-in guest for `seconds`."""
         vm = self._run(
             "rondo-vmm", "--instance", instance, "--duration", f"{seconds}s",
             "--output", f"unix:{self.socket}", "--serial", "none",
@@ -64,7 +64,7 @@ class Host:
         return vm
 
     def wait(self, vm: subprocess.Popen[bytes]) -> None:
-        """Until a VM has ended, and all of it is stored."""
+        """Wait until a VM has ended, and everything is stored."""
         if vm.wait(PATIENCE_S):
             raise RuntimeError(f"a VM ended with {vm.returncode}: {self.said()}")
 
@@ -78,11 +78,11 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                process_group=0,  # a Ctrl-C is for who started us
+                process_group=0,  # Ctrl-C goes to our caller only
             )
 
     def _end(self) -> None:
-        """End the VMs, then the store, then the push, each with the time it needs to deliver."""
+        """End the VMs, then the store, then the push; each may finish delivering."""
         for vm in self._vms:
             if vm.poll() is None:
                 vm.send_signal(signal.SIGINT)

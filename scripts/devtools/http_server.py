@@ -14,12 +14,12 @@ Reply = tuple[int, Mapping[str, str], bytes]
 """Status, headers and body. Content-Length is added."""
 
 Answer = Callable[[BaseHTTPRequestHandler, bytes], Reply | None]
-"""Gets a request and its body; gives None if it has dealt with the connection itself."""
+"""Gets a request and its body; returns None if it has answered by itself."""
 
 
 @contextmanager
 def http_server(answer: Answer, tls: ssl.SSLContext | None = None, *, path: str = "/write") -> Iterator[str]:
-    """Yields the server's URL, with that path. Every path is served."""
+    """Yields the server's URL with `path`. Every path is served."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -55,14 +55,14 @@ def send_reply(request: BaseHTTPRequestHandler, reply: Reply) -> None:
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serves by a handler of one's own; yields host and port."""
+    """Serves with `handler`; yields host and port."""
 
     class Server(ThreadingHTTPServer):
-        daemon_threads = True  # a client that is idle keeps its connection
+        daemon_threads = True  # an idle client keeps its connection open
         block_on_close = False
 
         def finish_request(self, request: Any, client_address: Any) -> None:
-            # The handshake is the thread's, not the listener's.
+            # The handshake runs in the connection's thread, not in the listener's.
             request = request if tls is None else tls.wrap_socket(request, server_side=True)
             with request:
                 super().finish_request(request, client_address)

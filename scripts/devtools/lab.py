@@ -1,9 +1,8 @@
 """The laboratory: a Linux with a KVM that boots Linux, on a machine that has none (scripts/lab.py).
 
-QEMU emulates an AMD processor with virtualization in software. In it runs a stock kernel with KVM, and
-a root of Python, busybox, rondo as it stands in this checkout (in /rondo, where the command starts, its
-commands on PATH), and build/guest. 10.0.2.2 is this machine's loopback. Everything is in memory: each
-run begins anew.
+QEMU emulates an AMD processor with virtualization in software. It runs a stock kernel with KVM, and a root of
+Python, busybox, a copy of this checkout (in /rondo, where the command starts, its commands on PATH), and
+build/guest. 10.0.2.2 is this machine's loopback. Everything is in memory: each run starts fresh.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Sink = Callable[[bytes], object]
 
 
 class LabError(Exception):
-    """The laboratory itself failed: it could not be had, died, or took too long."""
+    """The laboratory itself failed: it could not be built, crashed, or took too long."""
 
     def __init__(self, message: str, status: int = EX_SOFTWARE) -> None:
         super().__init__(message)
@@ -42,7 +41,7 @@ class LabError(Exception):
 
 
 class Result(NamedTuple):
-    """What a command came to. `out` holds the files it left in /out, by their path below it."""
+    """The result of a command. `out` has its files in /out, by their path below it."""
 
     status: int
     stdout: bytes
@@ -60,8 +59,8 @@ def run(
 ) -> Result:
     """Run a shell command in the laboratory, with `files` in /in, and wait for its end.
 
-    `stdout` and `stderr` are called with what it prints while it runs. Raises LabError, and
-    LookupError for what is not to be had.
+    `stdout` and `stderr` are called with its output while it runs. Raises LabError, and LookupError if a
+    program or package is missing.
     """
     kept = [io.BytesIO(), io.BytesIO(), io.BytesIO()]
     sinks: list[Sink] = [kept[0].write, kept[1].write, kept[2].write]
@@ -100,7 +99,7 @@ def run(
             }
         status = int(back.pop("lab/status"))
     except (tarfile.TarError, KeyError, ValueError):
-        fate = "the laboratory died" if in_time else f"the laboratory did not end within {timeout_s:g} s"
+        fate = "the laboratory crashed" if in_time else f"the laboratory did not end within {timeout_s:g} s"
         last = kept[1].getvalue().decode(errors="replace")
         raise LabError(f"{fate}\n{_errors(said)}{console}{last}".rstrip()) from None
     out = {name.removeprefix("out/"): data for name, data in back.items()}
@@ -113,7 +112,7 @@ def shell() -> int:
     with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
         terminal = f"rows {rows} columns {columns}\n".encode()
         initrd = _initrd(Path(temporary), {"lab/terminal": terminal}, {})
-        # Ctrl-C is for the shell inside.
+        # Ctrl-C goes to the shell inside.
         devices = ["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal"]
         return subprocess.run([*_qemu(initrd), *devices], stderr=subprocess.DEVNULL).returncode
 
@@ -121,10 +120,10 @@ def shell() -> int:
 def _qemu(initrd: Path) -> list[str | Path]:
     parameters = [
         "console=ttyS0 quiet reboot=t panic=-1",
-        # KVM in it wants to know the time stamp counter's frequency, and calibration under emulation
-        # does not find it: then the first KVM_RUN never returns.
+        # The inner KVM must know the frequency of the time stamp counter, and calibration under emulation
+        # fails: without it the first KVM_RUN never returns.
         f"tsc_early_khz={_tsc_khz()} tsc=reliable",
-        # The rest saves time.
+        # The other parameters save time.
         "mitigations=off nokaslr random.trust_cpu=on cryptomgr.notests no_timer_check",
         "8250.nr_uarts=1 pci=off",
     ]
@@ -132,8 +131,8 @@ def _qemu(initrd: Path) -> list[str | Path]:
         *(fetch("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on"),
         *("-accel", "tcg,thread=multi,tb-size=512"),
-        # The emulation of xsave lacks parts that a guest's kernel would warn about. One processor: with
-        # two, the emulation is quicker, but some runs in a hundred never ended.
+        # The emulation of xsave is incomplete, and a guest's kernel would warn. One processor: with two, the
+        # emulation is quicker, but some runs in a hundred never ended.
         *("-cpu", "EPYC,-xsave", "-smp", "1", "-m", str(MEMORY_MIB)),
         *("-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"),
         *("-kernel", kernel(), "-initrd", initrd, "-append", " ".join(parameters)),
@@ -141,7 +140,7 @@ def _qemu(initrd: Path) -> list[str | Path]:
 
 
 def _initrd(work: Path, own: dict[str, bytes], files: dict[str, bytes]) -> Path:
-    """The base, and behind it what changes: rondo's code, the guest, the command."""
+    """The base archive, followed by the variable parts: rondo's code, the guest, the command."""
     shutil.copytree(ROOT / "rondo_tools", work / "rondo_tools", ignore=shutil.ignore_patterns("__pycache__"))
     compile_python(work / "rondo_tools")
     initrd = work / "initrd"
@@ -168,7 +167,7 @@ def _initrd(work: Path, own: dict[str, bytes], files: dict[str, bytes]) -> Path:
 
 
 def _relay(sources: list[int], kept: list[Sink], shown: list[Sink | None], timeout_s: float) -> bool:
-    """Read until all have ended; returns whether they have in time."""
+    """Read until all sources have ended; returns whether they ended in time."""
     deadline = time.monotonic() + timeout_s
     with selectors.DefaultSelector() as selector:
         for source, keep, show in zip(sources, kept, shown, strict=True):
@@ -190,7 +189,7 @@ def _relay(sources: list[int], kept: list[Sink], shown: list[Sink | None], timeo
 
 
 def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """A QEMU whose ports are closed is about to end."""
+    """Wait for QEMU to end, whose ports are closed."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -199,12 +198,12 @@ def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def _errors(said: str) -> str:
-    """What QEMU said, less what it says each time of features that its emulation lacks."""
+    """QEMU's messages, without those about features that its emulation lacks."""
     return "".join(line for line in said.splitlines(True) if "TCG doesn't support" not in line)
 
 
 def _tsc_khz() -> int:
-    """The frequency of this machine's time stamp counter, which QEMU hands through, measured."""
+    """The measured frequency of this machine's time stamp counter, which QEMU passes through."""
     code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(bytes.fromhex("0f31 48c1e220 4809d0 c3"))  # rdtsc; shl rdx, 32; or rax, rdx; ret
     place = ctypes.c_char.from_buffer(code)
@@ -220,7 +219,7 @@ def _tsc_khz() -> int:
 
 
 def _together(counter: Callable[[], int]) -> tuple[int, int]:
-    """The clock in ns and the counter at one moment; the best of some tries, as others may run in between."""
+    """The clock in ns and the counter at one moment: the closest pair of some tries."""
     tries = []
     for _ in range(20):
         before = time.monotonic_ns()

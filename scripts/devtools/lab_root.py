@@ -1,8 +1,8 @@
 """The root of the laboratory, as an initramfs: Python, busybox, rondo's dependencies, and drivers.
 
-Strategy: the distribution's own packages, unpacked, with wheels for the Python they bring, compiled
-beforehand (under emulation that would take minutes). It changes rarely, so it is built once into
-build/lab, and again when a requirement or this file has changed.
+Strategy: the distribution's own packages, unpacked, with wheels for their Python, compiled beforehand (under
+emulation that would take minutes). It changes rarely, so it is built once into build/lab, and again after a
+change of a requirement or of this file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KERNEL_PACKAGE = "linux-image-cloud-amd64"
 DRIVERS = ("virtio_mmio", "virtio_net", "virtio_console", "kvm_amd", "loop", "crc32c_generic", "ext4")
 DEPENDENCIES = "usr/lib/python3/dist-packages"
 
-# Not needed to run anything: documentation, other languages, tests, what compiles extensions.
+# Not needed at run time: documentation, other languages, tests, compilers of extensions.
 _LEFT_OUT = re.compile(
     r"usr/share/(doc|man|locale|info|lintian|bash-completion|perl5|zoneinfo)(/|$)"
     r"|(var|etc/init\.d|usr/lib/dpkg|usr/sbin)(/|$)"
@@ -43,7 +43,7 @@ def kernel() -> Path:
 
 
 def base_archive() -> Path:
-    """The archive, built if it is not there or not what it should be. Raises LookupError."""
+    """The archive, built if it is missing or outdated. Raises LookupError."""
     archive, stamp = BUILD / "base.cpio", BUILD / "base.stamp"
     wanted = hashlib.sha256(Path(__file__).read_bytes() + "\n".join(_requirements()).encode()).hexdigest()
     with (scratch() / "lock").open("w") as lock:
@@ -58,13 +58,13 @@ def base_archive() -> Path:
 
 
 def scratch() -> Path:
-    """A folder for what is large: /tmp may be in memory."""
+    """A folder for large files: /tmp may be in memory."""
     BUILD.mkdir(parents=True, exist_ok=True)
     return BUILD
 
 
 def compile_python(*folders: Path) -> None:
-    """Compile all Python below, with the laboratory's Python, for files whose times do not count."""
+    """Compile all Python in the folders with the laboratory's Python, independent of the files' times."""
     options = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash", "-x", r"/tests?/|lib2to3"]
     _python("-m", "compileall", *options, *map(str, folders))
 
@@ -107,16 +107,16 @@ def _build(work: Path) -> Path:
 
 
 def _distribution() -> Path:
-    # Wheels such as numpy's bring all libraries but that of C++.
+    # Wheels such as numpy's include all libraries except that of C++.
     return folder("python3", Needs.ALL, "libstdc++6", "busybox-static")
 
 
 def _python(*arguments: str) -> str:
-    """Run the distribution's Python where it is unpacked, with its own loader and libraries."""
+    """Run the unpacked Python of the distribution, with its own loader and libraries."""
     root = _distribution()
     loader = next(root.glob("lib64/ld-linux-x86-64.so.2"), None) or next(root.glob("usr/lib64/ld-linux-*"))
     libraries = ":".join(str(root / path) for path in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
-    # Only what the name python3 stands for, not what a virtual environment around us says.
+    # The full path of python3, not that of a virtual environment around us.
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONHOME": str(root / "usr"),

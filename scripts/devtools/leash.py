@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Run a command that does not outlive whoever asked for it from afar.
+"""Run a command through ssh that does not outlive the connection.
 
     ssh HOST scripts/devtools/leash.py COMMAND...
 
-When standard input ends, because somebody over there pressed Ctrl-C or the connection is gone, the
-command gets what Ctrl-C would give it: SIGINT to its process group. If it is still there a minute later,
-SIGTERM; then SIGKILL. Exit status: the command's, or 128 and the number of the signal that ended it.
-Needs nothing but Python.
+When standard input ends, because of a Ctrl-C on the other side or a lost connection, the command's process
+group gets SIGINT, as from Ctrl-C. A minute later it gets SIGTERM; then SIGKILL. Exit status: the command's,
+or 128 plus the number of the signal that ended it. Needs only Python.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import threading
 
-PATIENCE_S = 60.0  # for what is left to be stored and delivered
+PATIENCE_S = 60.0  # time to store and deliver the rest
 EX_USAGE = 64
 
 
@@ -35,7 +34,7 @@ def main(command: list[str]) -> int:
 
 
 def pull(process: subprocess.Popen[bytes], over: threading.Event) -> None:
-    """End the command, ever more firmly, once standard input has ended."""
+    """End the command after the end of standard input, with stronger signals each time."""
     while os.read(0, 4096):
         pass
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):

@@ -1,4 +1,4 @@
-"""The table of docs/metrics.md, made of the catalogue."""
+"""Makes the table of docs/metrics.md from the catalogue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HEAD = "| series | kind | unit | meaning |\n|---|---|---|---|\n"
 
 
 def with_table(text: str) -> str:
-    """The document with its table made anew; what stands around it stays."""
+    """The document with its table replaced; the rest stays."""
     before, head, after = text.partition(HEAD)
     if not head:
         raise SystemExit("docs/metrics.md has no table to fill")

@@ -1,8 +1,8 @@
-"""The commands of the checkout, run and shown as somebody at a shell would: joined by pipes, or alone.
+"""Runs and shows the commands of the checkout like a shell: joined by pipes, or alone.
 
-Strategy: each process is in a group of its own, so a Ctrl-C comes here and nowhere else. The first one
-goes to the head of the pipe, the VM; the rest ends at the end of its input, with everything delivered.
-A second goes to all of them.
+Strategy: each process has a process group of its own, so Ctrl-C comes only here. The first one goes to the
+head of the pipe, the VM; the others end at the end of their input, after everything is delivered. A second
+one goes to all of them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def say(text: str = "") -> None:
 
 
 def receiver() -> AbstractContextManager[Prometheus | StandIn]:
-    """A real Prometheus; only where none can be had, our own receiver."""
+    """A real Prometheus, or our own receiver if none is available."""
     try:
         program = fetch("prometheus")
     except LookupError as exc:
-        say(f"No Prometheus to be had, so a receiver of our own stands in for it ({exc})")
+        say(f"No Prometheus is available, so a receiver of our own replaces it ({exc})")
         return StandIn()
     version = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
     say(f"Receiver: {version.splitlines()[0]}")
@@ -37,7 +37,7 @@ def receiver() -> AbstractContextManager[Prometheus | StandIn]:
 
 
 def pipeline(*commands: list[str]) -> list[int]:
-    """Run commands joined by pipes, as the shell would; returns their exit statuses."""
+    """Run commands joined by pipes, like the shell; returns their exit statuses."""
     say("\n$ " + " |\n    ".join(shlex.join(command) for command in commands) + "\n")
     processes: list[subprocess.Popen[bytes]] = []
     with _relayed_to(processes):
@@ -54,7 +54,7 @@ def pipeline(*commands: list[str]) -> list[int]:
                 if processes:
                     stream = processes[-1].stdout
                     assert stream is not None
-                    stream.close()  # the next process has it now
+                    stream.close()  # the next process has inherited it
                 processes.append(process)
             return [process.wait() for process in processes]
         except BaseException:
@@ -67,7 +67,7 @@ def pipeline(*commands: list[str]) -> list[int]:
 
 @contextmanager
 def _relayed_to(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """While entered, a signal to end goes to the first of `processes`, a second one to all."""
+    """Forward a signal to the first of `processes`, a second one to all."""
     asked = False
 
     def end(_number: int, _frame: object) -> None:
@@ -86,6 +86,6 @@ def _relayed_to(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def show(*command: str) -> None:
-    """Run one of the commands, and show what it says as it stands."""
+    """Run one of the commands, and show its output."""
     say(f"\n$ {shlex.join(command)}")
     subprocess.run([sys.executable, ROOT / "bin" / command[0], *command[1:]], cwd=ROOT, check=True)

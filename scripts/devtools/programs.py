@@ -1,7 +1,7 @@
 """Real programs in .tools/ of the checkout: no root, no installation, no service started.
 
-Each comes from the distribution's package, unpacked. Where packages cannot be had, or this machine
-has the program installed already, the one on PATH is used. Needs nothing but Python.
+Each comes unpacked from the distribution's package. If packages cannot be downloaded, or the program is
+installed already, the one on PATH is used. Needs only Python.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class Needs(Enum):
-    """What is downloaded with a package."""
+    """The packages downloaded with a package."""
 
     NOTHING = "the package alone"
-    MISSING = "what it depends on and this machine lacks"
-    ALL = "all that it depends on, as for an empty machine"
+    MISSING = "its dependencies that this machine lacks"
+    ALL = "all of its dependencies, as for an empty machine"
 
 
 class For(Enum):
-    """The first target of make that wants a program: tests/test_programs.py compares it with the tests."""
+    """The first make target that needs a program: tests/devtools/test_programs.py compares the two."""
 
     TEST = "make test"
     LONG = "make test-long"
@@ -43,8 +43,8 @@ class For(Enum):
 
 
 class Program(NamedTuple):
-    """Where a program comes from: a package, and the place in it; `suite` is another one of Debian's than
-    the machine's own. `only`: the package's other files, large ones, are not kept."""
+    """A program's package, and its path there; `suite` is a suite of Debian other than the machine's own.
+    `only`: the other, large files of the package are not kept."""
 
     package: str
     path: str
@@ -110,10 +110,10 @@ def fetch(name: str) -> Path:
             if found:
                 return Path(found)
             raise LookupError(
-                f"{name}: no package {program.package!r} to be had, and none on PATH\n{said(exc)}"
+                f"{name}: the package {program.package!r} is not available, and none is on PATH\n{said(exc)}"
             ) from exc
         root = program.root
-        # The library path is for packages with libraries; a static program does not mind.
+        # The library path is for packages with libraries; static programs ignore it.
         script = f"""#!/bin/sh
 root="$(dirname "$0")/../{root.name}"
 libraries="$root/usr/lib/x86_64-linux-gnu"
@@ -130,7 +130,7 @@ exec "$root/{path.relative_to(root)}" "$@"
 
 
 def unpacked(program: Program) -> Path:
-    """The program in its package, which is downloaded unless another program of it was there before."""
+    """The program in its package, which is downloaded unless another program has done that before."""
     try:
         return in_root(program.root, program.path)
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def is_there(name: str) -> bool:
 
 
 def sizes(names: Iterable[str]) -> dict[str, int | None]:
-    """The bytes that `fetch` downloads for each program, in this order; 0 if its package is there by then.
+    """The bytes that `fetch` downloads for each program, in this order; 0 if its package is there already.
 
     None if the size is unknown until Debian's package lists are fetched.
     """
@@ -169,9 +169,9 @@ def sizes(names: Iterable[str]) -> dict[str, int | None]:
 
 
 def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
-    """The folder that holds a package, unpacked, with `more` in the same; downloaded once.
+    """The folder of an unpacked package, together with `more` packages; downloaded once.
 
-    Raises LookupError with what went wrong.
+    Raises LookupError with the error.
     """
     with lock():
         root = root_of(package, *more)
@@ -180,11 +180,11 @@ def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
         try:
             return unpack(package, needs, *more)
         except (OSError, subprocess.SubprocessError) as exc:
-            raise LookupError(f"the package {package!r} cannot be had\n{said(exc)}") from exc
+            raise LookupError(f"the package {package!r} is not available\n{said(exc)}") from exc
 
 
 def package_version(name: str) -> str:
-    """The version of a program's package: 3.5.3+ds1-6. Raises LookupError where it was not fetched."""
+    """The version of a program's package: 3.5.3+ds1-6. Raises LookupError if it was not fetched."""
     program = PROGRAMS[name]
     for changelog in program.root.glob(f"usr/share/doc/{program.package}/changelog.Debian*.gz"):
         with gzip.open(changelog, "rt") as file:
@@ -197,7 +197,7 @@ def root_of(*packages: str, suite: str = "") -> Path:
 
 
 def in_root(root: Path, path: str) -> Path:
-    """Where a file is: newer distributions have moved everything of / to /usr."""
+    """The path of a file: newer distributions have moved everything from / to /usr."""
     found = next((one for one in (root / path, root / "usr" / path) if one.exists()), None)
     if found is None:
         raise FileNotFoundError(f"no {path} in {root.name}: is it installed already?")
@@ -206,7 +206,7 @@ def in_root(root: Path, path: str) -> Path:
 
 @contextmanager
 def lock() -> Iterator[None]:
-    """Two test runs may want the same at once. What one that was killed has left is removed."""
+    """A lock between test runs. Leftovers of a killed run are removed."""
     TOOLS.mkdir(exist_ok=True)
     with (TOOLS / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -218,7 +218,7 @@ def lock() -> Iterator[None]:
 def unpack(
     package: str, needs: Needs, *more: str, suite: str = "", root: Path | None = None, only: str = ""
 ) -> Path:
-    """Download packages and unpack them into one folder, all of it or nothing; of `only`, just that file."""
+    """Download packages and unpack them into one folder, all or nothing; with `only`, just that file."""
     root = root or root_of(package, *more, suite=suite)
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
@@ -231,7 +231,7 @@ def unpack(
         except subprocess.SubprocessError:
             if suite:
                 raise
-            # Lists that somebody fetched long ago may name files that are gone.
+            # Old lists may name files that are gone.
             own_lists(work, options)
             download([package, *more], needs, work, options)
         for name in (package, *more):
@@ -240,7 +240,7 @@ def unpack(
         made.mkdir()
         for deb in sorted(work.rglob("*.deb")):
             run(["dpkg", "-x", str(deb), str(made)])
-        if only:  # and the package's changelog, which has its version
+        if only:  # and the changelog, which has the package's version
             kept, pages = work / "only", Path("usr/share/doc", package)
             for path in (Path(only), pages):
                 (kept / path).parent.mkdir(parents=True, exist_ok=True)
@@ -254,14 +254,14 @@ def unpack(
 
 
 def own_lists(work: Path, options: list[str]) -> None:
-    """Fetch the lists of packages, and add to `options` where they are."""
+    """Fetch package lists, and add their place to `options`."""
     (work / "lists" / "partial").mkdir(parents=True)
     options += ["-o", f"Dir::State::Lists={work / 'lists'}"]
     apt(work, [*options, "update"])
 
 
 def sources(suite: str, work: Path) -> list[str]:
-    """Options that make apt look at another suite only, at the mirror that this machine uses."""
+    """Options that limit apt to another suite, on the mirror of this machine."""
     if not suite:
         return []
     file = work / "sources.list"
@@ -270,16 +270,16 @@ def sources(suite: str, work: Path) -> list[str]:
 
 
 def debian_mirror() -> str:
-    """The mirror of Debian that this machine uses. Raises LookupError."""
+    """This machine's mirror of Debian. Raises LookupError."""
     sites = run(["apt-get", "indextargets", "--format", "$(SITE)"]).split()
     mirror = next((site for site in sites if site.rstrip("/").endswith("/debian")), None)
     if mirror is None:
-        raise LookupError("this machine names no mirror of Debian")
+        raise LookupError("this machine has no mirror of Debian in its sources")
     return mirror
 
 
 def follow(package: str, work: Path, options: list[str]) -> None:
-    """A package for the newest kernel holds no kernel, but depends on one with a version in its name."""
+    """Resolve a package for the newest kernel: it depends on the package with the kernel itself."""
     if not package.startswith("linux-image-"):
         return
     for deb in work.rglob(f"{package}_*.deb"):
@@ -290,7 +290,7 @@ def follow(package: str, work: Path, options: list[str]) -> None:
 
 
 def download(packages: list[str], needs: Needs, work: Path, options: list[str]) -> str:
-    """Returns what apt-get prints: nothing, unless an option asks for it."""
+    """Download packages. Returns apt-get's output, which an option may ask for."""
     if needs is Needs.NOTHING:
         return apt(work, [*options, "download", *packages])
     if needs is Needs.ALL:
@@ -300,12 +300,12 @@ def download(packages: list[str], needs: Needs, work: Path, options: list[str]) 
 
 
 def apt(work: Path, arguments: list[str]) -> str:
-    """Run apt-get with folders of its own, so that any user may, beside a running one of the system's."""
+    """Run apt-get with its own folders, so that any user may, also while the system's apt runs."""
     cache = work / "cache"
     (cache / "archives" / "partial").mkdir(parents=True, exist_ok=True)
     options = [f"Dir::Cache={cache}", "Debug::NoLocking=1", "Acquire::Retries=2", "Acquire::http::Timeout=30"]
     if os.geteuid() == 0:
-        options.append("APT::Sandbox::User=root")  # else it drops to a user who cannot write here
+        options.append("APT::Sandbox::User=root")  # apt's own user could not write here
     return run(
         ["apt-get", "-qq", *(part for option in options for part in ("-o", option)), *arguments], cwd=work
     )
@@ -322,7 +322,7 @@ def said(exc: BaseException) -> str:
 
 
 def megabytes(size: int | None) -> str:
-    """A size as `sizes` has it: ``19 MB``."""
+    """A size of `sizes` as text: ``19 MB``."""
     if size is None:
         return "unknown until Debian's package lists are fetched"
     if not size:
@@ -331,7 +331,7 @@ def megabytes(size: int | None) -> str:
 
 
 def fetch_for_tests() -> None:
-    """List the programs that `make test` needs and lacks, with sizes; then fetch them."""
+    """List the missing programs of `make test`, with sizes; then fetch them."""
     names = [name for name, one in PROGRAMS.items() if one.target is For.TEST and not is_there(name)]
     if not names:
         return

@@ -1,9 +1,8 @@
-"""Run a script of this checkout on another machine, as if it were here.
+"""Runs a script of this checkout on another machine, as if it were here.
 
-Strategy: rsync puts the checkout there, `make setup-demo` makes its .venv, and one ssh runs the script and
-shows what it prints as it comes. What runs there is on a leash (leash.py): it ends when its standard input
-does, so it ends with the connection, however that ends. On Ctrl-C here we close that input and go on
-showing what the other side says until it is done.
+Strategy: rsync copies the checkout, `make setup-demo` creates the .venv, and one ssh runs the script and
+shows its output. leash.py ends the script when its standard input ends, so it ends with the connection.
+Ctrl-C here closes that input, and the output is shown until the script has ended.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from devtools.programs import fetch
 
 EX_UNAVAILABLE = 69
 
-# A dead connection is noticed within half a minute; a password may still be asked for.
+# A dead connection is noticed within half a minute; ssh may ask for a password.
 SSH = ("ssh", "-T", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
 
 
 class Remote:
-    """`host` is what ssh takes, `folder` a path there, from the home folder if it is relative.
+    """`host` is ssh's destination, `folder` a path there, relative to the home folder.
 
-    `options` are more for ssh: ``-p 2222 -i key``.
+    `options` are additional options for ssh: ``-p 2222 -i key``.
     """
 
     def __init__(self, host: str, folder: str, options: str) -> None:
@@ -37,12 +36,12 @@ class Remote:
     def run(self, script: str, *arguments: str, environment: dict[str, str]) -> int:
         """Sync, set up, run; returns the exit status of the first of these that fails.
 
-        `environment` is given to the script; PYTHON in it names the Python for the setup there.
+        The script gets `environment`; PYTHON in it is the Python of the setup there.
         """
         say(f"Syncing {ROOT.name}/ to {self._host}:{self._folder}/")
         status = self._sync()
         if status:
-            say(f"Syncing failed, rsync's exit status is {status}. It is needed on both machines.")
+            say(f"Syncing failed, rsync's exit status is {status}. Both machines need rsync.")
             return EX_UNAVAILABLE
         python = shlex.quote(environment.get("PYTHON", "python3"))
         given = [f"{name}={value}" for name, value in sorted(environment.items())]
@@ -56,7 +55,7 @@ class Remote:
         return self._leashed(" && ".join(steps))
 
     def _sync(self) -> int:
-        """What git ignores stays here. Nothing is deleted there: the folder may be anybody's."""
+        """Copy all but ignored files. Delete nothing there: the folder may have other files."""
         rsync = shutil.which("rsync") or fetch("rsync")
         source, target = f"{ROOT}/", f"{self._host}:{self._folder}/"
         chosen = ["--archive", "--exclude=/.git", "--filter=:- .gitignore", "--no-owner", "--no-group"]
@@ -64,7 +63,7 @@ class Remote:
 
     def _leashed(self, command: str) -> int:
         process = subprocess.Popen(
-            # ssh leaves an ignored signal ignored: Ctrl-C is for us.
+            # ssh inherits the ignored signal: Ctrl-C goes to us only.
             ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *self._ssh, self._host, command],
             stdin=subprocess.PIPE,
         )

@@ -1,4 +1,4 @@
-"""A program on a terminal of its own: a real pty, and an emulator that says what stands on the screen."""
+"""Runs a program on its own terminal: a real pty, and an emulator that keeps the screen."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any, Self
 
 import pyte
 
-PATIENCE_S = 300.0  # bounds a hang; nothing here takes so long
+PATIENCE_S = 300.0  # bounds a hang
 
 
 class Emulator(pyte.Screen):
-    """Keeps what stands on the main screen while the alternate one is shown."""
+    """Keeps the main screen while the alternate one is shown."""
 
     def __init__(self, columns: int, lines: int) -> None:
         self.is_alternate = False
@@ -42,7 +42,7 @@ class Emulator(pyte.Screen):
 
 
 class TerminalHost:
-    """Runs `command` on a terminal of that size; use it as a context manager."""
+    """Runs `command` on a terminal of that size; a context manager."""
 
     def __init__(
         self, command: Sequence[str], columns: int = 80, lines: int = 24, env: dict[str, str] | None = None
@@ -91,13 +91,13 @@ class TerminalHost:
         self._resize(columns, lines)
 
     def hang_up(self) -> None:
-        """The terminal goes away, as when its window is closed."""
+        """Close the terminal, like closing its window."""
         os.close(self._slave)
         os.close(self._master)
         self._master = self._slave = -1
 
     def take(self, seconds: float = 0.05) -> bytes:
-        """What the program has written within so long."""
+        """The program's output within `seconds`."""
         if not select.select([self._master], [], [], seconds)[0]:
             return b""
         data = os.read(self._master, 65536)
@@ -106,7 +106,7 @@ class TerminalHost:
         return data
 
     def until(self, is_so: Callable[[str], bool]) -> str:
-        """Wait for the screen to show it; returns the screen."""
+        """Wait until the screen matches; returns it."""
         deadline = time.monotonic() + PATIENCE_S
         while not is_so(self.text):
             assert time.monotonic() < deadline, self.text
@@ -114,7 +114,7 @@ class TerminalHost:
         return self.text
 
     def end(self, number: signal.Signals | None = None) -> int:
-        """Its exit status, after a signal if one is given."""
+        """Send a signal, if any, and return the exit status."""
         if number is not None:
             self.process.send_signal(number)
         deadline = time.monotonic() + PATIENCE_S

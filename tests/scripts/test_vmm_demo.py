@@ -41,7 +41,7 @@ def test_without_kvm_it_is_the_built_in_guest_and_says_so(tmp_path: Path) -> Non
     [
         (b"rondo-vmm: booting\r\nrondo guest: up\r\n", ""),
         (b"rondo-vmm: KVM_RUN failed\n", "rondo-vmm: KVM_RUN failed"),
-        (b"", "rondo-vmm ended without a word"),
+        (b"", "rondo-vmm ended without output"),
     ],
 )
 def test_a_probe_reads_the_console(said: bytes, why: str) -> None:
@@ -55,7 +55,7 @@ def test_a_probe_reads_the_console(said: bytes, why: str) -> None:
 def test_a_probe_does_not_wait_for_ever() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"Booting\n")
-    assert "first process does not run" in wait_until_up(reading, 0.01)
+    assert "first process did not start" in wait_until_up(reading, 0.01)
     os.close(reading)
     os.close(writing)
 
@@ -90,14 +90,14 @@ def test_a_lost_or_displaced_sector_is_found() -> None:
     with pytest.raises(DiskError, match="sector 2 is blank"):
         check_pattern(bytes(lost))
     displaced = image[: 2 * SECTOR] + image[3 * SECTOR : 4 * SECTOR] + image[3 * SECTOR :]
-    with pytest.raises(DiskError, match="sector 2 does not hold"):
+    with pytest.raises(DiskError, match="sector 2 has other data"):
         check_pattern(bytes(displaced))
     with pytest.raises(DiskError, match="wrote nothing"):
         check_pattern(bytes(16 * SECTOR))
 
 
 def test_the_files_of_linux_are_checked_against_their_sums(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match="no SUMS"):
+    with pytest.raises(DiskError, match="no file SUMS"):
         check_files(tmp_path)
     (tmp_path / "data.0").write_bytes(b"zero")
     (tmp_path / "SUMS").write_text(f"{hashlib.sha256(b'zero').hexdigest()}  data.0\n")
@@ -271,7 +271,7 @@ def test_a_run_on_another_machine(box: Box, prometheus: Prometheus) -> None:
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
-    assert "rondo-push is done with all of them" in said
+    assert "rondo-push has settled all of them" in said
     assert "phase: mixed" in said
     for name in (".git", ".tools", "build"):
         assert not (box.folder / name).exists()
@@ -301,7 +301,7 @@ def test_ctrl_c_here_ends_it_there_and_shows_the_end(box: Box, prometheus: Prome
             demo.kill()
     assert demo.returncode == 0, said + out
     assert "ended by signal" in out
-    assert "rondo-push is done with all of them" in out
+    assert "rondo-push has settled all of them" in out
 
 
 def test_it_ends_there_when_the_connection_is_gone(box: Box, prometheus: Prometheus) -> None:

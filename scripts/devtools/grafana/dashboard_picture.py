@@ -1,4 +1,4 @@
-"""Pictures of the dashboards, of real VMs in a real Prometheus.
+"""Pictures of the dashboards with real VMs in a real Prometheus.
 
 It runs one VM of 45 s, with a neighbour that is restarted, then eighty that live for seconds; three
 minutes in all.
@@ -28,7 +28,7 @@ NOTE = "The dashboard's own queries over a real run, drawn by `make dashboard-pi
 
 
 def draw_dashboards(folder: Path) -> Iterator[Path]:
-    """Draws dashboard-vmm.png and dashboard-fleet.png into a folder; yields the path of each."""
+    """Draw dashboard-vmm.png and dashboard-fleet.png into a folder; yields their paths."""
     with (
         tempfile.TemporaryDirectory(prefix="rondo-picture-") as temporary,
         Prometheus(fetch("prometheus")) as prometheus,
@@ -37,7 +37,7 @@ def draw_dashboards(folder: Path) -> Iterator[Path]:
         one_vm = run_one(host)
         time.sleep(3)
         fleet = run_fleet(host)
-        time.sleep(2 * PUSH_S)  # what is older than this has arrived
+        time.sleep(2 * PUSH_S)  # older samples have arrived then
         for name, shown, instances in (("vmm", one_vm, "vm-1|vm-2"), ("fleet", fleet, ".*")):
             dashboard = load(FOLDER / f"rondo-{name}-dashboard.json")
             path = folder / f"dashboard-{name}.png"
@@ -47,7 +47,7 @@ def draw_dashboards(folder: Path) -> Iterator[Path]:
 
 
 def run_one(host: Host) -> Range:
-    """A VM that goes through all its phases, and one beside it that is restarted."""
+    """A VM with all its phases, and another one that is restarted."""
     began_s = time.time()
     vm = host.start("vm-1", seconds=45)
     for seconds in (12, 9):
@@ -58,7 +58,7 @@ def run_one(host: Host) -> Range:
 
 
 def run_fleet(host: Host) -> Range:
-    """Many VMs, a few at once; how long each lives is drawn by lot, the same at each run."""
+    """Many VMs, a few at once; their durations are random, with a fixed seed."""
     lot = random.Random(6)
     began_s = time.time()
     waiting = [(f"job-{number:02}", lot.choice(LIFETIMES_S)) for number in range(VMS)]
@@ -68,14 +68,14 @@ def run_fleet(host: Host) -> Range:
             running.append(host.start(*waiting.pop(0)))
             time.sleep(0.5)
         for vm in [vm for vm in running if vm.poll() is not None]:
-            host.wait(vm)  # says so if it ended badly
+            host.wait(vm)  # raises if the VM failed
             running.remove(vm)
         time.sleep(0.1)
     return Range(began_s - 2, time.time() + 2)
 
 
 def answers(url: str, dashboard: Json, shown: Range, variables: Mapping[str, str]) -> dict[int, list[Line]]:
-    """The lines of each panel, by its id: query by query, each in the order of names."""
+    """The lines of each panel by its id: query by query, each sorted by name."""
     lines: dict[int, list[Line]] = defaultdict(list)
     for query in queries(dashboard, shown, variables):
         found = [line(one, query.target["legendFormat"], query.step_s) for one in run(url, query, shown)]

@@ -1,7 +1,7 @@
-"""What Grafana asks a Prometheus for, of a dashboard's JSON: for the dashboards' tests and picture.
+"""Grafana's queries for a dashboard's JSON: for the dashboards' tests and picture.
 
-Grafana itself is not needed for that: the variables in an expression, the step and the interval of a
-rate follow from the panel, the time range and the width, by the rules that its manual gives.
+Grafana itself is not needed: the variables in an expression, the step and the interval of a rate follow from
+the panel, the time range and the width, by the rules in its manual.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ FOLDER = ROOT / "deploy" / "grafana"
 DASHBOARDS = sorted(FOLDER.glob("*.json"))
 
 ALL = {"job": ".*", "instance": ".*", "resolution": "1s"}
-POINTS = 1000  # of a panel: its width in pixels
+POINTS = 1000  # the width of a panel in pixels
 
 Json = dict[str, Any]
 
 
 class QueryError(Exception):
-    """Prometheus' words for why it does not answer."""
+    """A query failed, with Prometheus' message."""
 
 
 class Range(NamedTuple):
-    """The time that is shown, in Unix seconds."""
+    """The displayed range, in Unix seconds."""
 
     start_s: float
     end_s: float
 
 
 class Query(NamedTuple):
-    """One target of one panel, as it is sent."""
+    """One target of one panel, ready to send."""
 
     panel: Json
     target: Json
@@ -52,18 +52,18 @@ def load(path: Path) -> Json:
 
 
 def panels(dashboard: Json) -> list[Json]:
-    """All panels but the rows."""
+    """All panels except rows."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
 def seconds(interval: str) -> int:
-    """``10s``, ``5m``, as they stand in a dashboard."""
+    """The seconds of ``10s`` or ``5m`` in a dashboard."""
     number, unit = re.fullmatch(r"(\d+)([smh])", interval).groups()  # type: ignore[union-attr]
     return int(number) * {"s": 1, "m": 60, "h": 3600}[unit]
 
 
 def queries(dashboard: Json, shown: Range, variables: Mapping[str, str] = ALL) -> Iterator[Query]:
-    """What a look at the dashboard sends."""
+    """The queries of one view of the dashboard."""
     for panel in panels(dashboard):
         for target in panel["targets"]:
             yield _query(panel, target, shown, variables)
@@ -71,7 +71,7 @@ def queries(dashboard: Json, shown: Range, variables: Mapping[str, str] = ALL) -
 
 def _query(panel: Json, target: Json, shown: Range, variables: Mapping[str, str]) -> Query:
     range_s = round(shown.end_s - shown.start_s)
-    # "Min step" of a query is also what Grafana takes for the time between two samples.
+    # Grafana also uses a query's "Min step" as the time between two samples.
     sample_s = seconds(fill(target.get("interval", "15s"), variables))
     step_s = max(sample_s, seconds(panel.get("interval", "1s")), -(-range_s // POINTS))
     known = {
@@ -84,12 +84,12 @@ def _query(panel: Json, target: Json, shown: Range, variables: Mapping[str, str]
 
 
 def fill(text: str, variables: Mapping[str, str]) -> str:
-    """Put values in the place of variables. Raises KeyError for one that there is not."""
+    """Replace variables by their values. Raises KeyError for an unknown one."""
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda match: variables[match[1] or match[2]], text)
 
 
 def run(url: str, query: Query, shown: Range) -> list[Json]:
-    """The series that a Prometheus at `url` answers with. Raises QueryError."""
+    """The series in the answer of the Prometheus at `url`. Raises QueryError."""
     if query.step_s == 0:
         return ask(url, "query", query=query.expression, time=shown.end_s)
     # Grafana aligns a range with its step.
@@ -98,7 +98,7 @@ def run(url: str, query: Query, shown: Range) -> list[Json]:
 
 
 def label_values(url: str, query: str, shown: Range, variables: Mapping[str, str] = ALL) -> list[str]:
-    """The values that a variable offers: ``label_values(SELECTOR, LABEL)``. Raises QueryError."""
+    """The values of a variable: ``label_values(SELECTOR, LABEL)``. Raises QueryError."""
     selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()  # type: ignore[union-attr]
     matching = {"match[]": fill(selector, variables), "start": shown.start_s, "end": shown.end_s}
     values: list[str] = _get(f"{url}/api/v1/label/{label}/values?{urllib.parse.urlencode(matching)}")

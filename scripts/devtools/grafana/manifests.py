@@ -1,8 +1,8 @@
-"""The manifests of deploy/k8s/, made of deploy/grafana/ and deploy/rules/.
+"""Makes the manifests of deploy/k8s/ from deploy/grafana/ and deploy/rules/.
 
 Each dashboard becomes two files: a ConfigMap with its JSON, and a GrafanaDashboard that points to the
-ConfigMap. The rules become a PrometheusRule. The sources stand in the manifests to the letter, so that a
-difference between two versions of a manifest reads like that of its source.
+ConfigMap. The rules become a PrometheusRule. The manifests contain their sources verbatim, so the diff of a
+manifest reads like that of its source.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ spec:
 
 
 def manifests() -> Iterator[tuple[Path, str]]:
-    """Where each manifest belongs, and its text."""
+    """The path and the text of each manifest."""
     for path in sorted((DEPLOY / "grafana").glob("*.json")):
         text = path.read_text()
-        json.loads(text)  # what is broken is not passed on
+        json.loads(text)  # raises for invalid JSON
         names = {"source": path.relative_to(DEPLOY.parent), "name": path.stem, "file": path.name}
         config_map, grafana_dashboard = FILES[path.stem]
         yield K8S / config_map, CONFIG_MAP.format(**names, content=indent(text, "    "))
@@ -101,7 +101,7 @@ def write() -> None:
 
 
 def drifted() -> list[Path]:
-    """The manifests that are not what their sources make, from the top of the checkout."""
+    """The manifests that do not match their sources, relative to the checkout."""
     return [
         path.relative_to(DEPLOY.parent)
         for path, text in manifests()

@@ -1,7 +1,7 @@
-"""A dashboard's panels drawn into one PNG with matplotlib: where they are, what they show, in which unit.
+"""Draws a dashboard's panels into one PNG with matplotlib: their place, their lines, their units.
 
 This is not Grafana's own rendering. It follows the JSON in what matters to judge a dashboard: the grid,
-titles, legends, units, and that a line breaks where there is no data.
+titles, legends, units, and gaps in lines without data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from devtools.grafana.dashboards import Json, Range
 WIDTH, CELL_HEIGHT, HEAD = 1680, 36, 64  # pixels
 DPI = 100
 MARGIN = 5  # around a panel
-MOST_LEGENDS = 8  # names beneath a panel, of which the widest show some more
+MOST_LEGENDS = 8  # names beneath a panel; the widest panels have more
 
 PAGE, PANEL, GRID, TEXT, FAINT = "#f4f5f5", "#ffffff", "#e4e7ec", "#24292e", "#6a737d"
 COLORS = (
@@ -38,7 +38,7 @@ COLORS = (
 
 
 class Line(NamedTuple):
-    """A series of a panel. Times are Unix seconds, a step apart; an instant value has one."""
+    """A series of a panel. Times are Unix seconds, a step apart; an instant query has one."""
 
     name: str
     t_s: list[float]
@@ -47,8 +47,8 @@ class Line(NamedTuple):
 
 
 def line(series: Json, legend: str, step_s: int) -> Line:
-    """Of one series of an answer; ``{{label}}`` in the legend is filled in,
-    with nothing for a label that is not there."""
+    """The line of a series in an answer; ``{{label}}`` in the legend is filled in, with nothing for a missing
+    label."""
     labels = series["metric"]
     name = " ".join(re.sub(r"\{\{(\w+)\}\}", lambda match: str(labels.get(match[1], "")), legend).split())
     points = series["values"] if "values" in series else [series["value"]]
@@ -56,7 +56,7 @@ def line(series: Json, legend: str, step_s: int) -> Line:
 
 
 def draw(dashboard: Json, shown: Range, lines: dict[int, list[Line]], path: Path, note: str) -> None:
-    """Draw a dashboard; `lines` has those of each panel, by its id. `note` stands beneath the title."""
+    """Draw a dashboard; `lines` are those of each panel by its id. `note` is written below the title."""
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
     height = HEAD + rows * CELL_HEIGHT + MARGIN
     style = {"font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}
@@ -64,7 +64,7 @@ def draw(dashboard: Json, shown: Range, lines: dict[int, list[Line]], path: Path
         figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAGE)
 
         def place(panel: Json, left: float, right: float, top: float, bottom: float) -> tuple[float, ...]:
-            """The rectangle of a panel's inside, margins in pixels, as matplotlib wants it."""
+            """The inner rectangle of a panel for matplotlib, with margins in pixels."""
             at = panel["gridPos"]
             x, y = at["x"] / 24 * WIDTH + MARGIN, HEAD + at["y"] * CELL_HEIGHT
             w, h = at["w"] / 24 * WIDTH - 2 * MARGIN, at["h"] * CELL_HEIGHT - 2 * MARGIN
@@ -101,7 +101,7 @@ def draw(dashboard: Json, shown: Range, lines: dict[int, list[Line]], path: Path
                 _curves(axes, panel, drawn, shown)
         with BytesIO() as file:
             figure.savefig(file)
-            # In colors of our own choice, a third of the size; none is lost that a line has.
+            # A palette of our own makes a third of the size; it has all colors of lines.
             with Image.open(file) as picture, Image.new("P", (1, 1)) as palette:
                 palette.putpalette(_palette())
                 picture.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE).save(
@@ -110,7 +110,7 @@ def draw(dashboard: Json, shown: Range, lines: dict[int, list[Line]], path: Path
 
 
 def _palette() -> list[int]:
-    """Red, green and blue of each color that is drawn with, and of its edges and fillings."""
+    """Red, green and blue of each color in use, and of its edges and fillings."""
     shades = [
         (color, PANEL, part / 16) for color in (*COLORS, TEXT, FAINT) for part in (1, 2, 4, 6, 8, 11, 14, 16)
     ]
@@ -134,7 +134,7 @@ def _most(panel: Json) -> int:
 
 
 def _curves(axes: Axes, panel: Json, lines: Sequence[Line], shown: Range) -> None:
-    """`lines` over the time that is shown, their names beneath."""
+    """Draw `lines` over the displayed range, with their names below."""
     custom = panel["fieldConfig"]["defaults"]["custom"]
     for number, one in enumerate(lines):
         t_s, values = broken(one)
@@ -173,7 +173,7 @@ def _curves(axes: Axes, panel: Json, lines: Sequence[Line], shown: Range) -> Non
 
 
 def _bars(axes: Axes, lines: Sequence[Line]) -> None:
-    """One bar for each of `lines`, the first on top, its value beside it."""
+    """Draw one bar for each of `lines`, the first on top, with its value beside it."""
     values = [one.values[-1] for one in lines]
     places = range(len(lines), 0, -1)
     most = max([1.0, *values])
@@ -189,21 +189,21 @@ def _bars(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def broken(one: Line) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
-    """Times and values, with a NaN wherever a step is missing."""
+    """Times and values, with a NaN for each missing step."""
     t_s, values = np.array(one.t_s), np.array(one.values)
     gaps = np.flatnonzero(np.diff(t_s) > 1.5 * max(one.step_s, 1)) + 1
     return np.insert(t_s, gaps, t_s[gaps] - one.step_s), np.insert(values, gaps, math.nan)
 
 
 def alone(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
-    """How to show points that stand alone: a line of one point is not seen."""
+    """Markers for isolated points, because a line of one point is invisible."""
     there = np.concatenate(([False], np.isfinite(values), [False]))
     places = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
     return {"marker": ".", "markersize": 4, "markevery": places.tolist()} if places.size else {}
 
 
 def _scaled(value: float, base: float, names: Sequence[str]) -> str:
-    """In the largest of units, each `base` times the one before, of which there is one at least."""
+    """A value in the largest unit below it; each unit is `base` times the previous one."""
     number = 0
     while abs(value) >= base and number < len(names) - 1:
         value, number = value / base, number + 1

@@ -1,1 +1,1 @@
-"""The guests that rondo-vmm runs: how they are built, chosen and checked."""
+"""The guests of rondo-vmm: building, choosing and checking them."""

@@ -1,4 +1,4 @@
-"""The built-in guest: workload.S assembled with GNU as and ld. The bytes hold neither paths nor times."""
+"""The built-in guest: workload.S assembled with GNU as and ld, without paths or times in the bytes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SYMBOLS = {
 
 
 def assemble(prefix: str = "") -> bytes:
-    """The guest's bytes; `prefix` stands before the tools' names (``x86_64-linux-gnu-``)."""
+    """The guest's bytes; `prefix` precedes the tools' names (``x86_64-linux-gnu-``)."""
     defines = [f"--defsym={name}={value:#x}" for name, value in SYMBOLS.items()]
     with tempfile.TemporaryDirectory() as folder:
         objects, binary = Path(folder, "workload.o"), Path(folder, "workload.bin")
         # Notes about the instructions used would become bytes of the guest.
         options = ["--32", "--fatal-warnings", "-mx86-used-note=no", *defines]
         subprocess.run([f"{prefix}as", *options, "-o", objects, GUEST / "workload.S"], check=True)
-        # --omagic: data follows the code at once, not on the next page.
+        # --omagic: the data follows the code directly, not on the next page.
         options = ["-m", "elf_i386", "--omagic", "--oformat=binary", f"-Ttext={layout.GUEST_CODE:#x}"]
         subprocess.run([f"{prefix}ld", *options, "-e", "start", "-o", binary, objects], check=True)
         return binary.read_bytes()

@@ -1,8 +1,7 @@
-"""Which guest a demo runs: Linux where the machine's KVM boots it, else the built-in one; and why.
+"""Chooses the guest of a demo: Linux if the machine's KVM boots it, else the built-in one.
 
-Strategy: nothing tells beforehand what a KVM can do, so `auto` boots our Linux guest with a second of
-work and waits for its first line. A machine on which /dev/kvm does not even open is not asked to
-download a kernel for that.
+Strategy: a KVM's abilities show only when it is used, so `auto` boots our Linux guest with a second of work
+and waits for its first line. If /dev/kvm does not open, no kernel is downloaded.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from devtools.pipeline import say
 
 CHOICES = ("auto", "builtin", "linux")
 FOLDER = "build/guest"
-PROBE_S = 15.0  # hardware takes one or two, an emulated machine six
+PROBE_S = 15.0  # hardware takes one or two seconds, an emulated machine six
 
 
 class Guest(NamedTuple):
@@ -35,12 +34,12 @@ LINUX = ["--kernel", f"{FOLDER}/vmlinuz", "--initramfs", f"{FOLDER}/initramfs"]
 
 
 def choose(wanted: str, *, device: str = "/dev/kvm") -> Guest:
-    """One of CHOICES made a guest that can be run. Raises LookupError if Linux cannot be had."""
+    """Turn one of CHOICES into a guest that can run. Raises LookupError if Linux is not available."""
     if wanted == "builtin":
-        return Guest("builtin", [], "VMM_GUEST asks for it")
+        return Guest("builtin", [], "VMM_GUEST demands it")
     if wanted == "linux":
         prepare()
-        return Guest("linux", LINUX, "VMM_GUEST asks for it")
+        return Guest("linux", LINUX, "VMM_GUEST demands it")
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except OSError as exc:
@@ -48,16 +47,16 @@ def choose(wanted: str, *, device: str = "/dev/kvm") -> Guest:
     try:
         prepare()
     except LookupError as exc:
-        return Guest("builtin", [], f"no Linux to be had: {exc}")
+        return Guest("builtin", [], f"Linux is not available: {exc}")
     say(f"Does this machine's KVM boot Linux? Trying, for {PROBE_S:g} s at most.")
     trouble = probe()
     if trouble:
-        return Guest("builtin", [], f"this machine's KVM does not boot Linux in useful time: {trouble}")
+        return Guest("builtin", [], f"this machine's KVM does not boot Linux: {trouble}")
     return Guest("linux", LINUX, "this machine's KVM boots it")
 
 
 def prepare() -> None:
-    """Build the image; where that cannot be, one that is there already will do."""
+    """Build the image; if that fails, use an existing one."""
     try:
         build(*packaged(PACKAGE), ROOT / FOLDER)
     except LookupError:
@@ -66,7 +65,7 @@ def prepare() -> None:
 
 
 def probe(seconds: float = PROBE_S) -> str:
-    """Boot the image; returns what went wrong, nothing if Linux came up."""
+    """Boot the image; returns the error, or "" if Linux came up."""
     command = [sys.executable, str(ROOT / "bin" / "rondo-vmm"), *LINUX, "--duration", "1s"]
     with subprocess.Popen(
         command,
@@ -80,21 +79,21 @@ def probe(seconds: float = PROBE_S) -> str:
         try:
             return wait_until_up(vmm.stderr.fileno(), seconds)
         finally:
-            vmm.kill()  # its data is nobody's
+            vmm.kill()  # its data is not needed
 
 
 def wait_until_up(fd: int, seconds: float) -> str:
-    """Read a guest's console; returns why its first process is not up, nothing if it is."""
+    """Read a guest's console; returns the reason why its first process is not up, or ""."""
     deadline = time.monotonic() + seconds
     said = b""
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
         while b"rondo guest: up" not in said:
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                return f"after {seconds:g} s its first process does not run"
+                return f"its first process did not start within {seconds:g} s"
             data = os.read(fd, 65536)
             if not data:
                 lines = said.decode(errors="replace").splitlines()
-                return lines[-1] if lines else "rondo-vmm ended without a word"
+                return lines[-1] if lines else "rondo-vmm ended without output"
             said += data
     return ""

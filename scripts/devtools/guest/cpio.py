@@ -1,9 +1,9 @@
-"""A writer of initramfs archives (cpio "newc"), whose bytes follow from what is put in and nothing else.
+"""Writes initramfs archives (cpio "newc") whose bytes depend only on their content.
 
-Strategy: owners, times and inode numbers are ours, not the file system's (0, 0, counted), and folders
-are written in sorted order, so that the same content gives the same bytes wherever it is packed.
-The format: Documentation/driver-api/early-userspace/buffer-format.rst of the Linux kernel. Several
-archives may stand one behind another; later entries replace earlier ones.
+Strategy: owners, times and inode numbers are not those of the file system (they are 0, 0 and counted), and
+folders are written in sorted order, so the same content gives the same bytes on every machine. The format:
+Documentation/driver-api/early-userspace/buffer-format.rst of the Linux kernel. Archives may be concatenated;
+later entries replace earlier ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Archive:
         self._entry(name, stat.S_IFCHR | permissions, device=(major, minor))
 
     def tree(self, root: Path, prefix: str = "", *, keep: Callable[[Path], bool] = lambda _: True) -> None:
-        """Everything below `root` that `keep`, asked with its path relative to `root`, agrees to."""
+        """Add everything below `root` for which `keep` returns True; it gets paths relative to `root`."""
         for path in sorted(root.rglob("*")):
             relative = path.relative_to(root)
             if not keep(relative):
@@ -46,7 +46,7 @@ class Archive:
             elif path.is_dir():
                 self.folder(name)
             elif path.is_file():
-                # Of the permissions, only whether it can be run: the rest is the umask's of whoever unpacked.
+                # Only whether a file is executable: other permissions depend on the umask at unpacking.
                 self.file(name, path.read_bytes(), 0o755 if path.stat().st_mode & 0o100 else 0o644)
 
     def close(self) -> None:

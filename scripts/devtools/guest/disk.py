@@ -1,7 +1,7 @@
-"""A disk for a guest of the demo, and what is on it afterwards, seen from the host without root.
+"""Makes a disk for a guest of the demo, and checks it afterwards on the host, without root.
 
-The built-in guest leaves a pattern in each sector that says which write it was. Linux leaves files and
-their checksums on ext2, which e2fsprogs' debugfs reads out of the image.
+The built-in guest writes a pattern into each sector that depends on the number of the write. Linux leaves
+files and their checksums on ext2, which e2fsprogs' debugfs reads from the image.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ WORDS = 1 << 32
 
 
 class DiskError(Exception):
-    """The disk does not hold what it should."""
+    """The disk has unexpected content."""
 
 
 def make_disk(guest: str) -> Path:
-    """A blank image, in build/; the last one's place is taken."""
+    """A blank image in build/, which replaces the last one."""
     path = ROOT / "build" / f"vmm-demo-{guest}.img"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
@@ -39,20 +39,20 @@ def make_disk(guest: str) -> Path:
 
 
 def check_disk(guest: str, path: Path) -> str:
-    """What the guest wrote, in words. Raises DiskError where that is not what it should be."""
+    """A summary of the guest's data. Raises DiskError if it is wrong."""
     return _check_ext2(path) if guest == "linux" else check_pattern(path.read_bytes())
 
 
 def sector_of(pair: int) -> bytes:
-    """What the built-in guest writes in its n-th pair of the io work."""
+    """The data of the built-in guest's n-th pair of the io work."""
     first = pair * PAIR_FACTOR
     return struct.pack("<128I", *((first + word * WORD_STEP) % WORDS for word in range(128)))
 
 
 def check_pattern(image: bytes) -> str:
-    """Every sector holds its pattern, up to the first blank one; behind that all are blank.
+    """Check that every sector has its pattern, up to the first blank one, and that all later ones are blank.
 
-    Pair n goes to sector n modulo their number, and n begins with 1: sector 0 is the last to be written.
+    Pair n goes to sector n modulo their number, and n begins with 1: sector 0 is written last.
     """
     sectors = len(image) // SECTOR
     inverse = pow(PAIR_FACTOR, -1, WORDS)
@@ -63,10 +63,10 @@ def check_pattern(image: bytes) -> str:
             blank = number if blank is None else blank
             continue
         if blank is not None:
-            raise DiskError(f"sector {blank} is blank, and sector {number} is written, which comes later")
+            raise DiskError(f"sector {blank} is blank, but the later sector {number} is written")
         pair = struct.unpack_from("<I", sector)[0] * inverse % WORDS
         if pair % sectors != number or sector != sector_of(pair):
-            raise DiskError(f"sector {number} does not hold what the guest writes there")
+            raise DiskError(f"sector {number} has other data than the guest writes there")
         written += 1
     if not written:
         raise DiskError("the guest wrote nothing")
@@ -74,7 +74,7 @@ def check_pattern(image: bytes) -> str:
 
 
 def can_check(guest: str) -> None:
-    """Raises LookupError if `check_disk` lacks a program for this guest: better before the run."""
+    """Raises LookupError if `check_disk` lacks a program for this guest; called before the run."""
     if guest == "linux":
         _debugfs()
 
@@ -82,7 +82,7 @@ def can_check(guest: str) -> None:
 def _debugfs() -> str:
     found = shutil.which("debugfs", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if found is None:
-        raise LookupError("debugfs is needed to look into the disk of Linux: install e2fsprogs")
+        raise LookupError("debugfs is needed to read the disk of Linux: install e2fsprogs")
     return found
 
 
@@ -94,16 +94,16 @@ def _check_ext2(path: Path) -> str:
 
 
 def check_files(folder: Path) -> str:
-    """SUMS and the files it names."""
+    """Check SUMS and its files."""
     sums = folder / "SUMS"
     if not sums.is_file():
-        raise DiskError("there is no SUMS on it: the guest did not come to its end")
+        raise DiskError("it has no file SUMS: the guest did not finish")
     lines = sums.read_text().splitlines()
     for line in lines:
         digest, name = line.split()
         file = folder / Path(name).name
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            raise DiskError(f"{name} does not hold what the guest wrote")
+            raise DiskError(f"{name} has other data than the guest wrote")
     if not lines:
         raise DiskError("the guest wrote nothing")
-    return f"ext2 with {len(lines)} files, each with the SHA-256 that the guest took of it"
+    return f"ext2 with {len(lines)} files, each with the SHA-256 that the guest computed"

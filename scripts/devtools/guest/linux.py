@@ -1,7 +1,7 @@
 """The Linux guest: a stock kernel, and an initramfs of busybox, drivers and our two scripts.
 
-The same kernel and busybox give the same bytes. A driver that the kernel has built in, or does not know,
-is left out.
+The same kernel and busybox give the same bytes. A driver that is built into the kernel, or missing in it, is
+left out.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from devtools.programs import folder, in_root
 SCRIPTS = ROOT / "rondo_tools" / "vmm" / "guest" / "linux"
 PACKAGE = "linux-image-cloud-amd64"
 
-# What the guest needs: its disk, a source of randomness, and a file system with what that may ask for.
+# The guest's drivers: its disk, a source of randomness, and a file system with its dependencies.
 DRIVERS = ("virtio_mmio", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4")
 
 
 def drivers(modules: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
-    """(name, module) in loading order: each behind the ones it says it depends on."""
+    """(name, module) in loading order: each after its dependencies."""
     paths = {module_name(path): path for path in sorted(modules.rglob("*.ko*"))}
     found: dict[str, bytes] = {}
 
@@ -42,7 +42,7 @@ def drivers(modules: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
 
 
 def module_name(path: Path) -> str:
-    """Files are named with - or _, modules with _ only."""
+    """A module's name: files are named with - or _, modules with _ only."""
     return path.name.partition(".")[0].replace("-", "_")
 
 
@@ -54,17 +54,17 @@ def unpacked(path: Path) -> bytes:
         return lzma.decompress(data)
     if path.suffix == ".gz":
         return gzip.decompress(data)
-    raise ValueError(f"{path}: modules packed as {path.suffix} are not understood")
+    raise ValueError(f"{path}: modules compressed as {path.suffix} are not supported")
 
 
 def depends(module: bytes) -> list[str]:
-    """What the module's .modinfo section says: ``depends=virtio,virtio_ring``."""
+    """The dependencies in the module's .modinfo section: ``depends=virtio,virtio_ring``."""
     match = re.search(rb"\0depends=([\w,-]*)\0", module)
     return [name.replace("-", "_") for name in match[1].decode().split(",") if name] if match else []
 
 
 def initramfs(busybox: bytes, modules: list[tuple[str, bytes]]) -> bytes:
-    """The archive, compressed; no time and no name of a file goes into it."""
+    """The compressed archive, without time or file name."""
     plain = io.BytesIO()
     archive = Archive(plain)
     for name in ("bin", "dev", "lib", "lib/modules"):
@@ -87,7 +87,7 @@ def packaged(package: str) -> tuple[Path, Path]:
     root = folder(package)
     kernel = next(iter(sorted(root.glob("boot/vmlinuz-*"))), None)
     if kernel is None:
-        raise LookupError(f"the package {package!r} holds no boot/vmlinuz-*")
+        raise LookupError(f"the package {package!r} has no boot/vmlinuz-*")
     return kernel, in_root(root, f"lib/modules/{kernel.name.removeprefix('vmlinuz-')}")
 
 
@@ -104,7 +104,7 @@ def build(kernel: Path, modules: Path, output: Path) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Whole or not at all: somebody may be booting from it."""
+    """Replace a file atomically: a VM may be booting from it."""
     beside = path.with_name(path.name + ".new")
     beside.write_bytes(data)
     beside.replace(path)

@@ -1,1 +1,1 @@
-"""The pictures of the docs, of a host that is made up."""
+"""The pictures of a made-up host for the docs."""

@@ -1,7 +1,7 @@
 """rondo-serve's page of a made-up host, in Chromium.
 
-The first picture shows the host, the second a VM of it. The host is that of docs/top.svg, with ten minutes of
-builds that come and go, so the pictures are the same each time, but for the room on the disk.
+The first picture shows the host, the second one of its VMs. The host is that of docs/top.svg, with ten
+minutes of builds that come and go, so the pictures are the same each time, except for the free disk space.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PICTURES: dict[Literal["light", "dark"], tuple[str, int]] = {
 
 
 def draw(folder: Path) -> None:
-    """Draws page-light.png and page-dark.png into a folder."""
+    """Draw page-light.png and page-dark.png into a folder."""
     with tempfile.TemporaryDirectory() as name:
         store = Path(name) / "vmm_metrics"
         fill(store, [*lives(PAST_S), *builds()], lambda: NOW_MS)
@@ -48,13 +48,13 @@ def draw(folder: Path) -> None:
 
 
 def builds() -> Iterator[Life]:
-    """One begins every ten seconds or so, lives for some, and ends in one way or another."""
+    """Builds: one begins every ten seconds or so, lives some seconds, and ends in some way."""
     rng = np.random.default_rng(5)
     began_s = PAST_S
     for number in range(4630, 4700):
         began_s -= int(rng.integers(4, 13))
         lived_s = int(rng.integers(4, 50)) if number % 9 else 150
-        if began_s - lived_s < 60:  # those of the last minute are there
+        if began_s - lived_s < 60:  # the other host has those of the last minute
             continue
         end = ENDS[int(rng.integers(len(ENDS)))]
         yield a_life(
@@ -64,7 +64,7 @@ def builds() -> Iterator[Life]:
 
 @contextmanager
 def serving(store: Path) -> Iterator[str]:
-    """A rondo-serve whose clock stands still; yields its address."""
+    """A rondo-serve with a stopped clock; yields its address."""
     command = [sys.executable, "-c", PROGRAM, str(store), "--listen", "tcp:127.0.0.1:0"]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT

@@ -1,4 +1,4 @@
-"""What rondo-query top shows of a made-up host, in a terminal emulator, as SVG. The same each time."""
+"""rondo-query top of a made-up host, in a terminal emulator, as SVG. The same each time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def draw(path: Path, columns: int, lines: int) -> None:
 
 
 def lives(kept_s: int = 400) -> Iterator[Life]:
-    """VMs that serve, builds that come and go, one that has gone mad, one that is silent; so many seconds."""
+    """VMs that serve, builds that come and go, one out of control, one silent; `kept_s` seconds of them."""
     rng = np.random.default_rng(3)
     life = partial(a_life, kept_s=kept_s)
     for number in range(1, 19):
@@ -72,7 +72,7 @@ def a_life(
     mad_s: int = 0,
     kept_s: int = 400,
 ) -> Life:
-    """A VM that began `age_s` ago, of which the last ticks are given; the last of all `ended_s` ago."""
+    """A VM that began `age_s` ago, with its last ticks; the very last one was `ended_s` ago."""
     series = SERIES + CPU
     first = max(age_s - 1, 0) if age_s < kept_s else kept_s
     t_ms = NOW_MS - 1000 * np.arange(first, ended_s - 1, -1)
@@ -107,7 +107,7 @@ def a_life(
 
 
 def svg(screen: Emulator) -> str:
-    """The screen as text on a grid; runs of cells that look alike are one element."""
+    """The screen as text on a grid; runs of cells with the same look are one element."""
     width, height = screen.columns * WIDTH + 2 * MARGIN, screen.lines * HEIGHT + 2 * MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}">',

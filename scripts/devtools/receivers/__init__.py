@@ -1,1 +1,1 @@
-"""Remote-write receivers: real ones, and those of our own."""
+"""Remote-write receivers: real ones, and our own."""

@@ -1,6 +1,6 @@
 """A real Prometheus on a free loopback port, for the demo, the tests and the benchmarks.
 
-It lives in a temporary folder and ends with the `with` block, also when that fails.
+It uses a temporary folder, and ends with the `with` block, also if that fails.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Server:
-    """A program that listens on a free loopback port of its own, with what it writes in a temporary folder.
+    """A program that listens on a free loopback port, with its data in a temporary folder.
 
     `url` is its address, `write_url` its remote-write receiver.
     """
 
     name: str
-    ready: str  # the path that answers 200 once the program takes requests
+    ready: str  # the path that answers 200 once the program accepts requests
 
     def __init__(self, program: Path, *flags: str, start_seconds: float = 300.0) -> None:
         self._program = program
@@ -38,7 +38,7 @@ class Server:
         self._start_seconds = start_seconds
 
     def arguments(self) -> list[str]:
-        """The program's own: where it listens, and where its data are."""
+        """The program's flags for its port and its data."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Server:
         return self
 
     def _starts_at(self, port: int) -> bool:
-        """Start it, unless another was quicker to listen on that port."""
+        """Start it; False if another process took the port first."""
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.write_url = f"{self.url}/api/v1/write"
@@ -73,14 +73,14 @@ class Server:
         self._folder.cleanup()
 
     def start(self) -> None:
-        """Start it, also again after `stop`, and wait until it answers."""
+        """Start it, or restart it after `stop`, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self._program, *self.arguments(), *self._flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Its own group: a Ctrl-C is for the demo, which ends it in its own time.
+                # Its own process group: Ctrl-C goes to the demo only, which ends it later.
                 process_group=0,
             )
         deadline = time.monotonic() + self._start_seconds
@@ -97,7 +97,7 @@ class Server:
                 time.sleep(0.05)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it, with its data kept."""
+        """End it, and keep its data."""
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
             try:
@@ -111,7 +111,7 @@ class Server:
 
 
 class Prometheus(Server):
-    """With its default settings, or those of `config`."""
+    """A Prometheus with default settings, or those in `config`."""
 
     name = "Prometheus"
     ready = "/-/ready"
@@ -140,7 +140,7 @@ class Prometheus(Server):
         return result
 
     def samples(self, selector: str, at_s: float | None = None) -> dict[Labels, list[tuple[int, str]]]:
-        """Every sample of the 10 days up to `at_s` (default: an hour from now), as they are stored.
+        """Every sample of the 10 days up to `at_s` (default: an hour from now), as stored.
 
         Keys are all labels, `__name__` among them, sorted. Stale markers are not shown by Prometheus.
         """
@@ -154,14 +154,14 @@ class Prometheus(Server):
 
 
 PORT_TAKEN = "address already in use"
-"""What a server in Go says when another was quicker to listen on a port that was free."""
+"""A Go server's message if another process took the port first."""
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now.
+    """A free loopback port.
 
-    It is below those that the system gives to outgoing connections, so none of these takes it meanwhile,
-    and chosen at random, so that another process that chooses one hardly takes the same.
+    It is below the system's range for outgoing connections, so none of these takes it meanwhile, and random,
+    so that another process hardly chooses the same.
     """
     limits = Path("/proc/sys/net/ipv4/ip_local_port_range")
     first_outgoing = int(limits.read_text().split()[0]) if limits.exists() else 32_768

@@ -1,4 +1,4 @@
-"""A remote-write receiver in memory, for tests, and for the demo where no Prometheus can be had."""
+"""A remote-write receiver in memory, for tests, and for the demo without a Prometheus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OWN = ("instance", INSTANCE)
 
 Key = tuple[tuple[str, str], ...]
 Samples = dict[Key, dict[int, int]]
-"""For each series' labels, the value's bits at each time."""
+"""The bits of each value, by the series' labels and time."""
 
 
 def bits(value: float) -> int:
@@ -30,23 +30,22 @@ def bits(value: float) -> int:
 
 
 class Receiver:
-    """Prometheus' rules, as far as a sender can tell, in memory.
+    """Prometheus' rules, as a sender sees them, in memory.
 
-    A request is committed whole or not at all. Refused: what `refuses` gives words for, what is
-    older than its series' newest sample, another value at its time, and what is over an hour
-    behind the newest sample of any series. Dropped in silence: a sample that does not ascend
-    within its request.
+    A request is committed whole or not at all. Refused are samples for which `refuses` returns a reason,
+    samples older than their series' newest, another value at the same time, and samples over an hour behind
+    the newest of any series. A sample that does not ascend within its request is dropped silently.
     """
 
     def __init__(self, refuses: Callable[[Key, int], str | None] = lambda _labels, _t_ms: None) -> None:
         self.everything: Samples = {}
         self.refuses = refuses
         self.requests: list[WriteRequest] = []
-        self.twice = 0  # exact duplicates that were taken
+        self.twice = 0  # exact duplicates that were accepted
 
     @property
     def samples(self) -> Samples:
-        """Those of the store: all but rondo-push's own."""
+        """The samples of the store, without rondo-push's own."""
         return {labels: mine for labels, mine in self.everything.items() if OWN not in labels}
 
     @property
@@ -54,11 +53,11 @@ class Receiver:
         return {labels: mine for labels, mine in self.everything.items() if OWN in labels}
 
     def take(self, body: bytes) -> str | None:
-        """Commit the request and return None, or refuse it and say why."""
+        """Commit the request and return None, or refuse it and return the reason."""
         return self.take_request(decode(body))
 
     def take_request(self, request: WriteRequest) -> str | None:
-        """The same of a request."""
+        """The same for a parsed request."""
         self.requests.append(request)
         newest_ms = max((max(series) for series in self.everything.values()), default=0)
         taken: list[tuple[Key, int, int]] = []
@@ -80,24 +79,24 @@ class Receiver:
         for labels, t_ms, value in taken:
             mine = self.everything.setdefault(labels, {})
             last_ms = max(mine, default=0)
-            assert t_ms >= last_ms, "a sample that would vanish behind a 204"
+            assert t_ms >= last_ms, "a sample would be lost despite a 204"
             self.twice += t_ms == last_ms
             mine[t_ms] = value
         return None
 
 
 class StandIn:
-    """A Receiver on a loopback port while entered, for a Prometheus; `write_url` is where to write to."""
+    """A Receiver on a loopback port, in place of a Prometheus; `write_url` is its URL for writing."""
 
     def __init__(self) -> None:
         self._receiver = Receiver()
         self._lock = threading.Lock()
 
     def samples(self, selector: str) -> dict[Key, list[tuple[int, str]]]:
-        """One instance's samples, as Prometheus shows them: ``{instance="NAME"}``, no stale markers."""
+        """One instance's samples, as in Prometheus: ``{instance="NAME"}``, without stale markers."""
         match = re.fullmatch(r'\{instance="([^"]*)"\}', selector)
         if match is None:
-            raise ValueError(f"this receiver knows no selector like {selector}")
+            raise ValueError(f"this receiver does not support the selector {selector}")
         with self._lock:
             return {
                 labels: [

@@ -1,4 +1,4 @@
-"""A remote-write receiver that takes everything and keeps only counts: for the benchmarks."""
+"""A remote-write receiver that accepts everything and keeps only counts: for the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from devtools.http_server import Reply, http_server
 
 
 class Sink:
-    """Listens on a free loopback port while entered; `write_url` is where to write to.
+    """Listens on a free loopback port; `write_url` is its URL for writing.
 
-    `requests` and `bytes` are what has come, the bytes those of the bodies; `keep` says that the bodies
-    are kept as well, in `bodies`, with the name of their encoding.
+    `requests` and `bytes` count requests and the bytes of their bodies. With `keep`, `bodies` has the bodies,
+    with the names of their encodings.
     """
 
     def __init__(self, *, keep: bool = False) -> None:

@@ -11,7 +11,7 @@ from devtools.receivers.prometheus import Labels, Server
 
 
 class VictoriaMetrics(Server):
-    """With its default settings."""
+    """A VictoriaMetrics with default settings."""
 
     name = "VictoriaMetrics"
     ready = "/health"
@@ -20,12 +20,12 @@ class VictoriaMetrics(Server):
         return [f"-storageDataPath={self.folder / 'data'}", f"-httpListenAddr=127.0.0.1:{self.port}"]
 
     def flush(self) -> None:
-        """Have it show all that it has taken."""
+        """Make all accepted samples visible to queries."""
         with urllib.request.urlopen(f"{self.url}/internal/force_flush", timeout=300):
             pass
 
     def samples(self, selector: str, at_s: float | None = None) -> dict[Labels, list[tuple[int, str]]]:
-        """Every sample up to `at_s` (default: now), duplicates too, in the shape of `Prometheus.samples`."""
+        """Every sample up to `at_s` (default: now), with duplicates, in the form of `Prometheus.samples`."""
         self.flush()
         until = {} if at_s is None else {"end": f"{at_s:.3f}"}
         asked = urllib.parse.urlencode({"match[]": selector} | until)
@@ -40,14 +40,14 @@ class VictoriaMetrics(Server):
         return found
 
     def counted(self, metric: str) -> int:
-        """What it has counted of its own doings."""
+        """The value of one of its own counters."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=300) as answer:
             lines = answer.read().decode().splitlines()
         return sum(int(line.split()[-1]) for line in lines if line.startswith(metric))
 
 
 class VmAgent(Server):
-    """Forwards what it takes to `target`, all of it by the time that `stop` returns."""
+    """Forwards accepted samples to `target`; `stop` returns after all are forwarded."""
 
     name = "vmagent"
     ready = "/health"
