@@ -101,7 +101,7 @@ MISTAKES = [
     Mistake("rondo-vmm --interval -1s", 64, "argument --interval: '-1s' is not a duration: write 500ms, 10s"),
     Mistake("rondo-vmm --memory 64K", 64, "--memory: 65536 bytes are not a multiple of 4K from 128K to 3328M"),
     Mistake("rondo-vmm --label a=1 --label a=2", 64, "--label: 'a' is given more than once"),
-    Mistake("rondo-attach", 64, "say where the metrics of all VMs are to go: --output unix:PATH, or --text"),
+    Mistake("rondo-attach", 64, "--output is missing: give --output unix:PATH for the metrics of all VMs"),
     Mistake("rondo-attach --pid x --text", 64, "argument --pid: 'x' is not a number"),
     Mistake("rondo-feed page.txt", 64, "unrecognized arguments: page.txt"),
     Mistake("rondo-push st", 64, "--remote-write is missing: where to deliver"),
@@ -344,10 +344,10 @@ def test_a_watcher_without_rights_names_them(scene: Scene) -> None:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        said = "".join(iter(process.stderr.readline, "rondo-attach: watching; exits are counted by nobody\n"))
+        said = "".join(iter(process.stderr.readline, "rondo-attach: watching; exits are not counted\n"))
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE_S)
-    assert "bpf: Operation not permitted (needs CAP_BPF and CAP_PERFMON); without it there is no vcpu" in said
+    assert "bpf: Operation not permitted (needs CAP_BPF and CAP_PERFMON); missing: vcpu_" in said
     assert "(needs CAP_PERFMON, and to read tracefs: root or CAP_DAC_READ_SEARCH)" in said
     is_right(0, said)
 

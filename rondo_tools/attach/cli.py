@@ -265,8 +265,8 @@ def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddr
         return where
     if pid is None:
         raise UsageError(
-            "say where the metrics of all VMs are to go: --output unix:PATH, or --text to read them; "
-            "standard output carries the stream of one VM, with --pid"
+            "--output is missing: give --output unix:PATH for the metrics of all VMs, or --text to read "
+            "them; standard output takes the stream of one VM, with --pid"
         )
     if os.isatty(standard(_STDOUT, "output")):
         raise UsageError(
@@ -286,12 +286,10 @@ def _raise_limit() -> None:
 def _say(chosen: Chosen) -> None:
     for refusal in chosen.refused:
         needs = f" (needs {refusal.needs})" if refusal.needs else ""
-        missing = (
-            f"; without it {refusal.series} is left out" if refusal.series and not chosen.counters else ""
-        )
+        missing = f"; missing: {refusal.series}" if refusal.series and not chosen.counters else ""
         log.warning("%s: %s%s%s", refusal.source, refusal.why, needs, missing)
-    counted = f"by {chosen.counters.name}" if chosen.counters is not None else "by nobody"
-    log.info("watching; exits are counted %s", counted)
+    counted = f"counted by {chosen.counters.name}" if chosen.counters is not None else "not counted"
+    log.info("watching; exits are %s", counted)
 
 
 def _labels(labels: list[tuple[str, str]], interval_ms: int) -> tuple[tuple[str, str], ...]:

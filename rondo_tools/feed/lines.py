@@ -158,7 +158,7 @@ class Lines:
             self._session.tick(t_ms, oldest_ms)  # without the new series
 
     def _refuse_line(self, why: str, line: bytes, number: int) -> None:
-        """Leave a line out; the first may tell that the input is no text at all."""
+        """Leave a line out; if the first line is not text, name the kind of input."""
         kind = foreign.kind_of(line) if number == 1 else ""
         if foreign.is_packed(kind):
             why = f"this is compressed; give it through {kind} -dc"

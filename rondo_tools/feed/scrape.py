@@ -227,5 +227,5 @@ def _why(exc: Exception) -> str:
     if verify := getattr(exc, "verify_message", ""):  # of an ssl.SSLCertVerificationError
         return f"its certificate is not good: {verify}; --ca-file names the CA"
     if getattr(exc, "reason", "") == "WRONG_VERSION_NUMBER":  # of an ssl.SSLError
-        return "what answers does not speak TLS; is it http:// at this port?"
+        return "the server does not speak TLS; is it http:// at this port?"
     return str(getattr(exc, "strerror", None) or getattr(exc, "reason", None) or exc)

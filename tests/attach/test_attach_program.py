@@ -281,8 +281,8 @@ def test_without_descriptors_it_says_so_and_goes_on(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        ([], 64, "say where"),
-        (["--output", "-"], 64, "say where"),
+        ([], 64, "--output is missing"),
+        (["--output", "-"], 64, "--output is missing"),
         (["--output", "file"], 64, "unix:PATH or tcp:HOST:PORT"),
         (["--output", "unix:x", "--text"], 64, "--text is for people"),
         (["--text", "--interval", "99ms"], 64, "100ms is the shortest"),
