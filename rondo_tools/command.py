@@ -169,7 +169,7 @@ class Parser(argh.ArghParser):
         raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(choices)}{hint}")
 
     def error(self, message: str) -> NoReturn:
-        if not message.endswith("^"):  # only a selector's place takes lines; a word with a newline takes none
+        if not message.endswith("^"):  # only the error of a selector has several lines
             message = message.replace("\n", "\\n")
         message = printable.message(_plain(message))
         hint = "" if "\n" in message else f"{_hint(self.prog)}\n"
@@ -186,7 +186,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _plain(message: str) -> str:
-    """What argparse says of words that are missing, in ours."""
+    """argparse's messages for missing arguments and values, in our words."""
     if message.startswith(_REQUIRED):
         names = message.removeprefix(_REQUIRED)
         return f"{names} {'are' if ',' in names else 'is'} missing"
@@ -245,7 +245,7 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as exc:
-        # Errors of files are translated where they enter: what has no name, and no room, is the output.
+        # Errors of files are translated where they enter: a full disk without a file name is standard output.
         where = exc.filename or ("standard output" if exc.errno in _NO_ROOM else "")
         where = f"{where}: " if where else ""
         _complain(parser.prog, f"{where}{exc.strerror or exc}")
@@ -257,9 +257,9 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _flushed(stream: TextIO | None) -> Iterator[None]:
-    """Write at the end what is buffered, before anything is said on standard error.
+    """Flush at the end, before any message on standard error.
 
-    Raises BrokenPipeError for a reader that is gone, RondoError for a file that cannot be written.
+    Raises BrokenPipeError if the reader is gone, RondoError if a file cannot be written.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files and folders: small files replaced whole, forced to the disk, and who may not open which."""
+"""Files and folders: replaces small files whole, forces data to the disk, explains missing permissions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sync_file(path: Path) -> None:
 
 
 def denied(path: Path) -> str:
-    """For a permission that is missing: whose `path` is, or the nearest folder above it that can be seen."""
+    """A missing permission in words: the owner of `path`, or of the nearest visible folder above it."""
     for place in (path, *path.parents):
         try:
             status = place.stat()
@@ -82,9 +82,9 @@ def _name(look_up: Callable[[int], Any], number: int) -> str:
 
 
 def why(exc: OSError, path: Path) -> str:
-    """The error in words, with what to do where permission is missing."""
-    said = exc.strerror or str(exc)
-    return f"{said}; {denied(path)}" if isinstance(exc, PermissionError) else said
+    """The error in words; for a missing permission also what to do."""
+    text = exc.strerror or str(exc)
+    return f"{text}; {denied(path)}" if isinstance(exc, PermissionError) else text
 
 
 def make_folder(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""What a tool was given instead of what it reads, by the first bytes: for messages that say what to do.
+"""Recognizes foreign input by its first bytes, for error messages that say what to do.
 
-Strategy: a magic number or a first line decides. A guess only ever words an error that is one without it.
+Strategy: a magic number or a first line decides. A guess only changes the words of an error, never its cause.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
-"""The programs that unpack with ``-dc``, by what their files begin with."""
+"""The programs that unpack with ``-dc``, by the first bytes of their files."""
 
 STREAM = "a rondo stream"
 DUMP = "a dump of a store"
@@ -32,11 +32,11 @@ _BEGINNINGS = (
     (TEXT, rb"[\t\n\r -~]"),
 )
 _BEGINNING = tuple((kind, re.compile(pattern)) for kind, pattern in _BEGINNINGS)
-_LOOKED_AT = 8192  # bytes: a line of rondo-store's is not longer
+_LOOKED_AT = 8192  # bytes: a watermark is not longer
 
 
 def kind_of(data: bytes) -> str:
-    """What begins so: one of the above, or the program that unpacks it; empty for what nobody knows."""
+    """The kind of input that begins with `data`: one of the above, the program that unpacks it, or empty."""
     data = bytes(data[:_LOOKED_AT])
     for magic, program in COMPRESSED.items():
         if data.startswith(magic):
@@ -59,7 +59,7 @@ _MAKERS = "rondo-vmm, rondo-attach, rondo-feed and rondo-query stream write a st
 
 
 def no_stream(data: bytes) -> str:
-    """What is wrong with input that begins so where a stream should be; empty for what nobody knows."""
+    """The error message for input that is no stream and begins with `data`; empty for an unknown kind."""
     kind = kind_of(data)
     if not kind or kind == STREAM:
         return ""

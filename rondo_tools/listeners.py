@@ -100,19 +100,19 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> list[Listen
 
 
 def _why(exc: OSError, kind: str, rest: str) -> str:
-    """What is wrong, and what to do."""
-    said = exc.strerror or str(exc)
+    """The error in words, and what to do."""
+    text = exc.strerror or str(exc)
     if kind == "unix" and isinstance(exc, FileNotFoundError):
-        return f"{said}; make the folder {Path(rest).parent}"
+        return f"{text}; make the folder {Path(rest).parent}"
     if kind == "unix":
         return files.why(exc, Path(rest).parent)
     if isinstance(exc, PermissionError):
-        return f"{said}; a port below 1024 is for root: choose one above"
+        return f"{text}; a port below 1024 is for root: choose one above"
     if exc.errno == errno.EADDRINUSE:
-        return f"another process listens there ({said}); choose another port, or see who it is: ss -ltnp"
+        return f"another process listens there ({text}); choose another port, or see who it is: ss -ltnp"
     if exc.errno == errno.EADDRNOTAVAIL:
-        return f"{said}: this host has no such address"
-    return said
+        return f"{text}: this host has no such address"
+    return text
 
 
 def _listen_unix(path: Path, address: str, group_id: int) -> Listener:

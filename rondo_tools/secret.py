@@ -58,7 +58,7 @@ class Secret:
                 self._version, self._text = version, text
         except OSError as exc:
             raise SecretError(f"{self._flag} {self._path}: {exc.strerror}") from None
-        except ValueError:  # the decoder's error would show what it could not decode
+        except ValueError:  # without the decoder's error, which would show a part of the secret
             raise SecretError(f"{self._flag} {self._path}: not one line of printable ASCII") from None
         return self._text
 

@@ -71,7 +71,7 @@ def _folder(text: str) -> str:
 
 
 def _max_bytes(text: str) -> int:
-    """A bound that leaves something of the store. Raises UsageError."""
+    """The limit of the store's disk space. Raises UsageError if it is too small."""
     size = parse_size(text)
     if size < _LEAST_BYTES:
         raise UsageError(

@@ -109,17 +109,17 @@ def _read(path: Path) -> StoreJson | None:
 
 
 def _check_empty(layout: Layout) -> StoreJson | None:
-    """What describes the store if another process has just made it; None for a folder to make one in.
+    """The store.json that another process has just made; None for a folder in which to make a store.
 
-    Hidden files do not count. Raises StoreError for a folder with files of somebody else's, or of a store
-    that lost its store.json.
+    Hidden files do not count. Raises StoreError for a folder with other files, or of a store that lost its
+    store.json.
     """
     path = layout.path
-    allowed = {layout.lock.name, "lost+found"}  # of a store whose making was cut short; of a file system
+    allowed = {layout.lock.name, "lost+found"}  # of an interrupted start; of a file system
     others = [one.name for one in path.iterdir() if not one.name.startswith(".") and one.name not in allowed]
     if not others:
         return None
-    if made := _read(layout.store_json):  # all of a store's other files but the lock come after it
+    if made := _read(layout.store_json):  # it is the first file of a store after the lock
         return made
     if any(map(is_part, others)):
         raise StoreError(

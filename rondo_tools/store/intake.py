@@ -88,15 +88,14 @@ class Intake:
         return self._session is not None and self._decoder.bytes_inside_message < size
 
     def feed(self, data: bytes) -> None:
-        """Decode and hand over. Raises StreamError only after all that came before the error is.
+        """Decode, and hand the events to the keeper. Raises StreamError after the events before the error.
 
-        Raises StoreError for a session that cannot be stored; and OSError, after which `store` may be
-        called to try again.
+        Raises StoreError for a session that cannot be stored, and OSError; then call `store` to try again.
         """
         is_first = not self._decoder.bytes_inside_message
         try:
             for event in self._decoder.feed(data):
-                self._decoded.append(event)  # what came before an error counts
+                self._decoded.append(event)  # one by one: events before an error are stored
         except StreamError as exc:
             what = foreign.no_stream(data) if is_first and not exc.offset else ""
             self._error = StreamError(what, offset=0) if what else exc

@@ -160,7 +160,7 @@ class Files:
             self._pass_over(path, f"{path}: {exc.strerror}")
             return None
         except StoreError as exc:
-            if isinstance(exc.__cause__, PermissionError):  # all of a store's files have one owner
+            if isinstance(exc.__cause__, PermissionError):  # all files of a store have one owner
                 why = files.why(exc.__cause__, path)
                 raise StoreError(f"{path}: {why}", exit_code=EX_UNAVAILABLE) from exc
             self._pass_over(path, str(exc))

@@ -135,7 +135,7 @@ def is_cursor_name(name: str) -> bool:
 
 
 def is_part(name: str) -> bool:
-    """Whether a file or folder of this name is found in stores only."""
+    """Whether only stores have files or folders of this name."""
     return _PART.fullmatch(name) is not None
 
 

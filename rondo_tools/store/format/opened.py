@@ -12,7 +12,7 @@ from rondo_tools.store.format.state import State, parse_state
 from rondo_tools.store.format.store_json import StoreJson, parse_store_json
 from rondo_tools.store.format.tiers import Tier
 
-_NEAR = 1000  # folders that are looked into for a store
+_NEAR = 1000  # folders to search for a store
 
 
 class OpenedStore(NamedTuple):
@@ -35,7 +35,7 @@ def open_store(path: Path) -> OpenedStore:
 
 
 def read_store_json(path: Path) -> StoreJson:
-    """What describes the store at `path`. Raises StoreError."""
+    """The store.json of the store at `path`. Raises StoreError."""
     file = Layout(path).store_json
     try:
         return parse_store_json(file.read_bytes())
@@ -50,7 +50,7 @@ def read_store_json(path: Path) -> StoreJson:
 
 
 def no_store(path: Path) -> StoreError:
-    """The error for a folder that is none, or no store; it names a store that is near."""
+    """The error for a path that is no folder, or no store; it names a store nearby."""
     try:
         near = [path.parent, *sorted(path.iterdir())]
     except OSError:
