@@ -74,6 +74,7 @@ class Files:
         self._state = b"", State()
         self._carry = 0, Carry()
         self._warned: set[Path] = set()
+        self._denied: dict[Path, PermissionError] = {}  # of this look
         self.unread: dict[Path, str] = {}
 
     def look(self) -> Snapshot:
@@ -81,6 +82,7 @@ class Files:
         seen: tuple[object, ...] = ()
         for _ in range(_LOOKS):
             snapshot = self._look()
+            self._pass_over_denied()
             before, seen = seen, (list(snapshot.journals), self._state[0], snapshot.missing)
             if not snapshot.missing or seen == before:
                 break
@@ -113,7 +115,7 @@ class Files:
         expected = state.journals.keys() | set(range(state.rolled_up + 1, newest))
         for number in sorted(expected - journals.keys()):
             path = self._layout.file(JOURNALS, number)
-            if path not in self.unread:
+            if path not in self.unread and path not in self._denied:
                 missing.append(path)
         return Snapshot(
             self._layout,
@@ -160,10 +162,10 @@ class Files:
             self._pass_over(path, f"{path}: {exc.strerror}")
             return None
         except StoreError as exc:
-            if isinstance(exc.__cause__, PermissionError):  # all files of a store have one owner
-                why = files.why(exc.__cause__, path)
-                raise StoreError(f"{path}: {why}", exit_code=EX_UNAVAILABLE) from exc
-            self._pass_over(path, str(exc))
+            if isinstance(exc.__cause__, PermissionError):
+                self._denied[path] = exc.__cause__
+            else:
+                self._pass_over(path, str(exc))
             return None
         self._views[path] = identity, view
         return view
@@ -172,6 +174,14 @@ class Files:
         if path not in self.unread:
             log.warning("%s; left out", why)
         self.unread[path] = why
+
+    def _pass_over_denied(self) -> None:
+        """Raises StoreError where no file is readable: a store of another user."""
+        denied, self._denied = self._denied, {}
+        for path, exc in denied.items():
+            if not self._views:
+                raise StoreError(f"{path}: {files.why(exc, path)}", exit_code=EX_UNAVAILABLE) from exc
+            self._pass_over(path, f"{path}: {exc.strerror}")
 
     def _pass_over_missing(self, path: Path) -> None:
         if path not in self._warned:
