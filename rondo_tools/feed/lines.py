@@ -24,6 +24,7 @@ class Lines:
     def __init__(self, parser: Parser, session: Session, hold_ms: int, warnings: RateLimit) -> None:
         self._parser, self._session, self._hold_ms, self._warnings = parser, session, hold_ms, warnings
         self._rest = b""  # an incomplete line
+        self._is_foreign = False  # the first line shows that the input is no text
         self._is_too_long = False  # that line; the rest of it is dropped
         self._number = 0  # of the last complete line, for messages
         self._pace: Pace | None = None  # while the clock drives the ticks
@@ -158,8 +159,12 @@ class Lines:
             self._session.tick(t_ms, oldest_ms)  # without the new series
 
     def _refuse_line(self, why: str, line: bytes, number: int) -> None:
-        """Leave a line out; if the first line is not text, name the kind of input."""
+        """Leave a line out; if the first line is not text, name the kind of input, and only that."""
+        if self._is_foreign:
+            self.refused += 1
+            return
         kind = foreign.kind_of(line) if number == 1 else ""
+        self._is_foreign = foreign.is_packed(kind) or kind in (foreign.STREAM, foreign.DUMP)
         if foreign.is_packed(kind):
             why = f"this is compressed; give it through {kind} -dc"
         elif kind in (foreign.STREAM, foreign.DUMP):

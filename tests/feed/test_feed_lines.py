@@ -159,6 +159,14 @@ def test_lines_that_are_left_out_are_said_with_their_number(caplog: pytest.LogCa
     assert given.lines.refused == 103
 
 
+def test_a_stream_in_place_of_text_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    given = Input()
+    given.lines.take(b"\x87\xa5rondo\x01\n\x91\n\x92\n", START)  # a header, and what looks like lines
+    assert given.lines.refused == 3
+    (record,) = caplog.records
+    assert "line 1 is left out: this is a rondo stream" in record.message
+
+
 def test_a_line_without_an_end_is_none() -> None:
     given = Input()
     given.lines.take(b"x 12", START)
