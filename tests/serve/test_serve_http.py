@@ -291,7 +291,7 @@ def test_flags_that_cannot_be_meant(store: Path, flags: list[str], code: int, wh
 
 
 def test_no_store_and_a_port_in_use(store: Path, tmp_path: Path, served: Served) -> None:
-    for where, listen, code in ((tmp_path, "tcp:127.0.0.1:0", 69), (store, served.address, 69)):
+    for where, listen, code in ((tmp_path, "tcp:127.0.0.1:0", 69), (store, served.address, 75)):
         command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-serve", where, "--listen", listen]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == code
