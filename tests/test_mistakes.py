@@ -104,7 +104,7 @@ MISTAKES = [
     Mistake("rondo-attach", 64, "--output is missing: give --output unix:PATH for the metrics of all VMs"),
     Mistake("rondo-attach --pid x --text", 64, "argument --pid: 'x' is not a number"),
     Mistake("rondo-feed page.txt", 64, "unrecognized arguments: page.txt"),
-    Mistake("rondo-push st", 64, "--remote-write is missing: where to deliver"),
+    Mistake("rondo-push st", 64, "--remote-write is missing: write the endpoint's URL"),
     Mistake("rondo-serve st", 64, "--listen is missing: write --listen tcp:127.0.0.1:9464, or unix:PATH"),
     Mistake("rondo-serve st --listen tcp:0.0.0.0:0", 64, "other hosts can reach this address; give --token-file"),
     Mistake("rondo-store st --max-bytes 10", 64, "'10' is too small: 1.0 MiB is the least; write 10G"),
@@ -144,7 +144,7 @@ MISTAKES = [
     Mistake("rondo-store st < ahead.stream", 0, "vm-1: a tick over 10 min ahead of this clock, refused"),
     Mistake("rondo-store soon < soon.stream 2>&1; rondo-query soon status | grep new >&2", 0, "s ahead of this clock"),
     Mistake("rondo-store new --restore < ok.stream", 65, "this is a rondo stream: leave --restore out"),
-    Mistake("rondo-push --remote-write http://$AT/ < ok.stream", 65, "this is a rondo stream; give it to rondo-store"),
+    Mistake("rondo-push --remote-write http://$AT/ < ok.stream", 65, "this is a rondo stream; pipe it into rondo-stor"),
     Mistake("rondo-feed --hold 0 --text < ok.stream", 65, "line 1 is left out: this is a rondo stream, which rondo-st"),
     # An endpoint, and the way to it.
     Mistake("rondo-push st --remote-write http://127.0.0.1:1/", 75, "http://127.0.0.1:1/: Connection refused"),
@@ -153,7 +153,7 @@ MISTAKES = [
     Mistake("rondo-push st --remote-write https://$AT/", 69, "does not speak TLS; is it http:// at this port?"),
     Mistake("rondo-push st --remote-write http://$AT/ --bearer-token-file no", 64, "--bearer-token-file no: No such"),
     Mistake("rondo-push st --remote-write http://$AT/deny --bearer-token-file token", 69, "can read it: chmod 600 token"),
-    Mistake("rondo-push st --remote-write https://$AT/ --ca-file notes.txt", 64, "--ca-file notes.txt: not what it sh"),
+    Mistake("rondo-push st --remote-write https://$AT/ --ca-file notes.txt", 64, "--ca-file notes.txt: it cannot be used"),
     Mistake("rondo-serve st --listen tcp:127.0.0.1:0 --token-file empty", 64, "--token-file empty: it is empty"),
     # A place to listen at, or to write to.
     Mistake("rondo-serve st --listen tcp:$AT", 75, "another process listens there (Address already in use); choose"),
@@ -182,8 +182,8 @@ MISTAKES = [
     Mistake("rondo-query st dump", 64, "a dump is no text for a terminal: write it to a file or a pipe", TERMINAL),
     Mistake("rondo-store st", 64, "standard input is a terminal or closed; give it a stream: rondo-vmm |", TERMINAL),
     Mistake("rondo-push --remote-write http://$AT/", 64, "standard input is a terminal: name one, or pipe", TERMINAL),
-    Mistake("rondo-vmm", 64, "standard output is closed, and something is to be written to it", "exec >&-"),
-    Mistake("rondo-query st list", 64, "standard output is closed; what is found goes there", "exec >&-"),
+    Mistake("rondo-vmm", 64, "standard output is closed, but it has to be written", "exec >&-"),
+    Mistake("rondo-query st list", 64, "standard output is closed, but the results go there", "exec >&-"),
     # An odd place to run in.
     Mistake("rondo-query list", 69, "no store at ./vmm_metrics or /var", "mkdir gone; cd gone; rmdir ../gone"),
     Mistake("rondo-store new < \"$HERE/ok.stream\"", 69, "new: cannot be written to: No such", "mkdir gone; cd gone; rmdir ../gone"),

@@ -74,8 +74,8 @@ def standard(fd: int, name: str) -> int:
     try:
         os.fstat(fd)
     except OSError as exc:
-        what = "read from" if fd == 0 else "written to"
-        raise UsageError(f"standard {name} is closed, and something is to be {what} it") from exc
+        what = "read" if fd == 0 else "written"
+        raise UsageError(f"standard {name} is closed, but it has to be {what}") from exc
     return fd
 
 

@@ -11,7 +11,7 @@ from rondo_tools.units import parse_duration
 
 
 def parse_interval(text: str, shortest_ms: int) -> int:
-    """The milliseconds between two ticks, as --interval takes it. Raises UsageError."""
+    """The value of --interval, in milliseconds. Raises UsageError."""
     return parse_duration(text, shortest_ms)
 
 

@@ -29,7 +29,7 @@ class Notices:
         _log.warning("%s does not keep up: its oldest %s are being dropped", output.name, output.items)
 
     def failed(self, output: Output, reason: str) -> None:
-        """There is no connection; said once, until there was one again."""
+        """The connection failed; called once until it is there again."""
         _log.warning(
             "%s: %s; trying again and again (is rondo-store --listen running there?)", output.name, reason
         )

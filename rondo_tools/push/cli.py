@@ -194,7 +194,7 @@ def push(
         store = default_store()  # these two only read
     if store is None and sys.stdin.isatty():
         raise UsageError(
-            "no STORE, and standard input is a terminal: name one, or pipe rondo-store into this"
+            "no STORE, and standard input is a terminal: name one, or pipe rondo-store into rondo-push"
         )
     logging.getLogger("urllib3").setLevel(logging.WARNING)  # its debug log shows whole URLs
     external = parse_external(external_label or ())
@@ -233,7 +233,7 @@ def push(
             _print(_preview(delivery, found, name, now_ms))
         return
     if remote_write is None:
-        raise UsageError("--remote-write is missing: where to deliver")
+        raise UsageError("--remote-write is missing: write the endpoint's URL")
     from rondo_tools.push.http.endpoint import Endpoint
     from rondo_tools.push.http.negotiate import Negotiator
     from rondo_tools.push.self_metrics import SelfMetrics, Tally
@@ -318,7 +318,7 @@ def _follow(stores: Stores, wake: Wakeup, interval_s: float) -> None:
     )
     service.run()
     if follower.has_ended and not follower.lines:
-        what = "no line of rondo-store's came on standard input: nothing was delivered"
+        what = "standard input had no line of rondo-store: nothing was delivered"
         if follower.others:
             raise RondoError(what, exit_code=EX_DATAERR)
         log.warning("%s", what)

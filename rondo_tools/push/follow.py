@@ -34,8 +34,8 @@ class Follower:
         self._on_end = on_end
         self._lock = threading.Lock()
         self._named: set[Path] = set()  # since the last `take`
-        self.lines = 0  # how many were understood
-        self.others = 0  # how many were not
+        self.lines = 0  # valid ones
+        self.others = 0
         self._stores: set[Path] = set()
         self._has_warned = False
         self._has_ended = threading.Event()
@@ -77,9 +77,9 @@ class Follower:
         if len(line) > _MAX_LINE or not folder or not _POSITION.fullmatch(position) or b"\0" in folder:
             kind = foreign.kind_of(line)
             if kind == foreign.STREAM:
-                what = f"this is {kind}; give it to rondo-store, and that one's lines to rondo-push"
+                what = f"this is {kind}; pipe it into rondo-store, and rondo-store's lines into rondo-push"
             else:
-                what = f"this is no line of rondo-store's and is ignored: {line[:80]!r}"
+                what = f"this is not a line of rondo-store, and is ignored: {line[:80]!r}"
             self.others += 1
             self._warn(what)
             return

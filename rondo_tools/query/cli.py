@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run rondo-query with `argv` (default: the process' arguments). Returns the exit status."""
     if sys.stdout is None:
         print(
-            "rondo-query: standard output is closed; what is found goes there\ntry: rondo-query --help",
+            "rondo-query: standard output is closed, but the results go there\ntry: rondo-query --help",
             file=sys.stderr,
         )
         return EX_USAGE

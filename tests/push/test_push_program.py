@@ -211,7 +211,7 @@ def test_a_follower_delivers_the_rest_when_the_lines_end(run: Run, store: Path, 
         done = run("rondo-push", "--remote-write", url, "--interval", "1h", stdin=None, input=feed)
     assert done.returncode == 0, done.stderr
     assert receiver.samples == expected(store) | expected(other)
-    assert done.stderr.count(b"no line of rondo-store's") == 1
+    assert done.stderr.count(b"not a line of rondo-store") == 1
     assert b"samples sent" in done.stderr
 
 

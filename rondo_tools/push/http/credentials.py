@@ -90,7 +90,7 @@ def _try_tls(ca_file: str | None, pair: tuple[Path, Path] | None) -> None:
 
     def why(exc: OSError) -> str:
         if isinstance(exc, ssl.SSLError):
-            return f"not what it should be ({exc.reason or 'no PEM'})"
+            return f"it cannot be used ({exc.reason or 'no PEM'})"
         return exc.strerror or os.strerror(exc.errno or 0)
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the default CAs
@@ -129,7 +129,9 @@ def _headers(lines: Iterable[str]) -> dict[str, str]:
 
 def _proxy(url: str) -> str:
     if urls.holds_secret(url):
-        raise UsageError("--proxy carries a user name or password; others can read it there: use HTTPS_PROXY")
+        raise UsageError(
+            "--proxy carries a user name or password; other users can read the command line: use HTTPS_PROXY"
+        )
     if wrong := urls.fault(url):
         raise UsageError(f"--proxy {url!r}: {wrong}")
     return url

@@ -47,8 +47,8 @@ _ADVICE = {
     431: "it takes no headers of that size",
     451: "it does not let us write",
 }
-_NO_ENDPOINT = "no endpoint does: is the URL the one for remote-write, and does a login page stand before it?"
-_NO_ADVICE = "which is not about the samples; look at the endpoint, and at what stands before it"
+_NO_ENDPOINT = "no endpoint does: is the URL the one for remote-write, and is there a login page before it?"
+_NO_ADVICE = "which does not concern the samples; check the endpoint, and any proxy before it"
 
 
 class Transport:
@@ -108,7 +108,7 @@ class Transport:
         outcome = _outcome(reply.status)
         text = f"{_shown(self.url)} answered {reply.status}"
         if outcome is Outcome.ACCEPTED and foreign.kind_of(reply.body) == foreign.HTML:
-            # A login page, or a web interface, takes everything and keeps nothing.
+            # A login page, or a web interface, accepts everything and keeps nothing.
             return Answer(Outcome.DENIED, f"{text} with an HTML page; {_NO_ENDPOINT}", status=reply.status)
         if outcome is Outcome.DENIED:
             text += f", {_ADVICE.get(reply.status, _NO_ADVICE)}"
