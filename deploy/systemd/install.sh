@@ -1,6 +1,6 @@
 #!/bin/sh
-# Put rondo's systemd units, man pages and shell completion into a tree, for the machine itself or, below
-# DESTDIR, for a package; or take them out again. Starts nothing, and keeps files in /etc/rondo that are there.
+# Install rondo's systemd units, man pages and shell completion, on the machine itself or, below DESTDIR, for a
+# package; or uninstall them. Starts nothing, and keeps existing files in /etc/rondo.
 #
 #     make install-systemd                                           # in a checkout
 #     sh "$(rondo-store --share-dir)/systemd/install.sh" install     # of an installed rondo; or uninstall
@@ -10,7 +10,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 dest=${DESTDIR:-}
 bin=/usr/local/bin
-# Installed, the commands that it came with: PREFIX/share/rondo/systemd is beside PREFIX/bin.
+# In an installed rondo, use its own commands: PREFIX/share/rondo/systemd is beside PREFIX/bin.
 if [ -x "$here/../../../bin/rondo-store" ]; then bin=$(cd "$here/../../../bin" && pwd); fi
 bin=${BINDIR:-$bin}
 lib=${LIBDIR:-/usr/local/lib}
@@ -31,7 +31,7 @@ put_once() {
     if [ -e "$2" ]; then echo "$2 (kept as it is)"; else put "$1" "$2"; fi
 }
 
-# The share/ of the wheel that the commands are from; nothing if they are from none.
+# The share/ of the commands' wheel; nothing if they are not from a wheel.
 wheel_share() {
     command=$dest$bin/rondo-store
     [ -x "$command" ] || command=$bin/rondo-store
@@ -53,12 +53,12 @@ install)
     from=$(wheel_share)
     from=${from:-${SHARE:-build/share}}
     if [ ! -e "$from/man/man1/rondo-store.1" ]; then
-        echo "No man pages and completion: these commands are from no wheel; make man, then this again."
+        echo "No man pages and completion: these commands are not from a wheel; run make man, then this again."
     elif [ "$(readlink -f "$from")" != "$(readlink -f "$share")" ]; then
         (cd "$from" && ls $pages) | while read -r page; do put "$from/$page" "$share/$page"; done
     fi
     if [ ! -x "$dest$bin/rondo-store" ] && [ ! -x "$bin/rondo-store" ]; then
-        echo "install-systemd: there is no $bin/rondo-store yet, which the units start (BINDIR=)" >&2
+        echo "install-systemd: the units start $bin/rondo-store, which does not exist yet (BINDIR=)" >&2
     fi
     cat <<END
 
@@ -81,7 +81,7 @@ uninstall)
     if [ -d "$share" ] && [ "$(wheel_share)" != "$(readlink -f "$share")" ]; then
         (cd "$share" && rm -f $pages)
     fi
-    echo "The units are gone; what is in /etc/rondo and /var/lib/rondo is yours to remove."
+    echo "The units are gone; remove /etc/rondo and /var/lib/rondo yourself."
     ;;
 *)
     echo "usage: install.sh install|uninstall" >&2
