@@ -13,9 +13,9 @@ from tests.support.attach.attach_host import Receiver, ServiceManager, needs_kvm
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """A store's socket, where VMs can be made and watched."""
+    """A store's socket, on hosts where VMs can be created and watched."""
     needs_kvm_and_bpf()
-    # Not in tmp_path, which is root's alone: a watcher may be nobody.
+    # Not in tmp_path, which only root may read: a watcher may run as nobody.
     with tempfile.TemporaryDirectory(prefix="rondo-attach-") as folder:
         Path(folder).chmod(0o755)
         receiver = Receiver(Path(folder, "store.sock"))

@@ -1,4 +1,4 @@
-"""The assembler, against bytes written out by hand, and the two programs."""
+"""The assembler, compared with bytes written by hand, and the two programs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_jump_over_a_map_counts_its_two_halves() -> None:
     ("lines", "why"),
     [([a.jump("nowhere")], "no label 'nowhere'"), (["here", "here", a.leave()], "'here' is defined twice")],
 )
-def test_a_label_that_is_wrong_is_an_error(lines: list[a.Line], why: str) -> None:
+def test_a_missing_or_duplicate_label_is_an_error(lines: list[a.Line], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         a.assemble(lines)
 

@@ -1,4 +1,4 @@
-"""What happens while a watcher that is started again was away."""
+"""Changes of the clock between two watchers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOUR_MS = 3_600_000
 
 
 class Clock:
-    """The wall clock of the watchers that get its environment."""
+    """The wall clock of watchers with its environment."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,8 +33,10 @@ class Clock:
         return {**os.environ, "PYTHONPATH": folder, "SET_CLOCK": str(self._folder / "clock")}
 
 
-def test_the_clock_set_back_meanwhile_ends_the_sessions(receiver: Receiver, manager: ServiceManager) -> None:
-    """One goes on in another session, whose ticks are by the new clock; one ended meanwhile."""
+def test_a_clock_set_back_during_the_restart_ends_the_sessions(
+    receiver: Receiver, manager: ServiceManager
+) -> None:
+    """One VM continues in a new session, with ticks by the new clock; another one ended meanwhile."""
     wall = Clock(manager.runtime.parent)
     flags = ("--output", receiver.address, "--match", "name=*back-*")
     with ExitStack() as opened:
@@ -42,7 +44,7 @@ def test_the_clock_set_back_meanwhile_ends_the_sessions(receiver: Receiver, mana
         with manager.started(*flags, environment=wall.environment):
             for guest in (stays, ends):
                 guest.do("make", "run 10")
-            wall.set(HOUR_MS)  # forward, of which the file has to know too
+            wall.set(HOUR_MS)  # forward; the file must follow
             times = [
                 receiver.wait_for(
                     f"back-{name}", lambda got: got.ticks[-1].t_ms > clock.now_ms() + HOUR_MS / 2
@@ -73,7 +75,7 @@ def test_the_clock_set_back_meanwhile_ends_the_sessions(receiver: Receiver, mana
 
 
 @pytest.mark.parametrize(("step_ms", "sessions"), [(-3_000, 1), (HOUR_MS, 1)])
-def test_a_small_step_back_or_one_forward_ends_none(
+def test_a_small_step_back_or_a_step_forward_ends_no_session(
     step_ms: int, sessions: int, receiver: Receiver, manager: ServiceManager
 ) -> None:
     wall = Clock(manager.runtime.parent)
@@ -93,7 +95,7 @@ def test_a_small_step_back_or_one_forward_ends_none(
 
 
 def test_the_file_follows_a_step_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though nothing else is different."""
+    """The file is written even if nothing else has changed."""
     booted_ms = 1_000_000
     monkeypatch.setattr(clock, "booted_ms", lambda: booted_ms)
     file = KeptFile(tmp_path, 3, 1.5, is_map_kept=False)

@@ -1,4 +1,4 @@
-"""Sessions that are over and not delivered outlive a watcher that is killed."""
+"""Ended, undelivered sessions outlive a killed watcher."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ def _as_it_was(manager: ServiceManager, lives: str) -> None:
 
 
 def _between_two_writes(manager: ServiceManager, lives: str) -> None:
-    """Killed when it had put down the end, and not yet that the session does not go on."""
+    """Killed after it wrote the end, and before it removed the session from the kept file."""
     (manager.runtime / "lives").write_text(lives)
 
 
 @pytest.mark.parametrize("harm", [_as_it_was, _between_two_writes])
-def test_a_kill_loses_no_end(harm: Callable[[ServiceManager, str], None], manager: ServiceManager) -> None:
-    """The store is away while a VM ends, until the watcher is another; then its end is as it was."""
+def test_a_kill_loses_no_undelivered_end(
+    harm: Callable[[ServiceManager, str], None], manager: ServiceManager
+) -> None:
+    """A VM ends while the store is away; the next watcher delivers the same end."""
     address = manager.runtime.parent / "store.sock"
     flags = ("--output", f"unix:{address}", "--match", "name=*over")
     with small_guest(name="over") as guest, manager.started(*flags) as watcher:
@@ -70,11 +72,11 @@ def add(file: EndsFile, numbers: range) -> None:
         file.add(number, b"".join(encode(one) for one in ended(number) if one is not None))
 
 
-def test_the_file_has_those_that_wait_and_is_emptied_when_none_does(tmp_path: Path) -> None:
+def test_the_file_has_waiting_sessions_and_is_emptied_after_the_last(tmp_path: Path) -> None:
     file = EndsFile(tmp_path)
     assert file.take() == []
     add(file, range(3))
-    file.drop(1)  # still there: to send it again does no harm
+    file.drop(1)  # it stays in the file: sending it again does no harm
     assert EndsFile(tmp_path).take() == [ended(number) for number in range(3)]
     file.drop(0)
     file.drop(0)
@@ -85,7 +87,7 @@ def test_the_file_has_those_that_wait_and_is_emptied_when_none_does(tmp_path: Pa
     file.close()
 
 
-def test_the_file_is_bounded_by_those_that_wait(tmp_path: Path) -> None:
+def test_the_file_size_is_bounded_by_the_waiting_sessions(tmp_path: Path) -> None:
     file = EndsFile(tmp_path)
     add(file, range(1))
     for number in range(1, 1_000):
@@ -99,7 +101,7 @@ def test_the_file_is_bounded_by_those_that_wait(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "harm", [lambda data: data[:-7], lambda data: data + b"\xc1", lambda data: data + data[:9]]
 )
-def test_what_is_damaged_hides_nothing_before_it_and_nothing_that_comes(
+def test_damage_hides_neither_earlier_nor_later_sessions(
     harm: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "ends"
@@ -117,7 +119,7 @@ def test_what_is_damaged_hides_nothing_before_it_and_nothing_that_comes(
     again.close()
 
 
-def test_a_full_disk_leaves_no_half_of_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_partial_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = EndsFile(tmp_path)
     add(file, range(1))
     write = os.write

@@ -44,14 +44,14 @@ def test_each_life_of_a_qemu_has_exactly_its_exits(
     assert counts == [20_000 + LOOP_EXITS] * lives
     for (session,) in got:
         assert session.end is not None
-        assert session.end.reason == "gone"  # a status that is not 0 says nothing of how the guest ended
+        assert session.end.reason == "gone"  # an exit status does not tell how the guest ended
         assert session.labels == {"vmm": "qemu"}
         assert session.last()["vcpu_cpu_seconds_total"] != 0  # NaN if no tick fell into its life
         assert session.last()["vmm_cpu_seconds_total"] > 0
 
 
 @pytest.mark.parametrize("lives", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_the_counts_are_those_of_rondo_vmm_itself(lives: int, receiver: Receiver) -> None:
+def test_the_counts_equal_those_of_rondo_vmm(lives: int, receiver: Receiver) -> None:
     reasons = ("io", "mmio", "hlt", "shutdown", "other")
     with watching("--output", receiver.address, "--match", "vmm=rondo-vmm"):
         for number in range(lives):
@@ -66,7 +66,7 @@ def test_the_counts_are_those_of_rondo_vmm_itself(lives: int, receiver: Receiver
             assert session.exits() == dict(zip(reasons, map(int, counted.groups()), strict=True))
 
 
-def test_a_vm_that_is_killed_ended_by_a_signal(receiver: Receiver) -> None:
+def test_a_killed_vm_ends_with_signal(receiver: Receiver) -> None:
     with watching("--output", receiver.address) as watcher, small_guest(name="killed") as guest:
         guest.do("make", "run 1000")
         watcher.wait_for(own("killed begins"))
@@ -85,7 +85,7 @@ def _tells_exit_status() -> bool:
     return release >= (6, 15)
 
 
-def test_a_vm_made_off_the_main_thread_is_its_process(receiver: Receiver) -> None:
+def test_a_vm_created_in_another_thread_belongs_to_its_process(receiver: Receiver) -> None:
     with watching("--output", receiver.address) as watcher, small_guest(name="thread") as guest:
         guest.do("make STAYING", "run 500")
         watcher.wait_for(own("thread begins"))
@@ -94,12 +94,12 @@ def test_a_vm_made_off_the_main_thread_is_its_process(receiver: Receiver) -> Non
     assert session.exits()["io"] == 500
 
 
-def test_a_vm_whose_maker_thread_is_gone_is_found_by_its_exits(receiver: Receiver) -> None:
+def test_a_vm_whose_creating_thread_ended_is_found_by_its_exits(receiver: Receiver) -> None:
     with watching("--output", receiver.address), small_guest(name="other") as other:
         other.do("make")
         receiver.wait(
             "other", ticks=1
-        )  # so the next process is younger than the counters by its start's 10 ms
+        )  # so the next process is younger than the counters by the 10 ms of its start
         with small_guest(name="found") as guest:
             guest.do("make THREAD", "run 500")
             receiver.wait("found", ticks=1)
@@ -110,7 +110,7 @@ def test_a_vm_whose_maker_thread_is_gone_is_found_by_its_exits(receiver: Receive
 
 
 def test_one_vm_after_another_in_one_process(receiver: Receiver) -> None:
-    """The second has the descriptor of the first, and its threads; neither has an exit of the other."""
+    """The second has the descriptor and the threads of the first; neither has exits of the other."""
     with watching("--output", receiver.address), small_guest(name="again") as guest:
         guest.do("make", "run 100 HERE", "drop")
         receiver.wait("again", ended=1)
@@ -125,8 +125,8 @@ def test_one_vm_after_another_in_one_process(receiver: Receiver) -> None:
     assert "attached" not in second.labels
 
 
-def test_a_life_that_nobody_saw_has_its_exits(receiver: Receiver) -> None:
-    """It may be over before its name can be read."""
+def test_an_unseen_life_has_its_exits(receiver: Receiver) -> None:
+    """It may end before its name can be read."""
     with watching("--output", receiver.address), small_guest(name="blink") as guest:
         guest.do("make", "run 77")
         guest.quit()
@@ -139,7 +139,7 @@ def test_a_life_that_nobody_saw_has_its_exits(receiver: Receiver) -> None:
     assert sessions[0].end is not None
 
 
-def test_a_program_that_executes_another_has_another_vm(receiver: Receiver) -> None:
+def test_a_vm_after_execve_is_another_session(receiver: Receiver) -> None:
     with watching("--output", receiver.address), small_guest(name="exec") as guest:
         guest.do("make", "run 30")
         receiver.wait("exec", ticks=1)
@@ -187,7 +187,7 @@ def test_two_vms_in_one_process_with_debugfs_are_two(receiver: Receiver) -> None
     assert second.exits()["io"] == 5
 
 
-def test_a_vm_that_was_there_before_begins_at_zero(receiver: Receiver) -> None:
+def test_a_late_vm_begins_at_zero(receiver: Receiver) -> None:
     """Also the CPU time of a vCPU whose first counted exit comes after the VM is found."""
     with small_guest(name="before") as guest:
         guest.do("make", "run 1000 HERE")
@@ -206,7 +206,7 @@ def test_a_vm_that_was_there_before_begins_at_zero(receiver: Receiver) -> None:
     assert session.last()["vmm_uptime_seconds"] > (session.ticks[-1].t_ms - session.header.start_ms) / 1000
 
 
-def test_a_clash_of_names_is_told_apart(receiver: Receiver) -> None:
+def test_two_vms_with_one_name_get_different_names(receiver: Receiver) -> None:
     with watching("--output", receiver.address) as watcher, small_guest(name="same") as one:
         one.do("make", "run 1")
         receiver.wait("same")
@@ -237,7 +237,7 @@ def test_a_hostile_name_does_no_harm(hostile: str, receiver: Receiver) -> None:
     assert len(name.encode()) <= 1024
 
 
-def test_flags_choose_and_name(receiver: Receiver) -> None:
+def test_flags_select_and_rename_vms(receiver: Receiver) -> None:
     flags = ["--match", f"name={own('ci-*')}", "--ignore", "name=*-x"]
     flags += ["--name", "n/{name}", "--label", "rack=a1"]
     with watching("--output", receiver.address, *flags) as watcher:

@@ -1,4 +1,4 @@
-"""rondo-attach --pin: counters in a bpf file system, killed and started again."""
+"""rondo-attach --pin: counters in a bpf file system, over kills and restarts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Node:
 
     @contextmanager
     def watcher(self, *flags: str, pin: Path | None = None) -> Iterator[Watcher]:
-        """Killed at the end."""
+        """A watcher that is killed at the end."""
         where = (f"--pin={pin or self.bpf}", f"--state={self.state}")
         watcher = Watcher(*where, *flags, wrapper=[*self.inside, *NOBODY_WITH_BPF])
         try:
@@ -81,7 +81,7 @@ def node() -> Iterator[Node]:
 
 
 def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, node: Node) -> None:
-    """Killed under load; one VM is born and one ends while it is away, and another goes on."""
+    """Killed under load; one VM begins and one ends while it is away, and another one continues."""
     flags = ("--output", receiver.address, "--match", "name=*pin-*")
     busy = "run 50000"
     with ExitStack() as opened:
@@ -118,8 +118,8 @@ def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, node: Node) 
     assert node.pinned() == before
 
 
-def test_two_never_share_a_folder(receiver: Receiver, node: Node) -> None:
-    """Though each is in a network namespace of its own, as pods are."""
+def test_two_watchers_never_share_a_folder(receiver: Receiver, node: Node) -> None:
+    """Even if each has a network namespace of its own, like pods."""
     flags = ("--output", receiver.address, "--match", "name=none")
     with node.watching(*flags):
         before = node.pinned()
@@ -146,8 +146,10 @@ def _of_another_map(node: Node) -> None:
 
 
 @pytest.mark.parametrize("harm", [_without_the_exits_program, _of_another_release, _of_another_map])
-def test_what_does_not_fit_is_removed(harm: Callable[[Node], None], receiver: Receiver, node: Node) -> None:
-    """A VM that runs is late then; and what others pinned is theirs."""
+def test_pins_that_do_not_fit_are_removed(
+    harm: Callable[[Node], None], receiver: Receiver, node: Node
+) -> None:
+    """A running VM is late then; pins of others stay."""
     flags = ("--output", receiver.address, "--match", "name=*stale")
     with small_guest(name="stale") as guest:
         with node.watching(*flags):
@@ -177,7 +179,9 @@ bpf.pin(bpf.create_map(bpf.ARRAY, 4, 8, 1, "theirs"), sys.argv[1])
 @pytest.mark.parametrize(
     ("path", "why"), [("state", "Operation not permitted"), ("file/x", "Not a directory")]
 )
-def test_a_folder_that_cannot_hold_pins_is_named(path: str, why: str, receiver: Receiver, node: Node) -> None:
+def test_the_message_names_a_folder_that_cannot_have_pins(
+    path: str, why: str, receiver: Receiver, node: Node
+) -> None:
     folder = node.state.parent
     (folder / "file").touch()
     with node.watcher("--output", receiver.address, pin=folder / path) as watcher:
@@ -196,7 +200,7 @@ def test_a_folder_that_cannot_hold_pins_is_named(path: str, why: str, receiver: 
         (["--pid", "1", "--output", "unix:x", "--pin", "x", "--state", "y"], "no --pid"),
     ],
 )
-def test_a_flag_that_is_missing_is_named(flags: list[str], why: str) -> None:
+def test_the_message_names_a_missing_flag(flags: list[str], why: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RUNTIME_DIRECTORY"}
     done = subprocess.run(
         [*ATTACH, *flags], capture_output=True, text=True, timeout=PATIENCE_S, env=environment

@@ -1,4 +1,4 @@
-"""rondo-attach as a program: its permissions, its outputs, its ends."""
+"""rondo-attach as a program: permissions, outputs, ends."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MANY = [sys.executable, str(ROOT / "tests" / "support" / "attach" / "many_vms.py
 # --- permissions ---------------------------------------------------------------------------------
 
 
-def test_nobody_gets_what_needs_no_permission(receiver: Receiver) -> None:
+def test_without_permissions_the_process_series_remain(receiver: Receiver) -> None:
     with watching("--output", receiver.address, wrapper=NOBODY) as watcher, small_guest(name="poor") as guest:
         guest.do("make", "run 10")
         receiver.wait("poor", ticks=1)
@@ -47,7 +47,7 @@ def test_nobody_gets_what_needs_no_permission(receiver: Receiver) -> None:
         (session,) = receiver.wait("poor", ended=1)
         assert "CAP_BPF and CAP_PERFMON" in watcher.said
         assert "vcpu_exits_total" in watcher.said
-    assert has_series(session.header) == PROCESS_SERIES  # and no zero for what nobody counts
+    assert has_series(session.header) == PROCESS_SERIES  # and no zero for series without counts
     assert session.last()["vmm_cpu_seconds_total"] > 0
 
 
@@ -56,7 +56,7 @@ def test_perf_counts_where_bpf_is_refused(receiver: Receiver) -> None:
         watcher.wait_for("counted by perf")
         with small_guest(name="perf") as guest:
             guest.do("make")
-            receiver.wait("perf", ticks=1)  # the counters are armed
+            receiver.wait("perf", ticks=1)  # the counters are open
             guest.do("run 1000")
             guest.quit()
             (session,) = receiver.wait("perf", ended=1)
@@ -64,7 +64,7 @@ def test_perf_counts_where_bpf_is_refused(receiver: Receiver) -> None:
     assert has_series(session.header) == PROCESS_SERIES | {"vcpu_exits_total"}
 
 
-def test_the_map_is_bounded_and_what_does_not_fit_is_counted() -> None:
+def test_the_map_is_bounded_and_lost_exits_are_counted() -> None:
     needs_kvm_and_bpf()
     counters = BpfCounters(max_threads=1)
     try:
@@ -90,7 +90,7 @@ def listed(*wrapper: str) -> dict[str, list[dict[str, str]]]:
     return result
 
 
-def test_list_shows_each_vm_and_what_is_refused() -> None:
+def test_list_shows_each_vm_and_refusals() -> None:
     needs_kvm_and_bpf()
     with small_guest(name="in the list") as guest:
         guest.do("make")
@@ -107,7 +107,7 @@ def test_list_shows_each_vm_and_what_is_refused() -> None:
     assert {one["source"]: one["needs"] for one in refused}["bpf"] == "CAP_BPF and CAP_PERFMON"
 
 
-def test_outside_the_hosts_process_ids_it_refuses() -> None:
+def test_another_pid_namespace_is_refused() -> None:
     needs_kvm_and_bpf()
     for arguments in (["--text"], ["list"]):
         inside = ["unshare", "--pid", "--fork", "--mount-proc", *ATTACH, *arguments]
@@ -131,13 +131,13 @@ def test_one_vm_as_a_pipe_into_a_store(tmp_path: Path, run: Run) -> None:
             )
             guest.do("run 40")
             guest.quit()
-            assert watcher.wait() == 0  # it ends with the only process that it watches
+            assert watcher.wait() == 0  # it ends with the watched process
             assert into.wait(PATIENCE_S) == 0
     exits = run("rondo-query", store, "read", 'vcpu_exits_total{reason="io"}')
     assert exits.stdout.endswith(b"  40\n"), exits.stdout
 
 
-def test_text_is_for_people_and_ends_with_its_reader() -> None:
+def test_text_ends_with_its_reader() -> None:
     needs_kvm_and_bpf()
     with watching("--text", "--match", f"name={own('shown')}") as watcher, small_guest(name="shown") as guest:
         assert watcher.process.stdout is not None
@@ -153,7 +153,7 @@ def test_text_is_for_people_and_ends_with_its_reader() -> None:
             assert watcher.wait() == 0
 
 
-def test_a_store_that_is_away_gets_all_ticks_later(tmp_path: Path, receiver: Receiver) -> None:
+def test_a_returning_store_gets_all_ticks(tmp_path: Path, receiver: Receiver) -> None:
     late = tmp_path / "late.sock"
     with watching("--output", f"unix:{late}", "--interval", "100ms") as watcher:
         with small_guest(name="kept") as guest:
@@ -170,17 +170,17 @@ def test_a_store_that_is_away_gets_all_ticks_later(tmp_path: Path, receiver: Rec
     assert session.exits()["io"] == 12
 
 
-def test_a_watcher_that_is_stopped_ends_no_session(receiver: Receiver) -> None:
+def test_stopping_the_watcher_ends_no_session(receiver: Receiver) -> None:
     with small_guest(name="lives on") as guest:
         with watching("--output", receiver.address) as watcher:
             guest.do("make")
             receiver.wait("lives on", ticks=1)
             assert watcher.stop() == 0
         assert all(session.end is None for session in receiver.of("lives on"))
-        guest.do("run 5")  # and the VM does
+        guest.do("run 5")  # the VM continues
 
 
-def test_a_second_watcher_of_all_says_so(receiver: Receiver) -> None:
+def test_a_second_watcher_of_all_vms_is_refused(receiver: Receiver) -> None:
     with watching("--output", receiver.address) as first:
         same = ["nsenter", f"--net=/proc/{first.process.pid}/ns/net"]
         second = Watcher("--output", receiver.address, network=same)
@@ -191,7 +191,7 @@ def test_a_second_watcher_of_all_says_so(receiver: Receiver) -> None:
             second.close()
 
 
-def test_a_stranger_cannot_keep_it_from_starting(receiver: Receiver) -> None:
+def test_another_user_cannot_block_the_start(receiver: Receiver) -> None:
     code = "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('\\0rondo-attach'); s.listen()"
     stranger = [*OWN_NETWORK, *NOBODY, sys.executable, "-uc", f"{code}; print(); time.sleep(3600)"]
     with subprocess.Popen(stranger, stdout=subprocess.PIPE) as squatter:
@@ -209,8 +209,8 @@ def test_a_stranger_cannot_keep_it_from_starting(receiver: Receiver) -> None:
             squatter.kill()
 
 
-def test_the_clock_is_set_back(receiver: Receiver, tmp_path: Path) -> None:
-    """The session ends where it was, another begins at the new time, and its counters begin at 0."""
+def test_a_clock_set_back_begins_a_new_session(receiver: Receiver, tmp_path: Path) -> None:
+    """The session ends at its last time; another begins at the new time, with counters from 0."""
     offset = tmp_path / "clock"
     offset.write_text("0")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "set_clock"), "SET_CLOCK": str(offset)}
@@ -245,7 +245,7 @@ def pids_of(many: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.long
-def test_of_three_hundred_lives_none_is_missed(receiver: Receiver) -> None:
+def test_three_hundred_lives_are_all_seen(receiver: Receiver) -> None:
     with watching("--output", receiver.address, wrapper=NOBODY_WITH_BPF):
         many = subprocess.Popen([*MANY, "300", "100", "1", "0.02"], stdout=subprocess.PIPE, text=True)
         sessions = [receiver.wait(f"pid-{pid}", ended=1) for pid in pids_of(many)]
@@ -253,8 +253,8 @@ def test_of_three_hundred_lives_none_is_missed(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("count", [30, pytest.param(300, marks=pytest.mark.long)])
-def test_a_watcher_that_was_stopped_through_births_misses_none(count: int, receiver: Receiver) -> None:
-    """Its socket's buffer holds fewer events than there were: the counters' keys tell the rest."""
+def test_a_stopped_watcher_misses_no_birth(count: int, receiver: Receiver) -> None:
+    """Its socket's buffer is too small for all events: the others are found by their exits."""
     flags = ("--output", receiver.address)
     with watching(*flags, wrapper=NOBODY_WITH_BPF, command=FORGETFUL) as watcher:
         many = subprocess.Popen([*MANY, str(count), "100", "1", "0"], stdout=subprocess.PIPE, text=True)
@@ -266,7 +266,7 @@ def test_a_watcher_that_was_stopped_through_births_misses_none(count: int, recei
     assert [got.exits()["io"] for (got,) in sessions] == [100] * count
 
 
-def test_without_descriptors_it_says_so_and_goes_on(receiver: Receiver) -> None:
+def test_without_free_descriptors_it_warns_and_continues(receiver: Receiver) -> None:
     few = ["prlimit", "--nofile=24:24"]
     with watching("--output", receiver.address, wrapper=few) as watcher:
         many = subprocess.Popen([*MANY, "40", "10", "2", "0"], stdout=subprocess.PIPE, text=True)
@@ -275,7 +275,7 @@ def test_without_descriptors_it_says_so_and_goes_on(receiver: Receiver) -> None:
         assert watcher.stop() == 0
 
 
-# --- what cannot be meant ------------------------------------------------------------------------
+# --- wrong command lines -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -314,8 +314,8 @@ def test_standard_output_may_not_be_closed() -> None:
     assert "standard output is closed" in done.stderr
 
 
-def test_own_network_is_there() -> None:
-    """The tests' own assumption: events of KVM come into another network namespace."""
+def test_events_reach_another_network_namespace() -> None:
+    """An assumption of the tests: KVM's events arrive in every network namespace."""
     needs_kvm_and_bpf()
     code = (
         "from rondo_tools.attach.discover import Uevents; import select, sys; u = Uevents();"

@@ -1,4 +1,4 @@
-"""rondo-attach is killed and started again: no exit and no session is lost."""
+"""A killed and restarted rondo-attach loses no exit and no session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.needs import PATIENCE_S
 
 
 def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, manager: ServiceManager) -> None:
-    """Killed under load; one VM is born and one ends while it is away, and others go on."""
+    """Killed under load; one VM begins and one ends while it is away, and others continue."""
     flags = ("--output", receiver.address)
     busy = "run 50000"
     with ExitStack() as opened:
@@ -56,12 +56,12 @@ def test_a_restart_loses_no_exit_and_no_session(receiver: Receiver, manager: Ser
     assert young.exits()["io"] == 777
     assert young.labels == {"vmm": "qemu"}  # not late
     assert len(manager.kept) == 4
-    kept = (manager.runtime / "lives").read_text()  # others on the host may be in it
+    kept = (manager.runtime / "lives").read_text()  # it may have other VMs of the host
     assert not any(f'"{own(name)}"' in kept for name in (*names, "born"))
 
 
 def test_a_store_has_one_session_of_each(tmp_path: Path, manager: ServiceManager) -> None:
-    """One that ended while nobody watched, and one that went on."""
+    """A VM that ended between two watchers, and one that continued."""
     address = manager.runtime.parent / "store.sock"
     command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-store", tmp_path / "store"]
     command += ["--listen", f"unix:{address}", "--no-health"]
@@ -78,7 +78,7 @@ def test_a_store_has_one_session_of_each(tmp_path: Path, manager: ServiceManager
                         lambda: _stored(tmp_path / "store") == {own("ends"): [100.0], own("stays"): [100.0]}
                     )
                 ends.quit()
-                # Other flags: the labels of a session cannot change, and the store would refuse it.
+                # Other flags: the labels of a session must not change, or the store refuses it.
                 with manager.started(*flags, "--label", "rack=a2") as watcher:
                     stays.do("run 10")
                     stays.quit()
@@ -111,8 +111,8 @@ def _stored(path: Path) -> dict[str, list[float]]:
     return found
 
 
-def test_a_late_vm_goes_on_where_it_began(receiver: Receiver, manager: ServiceManager) -> None:
-    """Its exits of before the first watcher are nobody's, before a restart and after."""
+def test_a_late_vm_keeps_its_base_over_a_restart(receiver: Receiver, manager: ServiceManager) -> None:
+    """Exits before the first watcher never count, before a restart and after it."""
     flags = ("--output", receiver.address)
     with small_guest(name="late") as guest:
         guest.do("make", "run 1000")
@@ -147,10 +147,10 @@ def _without_links(manager: ServiceManager) -> None:
 
 
 @pytest.mark.parametrize("harm", [ServiceManager.drop, _of_another_map, _damaged, _without_links])
-def test_what_was_kept_is_ignored_where_it_does_not_fit(
+def test_kept_state_that_does_not_fit_is_ignored(
     harm: Callable[[ServiceManager], None], receiver: Receiver, manager: ServiceManager
 ) -> None:
-    """A VM that runs is late then: counted from 0, in a session of its own."""
+    """A running VM is late then: it counts from 0, in a new session."""
     flags = ("--output", receiver.address)
     with small_guest(name="on") as guest:
         with manager.started(*flags):
@@ -158,17 +158,17 @@ def test_what_was_kept_is_ignored_where_it_does_not_fit(
             receiver.wait("on", ticks=1)
         harm(manager)
         with manager.started(*flags) as watcher:
-            guest.do("run 1")  # by which it is found, if the map is a new one
+            guest.do("run 1")  # by which it is found, if the map is new
             watcher.wait_for(own("on begins"))
             guest.do("run 5")
             guest.quit()
             _, second = receiver.wait("on", ended=1)
         assert len(manager.kept) == 4
     assert second.labels["attached"] == "late"
-    assert second.exits()["io"] in (5, 6)  # else it was found before
+    assert second.exits()["io"] in (5, 6)  # 6 if it was found before
 
 
-def test_a_process_is_kept_as_it_was(tmp_path: Path) -> None:
+def test_the_kept_file_is_read_back_unchanged(tmp_path: Path) -> None:
     labels = {"vmm": "qemu", "nova_name": "a\u202e"}
     vm = KeptVm(
         "a\n\u202e", "qemu", 5, False, (1, 2, 3, 4, 5), (6.0, 7.0), 0.5, (8, 9), labels, {8: (1.0, 2.0)}

@@ -52,11 +52,11 @@ def test_the_watcher_is_an_instance_of_its_own(receiver: Receiver) -> None:
     assert not last["attach_lost_exits_total"]
 
 
-def test_a_tick_that_is_late_says_how_late(receiver: Receiver) -> None:
+def test_a_late_tick_has_its_lag(receiver: Receiver) -> None:
     with watching("--output", receiver.address) as watcher:
         receiver.wait(INSTANCE, ticks=1)
         watcher.process.send_signal(signal.SIGSTOP)
-        time.sleep(2.5)  # of which at least 1.5 s are after a tick was due
+        time.sleep(2.5)  # at least 1.5 s after a tick was due
         watcher.process.send_signal(signal.SIGCONT)
         receiver.wait_for(INSTANCE, lambda got: max(r["attach_tick_lag_ns"] for r in got.rows) >= 1.5e9)
 
@@ -69,7 +69,7 @@ def test_a_vm_cannot_take_its_name(receiver: Receiver) -> None:
         assert session.labels == {"vmm": "qemu"}
 
 
-def test_the_clock_set_back_begins_its_counts_anew(receiver: Receiver, tmp_path: Path) -> None:
+def test_its_counts_restart_after_the_clock_is_set_back(receiver: Receiver, tmp_path: Path) -> None:
     offset = tmp_path / "clock"
     offset.write_text("0")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "set_clock"), "SET_CLOCK": str(offset)}
@@ -93,12 +93,12 @@ def test_the_clock_set_back_begins_its_counts_anew(receiver: Receiver, tmp_path:
 
 
 def rows(receiver: Receiver) -> list[dict[str, float]]:
-    """The newest tick of the session that began first, by the clock."""
+    """The ticks of the session that began first."""
     return receiver.of(INSTANCE)[0].rows[-1:]
 
 
 @pytest.mark.parametrize("flags", [["--no-health"], ["--pid", "{pid}"]])
-def test_it_can_be_left_out(flags: list[str], receiver: Receiver) -> None:
+def test_its_metrics_can_be_left_out(flags: list[str], receiver: Receiver) -> None:
     with small_guest(name="owner") as guest:
         guest.do("make")
         flags = [flag.format(pid=guest.pid) for flag in flags]
@@ -108,7 +108,7 @@ def test_it_can_be_left_out(flags: list[str], receiver: Receiver) -> None:
             assert not receiver.of(INSTANCE)
 
 
-def test_lines_for_people_are_of_vms_alone(receiver: Receiver) -> None:
+def test_text_has_only_vms(receiver: Receiver) -> None:
     watcher = Watcher("--text")
     try:
         with small_guest(name="in-text") as guest:
@@ -123,7 +123,7 @@ def test_lines_for_people_are_of_vms_alone(receiver: Receiver) -> None:
         watcher.close()
 
 
-def test_the_page_has_its_series() -> None:
+def test_the_docs_list_its_series() -> None:
     page = (
         (ROOT / "docs" / "attach.md").read_text().partition("\n## Its own metrics\n")[2].partition("\n## ")[0]
     )
@@ -141,7 +141,7 @@ def test_the_page_has_its_series() -> None:
 
 @pytest.fixture
 def sink(tmp_path: Path) -> Iterator[StoreSink]:
-    """Of a store that is away: nobody listens on its socket."""
+    """A sink whose store is away."""
     with select.epoll() as epoll, socket.socket(socket.AF_UNIX) as away:
         away.bind(str(tmp_path / "away"))
         sink = StoreSink(epoll, UnixAddress(str(tmp_path / "away")), "away")
@@ -167,7 +167,7 @@ def test_ticks_that_no_store_will_have_are_counted(sink: StoreSink, monkeypatch:
 
 
 class Counts(NamedTuple):
-    """What SelfMetrics asks its surroundings: stands for each of them."""
+    """A fake of all objects from which SelfMetrics reads."""
 
     overruns: int = 3
     lost_ticks: dict[str, int] = {"backlog": 5, "given_up": 6, "refused": 7}  # noqa: RUF012
@@ -185,7 +185,7 @@ def told(source: SelfMetrics) -> dict[str, float]:
     return dict(zip(map(str, source.series), source.values(NOW), strict=True))
 
 
-def test_what_is_told_is_what_was_counted() -> None:
+def test_its_values_are_the_counts() -> None:
     reports = tuple(Report() for _ in range(4))
     counts = Counts(reported=reports)
     source = SelfMetrics(Tally(1, 2, 4, 0.25), counts, counts, counts, counts)  # type: ignore[arg-type]  # a fake
@@ -196,7 +196,7 @@ def test_what_is_told_is_what_was_counted() -> None:
         'attach_lost_ticks_total{reason="backlog"}': 5,
         'attach_lost_ticks_total{reason="given_up"}': 6,
         'attach_lost_ticks_total{reason="refused"}': 7,
-        "attach_lost_exits_total": 0,  # they were lost before the watcher began
+        "attach_lost_exits_total": 0,  # they were lost before the watcher's start
         "attach_vms": 4,
         "attach_waiting_sessions": 8,
         "attach_tick_lag_ns": 0.25e9,
@@ -220,7 +220,7 @@ def test_what_is_told_is_what_was_counted() -> None:
     source.close()
 
 
-def test_what_nobody_counts_is_left_out() -> None:
+def test_series_without_counts_are_left_out() -> None:
     counts = Counts()
     source = SelfMetrics(Tally(), counts, counts, None)  # type: ignore[arg-type]  # a fake
     assert {one.name for one in SERIES} - {one.name for one in source.series} == {

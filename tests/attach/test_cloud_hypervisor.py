@@ -25,7 +25,7 @@ READ = 'blk_requests_total{op="read"}'
 
 
 def disk(reads: int, *, mean_us: int = 20) -> dict[str, int]:
-    """A disk that was only read, 512 bytes each; what was never written has means without meaning."""
+    """A disk with reads of 512 bytes only; the means of writes are meaningless."""
     return {
         "read_bytes": reads * 512, "read_ops": reads, "write_bytes": 0, "write_ops": 0,
         "read_latency_min": 3, "read_latency_max": 900, "read_latency_avg": mean_us,
@@ -51,7 +51,7 @@ def counters(report: Report) -> dict[str, float]:
 
 
 def follow(*answers: bytes) -> tuple[Report, list[bytes], Exception]:
-    """What the adapter makes of a server that answers so, one connection each, and then is gone."""
+    """The adapter's report of a server with these answers, one for each connection, which then ends."""
     report, requests = Report(), []
     with tempfile.TemporaryDirectory() as folder:
         listener = socket.socket(socket.AF_UNIX)
@@ -105,7 +105,7 @@ def test_a_vm_without_a_net_has_no_such_series() -> None:
     assert READ in counters(report)
 
 
-def test_a_disk_that_is_taken_out_or_begins_anew() -> None:
+def test_a_removed_or_reset_disk_keeps_the_sums() -> None:
     devices = Devices()
     for reads in ({"a": disk(10), "b": disk(5)}, {"a": disk(11)}, {"a": disk(2)}):
         devices.add(reads)
@@ -134,7 +134,7 @@ def test_hostile_answers(data: bytes, why: str) -> None:
 
 @given(st.dictionaries(st.text(), st.dictionaries(
     st.sampled_from([*disk(0), *net(0)]), st.none() | st.integers() | st.floats() | st.text())))  # fmt: skip
-def test_any_devices_are_counted_or_not(devices: dict[str, dict[str, object]]) -> None:
+def test_any_devices_are_counted_or_ignored(devices: dict[str, dict[str, object]]) -> None:
     sums = Devices()
     sums.add(parse(json.dumps(devices).encode()))
     assert all(value >= 0 for value in sums.reading().counters.values())

@@ -40,16 +40,16 @@ def test_a_create_and_a_destroy() -> None:
         b"add@/devices/virtual/net/tap0\0ACTION=add\0DEVPATH=/devices/virtual/net/tap0\0",
     ],
 )
-def test_what_is_no_event_of_kvm_is_none(message: bytes) -> None:
+def test_other_messages_are_not_events(message: bytes) -> None:
     assert parse(message) is None
 
 
-def test_an_old_kernel_tells_no_path() -> None:
+def test_an_old_kernel_sends_no_path() -> None:
     assert parse(CREATE.replace(b"STATS_PATH=/kvm/4711-14\0", b"")) == KvmEvent(True, 4711, "")
 
 
 @given(st.binary(max_size=300), st.integers(0, 200))
-def test_no_bytes_confuse_it(noise: bytes, at: int) -> None:
+def test_arbitrary_bytes_never_raise(noise: bytes, at: int) -> None:
     parse(noise)
     parse(CREATE[:at] + noise + CREATE[at:])
 
@@ -57,7 +57,7 @@ def test_no_bytes_confuse_it(noise: bytes, at: int) -> None:
 def process(
     proc: Path, pid: int, *, threads: tuple[int, ...] = (), links: dict[int, str] | None = None
 ) -> None:
-    """A process as /proc shows it: its descriptors, and the status of each of its threads."""
+    """A process in /proc: its descriptors, and the status of each thread."""
     (proc / str(pid) / "fd").mkdir(parents=True)
     for number, target in (links or {}).items():
         (proc / str(pid) / "fd" / str(number)).symlink_to(target)
@@ -66,7 +66,7 @@ def process(
         (proc / str(tid) / "status").write_text(f"Name:\tTgid: 1\nTgid:\t{pid}\nPid:\t{tid}\n")
 
 
-def test_debugfs_names_each_vm_by_the_thread_that_made_it(tmp_path: Path) -> None:
+def test_debugfs_names_each_vm_by_its_creating_thread(tmp_path: Path) -> None:
     proc, debugfs = tmp_path / "proc", tmp_path / "kvm"
     process(proc, 10, threads=(12,))
     for name in ("10-5", "12-9", "77-3", "halt_exits", "not-a-vm"):
@@ -76,7 +76,7 @@ def test_debugfs_names_each_vm_by_the_thread_that_made_it(tmp_path: Path) -> Non
     assert scan.is_complete
 
 
-def test_without_debugfs_the_descriptors_tell(tmp_path: Path) -> None:
+def test_without_debugfs_descriptors_are_scanned(tmp_path: Path) -> None:
     proc = tmp_path / "proc"
     process(proc, 10, links={4: "anon_inode:kvm-vm", 5: "anon_inode:kvm-vcpu:0", 1: "/dev/null"})
     process(proc, 11, links={4: "/dev/kvm"})
@@ -86,7 +86,7 @@ def test_without_debugfs_the_descriptors_tell(tmp_path: Path) -> None:
     assert scan.is_complete
 
 
-def test_what_hides_its_descriptors_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_descriptors_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proc = tmp_path / "proc"
     process(proc, 10, links={4: "anon_inode:kvm-vm"})
     process(proc, 11, links={4: "anon_inode:kvm-vm"})

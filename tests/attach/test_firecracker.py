@@ -34,7 +34,7 @@ READ = 'blk_requests_total{op="read"}'
 def line(
     reads: int = 0, *, t_ms: int = 2_000_000_000_000, old: bool = False, missed: int = 0, exits: int = 0
 ) -> bytes:
-    """A line of metrics, in which so many reads of 4 KiB took 50 us each, and so many exits 3 us."""
+    """A line of metrics, with `reads` of 4 KiB that took 50 us each, and `exits` of 3 us."""
     aggregate = {"min_us": 1, "max_us": 99, "sum_us": reads * 50}
     none = {"min_us": 0, "max_us": 0, "sum_us": 0}
     block = {
@@ -70,7 +70,7 @@ def counters(reading: Reading) -> dict[str, float]:
 # --- lines ---------------------------------------------------------------------------------------
 
 
-def test_all_lines_count_whoever_asked_for_them() -> None:
+def test_lines_flushed_by_others_count() -> None:
     reading = sum_of(line(), line(3, exits=10), line(4, exits=20)).reading()
     assert counters(reading) == {
         'blk_requests_total{op="read"}': 7,
@@ -92,7 +92,7 @@ def test_a_version_without_times_has_no_means() -> None:
     assert reading.means == {}
 
 
-def test_a_line_that_was_cut_is_passed_over_and_the_next_one_is_not() -> None:
+def test_a_truncated_line_is_skipped_and_the_next_one_counts() -> None:
     whole = line(5)
     assert counters(sum_of(whole[:200], whole).reading())[READ] == 5  # overrun by the next
     assert counters(sum_of(whole[:200] + b"\n", whole).reading())[READ] == 5
@@ -103,7 +103,7 @@ def test_lines_of_another_vm_in_the_same_file_do_not_count() -> None:
     assert counters(sum_of(line(9, t_ms=999), line(2, t_ms=1000), since_ms=1000).reading())[READ] == 2
 
 
-def test_numbers_that_are_none_count_as_nothing() -> None:
+def test_invalid_numbers_count_as_nothing() -> None:
     hostile = {
         "utc_timestamp_ms": 1,
         "block": {"read_count": -1, "write_count": "9", "read_bytes": 1e9},
@@ -119,11 +119,11 @@ def test_any_bytes_are_a_line_or_none(data: bytes) -> None:
     sums.add(line(1)[:-40] + data)
 
 
-def test_deep_json_is_no_line() -> None:
+def test_deeply_nested_json_is_not_a_line() -> None:
     assert firecracker.parse(b"[" * 100_000) is None
 
 
-def test_a_fifo_that_was_full_is_said_once() -> None:
+def test_a_full_fifo_is_reported_once() -> None:
     sums = sum_of(line(missed=2))
     assert (sums.take_missed(), sums.take_missed()) == (True, False)
 
@@ -131,7 +131,7 @@ def test_a_fifo_that_was_full_is_said_once() -> None:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_a_file_that_grows_is_cut_and_is_replaced(tmp_path: Path) -> None:
+def test_a_file_may_grow_be_truncated_and_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "metrics"
     path.write_bytes(b"one\ntw")
     tail = Tail(str(path))
@@ -157,8 +157,8 @@ def test_a_fifo(tmp_path: Path) -> None:
     os.mkfifo(path)
     tail = Tail(str(path))
     try:
-        assert list(tail.lines()) == []  # nobody writes
-        writer = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # as Firecracker opens it
+        assert list(tail.lines()) == []  # no writer has opened it
+        writer = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # like Firecracker
         try:
             assert list(tail.lines()) == []
             os.write(writer, b"one\ntwo\nth")
@@ -169,7 +169,7 @@ def test_a_fifo(tmp_path: Path) -> None:
         tail.close()
 
 
-def test_a_line_without_end_and_a_file_that_is_neither(tmp_path: Path) -> None:
+def test_a_line_that_is_too_long_and_a_device(tmp_path: Path) -> None:
     path = tmp_path / "metrics"
     path.write_bytes(b"x" * (3 * firecracker.MAX_LINE_BYTES) + b"\nlast\n")
     tail = Tail(str(path))
@@ -185,7 +185,7 @@ def test_a_line_without_end_and_a_file_that_is_neither(tmp_path: Path) -> None:
 
 
 class Api:
-    """The API socket of a Firecracker: each request for a flush writes a line, or is refused."""
+    """A fake API socket of Firecracker: each request for a flush writes a line, or is refused."""
 
     def __init__(self, path: Path, metrics: Path, answer: Callable[[int], bytes]) -> None:
         self.requests: list[bytes] = []
@@ -211,7 +211,7 @@ class Api:
                             file.write(line(1))
                     peer.sendall(answer)
                 else:
-                    peer.recv(1)  # it hangs until the client gives up
+                    peer.recv(1)  # hangs until the client gives up
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -219,7 +219,7 @@ class Api:
         self._listener.close()
 
 
-def test_a_flush_each_interval_also_after_refusals_and_hangs(tmp_path: Path) -> None:
+def test_a_flush_each_interval_even_after_refusals_and_hangs(tmp_path: Path) -> None:
     metrics, path = tmp_path / "vm.metrics", tmp_path / "vm.socket"
     metrics.write_bytes(line())
     answers = {1: b"HTTP/1.1 400 \r\n\r\n", 2: b""}
@@ -248,7 +248,7 @@ def test_a_flush_each_interval_also_after_refusals_and_hangs(tmp_path: Path) -> 
     assert json.loads(body) == {"action_type": "FlushMetrics"}
 
 
-def test_flush_alone_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flush_needs_firecracker(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--output", "unix:/nowhere", "--flush", "/run/{name}"]) == 64
     assert "--flush needs --firecracker" in capsys.readouterr().err
 
@@ -256,7 +256,7 @@ def test_flush_alone_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 # --- the program ---------------------------------------------------------------------------------
 
 
-def test_what_firecracker_writes_at_its_end_is_in_the_last_tick(receiver: Receiver, tmp_path: Path) -> None:
+def test_firecrackers_last_line_is_in_the_last_tick(receiver: Receiver, tmp_path: Path) -> None:
     metrics = tmp_path / f"{own('short')}.metrics"
     metrics.write_bytes(line())
     flags = ("--output", receiver.address, "--firecracker", f"{tmp_path}/{{name}}.metrics")
@@ -276,7 +276,7 @@ def test_what_firecracker_writes_at_its_end_is_in_the_last_tick(receiver: Receiv
     assert session.labels["vmm"] == "firecracker"
 
 
-def test_list_shows_it(tmp_path: Path) -> None:
+def test_list_shows_the_adapter_of_firecracker(tmp_path: Path) -> None:
     needs_kvm_and_bpf()
     (tmp_path / own("shown")).write_bytes(line())
     (tmp_path / "device").symlink_to("/dev/zero")
@@ -299,6 +299,6 @@ def test_list_shows_it(tmp_path: Path) -> None:
         try:
             os.write(writer, line())
             assert "a FIFO, which only the watcher may read" in look(f"{tmp_path}/fifo")[1]
-            assert os.read(writer, 1 << 16) == line()  # it is still there
+            assert os.read(writer, 1 << 16) == line()  # the line was not read
         finally:
             os.close(writer)

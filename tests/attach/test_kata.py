@@ -16,7 +16,7 @@ from tests.support.needs import must_have
 
 @pytest.fixture
 def sandbox() -> Iterator[Path]:
-    """A cgroup as Kata makes it; its last part is the sandbox's id."""
+    """A cgroup named like Kata's; its last part is the sandbox's id."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     roots = [Path(path) for _, path, kind, *_ in mounts if kind == "cgroup2"]
     folder = next(
@@ -32,14 +32,14 @@ def sandbox() -> Iterator[Path]:
         yield folder
     finally:
         folder.rmdir()
-        with suppress(OSError):  # another one is in it
+        with suppress(OSError):  # another cgroup is in it
             folder.parent.rmdir()
 
 
-def test_its_sandbox_is_a_label_also_after_a_restart(
+def test_the_sandbox_is_a_label_also_after_a_restart(
     sandbox: Path, receiver: Receiver, manager: ServiceManager
 ) -> None:
-    """A session's labels stay, whatever becomes of the process meanwhile."""
+    """A session keeps its labels, whatever happens to the process."""
     home = sandbox.parent.parent / "cgroup.procs"
     labels = {"vmm": "qemu", "sandbox_id": sandbox.name}
     with small_guest(name="in-kata") as guest:

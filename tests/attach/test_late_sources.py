@@ -1,4 +1,4 @@
-"""Sources that have no series before somebody has answered, and series that two sources have."""
+"""Sources without series before the first answer, and series that two sources have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CPU_TIME = CPU[2]
 
 
 class Fixed:
-    """A source that is there from the beginning."""
+    """A source with series from the beginning."""
 
     series: tuple[Series, ...] = (CPU_TIME,)
 
@@ -38,7 +38,7 @@ class Fixed:
 
 
 class Sent:
-    """A sink, and its session: what was sent, as dictionaries."""
+    """A sink and its session, which keep ticks as dictionaries."""
 
     def __init__(self) -> None:
         self.headers: list[Header] = []
@@ -88,7 +88,7 @@ def at(t_s: int) -> Moment:
     return Moment(t_s * 1000, 0.0, {})
 
 
-def test_a_source_that_comes_later_brings_a_header_of_the_same_session() -> None:
+def test_a_late_source_gets_a_header_of_the_same_session() -> None:
     report, source = adapter()
     sent = Sent()
     vm = Vm(HEADER, [Fixed()], sent, [source])
@@ -100,12 +100,12 @@ def test_a_source_that_comes_later_brings_a_header_of_the_same_session() -> None
     vm.tick(at(5))
     assert [header.series for header in sent.headers] == [(CPU_TIME,), (CPU_TIME, READS, DURATION)]
     assert {header.start_ms for header in sent.headers} == {1_000}
-    assert [row.get(READS) for row in sent.rows] == [None, 7, 7, 9]  # late: its last value
-    assert math.isnan(sent.rows[2][DURATION])  # and none of a mean
+    assert [row.get(READS) for row in sent.rows] == [None, 7, 7, 9]  # a late answer: the last value
+    assert math.isnan(sent.rows[2][DURATION])  # and no mean
     assert sent.rows[3][DURATION] == 200
 
 
-def test_counters_begin_at_0_when_they_are_to() -> None:
+def test_counters_can_begin_at_0() -> None:
     report, source = adapter(begins_at_0=True)
     sent = Sent()
     vm = Vm(HEADER, [], sent, [source])
@@ -118,7 +118,7 @@ def test_counters_begin_at_0_when_they_are_to() -> None:
     assert [row[READS] for row in sent.rows] == [0, 3, 1]
 
 
-def test_a_series_of_two_sources_is_the_first_ones_for_good() -> None:
+def test_a_series_of_two_sources_comes_from_the_first() -> None:
     (early, first), (late, second) = adapter(), adapter()
     sent = Sent()
     vm = Vm(HEADER, [], sent, [first, second])
@@ -155,7 +155,7 @@ def test_a_session_begins_when_its_labels_are_known() -> None:
     assert sent.headers[-1].labels == labels
 
 
-def test_labels_that_do_not_come_hold_up_nothing_for_long() -> None:
+def test_missing_labels_delay_a_session_briefly() -> None:
     sent = Sent()
     vm = Vm(HEADER, [Fixed()], sent, [waiting()[1]])
     for t_ms in (HEADER.start_ms + 1, HEADER.start_ms + LABELS_MS - 1):
@@ -166,7 +166,7 @@ def test_labels_that_do_not_come_hold_up_nothing_for_long() -> None:
     assert dict(sent.headers[0].labels)["uuid"] == "u-1"
 
 
-def test_a_session_that_ends_has_the_labels_that_are_known() -> None:
+def test_an_ending_session_has_the_known_labels() -> None:
     ended, anew = Sent(), Sent()
     Vm(HEADER, [Fixed()], ended, [waiting()[1]]).end(Moment(1_100, 0.0, {}), "gone")
     assert (len(ended.rows), ended.ends) == (1, [End("gone", 1_100)])
@@ -177,13 +177,13 @@ def test_a_session_that_ends_has_the_labels_that_are_known() -> None:
         assert all(dict(header.labels)["uuid"] == "u-1" for header in sent.headers)
 
 
-def test_a_session_that_goes_on_keeps_its_labels() -> None:
+def test_a_continued_session_keeps_its_labels() -> None:
     sent = Sent()
     Vm(HEADER._replace(labels=(("vmm", "qemu"),)), [Fixed()], sent, [waiting()[1]], has_labels=True)
     assert [header.labels for header in sent.headers] == [(("vmm", "qemu"),)]
 
 
-def test_lines_go_on_over_a_change_of_series() -> None:
+def test_text_continues_over_a_change_of_series() -> None:
     lines: list[str] = []
     session = TextSession(HEADER._replace(series=(CPU_TIME,)), lines)
     session.tick(Tick(2_000, struct.pack("<d", 5.0)))

@@ -1,4 +1,4 @@
-"""libvirt: a real libvirtd with KVM domains, one that hangs, and a libvirtd that is killed or stopped."""
+"""A real libvirtd with KVM domains: a hanging domain, and a libvirtd that is killed or stopped."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def requests(row: dict[str, float]) -> float:
 
 
 def test_a_disk_labels_and_the_end_of_a_domain(receiver: Receiver, libvirt: Libvirt) -> None:
-    """As the unit's user would be with a read-only socket: nobody, who may connect to this libvirtd."""
+    """Run by nobody, who may connect to this libvirtd, like the unit's user to a read-only socket."""
     watched = watching(*flags(receiver, libvirt), wrapper=NOBODY_WITH_BPF, environment=libvirt.environment)
     with watched, libvirt.domain("lv-web", "--paused", nova_name="a web\u202e server") as domain:
         before = receiver.wait_for("lv-web", lambda got: 'blk_requests_total{op="read"}' in got.last())
@@ -76,11 +76,11 @@ def test_a_disk_labels_and_the_end_of_a_domain(receiver: Receiver, libvirt: Libv
     assert session.exits()["io"] > 0
 
 
-def test_the_vcpus_times_where_the_kernel_does_not_tell_them(receiver: Receiver, libvirt: Libvirt) -> None:
+def test_libvirt_gives_vcpu_times_without_bpf(receiver: Receiver, libvirt: Libvirt) -> None:
     watched = watching(*flags(receiver, libvirt), wrapper=ROOT_WITHOUT_BPF, environment=libvirt.environment)
     with watched, libvirt.domain("lv-timed") as domain:
         receiver.wait_for("lv-timed", has_used_its_disk)
-        # From now on its vCPU uses next to nothing: QEMU runs it only to be asked for its statistics.
+        # Its vCPU is almost idle now: QEMU runs it only to read its statistics.
         libvirt.virsh("suspend", "lv-timed")
         before = times(domain)
         session = receiver.wait_for("lv-timed", lambda got: (got.last()[CPU], got.last()[WAIT]) >= before)
@@ -91,7 +91,7 @@ def test_the_vcpus_times_where_the_kernel_does_not_tell_them(receiver: Receiver,
 
 
 def times(domain: Domain) -> tuple[float, float]:
-    """CPU and waiting of its vCPU, in seconds."""
+    """CPU time and wait of its vCPU, in seconds."""
     stats = domain.stats()
     return stats["vcpu.0.time"] / 1e9, stats["vcpu.0.delay"] / 1e9
 
@@ -104,7 +104,7 @@ def test_the_network_as_the_guest_sees_it(receiver: Receiver, libvirt: Libvirt) 
         receiver.wait_for("lv-net", lambda got: NETWORK[0] in got.last())
         libvirt.send(frames=20)
         receiver.wait_for("lv-net", lambda got: got.last()[NETWORK[2]] >= 20)
-        libvirt.virsh("suspend", "lv-net")  # now it takes no more of what the kernel says on a new device
+        libvirt.virsh("suspend", "lv-net")  # so it receives no frames of the kernel on the new device
         stats = domain.stats()
         counted = [float(stats[f"net.0.{one}"]) for one in ("rx.bytes", "tx.bytes", "rx.pkts", "tx.pkts")]
         receiver.wait_for("lv-net", lambda got: [got.last()[one] for one in NETWORK] == counted)
@@ -112,14 +112,14 @@ def test_the_network_as_the_guest_sees_it(receiver: Receiver, libvirt: Libvirt) 
     assert counted[0] >= 20 * 60
 
 
-def test_a_qemu_that_hangs_holds_up_nobody(receiver: Receiver, libvirt: Libvirt) -> None:
-    """The call that waits for it is overtaken; NOWAIT leaves out the domain that it waits for."""
+def test_a_hanging_qemu_delays_no_other_vm(receiver: Receiver, libvirt: Libvirt) -> None:
+    """The waiting call is overtaken; NOWAIT leaves out the hanging domain."""
     watched = watching(*flags(receiver, libvirt), environment=libvirt.environment)
     with watched, libvirt.domain("lv-hung") as hung, libvirt.domain("lv-well", "--paused"):
         receiver.wait_for("lv-hung", has_used_its_disk)
         hung.signal(signal.SIGSTOP)
         ticks = len(receiver.of("lv-hung")[-1].ticks)
-        receiver.wait("lv-hung", ticks=ticks + 5)  # by now a call waits for it
+        receiver.wait("lv-hung", ticks=ticks + 5)  # a call waits for it by then
         libvirt.virsh("resume", "lv-well")
         receiver.wait_for("lv-well", has_used_its_disk)
         (session,) = receiver.of("lv-hung")
@@ -133,7 +133,7 @@ def test_a_qemu_that_hangs_holds_up_nobody(receiver: Receiver, libvirt: Libvirt)
     assert session.end.reason == "poweroff"
 
 
-def test_a_libvirtd_that_is_killed_and_started_again(receiver: Receiver, libvirt: Libvirt) -> None:
+def test_a_restarted_libvirtd_is_used_again(receiver: Receiver, libvirt: Libvirt) -> None:
     watched = watching(*flags(receiver, libvirt), environment=libvirt.environment)
     with watched as watcher, libvirt.domain("lv-stays", "--paused") as domain:
         receiver.wait_for("lv-stays", lambda got: 'blk_requests_total{op="read"}' in got.last())
@@ -148,12 +148,10 @@ def test_a_libvirtd_that_is_killed_and_started_again(receiver: Receiver, libvirt
         domain.go_on()
         (session,) = receiver.wait("lv-stays", ended=1)
     assert session.end is not None
-    assert session.end.reason == "poweroff"  # events come over the new connection too
+    assert session.end.reason == "poweroff"  # by an event over the new connection
 
 
-def test_a_libvirtd_that_hangs_holds_up_neither_ticks_nor_the_end(
-    receiver: Receiver, libvirt: Libvirt
-) -> None:
+def test_a_hanging_libvirtd_delays_neither_ticks_nor_the_end(receiver: Receiver, libvirt: Libvirt) -> None:
     watched = watching(*flags(receiver, libvirt), environment=libvirt.environment)
     with watched as watcher, libvirt.domain("lv-on", "--paused"):
         receiver.wait_for("lv-on", lambda got: 'blk_requests_total{op="read"}' in got.last())
@@ -162,7 +160,7 @@ def test_a_libvirtd_that_hangs_holds_up_neither_ticks_nor_the_end(
             watcher.wait_for("it does not answer")
             with small_guest("-uuid", uuid := str(uuid4()), "-name", "lv-new") as guest:
                 guest.do("make", "run 7")
-                session = receiver.wait("lv-new", ticks=1)[0]  # though libvirt does not tell its labels
+                session = receiver.wait("lv-new", ticks=1)[0]  # without labels from libvirt
                 assert session.labels["uuid"] == uuid
             assert watcher.stop() == 0
         finally:
@@ -194,7 +192,7 @@ def test_how_a_domain_ends(
 def listed(
     libvirt: Libvirt, *wrapper: str, **environment: str
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """What `rondo-attach list --libvirt` says: the adapters of each VM, and what is refused."""
+    """The output of `rondo-attach list --libvirt`: the adapters of each VM, and the refusals."""
     command = [*wrapper, *ATTACH, "list", "--format", "json", "--libvirt", libvirt.uri]
     done = subprocess.run(
         command,
@@ -209,7 +207,7 @@ def listed(
     return vms, {one["source"]: one for one in found["refused"]}
 
 
-def test_list_shows_the_adapter_and_what_is_missing(libvirt: Libvirt, tmp_path: Path) -> None:
+def test_list_shows_the_libvirt_adapter_and_refusals(libvirt: Libvirt, tmp_path: Path) -> None:
     other = ["-uuid", str(uuid4())]
     with (
         libvirt.domain("lv-listed"),

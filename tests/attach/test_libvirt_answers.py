@@ -1,4 +1,4 @@
-"""What is made of libvirt's answers: odd ones, late ones, and those of a scripted module libvirt."""
+"""Evaluation of libvirt's answers: odd ones, late ones, and those of a scripted module libvirt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ READ = 'blk_requests_total{op="read"}'
 
 
 def disk(at: int = 0, *, reads: int, name: str = "vda") -> dict[str, object]:
-    """512 bytes and 10 ns each."""
+    """A disk's counters, 512 bytes and 10 ns for each read."""
     fields = {"rd.reqs": reads, "rd.bytes": reads * 512, "rd.times": reads * 10}
     rest = ("wr.reqs", "wr.bytes", "wr.times", "fl.reqs", "fl.times")
     return {f"block.{at}.name": name} | {
@@ -44,7 +44,7 @@ def disk(at: int = 0, *, reads: int, name: str = "vda") -> dict[str, object]:
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """/proc with a QEMU of the domain."""
+    """A /proc with a QEMU of the domain."""
     (tmp_path / str(PID)).mkdir()
     (tmp_path / str(PID) / "cmdline").write_bytes(b"qemu-kvm\0-uuid\0" + UUID.upper().encode() + b"\0")
     return tmp_path
@@ -55,7 +55,7 @@ def target(pid: int = PID, uuid: str = UUID, interval_s: float = 0.05) -> Target
 
 
 def domain(proc: Path) -> Domain:
-    # Reports and domains have asyncio's events, which want no loop until somebody waits.
+    # Reports and domains have asyncio's events, which need a loop only for waiting.
     return Domain(UUID, target(), Report(), str(proc))
 
 
@@ -64,7 +64,7 @@ def counters(report: Report) -> dict[str, float]:
     return {str(series): value for series, value in report.reading.counters.items()}
 
 
-def test_a_domain_that_is_busy_keeps_its_counters(proc: Path) -> None:
+def test_a_busy_domain_keeps_its_counters(proc: Path) -> None:
     one = domain(proc)
     one.take(
         Record(UUID, 3, {"block.count": 2, **disk(reads=5), **disk(1, reads=2, name="vdb")}), time.monotonic()
@@ -78,7 +78,7 @@ def test_a_domain_that_is_busy_keeps_its_counters(proc: Path) -> None:
     assert one.report.reading.means == {DURATION: (8, 80)}
 
 
-def test_counters_of_a_call_that_was_overtaken_are_old(proc: Path) -> None:
+def test_counters_of_an_overtaken_call_are_ignored(proc: Path) -> None:
     one = domain(proc)
     before_s = time.monotonic()
     one.take(Record(UUID, 3, {"block.count": 1, **disk(reads=5)}), time.monotonic())
@@ -86,14 +86,14 @@ def test_counters_of_a_call_that_was_overtaken_are_old(proc: Path) -> None:
     assert counters(one.report)[READ] == 5
 
 
-def test_a_call_from_before_the_vm_tells_nothing_of_it(proc: Path) -> None:
+def test_a_call_older_than_the_vm_is_ignored(proc: Path) -> None:
     before_s = time.monotonic()
     one = domain(proc)
     one.take(Record(UUID, 3, {"block.count": 1, **disk(reads=5)}), before_s)
     assert one.report.reading is None
 
 
-def test_another_life_of_the_domain_is_another_vms(proc: Path) -> None:
+def test_another_run_of_the_domain_is_another_vm(proc: Path) -> None:
     one, late = domain(proc), domain(proc)
     one.take(Record(UUID, 3, {"block.count": 1, **disk(reads=5)}), time.monotonic())
     (proc / str(PID) / "cmdline").write_bytes(b"")  # it is dead
@@ -127,7 +127,7 @@ def test_vcpus_and_nics(proc: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", [-1, 1 << 63, "7", 1.5, None, True])
-def test_a_device_with_a_number_that_is_none_is_left_out(odd: object) -> None:
+def test_a_device_with_an_invalid_number_is_left_out(odd: object) -> None:
     stats = {**disk(reads=5), **disk(1, reads=2, name="vdb"), "block.0.rd.bytes": odd}
     assert list(devices_of(stats, "block", 2, ("rd.reqs", "rd.bytes"))) == ["vdb"]
 
@@ -168,7 +168,7 @@ def nova(name: str, version: str = "1.1") -> str:
         ('<!DOCTYPE d [<!ENTITY a "b">]><domain>&amp;</domain>', ("", True)),
     ],
 )  # fmt: skip
-def test_what_a_domain_is(text: str, described: tuple[str, bool]) -> None:
+def test_the_xml_of_a_domain_is_parsed(text: str, described: tuple[str, bool]) -> None:
     assert parse_xml(text) == described
 
 
@@ -176,8 +176,8 @@ def test_what_a_domain_is(text: str, described: tuple[str, bool]) -> None:
     ("on_reboot", "events", "reason"),
     [
         ("restart", [Event(UUID, "poweroff")], "poweroff"),
-        ("destroy", [Event(UUID, "poweroff")], ""),  # it may have been a reset
-        ("restart", [Event(UUID, "poweroff"), Event(UUID, "")], ""),  # it goes on
+        ("destroy", [Event(UUID, "poweroff")], ""),  # perhaps a reset
+        ("restart", [Event(UUID, "poweroff"), Event(UUID, "")], ""),  # the guest continues
         ("destroy", [Event(UUID, "shutdown")], "shutdown"),
         ("restart", [Event(UUID, "poweroff"), Event(UUID, "", is_over=True)], "poweroff"),
         ("restart", [Event(UUID, "", is_over=True)], ""),
@@ -208,7 +208,7 @@ class LibvirtError(Exception):
 
 
 class Scripted:
-    """The module, and its connection, which is only ever read. `stats` is what all domains have."""
+    """The module and its read-only connection. `stats` are those of all domains."""
 
     libvirtError = LibvirtError  # noqa: N815 (its name there)
 
@@ -301,7 +301,7 @@ def test_it_only_reads_and_never_waits_for_a_busy_domain() -> None:
     assert told == [Description(UUID, xml(nova("named")))]
 
 
-def test_a_domain_that_vanishes_takes_nothing_from_the_others() -> None:
+def test_a_vanished_domain_does_not_affect_others() -> None:
     library, told = Scripted({UUID: disk(reads=1)}), list[Description]()
     client = Client("qemu:///x", library, lambda _event: None)
     records = client.look(["gone", UUID], told.append, with_vcpus=False)
@@ -310,14 +310,14 @@ def test_a_domain_that_vanishes_takes_nothing_from_the_others() -> None:
     assert client.look(["gone"], told.append, with_vcpus=False) == []
 
 
-def test_a_connection_that_was_lost_is_opened_anew() -> None:
+def test_a_lost_connection_is_reopened() -> None:
     library = Scripted({UUID: disk(reads=1)})
     client = Client("qemu:///x", library, lambda _event: None)
     client.all_stats(with_vcpus=False)
     library.fails = LibvirtError("busy")
     with pytest.raises(RefusedError, match="busy"):
         client.all_stats(with_vcpus=False)
-    assert library.said[-1][0] == "all"  # the connection lives: it is kept
+    assert library.said[-1][0] == "all"  # the connection is alive, so it is kept
     library.is_alive = False
     with pytest.raises(RefusedError):
         client.all_stats(with_vcpus=False)
@@ -336,7 +336,7 @@ def test_a_connection_that_was_lost_is_opened_anew() -> None:
         (LibvirtError("what", 1), False),
     ],
 )
-def test_a_permission_that_is_missing(error: LibvirtError, is_denied: bool) -> None:
+def test_a_missing_permission_is_reported(error: LibvirtError, is_denied: bool) -> None:
     library = Scripted()
     library.fails = error
     with pytest.raises(RefusedError) as refused:
@@ -387,7 +387,7 @@ def test_a_vm_gets_counters_labels_and_an_end(proc: Path) -> None:
         adapters.close()
 
 
-def test_two_processes_with_one_uuid_get_nothing(proc: Path) -> None:
+def test_two_processes_with_one_uuid_get_no_metrics(proc: Path) -> None:
     (proc / "5000").mkdir()
     (proc / "5000" / "cmdline").write_bytes(b"qemu-kvm\0-uuid\0" + UUID.encode())
     library = Scripted({UUID: {"block.count": 1, **disk(reads=4)}})
@@ -418,7 +418,7 @@ def test_two_processes_with_one_uuid_get_nothing(proc: Path) -> None:
 
 
 @pytest.mark.parametrize("uuid", ["", "no uuid", "' or 1=1", "\0" * 1000])
-def test_a_vm_without_a_uuid_is_not_asked_for(uuid: str) -> None:
+def test_a_vm_without_a_uuid_is_left_out(uuid: str) -> None:
     library, report = Scripted(), Report()
     adapter = LibvirtAdapter("qemu:///x", library, warns=False)
     adapter.label(target(uuid=uuid), report)
@@ -429,7 +429,7 @@ def test_a_vm_without_a_uuid_is_not_asked_for(uuid: str) -> None:
     assert library.said == []
 
 
-def test_a_call_that_does_not_return_holds_up_no_end(proc: Path) -> None:
+def test_a_hanging_call_does_not_delay_the_exit(proc: Path) -> None:
     hangs, go_on = threading.Event(), threading.Event()
 
     class Hanging(Scripted):

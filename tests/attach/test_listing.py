@@ -1,4 +1,4 @@
-"""What `rondo-attach list` writes of many VMs."""
+"""The output of `rondo-attach list` for many VMs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""microsandbox's counters, from a fake `msb` that writes lines as version 0.7.11 did."""
+"""microsandbox's counters, from a fake `msb` that writes lines like version 0.7.11."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rondo_tools.attach.sources.readings import Report
 from tests.support.attach.attach_host import NOBODY_WITH_BPF, ROOT, Receiver, small_guest, watching
 from tests.support.needs import PATIENCE_S
 
-# Follows a file, as the real one a clock; and notes how it was started.
+# Follows a file, as the real one follows a clock, and records how it was started.
 MSB = """#!/bin/sh
 echo "$$ $(id -u) $(grep CapAmb /proc/self/status) $MSB_HOME $*" >>"$MSB_HOME/started"
 [ -e "$MSB_HOME/dies" ] && { cat "$MSB_HOME/dies" >&2; exit 1; }
@@ -36,7 +36,7 @@ RECEIVED, SENT = (f'net_bytes_total{{direction="{direction}"}}' for direction in
 
 
 def line(name: str = "s1", *, uptime_s: float = 0.5, ago_s: float = 0, **fields: object) -> str:
-    """A line that msb 0.7.11 wrote, but for the arguments; one of None is left out."""
+    """A line of msb 0.7.11, with changes by the arguments; None removes a field."""
     taken = datetime.fromtimestamp(time.time() - ago_s, UTC)
     line = {
         "cpu_percent": 59.65972900390625, "cpus": 1, "disk_read_bytes": 1975296, "disk_write_bytes": 3428352,
@@ -65,7 +65,7 @@ class Home:
             file.writelines(lines)
 
     def started(self) -> list[list[str]]:
-        """Each msb: process and user id, a word, its ambient capabilities, the home, its arguments."""
+        """For each msb: process and user id, a word, its ambient capabilities, the home, its arguments."""
         path = self.folder / "started"
         return [one.split() for one in path.read_text().splitlines()] if path.exists() else []
 
@@ -78,7 +78,7 @@ class Home:
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     monkeypatch.setattr(microsandbox, "_FIRST_PAUSE_S", 0.01)
-    with tempfile.TemporaryDirectory(prefix="msb-") as folder:  # not in tmp_path, which is one user's alone
+    with tempfile.TemporaryDirectory(prefix="msb-") as folder:  # not in tmp_path, which one user owns
         Path(folder).chmod(0o755)
         home = Home(Path(folder))
         try:
@@ -102,7 +102,7 @@ async def until(is_so: Callable[[], object]) -> None:
 def following(
     home: Home, targets: list[Target], check: Callable[..., Awaitable[None]], *, warns: bool = True
 ) -> list[str]:
-    """Follow some, do the check with their reports; returns why each is not followed, "" if it is."""
+    """Follow `targets` and run `check` with their reports; returns each one's refusal, or ""."""
 
     async def run() -> list[str]:
         adapter = MicrosandboxAdapter(str(home.folder), warns=warns)
@@ -142,7 +142,7 @@ def test_one_child_for_all_sandboxes(home: Home) -> None:
     assert is_gone(pid)
 
 
-def test_what_a_line_lacks_is_no_series(home: Home) -> None:
+def test_a_field_missing_in_the_line_is_not_a_series(home: Home) -> None:
     async def check(report: Report) -> None:
         home.write(line(net_rx_bytes=None, net_tx_bytes="0", disk_write_bytes=-1))
         await until(lambda: report.reading)
@@ -151,7 +151,7 @@ def test_what_a_line_lacks_is_no_series(home: Home) -> None:
     following(home, [home.target()], check)
 
 
-def test_counters_that_begin_anew_are_added(home: Home) -> None:
+def test_reset_counters_are_added_up(home: Home) -> None:
     async def check(report: Report) -> None:
         home.write(line(net_tx_bytes=100), line(net_tx_bytes=130), line(net_tx_bytes=4))
         await until(lambda: counters(report).get(SENT) == 134)
@@ -159,7 +159,7 @@ def test_counters_that_begin_anew_are_added(home: Home) -> None:
     following(home, [home.target()], check)
 
 
-def test_garbage_and_cut_lines_are_passed_over(home: Home) -> None:
+def test_invalid_and_truncated_lines_are_skipped(home: Home) -> None:
     whole = line(disk_read_bytes=1)
     another = whole.replace('"s1"', "7")
     assert another != whole
@@ -181,7 +181,7 @@ def test_garbage_and_cut_lines_are_passed_over(home: Home) -> None:
         (f"{'x' * 1000}\n" * 5000, "more than 4 MiB in an interval"),
     ],
 )
-def test_a_child_that_floods_is_started_again(home: Home, flood: str, why: str) -> None:
+def test_a_flooding_child_is_restarted(home: Home, flood: str, why: str) -> None:
     async def check(report: Report) -> None:
         home.write(flood)
         await until(lambda: report.refused and why in report.refused[0])
@@ -189,16 +189,16 @@ def test_a_child_that_floods_is_started_again(home: Home, flood: str, why: str) 
         await until(lambda: report.reading)
         assert report.refused is None
 
-    # A slow machine has a long interval, which the flood fits into.
+    # A long interval for slow machines, so that the flood fits into one.
     following(home, [home.target()._replace(interval_s=PATIENCE_S if "interval" in why else 0.2)], check)
     assert len(home.started()) >= 2
     assert all(is_gone(pid) for pid, *_ in home.started())
 
 
-def test_a_child_that_dies_is_started_again(
+def test_a_crashed_child_is_restarted(
     home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(microsandbox, "_EXIT_S", PATIENCE_S)  # so that it may say why
+    monkeypatch.setattr(microsandbox, "_EXIT_S", PATIENCE_S)  # time for its error message
     (home.folder / "dies").write_text("a line\nerror: no \x1b[31mdatabase\n")
 
     async def check(report: Report) -> None:
@@ -213,10 +213,10 @@ def test_a_child_that_dies_is_started_again(
         assert report.refused is None
 
     following(home, [home.target()], check)
-    assert len(caplog.messages) == 1  # however often it was
+    assert len(caplog.messages) == 1  # however often it crashed
 
 
-def test_a_child_that_says_nothing_is_started_again(
+def test_a_silent_child_is_restarted(
     home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(microsandbox, "_SILENT_S", 0.05)
@@ -226,10 +226,10 @@ def test_a_child_that_says_nothing_is_started_again(
         await until(lambda: report.refused and "does not list this sandbox" in report.refused[0])
 
     following(home, [home.target()], check)
-    assert caplog.messages == []  # it may have nothing to say
+    assert caplog.messages == []  # silence may be normal
 
 
-def test_without_msb_one_line_says_so(
+def test_without_msb_there_is_one_warning(
     home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets = [home.target(), home.target("s2")]
@@ -245,13 +245,13 @@ def test_without_msb_one_line_says_so(
     assert len(caplog.messages) == 1
 
 
-def test_nothing_is_guessed(home: Home) -> None:
-    """Other names, other times, other VMMs; and where two processes fit, neither has it."""
+def test_only_an_exact_match_gets_counters(home: Home) -> None:
+    """Not with another name, time or VMM; and if two processes match, neither."""
 
     async def check(report: Report, *twins: Report) -> None:
         home.write(
             line("other"),
-            line(uptime_s=3600),  # a life before this one
+            line(uptime_s=3600),  # an earlier life
             line(state="exited", ago_s=3600),
             line("twin"),
             line(disk_read_bytes=5),
@@ -274,7 +274,7 @@ def test_nothing_is_guessed(home: Home) -> None:
     assert len(home.started()) == 1
 
 
-def test_a_folder_that_is_not_there(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_folder_is_reported(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     target = home.target()
     home.folder = home.folder / "nowhere"
 
@@ -302,7 +302,7 @@ adapters.close()
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 @pytest.mark.parametrize("wrapper", [[], NOBODY_WITH_BPF])
-def test_the_child_is_the_folders_owner_and_has_no_capability(home: Home, wrapper: list[str]) -> None:
+def test_the_child_runs_as_the_folders_owner_without_capabilities(home: Home, wrapper: list[str]) -> None:
     for path in (home.folder, home.folder / "lines"):
         os.chown(path, 65534, 65534)
     command = [*wrapper, sys.executable, "-c", WATCHER, str(home.folder), str(home.target(user=65534).pid)]
@@ -317,7 +317,7 @@ def test_the_child_is_the_folders_owner_and_has_no_capability(home: Home, wrappe
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
-def test_a_sandbox_of_another_user_is_not_of_this_folder(home: Home) -> None:
+def test_a_sandbox_of_another_user_is_refused(home: Home) -> None:
     async def check(_: Report) -> None:
         await asyncio.sleep(0)
 
@@ -325,7 +325,7 @@ def test_a_sandbox_of_another_user_is_not_of_this_folder(home: Home) -> None:
     assert ends == [f"its user is not the owner of {home.folder}"]
 
 
-def test_the_last_line_of_a_sandbox_is_waited_for(home: Home) -> None:
+def test_the_adapter_waits_for_a_sandboxs_last_line(home: Home) -> None:
     async def check() -> None:
         adapter, report = MicrosandboxAdapter(str(home.folder)), Report()
         target = home.target()
@@ -338,12 +338,12 @@ def test_the_last_line_of_a_sandbox_is_waited_for(home: Home) -> None:
         home.write(line(disk_read_bytes=9, state="exited"))
         await task
         assert counters(report)[READ] == 9
-        await adapter.follow(target, report)  # as the thread does, for the last time
+        await adapter.follow(target, report)  # the last call, like the thread's
 
     asyncio.run(check())
 
 
-def test_a_sandbox_that_comes_as_the_last_one_goes_is_followed(home: Home) -> None:
+def test_a_sandbox_that_begins_as_the_last_one_ends_is_followed(home: Home) -> None:
     async def check() -> None:
         adapter, first, second = MicrosandboxAdapter(str(home.folder)), Report(), Report()
         going = asyncio.create_task(adapter.follow(home.target(), first))
@@ -361,7 +361,7 @@ def test_a_sandbox_that_comes_as_the_last_one_goes_is_followed(home: Home) -> No
     assert all(is_gone(pid) for pid, *_ in home.started())
 
 
-def test_a_watcher_that_ends_takes_the_child_with_it(home: Home) -> None:
+def test_the_child_ends_with_the_watcher(home: Home) -> None:
     target = home.target()
     adapters = Adapters([MicrosandboxAdapter(str(home.folder))], 0.2)
     try:
@@ -377,8 +377,8 @@ def test_a_watcher_that_ends_takes_the_child_with_it(home: Home) -> None:
     assert is_gone(pid)
 
 
-def test_a_sandbox_that_is_watched_has_the_series(home: Home, receiver: Receiver) -> None:
-    """By the command, with a VM whose process is called as microsandbox's."""
+def test_a_watched_sandbox_has_the_series(home: Home, receiver: Receiver) -> None:
+    """With the program, and a VM whose process has the name of microsandbox's."""
     flags = ("--output", receiver.address, "--match", "name=s1")
     with watching(*flags, "--microsandbox", str(home.folder)) as watcher:
         with small_guest("--name", "s1", program="msb") as guest:
@@ -395,7 +395,7 @@ def test_a_sandbox_that_is_watched_has_the_series(home: Home, receiver: Receiver
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_any_line_is_one_or_not(data: bytes) -> None:
+def test_any_line_is_parsed_or_ignored(data: bytes) -> None:
     parse(data)
 
 
@@ -408,7 +408,7 @@ def test_any_line_is_one_or_not(data: bytes) -> None:
         },
     )
 )
-def test_any_fields_are_counters_or_not(fields: dict[str, object]) -> None:
+def test_any_fields_are_counters_or_ignored(fields: dict[str, object]) -> None:
     sample = parse(json.dumps(fields).encode())
     if sample is not None:
         assert all(type(value) is int and value >= 0 for value in sample.counters.values())

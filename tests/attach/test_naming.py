@@ -1,4 +1,4 @@
-"""What a command line and a cgroup say a VM is called, and what a hostile one may not do."""
+"""Names of VMs from command lines and cgroups, also hostile ones."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_a_hostile_name_is_one_printable_line_of_bounded_length(hostile: str) ->
 
 
 @given(st.binary(max_size=400), st.binary(max_size=100), st.text(max_size=20))
-def test_no_bytes_make_a_header_that_cannot_be_sent(command_line: bytes, cgroups: bytes, comm: str) -> None:
+def test_any_command_line_gives_a_valid_header(command_line: bytes, cgroups: bytes, comm: str) -> None:
     for prefix in (b"", b"qemu-kvm\0-name\0", b"firecracker\0--id\0"):
         found = identify(7, prefix + command_line, cgroups, comm)
         encode(Header(found.name, 1, (("vmm", found.vmm),), 1000, SERIES))
 
 
-def test_the_end_of_a_bounded_name_stays() -> None:
+def test_a_bounded_name_keeps_its_end() -> None:
     assert bounded("é" * 1000, "-7").endswith("é-7")
     assert len(bounded("é" * 1000, "-7").encode()) <= MAX_TEXT
 
@@ -82,7 +82,7 @@ def test_a_template() -> None:
 @pytest.mark.parametrize(
     "text", ["{id}", "{", "{name!r}", "{name:>1000000000}", "fixed", "", "{}", "{name.real}"]
 )
-def test_a_template_that_cannot_be_meant(text: str) -> None:
+def test_an_invalid_template_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Template(text)
 
@@ -110,7 +110,7 @@ def test_choice(match: tuple[str, ...], ignore: tuple[str, ...], wanted: tuple[b
 
 
 @pytest.mark.parametrize("text", ["ci-*", "id=x", "name=", ""])
-def test_a_condition_that_cannot_be_meant(text: str) -> None:
+def test_an_invalid_condition_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_condition(text)
 
@@ -163,7 +163,7 @@ def test_a_cgroup_of_kata_names_the_sandbox(cgroups: str, arguments: tuple[str, 
         f"7:memory:/kubepods/besteffort/pod8b1c/{ID}",
     ],
 )
-def test_in_the_cgroup_of_a_container_the_vmm_must_name_the_sandbox(cgroups: str) -> None:
+def test_in_a_containers_cgroup_the_vmm_must_name_the_sandbox(cgroups: str) -> None:
     for arguments in (KATA_QEMU, KATA_CLH):
         assert identity(*arguments, cgroups=cgroups.encode()).sandbox_id == ID
     assert identity(*KUBEVIRT, cgroups=cgroups.encode()).sandbox_id == ""

@@ -1,4 +1,4 @@
-"""What /proc says, with names in it that were made to mislead."""
+"""Parsers of /proc, also with misleading names of processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ REST = " S 1 1 1 0 -1 4194560 100 0 0 0 5 6 0 0 20 0 3 0 987654 1000 50 18446744
 
 
 @pytest.mark.parametrize("name", ["qemu", "a) S 1 2 3 (b", ")", "(", " ", "\n", "a\0b", ") R 0 0 0 0 0"])
-def test_a_name_cannot_move_the_start(name: str) -> None:
+def test_a_process_name_cannot_change_the_start(name: str) -> None:
     assert process.start_ticks(f"7 ({name}){REST}\n".encode()) == 987654
 
 
 @given(st.binary(max_size=200))
-def test_a_stat_that_is_none_is_an_os_error(data: bytes) -> None:
+def test_an_invalid_stat_is_an_os_error(data: bytes) -> None:
     try:
         process.start_ticks(data)
     except OSError as exc:
@@ -33,7 +33,7 @@ def test_statm_and_schedstat() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"1", b"1 x 2", b"a b c d"])
-def test_what_is_cut_short_is_a_value_error(data: bytes) -> None:
+def test_truncated_text_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         process.parse_resident_pages(data)
     with pytest.raises(ValueError, match=r"."):
@@ -58,7 +58,7 @@ def test_our_own_process() -> None:
         own.close()
 
 
-def test_a_process_that_is_not_there() -> None:
+def test_a_missing_process_is_an_error() -> None:
     with pytest.raises(OSError, match="No such"):
         process.Process((1 << 22) + 1)
     assert process.thread_group((1 << 22) + 1) is None

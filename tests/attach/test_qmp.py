@@ -1,4 +1,4 @@
-"""QMP: block metrics of a real QEMU, its end, and answers that no QEMU would send."""
+"""QMP: block metrics and the end of a real QEMU, and answers that no QEMU would send."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_disk_and_the_end_of_a_real_qemu(receiver: Receiver, tmp_path: Path) -
     flags = ("--output", receiver.address, "--interval", "200ms", "--qmp", f"{tmp_path}/{{name}}.sock")
     with watching(*flags), qemu("disk", tmp_path) as vm:
         (before,) = receiver.wait("disk", ticks=3)
-        assert vm.ask("query-status")["return"]  # the other socket is free
+        assert vm.ask("query-status")["return"]  # the second socket is free
         vm.ask("cont")
         receiver.wait_for("disk", has_used_its_disk)
         vm.go_on()
@@ -125,7 +125,7 @@ def test_a_disk_and_the_end_of_a_real_qemu(receiver: Receiver, tmp_path: Path) -
     assert before.header.start_ms == session.header.start_ms  # the same session, with more series
 
 
-def test_a_qemu_that_hangs_holds_up_no_tick(receiver: Receiver, tmp_path: Path) -> None:
+def test_a_hanging_qemu_delays_no_tick(receiver: Receiver, tmp_path: Path) -> None:
     flags = ("--output", receiver.address, "--interval", "200ms", "--qmp", f"{tmp_path}/{{name}}.sock")
     with watching(*flags), qemu("hung", tmp_path) as hung, qemu("well", tmp_path) as well:
         hung.ask("cont")
@@ -136,12 +136,12 @@ def test_a_qemu_that_hangs_holds_up_no_tick(receiver: Receiver, tmp_path: Path) 
         receiver.wait_for("well", has_used_its_disk)
         (session,) = receiver.wait("hung", ticks=ticks + 10)
         assert session.last() | BLOCK == session.last()  # counters repeat their last value
-        assert math.isnan(session.last()[DURATION])  # a mean has none
+        assert math.isnan(session.last()[DURATION])  # a mean has no value
         hung.process.kill()
         receiver.wait("hung", ended=1)
 
 
-def test_a_vm_that_was_there_begins_at_0(receiver: Receiver, tmp_path: Path) -> None:
+def test_block_counters_of_a_late_vm_begin_at_0(receiver: Receiver, tmp_path: Path) -> None:
     with qemu("late", tmp_path) as vm:
         vm.ask("cont")
         while b'"flush_operations": 1' not in json.dumps(vm.ask("query-blockstats")).encode():
@@ -153,7 +153,7 @@ def test_a_vm_that_was_there_begins_at_0(receiver: Receiver, tmp_path: Path) -> 
     assert session.labels["attached"] == "late"
 
 
-def test_list_shows_the_adapter_and_who_refuses(tmp_path: Path) -> None:
+def test_list_shows_the_qmp_adapter_and_refusals(tmp_path: Path) -> None:
     needs_kvm_and_bpf()
     with qemu("listed", tmp_path) as vm:
 
@@ -184,7 +184,7 @@ DONE = b'{"return": {}}\n'
 
 
 def follow(*answers: bytes, path: str = "", greeting: bytes = GREETING) -> tuple[Report, Exception]:
-    """What the adapter makes of a server that sends these, one for each thing that it is asked."""
+    """The adapter's report of a server with these answers, one for each request."""
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
         where = path or f"{folder}/vm.sock"
@@ -239,11 +239,11 @@ def test_hostile_answers(answers: tuple[bytes, ...], why: str) -> None:
     assert why in str(refused)
 
 
-def test_what_is_not_qmp() -> None:
+def test_a_peer_that_is_not_qmp_is_refused() -> None:
     assert "does not speak QMP" in str(follow(greeting=b"{}\n")[1])
 
 
-def test_numbers_that_are_none_count_as_nothing() -> None:
+def test_invalid_numbers_count_as_nothing() -> None:
     answer = stats(rd_operations=-1, wr_operations="7", rd_bytes=1e300, wr_bytes=1 << 64, flush_operations=3)
     report, _ = follow(DONE, answer)
     assert report.reading is not None
@@ -259,7 +259,7 @@ def test_any_json_has_devices(answer: object) -> None:
         qmp.end_reason(answer)
 
 
-def test_devices_come_and_go_and_begin_anew() -> None:
+def test_devices_may_be_added_removed_and_reset() -> None:
     totals = Totals(2)
     totals.add({"a": (5, 50), "b": (1, 10)})
     totals.add({"a": (6, 60)})  # b was taken out
@@ -281,11 +281,11 @@ def test_devices_come_and_go_and_begin_anew() -> None:
         ({"event": "STOP"}, None),
     ],
 )
-def test_how_a_guest_ended(event: dict[str, object], reason: str | None) -> None:
+def test_the_end_reason_of_an_event(event: dict[str, object], reason: str | None) -> None:
     assert qmp.end_reason(event) == reason
 
 
-def test_libvirts_socket_is_never_touched(tmp_path: Path) -> None:
+def test_libvirts_socket_is_never_used(tmp_path: Path) -> None:
     folder = tmp_path / "libvirt" / "qemu"
     folder.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -301,7 +301,7 @@ def test_libvirts_socket_is_never_touched(tmp_path: Path) -> None:
             listener.accept()
 
 
-def test_the_socket_of_another_process(tmp_path: Path) -> None:
+def test_the_socket_of_another_process_is_refused(tmp_path: Path) -> None:
     code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen();"
     command = [sys.executable, "-uc", f"{code} print(); input()", str(tmp_path / "vm.sock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -313,7 +313,7 @@ def test_the_socket_of_another_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../run/libvirt/x", "..", "a/b"])
-def test_a_name_does_not_lead_elsewhere(name: str) -> None:
+def test_a_name_cannot_leave_the_folder(name: str) -> None:
     target = Target(os.getpid(), Identity(name, "-name", "qemu"), 1)
     with pytest.raises(RefusedError, match="cannot be the name of a file"):
         asyncio.run(qmp.QmpAdapter(PathTemplate("/run/qmp/{name}")).follow(target, Report()))

@@ -34,7 +34,7 @@ def _tun() -> None:
         must_have("/dev/net/tun does not open")
 
 
-def test_two_vms_whose_taps_have_one_name(receiver: Receiver) -> None:
+def test_taps_of_the_same_name_in_two_namespaces(receiver: Receiver) -> None:
     with (
         watching("--output", receiver.address, "--interval", "200ms", "--taps"),
         small_guest(name="talks") as talks,
@@ -57,7 +57,7 @@ def packets(got: Got) -> tuple[float, float]:
     return got.last()[SENT], got.last()[GOT]
 
 
-def test_list_says_what_is_missing() -> None:
+def test_list_names_the_missing_capability() -> None:
     needs_kvm_and_bpf()
 
     def look(name: str, *wrapper: str) -> tuple[str, dict[str, dict[str, str]]]:
@@ -77,7 +77,7 @@ def test_list_says_what_is_missing() -> None:
         assert refused[own("tapless, taps")]["why"] == "the VMM has no tap device open"
 
 
-def test_without_the_capability_it_says_so(receiver: Receiver) -> None:
+def test_without_the_capability_there_is_a_warning(receiver: Receiver) -> None:
     flags = ("--output", receiver.address, "--taps")
     with watching(*flags, wrapper=NOBODY_WITH_BPF) as watcher, small_guest(name="closed") as guest:
         guest.do("make", "run 1")

@@ -64,7 +64,7 @@ def times_s(source: VcpuSource, counts: ProcessExits | None) -> list[float]:
 
 
 @pytest.mark.parametrize("is_restarted", [False, True], ids=["", "restarted"])
-def test_a_late_vcpu_without_exits_has_no_time_of_before(proc: Path, *, is_restarted: bool) -> None:
+def test_a_late_vcpu_without_exits_begins_at_0(proc: Path, *, is_restarted: bool) -> None:
     """The counters do not know the thread when the VM is found, nor after a restart."""
     process = Process(PID, str(proc))
     spend(proc, VCPU, 5_000_000_000, 26_000_000_000)
@@ -78,20 +78,20 @@ def test_a_late_vcpu_without_exits_has_no_time_of_before(proc: Path, *, is_resta
     assert times_s(source, exits(VCPU)) == [0.25, 0.5]
 
 
-def test_a_late_vcpu_with_exits_has_no_time_of_before(proc: Path) -> None:
+def test_a_late_vcpu_with_exits_begins_at_0(proc: Path) -> None:
     spend(proc, VCPU, 5_000_000_000, 26_000_000_000)
     source = VcpuSource(PID, Process(PID, str(proc)), Counters(), exits(VCPU), is_late=True)
     spend(proc, VCPU, 5_250_000_000, 26_500_000_000)
     assert times_s(source, exits(VCPU)) == [0.25, 0.5]
 
 
-def test_a_vm_whose_making_was_seen_has_all_its_time(proc: Path) -> None:
+def test_a_vm_that_is_not_late_has_all_its_time(proc: Path) -> None:
     spend(proc, VCPU, 250_000_000, 500_000_000)
     source = VcpuSource(PID, Process(PID, str(proc)), Counters(), None)
     assert times_s(source, exits(VCPU)) == [0.25, 0.5]
 
 
-def test_a_late_vcpu_that_ends_before_a_tick_takes_nothing_away(proc: Path) -> None:
+def test_a_late_vcpu_that_ends_before_a_tick_subtracts_nothing(proc: Path) -> None:
     spend(proc, VCPU, 5_000_000_000, 26_000_000_000)
     spend(proc, OTHER, 1_000_000_000, 1_000_000_000)
     source = VcpuSource(PID, Process(PID, str(proc)), Counters(), None, is_late=True)

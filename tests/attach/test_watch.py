@@ -1,4 +1,4 @@
-"""The watcher's loop with a clock, counters and a sink of the test's own, and processes to watch."""
+"""The watcher's loop with a fake clock, counters and sink, and real processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rondo_tools.stream import End, Header, Tick
 
 
 class Counters:
-    """Nobody makes exits; how often somebody looked."""
+    """Counters without exits that count their reads."""
 
     name = "none"
     reasons: tuple[str, ...] = EXIT_REASONS
@@ -47,7 +47,7 @@ class Counters:
 
 
 class Sink:
-    """Takes all; at each turn of the loop it does the test's next step, if that is possible by now."""
+    """Accepts everything; at each turn of the loop it runs the test's next step, if that is ready."""
 
     unsent = 0
 
@@ -82,7 +82,7 @@ class Sink:
 
 
 class Watched:
-    """A watcher of three processes, which are taken for VMs."""
+    """A watcher of three processes that count as VMs."""
 
     def __init__(self, opened: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
@@ -105,7 +105,7 @@ class Watched:
         return True
 
     def run(self, *steps: Callable[[], bool]) -> None:
-        """Turn until all steps are done, one a turn; each says whether it is."""
+        """Run the loop until all steps are done, one a turn; a step returns whether it is done."""
         self.sink.steps = [*steps]
         self.watcher.run(self.signals)
 
@@ -120,7 +120,7 @@ def sleeping() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def is_killed(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has exited by now, and so the loop sees it before its next turn; it is not reaped."""
+    """Kill it; returns whether it has exited, so that the loop sees it in its next turn. It is not reaped."""
     os.kill(process.pid, signal.SIGKILL)
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
@@ -131,12 +131,12 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
         yield Watched(opened, monkeypatch)
 
 
-def test_vms_that_are_found_share_a_look_at_the_counters(watched: Watched) -> None:
+def test_found_vms_share_one_read_of_the_counters(watched: Watched) -> None:
     assert watched.counters.looks == 1
 
 
-def test_ends_that_come_close_share_a_look_at_the_counters(watched: Watched) -> None:
-    """Nobody has reaped the processes, so their ends are held."""
+def test_close_ends_share_one_read_of_the_counters(watched: Watched) -> None:
+    """The processes are not reaped, so their ends wait."""
     seen: list[tuple[int, int]] = []
 
     def see() -> bool:

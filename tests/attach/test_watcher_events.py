@@ -1,4 +1,4 @@
-"""The order in which a watcher hears of a VM: its event is there before its exits."""
+"""The order of a VM's event and exits: the event comes first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.attach.test_late_sources import Sent
 
 
 class Events:
-    """KVM's events, that a test tells."""
+    """KVM's events from the test."""
 
     overruns = 0
 
@@ -74,7 +74,7 @@ class Counters:
 
 
 class SentOncePutDown(Sent):
-    """A sink that gets no tick of a VM that the file of sessions does not have."""
+    """A sink that checks that the kept file has the session of each tick."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -96,10 +96,10 @@ def vmm() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("found_by", ["exits", "scan"])
-def test_a_vm_whose_event_is_not_read_yet_is_not_late(
+def test_a_vm_with_an_unread_event_is_not_late(
     found_by: str, vmm: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """And it is put down for a watcher after this one before its first tick."""
+    """And the kept file has it before its first tick."""
     now_ms = clock.now_ms()
     monkeypatch.setattr(clock, "now_ms", lambda: now_ms)
     counts = (10, 0, 0, 0, 0, time.clock_gettime_ns(time.CLOCK_BOOTTIME))

@@ -1,4 +1,4 @@
-"""A Prometheus that a real host with several VMs has filled, once for all tests of this folder."""
+"""A Prometheus filled by a real host with several VMs, once for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from tests.support.streams import encoded
 
 @pytest.fixture(scope="session")
 def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    """Filled by two pushes, as if two hosts had VMs of the same names, told apart by `host` only.
+    """Two pushes, as from two hosts with VMs of the same names that differ only in the label `host`.
 
-    A third push is of the roll-ups, as the job "rollups".
+    A third push delivers the roll-ups, as the job "rollups".
     """
     folder = tmp_path_factory.mktemp("host")
-    # Nobody waits for fifteen seconds here.
+    # A scrape every fifteen seconds would be too slow here.
     rules = folder / "rules.yml"
     rules.write_text(RULES.read_text().replace("interval: 15s", "interval: 1s"))
     config = f"global: {{evaluation_interval: 1s}}\nrule_files: ['{rules}']\n"
     began_s = time.time()
     with (
         Prometheus(program("prometheus"), config=config) as prometheus,
-        # It shows nothing of the last half minute, unless it is told to.
+        # By default it hides the last half minute.
         VictoriaMetrics(program("victoria-metrics"), "-search.latencyOffset=0s") as victoria,
-        # A journal is rolled up when the coarsest tier's interval is over.
+        # A journal is rolled up after the coarsest tier's interval.
         Host(folder, prometheus.write_url, tiers="1s:10m,10s:6h") as host,
     ):
         long = host.start("vm-1", seconds=12)
         killed = host.start("vm-5", seconds=300)
         host.wait(host.start("vm-2", seconds=3))
-        again = host.start("vm-2", seconds=4)  # the name's second session
+        again = host.start("vm-2", seconds=4)  # the second session of the name
         until(lambda: "vm-5" in {life.instance for life in lives_of(host.store)})
         killed.kill()
         killed_s = time.time()
-        host.start("vm-4", seconds=300)  # still there at the end
+        host.start("vm-4", seconds=300)  # still running at the end
         host.wait(host.start("vm-5", seconds=2))
         host.wait(host.start("vm-3", seconds=1))
         host.wait(again)
         host.wait(long)
         watched(host.socket, began_s)
-        # The last second of the VM that was killed counts as whole five seconds later.
+        # The last second of the killed VM counts as complete five seconds later.
         until(lambda: time.time() > killed_s + 7)
         ended_s = time.time()
         newest = max(int(journal.name) for journal in (host.store / "tier_0").iterdir())
@@ -72,7 +72,7 @@ def filled(program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 
 
 def watched(path: Path, began_s: float) -> None:
-    """What a rondo-attach would have sent of itself until now: it lost nothing and was never late."""
+    """Store the own metrics of a rondo-attach that has lost nothing and was never late."""
     start_ms = int(began_s) * 1000
     times = range(start_ms + 1000, int(time.time()) * 1000 + 1, 1000)
     values = struct.pack(f"<{len(SERIES)}d", *(0.0 if one.kind == COUNTER else 2.0 for one in SERIES))
@@ -83,4 +83,4 @@ def watched(path: Path, began_s: float) -> None:
         store.connect(str(path))
         store.sendall(encoded(header, *ticks, End("signal", times[-1])))
         store.shutdown(socket.SHUT_WR)
-        assert store.recv(1) == b""  # it has all of it
+        assert store.recv(1) == b""  # everything is stored

@@ -1,4 +1,4 @@
-"""The line for cron in deploy/README.md, run as cron runs it; and what else that page says of files here."""
+"""The line for cron in deploy/README.md, run like cron does; and that page's table of panels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def store(tmp_path: Path, run: Run) -> Path:
-    """A store in which a VM has lived."""
+    """A store with the life of a VM."""
     stream, store = tmp_path / "vm.stream", tmp_path / "vmm_metrics"
     assert run("rondo-vmm", "--duration", "1s", "--instance", "vm-1", "--output", stream).returncode == 0
     with stream.open("rb") as standard_input:
@@ -30,11 +30,11 @@ def store(tmp_path: Path, run: Run) -> Path:
 
 
 def by_cron(store: Path, url: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run the page's line as crontab(5) has it: by sh, in the user's home, with next to no environment."""
+    """Run the page's line like crontab(5): by sh, in the user's home, with almost no environment."""
     (line,) = re.findall(r"^(?:\S+ ){5}rondo /usr/local/bin/rondo-push .*$", README, re.MULTILINE)
     *when, user, command = line.split(" ", 6)
     assert when == ["*"] * 5
-    assert "%" not in command  # would be a new line, for cron
+    assert "%" not in command  # cron would turn it into a newline
     for there, here in (
         ("/usr/local/bin/", f"{BIN}/"),
         ("/var/lib/rondo/vmm_metrics", str(store)),
@@ -55,14 +55,16 @@ def by_cron(store: Path, url: str, home: Path) -> subprocess.CompletedProcess[st
     )
 
 
-def test_the_line_delivers_in_silence_each_time(store: Path, prometheus: Prometheus, tmp_path: Path) -> None:
+def test_the_line_delivers_without_output_each_time(
+    store: Path, prometheus: Prometheus, tmp_path: Path
+) -> None:
     for _ in range(2):
         ran = by_cron(store, prometheus.write_url, tmp_path)
-        assert (ran.returncode, ran.stdout) == (0, "")  # else cron would send mail
+        assert (ran.returncode, ran.stdout) == (0, "")  # cron would mail any output
     assert prometheus.samples('vmm_uptime_seconds{instance="vm-1",host="web-1"}')
 
 
-def test_what_is_wrong_is_one_line_to_be_mailed(store: Path, tmp_path: Path) -> None:
+def test_an_error_is_one_line_for_the_mail(store: Path, tmp_path: Path) -> None:
     ran = by_cron(store, f"http://127.0.0.1:{free_port()}/api/v1/write", tmp_path)
     assert ran.returncode == 75
     assert re.fullmatch(r"rondo-push: http\S+: Connection refused\n", ran.stdout)

@@ -1,4 +1,4 @@
-"""The dashboards: their form, and every expression, asked of a Prometheus that real VMs have filled."""
+"""The dashboards: their form, and every expression on a Prometheus with samples of real VMs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tests.support.needs import PATIENCE_S
 VMS = ["vm-1", "vm-2", "vm-3", "vm-4", "vm-5"]
 ROLLUPS = ALL | {"job": "rollups", "resolution": "10s"}
 
-# Of roll-ups there was one push, so there is one sample, or none yet, of what the tools say of themselves.
+# There was one push of roll-ups, so the tools' own metrics have one sample, or none yet.
 DELIVERY = {"Seconds Behind", "Rejected Samples", "Late Ticks", "VMs Watched", "Watcher Lag", "Lost Ticks"}
 
 TITLES = {
@@ -90,14 +90,14 @@ TITLES = {
 }
 METRIC = re.compile(r"\b(?:vmm|vcpu|blk|net|push|store|attach)_\w+")
 KNOWN = {s.name for s in (*catalog.ALL, *push_health.SERIES, *store_health.SERIES, *attach_health.SERIES)}
-# True where the machine that runs the tests has more to do than CPUs: no fault of the rule.
+# These fire if the test machine is overloaded, which is not an error of the rule.
 OF_LOAD = {"RondoVmSteal"}
 
 every = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 
 
 def differences(ours: Any, theirs: Any, at: str = "") -> Iterator[str]:
-    """Where two values made of JSON differ; what `theirs` adds at its defaults is no difference."""
+    """The differences between two JSON values; defaults that `theirs` adds do not count."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key, value in ours.items():
             if key in theirs:
@@ -112,13 +112,13 @@ def differences(ours: Any, theirs: Any, at: str = "") -> Iterator[str]:
 
 
 def through_the_model(dashboard: dict[str, Any]) -> set[str]:
-    """What Grafana's own model loses or changes of a dashboard."""
+    """The parts of a dashboard that Grafana's own model loses or changes."""
     register_default_plugins()  # the models of panels and queries
     again = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
     return set(differences(dashboard, again))
 
 
-# What an export for other installations has beside the model, and a setting that is younger than it.
+# Keys of an export for other installations, which the model lacks, and a newer setting.
 BESIDE_THE_MODEL = {
     f".{name}: not in the model" for name in ("__inputs", "__requires", "timepicker.nowDelay")
 }
@@ -148,13 +148,13 @@ def test_the_model_finds_a_typo(path: Path, was: str, becomes: str) -> None:
 
 
 @every
-def test_panels_are_what_they_should_be(path: Path) -> None:
+def test_panels_follow_the_rules(path: Path) -> None:
     dashboard = load(path)
     titles = TITLES[dashboard["title"]]
     assert [panel["title"] for panel in panels(dashboard)] == list(titles)
     for panel in panels(dashboard):
         for target in panel["targets"]:
-            # A VM's uptime says whether it is alive, whatever is shown of it.
+            # A VM's uptime shows whether it is alive.
             assert set(METRIC.findall(target["expr"])) - {"vmm_uptime_seconds"} == {
                 titles[panel["title"]]
             } - {"vmm_uptime_seconds"}
@@ -193,7 +193,7 @@ def test_panels_tile_the_page(path: Path) -> None:
     assert taken == {(x, y) for x in range(24) for y in range(rows)}
 
 
-def test_every_series_of_a_vm_is_shown_and_none_that_there_is_not() -> None:
+def test_every_vm_series_is_shown_and_no_unknown_one() -> None:
     shown = {name for path in DASHBOARDS for name in METRIC.findall(path.read_text())}
     assert shown <= KNOWN
     assert {series.name for series in catalog.SERIES} <= shown
@@ -217,12 +217,12 @@ def test_every_panel_shows_data_of_one_vm(path: Path, filled: Filled) -> None:
 
 @every
 def test_every_panel_shows_rollups(path: Path, filled: Filled) -> None:
-    shown = Range(filled.shown.start_s, filled.shown.end_s + 10)  # the last one is at a VM's end
+    shown = Range(filled.shown.start_s, filled.shown.end_s + 10)  # the last roll-up is at a VM's end
     asked = queries(load(path), shown, ROLLUPS)
     assert empty(lambda query: run(filled.url, query, shown), asked) <= DELIVERY
 
 
-def test_a_query_that_cannot_tell_two_hosts_apart_is_found(filled: Filled) -> None:
+def test_a_query_that_mixes_two_hosts_is_found(filled: Filled) -> None:
     with pytest.raises(QueryError, match="duplicate series"):
         ask(filled.url, "query", query="vmm_rss_bytes / on (instance) vmm_open_fds", time=filled.shown.end_s)
     with pytest.raises(QueryError, match="parse error"):
@@ -230,14 +230,14 @@ def test_a_query_that_cannot_tell_two_hosts_apart_is_found(filled: Filled) -> No
 
 
 @every
-def test_variables_offer_what_there_is(path: Path, filled: Filled) -> None:
+def test_variables_offer_the_existing_values(path: Path, filled: Filled) -> None:
     offered = {
         variable["name"]: label_values(filled.url, variable["query"]["query"], filled.shown)
         for variable in load(path)["templating"]["list"]
         if variable["type"] == "query"
     }
     assert offered["job"] == ["rollups", "rondo-vmm"]
-    # And not rondo-push, rondo-store and rondo-attach, which are no VMs.
+    # Without rondo-push, rondo-store and rondo-attach, which are not VMs.
     assert offered.get("instance", VMS) == VMS
     used = {name for text in re.findall(r"\$(\w+)", path.read_text()) for name in [text]}
     names = {variable["name"] for variable in load(path)["templating"]["list"]}
@@ -249,10 +249,10 @@ def value(url: str, expression: str, at_s: float) -> float:
     return float(series["value"][1])
 
 
-def test_births_ends_and_lives_are_those_that_the_store_knows(filled: Filled) -> None:
-    """Also of VMs that lived between two seconds, of names with two lives, and of one that was killed.
+def test_births_ends_and_lives_equal_those_in_the_store(filled: Filled) -> None:
+    """Also for VMs that lived between two seconds, names with two lives, and a killed VM.
 
-    All of it twice: two hosts.
+    Everything twice, because of two hosts.
     """
     fleet = load(next(path for path in DASHBOARDS if "fleet" in path.stem))
     by_title = {panel["title"]: panel["targets"] for panel in panels(fleet)}
@@ -284,15 +284,15 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
-def test_a_mean_is_shown_in_the_seconds_in_which_there_is_one(prometheus: Prometheus, tmp_path: Path) -> None:
-    """It ends where there is nothing to average; that of a short life is seen all the same."""
+def test_a_mean_is_shown_in_the_seconds_with_a_value(prometheus: Prometheus, tmp_path: Path) -> None:
+    """The line has gaps without anything to average; that of a short life is visible."""
     now_s = int(time.time()) - 60
     none = math.nan
     means = [5.0, none, 7.0, 8.0, none, none, 3.0, none]
     with Keeper(Folder(tmp_path / "vmm_metrics")) as keeper:
         runs = [(float(now_s + at), mean) for at, mean in enumerate(means)]
         for instance, rows in (("runs", runs), ("lived", [(now_s + 2.4, 9.0)])):
-            # All series have the mean's value, and the uptime, which is the last, has its own.
+            # All series have the mean's value; only the uptime, the last one, has another.
             width = len(catalog.SERIES) - 1
             ticks = [
                 Tick(round(at_s * 1000), struct.pack(f"<{width + 1}d", *[mean] * width, 0.3 + at_s - now_s))
@@ -322,7 +322,7 @@ def test_a_mean_is_shown_in_the_seconds_in_which_there_is_one(prometheus: Promet
 @every
 def test_victoriametrics_answers_alike(path: Path, filled: Filled) -> None:
     asked = list(queries(load(path), filled.shown))
-    # Of the one push to it there is one sample of each, which may be later than what is shown.
+    # The one push to it gives one sample of each, perhaps after the displayed range.
     assert empty(lambda query: run(filled.victoria_url, query, filled.shown), iter(asked)) <= DELIVERY
     for query in asked:
         if query.panel["title"] in ("VMs Alive", "VMs Born and Ended per Minute"):
@@ -346,14 +346,14 @@ def test_newer_receivers_answer_alike(program: Callable[[str], Path], filled: Fi
         for older, newer in ((filled.url, prometheus.url), (filled.victoria_url, victoria.url)):
             for query in (query for path in DASHBOARDS for query in queries(load(path), filled.shown)):
                 found = [lines(url, query, filled.shown) for url in (newer, older)]
-                if "topk" in query.expression:  # who is tenth is decided by the last tick of a VM that runs
+                if "topk" in query.expression:  # the tenth depends on the last tick of a running VM
                     assert all(found), query
                 elif query.panel["title"] not in DELIVERY:
                     assert found[0] == found[1], query
 
 
 def lines(url: str, query: Query, shown: Range) -> set[frozenset[tuple[str, str]]]:
-    """The labels of each line that a query of a panel draws; that there are some, other tests hold."""
+    """The labels of each line of a panel's query; other tests check that there are lines."""
     found = (series["metric"].items() for series in run(url, query, shown))
     return {frozenset(labels) for labels in found if ("job", "rollups") not in labels}
 
@@ -361,22 +361,22 @@ def lines(url: str, query: Query, shown: Range) -> set[frozenset[tuple[str, str]
 def test_victoriametrics_knows_the_rules_language(filled: Filled) -> None:
     for rule in rules():
         found = ask(filled.victoria_url, "query", query=rule["expr"], time=filled.shown.end_s + 60)
-        # Nobody records there, so there is nothing to work out the ends from.
+        # It has no recording rules, so the ends cannot be computed.
         assert rule.get("alert") in OF_LOAD or bool(found) == (
             "record" in rule and "job:vmm_born:count1m" not in rule["expr"]
         ), rule
 
 
 def test_the_rules_work_on_real_data(filled: Filled) -> None:
-    """Expressions that record have something to record; alerts are quiet, as nothing is wrong."""
+    """Recording rules have results; alerts are quiet, because nothing is wrong."""
     for rule in rules():
-        # What is recorded a minute late is not yet, as a few seconds are all that there were.
+        # Rules that look a minute back have no result, because there are only some seconds.
         late_s = 60 if "offset 1m" in rule["expr"] else 0
         found = ask(filled.url, "query", query=rule["expr"], time=filled.shown.end_s + late_s)
         if "record" in rule:
             assert found or "job:vmm_born:count1m" in rule["expr"], rule["record"]
         elif rule["alert"] not in OF_LOAD:
-            assert found == [], rule["alert"]  # test_rules.py shows that each fires when it should
+            assert found == [], rule["alert"]  # test_rules.py checks that each one fires
 
 
 def test_prometheus_evaluates_the_rules(filled: Filled) -> None:
@@ -387,5 +387,5 @@ def test_prometheus_evaluates_the_rules(filled: Filled) -> None:
     for name, rule in judged.items():
         assert (rule["health"], rule.get("lastError", "")) == ("ok", ""), name
         assert rule["type"] == "recording" or rule["state"] == "inactive" or name in OF_LOAD, name
-    for name in ("job:vmm_alive:count", "job:vmm_rss_bytes:sum"):  # the others come a minute late
+    for name in ("job:vmm_alive:count", "job:vmm_rss_bytes:sum"):  # the others look a minute back
         assert ask(filled.url, "query", query=f"last_over_time({name}[1h])", time=filled.shown.end_s), name

@@ -1,4 +1,4 @@
-"""The Debian package, in a fresh root of the distribution that it is built for."""
+"""The Debian package, in a fresh root of its distribution."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def root(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A root of this machine's Debian, with what the package depends on, and the package beside it."""
+    """A root of this machine's Debian, with the package's dependencies, and the package file."""
     suite = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     place = tmp_path_factory.mktemp("debian") / "root"
     try:
@@ -56,7 +56,7 @@ def root(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def files(root: Path) -> set[str]:
-    """What there is, besides dpkg's own records, caches and logs."""
+    """All files, without dpkg's records, caches and logs."""
     found = {f"/{path.relative_to(root)}" for path in root.rglob("*")}
     own = (
         "/proc/",
@@ -93,7 +93,7 @@ def test_the_commands_answer_and_have_man_pages(installed: Path) -> None:
         assert f"{tool} - " in succeed_in(installed, "man", tool)
 
 
-def test_a_pipe_of_nobody(installed: Path) -> None:
+def test_a_pipe_run_by_nobody(installed: Path) -> None:
     pipe = """
         cd "$(mktemp -d)"
         echo 'jobs 3' | rondo-feed --instance queue --hold 0 | rondo-store store >/dev/null 2>&1
@@ -110,10 +110,10 @@ def test_dashboards_and_rules_are_where_the_store_says(installed: Path) -> None:
     assert (share / "grafana/rondo-vmm-dashboard.json").is_file()
 
 
-def test_units_are_sound_and_disabled(installed: Path) -> None:
+def test_units_are_valid_and_disabled(installed: Path) -> None:
     units = sorted(path.name for path in (installed / SYSTEM.lstrip("/")).glob("rondo-*"))
     assert "rondo-store.service" in units
-    # systemd itself is of the root, so it finds the users, the commands and what the units want.
+    # systemd is the root's own, so it finds the users, the commands and the units' dependencies.
     verified = succeed_in(installed, "systemd-analyze", "verify", *(f"{SYSTEM}/{name}" for name in units))
     assert verified == ""
     states = run_in(installed, "systemctl", "is-enabled", *units).stdout.split()
@@ -122,7 +122,7 @@ def test_units_are_sound_and_disabled(installed: Path) -> None:
     assert succeed_in(installed, "getent", "passwd", "rondo", "rondo-attach", "rondo-serve").count("\n") == 3
 
 
-def test_an_upgrade_keeps_what_was_configured_and_stored(installed: Path) -> None:
+def test_an_upgrade_keeps_configuration_and_data(installed: Path) -> None:
     config, own = installed / "etc/rondo/push.env", installed / "etc/rondo/vmm/web.conf"
     config.write_text("RONDO_REMOTE_WRITE=http://elsewhere/\n")
     own.write_text("")
@@ -138,7 +138,7 @@ def test_an_upgrade_keeps_what_was_configured_and_stored(installed: Path) -> Non
     own.unlink()
 
 
-def test_after_a_purge_there_is_data_and_nothing_else(root: Path) -> None:
+def test_a_purge_leaves_only_data(root: Path) -> None:
     before = files(root)
     install(root)
     kept = {"/var/lib/rondo", "/var/lib/rondo/data", "/etc/rondo", "/etc/rondo/token"}
@@ -162,7 +162,7 @@ def test_after_a_purge_there_is_data_and_nothing_else(root: Path) -> None:
 
 
 def test_where_systemd_runs_units_are_restarted_and_stopped(root: Path) -> None:
-    """With a systemctl that writes down what it is asked."""
+    """With a systemctl that records its calls."""
     asked, systemctl = root / "tmp/asked", root / "usr/local/bin/systemctl"
     systemctl.write_text('#!/bin/sh\necho "$@" >>/tmp/asked\n')
     systemctl.chmod(0o755)
@@ -175,7 +175,7 @@ def test_where_systemd_runs_units_are_restarted_and_stopped(root: Path) -> None:
         restarted = asked.read_text().splitlines()[-1].split()
         assert restarted[0] == "try-restart"
         assert "rondo-store.service" in restarted
-        assert not any("vmm" in unit for unit in restarted)  # VMs live on
+        assert not any("vmm" in unit for unit in restarted)  # VMs continue
         asked.unlink()
         assert "stays" not in succeed_in(root, "dpkg", "--purge", "rondo-tools")
         first, then, disable, *rest = (line.split() for line in asked.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""The image of deploy/Dockerfile, built by buildah; for want of a registry its base is Debian."""
+"""The image of deploy/Dockerfile, built by buildah on Debian, because there is no registry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 
 pytestmark = pytest.mark.long
 
-# buildah starts itself again without LD_LIBRARY_PATH: its libraries come by a cache of ld.so, in a mount
+# buildah executes itself without LD_LIBRARY_PATH: its libraries come by a cache of ld.so, in a mount
 # namespace of its own.
 BUILDAH = """
 mount --bind "$1" /etc/ld.so.cache
@@ -37,7 +37,7 @@ Buildah = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    """Runs buildah with all that it keeps in a folder, and without a registry."""
+    """Runs buildah with its data in a folder, and without a registry."""
     if os.geteuid() != 0:
         must_have("buildah's isolation by chroot needs root")
     try:
@@ -80,7 +80,7 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
 
 @pytest.fixture(scope="module")
 def image(buildah: Buildah, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A container of the image that our Dockerfile makes."""
+    """A container of the Dockerfile's image."""
     (base,) = set(re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.MULTILINE))
     named = re.fullmatch(r"python:(3\.\d+)-slim", base)
     assert named, f"no root of Debian stands for {base}"
@@ -92,7 +92,7 @@ def image(buildah: Buildah, tmp_path_factory: pytest.TempPathFactory) -> str:
     finally:
         archive.unlink(missing_ok=True)
     assert buildah("run", container, "python3", "--version").startswith(f"Python {named[1]}.")
-    buildah("run", container, "ln", "-s", "/usr/bin/python3", "/usr/local/bin/python")  # as the image has it
+    buildah("run", container, "ln", "-s", "/usr/bin/python3", "/usr/local/bin/python")  # as in python's image
     buildah("commit", "--quiet", container, f"docker.io/library/{base}")
     # The certificates of this machine: its way to the Python Package Index may be through a proxy.
     certificates = ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"]
@@ -107,7 +107,7 @@ def test_the_commands_run_as_the_user_of_the_image(image: str, buildah: Buildah)
         assert buildah("run", image, tool, "--version").startswith(f"{tool} ")
 
 
-def test_its_own_command_is_the_help_of_the_store(image: str, buildah: Buildah) -> None:
+def test_the_default_command_is_the_help_of_the_store(image: str, buildah: Buildah) -> None:
     command = json.loads(buildah("inspect", image))["OCIv1"]["config"]["Cmd"]
     assert buildah("run", image, *command).startswith("usage: rondo-store ")
 
@@ -122,5 +122,5 @@ def test_a_pipe_in_it(image: str, buildah: Buildah) -> None:
     assert row.endswith(",3,jobs,queue")
 
 
-def test_nothing_of_the_build_is_in_it(image: str, buildah: Buildah) -> None:
+def test_the_image_has_nothing_of_the_build(image: str, buildah: Buildah) -> None:
     assert buildah("run", image, "sh", "-c", "ls -d /src /opt/* 2>/dev/null; true") == "/opt/rondo"

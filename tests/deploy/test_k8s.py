@@ -1,4 +1,4 @@
-"""The manifests: made from their sources, valid, taken by the real kubectl, and their commands run."""
+"""The manifests: they match their sources, are valid, the real kubectl accepts them, their commands run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def documents(path: Path) -> list[Json]:
 
 
 def top() -> list[Json]:
-    """What `kubectl apply -f deploy/k8s/` takes: the files of that folder, not of those in it."""
+    """The documents of `kubectl apply -f deploy/k8s/`: files of that folder, not of its subfolders."""
     return [one for path in sorted(K8S.glob("*.yaml")) for one in documents(path)]
 
 
@@ -58,7 +58,7 @@ def pod() -> Json:
     return spec
 
 
-def test_the_manifests_are_what_their_sources_make() -> None:
+def test_the_manifests_match_their_sources() -> None:
     assert drifted() == [], "run make dashboards"
     assert {path for path, _ in manifests()} == set(K8S.glob("*.yaml"))
 
@@ -75,7 +75,7 @@ def test_a_manifest_that_drifted_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert drifted() == []
 
 
-def test_there_is_what_an_operator_expects() -> None:
+def test_the_files_that_an_operator_expects_exist() -> None:
     found = {
         path.name: [(one["kind"], one["metadata"]["name"]) for one in documents(path)]
         for path in K8S.glob("*.yaml")
@@ -162,7 +162,7 @@ def test_kubectl_applies_the_folder_and_not_the_one_in_it(tmp_path: Path) -> Non
 
 
 def listed(section: str) -> set[str]:
-    """The paths of the files in a drawing of folders, below the folder in its first line."""
+    """The paths of the files in a drawing of a folder tree, relative to its first line."""
     (drawing,) = re.findall(r"```\n(.*?)```", section, re.DOTALL)
     files, folders = set(), [""]
     for line in drawing.splitlines()[1:]:
@@ -206,7 +206,7 @@ def test_containers_are_locked_down() -> None:
             assert "add" not in context["capabilities"]
 
 
-def test_the_page_may_only_read_and_only_the_pod_may_ask() -> None:
+def test_the_page_is_read_only_and_only_for_the_pod() -> None:
     serve = containers()["serve"]
     assert serve["volumeMounts"] == [{"name": "store", "mountPath": "/var/lib/rondo", "readOnly": True}]
     assert "--listen=tcp:127.0.0.1:9464" in serve["command"]
@@ -216,7 +216,7 @@ def test_the_page_may_only_read_and_only_the_pod_may_ask() -> None:
 
 
 def test_a_prometheus_is_added_to_the_pod() -> None:
-    """As kubectl merges a patch: containers and volumes by their names, of which none may be there."""
+    """Like kubectl merges a patch: containers and volumes by name, which must be new."""
     (patch,) = documents(LOCAL / "daemonset-patch.yaml")
     daemon_set = next(one for one in documents(NODE) if one["kind"] == "DaemonSet")
     merged, added = daemon_set["spec"]["template"]["spec"], patch["spec"]["template"]["spec"]
@@ -271,7 +271,7 @@ def test_the_watchers_pins_are_the_nodes_and_the_guide_removes_them() -> None:
     assert all(removal in guide.read_text() for guide in guides)
 
 
-def test_the_image_is_the_one_that_the_dockerfile_makes() -> None:
+def test_the_manifests_use_the_dockerfiles_image() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     image = f"rondo:{rondo_tools.__version__}"
     assert f"docker build -f deploy/Dockerfile -t {image} ." in dockerfile
@@ -292,7 +292,7 @@ def test_the_guides_name_this_version() -> None:
     assert {"Dockerfile", "README.md", "install.md", "rondo-node.yaml"} <= {name for name, _ in found}
 
 
-def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
+def test_the_dockerfiles_files_exist_and_are_not_ignored() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     copied = {
         name
@@ -305,7 +305,7 @@ def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
 
 
 class Node:
-    """Runs a container's command here, with the folders of a node in a folder of ours."""
+    """Runs a container's command here, with the node's folders inside another folder."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.variables = {"NODE_NAME": "node-a", "REMOTE_WRITE_URL": url}
@@ -343,7 +343,7 @@ class Node:
         return process.returncode
 
 
-def test_the_containers_commands_carry_a_vm_to_prometheus(
+def test_the_containers_commands_deliver_a_vm_to_prometheus(
     tmp_path: Path, prometheus: Prometheus, run: Run
 ) -> None:
     assert prometheus.write_url.endswith("/api/v1/write")
@@ -359,7 +359,7 @@ def test_the_containers_commands_carry_a_vm_to_prometheus(
 
     assert [node.run(one) != 0 for one in (probe, *serves)] == [True] * 3
     assert node.run(by_name["make-store"]["command"]) == 0
-    started = [node.start(push["command"])]  # before the store, which may be
+    started = [node.start(push["command"])]  # before the store, which is allowed
     try:
         started.append(node.start(store["command"]))
         deadline = time.monotonic() + PATIENCE_S

@@ -1,4 +1,4 @@
-"""The dashboards' pictures: every panel drawn, of what a real Prometheus answers."""
+"""The dashboards' pictures: every panel drawn from answers of a real Prometheus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def inked(picture: np.ndarray, dashboard: Json) -> dict[str, bool]:
-    """Which panels have something in color, by their title; text and grid are grey."""
+    """Whether each panel has colors, by title; text and grid are grey."""
     height, width, _ = picture.shape
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
     cell = (height - 69) / rows

@@ -1,4 +1,4 @@
-"""The rules, judged by the real promtool: well formed, each alert firing, each staying quiet."""
+"""The rules, checked by the real promtool: valid, each alert firing, each staying quiet."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def promtool(program: Path, *arguments: str | Path) -> subprocess.CompletedProce
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-def test_promtool_finds_no_fault(program: Callable[[str], Path]) -> None:
+def test_promtool_finds_no_error(program: Callable[[str], Path]) -> None:
     found = promtool(program("promtool"), "check", "rules", RULES)
     assert found.returncode == 0, found.stdout + found.stderr
     assert f"{len(rules())} rules found" in found.stdout
 
 
-def test_each_fires_and_stays_quiet(program: Callable[[str], Path]) -> None:
+def test_each_alert_fires_and_stays_quiet(program: Callable[[str], Path]) -> None:
     found = promtool(program("promtool"), "test", "rules", UNIT_TESTS)
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_every_alert_has_a_test_in_which_it_fires_beside_series_that_stay_quiet() -> None:
+def test_every_alert_has_a_test_with_firing_and_quiet_series() -> None:
     fired = {
         case["alertname"]
         for test in yaml.safe_load(UNIT_TESTS.read_text())["tests"]
         for case in test.get("alert_rule_test", ())
-        # What is named in exp_alerts fires; promtool fails where any other series of that test does.
+        # Series in exp_alerts fire; promtool fails if any other series of that test fires.
         if case["exp_alerts"] and len(test["input_series"]) > len(case["exp_alerts"])
     }
     assert fired == set(ALERTS)
@@ -59,7 +59,7 @@ def test_every_alert_has_a_test_in_which_it_fires_beside_series_that_stay_quiet(
     assert queried == {rule["record"] for rule in rules() if "record" in rule}
 
 
-# For each rule a change, small or grave.
+# One change for each rule.
 BROKEN = {
     "instance:vcpu_exits:rate1m": ("sum without (reason)", "avg without (reason)"),
     "instance:blk_requests:rate1m": ("rate(blk_requests_total[1m]", "increase(blk_requests_total[1m]"),
@@ -88,7 +88,7 @@ BROKEN = {
 
 
 def test_the_unit_tests_bite(program: Callable[[str], Path], tmp_path: Path) -> None:
-    """With every rule broken, each is told to be."""
+    """With every rule broken, promtool reports each."""
     text = RULES.read_text()
     for was, becomes in BROKEN.values():
         assert was in text, was
@@ -104,7 +104,7 @@ def test_the_unit_tests_bite(program: Callable[[str], Path], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
+def test_an_alert_has_a_severity_and_a_runbook(name: str) -> None:
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in {"info", "warning", "critical"}
     assert set(alert["annotations"]) == {"summary", "description", "runbook"}

@@ -1,4 +1,4 @@
-"""What deploy/README.md says that one sees when something is wrong, provoked: the tools say these words."""
+"""The symptoms in deploy/README.md, provoked: the tools print these lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ README = (Path(__file__).resolve().parents[2] / "deploy" / "README.md").read_tex
 
 
 def likened(line: str) -> str:
-    """A line less what differs from case to case: addresses, paths, numbers, the words of an endpoint."""
+    """A line without its variable parts: addresses, paths, numbers, messages of an endpoint."""
     line = re.sub(r"https?://[\w.:/-]*\w", "URL", line)
     line = re.sub(r"(answered 400): .*|(receiver\)): .*", r"\1\2", line)
     line = re.sub(r"\S*/\S+", "PATH", line)
@@ -29,13 +29,13 @@ def likened(line: str) -> str:
 
 
 def documented() -> set[str]:
-    """All lines of the page that begin with who says them."""
+    """All lines of the page that begin with a tool's name."""
     found = re.findall(r"^(rondo-\w+: .*)$|`(rondo-\w+: [^`\n]*)`", README, re.MULTILINE)
     return {likened(block or inline) for block, inline in found}
 
 
 class Host:
-    """Runs the tools, and keeps what they say."""
+    """Runs the tools, and keeps their messages."""
 
     def __init__(self, run: Run, folder: Path) -> None:
         self._run = run
@@ -48,7 +48,7 @@ class Host:
         return self._hear(ended)
 
     def lived(self, store: str, instance: str, start_ms: int, ticks: int = 20) -> Path:
-        """A VM that lived, in a store of that name; gives the store's folder."""
+        """Store the life of a VM; returns the store's folder."""
         path, data = self._folder / store, self._folder / f"{store}.stream"
         values = struct.pack(f"<{len(SERIES)}d", *range(len(SERIES)))
         header = Header(instance, start_ms, (), 1000, SERIES)
@@ -92,18 +92,18 @@ def test_each_symptom_looks_as_documented(host: Host, prometheus: Prometheus, tm
     assert host.run("rondo-push", ahead, "--remote-write", here) == 0
     host.lived("far", "vm-8", now_ms + 7_200_000)
 
-    # A cursor that somebody wrote to.
+    # A cursor that was edited.
     (store / "cursor_prometheus.json").write_text("{\n")
     assert host.run("rondo-push", store, "--remote-write", here) == 65
 
-    # A socket that nobody listens on.
+    # A socket without a listener.
     left_over = tmp_path / "store.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(left_over))
     flags = ("--duration", "1s", "--linger", "1s", "--serial", "none")
     assert host.run("rondo-vmm", *flags, "--output", f"unix:{left_over}") == 75
 
-    # One is another test's, tests/vmm/test_kvm.py: it wants a user who may not open /dev/kvm.
+    # tests/vmm/test_kvm.py has one that needs a user without access to /dev/kvm.
     others = {line for line in documented() if line.startswith("rondo-vmm: PATH may not be opened")}
     assert len(others) == 1
     assert len(documented()) == 10

@@ -1,7 +1,6 @@
-"""The units of deploy/systemd: judged by systemd's own programs, and their lines run with real VMs.
+"""The units of deploy/systemd: checked by systemd's own programs, and their lines run with real VMs.
 
-They say what is wrong with a unit, not what hardening a program does not bear: that takes a systemd that
-runs, and is in tests/linux/test_systemd_boot.py.
+Hardening that breaks a program shows only under a running systemd: tests/linux/test_systemd_boot.py.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ Program = Callable[[str], Path]
 
 
 def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
-    # Whether somebody has made man pages in this checkout is no matter here: see tests/test_wheel.py.
+    # Independent of man pages in this checkout: see tests/test_wheel.py.
     command = ["make", "--no-print-directory", target, "SHARE=/nowhere", *variables]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree that `make install-systemd` makes, with the commands of this checkout in the units."""
+    """The tree of `make install-systemd`, with the commands of this checkout in the units."""
     tree = tmp_path_factory.mktemp("installed")
     made = make("install-systemd", f"DESTDIR={tree}", f"BINDIR={BIN}")
     assert made.returncode == 0, made.stderr
@@ -68,7 +67,7 @@ def units(tree: Path) -> Path:
 
 
 def said(command: list[str | Path], **variables: str) -> str:
-    """All that a command says; it must end well."""
+    """The output of a command, which must succeed."""
     process = subprocess.run(
         command,
         env=os.environ | variables,
@@ -82,7 +81,7 @@ def said(command: list[str | Path], **variables: str) -> str:
     return process.stdout
 
 
-def test_what_is_installed_and_what_goes_again(tmp_path: Path) -> None:
+def test_install_and_uninstall(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     first = make("install-systemd", f"DESTDIR={tree}", "PREFIX=/usr", f"BINDIR={BIN}")
     names = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
@@ -92,7 +91,7 @@ def test_what_is_installed_and_what_goes_again(tmp_path: Path) -> None:
     assert names == config | libraries
     assert "systemctl enable --now rondo-store.socket" in first.stdout
 
-    # What is configured stays, whatever comes or goes.
+    # Configuration stays over install and uninstall.
     (tree / "etc/rondo/push.env").write_text("RONDO_REMOTE_WRITE=http://mine/\n")
     again = make("install-systemd", f"DESTDIR={tree}", "PREFIX=/usr", f"BINDIR={BIN}")
     assert "push.env (kept as it is)" in again.stdout
@@ -100,15 +99,15 @@ def test_what_is_installed_and_what_goes_again(tmp_path: Path) -> None:
     assert {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()} == config
     assert (tree / "etc/rondo/push.env").read_text() == "RONDO_REMOTE_WRITE=http://mine/\n"
 
-    # Units that would start what is not there are said.
+    # Missing commands of units are reported.
     missing = make("install-systemd", f"DESTDIR={tmp_path / 'other'}", "BINDIR=/nowhere")
     assert (missing.returncode, missing.stderr.count("\n")) == (0, 1)
     assert "/nowhere/rondo-store" in missing.stderr
 
 
-def test_systemd_finds_no_fault_with_the_units(installed: Path, program: Program, tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(installed: Path, program: Program, tmp_path: Path) -> None:
     analyze = program("systemd-analyze")
-    # The units of systemd itself: this machine's, or those that came with the program.
+    # systemd's own units: this machine's, or those of the fetched program.
     system = [root_of("systemd") / "lib/systemd/system", root_of("systemd") / "usr/lib/systemd/system"]
     path = ":".join(map(str, [units(installed), *system, "/lib/systemd/system"]))
     paths = [units(installed) / name for name in UNITS]
@@ -128,16 +127,14 @@ def test_systemd_finds_no_fault_with_the_units(installed: Path, program: Program
     push = units(installed) / "rondo-push.service"
     assert said([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}") == ""
 
-    # The door is shut: a wrong line is noticed.
+    # The check works: a wrong line is reported.
     drop_in.write_text("[Service]\nLoadCredentials=token\n")
     found = said([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}")
     assert "Unknown key" in found
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_a_service_may_do_is_no_more_than_documented(
-    installed: Path, program: Program, name: str
-) -> None:
+def test_exposure_is_at_most_as_documented(installed: Path, program: Program, name: str) -> None:
     report = said([program("systemd-analyze"), "security", "--offline=true", units(installed) / name])
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
     assert found, report
@@ -157,7 +154,7 @@ def test_the_users_and_folders(installed: Path, program: Program) -> None:
         "group 'kvm'",
     ):
         assert f"Creating {line}" in users
-    # What the units name is what is made, and the line for tmpfiles names no one else.
+    # The units' users are created, and the line for tmpfiles has no other.
     store, vmm = Unit(SOURCE / "rondo-store.service"), Unit(SOURCE / "rondo-vmm@.service")
     listening = Unit(SOURCE / "rondo-store.socket")
     assert store.one("Service", "User") == listening.one("Socket", "SocketUser") == "rondo"
@@ -170,7 +167,7 @@ def test_the_users_and_folders(installed: Path, program: Program) -> None:
             line for line in (tree / "etc/passwd").read_text().splitlines() if line.startswith("rondo:")
         ]
         uid = int(line.split(":")[2])
-        # Else rondo could not give its own socket to the VMs' group, as a store without systemd does.
+        # Needed without systemd: a store gives its own socket to the VMs' group.
         groups = (tree / "etc/group").read_text().splitlines()
         members = next(line for line in groups if line.startswith("rondo-vmm:")).split(":")[3].split(",")
         assert {"rondo", "rondo-attach"} <= set(members)
@@ -180,7 +177,7 @@ def test_the_users_and_folders(installed: Path, program: Program) -> None:
 
 
 class Host:
-    """A host in a folder: the units' lines, with their paths in it, and the commands of this checkout."""
+    """A host in a folder: the units' lines with paths in that folder, and the commands of this checkout."""
 
     def __init__(self, tree: Path, folder: Path) -> None:
         self._units = units(tree)
@@ -208,7 +205,7 @@ class Host:
 
     @contextmanager
     def serving(self, program: Program) -> Iterator[socket.socket]:
-        """rondo-store by its unit, behind its unit's socket; gives what it says to its service manager."""
+        """rondo-store by its unit, with its unit's socket; yields the socket of its service manager."""
         listening = self.unit("rondo-store.socket").one("Socket", "ListenStream")
         activate: list[str | Path] = [program("systemd-socket-activate"), "-l", listening]
         told = str(self.etc / "notify")
@@ -238,7 +235,7 @@ def host(installed: Path, tmp_path: Path) -> Host:
     return Host(installed, tmp_path)
 
 
-def test_a_vm_a_store_and_a_push_by_the_lines_of_their_units(
+def test_a_vm_a_store_and_a_push_run_by_their_units_lines(
     host: Host, program: Program, prometheus: Prometheus
 ) -> None:
     demo = host.etc / "vmm" / "demo.conf"
@@ -247,12 +244,12 @@ def test_a_vm_a_store_and_a_push_by_the_lines_of_their_units(
     push.write_text(push.read_text().replace("http://127.0.0.1:9090/api/v1/write", prometheus.write_url))
     with host.serving(program) as manager:
         vmm = host.command("rondo-vmm@.service", "demo")
-        vmm[vmm.index("kvm")] = "auto"  # also where this machine has none
+        vmm[vmm.index("kvm")] = "auto"  # for machines without KVM
         said(list(vmm))
-        assert manager.recv(100) == b"READY=1"  # as Type=notify wants it
+        assert manager.recv(100) == b"READY=1"  # for Type=notify
         assert host.unit("rondo-store.service").one("Service", "Type") == "notify"
 
-        # The VM's end is stored when it has ended, so one push delivers its whole life; silently.
+        # The VM's end is stored, so one push delivers the whole life, without output.
         once = host.command("rondo-push-once.service")
         assert said(list(once)) == ""
     (session,) = [one for one in Store(host.store).sessions() if one.instance == "demo"]
@@ -265,7 +262,7 @@ def test_a_vm_a_store_and_a_push_by_the_lines_of_their_units(
     assert prometheus.samples('store_ticks_total{instance="rondo-store",host="this-host"}')
 
 
-def test_a_feed_by_the_line_of_its_unit(host: Host, program: Program) -> None:
+def test_a_feed_runs_by_its_units_line(host: Host, program: Program) -> None:
     page = b"# TYPE jobs gauge\njobs 3\n"
 
     def fed() -> list[Session]:
@@ -292,11 +289,11 @@ def test_a_feed_by_the_line_of_its_unit(host: Host, program: Program) -> None:
     assert {"jobs", "up", "scrape_duration_seconds"} == {series.name for series in session.header.series}
 
 
-def test_the_push_as_a_daemon_delivers_and_at_sigterm_what_is_left(
+def test_the_daemon_delivers_and_at_sigterm_delivers_the_rest(
     host: Host, prometheus: Prometheus, run: Run
 ) -> None:
     def lived(instance: str) -> None:
-        """A VM that lived, in the store."""
+        """Store the life of a VM."""
         stream = host.etc / f"{instance}.stream"
         flags = ("--duration", "1s", "--instance", instance, "--output", stream)
         assert run("rondo-vmm", *flags).returncode == 0
@@ -316,7 +313,7 @@ def test_the_push_as_a_daemon_delivers_and_at_sigterm_what_is_left(
         assert delivered("vm-1")
         lived("vm-2")
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.communicate(timeout=PATIENCE_S)[1].startswith("rondo-push: ")  # its numbers
+        assert daemon.communicate(timeout=PATIENCE_S)[1].startswith("rondo-push: ")  # its summary
         assert daemon.returncode == 0
     finally:
         daemon.kill()
@@ -324,8 +321,8 @@ def test_the_push_as_a_daemon_delivers_and_at_sigterm_what_is_left(
     assert delivered("vm-2")
 
 
-def test_a_service_is_given_the_time_that_it_takes_to_stop(host: Host) -> None:
-    """Its own bounds, of docs/remote-write.md and rondo-vmm --help, are below systemd's patience."""
+def test_a_service_has_enough_time_to_stop(host: Host) -> None:
+    """Its own time-outs, in docs/remote-write.md and rondo-vmm --help, are below systemd's."""
 
     def seconds(name: str) -> float:
         return float(host.unit(name).one("Service", "TimeoutStopSec"))
@@ -339,7 +336,7 @@ def test_a_service_is_given_the_time_that_it_takes_to_stop(host: Host) -> None:
         assert seconds(name) > inspect.signature(command).parameters["linger"].default / 1000
 
 
-def test_the_watcher_has_what_a_restart_needs_and_two_capabilities() -> None:
+def test_the_watcher_can_restart_and_has_two_capabilities() -> None:
     unit = Unit(SOURCE / "rondo-attach.service")
     assert unit.one("Service", "Type") == "notify"
     assert unit.one("Service", "FileDescriptorStoreMax") == "4"  # two maps, two links
@@ -350,7 +347,7 @@ def test_the_watcher_has_what_a_restart_needs_and_two_capabilities() -> None:
     assert unit.one("Service", "SupplementaryGroups") in vmm.one("Service", "SupplementaryGroups").split()
 
 
-def test_every_service_is_hardened_alike() -> None:
+def test_every_service_is_hardened_equally() -> None:
     """What one may not, none may, but for what each is there for."""
     names = "NoNew|Protect|Restrict|Lock|MemoryDeny|SystemCall|RemoveIPC|Capability|Private"
     hardening = {
@@ -361,7 +358,7 @@ def test_every_service_is_hardened_alike() -> None:
         "rondo-store.service": set(),
         "rondo-push.service": {"PrivateNetwork=yes"},
         "rondo-push-once.service": {"PrivateNetwork=yes"},
-        "rondo-vmm@.service": {"PrivateDevices=yes"},  # would hide /dev/kvm
+        "rondo-vmm@.service": {"PrivateDevices=yes"},  # it would hide /dev/kvm
         "rondo-feed@.service": {"PrivateNetwork=yes"},
         "rondo-serve.service": set(),
     }
@@ -370,8 +367,8 @@ def test_every_service_is_hardened_alike() -> None:
     assert len(everything) >= 22
     assert everything - attach == {
         "CapabilityBoundingSet=",
-        "PrivateNetwork=yes",  # would make the name that one watcher of all has another in each
-        "PrivateUsers=yes",  # no event of KVM comes there, and no BPF is allowed
+        "PrivateNetwork=yes",  # it would defeat the lock of the one watcher of all VMs
+        "PrivateUsers=yes",  # without KVM's events, and BPF is refused
         "ProtectProc=invisible",
     }
     for name, lines in hardening.items():
@@ -381,10 +378,10 @@ def test_every_service_is_hardened_alike() -> None:
     assert vmm.all("Service", "DeviceAllow") == ["/dev/kvm rw"]
 
 
-def test_the_examples_in_the_configuration_are_right(
+def test_the_examples_in_the_configuration_are_valid(
     run: Run,
 ) -> None:
-    """Lines that are there to be uncommented have flags that there are, with values that are taken."""
+    """Lines to uncomment have existing flags with valid values."""
     for name, command in {
         "store.env": ["rondo-store", "DIR"],
         "push.env": ["rondo-push"],
@@ -397,6 +394,6 @@ def test_the_examples_in_the_configuration_are_right(
         assert found, name
         for line in found:
             answer = run(*command, *shlex.split(line.partition("=")[2]), "-Z")
-            # What is wrong with others would be said before.
+            # Errors of other flags would be reported before this one.
             assert b"unrecognized arguments: -Z\n" in answer.stderr, (line, answer.stderr)
     assert environment(SOURCE / "rondo" / "push.env")["RONDO_REMOTE_WRITE"].startswith("http://")

@@ -1,7 +1,7 @@
-"""A real node-exporter: what arrives by rondo-feed, store and push is what a real Prometheus has scraped.
+"""A real node-exporter: samples by rondo-feed, store and push equal those that a real Prometheus has scraped.
 
-Strategy: a recorder stands between. It asks the exporter for a page each second, and gives both scrapers the
-newest one. A page has a number in it, so samples are compared page by page, whenever each scraper came by.
+Strategy: a recorder requests a page from the exporter each second, and serves the newest one to both
+scrapers. Each page has a number, so samples are compared page by page, at whatever times they were scraped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support.needs import PATIENCE_S
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = 5
 NUMBER = "recorder_page_number"
-# What Prometheus says of a scrape, and rondo-feed of its own.
+# Series about the scrape, which both scrapers add.
 OF_SCRAPES = {"up", "scrape_duration_seconds"}
 NOT_ON_PAGES = OF_SCRAPES | {
     "scrape_samples_scraped", "scrape_samples_post_metric_relabeling", "scrape_series_added"
@@ -35,7 +35,7 @@ NOT_ON_PAGES = OF_SCRAPES | {
 
 
 class Recorder:
-    """Serves the newest page of an exporter, packed if that is wanted."""
+    """Serves the newest page of an exporter, compressed on request."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -100,7 +100,7 @@ def recording(program: Path) -> Iterator[Recorder]:
 
 
 def by_page(samples: dict[Labels, list[tuple[int, str]]]) -> dict[int, dict[Labels, int]]:
-    """The bits of the values, by the page that they were on and by labels without job and instance."""
+    """The bits of the values, by page and by labels without job and instance."""
     page_at: dict[int, int] = {}
     for labels, pairs in samples.items():
         if dict(labels)["__name__"] == NUMBER:
@@ -110,7 +110,7 @@ def by_page(samples: dict[Labels, list[tuple[int, str]]]) -> dict[int, dict[Labe
         own = tuple(label for label in labels if label[0] not in ("job", "instance"))
         if dict(own)["__name__"] not in NOT_ON_PAGES:
             for t_ms, value in pairs:
-                if value != "NaN":  # in a stream that is no value
+                if value != "NaN":  # which means no value in a stream
                     found[page_at[t_ms]][own] = int.from_bytes(struct.pack(">d", float(value)))
     return found
 
@@ -119,7 +119,7 @@ def command(name: str) -> list[str]:
     return [sys.executable, str(ROOT / "bin" / name)]
 
 
-def test_what_is_fed_is_what_prometheus_scrapes(
+def test_fed_samples_equal_scraped_ones(
     program: Callable[[str], Path], prometheus: Prometheus, tmp_path: Path
 ) -> None:
     store, socket = tmp_path / "vmm_metrics", tmp_path / "store.sock"

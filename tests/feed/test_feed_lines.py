@@ -24,7 +24,7 @@ HOLD = 5_000
 
 
 class Input:
-    """Lines that are given at a time."""
+    """Gives lines at simulated times."""
 
     def __init__(self, hold_ms: int = HOLD, interval_ms: int = 1000) -> None:
         self.sink = Sink()
@@ -39,7 +39,7 @@ class Input:
         return self
 
     def until(self, now: int) -> Input:
-        """Let time pass: wake whenever it is due."""
+        """Let time pass, and call `on_time` whenever it is due."""
         while not self.lines.is_over:
             wait = self.lines.wait_ms(self.now)
             if self.now + wait > now:
@@ -74,17 +74,17 @@ def test_each_interval_has_a_tick_of_the_newest_values() -> None:
     assert [one.kind for one in header.series] == ["gauge", "counter"]
 
 
-def test_a_value_stands_for_so_long_and_then_there_is_none() -> None:
+def test_a_value_is_repeated_for_hold_and_then_gone() -> None:
     given = Input().say("x 1").until(SECOND + 3_900).say("y 1").until(SECOND + 30_000)
     assert [at for at, values in given.rows if "x" in values] == [1, 2, 3, 4, 5]
     assert [at for at, values in given.rows if "y" in values] == [4, 5, 6, 7, 8]
-    # One tick without any value, and then silence until there is one again.
+    # One tick without any value, then no tick until there is a value again.
     assert [at for at, values in given.rows if not values] == [9]
     given.say("x 2").until(SECOND + 31_100)
     assert given.rows[-1] == (31, {"x": 2})
 
 
-def test_a_series_that_comes_later_brings_a_header_of_the_same_session() -> None:
+def test_a_later_series_gets_a_header_of_the_same_session() -> None:
     given = Input().say("x 1").until(SECOND + 1_500).say('y{a="b"} 1').until(SECOND + 2_100)
     first, second = given.sink.headers
     assert (first.instance, first.start_ms) == (second.instance, second.start_ms)
@@ -92,7 +92,7 @@ def test_a_series_that_comes_later_brings_a_header_of_the_same_session() -> None
     assert given.rows == [(1, {"x": 1}), (2, {"x": 1, 'y{a="b"}': 1})]
 
 
-def test_a_header_leaves_out_what_has_gone_and_takes_it_up_again() -> None:
+def test_a_header_leaves_out_series_until_they_come_back() -> None:
     given = Input().say("x 1").until(SECOND + 9_500).say("y 1").until(SECOND + 10_500).say("x 2")
     given.until(SECOND + 11_100)
     assert [[str(one) for one in header.series] for header in given.sink.headers] == [
@@ -103,12 +103,12 @@ def test_a_header_leaves_out_what_has_gone_and_takes_it_up_again() -> None:
     assert given.rows[-1] == (11, {"y": 1, "x": 2})
 
 
-def test_a_series_too_many_is_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_series_beyond_the_limit_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     given = Input().say(*(f"x{i} 1" for i in range(MAX_SERIES + 1))).until(SECOND + 1_100)
     assert len(given.rows[0][1]) == MAX_SERIES
     assert f"line {MAX_SERIES + 1} is left out: over {MAX_SERIES} series" in caplog.text
     assert given.lines.refused == 1
-    # Those that have gone make way, but for one that is given again.
+    # Series that went away are replaced, except one that is given again.
     given.until(SECOND + 9_000).say("x0 2", *(f"y{i} 1" for i in range(MAX_SERIES - 1))).until(
         SECOND + 10_100
     )
@@ -117,7 +117,7 @@ def test_a_series_too_many_is_left_out_and_said(caplog: pytest.LogCaptureFixture
     assert given.lines.refused == 1
 
 
-def test_series_that_come_all_the_time_wait_where_headers_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_series_wait_if_headers_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     most, per_ms = 20_000, 1
     monkeypatch.setattr(session, "_HEADER_BYTES", most)
     monkeypatch.setattr(session, "_HEADER_BYTES_PER_MS", per_ms)
@@ -127,19 +127,19 @@ def test_series_that_come_all_the_time_wait_where_headers_are_large(monkeypatch:
     sizes = [len(stream.encode(header)) for header in given.sink.headers]
     assert max(sizes) > 5 * per_ms * 1_000
     assert most < sum(sizes) < most + 30_000 * per_ms + max(sizes)
-    assert {"y1", "y2"} < given.rows[3][1].keys()  # some come at once
+    assert {"y1", "y2"} < given.rows[3][1].keys()  # some at once
     given.until(SECOND + 60_000)
-    assert {f"y{second}" for second in range(1, 31)} < given.rows[-1][1].keys()  # and in the end all
+    assert {f"y{second}" for second in range(1, 31)} < given.rows[-1][1].keys()  # all in the end
 
 
-def test_help_goes_where_a_header_would_be_too_large() -> None:
+def test_a_header_that_is_too_large_loses_its_help_texts() -> None:
     helps = [f"# HELP x{i} {'h' * 1000}" for i in range(1_500)]
     given = Input().say(*helps, *(f"x{i} 1" for i in range(1_500))).until(SECOND + 1_100)
     assert len(given.rows[0][1]) == 1_500
     assert {one.help for one in given.sink.headers[0].series} == {""}
 
 
-def test_series_that_fit_into_no_header_are_left_out_and_the_others_are_not() -> None:
+def test_series_that_do_not_fit_into_a_header_are_left_out() -> None:
     large = [f'x{{i="{i}",a="{"v" * 1000}"}} 1' for i in range(1_500)]
     given = Input().say("y 1").until(SECOND + 1_500).say(*large, "y 2").until(SECOND + 2_100)
     assert given.rows == [(1, {"y": 1}), (2, {"y": 2})]
@@ -147,7 +147,7 @@ def test_series_that_fit_into_no_header_are_left_out_and_the_others_are_not() ->
     assert Input().say(*large).until(SECOND + 2_100).end().until(SECOND + 9_000).rows == []
 
 
-def test_lines_that_are_left_out_are_said_with_their_number(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_have_the_number_of_the_line(caplog: pytest.LogCaptureFixture) -> None:
     given = Input().say("x 1", "garbage", "y", "", 'z{instance="b"} 1', "w 2").until(SECOND + 1_100)
     assert given.rows == [(1, {"x": 1, "w": 2})]
     assert given.lines.refused == 3
@@ -161,13 +161,13 @@ def test_lines_that_are_left_out_are_said_with_their_number(caplog: pytest.LogCa
 
 def test_a_stream_in_place_of_text_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     given = Input()
-    given.lines.take(b"\x87\xa5rondo\x01\n\x91\n\x92\n", START)  # a header, and what looks like lines
+    given.lines.take(b"\x87\xa5rondo\x01\n\x91\n\x92\n", START)  # a header, and bytes that look like lines
     assert given.lines.refused == 3
     (record,) = caplog.records
     assert "line 1 is left out: this is a rondo stream" in record.message
 
 
-def test_a_line_without_an_end_is_none() -> None:
+def test_a_line_without_newline_is_refused() -> None:
     given = Input()
     given.lines.take(b"x 12", START)
     given.until(SECOND + 2_000)
@@ -178,7 +178,7 @@ def test_a_line_without_an_end_is_none() -> None:
     assert given.lines.refused == 1
 
 
-def test_a_huge_line_is_dropped_as_it_comes() -> None:
+def test_a_huge_line_takes_no_memory() -> None:
     given = Input().say("x 1")
     for _ in range(100):
         given.lines.take(b"y" * MAX_LINE, given.now)
@@ -194,7 +194,7 @@ LINES = st.sampled_from(
 
 
 @hypothesis.given(st.lists(LINES, max_size=12), st.lists(st.integers(0, 400), max_size=6))
-def test_it_does_not_matter_in_which_pieces_the_input_comes(lines: list[str], cuts: list[int]) -> None:
+def test_the_result_does_not_depend_on_the_pieces_of_the_input(lines: list[str], cuts: list[int]) -> None:
     data = "\n".join(lines).encode()
     whole, pieces = Input(), Input()
     whole.lines.take(data, START)
@@ -211,7 +211,7 @@ def test_it_does_not_matter_in_which_pieces_the_input_comes(lines: list[str], cu
 # --- the end of the input --------------------------------------------------------------------------------
 
 
-def test_at_the_end_of_the_input_its_values_are_shown_for_a_while() -> None:
+def test_values_are_repeated_after_the_end_of_the_input() -> None:
     given = Input().say("x 1").end()
     assert given.lines.is_held
     given.until(SECOND + 20_000)
@@ -240,7 +240,7 @@ def test_an_input_without_a_value_has_no_session() -> None:
         assert given.sink.data == b""
 
 
-def test_told_to_stop_it_sends_what_has_come_since_the_last_tick() -> None:
+def test_stop_sends_the_values_since_the_last_tick() -> None:
     given = Input().say("x 1").until(SECOND + 1_100).say("x 2")
     given.lines.stop("signal", SECOND + 1_200)
     assert given.rows == [(1, {"x": 1}), (1.2, {"x": 2})]
@@ -250,7 +250,7 @@ def test_told_to_stop_it_sends_what_has_come_since_the_last_tick() -> None:
 # --- the clock -------------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_is_set_back_ends_the_session_and_begins_another() -> None:
+def test_a_clock_set_back_far_ends_the_session_and_begins_another() -> None:
     given = Input().say("x 1").until(SECOND + 2_100)
     given.now -= 3_600_000
     given.lines.on_time(given.now)
@@ -262,14 +262,14 @@ def test_a_clock_that_is_set_back_ends_the_session_and_begins_another() -> None:
     assert given.rows[-1] == (-3_596, {"x": 1})
 
 
-def test_an_end_right_after_the_clock_was_set_back_is_that_of_the_session() -> None:
+def test_an_end_after_the_clock_was_set_back_ends_the_old_session() -> None:
     given = Input().say("x 1").until(SECOND + 2_100)
     given.lines.on_time(SECOND - 3_600_000)
     given.lines.stop("signal", SECOND - 3_600_000)
     assert given.sink.ends == [stream.End("clock", SECOND + 2_000)]
 
 
-def test_a_clock_that_is_set_back_a_little_leaves_a_gap() -> None:
+def test_a_clock_set_back_a_little_leaves_a_gap() -> None:
     given = Input().say("x 1").until(SECOND + 3_100)
     given.now = SECOND + 1_100
     given.until(SECOND + 4_100)
@@ -280,7 +280,7 @@ def test_a_clock_that_is_set_back_a_little_leaves_a_gap() -> None:
 # --- with times ------------------------------------------------------------------------------------------
 
 
-def test_lines_of_one_time_are_a_tick_of_that_time() -> None:
+def test_lines_with_the_same_time_are_one_tick() -> None:
     given = (
         Input(hold_ms=2_000).say("x 1 1600000000", "y 1 1600000000", "x 2 1600000001", "x 3 1600000004").end()
     )
@@ -291,19 +291,19 @@ def test_lines_of_one_time_are_a_tick_of_that_time() -> None:
     ]
     assert given.sink.headers[0].start_ms == 1_600_000_000_000
     assert given.sink.ends == [stream.End("eof", 1_600_000_004_000)]
-    assert given.lines.is_over  # long ago: there is nothing to show
+    assert given.lines.is_over  # the times are long ago: nothing is repeated
 
 
-def test_the_newest_lines_with_a_time_do_not_wait_for_the_next() -> None:
+def test_the_newest_lines_are_sent_after_an_interval() -> None:
     given = Input().say(f"x 1 {SECOND}").until(START + 900)
-    assert given.rows == []  # there may be more of that time
+    assert given.rows == []  # more lines of that time may come
     assert given.until(START + 1_100).rows == [(0, {"x": 1})]
     given.say(f"y 1 {SECOND}", f"x 2 {SECOND + 2_000}").until(START + 9_000)
     assert given.rows == [(0, {"x": 1}), (2, {"x": 2})]
-    assert given.lines.refused == 1  # its tick is out
+    assert given.lines.refused == 1  # its tick was sent
 
 
-def test_times_that_were_just_now_are_held_as_all_values() -> None:
+def test_values_with_recent_times_are_held_too() -> None:
     given = Input().say(f"x 1 {SECOND}").end().until(SECOND + 20_000)
     assert [at for at, _ in given.rows] == [0, 1, 2, 3, 4]
     assert given.sink.ends == [stream.End("eof", SECOND + 4_000)]
@@ -320,7 +320,7 @@ def test_times_that_were_just_now_are_held_as_all_values() -> None:
         (["x 1", "y 1 1600000001"], "had no time and it has one: give a time to all lines or to none"),
     ],
 )  # fmt: skip
-def test_times_that_cannot_be_are_said(lines: list[str], why: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_times_are_reported(lines: list[str], why: str, caplog: pytest.LogCaptureFixture) -> None:
     given = Input().say(*lines).end().until(SECOND + 20_000)
     assert given.lines.refused == 1
     assert "line 2 is left out" in caplog.text

@@ -1,4 +1,4 @@
-"""Pages as ticks: a scraper that the test gives its answers, and a clock that it sets."""
+"""Pages as ticks, with a fake scraper and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OWN = NONE | {"up": 1.0}
 
 
 class FakeScraper:
-    """What Pages uses of a Scraper."""
+    """The methods of a Scraper that Pages uses."""
 
     name = "http://exporter/metrics"
     left_s = 0.9
@@ -95,7 +95,7 @@ def test_a_series_that_is_not_on_the_page_has_no_value() -> None:
         (("x 2 1700000001", "y 1"), "", "--ignore-times"),
         (("x 2 4100000000",), "", "10 min ahead of this clock; --ignore-times"),
         (("x 2", *(f"x{i} 1" for i in range(MAX_SERIES))), "", f"over {MAX_SERIES} series"),
-        (("x 2", *(f"x{i} 1" for i in range(MAX_SERIES - 2))), "", "--match"),  # up and the duration are two
+        (("x 2", *(f"x{i} 1" for i in range(MAX_SERIES - 2))), "", "--match"),  # with up and the duration
         (("x 2", *(f'x{{i="{i}",a="{"v" * 1000}"}} 1' for i in range(1500))), "", "choose some with --match"),
     ],
 )
@@ -105,7 +105,7 @@ def test_a_bad_page_is_a_tick_too(
     caplog.set_level("INFO")
     exporter = Exporter().page("x 1").page(*lines, error=error).page(*lines, error=error).page("x 4")
     assert exporter.rows == [(1, OWN | {"x": 1}), (2, NONE), (3, NONE), (4, OWN | {"x": 4})]
-    first, second = (record.getMessage() for record in caplog.records)  # once, and when it is over
+    first, second = (record.getMessage() for record in caplog.records)  # the failure, and its end
     assert first.startswith("http://exporter/metrics: ")
     assert why in first
     assert "good again" in second
@@ -118,25 +118,25 @@ def test_the_first_page_may_be_bad() -> None:
     assert too_large.rows == [(1, NONE)]
 
 
-def test_a_page_as_large_as_can_be_and_another_after_it() -> None:
+def test_the_largest_page_and_another_after_it() -> None:
     exporter = Exporter()
     for letter in "xy":
         exporter.page(*(f"{letter}{i} 1" for i in range(MAX_SERIES - 2)))
     assert [len(values) for _, values in exporter.rows] == [MAX_SERIES] * 2
 
 
-def test_of_a_series_that_is_there_twice_the_first_counts(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_line_of_a_repeated_series_counts(caplog: pytest.LogCaptureFixture) -> None:
     exporter = Exporter().page("x 1", "x 2").page("x 3", "x 4")
     assert exporter.rows == [(1, OWN | {"x": 1}), (2, OWN | {"x": 3})]
     (record,) = caplog.records
     assert "only the first of each counts" in record.getMessage()
 
 
-def test_what_is_said_of_the_scrape_is_ours_to_say() -> None:
+def test_a_page_cannot_replace_up_and_the_duration() -> None:
     assert Exporter().page("up 7", 'up{job="a"} 7').rows == [(1, OWN | {'up{job="a"}': 7})]
 
 
-def test_the_time_of_the_page_is_that_of_the_tick(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_time_of_the_page_is_the_ticks_time(caplog: pytest.LogCaptureFixture) -> None:
     exporter = Exporter().page(f"x 1 {START + 100}")
     exporter.page(f"x 1 {START + 100}").page(f"x 2 {START + 900}")
     assert exporter.rows == [(0.4, OWN | {"x": 1}), (1.2, OWN | {"x": 2})]  # the same page is no other tick
@@ -147,20 +147,20 @@ def test_the_time_of_the_page_is_that_of_the_tick(caplog: pytest.LogCaptureFixtu
     assert exporter.rows == [(1, OWN | {"x": 1, "y": 1}), (2, OWN | {"x": 2})]
 
 
-def test_a_scrape_that_goes_on_is_waited_for() -> None:
+def test_a_running_scrape_is_waited_for() -> None:
     exporter = Exporter()
     exporter.pages.on_time(SECOND + 1_000)
     for now in (1_400, 2_000, 2_600):
         exporter.pages.on_time(SECOND + now)
     assert (exporter.scraper.begun, exporter.rows) == (1, [])
-    assert exporter.pages.wait_ms(SECOND + 2_600) == 900  # what it has left
+    assert exporter.pages.wait_ms(SECOND + 2_600) == 900  # until its deadline
     exporter.scraper.result = Scraped(b"x 1\n", "", 0.25)
     exporter.pages.on_time(SECOND + 2_700)
     assert exporter.rows == [(1, OWN | {"x": 1})]
     assert exporter.scraper.begun == 2
 
 
-def test_a_clock_that_is_set_back_and_a_signal() -> None:
+def test_a_clock_set_back_and_a_signal() -> None:
     exporter = Exporter().page("x 1")
     exporter.now -= 3_600_000
     exporter.pages.on_time(exporter.now)

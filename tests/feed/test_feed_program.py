@@ -1,4 +1,4 @@
-"""rondo-feed as a program: pipes, stores that die, cron, ends, and what is wrong with a command line."""
+"""rondo-feed as a program: pipes, killed stores, cron, ends, and wrong command lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.needs import PATIENCE_S
 ROOT = Path(__file__).resolve().parents[2]
 FEED = [sys.executable, str(ROOT / "bin" / "rondo-feed")]
 WAITING = "import sys; from rondo_tools.feed import cli, single; single._WAIT_S = {}; sys.exit(cli.main())"
-"""The same, with so much patience for one that has the instance."""
+"""The same, with this time-out for another process that has the instance."""
 
 
 def events_of(data: bytes) -> list[Header | Tick | End]:
@@ -40,14 +40,14 @@ def events_of(data: bytes) -> list[Header | Tick | End]:
 
 
 def fed(run: Run, text: str, *flags: str | Path, status: int = 0) -> tuple[list[Header | Tick | End], str]:
-    """What rondo-feed makes of an input, and what it says."""
+    """The events that rondo-feed makes of an input, and its standard error."""
     ran = run("rondo-feed", *flags, input=text.encode(), stdin=None)
     assert ran.returncode == status, ran.stderr
     return events_of(ran.stdout), ran.stderr.decode()
 
 
 def until(happened: Callable[[], object]) -> None:
-    """Wait for something that must happen."""
+    """Wait until `happened` returns something true."""
     deadline = time.monotonic() + PATIENCE_S
     while not happened():
         assert time.monotonic() < deadline, "it does not happen"
@@ -56,7 +56,7 @@ def until(happened: Callable[[], object]) -> None:
 
 @contextmanager
 def feeding(*flags: str | Path, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
-    """A rondo-feed with a pipe to say lines into."""
+    """A rondo-feed with a pipe for lines."""
     with subprocess.Popen(
         [*FEED, *flags], stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE
     ) as process:
@@ -73,7 +73,7 @@ def say(process: subprocess.Popen[bytes], *lines: str) -> None:
 
 
 class Served:
-    """A rondo-store on a Unix socket, that can be killed and started again."""
+    """A rondo-store on a Unix socket that can be killed and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "vmm_metrics"
@@ -112,7 +112,7 @@ def store(tmp_path: Path) -> Iterator[Served]:
 
 
 def values_of(session: Session, series: str) -> list[float]:
-    """Of each tick that has one."""
+    """The values of a series, without NaN."""
     rows = session.rows()
     column = [str(one) for one in session.header.series].index(series)
     return [value for value in rows.values[:, column].tolist() if value == value]
@@ -133,14 +133,14 @@ def test_a_line_becomes_a_session(run: Run) -> None:
     assert said == ""
 
 
-def test_the_instance_is_the_host_if_nobody_says_otherwise(run: Run) -> None:
+def test_the_default_instance_is_the_host(run: Run) -> None:
     header = fed(run, "x 1\n", "--hold", "0")[0][0]
     assert isinstance(header, Header)
     assert header.instance == os.uname().nodename
 
 
-def test_a_recorded_input_is_stored_once_however_often_it_is_fed(run: Run, tmp_path: Path) -> None:
-    """More than a backlog holds, into a pipe that is read slowly: nothing is dropped."""
+def test_a_recorded_input_fed_twice_is_stored_once(run: Run, tmp_path: Path) -> None:
+    """More ticks than a backlog, into a pipe that is read slowly: nothing is dropped."""
     recorded = "".join(
         f"x {i} {1_600_000_000 + i}\ny_total {2 * i} {1_600_000_000 + i}\n" for i in range(5_000)
     )
@@ -171,7 +171,7 @@ def test_a_recorded_input_is_stored_once_however_often_it_is_fed(run: Run, tmp_p
 
 
 def test_a_shell_loop_into_a_store(store: Served) -> None:
-    """The example of --help, quicker."""
+    """The example of --help, faster."""
     feed = " ".join(FEED)
     script = 'i=0; while [ $i -lt 20 ]; do i=$((i + 1)); echo "jobs_total $i"; sleep 0.1; done'
     script += f" | {feed} --instance box --interval 100ms --hold 0 --output {store.address}"
@@ -196,7 +196,7 @@ def test_readable_lines(run: Run) -> None:
 # --- stores that die -------------------------------------------------------------------------------------
 
 
-def test_a_store_that_is_killed_loses_nothing(store: Served) -> None:
+def test_a_killed_store_loses_nothing(store: Served) -> None:
     away = []
     with feeding("--instance", "box", "--interval", "100ms", "--output", store.address) as process:
         number = 0
@@ -228,7 +228,7 @@ def test_a_store_that_is_killed_loses_nothing(store: Served) -> None:
         assert [t for t in t_ms if begin_ms < t < end_ms]
 
 
-def test_a_feed_that_is_killed_leaves_what_it_has_fed(store: Served) -> None:
+def test_a_killed_feed_leaves_what_it_has_fed(store: Served) -> None:
     with feeding("--instance", "box", "--interval", "100ms", "--output", store.address) as process:
         say(process, "x 1")
         until(lambda: [one for one in store.sessions() if one.rows().t_ms.size > 3])
@@ -238,26 +238,26 @@ def test_a_feed_that_is_killed_leaves_what_it_has_fed(store: Served) -> None:
         "--instance", "box", "--interval", "100ms", "--hold", "0", "--output", store.address
     ) as process:
         process.communicate(b"x 2\n", PATIENCE_S)
-        assert process.returncode == 0  # a name is free again when its owner is gone
+        assert process.returncode == 0  # the lock is free again after its owner's death
     assert [values_of(one, "x")[-1] for one in store.sessions()] == [1, 2]
 
 
-def test_what_nobody_takes_is_said(run: Run, tmp_path: Path) -> None:
+def test_undelivered_ticks_are_reported(run: Run, tmp_path: Path) -> None:
     _, said = fed(
         run, "x 1\n", "--hold", "0", "--linger", "100ms", "--output", f"unix:{tmp_path / 'none'}", status=75
     )
     assert "1 of 1 tick not delivered" in said
 
 
-# --- holding, and who takes over -------------------------------------------------------------------------
+# --- holding and taking over -----------------------------------------------------------------------------
 
 
 def by_cron(store: Served, home: Path) -> subprocess.Popen[bytes]:
-    """Run the line of docs/feed.md as crontab(5) has it: by sh, with next to no environment."""
+    """Run the line of docs/feed.md like crontab(5): by sh, with almost no environment."""
     page = (ROOT / "docs" / "feed.md").read_text()
     (line,) = re.findall(r"^(?:\* ){5}me (.*rondo-feed.*)$", page, re.MULTILINE)
     command = line.replace(r"\%", "%")
-    assert "%" not in line.replace(r"\%", "")  # would be a newline, for cron
+    assert "%" not in line.replace(r"\%", "")  # cron would turn it into a newline
     for there, here in (
         ("/usr/local/bin/rondo-feed", shlex.join([sys.executable, "-c", WAITING.format(PATIENCE_S)])),
         ("unix:/run/rondo/store.sock", store.address),
@@ -277,7 +277,7 @@ def by_cron(store: Served, home: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_line_from_cron_is_shown_until_the_next_one_takes_over(store: Served, tmp_path: Path) -> None:
+def test_a_line_from_cron_is_repeated_until_the_next_takes_over(store: Served, tmp_path: Path) -> None:
     (tmp_path / "db.tar").write_bytes(b"1")
     first = by_cron(store, tmp_path)
     second = None
@@ -286,7 +286,7 @@ def test_a_line_from_cron_is_shown_until_the_next_one_takes_over(store: Served, 
         (tmp_path / "db.tar").write_bytes(b"12")
         second = by_cron(store, tmp_path)
         out, _ = first.communicate(timeout=PATIENCE_S)
-        assert out == b""  # else cron would send mail
+        assert out == b""  # cron would mail any output
         assert first.returncode == 0
         until(lambda: [one for one in store.sessions("backup") if values_of(one, "backup_bytes")[-1:] == [2]])
         assert second.poll() is None
@@ -300,10 +300,10 @@ def test_a_line_from_cron_is_shown_until_the_next_one_takes_over(store: Served, 
     assert old.end.reason == "eof"
     assert {*values_of(old, "backup_bytes")} == {1}
     assert {*values_of(new, "backup_bytes")} == {2}
-    assert old.rows().t_ms[-1] < new.rows().t_ms[0]  # never in turns
+    assert old.rows().t_ms[-1] < new.rows().t_ms[0]  # never both at once
 
 
-def test_of_many_from_cron_one_is_left(store: Served, tmp_path: Path) -> None:
+def test_one_of_many_from_cron_remains(store: Served, tmp_path: Path) -> None:
     (tmp_path / "db.tar").write_bytes(b"1")
     running = [by_cron(store, tmp_path) for _ in range(4)]
     try:
@@ -320,7 +320,7 @@ def test_of_many_from_cron_one_is_left(store: Served, tmp_path: Path) -> None:
     assert [one.end.reason for one in store.sessions("backup") if one.end is not None].count("eof") == 3
 
 
-def test_two_that_feed_the_same_instance_are_one_too_many(
+def test_a_second_feed_of_an_instance_is_refused(
     store: Served,
 ) -> None:
     with feeding("--instance", "box", "--output", store.address) as process:
@@ -331,7 +331,7 @@ def test_two_that_feed_the_same_instance_are_one_too_many(
         assert second.returncode == 69
         assert f"fed by another rondo-feed (process {process.pid})" in second.stderr.decode()
         assert "--instance" in second.stderr.decode()
-        # The first one is not disturbed, not even when it begins to hold.
+        # The first one continues, even when it begins to hold.
         assert process.stdin is not None
         process.stdin.close()
         ticks = store.sessions()[0].rows().t_ms.size
@@ -356,12 +356,12 @@ def test_a_signal_sends_the_last_values_and_the_end(number: signal.Signals, stor
 
 
 def unread(process: subprocess.Popen[bytes]) -> int:
-    """How many bytes of its input a process has not read."""
+    """The bytes of its input that a process has not read."""
     assert process.stdin is not None
     return int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
-def test_a_reader_that_has_gone_ends_it() -> None:
+def test_it_ends_with_its_reader() -> None:
     with feeding("--interval", "100ms") as process:
         say(process, "x 1")
         assert process.stdout is not None
@@ -372,7 +372,7 @@ def test_a_reader_that_has_gone_ends_it() -> None:
         assert b"not delivered" in process.stderr.read()
 
 
-def test_lines_that_were_left_out_make_the_status(run: Run) -> None:
+def test_left_out_lines_set_the_status(run: Run) -> None:
     events, said = fed(run, "x 1\ngarbage\n", "--hold", "0", status=65)
     assert [values for _, values in rows_of(events)] == [{"x": 1}]
     assert "line 2 is left out: not NAME" in said
@@ -380,7 +380,7 @@ def test_lines_that_were_left_out_make_the_status(run: Run) -> None:
     assert "without a value" in fed(run, "", status=65)[1]
 
 
-# --- what is wrong with a command line -------------------------------------------------------------------
+# --- wrong command lines ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,9 @@ def test_lines_that_were_left_out_make_the_status(run: Run) -> None:
         (["--output", "tcp:here"], "tcp:HOST:PORT"),
     ],
 )  # fmt: skip
-def test_a_wrong_flag_is_named(flags: Sequence[str], why: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_message_names_a_wrong_flag(
+    flags: Sequence[str], why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     try:
         status: object = cli.main(["--output", os.devnull, *flags])
     except SystemExit as exc:
@@ -413,7 +415,7 @@ def test_a_wrong_flag_is_named(flags: Sequence[str], why: str, capfd: pytest.Cap
     assert why in capfd.readouterr().err
 
 
-def test_the_stream_is_nothing_for_a_terminal() -> None:
+def test_the_stream_is_not_written_to_a_terminal() -> None:
     ours, theirs = pty.openpty()
     try:
         with feeding(stdout=theirs) as process:
@@ -425,7 +427,7 @@ def test_the_stream_is_nothing_for_a_terminal() -> None:
         os.close(theirs)
 
 
-def test_an_input_that_is_closed_is_said() -> None:
+def test_a_closed_input_is_reported() -> None:
     ran = subprocess.run(["sh", "-c", f"{' '.join(FEED)} <&-"], capture_output=True, timeout=PATIENCE_S)
     assert ran.returncode == 64
     assert b"standard input is closed" in ran.stderr

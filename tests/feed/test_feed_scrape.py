@@ -1,4 +1,4 @@
-"""One scrape over real sockets: what exporters answer, and what they do not."""
+"""One scrape over real sockets: exporters that answer well, badly or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Serve = Callable[[socket.socket, bytes], None]
 
 
 class Exporter:
-    """Answers each request with what a function sends; `requests` are their bytes, by connection."""
+    """Answers each request by a function; `requests` are their bytes, by connection."""
 
     def __init__(self, serve: Serve, tls: ssl.SSLContext | None = None) -> None:
         self._serve, self._tls = serve, tls
@@ -62,7 +62,7 @@ class Exporter:
                     requests.append(request)
                     self._serve(connection, request)
         except (OSError, StopIteration):
-            pass  # the scraper has gone, or the connection is to be closed
+            pass  # the scraper is gone, or the test closes the connection
 
     @staticmethod
     def _request(connection: socket.socket) -> bytes:
@@ -89,14 +89,14 @@ def exporter(serve: Serve | bytes, tls: ssl.SSLContext | None = None) -> Iterato
     def send(connection: socket.socket, _request: bytes) -> None:
         assert isinstance(serve, bytes)
         connection.sendall(serve)
-        raise StopIteration  # close it
+        raise StopIteration  # closes the connection
 
     with closing(Exporter(send if isinstance(serve, bytes) else serve, tls)) as running:
         yield running
 
 
 def one(scraper: Scraper) -> Scraped:
-    """Begin a scrape, and wait for what it brings."""
+    """Begin a scrape, and wait for its result."""
     scraper.begin()
     while (scraped := scraper.take()) is None:
         select.select([scraper], [], [], scraper.left_s)
@@ -119,7 +119,7 @@ def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | Non
     return "\r\n".join(lines).encode() + body
 
 
-def test_a_page_comes_as_it_is() -> None:
+def test_a_page_is_returned_unchanged() -> None:
     with exporter(OK) as running, closing(Scraper(Target(running.url()), PATIENCE_S)) as scraper:
         found = one(scraper)
         assert found[:2] == (PAGE, "")
@@ -139,7 +139,7 @@ def test_a_page_comes_as_it_is() -> None:
         b"HTTP/1.0 200 OK\r\n\r\nx 1\n",
     ],
 )
-def test_packed_in_pieces_or_to_the_end_of_the_connection(response: bytes) -> None:
+def test_compressed_chunked_and_unbounded_pages(response: bytes) -> None:
     assert scraped(response)[:2] == (PAGE, "")
 
 
@@ -159,13 +159,13 @@ def test_packed_in_pieces_or_to_the_end_of_the_connection(response: bytes) -> No
         (b"", "closed without an answer"),
     ],
 )  # fmt: skip
-def test_what_is_no_page_is_said(response: bytes, why: str) -> None:
+def test_errors_of_a_page_are_reported(response: bytes, why: str) -> None:
     found = scraped(response)
     assert found.page == b""
     assert why in found.error
 
 
-def test_a_page_is_bounded_packed_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_is_bounded_before_and_after_decompression(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrape, "MAX_PAGE", 100_000)
     lines = PAGE * 30_000
     for response in (answer(lines), answer(gzip.compress(lines, mtime=0), "Content-Encoding: gzip")):
@@ -175,18 +175,18 @@ def test_a_page_is_bounded_packed_or_not(monkeypatch: pytest.MonkeyPatch) -> Non
     assert scraped(answer(PAGE * 25_000)).error == ""
 
 
-def test_nobody_listens() -> None:
+def test_a_closed_port_is_reported() -> None:
     with exporter(OK) as running:
         url = running.url()
     with closing(Scraper(Target(url), PATIENCE_S)) as scraper:
         assert one(scraper).error == "Connection refused"
 
 
-def test_a_connection_is_kept_and_a_new_one_made_where_it_was_closed() -> None:
+def test_a_kept_connection_that_was_closed_is_replaced() -> None:
     closing_time = threading.Event()
 
     def serve(connection: socket.socket, _request: bytes) -> None:
-        closes = closing_time.is_set()  # before the answer, after which the test goes on
+        closes = closing_time.is_set()  # read it before the answer, after which the test continues
         connection.sendall(OK)
         if closes:
             raise StopIteration
@@ -200,7 +200,7 @@ def test_a_connection_is_kept_and_a_new_one_made_where_it_was_closed() -> None:
 
 
 @pytest.mark.parametrize("part", [b"", b"HTTP/1.1 200 OK\r\n", OK[:-2]])
-def test_an_exporter_that_stops_is_not_waited_for(part: bytes) -> None:
+def test_a_hanging_exporter_is_given_up_at_the_deadline(part: bytes) -> None:
     slow = threading.Event()
     asked = []
 
@@ -217,14 +217,14 @@ def test_an_exporter_that_stops_is_not_waited_for(part: bytes) -> None:
         assert scraped[:2] == (b"", "timed out") and scraped.seconds >= 0.2
         thread = scraper._thread
         assert thread is not None
-        thread.join(PATIENCE_S)  # it does not go on in secret
+        thread.join(PATIENCE_S)  # no thread is left
         assert not thread.is_alive()
         slow.set()
         scraper._timeout_s = PATIENCE_S
         assert one(scraper).page == PAGE
 
 
-def test_an_exporter_that_drips_is_not_waited_for() -> None:
+def test_a_dripping_exporter_is_given_up_at_the_deadline() -> None:
     done = threading.Event()
 
     def serve(connection: socket.socket, _request: bytes) -> None:
@@ -237,7 +237,7 @@ def test_an_exporter_that_drips_is_not_waited_for() -> None:
         done.set()
 
 
-def test_a_name_that_takes_long_holds_up_no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_resolver_delays_no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     known = threading.Event()
     looked_up = []
 
@@ -257,7 +257,7 @@ def test_a_name_that_takes_long_holds_up_no_tick(monkeypatch: pytest.MonkeyPatch
         assert one(scraper).error == "Name or service not known"
 
 
-# --- who we are and whom we trust ------------------------------------------------------------------------
+# --- credentials and trusted CAs -------------------------------------------------------------------------
 
 
 def test_a_token_and_a_password_come_from_files_read_again(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_token_and_a_password_come_from_files_read_again(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of localhost that signs itself, and its key."""
+    """A self-signed certificate of localhost, and its key."""
     folder = tmp_path_factory.mktemp("certificate")
     if shutil.which("openssl") is None:
         must_have("openssl is not on PATH")
@@ -293,7 +293,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_https_is_for_those_who_are_trusted(certificate: Path) -> None:
+def test_https_needs_a_trusted_certificate(certificate: Path) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     with exporter(OK, tls) as running:
@@ -322,7 +322,7 @@ def test_https_is_for_those_who_are_trusted(certificate: Path) -> None:
         ("http://a/", {"ca_file": "PLAIN"}, "https"),
     ],
 )
-def test_files_that_cannot_be_are_said_at_once(
+def test_unusable_files_are_reported_at_once(
     url: str, files: dict[str, str], why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "plain").write_text("plain")
@@ -340,5 +340,5 @@ def test_files_that_cannot_be_are_said_at_once(
         ("http://[::1]:9100/metrics", "[::1]:9100"),
     ],
 )  # fmt: skip
-def test_an_exporter_is_called_as_prometheus_calls_it(url: str, instance: str) -> None:
+def test_the_default_instance_of_an_exporter(url: str, instance: str) -> None:
     assert Target(url).instance == instance

@@ -58,7 +58,7 @@ def test_a_line_is_a_sample(line: str, series: str, value: float, t_ms: int | No
     assert one(line) == (series, value, t_ms)
 
 
-def test_no_value_is_a_value_too() -> None:
+def test_nan_is_parsed() -> None:
     assert math.isnan(one("x NaN")[1])
 
 
@@ -104,7 +104,7 @@ def test_a_comment_is_no_sample(line: str) -> None:
         ("x" * MAX_LINE + " 1", "..."),
     ],
 )  # fmt: skip
-def test_what_is_no_sample_is_said(line: str | bytes, why: str) -> None:
+def test_invalid_lines_are_reported(line: str | bytes, why: str) -> None:
     with pytest.raises(TextError) as caught:
         Parser(common=["rack"]).line(line.encode() if isinstance(line, str) else line)
     assert why in str(caught.value)
@@ -132,7 +132,7 @@ def test_counters_and_gauges(lines: list[str], kinds: list[str]) -> None:
     assert [sample.current.series.kind for sample in samples if sample is not None] == kinds
 
 
-def test_help_and_unit_come_along() -> None:
+def test_help_and_unit_are_kept() -> None:
     parser = Parser()
     page = (
         "# HELP t How\\nwarm.\n# TYPE t gauge\n# UNIT t kelvin\nt 1\ny_bytes_total 1\nz_seconds 1\nbytes 1\n"
@@ -149,7 +149,7 @@ def test_spellings_of_a_series_are_one_series() -> None:
     samples = [parser.line(line.encode()) for line in spellings]
     assert len({id(sample.current) for sample in samples if sample is not None}) == 1
     page = parser.page("\n".join(spellings).encode() + b"\n")
-    assert ([*page.values.values()], page.repeated) == ([1.0], 3)  # the first stands
+    assert ([*page.values.values()], page.repeated) == ([1.0], 3)  # the first line counts
 
 
 @pytest.mark.parametrize(
@@ -173,16 +173,16 @@ def test_a_page_has_the_time_of_its_lines() -> None:
     assert Parser().page(b"").values == {}
 
 
-def test_only_what_is_chosen_is_parsed_to_a_series() -> None:
+def test_only_matching_lines_become_series() -> None:
     parser = Parser(match=parse_selector('{__name__=~"x|y",a!="c"}'))
     page = b'x 1\ny{a="b"} 2\ny{a="c"} 3\nz 4\n'
-    for _ in range(2):  # remembered or not
+    for _ in range(2):  # new, then remembered
         assert [str(current.series) for current in parser.page(page).values] == ["x", 'y{a="b"}']
-    # What is not chosen may be more than a stream can hold.
+    # Series that do not match do not count for the limit.
     assert not parser.page(b"".join(b"z%d 1\n" % i for i in range(3 * MAX_SERIES))).values
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remembered_spellings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_MOST_REMEMBERED", 8)
     parser = Parser()
     listed = parser.line(b"listed 1")
@@ -194,7 +194,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(parser._currents) <= 9
     again = parser.line(b"listed 2")
     assert again is not None
-    assert again.current is listed.current  # or it would stand in the header twice
+    assert again.current is listed.current  # or the header would have it twice
 
 
 # --- beside prometheus_client -------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def ours(page: str) -> Samples:
 
 
 def theirs(page: str, parse: Callable[[str], Iterable[Metric]] = parse_text) -> Samples:
-    """With the names as they stand on the page: it gives counters another ending."""
+    """Its samples with the names on the page: it changes the ending of counters."""
     found: Samples = {}
     for family in parse(page):
         for sample in family.samples:
@@ -268,7 +268,7 @@ def test_a_known_name_is_no_head_before_a_tab(second: str) -> None:
 
 
 @given(st.text('x{}a="b,\\ 1.e+Nn\t', max_size=24))
-def test_what_is_taken_for_a_sample_is_one_for_prometheus_client_too(line: str) -> None:
+def test_accepted_lines_are_samples_for_prometheus_client_too(line: str) -> None:
     try:
         found = ours(f"x{line}\n")
     except TextError:

@@ -1,4 +1,4 @@
-"""The scripts of docs/producer.md, run as they stand there, where their language is."""
+"""The unchanged scripts of docs/producer.md, run if their language is installed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def in_shell(command: str, commands: Path, folder: Path) -> None:
 
 
 def jobs_in(store: Path) -> list[float]:
-    """The values of the one counter, without those that repeat the one before."""
+    """The values of the one counter, without repetitions."""
     (session,) = Store(store).sessions()
     assert session.instance == "worker-1"
     assert session.end is not None
@@ -94,7 +94,7 @@ VERSION = {sys.executable: "--version", "go": "version", "rustc": "--version"}
 def test_a_producer_without_rondo_feed_counts(
     build: Callable[[Path], str], needs: str, commands: Path, tmp_path: Path
 ) -> None:
-    # What it wants beside rondo is a language of somebody's own: without it there is nothing to show.
+    # It needs a language that is not part of rondo: skip the test without it.
     if shutil.which(needs) is None or subprocess.run([needs, VERSION[needs]], capture_output=True).returncode:
         pytest.skip(f"{needs} is not there, or does not run")
     in_shell(f"{build(tmp_path)} | rondo-store vmm_metrics", commands, tmp_path)

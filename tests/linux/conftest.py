@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def in_lab() -> Run:
-    """`lab.run`, where there is a laboratory."""
+    """`lab.run`, if there is a laboratory."""
     try:
         fetch("qemu-system-x86_64")
         base_archive()
@@ -38,7 +38,7 @@ def in_lab() -> Run:
 
 @pytest.fixture(scope="session")
 def guest() -> Path:
-    """The folder of the Linux guest, which is build/guest in the laboratory too."""
+    """The folder of the Linux guest, which is build/guest in the laboratory, too."""
     try:
         kernel, modules = packaged(PACKAGE)
         build(kernel, modules, ROOT / "build" / "guest")

@@ -1,7 +1,7 @@
 """rondo-attach beside Linux guests on kvm_amd: one under rondo-vmm, one under QEMU, in one laboratory.
 
-rondo-vmm counts its exits itself, and KVM counts QEMU's in debugfs, which is mounted for that alone: while
-rondo-vmm's guest runs there is none.
+rondo-vmm counts its exits itself, and KVM counts QEMU's in debugfs, which is mounted only for that: not while
+rondo-vmm's guest runs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Lives(NamedTuple):
 
 @pytest.fixture(scope="module")
 def lives(in_lab: Run, guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Lives:
-    del guest  # is there now
+    del guest  # it is built now
     try:
         files = qemu_files()
     except LookupError as exc:
@@ -92,7 +92,7 @@ def columns(session: Session) -> dict[str, list[float]]:
 
 
 def exits(session: Session) -> dict[str, float]:
-    """The last values, by reason."""
+    """The last value of each reason."""
     reasons = ("io", "mmio", "hlt", "shutdown", "other")
     return {reason: columns(session)[f'vcpu_exits_total{{reason="{reason}"}}'][-1] for reason in reasons}
 
@@ -104,7 +104,7 @@ def test_bpf_counts_without_lockdown_and_without_debugfs(lives: Lives) -> None:
     assert "needs" not in lives.said  # nothing was refused
 
 
-def test_the_exits_are_those_that_rondo_vmm_counts(lives: Lives) -> None:
+def test_the_exits_equal_those_of_rondo_vmm(lives: Lives) -> None:
     own, seen = exits(lives.own), exits(lives.rondo_vmm)
     for reason in ("io", "mmio", "shutdown", "other"):
         assert seen[reason] == own[reason], reason
@@ -113,7 +113,7 @@ def test_the_exits_are_those_that_rondo_vmm_counts(lives: Lives) -> None:
     assert_halts(seen["hlt"], own["hlt"])
 
 
-def test_the_exits_are_those_that_kvm_counts_of_qemu(lives: Lives) -> None:
+def test_the_exits_equal_kvms_counts_of_qemu(lives: Lives) -> None:
     seen = exits(lives.qemu)
     assert seen["io"] == lives.kvm["io_exits"] > 0
     assert seen["mmio"] == lives.kvm["mmio_exits"] > 0
@@ -121,35 +121,35 @@ def test_the_exits_are_those_that_kvm_counts_of_qemu(lives: Lives) -> None:
 
 
 def assert_halts(seen: float, halt_exits: float) -> None:
-    """A HLT with an interrupt already there is one of `halt_exits`, and does not sleep, so it does not wake.
+    """A HLT with a pending interrupt is one of `halt_exits`, but has no sleep and no wakeup.
 
-    How many there are of these depends on how the guest is held up. A sleep that a signal cuts short is two.
+    Their number depends on the guest's delays. A sleep interrupted by a signal counts twice.
     """
     print(f"hlt {seen:.0f}, halt_exits {halt_exits:.0f}")
     assert halt_exits > 0
     assert 0.5 * halt_exits <= seen <= 1.1 * halt_exits + 5
 
 
-def test_cpu_and_steal_of_the_vcpus_are_there(lives: Lives) -> None:
+def test_cpu_and_steal_of_the_vcpus_exist(lives: Lives) -> None:
     for session in (lives.rondo_vmm, lives.qemu):
         for name in ("vcpu_cpu_seconds_total", "vcpu_wait_seconds_total", "vmm_cpu_seconds_total"):
             values = [value for value in columns(session)[name] if not math.isnan(value)]
             assert values[-1] > 0, name  # the laboratory has one processor
             assert (np.diff(values) >= 0).all(), name
-    # Of the last partial second nothing is known.
+    # Nothing is known about the last partial second.
     own, seen = columns(lives.own), columns(lives.rondo_vmm)
     assert seen["vcpu_cpu_seconds_total"][-1] <= own["vcpu_cpu_seconds_total"][-1]
 
 
-def test_the_ends_are_as_far_known_as_there_are_sources(lives: Lives) -> None:
-    """QEMU tells by QMP that the guest powered off; Linux before 6.15 tells nothing of a stranger's end."""
+def test_each_end_has_the_reason_that_its_sources_know(lives: Lives) -> None:
+    """QMP reports the power-off; Linux before 6.15 gives no exit status of other processes."""
     reasons = [session.end and session.end.reason for session in (lives.own, lives.rondo_vmm, lives.qemu)]
     assert reasons == ["poweroff", "gone", "poweroff"]
 
 
-def test_qmp_brings_the_disks_of_a_guest_that_uses_one(lives: Lives) -> None:
+def test_qmp_adds_block_metrics(lives: Lives) -> None:
     found = columns(lives.qemu)
     for series in ('blk_requests_total{op="read"}', 'blk_bytes_total{direction="write"}'):
         assert found[series][-1] > 0
     assert found['blk_bytes_total{direction="write"}'][-1] % 512 == 0
-    assert not any(name.startswith("blk_") for name in columns(lives.rondo_vmm))  # never a zero
+    assert not any(name.startswith("blk_") for name in columns(lives.rondo_vmm))  # not even as zero

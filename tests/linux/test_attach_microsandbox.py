@@ -17,8 +17,8 @@ from tests.support.needs import LAB_S, must_have
 Run = Callable[..., lab.Result]
 
 WRITTEN = 3 << 20
-# msb wants extended attributes, certificates, and shared memory. It starts itself once more to ask for its
-# capabilities, with a deadline that emulation may not keep: so it is warmed up, and tried again.
+# msb needs extended attributes, certificates, and shared memory. It executes itself to read its capabilities,
+# with a deadline that is too short under emulation: so run it once before, and retry.
 COMMAND = f"""
 mount -t debugfs debug /sys/kernel/debug
 truncate -s 96M /tmp/disk && mke2fs -F /tmp/disk >/dev/null
@@ -45,7 +45,7 @@ cp -r /tmp/vmm_metrics /out
 """
 
 
-def test_a_sandbox_has_its_exits_and_the_bytes_that_msb_counts(in_lab: Run, tmp_path: Path) -> None:
+def test_a_sandbox_has_its_exits_and_msbs_bytes(in_lab: Run, tmp_path: Path) -> None:
     try:
         files = msb_files() | image_files()
     except LookupError as exc:
@@ -76,7 +76,7 @@ def test_a_sandbox_has_its_exits_and_the_bytes_that_msb_counts(in_lab: Run, tmp_
         ('net_bytes_total{direction="receive"}', "net_rx_bytes"),
         ('net_bytes_total{direction="transmit"}', "net_tx_bytes"),
     ):
-        assert last[series] <= own[field], series  # its last line may have come too late
+        assert last[series] <= own[field], series  # the last line may have come too late
     assert last['blk_bytes_total{direction="write"}'] >= WRITTEN
     assert not any(series.startswith("blk_requests") for series in last)  # which it does not count
     print({series: value for series, value in last.items() if "bytes_total" in series}, own)

@@ -13,7 +13,7 @@ from tests.support.linux.systemd_boot import ROOT, Booted, boot
 
 Run = Callable[..., lab.Result]
 
-# The first line is what udev does elsewhere. Guests are stopped after the watcher.
+# The first line replaces udev. Guests are stopped after the watcher.
 INSIDE = """
 chgrp kvm /dev/kvm; chmod 660 /dev/kvm
 echo "RONDO_ATTACH_OPTIONS=--verbose" >/etc/rondo/attach.env
@@ -39,7 +39,7 @@ def port_exits(session: Session) -> float:
     return float(session.rows().values[-1, names.index('vcpu_exits_total{reason="io"}')])
 
 
-def test_the_service_has_two_capabilities_and_no_more(booted: Booted) -> None:
+def test_the_service_has_exactly_two_capabilities(booted: Booted) -> None:
     confined = re.search(r"^confined Uid: (\d+) (.*)$", booted.said, re.MULTILINE)
     assert confined, booted.said
     assert confined[1] != "0"
@@ -62,7 +62,7 @@ def test_a_restart_and_a_kill_lose_no_exit_and_no_session(booted: Booted) -> Non
 
 
 def test_every_tick_is_stored(booted: Booted) -> None:
-    """The watcher's own count, of a VM that one watcher saw to its end."""
+    """By the watcher's own count, for a VM that one watcher saw until its end."""
     taken = re.search(r"born ends: gone, (\d+) ticks", booted.journal)
     assert taken, booted.journal
     assert len(booted.of("born").rows().t_ms) == int(taken[1])

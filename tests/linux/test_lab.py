@@ -1,4 +1,4 @@
-"""The laboratory itself: what goes in, what comes out, and how it fails."""
+"""The laboratory itself: input, output, and failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Callable[..., lab.Result]
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_a_command_is_run_and_its_results_come_back(in_lab: Run) -> None:
+def test_a_command_runs_and_returns_its_results(in_lab: Run) -> None:
     seen: list[bytes] = []
     command = """
         cat /in/words/one; echo to the other >&2; printf '\\0\\r\\n\\377'
@@ -33,14 +33,14 @@ def test_the_built_in_guest_runs_on_its_kvm(in_lab: Run) -> None:
     assert b"# end poweroff" in result.stdout
 
 
-def test_a_laboratory_that_dies_or_hangs_is_told(in_lab: Run) -> None:
+def test_a_crashed_or_hanging_laboratory_is_an_error(in_lab: Run) -> None:
     with pytest.raises(lab.LabError, match=r"(?s)died.*sysrq: Trigger a crash"):
         in_lab("echo c >/proc/sysrq-trigger", timeout_s=LAB_S)
     with pytest.raises(lab.LabError, match="did not end within 2 s"):
         in_lab("sleep 1000", timeout_s=2)
 
 
-def test_the_command_line_hands_through(in_lab: Run, tmp_path: Path) -> None:
+def test_the_command_returns_output_files_and_status(in_lab: Run, tmp_path: Path) -> None:
     command = "echo out; echo err >&2; echo file >/out/file; exit 5"
     ran = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""The VMM's demo where KVM boots Linux: it finds out by itself, and all of the guest's life is caught."""
+"""The VMM's demo on a KVM that boots Linux: it detects that, and catches the guest's whole life."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Run = Callable[..., lab.Result]
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 3
 
-# A checkout as setup leaves it, but for make, which the laboratory has not.
+# A checkout after setup, without make, which the laboratory lacks.
 COMMAND = f"""
 cp -r /rondo /tmp/rondo && cp -r /in/scripts /tmp/rondo && cd /tmp/rondo
 export PYTHONPATH=/tmp/rondo VMM_DURATION={SECONDS}
@@ -24,9 +24,9 @@ cp build/vmm-demo-linux.img /out; exit $status
 """
 
 
-def test_auto_is_linux_where_kvm_boots_it(in_lab: Run, guest: Path, tmp_path: Path) -> None:
+def test_auto_is_linux_if_kvm_boots_it(in_lab: Run, guest: Path, tmp_path: Path) -> None:
     scripts = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "scripts").rglob("*.py")}
-    # The demo probes for as long as a user waits; here, where all is emulated, the machine may be busy too.
+    # The demo's probe is too short for an emulated, busy machine.
     hasty = scripts["scripts/devtools/guest/choice.py"]
     scripts["scripts/devtools/guest/choice.py"] = hasty.replace(b"\nPROBE_S = 15.0", b"\nPROBE_S = 250.0")
     assert scripts["scripts/devtools/guest/choice.py"] != hasty
@@ -37,7 +37,7 @@ def test_auto_is_linux_where_kvm_boots_it(in_lab: Run, guest: Path, tmp_path: Pa
     assert found, said
     seconds, in_store, received = map(int, found.groups())
     assert in_store == received
-    # A VMM that the machine holds up for a second has no tick of it, and the demo says so.
+    # A VMM that is delayed for a second has no tick for it, and the demo reports that.
     assert result.status == (0 if received == seconds else 1), said
     assert ("captured 100.0%" in said) == (received == seconds)
     image = tmp_path / "disk"

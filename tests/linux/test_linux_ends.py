@@ -1,6 +1,6 @@
-"""How a Linux guest may end, or not even begin: the end record, the exit status, the message.
+"""Ends of Linux guests, and guests that are never built: the end record, the exit status, the message.
 
-All cases run one behind another in one laboratory.
+All cases run in sequence in one laboratory.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ GENERIC = "linux-image-amd64"
 
 
 class Case(NamedTuple):
-    """`end` is None for a guest that is never made; `says` are parts of standard error.
+    """`end` is None for a guest that is never built; `says` are parts of standard error.
 
-    `workload` takes the place of the guest image's own, if it is not empty.
+    A non-empty `workload` replaces that of the guest's image.
     """
 
     flags: str
@@ -39,11 +39,11 @@ class Case(NamedTuple):
 
 
 CASES = {
-    # Boots and ends as a guest should.
+    # Boots and ends normally.
     "read-only": Case(
         "--disk /tmp/blank:ro --duration 2s", 0, "poweroff", ("disk: 8192 KiB, read-only\n", "phase: io\n")
     ),
-    # Built for PCs, not for clouds: packed by xz, ext4 and its checksums as modules.
+    # Built for PCs, not for clouds: compressed by xz, ext4 and its checksums as modules.
     "generic-kernel": Case(
         "--kernel /in/generic/vmlinuz --initramfs /in/generic/initramfs --disk /tmp/disk --cpus 2"
         " --duration 2s",
@@ -55,7 +55,7 @@ CASES = {
     "panic": Case("", 0, "reset", ("Kernel panic - not syncing",), "echo c >/proc/sysrq-trigger"),
     "triple-fault": Case("--cmdline reboot=t", 1, "shutdown", ("triple fault",), "reboot -f"),
     "reboot": Case("", 0, "reset", (), "reboot -f"),
-    # Is not even made.
+    # Is never built.
     "truncated-kernel": Case("--kernel /tmp/half", 65, None, ("--kernel /tmp/half", "cut off")),
     "no-kernel": Case("--kernel /init", 65, None, ("--kernel /init", "bzImage")),
     "missing-kernel": Case("--kernel /nowhere", 69, None, ("--kernel /nowhere",)),
@@ -75,7 +75,7 @@ def command() -> str:
         "cp build/guest/initramfs /tmp/large && truncate -s 200M /tmp/large",
     ]
     for name, case in CASES.items():
-        # Of a flag given twice, the last counts.
+        # The last one of a repeated flag counts.
         flags = f"--kernel build/guest/vmlinuz --initramfs /tmp/{name} --text --duration 20s {case.flags}"
         lines += [
             f"cat build/guest/initramfs /in/{name} >/tmp/{name}",
@@ -86,20 +86,20 @@ def command() -> str:
 
 
 def overlay(workload: str) -> bytes:
-    """An archive behind the guest's own, which puts another workload in the place of its."""
+    """An archive to append to the guest's, which replaces the workload."""
     if not workload:
         return b""
     out = io.BytesIO()
     archive = Archive(out)
     archive.file("bin/workload", f"#!/bin/sh\n{workload}\n".encode(), 0o755)
     archive.close()
-    return gzip.compress(out.getvalue())  # a plain one would have to begin at a multiple of 4
+    return gzip.compress(out.getvalue())  # an uncompressed one must begin at a multiple of 4
 
 
 @pytest.fixture(scope="module")
 def stuck(in_lab: Run, guest: Path) -> Iterator[Future[lab.Result]]:
     """A guest that never ends by itself, in a laboratory of its own, until its deadline a minute later."""
-    # A shell whose keyboard nobody touches.
+    # A shell without input.
     command = (
         "rondo-vmm --kernel build/guest/vmlinuz --initramfs build/guest/initramfs --duration 1s --text"
         " --cmdline rdinit=/bin/sh"
@@ -112,7 +112,7 @@ def stuck(in_lab: Run, guest: Path) -> Iterator[Future[lab.Result]]:
 def ends(
     in_lab: Run, guest: Path, stuck: Future[lab.Result], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
-    del stuck  # runs meanwhile
+    del stuck  # it runs meanwhile
     generic = tmp_path_factory.mktemp("generic")
     try:
         build(*packaged(GENERIC), generic)
@@ -139,7 +139,7 @@ def test_an_end(name: str, ends: dict[str, bytes]) -> None:
         assert stdout == ""
 
 
-def test_a_read_only_disk_stays_as_it_was(ends: dict[str, bytes]) -> None:
+def test_a_read_only_disk_is_unchanged(ends: dict[str, bytes]) -> None:
     assert "blank" in ends
 
 

@@ -13,7 +13,7 @@ def test_two_builds_are_equal(guest: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (guest / name).read_bytes()
 
 
-def test_a_module_says_what_it_depends_on() -> None:
+def test_the_dependencies_of_a_module_are_read() -> None:
     _, modules = packaged(PACKAGE)
     path = next(modules.rglob("virtio_blk.ko*"))
     assert set(depends(path.read_bytes())) == {"virtio", "virtio_ring"}

@@ -1,7 +1,7 @@
-"""A Linux guest's life in the laboratory, and all of it in a Prometheus outside.
+"""A Linux guest's life in the laboratory, and all of its samples in a Prometheus outside.
 
-The real pipe runs once, inside; everything else is read off what came of it: what the Prometheus
-holds, the store, the console with the time of each line, the disk.
+The real pipe runs once, inside. The tests check its results: the samples in the Prometheus, the store, the
+console with the time of each line, the disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INSTANCE = "linux-vm"
 SECONDS = 45
 PHASES = ("cpu", "idle", "io", "mixed")
 
-# `ts` writes the time before each line of the console; a guest's disk is judged by the kernel's own ext4.
+# `ts` prefixes each line of the console with its time; the kernel's own ext4 checks the guest's disk.
 COMMAND = """
 set -o pipefail
 mkfifo /tmp/said
@@ -44,7 +44,7 @@ mkdir /mnt && mount -o loop,ro /tmp/disk /mnt && cd /mnt && sha256sum -c SUMS >/
 
 
 class Life(NamedTuple):
-    """What came of it. `said` are the lines of rondo-vmm and the console, with their Unix times in ms."""
+    """The results. `said` are the lines of rondo-vmm and of the console, with Unix times in ms."""
 
     status: int
     log: str
@@ -59,14 +59,14 @@ class Life(NamedTuple):
         return values
 
     def grown(self, series: str, begin_ms: float, end_ms: float) -> float:
-        """What a counter grew by between the ticks that enclose a time."""
+        """The growth of a counter between the ticks around a time range."""
         t_ms = self.session.rows().t_ms
         first, last = np.searchsorted(t_ms, begin_ms, "right") - 1, np.searchsorted(t_ms, end_ms)
         values = [0.0, *self.column(series)]  # before the first tick all are 0
         return values[min(int(last), len(t_ms) - 1) + 1] - values[int(first) + 1]
 
     def phase(self, name: str) -> tuple[float, float]:
-        """When it began and ended, without the ticks at its edges, which belong to two phases."""
+        """The start and end of a phase, without the ticks at its edges, which belong to two phases."""
         order = [*(f"phase: {one}" for one in PHASES), "power off"]
         number = order.index(f"phase: {name}")
         begin, end = (next(at for at, line in self.said if line == order[i]) for i in (number, number + 1))
@@ -95,7 +95,7 @@ def life(
     return Life(result.status, log, session, samples, said, result.out["sums"].decode())
 
 
-def test_the_guest_lives_and_powers_off(life: Life) -> None:
+def test_the_guest_runs_and_powers_off(life: Life) -> None:
     end = life.session.end
     assert end is not None
     assert end.reason == "poweroff", life.log
@@ -111,14 +111,14 @@ def test_the_guest_lives_and_powers_off(life: Life) -> None:
     assert not re.search(r"panic|BUG|WARNING|Oops|error", "\n".join(console), re.IGNORECASE), life.log
 
 
-def test_every_second_of_it_is_in_prometheus(life: Life) -> None:
+def test_every_second_is_in_prometheus(life: Life) -> None:
     session = life.session
     end = session.end
     assert end is not None
     t_ms = session.rows().t_ms.tolist()
     assert t_ms[-1] == end.t_ms
-    # On whole seconds, and all that the VMM took; a machine that holds it up for a second costs it a tick.
-    # The last tick may take the place of the one on its second.
+    # Ticks at whole seconds; a VMM that is delayed for a second loses a tick.
+    # The last tick may replace the one of its second.
     assert all(t % 1000 == 0 for t in t_ms[:-1])
     taken = re.search(r" s, (\d+) ticks; ", life.log)
     assert taken, life.log
@@ -134,10 +134,10 @@ def test_every_second_of_it_is_in_prometheus(life: Life) -> None:
             assert len(valued) == len(t_ms), labels
 
 
-def test_the_series_move_in_their_phases(life: Life) -> None:
+def test_the_series_grow_in_their_phases(life: Life) -> None:
     cpu, idle, io, mixed = (life.phase(name) for name in PHASES)
     exits = 'vcpu_exits_total{{reason="{}"}}'.format
-    # How much grows in a phase depends on the machine. That it grows, and where it grows more, does not.
+    # The amount of growth depends on the machine. That it grows, and in which phase more, does not.
     assert life.grown(exits("hlt"), *idle) > life.grown(exits("hlt"), *cpu)
     assert life.grown(exits("hlt"), *mixed) > 0
     assert life.grown(exits("mmio"), *io) > life.grown(exits("mmio"), *cpu)
@@ -163,8 +163,8 @@ def test_the_series_move_in_their_phases(life: Life) -> None:
     assert uptime[-1] >= SECONDS
 
 
-def test_the_disk_holds_what_the_guest_wrote(life: Life) -> None:
-    """Eight files of 128 KiB, and their checksums as the guest computed them."""
+def test_the_disk_has_the_guests_data(life: Life) -> None:
+    """Eight files of 128 KiB, with the checksums that the guest computed."""
     assert life.status == 0, life.log
     assert re.findall(r"^(data\.\d): OK$", life.sums, re.MULTILINE) == [f"data.{n}" for n in range(8)]
     assert life.column('blk_bytes_total{direction="write"}')[-1] > 8 * 128 * 1024

@@ -1,7 +1,7 @@
-"""The units of deploy/systemd under a systemd that runs, on a kernel that can do all that they ask for.
+"""The units of deploy/systemd under a running systemd, on a kernel with all features that they use.
 
-VMs on KVM, a store, and a push to a Prometheus outside, with all their hardening: what a program does not
-bear shows here and nowhere else. The store hangs on the way, and the machine is shut down under a VM.
+VMs on KVM, a store, and a push to a Prometheus outside, with all their hardening: settings that break a
+program show only here. The store hangs meanwhile, and the machine is shut down while a VM runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.linux.systemd_boot import SYSTEMD, boot
 
 Run = Callable[..., lab.Result]
 
-# As an operator would, step by step; the first line is what udev does elsewhere.
+# The steps of an operator; the first line replaces udev.
 INSIDE = """
 chgrp kvm /dev/kvm; chmod 660 /dev/kvm
 
@@ -54,20 +54,18 @@ sleep 2
 """
 
 
-def test_the_units_bear_their_hardening_and_nothing_is_lost(
-    in_lab: Run, prometheus: Prometheus, tmp_path: Path
-) -> None:
+def test_the_units_run_hardened_and_lose_nothing(in_lab: Run, prometheus: Prometheus, tmp_path: Path) -> None:
     url = prometheus.write_url.replace("127.0.0.1", "10.0.2.2")
     files = {"token.conf": (SYSTEMD / "token.conf").read_bytes()}
     booted = boot(in_lab, tmp_path, INSIDE.replace("{url}", url), files)
 
-    # Everybody is confined.
+    # All services are confined.
     confined = re.findall(r"^(rondo-\S+) Uid: (\d+) .*", booted.said, re.MULTILINE)
     assert [name for name, uid in confined if uid != "0"] == ["rondo-store", "rondo-push", "rondo-vmm@last"]
     assert booted.said.count("CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2") == 3
     assert re.findall(r" memory (\d+)$", booted.said, re.MULTILINE) == [str(1 << 30)] * 3
 
-    # The store did hang, and of both VMs' lives every second arrived: through that, and through the shutdown.
+    # The store did hang, and every second of both VMs arrived, despite that and the shutdown.
     assert "rondo-store.service: Watchdog timeout" in booted.journal
     for name, reason in (("demo", "poweroff"), ("last", "signal")):
         session = booted.of(name)

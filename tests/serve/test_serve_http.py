@@ -1,4 +1,4 @@
-"""The HTTP server against clients that are slow, silent, enormous or hostile; and who may ask at all."""
+"""The HTTP server against slow, silent, huge or hostile clients; and access control."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def served(store: Path) -> Iterator[Served]:
 
 
 def ends(peer: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
+    """The data until the server closes the connection."""
     data = b""
     while True:
         try:
@@ -100,7 +100,7 @@ def test_every_answer_has_the_security_headers(served: Served, path: str) -> Non
     assert policy.startswith("default-src 'none'")
 
 
-def test_a_head_is_a_get_without_the_body(served: Served) -> None:
+def test_head_answers_like_get_without_body(served: Served) -> None:
     with served.connect() as peer:
         peer.sendall(b"HEAD /info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head, _, body = ends(peer).partition(b"\r\n\r\n")
@@ -134,7 +134,7 @@ def test_info_health_and_sessions(served: Served) -> None:
 
 
 def test_health_fails_when_the_stores_own_ticks_stop(tmp_path: Path) -> None:
-    """A rondo-store that was killed says no end; what it wrote a minute ago is too old."""
+    """A killed rondo-store writes no end; its last tick, a minute ago, is too old."""
     old = life("rondo-store", NOW_MS // 1000 * 1000 - 100_000, 10)
     with being_stored(tmp_path / "s", old, ticks=10), serving(tmp_path / "s") as served:
         answer = served.ask("/health")
@@ -142,7 +142,7 @@ def test_health_fails_when_the_stores_own_ticks_stop(tmp_path: Path) -> None:
         assert "last tick is" in answer.text
 
 
-def test_a_range_says_its_tier(served: Served) -> None:
+def test_a_range_has_its_tier(served: Served) -> None:
     asked = f"/api/v1/range?instance=vm-2&start={NOW_MS - 600_000}&end={NOW_MS}"
     data = json.loads(served.ask(asked).body)
     assert (data["tier"], data["why"]) == (0, "every tick")
@@ -158,8 +158,8 @@ def test_a_range_says_its_tier(served: Served) -> None:
     assert served.ask("/api/v1/range?instance=vm-1&start=x").status == 400
 
 
-def test_a_range_that_begins_where_no_tick_was_is_no_coarser_for_it(tmp_path: Path) -> None:
-    """A VM that was away for minutes and came back: every tick is there."""
+def test_a_range_that_begins_in_a_gap_is_not_coarser(tmp_path: Path) -> None:
+    """A VM that was away for minutes: every tick is in the answer."""
     start_ms = NOW_MS // 1000 * 1000 - 400_000
     store_stream(tmp_path / "s", life("away", start_ms, 60) + life("away", start_ms, 60, begin=300))
     with serving(tmp_path / "s") as served:
@@ -180,7 +180,7 @@ def test_a_file_of_the_page_is_sent_once(served: Served) -> None:
     assert served.ask("/static/__init__.py").status == 404
 
 
-def test_gzip_for_those_who_take_it(served: Served) -> None:
+def test_gzip_for_clients_that_accept_it(served: Served) -> None:
     plain, small = served.ask("/static/app.js"), served.ask("/static/app.js", Accept_Encoding="gzip, br")
     assert gzip.decompress(small.body) == plain.body
     assert small.headers["Content-Encoding"] == "gzip"
@@ -204,14 +204,14 @@ def test_gzip_for_those_who_take_it(served: Served) -> None:
         ("GET", "/?" + "&".join(f"a{n}=1" for n in range(200)), 400),
     ],
 )
-def test_what_cannot_be_asked(served: Served, method: str, path: str, expected: int) -> None:
+def test_invalid_requests_are_refused(served: Served, method: str, path: str, expected: int) -> None:
     answer = served.ask(path, method)
     assert answer.status == expected
     assert answer.text.strip()
     assert "Traceback" not in answer.text
 
 
-# --- who may ask -------------------------------------------------------------------------------------
+# --- access ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ def test_what_cannot_be_asked(served: Served, method: str, path: str, expected: 
         ("localhost:80:80", 421),
     ],
 )
-def test_only_names_that_are_known(store: Path, host: str, expected: int) -> None:
+def test_only_known_host_names_are_accepted(store: Path, host: str, expected: int) -> None:
     with serving(store, "--allow-host", "metrics.example") as served, served.connect() as peer:
         peer.sendall(f"GET /info HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         assert status(ends(peer)) == expected
 
 
-def test_no_browser_reaches_a_unix_socket_so_any_name_will_do(store: Path, tmp_path: Path) -> None:
+def test_a_unix_socket_accepts_any_host_name(store: Path, tmp_path: Path) -> None:
     with serving(store, listen=f"unix:{tmp_path / 's'}") as served:
         assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
         assert served.ask("/info", Host="whatever.example").status == 200
@@ -261,10 +261,10 @@ def test_a_token(store: Path, tmp_path: Path) -> None:
             ("first", 401),
         ):
             assert served.ask("/info", Authorization=authorization).status == expected, authorization
-        assert served.ask("/health").status == 200  # probes have none
+        assert served.ask("/health").status == 200  # needs no token
         token.write_text("second\n")
         assert served.ask("/info", Authorization="Bearer second").status == 200
-        token.unlink()  # about to be replaced, perhaps
+        token.unlink()  # as while it is being replaced
         assert served.ask("/info", Authorization="Bearer second").status == 200
 
 
@@ -290,7 +290,7 @@ def test_flags_that_cannot_be_meant(store: Path, flags: list[str], code: int, wh
     assert len(done.stderr.splitlines()) <= 2
 
 
-def test_no_store_and_a_port_in_use(store: Path, tmp_path: Path, served: Served) -> None:
+def test_a_missing_store_and_a_port_in_use(store: Path, tmp_path: Path, served: Served) -> None:
     for where, listen, code in ((tmp_path, "tcp:127.0.0.1:0", 69), (store, served.address, 75)):
         command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-serve", where, "--listen", listen]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
@@ -301,13 +301,13 @@ def test_no_store_and_a_port_in_use(store: Path, tmp_path: Path, served: Served)
 # --- clients that misbehave --------------------------------------------------------------------------
 
 
-def test_whoever_says_nothing_is_closed_without_a_word(served: Served) -> None:
+def test_a_silent_client_is_closed_without_an_answer(served: Served) -> None:
     with served.connect() as peer:
         assert ends(peer) == b""
 
 
 def test_a_slow_head_has_a_deadline(served: Served) -> None:
-    """A byte now and then, which no time-out of single reads would end."""
+    """Single bytes, each before a time-out of one read."""
     with served.connect() as peer:
         peer.sendall(b"GET /health HTTP/1.1\r\nX: ")
         while not select.select([peer], [], [], 0.2)[0]:
@@ -318,7 +318,7 @@ def test_a_slow_head_has_a_deadline(served: Served) -> None:
         assert status(ends(peer)) in (408, 0)
 
 
-def test_a_body_that_does_not_come(served: Served) -> None:
+def test_a_missing_body_has_a_deadline(served: Served) -> None:
     with served.connect() as peer:
         peer.sendall(b"POST /api/v1/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
         assert status(ends(peer)) == 408
@@ -352,15 +352,15 @@ def test_a_body_that_does_not_come(served: Served) -> None:
         *("address", "digits", "lengths"),
     ],
 )
-def test_heads_that_are_too_large_or_none(served: Served, head: bytes, expected: int) -> None:
+def test_heads_that_are_too_large_or_invalid(served: Served, head: bytes, expected: int) -> None:
     before = served.rss()
     with served.connect() as peer:
         try:
             peer.sendall(head)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it has heard enough
+            pass  # the server has closed
         answered = status(ends(peer))
-    # Whoever is still sending a large head may not hear the answer.
+    # A client that is still sending a large head may not get the answer.
     assert answered == expected or (answered == 0 and len(head) > (1 << 20))
     assert served.ask("/health").status == 200
     assert served.rss() < before + (32 << 20)
@@ -388,7 +388,7 @@ def query(**matchers: str) -> bytes:
     ],
     ids=["empty", "nonsense", "bomb", "zeros", "protobuf", "nested", "many", "pattern", "matchers"],
 )
-def test_queries_that_are_none(served: Served, body: bytes, expected: int, why: str) -> None:
+def test_invalid_queries_are_refused(served: Served, body: bytes, expected: int, why: str) -> None:
     before = served.rss()
     answer = served.ask("/api/v1/read", "POST", body)
     assert answer.status == expected
@@ -396,8 +396,8 @@ def test_queries_that_are_none(served: Served, body: bytes, expected: int, why: 
     assert served.rss() < before + (32 << 20)
 
 
-def test_whoever_does_not_read_is_cut_off(tmp_path: Path) -> None:
-    """An answer that nobody takes holds a thread for some seconds, and no other client."""
+def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
+    """An unread answer blocks a thread for some seconds, but no other client."""
     start_ms = NOW_MS // 1000 * 1000 - 590_000
     streams = [life(f"vm-{n}", start_ms, 580, seed=n) for n in range(60)]
     store, listen = tmp_path / "s", f"unix:{tmp_path / 'serve.sock'}"
@@ -416,7 +416,7 @@ def test_whoever_does_not_read_is_cut_off(tmp_path: Path) -> None:
 def test_connections_beyond_the_bound_wait_for_a_place(served: Served) -> None:
     peers = [served.connect() for _ in range(limits.MAX_CONNECTIONS + 20)]
     try:
-        for peer in peers:  # each is answered, when those before it are gone
+        for peer in peers:  # each gets an answer after the ones before it have left
             try:
                 peer.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 assert status(ends(peer)) in (200, 0)
@@ -428,9 +428,8 @@ def test_connections_beyond_the_bound_wait_for_a_place(served: Served) -> None:
             peer.close()
 
 
-def test_those_who_wait_get_a_place_from_those_who_stay(served: Served) -> None:
-    """Connections that are busy all the time hold no place for ever: where others wait, they
-    have one answer each."""
+def test_waiting_clients_get_a_place_from_busy_ones(served: Served) -> None:
+    """Busy connections do not keep their places for ever: while others wait, each gets one more answer."""
     ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     peers = [served.connect() for _ in range(limits.MAX_CONNECTIONS + 1)]
     try:
@@ -456,7 +455,7 @@ def test_those_who_wait_get_a_place_from_those_who_stay(served: Served) -> None:
 
 
 def test_no_thread_to_serve_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That connection is closed; later ones are served. Whoever sees the end of one finds its place free."""
+    """That connection is closed; later ones are served. A place is free once its client sees the end."""
     starts, real = iter([True, False]), threading.Thread.start
 
     def start(thread: threading.Thread) -> None:
@@ -479,7 +478,7 @@ def test_no_thread_to_serve_a_connection(monkeypatch: pytest.MonkeyPatch) -> Non
         writing.send(b"x")
 
     class Told:
-        """What Server.run uses of Signals."""
+        """The methods of Signals that Server.run uses."""
 
         def fileno(self) -> int:
             return reading.fileno()
@@ -498,8 +497,8 @@ def test_no_thread_to_serve_a_connection(monkeypatch: pytest.MonkeyPatch) -> Non
     assert counts == [0, 0]
 
 
-def test_answers_that_nobody_takes_are_few(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each may be many megabytes; whoever asks while there are as many as may be is told so."""
+def test_unread_answers_are_few(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may have many megabytes; a request beyond the limit gets an error."""
     monkeypatch.setattr(site, "BUSY_S", 0.0)
     one = site.Site(str(store), Naming("rondo-vmm", {}), Access(), max_samples=1_000_000)
     request = Request("POST", "/api/v1/read", {}, Message(), query(instance="vm-.*"))
@@ -508,14 +507,14 @@ def test_answers_that_nobody_takes_are_few(store: Path, monkeypatch: pytest.Monk
         one.handle(request, False)
     answers[0].done()
     broken = Request("POST", "/api/v1/read", {}, Message(), b"nonsense")
-    for _ in range(3):  # what fails holds no place
+    for _ in range(3):  # a failure keeps no place
         with pytest.raises(HttpError, match="not a remote-read request"):
             one.handle(broken, False)
     assert one.handle(request, False).status == 200
 
 
 def test_half_open_connections(served: Served) -> None:
-    """A client that vanishes in the middle leaves nothing behind."""
+    """A client that vanishes within a request leaves nothing behind."""
     for _ in range(50):
         peer = served.connect()
         peer.sendall(b"GET /info HT")
@@ -524,8 +523,8 @@ def test_half_open_connections(served: Served) -> None:
     until(lambda: b"serve_connections{} 1 " in served.ask("/metrics").body)
 
 
-def test_twenty_viewers_and_what_they_cost(tmp_path: Path) -> None:
-    """One look serves all: they get the same answer, and a delta later."""
+def test_twenty_viewers_share_one_look(tmp_path: Path) -> None:
+    """All get the same answer of one look, and a delta later."""
     start_ms = NOW_MS // 1000 * 1000 - 60_000
     streams = [life(f"vm-{n}", start_ms, 55) for n in range(3)]
     with being_stored(tmp_path / "s", *streams, ticks=3 * 55), serving(tmp_path / "s") as served:
@@ -540,12 +539,12 @@ def test_twenty_viewers_and_what_they_cost(tmp_path: Path) -> None:
         later = json.loads(served.ask(f"/api/v1/live?since={answers[-1]['seq']}").body)
         assert later["deltas"]
         assert "vms" not in later
-        # Who has seen nothing that is known gets everything.
+        # A viewer without a known look gets everything.
         assert "vms" in json.loads(served.ask("/api/v1/live?since=999999").body)
 
 
-def test_a_descriptor_is_taken_from_systemd(store: Path) -> None:
-    """sd_listen_fds(3): the socket is inherited as descriptor 3."""
+def test_the_socket_comes_from_systemd(store: Path) -> None:
+    """sd_listen_fds(3): the socket is descriptor 3."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         code = (
             "import os, sys; fd = int(sys.argv[1]); os.dup2(fd, 3); os.set_inheritable(3, True); "

@@ -1,4 +1,4 @@
-"""The live page's data: viewers that come late, go away or stay, and stores that are not what they were."""
+"""The live page's data: viewers that come late, leave or stay, and replaced stores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _now() -> None:
 
 
 class Clock:
-    """One that is wound on."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now_s, self.now_ms = 1000.0, NOW_MS
@@ -60,7 +60,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def test_without_a_viewer_what_is_known_is_dropped(store: Path) -> None:
+def test_without_a_viewer_the_memory_is_freed(store: Path) -> None:
     clock = Clock()
     opened: list[weakref.ref[Store]] = []
 
@@ -76,18 +76,18 @@ def test_without_a_viewer_what_is_known_is_dropped(store: Path) -> None:
     clock.wait(FORGET_S / 2)
     ask(live, first["seq"])
     clock.wait(FORGET_S / 2 + 1)
-    assert not live.forget()  # somebody asked half a minute ago
+    assert not live.forget()  # the last request was half a minute ago
     clock.wait(FORGET_S / 2)
     assert live.forget()
     gc.collect()
     assert [one() for one in opened if one() is not None] == []
     assert not live.forget()
-    assert "vms" in ask(live, first["seq"])  # whoever comes back gets everything
+    assert "vms" in ask(live, first["seq"])  # a returning viewer gets everything
     assert len(opened) == 2
 
 
-def test_another_process_does_not_go_on_with_the_looks_of_the_one_before(store: Path) -> None:
-    """A page that saw look N of a process asks the next one, which has other numbers for the VMs."""
+def test_a_restarted_process_does_not_continue_old_looks(store: Path) -> None:
+    """A page with look N of a process asks the next process, which has other ids for the VMs."""
     clock = Clock()
     before = looks_at(Opened(store).store, clock)
     seen = [ask(before)["seq"]]
@@ -102,7 +102,7 @@ def test_another_process_does_not_go_on_with_the_looks_of_the_one_before(store: 
 
 
 @pytest.mark.parametrize("fails", ["sessions", "read", "news"])
-def test_a_look_that_fails_harms_none_after_it(
+def test_a_failed_look_does_not_affect_the_next(
     store: Path, fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -121,7 +121,7 @@ def test_a_look_that_fails_harms_none_after_it(
     assert names(ask(live)) == ["vm"]
 
 
-def test_a_store_that_takes_the_place_of_another(store: Path, tmp_path: Path) -> None:
+def test_a_replaced_store_is_opened_again(store: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     store_stream(other, life("new", T0, 25))
     clock = Clock()
@@ -140,6 +140,6 @@ def test_a_store_that_takes_the_place_of_another(store: Path, tmp_path: Path) ->
         other.rename(store)
         assert served.ask("/health").text == "ok\n"
         assert [one["instance"] for one in json.loads(served.ask("/api/v1/sessions").body)] == ["new"]
-        # The look that was made is good for a second.
+        # A look is used for a second.
         until(lambda: '"new"' in served.ask(f"/api/v1/live?since={first}").text)
     assert names(ask(live)) == ["new"]

@@ -1,4 +1,4 @@
-"""The live page in a real Chromium: what it shows, what it never does, and for whom."""
+"""The live page in a real Chromium: content, limits, accessibility."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENCE_MS = PATIENCE_S * 1000
 
 
 class Feed:
-    """A VM's connection to the store, whose ticks the test sends."""
+    """A VM's connection to the store; the test sends its ticks."""
 
     def __init__(self, peer: socket.socket, instance: str, start_ms: int, number: int = 0) -> None:
         self.peer, self.instance, self.start_ms, self.number = peer, instance, start_ms, number
@@ -60,7 +60,7 @@ class Host(NamedTuple):
 
 @contextmanager
 def a_host(folder: Path) -> Iterator[Host]:
-    """Three VMs with five minutes behind them: one with two lives, one with a name that means harm."""
+    """Three VMs with five minutes of ticks: one with two lives, one with a hostile name."""
     now_ms = time.time_ns() // 1_000_000
     start_ms = now_ms // 1000 * 1000 - 300_000
     names = ["vm-1", "vm-2", HOSTILE]
@@ -97,7 +97,7 @@ def browser(program: Callable[[str], Path]) -> Iterator[playwright.Browser]:
 def opened(
     browser: playwright.Browser, url: str, there: str = "#vms tbody tr", **settings: Any
 ) -> Iterator[playwright.Page]:
-    """A page; at the end it must have logged nothing and asked nobody else."""
+    """A page; at the end it must have logged nothing, and sent no request to another server."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -120,7 +120,7 @@ def row(page: playwright.Page, name: str) -> playwright.Locator:
 
 
 def until_held(page: playwright.Page, held: list[playwright.Route], count: int) -> None:
-    """Let the page go on until so many of its requests are held back."""
+    """Let the page run until `count` of its requests are held back."""
 
     def is_so() -> bool:
         page.wait_for_timeout(50)
@@ -148,14 +148,14 @@ def test_a_vm_appears_and_shows_its_end(browser: playwright.Browser, tmp_path: P
             feed.tick()
             feed.end("poweroff")
             row(page, "new").get_by_text("poweroff").wait_for()
-        page.get_by_text("poweroff 1", exact=True).wait_for()  # the key of the lives
+        page.get_by_text("poweroff 1", exact=True).wait_for()  # in the legend of the lives
         assert peer.fileno() >= 0
 
 
 def test_a_life_in_charts_and_a_drag_that_changes_the_tier(
     browser: playwright.Browser, tmp_path: Path
 ) -> None:
-    """A week of a tick a minute is too much for a chart; a day of it is not."""
+    """A week of a tick a minute has too many rows for a chart; a day does not."""
     now_ms = time.time_ns() // 1_000_000
     t_ms = np.arange(now_ms - 7 * 86_400_000, now_ms, 60_000)
     values = np.outer(np.arange(t_ms.size), [1.0, 2.0, 3.0])
@@ -180,7 +180,7 @@ def test_a_life_in_charts_and_a_drag_that_changes_the_tier(
         command = page.locator("#vm code").inner_text()
         assert command.startswith("rondo-query /")
         assert "read '{instance=\"vm-2\"}' --start 20" in command
-        # The address alone brings it back.
+        # The address restores it.
         page.goto(page.url)
         page.locator("#vm .facts").filter(has_text="every tick").wait_for()
 
@@ -219,8 +219,8 @@ def test_sort_filter_and_pause(browser: playwright.Browser, host: Host) -> None:
         until(lambda: page.locator("#late").inner_text() == "")
 
 
-def test_one_question_at_a_time(browser: playwright.Browser, host: Host) -> None:
-    """Whoever pauses and goes on while an answer is on its way does not ask twice a second from then on."""
+def test_one_request_at_a_time(browser: playwright.Browser, host: Host) -> None:
+    """Pause and resume while an answer is on its way do not double the requests."""
     held: list[playwright.Route] = []
     with opened(browser, f"{host.served.url}/") as page:
         page.route("**/api/v1/live*", lambda route: held.append(route))
@@ -250,8 +250,8 @@ def test_an_answer_for_another_vm_is_not_shown(browser: playwright.Browser, host
         page.locator("#vm .facts").filter(has_text="rows").wait_for()
 
 
-def test_a_vm_that_comes_under_another_number_is_the_same(browser: playwright.Browser, host: Host) -> None:
-    """All is given anew when the server was away; the VM that is open ends later."""
+def test_a_vm_with_a_new_id_is_the_same(browser: playwright.Browser, host: Host) -> None:
+    """After the server was away everything is sent again; the open VM ends later."""
     anew = json.loads(host.served.ask("/api/v1/live").body)
     for vm in anew["vms"]:
         vm[0] += 1000
@@ -267,14 +267,14 @@ def test_a_vm_that_comes_under_another_number_is_the_same(browser: playwright.Br
     "garbage",
     ["range=-5", "range=1e99", "range=x", "start=5&end=x", "start=9&end=5", "start=-1e99&end=1e99&session=x"],
 )
-def test_an_address_that_is_garbage(browser: playwright.Browser, host: Host, garbage: str) -> None:
+def test_an_invalid_address_is_ignored(browser: playwright.Browser, host: Host, garbage: str) -> None:
     with opened(browser, f"{host.served.url}/?vm=vm-1&sort=__proto__&order=9&{garbage}") as page:
         page.locator("#vm .facts").filter(has_text="every tick").wait_for()
         assert page.get_by_role("button", name="10 min").get_attribute("aria-pressed") == "true"
 
 
-def test_nothing_to_show_is_said(browser: playwright.Browser, host: Host, tmp_path: Path) -> None:
-    """A host without a VM, a filter that fits none, and a number that no VM has."""
+def test_an_empty_page_says_so(browser: playwright.Browser, host: Host, tmp_path: Path) -> None:
+    """A host without VMs, a filter without matches, and a missing value."""
     with opened(browser, f"{host.served.url}/") as page:
         cpu = page.locator("#tiles div").filter(has_text="CPU").locator("dd")
         assert cpu.inner_text() == "\u2013"
@@ -285,7 +285,7 @@ def test_nothing_to_show_is_said(browser: playwright.Browser, host: Host, tmp_pa
         assert page.locator("#shown").inner_text() == "no VM has had a tick in the last minute"
 
 
-def test_a_name_that_means_harm_does_nothing(browser: playwright.Browser, host: Host) -> None:
+def test_a_hostile_name_is_shown_as_text(browser: playwright.Browser, host: Host) -> None:
     with opened(browser, f"{host.served.url}/") as page:
         row(page, HOSTILE).get_by_role("button").click()
         page.locator("#vm h2").wait_for()
@@ -314,7 +314,7 @@ def test_axe_finds_nothing_serious(browser: playwright.Browser, host: Host, sche
         assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in serious] == []
 
 
-def test_tab_reaches_all_there_is_to_do(browser: playwright.Browser, host: Host) -> None:
+def test_tab_reaches_all_controls(browser: playwright.Browser, host: Host) -> None:
     with opened(browser, f"{host.served.url}/?vm=vm-1") as page:
         page.locator("#vm figure").nth(1).wait_for()
         page.get_by_role("button", name="Pause").click()
@@ -334,7 +334,7 @@ def test_tab_reaches_all_there_is_to_do(browser: playwright.Browser, host: Host)
         assert {str(n) for n in range(things)} - reached == set()
 
 
-def test_a_server_that_is_gone_is_said(browser: playwright.Browser, tmp_path: Path) -> None:
+def test_the_page_reports_a_missing_server(browser: playwright.Browser, tmp_path: Path) -> None:
     now_ms = time.time_ns() // 1_000_000
     with (
         being_stored(tmp_path / "s", life("vm-1", now_ms - 60_000, 50), ticks=50),
@@ -348,7 +348,7 @@ def test_a_server_that_is_gone_is_said(browser: playwright.Browser, tmp_path: Pa
         served.process.wait()
         page.get_by_text("data is late").wait_for(timeout=PATIENCE_MS)
         context.close()
-        served.process.returncode = 0  # it was we
+        served.process.returncode = 0  # the test has killed it
 
 
 def test_the_pictures_in_the_docs_can_be_drawn(program: Callable[[str], Path], tmp_path: Path) -> None:
@@ -362,8 +362,8 @@ def test_the_pictures_in_the_docs_can_be_drawn(program: Callable[[str], Path], t
 
 
 @pytest.mark.long
-def test_a_tab_that_is_left_open_stays_as_it_is(browser: playwright.Browser, tmp_path: Path) -> None:
-    """Five minutes of VMs that come and go: the heap after a collection does not grow."""
+def test_a_tab_left_open_does_not_grow(browser: playwright.Browser, tmp_path: Path) -> None:
+    """Five minutes of VMs that begin and end: the heap after a collection does not grow."""
     with a_host(tmp_path) as host, opened(browser, f"{host.served.url}/?vm=vm-1&range=60000") as page:
         session = page.context.new_cdp_session(page)
         sizes = []
@@ -383,5 +383,5 @@ def test_a_tab_that_is_left_open_stays_as_it_is(browser: playwright.Browser, tmp
             if number % 30 == 0:
                 session.send("HeapProfiler.collectGarbage")
                 sizes.append(session.send("Runtime.getHeapUsage")["usedSize"])
-        # Lives fill up for ten minutes, some hundred bytes each; the first minutes fill the rings.
+        # The lives grow for ten minutes, by some hundred bytes each; the first minutes fill the rings.
         assert max(sizes[len(sizes) // 2 :]) < sizes[1] * 1.5 + 2e6, json.dumps(sizes)

@@ -1,4 +1,4 @@
-"""A real Prometheus that reads a store: what it answers is what it answers after a push of the same store."""
+"""A real Prometheus that reads a store: its answers equal those after a push of the same store."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")
 
 
 class Pair(NamedTuple):
-    """Two Prometheus: one that a push has filled, one that reads a store."""
+    """Two Prometheus: one filled by a push, one that reads the store."""
 
     pushed: str
     reads: str
@@ -67,7 +67,7 @@ class Pair(NamedTuple):
 
 @pytest.fixture(scope="module", params=PROMETHEUS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Of Debian 12's Prometheus and of newer ones: which ask for samples, or have chunks streamed."""
+    """With Debian 12's Prometheus and newer ones, which request samples or streamed chunks."""
     try:
         program = fetch(request.param)
     except LookupError as exc:
@@ -107,7 +107,7 @@ def ask(url: str, expression: str, now_s: float, *, is_range: bool) -> tuple[Any
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_it_answers_as_after_a_push(pair: Pair, expression: str) -> None:
+def test_answers_equal_those_after_a_push(pair: Pair, expression: str) -> None:
     for is_range in (False, True):
         if is_range and expression.endswith("]"):
             continue
@@ -118,13 +118,13 @@ def test_it_answers_as_after_a_push(pair: Pair, expression: str) -> None:
         assert expected or "job" in expression or not is_range
 
 
-def test_what_was_asked_is_not_all_empty(pair: Pair) -> None:
+def test_no_compared_answer_is_empty(pair: Pair) -> None:
     asked = [ask(pair.reads, one, pair.now_s, is_range=not one.endswith("]"))[0] for one in EXPRESSIONS]
     assert all(asked)
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
-def test_the_dashboards_answer_as_after_a_push(pair: Pair, path: Path) -> None:
+def test_dashboards_equal_those_after_a_push(pair: Pair, path: Path) -> None:
     shown = Range(pair.now_s - 300, pair.now_s)
     shows = 0
     for query in queries(load(path), shown):
@@ -133,11 +133,11 @@ def test_the_dashboards_answer_as_after_a_push(pair: Pair, path: Path) -> None:
         ]
         assert found[0] == found[1], query.expression
         shows += bool(found[0])
-    assert shows > len(panels(load(path))) / 2  # the others are of rondo's own counts
+    assert shows > len(panels(load(path))) / 2  # the others show rondo's own metrics
 
 
 def to_twelve_digits(value: Any) -> Any:
-    """An answer with its numbers rounded: in which order a sum was made shows in its last digits."""
+    """An answer with rounded numbers: the last digits of a sum depend on its order."""
     if isinstance(value, list):
         return [to_twelve_digits(one) for one in value]
     if isinstance(value, dict):
@@ -163,7 +163,7 @@ def test_labels_alone_are_read_without_samples(pair: Pair) -> None:
     assert pair.served.ask("/metrics").body.split(samples)[1].split()[0] == before
 
 
-def test_a_store_that_is_pushed_and_read_counts_once(tmp_path: Path, program: Callable[[str], Path]) -> None:
+def test_a_store_both_pushed_and_read_counts_once(tmp_path: Path, program: Callable[[str], Path]) -> None:
     store, now_s = tmp_path / "vmm_metrics", time.time()
     fill_with_lives(store, int(now_s * 1000))
     with serving(store) as served, Prometheus(program("prometheus")) as alone:
@@ -176,7 +176,7 @@ def test_a_store_that_is_pushed_and_read_counts_once(tmp_path: Path, program: Ca
                 assert ask(both.url, expression, now_s, is_range=is_range) == (expected, [])
 
 
-def test_a_server_that_is_gone_is_a_warning(tmp_path: Path, program: Callable[[str], Path]) -> None:
+def test_a_missing_server_is_a_warning(tmp_path: Path, program: Callable[[str], Path]) -> None:
     store, now_s = tmp_path / "vmm_metrics", time.time()
     fill_with_lives(store, int(now_s * 1000))
     with serving(store) as served, reading(program("prometheus"), served.url) as reads:
@@ -186,11 +186,11 @@ def test_a_server_that_is_gone_is_a_warning(tmp_path: Path, program: Callable[[s
         found, warnings = ask(reads.url, "vmm_rss_bytes[1h]", now_s, is_range=False)
         assert found == []
         assert len(warnings) == 1
-        served.process.returncode = 0  # it was we
+        served.process.returncode = 0  # the test has killed it
 
 
 def test_external_labels(tmp_path: Path, program: Callable[[str], Path]) -> None:
-    """A Prometheus adds its own to each query; who serves them meets them."""
+    """A Prometheus adds its external labels to each query; rondo-serve with the same labels matches them."""
     store, now_s = tmp_path / "vmm_metrics", time.time()
     fill_with_lives(store, int(now_s * 1000))
     more = "global: {external_labels: {region: eu}}\n"
@@ -205,10 +205,10 @@ def test_external_labels(tmp_path: Path, program: Callable[[str], Path]) -> None
         assert [one["metric"]["job"] for one in found] == ["hosts"]
 
 
-def test_label_values_come_through_federate_and_change_no_count(
+def test_federate_gives_label_values_and_changes_no_count(
     tmp_path: Path, program: Callable[[str], Path]
 ) -> None:
-    """Of a VM that runs: a scrape with the ticks' own times is the same samples again."""
+    """For a running VM: a scrape with the ticks' own times gives the same samples again."""
     store, now_s = tmp_path / "vmm_metrics", time.time()
     start_ms = int(now_s) * 1000 - 60_000
     streams = [life(name, start_ms, 60) for name in ("vm-1", "vm-2")]
@@ -248,7 +248,7 @@ def test_a_query_that_is_too_large_says_what_to_do(tmp_path: Path, program: Call
         assert "may take for ever" in warning
 
 
-def test_gone_without_prometheus(tmp_path: Path) -> None:
+def test_a_promql_query_gets_a_404_with_instructions(tmp_path: Path) -> None:
     with serving_of_lives(tmp_path) as served:
         answer = served.ask("/api/v1/query?query=up")
         assert answer.status == 404

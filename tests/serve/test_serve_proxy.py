@@ -33,7 +33,7 @@ def snippet() -> str:
 
 @contextmanager
 def nginx(program: Path, folder: Path, socket: Path) -> Iterator[str]:
-    """nginx with the documented lines, on a free port; gives the page's address."""
+    """nginx with the documented lines, on a free port; yields the page's address."""
     users = folder / "rondo.htpasswd"
     users.write_text("ops:{PLAIN}secret\n")
     location = snippet().replace("/run/rondo-serve/http.sock", str(socket))
@@ -71,7 +71,7 @@ def status(url: str, **headers: str) -> int:
         return 0
 
 
-def test_the_page_below_a_path_with_a_password(
+def test_the_page_under_a_path_with_a_password(
     browser: playwright.Browser, program: Callable[[str], Path], tmp_path: Path
 ) -> None:
     socket = tmp_path / "http.sock"
@@ -90,6 +90,6 @@ def test_the_page_below_a_path_with_a_password(
             assert "/rondo/?vm=vm-1" in page.url
 
 
-def test_a_wrong_line_would_be_noticed(program: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_wrong_line_is_noticed(program: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(AssertionError), nginx(program("nginx"), tmp_path, tmp_path / "no; such\n line {"):
         pass

@@ -1,4 +1,4 @@
-"""Remote-read by itself: one line of time for an instance, whatever is asked of it."""
+"""Remote-read without Prometheus: one line of time for an instance, for every query."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def request(store: Path, *queries: Query, streamed: bool = False, most: int = 1_
 
 
 def read(store: Path, query: Query) -> Series:
-    """The only result of a query. A QueryResult has its TimeSeries where a WriteRequest has them."""
+    """The only result of a query. A QueryResult has the same field for TimeSeries as a WriteRequest."""
     results = bytes(snappy.decompress(request(store, query)))
     at = 1
     while results[at] & 0x80:
@@ -107,16 +107,16 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("instance", "same"),
     ],
 )
-def test_a_selector_changes_nothing_of_what_it_selects(lives: Path, label: str, value: str) -> None:
-    """Where series go away, and what of two lives is left out, depends on all that the instance had."""
+def test_a_selector_does_not_change_the_selected_series(lives: Path, label: str, value: str) -> None:
+    """The ends of series, and the rows left out between two lives, depend on all series of the instance."""
     everything = read(lives, asked())
     some = {labels: samples for labels, samples in everything.items() if (label, value) in labels}
     assert some
     same(read(lives, asked(**{label: value})), some)
 
 
-def test_a_stream_is_sorted_with_the_labels_that_were_asked_for(tmp_path: Path) -> None:
-    """Of two lives one has a label more, which stands before rondo_tier."""
+def test_a_stream_is_sorted_by_all_labels(tmp_path: Path) -> None:
+    """One of two lives has an additional label, which sorts before rondo_tier."""
     path = tmp_path / "s"
     store_stream(path, life("vm", T0, 20, end="poweroff"))
     store_stream(path, life("vm", T0 + 60_000, 20, labels=(("owner", "me"),), end="poweroff"))
@@ -127,14 +127,14 @@ def test_a_stream_is_sorted_with_the_labels_that_were_asked_for(tmp_path: Path) 
         assert all(set(more.items()) <= set(labels) for labels in found)
 
 
-def test_a_label_that_must_be_empty_is_met_by_series_without_it(lives: Path) -> None:
+def test_an_empty_matcher_selects_series_without_the_label(lives: Path) -> None:
     same(read(lives, asked(instance="nan", rondo_tier="")), read(lives, asked(instance="nan")))
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_the_queries_of_a_request_share_what_it_may_have(lives: Path, is_streamed: bool) -> None:
+def test_the_queries_of_a_request_share_its_limit(lives: Path, is_streamed: bool) -> None:
     query = asked(instance="vm-1", __name__="vmm_rss_bytes")
-    # 290 samples, which stand in two files until the store rolls up.
+    # 290 samples, in two files until the roll-up.
     assert request(lives, query, query, streamed=is_streamed, most=1300)
     with pytest.raises(HttpError, match="samples"):
         request(lives, query, query, streamed=is_streamed, most=1000)
@@ -153,8 +153,8 @@ def test_ranges_without_a_tick(lives: Path, start_ms: int, end_ms: int) -> None:
         assert streamed(lives, asked(start_ms, end_ms, rondo_tier=tier)) == []
 
 
-def test_the_longest_range_that_there_is(lives: Path) -> None:
-    """As Prometheus asks for it, where nobody gave a start or an end."""
+def test_the_longest_possible_range(lives: Path) -> None:
+    """Prometheus' range for a request without start and end."""
     least, most = -(1 << 63), (1 << 63) - 1
     for tier in "012":
         same(read(lives, asked(least, most, rondo_tier=tier)), read(lives, asked(rondo_tier=tier)))
@@ -162,8 +162,8 @@ def test_the_longest_range_that_there_is(lives: Path) -> None:
     assert labels == sorted(read(lives, asked()))
 
 
-def test_a_tier_is_joined_by_the_coarser_ones(tmp_path: Path) -> None:
-    """Ticks of forty minutes, rolled up and dropped by the store: nothing twice, in order, no hole."""
+def test_coarser_tiers_precede_a_tier(tmp_path: Path) -> None:
+    """Forty minutes of ticks, rolled up and removed by the store: no duplicate, no gap, in order."""
     path = tmp_path / "s"
     begin_ms = NOW_MS // 300_000 * 300_000 - 2_400_000
     for part in range(8):
@@ -173,5 +173,5 @@ def test_a_tier_is_joined_by_the_coarser_ones(tmp_path: Path) -> None:
         found = read(path, asked(__name__="vmm_rss_bytes", rondo_tier=tier))
         (samples,) = found.values()
         times = [t_ms for t_ms, _ in samples]
-        assert times[-2:] == [begin_ms + 2_400_000, begin_ms + 2_400_001]  # it was lost then
+        assert times[-2:] == [begin_ms + 2_400_000, begin_ms + 2_400_001]  # the marker of the lost end
         assert max(after - before for before, after in pairwise(times)) <= 300_000

@@ -1,4 +1,4 @@
-"""Which tier a query gets."""
+"""The choice of a query's tier."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_queries_and_their_tiers(
     st.integers(0, 30 * D),
     st.sampled_from(["", "rate", "avg", "max", "min_over_time", *sorted(COUNTING)]),
 )
-def test_rows_are_never_further_apart_than_is_asked(
+def test_rows_are_never_further_apart_than_the_query_needs(
     span_ms: int, step_ms: int, range_ms: int, func: str
 ) -> None:
     tier, aggregate = choose(DEFAULT_TIERS, span_ms=span_ms, step_ms=step_ms, range_ms=range_ms, func=func)

@@ -1,4 +1,4 @@
-"""XOR chunks: what is laid out in bits comes back, bit for bit."""
+"""XOR chunks: decoding returns the encoded samples, bit for bit."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_what_was_encoded_is_decoded(round_: int, data: st.DataObject) -> None:
         assert bits == expected[:, column].tolist()
 
 
-def test_the_bits_are_those_of_prometheus() -> None:
-    """A chunk worked out by hand from the format of Prometheus' tsdb/chunkenc/xor.go."""
+def test_the_bits_equal_those_of_prometheus() -> None:
+    """A chunk encoded by hand, by the format in Prometheus' tsdb/chunkenc/xor.go."""
     (chunk,) = xor.encode(np.array([10, 20, 35]), np.array([[1.0], [1.0], [2.0]]))
     head = bytes([0, 3, 20]) + bytes.fromhex("3ff0000000000000") + bytes([10])
     # 0: the same value. 10 and 14 bits: the step grew by 5. 11: a window of leading zeros and length;

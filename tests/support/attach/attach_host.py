@@ -1,9 +1,8 @@
-"""rondo-attach as a process, a store's socket that says what it got, and VMs to watch.
+"""rondo-attach as a process, a fake store's socket that keeps sessions, and VMs to watch.
 
-A watcher runs in a network namespace of its own, where the events of KVM come too: so its lock is its own,
-beside those of other tests. But the VMs of all tests that run on the host are to be seen, of this process and
-of others: so the names of VMs begin with the number of the process that runs the test (`own`), and a watcher
-watches those, and those without a name, unless its test says what to watch.
+A watcher runs in its own network namespace, where KVM's events arrive, too: so it has its own lock beside
+other tests. But it sees the VMs of all tests on the host. So the names of VMs begin with the id of the test's
+process (`own`), and by default a watcher watches only those, and VMs without a name.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ FORGETFUL = (
     "import sys; from rondo_tools.attach import cli, discover; discover.BUFFER_BYTES = 1;"
     "sys.exit(cli.main())",
 )
-"""The same, but with room for a few of KVM's events only."""
+"""The same with a buffer for only a few of KVM's events."""
 GUEST = Path(__file__).parent / "small_guest.py"
-LOOP_EXITS = 3  # of exit_loop's BIOS, beside its loop: 'S', 'E' and the way out
+LOOP_EXITS = 3  # of exit_loop's BIOS, besides its loop: 'S', 'E' and the exit device
 
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 NOBODY_WITH_BPF = [*NOBODY, "--inh-caps=+bpf,+perfmon", "--ambient-caps=+bpf,+perfmon"]
@@ -63,25 +62,25 @@ def _why_not() -> str:
 
 
 def needs_kvm_and_bpf() -> None:
-    """Skip the test where VMs cannot be made or their exits cannot be counted."""
+    """Skip the test if VMs cannot be created or their exits cannot be counted."""
     if why := _why_not():
         must_have(why)
 
 
 def own(name: str) -> str:
-    """A VM's name, or a pattern or a text that begins with one, of this process alone."""
+    """A VM's name, or a text that begins with one, made unique for this process."""
     return f"{os.getpid()}.{name}"
 
 
 def _own_alone(flags: Sequence[str]) -> tuple[str, ...]:
-    """Flags that leave out VMs with names of others, if these flags do not choose."""
+    """Flags that leave out VMs of other tests, unless `flags` select VMs."""
     if {"--match", "--pid"} & set(flags):
         return ()
     return ("--match", f"name={own('*')}", "--match", "name=pid-*")
 
 
 class Got(NamedTuple):
-    """A session as a store gets it."""
+    """A session as received by a store."""
 
     header: Header
     ticks: list[Tick]
@@ -93,7 +92,7 @@ class Got(NamedTuple):
         return self.rows[-1]
 
     def add(self, tick: Tick) -> None:
-        if not self.ticks or self.ticks[-1].t_ms < tick.t_ms:  # else a resend
+        if not self.ticks or self.ticks[-1].t_ms < tick.t_ms:  # not a resend
             values = struct.unpack(f"<{len(self.header.series)}d", tick.values)
             self.rows.append(dict(zip(map(str, self.header.series), values, strict=True)))
             self.ticks.append(tick)
@@ -108,9 +107,9 @@ class Got(NamedTuple):
 
 
 class Receiver:
-    """A store's socket: takes every stream, and acknowledges it by its close.
+    """A store's socket: accepts every stream, and acknowledges it by its close.
 
-    A test asks it for sessions by the names that it gave to its VMs, with `own` or without.
+    A test gets sessions by the names of its VMs, with `own` or without.
     """
 
     def __init__(self, path: Path) -> None:
@@ -139,7 +138,7 @@ class Receiver:
         )
 
     def wait(self, name: str, *, ended: int = 0, ticks: int = 0) -> list[Got]:
-        """Wait until so many sessions of an instance have ended, or its newest has so many ticks."""
+        """Wait until `ended` sessions of an instance have ended, or the newest has `ticks`."""
 
         def is_there() -> bool:
             sessions = self.of(name)
@@ -154,7 +153,7 @@ class Receiver:
         return self.of(name)
 
     def wait_for(self, name: str, is_so: Callable[[Got], bool]) -> Got:
-        """Wait until the newest session of an instance has a tick, and is so."""
+        """Wait until the newest session of an instance has a tick and satisfies `is_so`."""
 
         def is_there() -> bool:
             sessions = self.of(name)
@@ -188,7 +187,7 @@ class Receiver:
                     with self.changed:
                         if isinstance(event, Header):
                             key = event.instance, event.start_ms
-                            # Another header of the session brings other series.
+                            # A further header of the session has other series.
                             got = self._got.get(key, Got(event, [], None, []))._replace(header=event)
                         elif isinstance(event, Tick):
                             got.add(event)
@@ -268,7 +267,7 @@ def watching(
     environment: Mapping[str, str] | None = None,
     command: Sequence[str] = ATTACH,
 ) -> Iterator[Watcher]:
-    """A watcher that receives KVM's events by now."""
+    """A watcher that is ready for KVM's events."""
     watcher = Watcher(*flags, *_own_alone(flags), wrapper=wrapper, environment=environment, command=command)
     try:
         watcher.wait_for("watching")
@@ -290,7 +289,7 @@ os.execvp(sys.argv[2 + count], sys.argv[2 + count:])
 
 
 class ServiceManager:
-    """What systemd does for rondo-attach.service: keeps its descriptors and its runtime directory."""
+    """systemd's part for rondo-attach.service: keeps its descriptors and its runtime directory."""
 
     def __init__(self, folder: Path) -> None:
         self.kept: dict[str, int] = {}
@@ -305,7 +304,7 @@ class ServiceManager:
 
     @contextmanager
     def started(self, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Watcher]:
-        """The service, ready; killed at the end."""
+        """The ready service; killed at the end."""
         fds = [str(fd) for fd in self.kept.values()]
         watcher = Watcher(
             *flags,
@@ -326,7 +325,7 @@ class ServiceManager:
             watcher.close()
 
     def _take_messages(self, watcher: Watcher) -> None:
-        """Until it is ready."""
+        """Process messages until the service is ready."""
         while True:
             message, fds, _, _ = socket.recv_fds(self._socket, 1 << 12, 10)
             fields = dict(line.split("=", 1) for line in message.decode().splitlines())
@@ -339,7 +338,7 @@ class ServiceManager:
             assert watcher.process.poll() is None, watcher.said
 
     def _store(self, fields: Mapping[str, str], fd: int) -> None:
-        """As systemd does: it drops a descriptor that polls as an error, unless it is asked not to poll."""
+        """Like systemd, drop a descriptor that polls as an error, unless FDPOLL=0."""
         assert fields["FDNAME"] not in self.kept, "two of one name would be handed over"
         poll = select.poll()
         poll.register(fd, 0)
@@ -360,11 +359,11 @@ class ServiceManager:
 
 
 class SmallGuest:
-    """`small_guest.py` as a process with a command line of one's own; its `name` is made `own`."""
+    """`small_guest.py` as a process with the given command line; its `name` becomes `own`."""
 
     def __init__(self, *arguments: str, program: str = "qemu-kvm", name: str = "") -> None:
         named = ("-name", f"guest={own(name)}") if name else ()
-        # The command line says that it is QEMU, so that it can have a name.
+        # The command line looks like QEMU's, so that the VM has a name.
         self.process = subprocess.Popen(
             [program, str(GUEST), *named, *arguments],
             executable=sys.executable,
@@ -392,7 +391,7 @@ class SmallGuest:
         assert self.process.stdout.readline() == f"{line}\n"
 
     def main_thread_ns(self) -> int:
-        """How long its main thread has run."""
+        """The CPU time of its main thread."""
         return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0])
 
     def quit(self, status: int = 0) -> None:
@@ -421,7 +420,7 @@ def small_guest(*arguments: str, program: str = "qemu-kvm", name: str = "") -> I
 
 
 def start_qemu(program: Path, name: str, exits: int, folder: Path) -> subprocess.Popen[bytes]:
-    """A QEMU whose guest makes so many port exits, and LOOP_EXITS, and leaves with status 1.
+    """A QEMU whose guest makes `exits` port exits and LOOP_EXITS, and exits with status 1.
 
     Its `name` is made `own`.
     """

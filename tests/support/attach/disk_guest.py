@@ -13,14 +13,14 @@ _COM1_STATUS = 0x3FD
 
 
 def bios(reads: int, writes: int) -> bytes:
-    """So many requests of a sector each, and one flush."""
+    """A BIOS with these requests of one sector each, and one flush."""
     code = _times(reads, _command(_READ) + _wait(0x1F7, 0x88, 0x08) + _times(SECTOR // 2, b"\x66\xed", 0x1F0))
     code += _times(
         writes, _command(_WRITE) + _wait(0x1F7, 0x88, 0x08) + _times(SECTOR // 2, b"\x66\xef", 0x1F0)
     )
     code += _wait(0x1F7, 0x80, 0) + _command(_FLUSH) + _wait(0x1F7, 0x80, 0)
     code += _wait(_COM1_STATUS, 0x01, 0x01)
-    # The address of PIIX4's power management, which no firmware has set; then SLP_EN with S5's type.
+    # The address of PIIX4's power management, which firmware would set; then SLP_EN with S5's type.
     code += _out32(0xCF8, 0x8000_0B40) + _out32(0xCFC, 0x601) + _out32(0xCF8, 0x8000_0B80) + _out32(0xCFC, 1)
     code += (
         b"\x66\xba\x04\x06" + b"\x66\xb8\x00\x20" + b"\x66\xef"
@@ -29,7 +29,7 @@ def bios(reads: int, writes: int) -> bytes:
 
 
 def arguments(image: Path, disk: Path) -> list[str]:
-    """QEMU's, for this guest: COM1 is standard input."""
+    """QEMU's arguments for this guest: COM1 is standard input."""
     return [
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "pc,accel=kvm", "-m", "16", "-bios", str(image), "-serial", "stdio"),
@@ -38,7 +38,7 @@ def arguments(image: Path, disk: Path) -> list[str]:
 
 
 def _command(command: int) -> bytes:
-    """Sector 0 of the first disk, which must not be busy."""
+    """A command for sector 0 of the first disk, which must not be busy."""
     fields = ((0x1F6, 0xE0), (0x1F2, 1), (0x1F3, 0), (0x1F4, 0), (0x1F5, 0), (0x1F7, command))
     return _wait(0x1F7, 0x80, 0) + b"".join(_out8(port, value) for port, value in fields)
 

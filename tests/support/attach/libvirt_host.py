@@ -1,4 +1,4 @@
-"""A real libvirtd, unprivileged and with folders of its own, and KVM domains that use a disk."""
+"""A real libvirtd, unprivileged and with its own folders, and KVM domains that use a disk."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _NOBODY_ID = 65534
 PANIC = b"\x66\xba\x05\x05\xb0\x01\xee"  # mov dx, 0x505; mov al, 1; out dx, al: pvpanic
 _PACKAGES = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt")
 
-# In namespaces of its own: nobody may open devices, libvirt's data lie where it looks for them, and there is
-# a tap.
+# In its own namespaces: the user nobody may open devices, libvirt's data are at its default paths, and there
+# is a tap.
 _NAMESPACES = """
 mount -t tmpfs tmpfs "$1/dev"
 for device in kvm net/tun; do
@@ -88,14 +88,14 @@ _DOMAIN = """
 """
 
 
-# This NIC takes frames though the guest has no driver for it.
+# This NIC accepts frames without a driver in the guest.
 _INTERFACE = f"""
     <interface type='ethernet'><target dev='{TAP}' managed='no'/><model type='i82559er'/></interface>
 """
 
 
 class Domain:
-    """A transient domain, whose guest uses its disk, waits for `go_on`, and powers off."""
+    """A transient domain; its guest uses its disk, waits for `go_on`, and powers off."""
 
     def __init__(self, libvirt: Libvirt, name: str) -> None:
         self._libvirt, self.name = libvirt, name
@@ -107,7 +107,7 @@ class Domain:
         ]
 
     def stats(self) -> dict[str, int]:
-        """What virsh prints."""
+        """The output of virsh domstats."""
         lines = self._libvirt.virsh("domstats", "--raw", self.name).splitlines()
         fields = (line.strip().partition("=") for line in lines if "=" in line)
         return {name: int(value) for name, _, value in fields if value.isdigit()}
@@ -117,7 +117,7 @@ class Domain:
             serial.connect(str(self._libvirt.folder / f"{self.name}.serial"))
             serial.sendall(b"x")
             serial.settimeout(PATIENCE_S)
-            serial.recv(1)  # closed by QEMU, so that it has been read
+            serial.recv(1)  # QEMU closes it after reading
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -134,7 +134,7 @@ def _read(path: Path) -> str:
 
 
 class Libvirt:
-    """libvirtd as a process of nobody's; `environment` lets others find its Python module and its socket."""
+    """libvirtd as a process of the user nobody; `environment` is for its Python module and its socket."""
 
     def __init__(self, folder_: Path) -> None:
         try:
@@ -197,14 +197,14 @@ class Libvirt:
         self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Its QEMUs go on."""
+        """End libvirtd; its QEMUs continue."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(PATIENCE_S)
             self._process = None
 
     def send(self, frames: int) -> None:
-        """Frames to whoever has the tap."""
+        """Send frames into the tap."""
         assert self._process is not None
         enter = ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", sys.executable, "-c", _SEND]
         subprocess.run([*enter, str(frames)], check=True, timeout=PATIENCE_S)
@@ -230,7 +230,7 @@ class Libvirt:
         on_reboot: str = "restart",
         has_tap: bool = False,
     ) -> Iterator[Domain]:
-        """A domain that is started; its guest runs `code`, or uses its disk."""
+        """A started domain; its guest runs `code`, or uses its disk."""
         image = disk_guest.bios(READS, WRITES) if code is None else exit_loop.bios_of(code + b"\xf4")
         (self.folder / f"{name}.bios").write_bytes(image)
         disk = self.folder / f"{name}.disk"
@@ -251,7 +251,7 @@ class Libvirt:
 @contextmanager
 def real_libvirtd() -> Iterator[Libvirt]:
     needs_kvm_and_bpf()
-    # A short path: sockets are in it.
+    # A short path, because of the sockets.
     with tempfile.TemporaryDirectory(prefix="rondo-lv-") as name:
         Path(name).chmod(0o755)
         libvirt = Libvirt(Path(name))

@@ -1,4 +1,4 @@
-"""COUNT processes, each with a VM, a vCPU that makes TIMES exits, and a life of LIFE_S seconds: made by fork.
+"""Forks COUNT processes, each with a VM, a vCPU that makes TIMES exits, and a life of LIFE_S seconds.
 
 many_vms.py COUNT TIMES LIFE_S PAUSE_S
 """

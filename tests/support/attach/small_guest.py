@@ -1,16 +1,16 @@
-"""A VMM of sixty lines that does what it is told on standard input: guests whose exits are known to the one.
+"""A VMM of sixty lines with commands on standard input: the number of its guests' exits is exactly known.
 
-    make          make a VM; with THREAD in a thread of its own, which ends, or with STAYING does not
+    make          create a VM; with THREAD in another thread, which ends, with STAYING in one that does not
     run TIMES     run a new vCPU of the newest VM in a thread, with HERE in the main one: TIMES port exits
                   and one HLT
     drop [N]      destroy the Nth VM (from 0), by default the newest
-    tap NAME      move into a network namespace of its own, and open a tap there
-    send COUNT    send so many frames of 100 bytes through the tap, as the guest
-    get COUNT     send so many frames of 60 bytes through the tap, as the host
-    exec          become a new program with the same command line
+    tap NAME      move into a new network namespace, and open a tap there
+    send COUNT    send COUNT frames of 100 bytes through the tap, as the guest
+    get COUNT     send COUNT frames of 60 bytes through the tap, as the host
+    exec          execute itself again with the same command line
     quit STATUS   exit
 
-It answers each line with the same line. Names of flags come behind `--`, and mean nothing to it.
+It answers each line with the same line, and ignores its command line.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ EXIT_IO, EXIT_HLT = 2, 5
 BYTES = 0x1_0000
 NEW_NETWORK, SET_TAP, SET_FLAGS = 0x4000_0000, 0x4004_54CA, 0x8914
 IFF_UP, IFF_TAP, IFF_NO_PI = 1, 2, 0x1000
-FRAME = b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x88\xb5"  # to all, of a kind for experiments
+FRAME = b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x88\xb5"  # broadcast, with an experimental EtherType
 
 
 def image(times: int) -> bytes:
-    """The last 64 KiB below 4 GiB, where a processor begins, in 16 bits."""
+    """The last 64 KiB below 4 GiB, with the reset vector and 16-bit code."""
     code = b"\xba\xe0\x07" + b"\x66\xb9" + struct.pack("<I", times)  # mov dx, 0x7e0; mov ecx, times
-    code += b"\xee\x66\x49\x75\xfb" + b"\xf4\xeb\xfd"  # 1: out dx, al; dec ecx; jnz 1b; hlt, and again
+    code += b"\xee\x66\x49\x75\xfb" + b"\xf4\xeb\xfd"  # 1: out dx, al; dec ecx; jnz 1b; 2: hlt; jmp 2b
     return code.ljust(0xFFF0, b"\0") + (b"\xe9" + struct.pack("<H", -0xFFF3 % 0x10000)).ljust(16, b"\0")
 
 
@@ -74,12 +74,12 @@ class Guest:
 
 
 class Tap:
-    """A tap device that is up, and a socket on the host's side of it."""
+    """A tap device that is up, and a socket on its host side."""
 
     def __init__(self, name: str) -> None:
         if ctypes.CDLL(None, use_errno=True).unshare(NEW_NETWORK):
             raise OSError(ctypes.get_errno(), "unshare")
-        # Else the kernel sends frames of its own when the device comes up.
+        # Otherwise the kernel sends its own frames when the device comes up.
         Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
         self.fd = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(self.fd, SET_TAP, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
@@ -131,7 +131,7 @@ def main() -> None:
             case ["get", count]:
                 for _ in range(int(count)):
                     taps[-1].host.send(FRAME.ljust(60, b"\0"))
-                    os.read(taps[-1].fd, 2000)  # only then is it counted
+                    os.read(taps[-1].fd, 2000)  # the kernel counts it only then
             case ["exec"]:
                 print(line, end="", flush=True)
                 os.execv("/proc/self/exe", sys.orig_argv)

@@ -1,6 +1,6 @@
-"""As much of a Kubernetes API server as `kubectl apply` needs to create what there is not yet.
+"""A fake Kubernetes API server with the parts that `kubectl apply` needs to create resources.
 
-It knows the kinds it is given, and keeps what is created; nothing is ever there before.
+It knows the given kinds, and keeps created resources; it is empty at first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
 
 class ApiServer:
-    """Serves on loopback while entered; `url` is its address, `created` what kubectl has made."""
+    """Serves on loopback; `url` is its address, `created` are kubectl's resources."""
 
     def __init__(self, *kinds: Kind) -> None:
         self.created: list[dict[str, Any]] = []

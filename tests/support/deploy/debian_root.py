@@ -1,7 +1,7 @@
-"""A fresh Debian in a folder, and commands run in it as on a machine of its own.
+"""Creates a fresh Debian in a folder, and runs commands in it as on a separate machine.
 
-Strategy: mmdebstrap makes the root. Each command has a mount and a process namespace of its own, so what is
-mounted in the root is gone with the command, however it ends.
+Strategy: mmdebstrap makes the root. Each command has its own mount and process namespaces, so mounts in the
+root are gone when the command ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ENVIRONMENT = {
 def make_root(path: Path, suite: str, packages: Sequence[str]) -> None:
     """Make a root with a suite's minimum, apt and some packages, as an archive if the path ends with .tar.
 
-    Skips the test where that cannot be had.
+    Skips the test if that is not possible.
     """
     if os.geteuid() != 0:
         must_have("to make a root of Debian needs root")
@@ -35,8 +35,8 @@ def make_root(path: Path, suite: str, packages: Sequence[str]) -> None:
     except (LookupError, OSError, subprocess.SubprocessError) as exc:
         must_have(f"no root of Debian to be had: {exc}")
     command = [str(mmdebstrap), "--mode=root", "--variant=apt", "--skip=cleanup/apt/lists"]
-    command += ["--aptopt=Acquire::Check-Valid-Until false"]  # a mirror may be some weeks behind
-    command += ["--dpkgopt=force-unsafe-io"]  # nobody misses the root after a power cut
+    command += ["--aptopt=Acquire::Check-Valid-Until false"]  # a mirror may be weeks behind
+    command += ["--dpkgopt=force-unsafe-io"]  # the root need not survive a power cut
     command += [f"--include={','.join(packages)}", suite, str(path), sources]
     made = subprocess.run(
         command,
@@ -51,7 +51,7 @@ def make_root(path: Path, suite: str, packages: Sequence[str]) -> None:
 
 
 def run_in(root: Path, *command: str, user: str = "root") -> subprocess.CompletedProcess[str]:
-    """Run a command in the root, with a /proc of its own. What it printed is in `stdout`, errors among it."""
+    """Run a command in the root, with its own /proc. `stdout` has its output and its errors."""
     namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc"]
     return subprocess.run(
         [*namespaces, "chroot", f"--userspec={user}", root, *command],
@@ -66,7 +66,7 @@ def run_in(root: Path, *command: str, user: str = "root") -> subprocess.Complete
 
 
 def succeed_in(root: Path, *command: str, user: str = "root") -> str:
-    """As run_in, for a command that must not fail. Returns what it printed."""
+    """Like run_in, for a command that must succeed. Returns its output."""
     ran = run_in(root, *command, user=user)
     assert ran.returncode == 0, f"{' '.join(command)}: {ran.returncode}\n{ran.stdout[-4000:]}"
     return ran.stdout

@@ -1,4 +1,4 @@
-"""What a host of several VMs has lived through, as its store knows it, and as others were told."""
+"""The lives of a host's VMs in its store, and in Prometheus."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ RULES = ROOT / "deploy" / "rules" / "rondo.yml"
 
 
 class Life(NamedTuple):
-    """A session in the store: its first and last tick, and when it is known to be over, in Unix seconds.
+    """A session in the store: its first and last tick, and the time at which its end is known, in Unix
+    seconds.
 
-    A VM that was killed, so that it could not say its end, is over when the next of its name is there.
+    The end of a killed VM, which sent none, is known when the next VM of that name begins.
     """
 
     instance: str
@@ -33,9 +34,9 @@ class Life(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """`shown` ends when one VM was still running; `lives` is what the store says of that time.
+    """`shown` ends while one VM still runs; `lives` are those in the store at that time.
 
-    `url` is that of the Prometheus; a VictoriaMetrics at `victoria_url` was filled from the same store.
+    `url` is the Prometheus'; the VictoriaMetrics at `victoria_url` was filled from the same store.
     """
 
     url: str
@@ -63,14 +64,14 @@ def lives_of(store: Path) -> list[Life]:
 
 
 def push(store: Path, url: str, *flags: str) -> None:
-    """Push all that there is."""
+    """Push everything once."""
     command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-push", store]
     command += ["--remote-write", url, *flags]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
 
 
 def until(is_so: Callable[[], object]) -> None:
-    """Wait for something that will be so."""
+    """Wait until `is_so` returns something true."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < deadline
@@ -78,7 +79,7 @@ def until(is_so: Callable[[], object]) -> None:
 
 
 def arrived_s(prometheus: Prometheus, instance: str, after_s: float) -> float:
-    """Wait until samples of a VM have come that are later than a time; how far they reach."""
+    """Wait for samples of a VM after a time; returns the time of the last one."""
     selector = f'timestamp(vmm_uptime_seconds{{instance="{instance}",job="rondo-vmm",host=""}})'
 
     def times_s() -> list[float]:

@@ -1,7 +1,6 @@
-"""Reads systemd's unit files as far as ours go: what a service runs, with which words (systemd.service(5)).
+"""Reads the features of systemd's unit files that ours use: a service's command line (systemd.service(5)).
 
-Only to run the very lines of the units without a systemd; whether a line is right is for `systemd-analyze
-verify` to judge.
+It is only for running the units' lines without systemd; `systemd-analyze verify` checks them.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Unit:
         return self._settings[section, name]
 
     def one(self, section: str, name: str) -> str:
-        """A setting that stands there once."""
+        """A setting that is there exactly once."""
         (value,) = self.all(section, name)
         return value
 
@@ -47,7 +46,7 @@ class Unit:
             variables |= environment(Path(expanded(name).removeprefix("-")))
         words: list[str] = []
         for word in shlex.split(expanded(self.one("Service", "ExecStart"))):
-            if re.fullmatch(r"\$\w+", word):  # as many words as are in it
+            if re.fullmatch(r"\$\w+", word):  # is split into words
                 words += shlex.split(variables[word[1:]])
             else:
                 words.append(re.sub(r"\$\{(\w+)\}", lambda found: variables[found[1]], word))

@@ -1,4 +1,4 @@
-"""A sink that keeps what a session puts into it, as rows that say which series have which value."""
+"""A fake output that keeps a session's ticks as rows of values by series."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Row = tuple[int, dict[str, float]]
 
 
 class Sink:
-    """Stands for an output. `rows` are (time, values by series), without those that have no value."""
+    """A fake output. `rows` are (time, values by series), without NaN."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -30,7 +30,7 @@ class Sink:
 
     @property
     def events(self) -> list[Header | Tick | End]:
-        """As a store would decode them."""
+        """The decoded events."""
         decoder = Decoder()
         events = list(decoder.feed(self.data))
         decoder.close()
@@ -50,7 +50,7 @@ class Sink:
 
 
 def rows_of(events: list[Header | Tick | End]) -> list[Row]:
-    """Ticks as (time, values by series), without series that have no value."""
+    """Ticks as (time, values by series), without NaN."""
     series: list[str] = []
     rows = []
     for event in events:

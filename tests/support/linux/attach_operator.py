@@ -1,6 +1,6 @@
-"""In the laboratory, under systemd: what an operator may do to rondo-attach.service while VMs run.
+"""In the laboratory, under systemd: an operator's actions on rondo-attach.service while VMs run.
 
-The guests make exits that are known to the one. It waits for what it needs, and prints what it sees.
+The exact number of the guests' exits is known. The script waits for each state, and prints its observations.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT
 
 UNIT = "rondo-attach.service"
 STORE = Path("/var/lib/rondo/vmm_metrics")
-LIVES = Path("/run/rondo-attach/lives")  # the sessions that a restarted watcher goes on with
+LIVES = Path("/run/rondo-attach/lives")  # the sessions that a restarted watcher continues
 
 
 class Guest:
-    """small_guest.py, whose file here is called as a VMM is."""
+    """small_guest.py, in a file with a VMM's name."""
 
     def __init__(self, name: str) -> None:
         self._process = subprocess.Popen(
@@ -73,13 +73,13 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def programs() -> int:
-    """How many programs for raw tracepoints the kernel has."""
+    """The number of the kernel's programs for raw tracepoints."""
     number, count = 0, 0
     while True:
         wanted = ctypes.create_string_buffer(struct.pack("<III", number, 0, 0), 12)
         try:
             bpf_syscall.bpf(PROG_GET_NEXT_ID, wanted, 12)
-        except FileNotFoundError:  # it was the last
+        except FileNotFoundError:  # there are no more
             return count
         number = int.from_bytes(wanted.raw[4:8], "little")
         fd = bpf_syscall.bpf(
@@ -154,7 +154,7 @@ def main() -> None:
     say_kept("stopped")
     print("folder", LIVES.parent.exists(), flush=True)
 
-    # The machine is shut down under the last one, which outlives the watcher.
+    # The machine is shut down while the last VM runs, which outlives the watcher.
     late = Guest("late")
     late.do("make", "run 100")
     systemctl("start", UNIT)

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
-# In the laboratory: boot systemd in the first process's place, have it run /in/inside, and shut down when that
-# has ended; then look at what is left.
-# systemd itself comes as /in/systemd.tar, rondo's units as /in/units.tar.
+# In the laboratory: replace the first process by systemd, let it run /in/inside, and shut down after that; then
+# collect the results.
+# systemd comes as /in/systemd.tar, rondo's units as /in/units.tar.
 set -e
 tar -x -C / -f /in/systemd.tar
 tar -x -C / -f /in/units.tar
@@ -39,8 +39,8 @@ exec /init finish \$?
 END
 chmod 755 /lib/systemd/system-shutdown/finish
 
-# The first root of all cannot be left by services that enter one of their own; so systemd gets another, of
-# the same files.
+# Services cannot change their root from the initial root file system; so systemd gets another root with the same
+# files.
 cat >/lab/first <<END
 mkdir /again
 mount --rbind / /again

@@ -1,8 +1,8 @@
-"""In the laboratory: run a VMM, and write KVM's own statistics of its VM, from debugfs, when it has ended.
+"""In the laboratory: run a VMM, and write KVM's own statistics of its VM, from debugfs, after its end.
 
     kvm_counted.py COMMAND...       JSON on standard output; the exit status is the command's
 
-The VM is the only one, and may be that of a process that the command starts.
+The VM must be the only one; a child process of the command may have it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> int:
             return process.returncode or 1
         time.sleep(0.05)
     (vm,) = found
-    # An open file keeps the statistics of a VM that is gone.
+    # An open file keeps the statistics of an ended VM.
     with (vm / "guest_mode").open():
         status = process.wait()
         counters = {path.name: path.read_text().strip() for path in vm.glob("*_exits")}

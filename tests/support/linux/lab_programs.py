@@ -1,4 +1,4 @@
-"""Programs as files that are brought into the laboratory, with the libraries that it lacks."""
+"""Programs as files for the laboratory, with the libraries that it lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from devtools.programs import PROGRAMS, TOOLS, fetch, in_root, lock, root_of, sa
 from tests.support.needs import PATIENCE_S
 
 QEMU = "LD_LIBRARY_PATH=/in/qemu/lib /in/qemu/qemu-system-x86_64 -L /in/qemu"
-"""How a shell there starts it."""
+"""The command that starts it in the laboratory's shell."""
 
 _FIRMWARE = ("bios-microvm.bin", "linuxboot_dma.bin")
 _OF_LIBC = re.compile(r"lib(c|m|dl|pthread|resolv|rt|util)\.so\.\d+")  # the laboratory has its own
@@ -26,7 +26,7 @@ _BUNDLED = "microsandbox/_bundled/"
 
 
 def qemu_files() -> dict[str, bytes]:
-    """Raises LookupError where there is none."""
+    """QEMU's files. Raises LookupError if there is none."""
     root, path = _program("qemu-system-x86_64")
     folders = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
     files = {"qemu/qemu-system-x86_64": path.read_bytes()}
@@ -38,7 +38,7 @@ def qemu_files() -> dict[str, bytes]:
 
 
 def msb_files() -> dict[str, bytes]:
-    """microsandbox's `msb`, out of the wheel for Python. Raises LookupError where it cannot be had."""
+    """microsandbox's `msb`, from the wheel for Python. Raises LookupError if it is not available."""
     root = TOOLS / "microsandbox"
     with lock():
         if not root.exists():
@@ -53,7 +53,7 @@ def msb_files() -> dict[str, bytes]:
 
 
 def image_files() -> dict[str, bytes]:
-    """`image.tar`, as `docker save` writes one: busybox, and links to it for a few commands."""
+    """`image.tar` in the form of `docker save`: busybox, and links to it for a few commands."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         for name in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var"):
@@ -83,11 +83,11 @@ def image_files() -> dict[str, bytes]:
 
 
 def _program(name: str) -> tuple[Path, Path]:
-    """Where its package is unpacked, and the program in there. Raises LookupError."""
+    """The folder of its unpacked package, and the program in it. Raises LookupError."""
     fetch(name)
     program = PROGRAMS[name]
     root = root_of(program.package)
-    if not root.exists():  # this machine has it installed
+    if not root.exists():  # it is installed on this machine
         root = Path("/")
     return root, in_root(root, program.path)
 
@@ -112,7 +112,7 @@ def _libraries(program: Path, folders: list[Path]) -> dict[str, bytes]:
 
 
 def _unpack_wheel(name: str, root: Path) -> None:
-    """The files of the newest wheel, all or nothing. Raises LookupError."""
+    """Unpack the newest wheel, all or nothing. Raises LookupError."""
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         command += ["--no-deps", "--only-binary=:all:", "--dest", temporary, name]
@@ -123,5 +123,5 @@ def _unpack_wheel(name: str, root: Path) -> None:
                 members = [one for one in archive.namelist() if one.startswith(_BUNDLED)]
                 archive.extractall(Path(temporary, "root"), members)
         except (OSError, ValueError, subprocess.SubprocessError) as exc:
-            raise LookupError(f"the wheel of {name} cannot be had\n{said(exc)}") from exc
+            raise LookupError(f"the wheel of {name} is not available\n{said(exc)}") from exc
         Path(temporary, "root").rename(root)

@@ -63,7 +63,7 @@ def boot(
 
 
 def _packed(tree: Path, *, without: str = " ") -> bytes:
-    """A tar of a folder's content, all of it root's."""
+    """A tar of a folder's content, owned by root."""
 
     def owned(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         member.uid = member.gid = 0

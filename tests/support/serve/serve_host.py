@@ -1,4 +1,4 @@
-"""rondo-serve as a process, stores with lives of all kinds, and clients that behave and that do not."""
+"""rondo-serve as a process, stores with lives of all kinds, and clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DISK = (Series("blk_bytes_total", (("direction", "read"),), COUNTER, "bytes", "B
 
 
 class Served(NamedTuple):
-    """A running rondo-serve: where it listens, and its process."""
+    """A running rondo-serve: its listeners and its process."""
 
     address: str
     process: subprocess.Popen[str]
@@ -54,7 +54,7 @@ class Served(NamedTuple):
         return socket.create_connection((host, int(port)), timeout=PATIENCE_S)
 
     def ask(self, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
-        """One request on a connection of its own; `headers` with _ for -."""
+        """Send one request on a new connection; `headers` with _ for -."""
         connection = HTTPConnection("localhost", timeout=PATIENCE_S)
         connection.sock = self.connect()
         try:
@@ -82,7 +82,7 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(store: Path, *flags: str, listen: str = "tcp:127.0.0.1:0") -> Iterator[Served]:
-    """rondo-serve over a store; ended by SIGTERM, with status 0."""
+    """A rondo-serve of a store; it ends by SIGTERM, with status 0."""
     command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-serve", store]
     command += ["--listen", listen, *flags]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -136,7 +136,7 @@ def being_stored(
 
 
 def until(is_so: Callable[[], object]) -> None:
-    """Wait for something that will be so."""
+    """Wait until `is_so` returns something true."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < deadline
@@ -155,7 +155,7 @@ def life(
     seed: int = 1,
     begin: int = 1,
 ) -> bytes:
-    """A session as a stream: a tick a second, of values that are easy to tell apart."""
+    """A session as a stream: a tick a second, with distinct values."""
     data = stream.encode(stream.Header(instance, start_ms, labels, 1000, series))
     for number in range(begin, begin + ticks):
         values = [
@@ -191,9 +191,9 @@ def fill_with_lives(path: Path, now_ms: int) -> None:
 
 
 def fill_with_changes(path: Path, now_ms: int) -> None:
-    """Lives of which series go away, and lives that lie across one another."""
+    """Lives whose series go away, and overlapping lives."""
     t0 = now_ms // 1000 * 1000 - 200_000
-    # A disk goes away, and a life with other labels takes over while the one before has no end.
+    # A disk goes away, and a life with other labels begins while the previous one has no end.
     store_stream(path, life("goes", t0, 20, series=EXITS + DISK) + life("goes", t0, 20, begin=21))
     store_stream(path, life("moves", t0, 20, labels=(("zone", "a"),)))
     store_stream(path, life("moves", t0 + 30_000, 20, labels=(("zone", "b"),), end="poweroff"))
