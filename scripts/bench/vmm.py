@@ -89,7 +89,7 @@ def first_line() -> float:
 
 
 class UntimedVcpu(ScriptedVcpu):
-    """Runs a script without looking at the clock: there is nobody to count."""
+    """Runs a script without reading the clock, because nothing is counted."""
 
     def run_untimed(self, handle: Callable[..., bytes]) -> None:
         stopped, answer = self._stopped.is_set, self.answers.append

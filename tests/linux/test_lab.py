@@ -34,7 +34,7 @@ def test_the_built_in_guest_runs_on_its_kvm(in_lab: Run) -> None:
 
 
 def test_a_crashed_or_hanging_laboratory_is_an_error(in_lab: Run) -> None:
-    with pytest.raises(lab.LabError, match=r"(?s)died.*sysrq: Trigger a crash"):
+    with pytest.raises(lab.LabError, match=r"(?s)crashed.*sysrq: Trigger a crash"):
         in_lab("echo c >/proc/sysrq-trigger", timeout_s=LAB_S)
     with pytest.raises(lab.LabError, match="did not end within 2 s"):
         in_lab("sleep 1000", timeout_s=2)
