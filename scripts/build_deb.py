@@ -237,13 +237,16 @@ def write_control(stage: Path, site: Path, minor: int, version: str) -> None:
 
 def set_modes(stage: Path) -> None:
     """Set the modes that dpkg expects, whatever the umask and the wheels: only programs are executable."""
-    run_by = {stage / "DEBIAN", stage / HOME.relative_to("/") / "bin"}
-    is_data = {stage / "DEBIAN" / name for name in ("control", "conffiles", "md5sums")}
     stage.chmod(0o755)
     for path in stage.rglob("*"):
         if not path.is_symlink():
-            is_run = path.is_dir() or path.suffix == ".sh" or (path.parent in run_by and path not in is_data)
-            path.chmod(0o755 if is_run else 0o644)
+            path.chmod(0o755 if path.is_dir() or is_program(path) else 0o644)
+
+
+def is_program(file: Path) -> bool:
+    """Whether a file is a script to be run. Some modules of Python begin with #!, too, and are imported."""
+    with file.open("rb") as opened:
+        return opened.read(2) == b"#!" and file.suffix != ".py"
 
 
 def check_paths(stage: Path) -> None:

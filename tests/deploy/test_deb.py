@@ -154,11 +154,12 @@ def test_a_purge_leaves_only_data(root: Path) -> None:
     assert {name for name in left if not name.startswith(("/etc/rondo", "/var/lib/rondo"))} <= {"/run/rondo"}
 
     said = succeed_in(root, "dpkg", "--purge", "rondo-tools")
-    assert files(root) - before == kept
-    for folder in ("/var/lib/rondo", "/etc/rondo"):
-        assert f"rondo-tools: {folder} holds files" in said
+    left = files(root) - before
     for folder in ("var/lib/rondo", "etc/rondo"):
         shutil.rmtree(root / folder)
+    assert left == kept
+    for folder in ("/var/lib/rondo", "/etc/rondo"):
+        assert f"rondo-tools: {folder} has files that are not the package's" in said
 
 
 def test_where_systemd_runs_units_are_restarted_and_stopped(root: Path) -> None:
@@ -166,7 +167,7 @@ def test_where_systemd_runs_units_are_restarted_and_stopped(root: Path) -> None:
     asked, systemctl = root / "tmp/asked", root / "usr/local/bin/systemctl"
     systemctl.write_text('#!/bin/sh\necho "$@" >>/tmp/asked\n')
     systemctl.chmod(0o755)
-    (root / "run/systemd/system").mkdir()
+    (root / "run/systemd/system").mkdir(parents=True)
     try:
         install(root)
         assert asked.read_text() == "daemon-reload\n"
