@@ -91,8 +91,8 @@ def _max_bytes(text: str) -> int:
     "--max-bytes",
     type=command.typed(_max_bytes),
     metavar="SIZE",
-    help="limit of the store's disk space, such as 10G: the oldest files are evicted (default: a tenth of "
-    "the file system, at most 16G)",
+    help="limit of the store's disk space, at least 1M, such as 10G: the oldest files are evicted (default: "
+    "a tenth of the file system, at most 16G)",
 )
 @argh.arg(
     "--sync",

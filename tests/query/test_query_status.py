@@ -45,8 +45,8 @@ def test_a_page_shows_the_health(fifty: Path, capsys: pytest.CaptureFixture[str]
     page = {line[:9].strip(): line[11:] for line in lines[:7]}
     assert page["VMs, 1h"] == "48 running, 1 error, 1 reset, 1 silent; the newest tick 0.0 s ago"
     assert page["evicted"] == "nothing"
-    assert page["damage"] == "none met"
-    assert "the store does not tell" in page["ticks"]
+    assert page["damage"] == "none found"
+    assert "no rondo-store has served it" in page["ticks"]
     assert lines[8].split()[:4] == ["cursor", "state", "behind_s", "instance"]
     assert lines[9].split()[0] == "prometheus"
     assert lines[9].split()[2:5] == ["89.5", "vm-09", iso(DELIVERED_MS)]

@@ -82,12 +82,12 @@ def _page(found: Health, store: str, now_ms: int) -> list[str]:
         ("disk", f"{format_size(found.used_bytes)}{most}; {format_size(found.free_bytes)} free"),
         ("ticks", _ticks(found)),
         ("evicted", _evicted(found)),
-        ("damage", "none met" if not found.damage else format_count(len(found.damage), "place")),
+        ("damage", "none found" if not found.damage else format_count(len(found.damage), "place")),
         *(("", word(one)) for one in found.damage[:10]),
     ]
     page = [f"{name:<9}  {text}".rstrip() for name, text in lines]
     if not found.deliveries:
-        return [*page, "delivery   no cursor: nothing was ever delivered from here"]
+        return [*page, "delivery   none: the store has no cursor, and no push has delivered from it"]
     return [*page, "", *table_lines(columns_of(found.deliveries), sys.stdout.encoding)]
 
 
@@ -96,13 +96,13 @@ def _writer(found: Health, now_ms: int) -> str:
     if writer.is_alive:
         return f"process {writer.pid}"
     written = f"; last written to {_ago(now_ms - writer.written_ms)}" if writer.written_ms else ""
-    return f"{'none' if writer.is_alive is False else 'not to be seen from here'}{written}"
+    return f"{'none' if writer.is_alive is False else 'not visible from here'}{written}"
 
 
 def _ticks(found: Health) -> str:
     counts = _own_ticks(found)
     if not counts:
-        return "the store does not tell (no rondo-store has served it in the last hour)"
+        return "unknown: no rondo-store has served it in the last hour"
     since = "since the store's start"
     return ", ".join(f"{count:,} {result}" for result, count in counts.items()) + f" {since}"
 
