@@ -28,7 +28,8 @@ from tests.support.needs import PATIENCE_S
 # Follows a file, as the real one follows a clock, and records how it was started.
 MSB = """#!/bin/sh
 echo "$$ $(id -u) $(grep CapAmb /proc/self/status) $MSB_HOME $*" >>"$MSB_HOME/started"
-[ -e "$MSB_HOME/dies" ] && { cat "$MSB_HOME/dies" >&2; exit 1; }
+# Opened once: a test may remove the file at any moment.
+if error=$(cat "$MSB_HOME/dies" 2>/dev/null); then echo "$error" >&2; exit 1; fi
 exec tail -n +1 -f "$MSB_HOME/lines"
 """
 READ, WRITTEN = (f'blk_bytes_total{{direction="{direction}"}}' for direction in ("read", "write"))
