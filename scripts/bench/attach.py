@@ -117,8 +117,9 @@ def wait_for(process: subprocess.Popen[bytes], text: bytes) -> None:
 def made(count: int, life_s: float = 0.0, pause_s: float = 0.005) -> Iterator[None]:
     """Run `count` VMs, until the block ends or before."""
     command = [VMM, "-m", "bench.kvm_vms", str(count), str(life_s), str(pause_s)]
+    path = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # a Python of another name finds no venv
     with subprocess.Popen(
-        command, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        command, executable=sys.executable, env=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
