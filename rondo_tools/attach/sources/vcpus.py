@@ -73,9 +73,10 @@ class VcpuSource:
         if self._process is not None:
             run_ns, wait_ns = self._process.thread_times(threads)
             run_base_ns, wait_base_ns = self.base.times_ns
-            for tid in self.base.unseen_ns.keys() & threads:
-                run_base_ns += self.base.unseen_ns[tid][0]
-                wait_base_ns += self.base.unseen_ns[tid][1]
+            if unseen_ns := self.base.unseen_ns:  # only of a late VM
+                for tid in unseen_ns.keys() & threads:
+                    run_base_ns += unseen_ns[tid][0]
+                    wait_base_ns += unseen_ns[tid][1]
             # It is less than the base if a thread ended between two watchers.
             values.append(max(run_ns - run_base_ns, 0.0) / 1e9)
             values.append(max(wait_ns - wait_base_ns, 0.0) / 1e9)
