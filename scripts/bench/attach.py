@@ -29,7 +29,6 @@ from pathlib import Path
 from bench import kvm_vms
 from bench.measure import cpu_ns, program, raise_descriptor_limit, resident_bytes, serving
 from bench.report import Peer, Report, run_part
-from devtools import ROOT
 from rondo_tools.attach.counters.bpf import BpfCounters
 from rondo_tools.attach.sinks import StoreSink
 from rondo_tools.catalog import CPU, NET, SERIES

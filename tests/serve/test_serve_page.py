@@ -273,6 +273,20 @@ def test_an_invalid_address_is_ignored(browser: playwright.Browser, host: Host, 
         assert page.get_by_role("button", name="10 min").get_attribute("aria-pressed") == "true"
 
 
+def test_a_scale_has_round_numbers_of_its_unit(browser: playwright.Browser, host: Host) -> None:
+    """Steps of about three lines: of bytes a power of two, of others 1, 2, 2.5 or 5 times a power of ten."""
+    spans = [2.7 * 2**20, 9.1, 700.0]
+    with opened(browser, f"{host.served.url}/") as page:
+        steps = page.evaluate(
+            """async (spans) => {
+              const { niceStep } = await import("./static/chart.js");
+              return spans.map((span) => [niceStep(span, 3), niceStep(span, 3, true)]);
+            }""",
+            spans,
+        )
+    assert steps == [[1e6, 2**20], [5, 4], [250, 256]]
+
+
 def test_an_empty_page_says_so(browser: playwright.Browser, host: Host, tmp_path: Path) -> None:
     """A host without VMs, a filter without matches, and a missing value."""
     with opened(browser, f"{host.served.url}/") as page:

@@ -74,8 +74,8 @@ function draw() {
   const total = fleet.totals();
   tiles([
     ["running", format.count(total.running)],
-    ["born, last minute", format.count(total.born)],
-    ["ended, last minute", format.count(total.ended)],
+    ["began, 1 min", format.count(total.born)],
+    ["ended, 1 min", format.count(total.ended)],
     ["lost", format.count(total.lost)],
     ["exits/s", format.count(total.exits)],
     ["CPU", format.percent(total.cpu)],

@@ -1,13 +1,14 @@
 // A line chart on a canvas: gaps, a band from minimum to maximum, one cursor for all charts of a group, zoom by
 // dragging or by keys. Colours come from the style sheet.
-import { clock, date } from "./format.js";
+import { bytes, clock, date } from "./format.js";
 
 const LEFT = 64, RIGHT = 6, TOP = 6, BOTTOM = 20;
 const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800];
 const NICE = [1, 2, 2.5, 5, 10];
 
-// The step of a scale for about this number of lines.
-export function niceStep(span, lines) {
+// The step of a scale for about this number of lines; of bytes, a power of two.
+export function niceStep(span, lines, isBytes = false) {
+  if (isBytes) return 2 ** Math.ceil(Math.log2(span / lines));
   const power = 10 ** Math.floor(Math.log10(span / lines));
   return power * NICE.find((one) => one * power >= span / lines);
 }
@@ -128,7 +129,7 @@ export class Chart {
 
   drawScales(g, width) {
     const grid = color(this.canvas, "--grid"), text = color(this.canvas, "--quiet");
-    const step = niceStep(this.high - this.low, 3);
+    const step = niceStep(this.high - this.low, 3, this.format === bytes);
     g.textAlign = "right";
     for (let value = Math.ceil(this.low / step) * step; value <= this.high; value += step) {
       g.fillStyle = grid;

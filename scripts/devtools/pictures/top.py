@@ -20,6 +20,8 @@ from rondo_tools.catalog import CPU, SERIES
 from rondo_tools.stream import Header
 
 NOW_MS = 1_795_403_100_000  # 2026-11-23T03:05:00Z
+# Of all exits by reason, of all requests by operation, of all bytes by direction; 0.05 for others.
+SHARES = {"io": 0.2, "mmio": 0.45, "hlt": 0.3, "read": 0.6, "write": 0.35}
 WIDTH, HEIGHT, MARGIN = 8.4, 18, 12  # of a cell, and around the screen
 PAPER, INK = "#16181d", "#d6d9df"
 COLORS = {"default": INK, "red": "#f2777a", "brown": "#e5c07b", "white": "#ffffff"}
@@ -84,11 +86,12 @@ def a_life(
         shape[:-mad_s] *= 0.03
     values = np.zeros((t_ms.size, len(series)))
     for at, one in enumerate(series):
-        share = {"io": 0.2, "mmio": 0.45, "hlt": 0.3}.get(dict(one.labels).get("reason", ""), 0.05)
+        labels = dict(one.labels)
+        share = SHARES.get(labels.get("reason") or labels.get("op") or labels.get("direction", ""), 0.05)
         rate = {
             "vcpu_exits_total": exits * share,
-            "blk_requests_total": exits * disk / 30,
-            "blk_bytes_total": exits * disk * 350,
+            "blk_requests_total": exits * disk * share / 10,
+            "blk_bytes_total": exits * disk * share * 700,
             "vmm_cpu_seconds_total": min(exits / 9000, 1.6),
             "vcpu_cpu_seconds_total": min(exits / 10_000, 1.5),
             "vcpu_wait_seconds_total": exits / 400_000,
