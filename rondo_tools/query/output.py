@@ -154,7 +154,7 @@ class LineWriter:
         if line.series != self._above:
             self._above = line.series
             names = [encodable(word(str(series)), self._out.encoding) for series in line.series]
-            self._widths = [self._face.width, len(instance), *(max(len(name), 8) for name in names)]
+            self._widths = [self._face.width, *(max(len(text), 8) for text in (instance, *names))]
             self._row("time", "instance", *names)
         self._row(str(time), instance, *map(format_number, line.values))
 

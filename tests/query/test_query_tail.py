@@ -326,7 +326,9 @@ def test_names_are_printed_again_when_the_series_change(
     other = follow(store, "exits_total").look(T0 + 2000)[0]
     writer = LineWriter(sys.stdout, "table", Face(unix=True))
     writer.write((one, two, other, two))
-    assert [line.split() for line in capfd.readouterr().out.splitlines()] == [
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].index("rss_bytes") == lines[1].rindex("1"), "the values stand below their name"
+    assert [line.split() for line in lines] == [
         ["time", "instance", "rss_bytes"],
         [str(T0 + 1000), r"vm\x201", "1"],
         [str(T0 + 2000), r"vm\x201", "2"],
