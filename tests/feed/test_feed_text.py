@@ -309,7 +309,7 @@ def test_what_the_docs_say_is_refused_is_what_is_said() -> None:
     said = "".join(path.read_text() for path in (root / "rondo_tools" / "feed").glob("*.py"))
     said = re.sub(r'"\n\s+f?"', "", said).replace("{MAX_SERIES}", str(MAX_SERIES))
     said = said.replace("{{", "{").replace("}}", "}")
-    table = (root / "docs" / "feed.md").read_text().partition("| what it says |")[2].partition("\n\n")[0]
+    table = (root / "docs" / "feed.md").read_text().partition("| message |")[2].partition("\n\n")[0]
     quoted = re.findall(r"^\| `(?:line 3 is left out: )?([^`]+)`", table, re.MULTILINE)
     assert len(quoted) >= 7
     assert [one for one in quoted if one not in said] == []
