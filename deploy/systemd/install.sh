@@ -81,7 +81,7 @@ uninstall)
     if [ -d "$share" ] && [ "$(wheel_share)" != "$(readlink -f "$share")" ]; then
         (cd "$share" && rm -f $pages)
     fi
-    echo "The units are gone; remove /etc/rondo and /var/lib/rondo yourself."
+    echo "The units are gone; remove /etc/rondo, /var/lib/rondo and /var/lib/rondo-vmm yourself."
     ;;
 *)
     echo "usage: install.sh install|uninstall" >&2
