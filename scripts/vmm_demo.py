@@ -120,7 +120,7 @@ class Run:
         found = seconds(self._session(), {})
         say(
             f"\nThe VM lived {found.lived} s; the store has {found.stored} ticks. "
-            "rondo-push has settled all of them; its line above has the numbers."
+            "rondo-push has no more to send; its line above has the numbers."
         )
         self._look_further()
         return 0 if found.stored == found.lived else 1

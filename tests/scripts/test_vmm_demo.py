@@ -271,7 +271,7 @@ def test_a_run_on_another_machine(box: Box, prometheus: Prometheus) -> None:
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
-    assert "rondo-push has settled all of them" in said
+    assert "rondo-push has no more to send" in said
     assert "phase: mixed" in said
     for name in (".git", ".tools", "build"):
         assert not (box.folder / name).exists()
@@ -301,7 +301,7 @@ def test_ctrl_c_here_ends_it_there_and_shows_the_end(box: Box, prometheus: Prome
             demo.kill()
     assert demo.returncode == 0, said + out
     assert "ended by signal" in out
-    assert "rondo-push has settled all of them" in out
+    assert "rondo-push has no more to send" in out
 
 
 def test_it_ends_there_when_the_connection_is_gone(box: Box, prometheus: Prometheus) -> None:

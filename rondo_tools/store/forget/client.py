@@ -150,7 +150,7 @@ class _Client:
         if in_flight:
             paths = ", ".join(str(self._layout.cursor(name)) for name in in_flight)
             raise RondoError(
-                f"{paths}: a batch in flight still has some of the data, until rondo-push has settled it",
+                f"{paths}: a batch in flight still has some of the data: run this again after the next push",
                 exit_code=EX_TEMPFAIL,
             )
 
