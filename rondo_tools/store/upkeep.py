@@ -5,11 +5,13 @@ background thread, or between two reads of a pipe. They own `state`. The writer 
 it has to know, newly remembered and removed sessions, in its own thread.
 
 A full disk may make a roll-up fail, and without one no journal can be removed. So a server keeps a reserve
-of disk space for one roll-up, and frees it then. If the reserve cannot be allocated again, files are evicted.
+of disk space for one roll-up, and frees it then. Files are evicted only if roll-ups have failed for minutes,
+and only as many as one needs: another program may fill the disk for a moment, but evicted data is gone.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -36,6 +38,9 @@ MOST_BYTES = 16 << 30  # default limit of a store's disk space,
 _SHARE = 10  # and at most this part of its file system
 _RESERVE = 16 << 20
 _RESERVE_SHARE = 16  # and at most this part of the store's limit
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_FULL_FOR_S = 300.0  # until files are evicted: producers keep ten minutes of ticks
+_FIRST_EVICTED = 1 << 16  # bytes, then twice as many
 
 
 class Forgotten(NamedTuple):
@@ -71,6 +76,7 @@ class Upkeep:
         self._layout = folder.layout
         self._remembered = remembered
         self._now_ms = now_ms
+        self._clock = clock
         self._housekeeper = Housekeeper(
             folder.layout,
             folder.tiers,
@@ -79,9 +85,9 @@ class Upkeep:
             self.max_bytes,
             clock,
         )
-        self._reserve_bytes = min(_RESERVE, self.max_bytes // _RESERVE_SHARE)
-        self._reserve = Reserve(folder.layout, self._reserve_bytes)
+        self._reserve = Reserve(folder.layout, min(_RESERVE, self.max_bytes // _RESERVE_SHARE))
         self._keeps_reserve = False
+        self._full_since: float | None = None  # the first roll-up that failed on the full disk
         self._gone: deque[int] = deque()  # removed files of descriptions
 
     def keep_reserve(self) -> None:
@@ -102,7 +108,8 @@ class Upkeep:
             if exc.errno not in FULL:
                 raise
             self._reserve.give_up()
-            result = self._roll_up(journal)
+            result = self._roll_up_on_full_disk(journal)
+        self._full_since = None
         self._take_reserve()
         return result
 
@@ -141,6 +148,23 @@ class Upkeep:
         in_flight = [one.name for one in cursors if one.holds_some]
         return Forgotten(job.removed, remembered, in_flight, [one.name for one in cursors if one.is_sending])
 
+    def _roll_up_on_full_disk(self, journal: ClosedJournal) -> Result:
+        """Roll up without the reserve; evict files if that has failed for minutes."""
+        wanted = _FIRST_EVICTED
+        while True:
+            try:
+                return self._roll_up(journal)
+            except OSError as exc:
+                if exc.errno not in _FULL_DISK:
+                    raise
+                if self._full_since is None:
+                    self._full_since = self._clock()
+                if self._clock() - self._full_since < _FULL_FOR_S:
+                    raise
+                if not self._took(self._housekeeper.make_room(self.state, wanted)).evicted:
+                    raise
+            wanted *= 2
+
     def _roll_up(self, journal: ClosedJournal) -> Result:
         result = compaction.roll_up(
             self._layout, self.state, self._folder.tiers, self._folder.store_id, self._now_ms, journal.number,
@@ -154,9 +178,7 @@ class Upkeep:
         if not self._keeps_reserve:
             return
         try:
-            if not self._reserve.take():
-                self._took(self._housekeeper.make_room(self.state, self._reserve_bytes))
-                self._reserve.take()
+            self._reserve.take()
         except OSError as exc:
             log.debug("%s: no reserve: %s", self._layout.reserve, exc.strerror or exc)
 
