@@ -2,7 +2,7 @@
 
 Strategy: take the lock, read what the last roll-up committed, and remove uncommitted files. A file that
 cannot be read is skipped with a warning: the store starts and serves. Only an unreadable `state.json` stops
-it, because without it a week of files would count as uncommitted.
+it, or one that is gone, because without it a week of files would count as uncommitted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from rondo_tools.store.folder import Folder
 from rondo_tools.store.forget.service import Forgetter
 from rondo_tools.store.format.frames import MAX_PAYLOAD
 from rondo_tools.store.format.layout import Layout
-from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.format.opened import read_state
+from rondo_tools.store.format.state import State
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.keeper import Keeper
 from rondo_tools.store.remembered import Remembered
@@ -129,16 +130,13 @@ def _check_file_limit() -> None:
 
 
 def _read_state(layout: Layout) -> State:
-    path = layout.state_json
     try:
-        return parse_state(path.read_bytes())
-    except FileNotFoundError:
-        return State()
-    except OSError as exc:
-        raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        return read_state(layout)
     except StoreError as exc:
+        if exc.exit_code == EX_UNAVAILABLE:
+            raise
         raise StoreError(
-            f"{path}: {exc}; put it back from a backup, or move {layout.path} away and begin another store"
+            f"{exc}; put it back from a backup, or move {layout.path} away and begin another store"
         ) from exc
 
 

@@ -24,7 +24,8 @@ from rondo_tools.store.derived_view import DerivedView, EndedView, RowsView
 from rondo_tools.store.format.frame_file import has_no_header
 from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
-from rondo_tools.store.format.state import State, parse_state
+from rondo_tools.store.format.opened import state_bytes, state_of
+from rondo_tools.store.format.state import State
 from rondo_tools.store.journal_view import JournalView
 
 _LOOKS = 100
@@ -71,7 +72,7 @@ class Files:
         self._layout = Layout(path)
         self._tiers = tiers
         self._views: dict[Path, tuple[tuple[int, int], JournalView | DerivedView]] = {}
-        self._state = b"", State()
+        self._state: tuple[bytes | None, State] = None, State()
         self._carry = 0, Carry()
         self._warned: set[Path] = set()
         self._denied: dict[Path, PermissionError] = {}  # of this look
@@ -207,18 +208,9 @@ class Files:
         self._views = {path: kept for path, kept in self._views.items() if path in there}
 
     def _read_state(self) -> State:
-        path = self._layout.state_json
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            data = b""  # before the first roll-up
-        except OSError as exc:
-            raise StoreError(f"{path}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+        data = state_bytes(self._layout)
         if data != self._state[0]:
-            try:
-                self._state = data, parse_state(data) if data else State()
-            except StoreError as exc:
-                raise StoreError(f"{path}: {exc}") from exc
+            self._state = data, state_of(self._layout, data)
         return self._state[1]
 
     def _read_carry(self, number: int, missing: list[Path]) -> Carry:

@@ -368,6 +368,40 @@ def test_an_unreadable_state_stops_it_and_changes_no_file(
     check(session, ticks(45, begin_ms))
 
 
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_lost_state_costs_no_data_once_it_is_back(life: Life, run: Run, content: bytes | None) -> None:
+    """None: removed, or left out of a backup."""
+    for _ in range(6):
+        life.pipe()
+        life.wait(HOUR_MS)
+    assert 1 not in life.journals()
+    state = life.layout.state_json
+    before = state.read_bytes()
+    state.unlink()
+    if content is not None:
+        state.write_bytes(content)
+    for argv in ("rondo-store", "rondo-query check", "rondo-query list"):
+        tool, *words = argv.split()
+        done = run(tool, life.path, *words, stdin=None, input=b"")
+        assert done.returncode == 65, argv
+        assert f"{state}: ".encode() in done.stderr
+        assert b"Traceback" not in done.stderr
+    state.write_bytes(before)
+    assert len(Store(life.path).sessions()) == 6
+    assert not list(Checker(life.path).findings())
+
+
+def test_a_state_that_is_gone_beside_all_journals_is_made_again(life: Life) -> None:
+    """As after a crash in the first roll-up."""
+    for _ in range(2):
+        life.pipe()
+        life.wait(MINUTE_MS)
+    life.layout.state_json.unlink()
+    life.pipe()
+    assert len(Store(life.path).sessions()) == 3
+    assert not list(Checker(life.path).findings())
+
+
 @pytest.mark.parametrize("size", [0, 1, 39])
 def test_a_journal_without_a_header_is_skipped(path: Path, run: Run, begin_ms: int, size: int) -> None:
     assert run("rondo-store", path, stdin=None, input=data(begin_ms, 45)).returncode == 0

@@ -92,6 +92,12 @@ class Layout:
         """The numbers of all carry files there are."""
         return sorted(int(found[1]) for name in _names(self.path) if (found := _CARRY.fullmatch(name)))
 
+    def has_lost_state(self) -> bool:
+        """Whether state.json is gone: the first journal stays until a state.json counts it as rolled up."""
+        folders = [name for name in _names(self.path) if _FOLDER.fullmatch(name) and name != JOURNALS]
+        is_rolled_up = bool(self.carries()) or any(map(self.numbers, folders))
+        return is_rolled_up and 1 not in self.numbers(JOURNALS) and not self.state_json.exists()
+
     def temporaries(self) -> list[Path]:
         """The left-over files of interrupted replacements."""
         found = [self.path / name for name in sorted(_names(self.path)) if _TEMPORARY.fullmatch(name)]

@@ -73,12 +73,25 @@ def _file(path: Path) -> str:
 
 
 def read_state(layout: Layout) -> State:
-    """The last commit of a roll-up. Raises StoreError if it cannot be read."""
+    """The last commit of a roll-up. Raises StoreError if it cannot be read, or was lost."""
+    return state_of(layout, state_bytes(layout))
+
+
+def state_bytes(layout: Layout) -> bytes | None:
+    """The content of state.json; None before the first roll-up. Raises as `read_state` does."""
     try:
-        return parse_state(layout.state_json.read_bytes())
+        return layout.state_json.read_bytes()
     except FileNotFoundError:
-        return State()
+        if layout.has_lost_state():
+            raise StoreError(f"{layout.state_json}: gone, so nobody knows which files are data") from None
+        return None
     except OSError as exc:
         raise StoreError(f"{layout.state_json}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc
+
+
+def state_of(layout: Layout, data: bytes | None) -> State:
+    """The state in the content of state.json. Raises StoreError if it is invalid."""
+    try:
+        return State() if data is None else parse_state(data)
     except StoreError as exc:
         raise StoreError(f"{layout.state_json}: {exc}") from exc
