@@ -28,6 +28,7 @@ from rondo_tools.units import format_count, format_size, parse_duration, parse_s
 
 if TYPE_CHECKING:
     from rondo_tools.store.intake import Counts
+    from rondo_tools.store.keeper import Keeper
     from rondo_tools.store.opened import OpenStore
     from rondo_tools.store.server.self_metrics import SelfMetrics
     from rondo_tools.store.server.server import Server
@@ -223,7 +224,7 @@ def _read(fd: int, store: OpenStore, watermarks: Watermarks, signals: Signals) -
         read_to_end(fd, intake, store, watermarks, signals)
     finally:
         watermarks.drain(_LAST_LINES_S)
-        _log_counts(intake.counts)
+        _log_counts(intake.counts, store.keeper)
     if not intake.counts.sessions:
         log.info("standard input ended without a stream: nothing was stored")
 
@@ -246,7 +247,7 @@ def _serve(server: Server, watermarks: Watermarks, metrics: SelfMetrics | None) 
     finally:
         notifier.stopping()
         watermarks.drain(_LAST_LINES_S)
-        _log_counts(server.counts)
+        _log_counts(server.counts, server.keeper)
 
 
 def _log_limit(store: OpenStore) -> None:
@@ -261,11 +262,12 @@ def _log_limit(store: OpenStore) -> None:
         )
 
 
-def _log_counts(counts: Counts) -> None:
+def _log_counts(counts: Counts, keeper: Keeper) -> None:
+    stored = max(counts.stored - keeper.pending_ticks, 0)  # our own metrics' ticks may be pending, too
     expired = f", {counts.expired} expired" if counts.expired else ""
     log.info(
         "%s stored, %s; %d late, %d ahead of the clock%s",
-        format_count(counts.stored, "tick"),
+        format_count(stored, "tick"),
         format_count(counts.sessions, "session"),
         counts.late,
         counts.ahead,

@@ -93,6 +93,18 @@ class Journal:
         return bool(self._rows or self._ends or self._framed)
 
     @property
+    def pending_ticks(self) -> int:
+        """The number of ticks that wait for `write`."""
+        sizes = [
+            (schema, len(body))
+            for end, schema, body in self._framed
+            if schema is not None and end > self.size
+        ]
+        for schema, parts in self._rows.items():
+            sizes.append((schema, sum(memoryview(part).nbytes for part in parts)))
+        return sum(size // (_HEAD.size + 8 * schema.width) for schema, size in sizes)
+
+    @property
     def is_linked(self) -> bool:
         """Whether the file, if there is one, still has a name. Raises OSError."""
         return self._writer is None or self._writer.is_linked

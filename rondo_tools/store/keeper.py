@@ -213,6 +213,11 @@ class Keeper:
         """Whether anything waits for `flush`."""
         return self._journals.is_behind
 
+    @property
+    def pending_ticks(self) -> int:
+        """The number of ticks that wait for `flush`."""
+        return self._journals.journal.pending_ticks
+
     def flush(self) -> None:
         """Write what was gathered, then end the journal if it is time.
 

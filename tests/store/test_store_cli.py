@@ -376,8 +376,11 @@ def test_a_stop_signal_on_a_full_disk(small_disk: Path, begin_ms: int, number: s
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 75
         assert process.stderr is not None
-        assert b"data that is not stored must be sent again" in process.stderr.read()
-    for session in Store(path).sessions():  # what was stored is whole
+        text = process.stderr.read()
+        assert b"data that is not stored must be sent again" in text
+    sessions = Store(path).sessions()
+    assert f": {sum(session.ticks for session in sessions)} ticks stored".encode() in text
+    for session in sessions:  # what was stored is whole
         model.check(session, ticks(400, begin_ms)[: session.ticks])
 
 
