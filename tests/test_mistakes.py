@@ -108,6 +108,8 @@ MISTAKES = [
     Mistake("rondo-serve st", 64, "--listen is missing: write --listen tcp:127.0.0.1:9464, or unix:PATH"),
     Mistake("rondo-serve st --listen tcp:0.0.0.0:0", 64, "other hosts can reach this address; give --token-file"),
     Mistake("rondo-store st --max-bytes 10", 64, "'10' is too small: 1.0 MiB is the least; write 10G"),
+    Mistake("rondo-store half < ok.stream", 69, "half: cannot be written to: Permission denied; half/tier_0 be", NOBODY),
+    Mistake("rondo-store part < ok.stream", 69, "part: cannot be written to: Permission denied; part/lock be", NOBODY),
     Mistake("rondo-store st --forget '{}'", 64, "To forget all, remove the store's folder"),
     # A question.
     Mistake("rondo-query st read up --range nonsense", 64, "--range: 'nonsense' is not a duration: write 500ms"),
@@ -255,6 +257,10 @@ def scene() -> Iterator[Scene]:
         (folder / "soon.stream").write_bytes(encoded(HEADER, in_9_min))
         made.run(
             "rondo-store st < ok.stream && cp -r st shut && cp -r st locked && chmod 700 shut", check=True
+        )
+        made.run(
+            "cp -r st half && chmod -R a+rwX half && cp -r half part && chmod 755 half/tier_0; chmod 600 part/lock",
+            check=True,
         )
         made.run("rondo-query st dump > st.dump", check=True)
         with (folder / "locked" / "lock").open("rb") as lock:

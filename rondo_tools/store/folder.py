@@ -8,6 +8,7 @@ this process opened.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -45,7 +46,7 @@ class Folder:
                     f"{path}: made with --tiers {format_tiers(known.tiers)}, which cannot be changed; "
                     "leave the flag out, or use another folder"
                 )
-            files.make_folder(self.layout.folder(JOURNALS))
+            _make_writable_folder(self.layout.folder(JOURNALS))
             self._store_json = _identity(os.stat(self.layout.store_json))  # noqa: PTH116
         except (FileExistsError, NotADirectoryError) as exc:
             self.close()
@@ -54,7 +55,7 @@ class Folder:
             ) from exc
         except OSError as exc:
             self.close()
-            why = files.why(exc, self.layout.path)
+            why = files.why(exc, Path(exc.filename or path))
             raise StoreError(f"{path}: cannot be written to: {why}", exit_code=EX_UNAVAILABLE) from exc
         except BaseException:
             self.close()
@@ -129,6 +130,13 @@ def _check_empty(layout: Layout) -> StoreJson | None:
         f"{path}: no store, and not empty ({min(others)}); name a folder of its own, such as "
         f"{path / 'vmm_metrics'}"
     )
+
+
+def _make_writable_folder(path: Path) -> None:
+    """Make a folder. Raises OSError, also if no file can be made in it: else the first write would wait."""
+    files.make_folder(path)
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _lock(path: Path) -> int:
