@@ -122,7 +122,13 @@ def loop_journal(journal: Path) -> None:
     journal.symlink_to(journal.name)
 
 
-HARMS = [break_journal, lose_journal, loop_journal]
+def replace_journal(journal: Path) -> None:
+    journal.unlink()
+    journal.mkdir()
+    (journal / ("x" * 60)).touch()  # as large as the start of a file, on any file system
+
+
+HARMS = [break_journal, lose_journal, loop_journal, replace_journal]
 
 
 @pytest.mark.parametrize("harm", HARMS, ids=lambda f: f.__name__)
@@ -137,7 +143,7 @@ def test_unreadable_files(
     done = query(store, *words(argv, tmp_path))
     warning, last = done.stderr.decode().splitlines()
     assert done.returncode == 65
-    assert str(journal) in warning
+    assert warning.count(str(journal)) == 1
     assert last.startswith("rondo-query: left out: 1 file that cannot be read")
     assert shows(done, argv, tmp_path, "vm-fine", "vm-good")
 

@@ -24,6 +24,7 @@ from rondo_tools.store.format.frames import (
     SCHEMA,
     SESSION,
     Damage,
+    FileHeader,
     Frame,
     Rows,
     parse_file_header,
@@ -47,6 +48,13 @@ def has_no_header(path: Path) -> bool:
         return False
 
 
+def _header_of(path: Path, data: bytes) -> FileHeader:
+    try:
+        return parse_file_header(data)
+    except StoreError as exc:
+        raise StoreError(f"{path}: {exc}", exit_code=exc.exit_code) from exc
+
+
 class FrameFile:
     """Raises FileNotFoundError if there is none, StoreError if it is no such file or cannot be read."""
 
@@ -62,10 +70,10 @@ class FrameFile:
         self.scanned_to = FILE_SIZE
         self.schemas: dict[int, Schema] = {}
         try:
-            self.header = parse_file_header(self.read(0, FILE_SIZE))
-        except StoreError as exc:
+            self.header = _header_of(path, self.read(0, FILE_SIZE))
+        except StoreError:
             self.close()
-            raise StoreError(f"{path}: {exc}", exit_code=exc.exit_code) from exc
+            raise
         self.seed = self.header.seed
 
     @property
