@@ -172,18 +172,6 @@ def _flag(flag: str, parse: Callable[[], int]) -> int:
         raise UsageError(f"{flag}: {exc}") from None
 
 
-def _changes_s(before_s: int, after_s: int) -> int:
-    """The second at which local time changes its offset from UTC, once between these two."""
-    offset = time.localtime(before_s).tm_gmtoff
-    while after_s - before_s > 1:
-        between_s = (before_s + after_s) // 2
-        if time.localtime(between_s).tm_gmtoff == offset:
-            before_s = between_s
-        else:
-            after_s = between_s
-    return after_s
-
-
 def format_times(t_ms: Sequence[int]) -> list[str]:
     """``2026-11-23T10:00:00.123Z`` for each of some Unix milliseconds."""
     times = np.asarray(t_ms, np.int64)
@@ -201,8 +189,3 @@ def format_times(t_ms: Sequence[int]) -> list[str]:
         text[:, at] += (ms // unit % (6 if unit in (600_000, 10_000) else 10)).astype(np.uint8)
     together = text.tobytes().decode("ascii")
     return [together[at : at + 24] for at in range(0, len(together), 24)]
-
-
-def format_time(t_ms: int) -> str:
-    """`format_times` of one."""
-    return format_times([t_ms])[0]

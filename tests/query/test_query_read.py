@@ -22,7 +22,7 @@ from rondo_tools.catalog import GAUGE, Series
 from rondo_tools.query.cli import COMMANDS, main
 from rondo_tools.query.curve import CurveReader, Question, find_in
 from rondo_tools.query.damage import Damage
-from rondo_tools.query.times import format_time
+from rondo_tools.query.times import format_times
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.reader import Store
@@ -284,7 +284,7 @@ def test_rows_older_than_the_last_tier_are_logged(store: Path, capsys: pytest.Ca
     assert first > T0 + 60_000
     assert err.splitlines()[-1] == (
         "rondo-query: the beginning of 1 session is left out: "
-        f"nothing older than {format_time(first)} is kept"
+        f"nothing older than {format_times([first])[0]} is kept"
     )
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rondo_tools.errors import UsageError
 from rondo_tools.query.face import Face, face
-from rondo_tools.query.times import Span, format_time, format_times, make_span, parse_since, parse_time
+from rondo_tools.query.times import Span, format_times, make_span, parse_since, parse_time
 from tests.support.fixtures import Query
 from tests.support.query.made_store import T0, add_session
 
@@ -127,7 +127,7 @@ def test_the_ends_of_the_calendar(zone: Zone, zone_name: str, text: str) -> None
 
 @given(st.integers(0, 4 * 10**12))
 def test_printed_times_can_be_parsed(t_ms: int) -> None:
-    assert parse_time(format_time(t_ms), NOW) == t_ms
+    assert parse_time(format_times([t_ms])[0], NOW) == t_ms
     if t_ms >= 10**11:
         assert parse_time(str(t_ms), NOW) == t_ms
 
@@ -203,7 +203,7 @@ def test_format_times() -> None:
         times = [0, most - 1, *rng.integers(0, most, 2000).tolist()]
         expected = [f"{each}Z" for each in np.asarray(times, "datetime64[ms]").astype(str).tolist()]
         assert format_times(times) == expected
-    assert format_time(2**53 - 1).endswith("Z")  # a producer's start may be anything
+    assert format_times([2**53 - 1])[0].endswith("Z")  # a producer's start may be anything
 
 
 def test_faces(zone: Zone) -> None:
