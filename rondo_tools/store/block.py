@@ -27,17 +27,6 @@ class Block:
     t_ms: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
 
-    def __len__(self) -> int:
-        return self.t_ms.size
-
-    def only(self, wanted: npt.NDArray[np.bool_]) -> Block:
-        return self if wanted.all() else Block(self.t_ms[wanted], self.values[wanted])
-
-    def past(self, last_ms: int) -> Block:
-        """The ticks that are later than `last_ms` and than all ticks before them."""
-        newest = np.maximum.accumulate(np.concatenate(([last_ms], self.t_ms)))
-        return self.only(self.t_ms > newest[:-1])
-
 
 class BlockDecoder(Decoder):
     """A Decoder that yields a Block for many ticks at once."""

@@ -260,7 +260,7 @@ def _open_windows(snapshot: Snapshot, gathered: _Gathered, keys: dict[SessionKey
         if mine.size:
             windows.open[schema] = mine
     begin_ms = question.after_ms // interval_ms * interval_ms
-    fresh = _Fresh(gathered, keys, begin_ms - 1)
+    fresh = _Fresh(keys, begin_ms - 1)
     fresh.read(snapshot)
     for schema, groups in [*windows.add(fresh.ticks()), *windows.open.items()]:
         session, t_ms, values = coarse_rows(groups, schema)
@@ -274,9 +274,8 @@ def _add_values(gathered: _Gathered, schema: Schema, place: Ints, t_ms: Times, v
 class _Fresh:
     """The ticks of wanted sessions that are not rolled up, with all columns."""
 
-    def __init__(self, gathered: _Gathered, keys: dict[SessionKey, int], after_ms: int) -> None:
+    def __init__(self, keys: dict[SessionKey, int], after_ms: int) -> None:
         self._keys, self._after_ms = keys, after_ms
-        self._until_ms = gathered.question.until_ms
         self._found: dict[Schema, list[tuple[Ints, Times, Values]]] = {}
 
     def read(self, snapshot: Snapshot) -> None:

@@ -19,9 +19,6 @@ from rondo_tools.store.format import frames
 from rondo_tools.store.format.records import SessionKey, SessionRecord, pack_sessions
 from rondo_tools.store.format.schema import Schema
 
-MAX_SCHEMAS = 1 << 16
-MAX_SCHEMA_BYTES = 16 << 20  # of one file, in all
-
 
 class FrameWriter:
     """Makes the file at `path`, or continues one of exactly `size` bytes that an earlier process made.
@@ -66,10 +63,6 @@ class FrameWriter:
     def is_linked(self) -> bool:
         """Whether the file still has a name. Raises OSError."""
         return os.fstat(self._fd).st_nlink > 0
-
-    @property
-    def is_full_of_schemas(self) -> bool:
-        return len(self._schemas) >= MAX_SCHEMAS or self.schema_bytes >= MAX_SCHEMA_BYTES
 
     def add(self, frame: bytes) -> int:
         """Gather a frame for the next `write`; gives its offset."""

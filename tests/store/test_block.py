@@ -6,8 +6,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +13,7 @@ from rondo_tools import stream
 from rondo_tools.errors import StreamError
 from rondo_tools.store.block import Block, BlockDecoder
 from rondo_tools.stream import Decoder, End, Event, Tick
-from tests.support.store.stream_model import COUNTS, LEVEL, T0, accepted, header, tick, ticks
+from tests.support.store.stream_model import COUNTS, LEVEL, T0, header, ticks
 from tests.support.streams import encoded
 
 
@@ -71,15 +69,6 @@ def test_events_and_errors_equal_those_of_the_plain_decoder(
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     pieces = [bytes(data[a:b]) for a, b in pairwise(edges)]
     assert decode(BlockDecoder(), pieces) == decode(Decoder(), pieces)
-
-
-@pytest.mark.parametrize("last_ms", [0, T0 + 2000, T0 + 10_000])
-def test_past_drops_duplicates_and_older_ticks(last_ms: int) -> None:
-    times = [T0 + ms for ms in (1000, 3000, 3000, 2000, 4000, 500, 4001)]
-    block = Block(np.array(times), np.arange(7.0).reshape(7, 1))
-    kept = [one for one in accepted([tick(last_ms), *map(tick, times)]) if one.t_ms > last_ms]
-    assert block.past(last_ms).t_ms.tolist() == [one.t_ms for one in kept]
-    assert len(block.past(last_ms).values) == len(kept)
 
 
 def test_values_keep_every_bit() -> None:

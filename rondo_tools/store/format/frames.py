@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -234,7 +234,3 @@ def rows_frames(seed: int, rows: Rows, schema: int, *, most: int = 0, origin: in
             least_ms=int(t_ms.min()), greatest_ms=int(t_ms.max()),
             least_session=int(session.min()), greatest_session=int(session.max()), origin=origin,
         )  # fmt: skip
-
-
-def join(frames: Iterable[bytes]) -> bytes:
-    return b"".join(frames)
