@@ -151,10 +151,10 @@ def _scan_descriptors(proc: str) -> Scan:
     return Scan(tuple(found), is_complete=False, refused=f"{hide} descriptors, and {DEBUGFS} is not readable")
 
 
-def knows_vcpus(path: str, debugfs: str = DEBUGFS) -> bool:
+def knows_vcpus(path: str) -> bool:
     """Whether debugfs lists the vCPU threads of a VM."""
     try:
-        os.listdir(Path(debugfs).parent / path.removeprefix("/"))
+        os.listdir(Path(DEBUGFS).parent / path.removeprefix("/"))
     except OSError:
         return False
     return True

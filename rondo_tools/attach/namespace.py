@@ -9,9 +9,9 @@ from rondo_tools.errors import EX_UNAVAILABLE, RondoError
 _HOST = 0xEFFF_FFFC  # PROC_PID_INIT_INO of the kernel
 
 
-def check_namespace(path: str = "/proc/self/ns/pid") -> None:
+def check_namespace() -> None:
     """Raises RondoError outside the host's PID namespace, where KVM's process ids are other processes."""
-    if os.stat(path).st_ino != _HOST:
+    if os.stat("/proc/self/ns/pid").st_ino != _HOST:
         raise RondoError(
             "this is not the host's PID namespace, so process ids in KVM's events mean nothing here; "
             "in a container: --pid=host, or hostPID",

@@ -54,21 +54,19 @@ class Batches:
         labels: Callable[[Header], tuple[Labels, ...]],
         wanted: selector.Selector | None,
         max_samples: int,
-        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._stretch = stretch
         self._tier = tier
         self._labels = labels
         self._wanted = wanted
         self._max_samples = max_samples
-        self._max_bytes = max_bytes
         self._sent: dict[tuple[int, Schema], _Sent] = {}
         self._patterns: dict[tuple[Schema, Labels], _Pattern] = {}
 
     def of(self, one: Slice, done: int, oldest_ms: int = 0) -> Iterator[Batch]:
         """The batches of a slice from row `done` on.
 
-        Each has at most `max_samples` and about `max_bytes` before compression, or is one row.
+        Each has at most `max_samples` and about MAX_BYTES before compression, or is one row.
         """
         if done >= one.t_ms.size:
             return
@@ -100,7 +98,7 @@ class Batches:
             end = int(total.searchsorted(before + self._max_samples, "right"))
             before = int(size[begin - 1]) if begin else 0
             again = 0 if begins[first] == begin else int(labels[first])
-            end = min(end, int(size.searchsorted(before + self._max_bytes - again, "right")))
+            end = min(end, int(size.searchsorted(before + MAX_BYTES - again, "right")))
             end = _at_an_edge(edges, begin, max(end, begin + 1))
             last = int(begins.searchsorted(end, "left"))
             blocks, passed_over = [], 0

@@ -89,14 +89,12 @@ class Service:
         interval_s: float,
         take: Callable[[], Iterable[Path]],
         has_ended: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
         self._wake = wake
         self._interval_s = interval_s
         self._take = take
         self._has_ended = has_ended
-        self._clock = clock
         self._stores_named: dict[Path, None] = {}  # in order
         self._failing: dict[Path, RondoError] = {}  # by the last push
         self._logged: dict[Path, str] = {}  # the last error, until something is delivered again
@@ -105,18 +103,18 @@ class Service:
     def run(self) -> None:
         """Push until the end. At the end of the input, raises the error of a store that could not be
         delivered; after a stop signal, the next process delivers the rest."""
-        due = self._clock()
+        due = time.monotonic()
         while True:
             # Before `take`, so that the last push has the stores of the last lines.
             is_last = self._has_ended() or self._wake.is_stopped
             self._stores_named.update(dict.fromkeys(self._take()))
-            if is_last or self._clock() >= self._not_before:
+            if is_last or time.monotonic() >= self._not_before:
                 for store in list(self._stores_named):
                     self._push(store)
             if is_last:
                 break
-            due = max(due + self._interval_s, self._clock())
-            while not (self._has_ended() or self._wake.is_stopped) and (left := due - self._clock()) > 0:
+            due = max(due + self._interval_s, time.monotonic())
+            while not (self._has_ended() or self._wake.is_stopped) and (left := due - time.monotonic()) > 0:
                 self._wake.wait(left)
         if not self._wake.is_stopped:
             for error in self._failing.values():
@@ -127,7 +125,7 @@ class Service:
             has_delivered = self._stores.push(store)
         except RondoError as exc:
             if isinstance(exc, NotTakenError):
-                self._not_before = self._clock() + exc.retry_after_s
+                self._not_before = time.monotonic() + exc.retry_after_s
             if str(exc) != self._logged.get(store):
                 log.warning("%s: not delivered for now: %s", store, exc)
             self._failing[store], self._logged[store] = exc, str(exc)

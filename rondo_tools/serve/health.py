@@ -7,7 +7,6 @@ seconds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,18 @@ Item = dict[str, Any]
 
 
 class HealthWatch:
-    """Checks the store at `path`, at most every EVERY_S; `now_s` is time.monotonic's clock."""
+    """Checks the store at `path`, at most every EVERY_S."""
 
-    def __init__(
-        self,
-        path: str,
-        look: Callable[[Path, int], Health] = health,
-        now_s: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._path, self._look, self._now_s = Path(path), look, now_s
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
         self._at_s = -EVERY_S
         self._items: list[Item] = []
 
     def items(self, now_ms: int) -> list[Item]:
-        if self._now_s() - self._at_s >= EVERY_S:
-            self._at_s = self._now_s()
+        if time.monotonic() - self._at_s >= EVERY_S:
+            self._at_s = time.monotonic()
             try:
-                found = self._look(self._path, now_ms)
+                found = health(self._path, now_ms)
                 self._items = [_store(found, now_ms), *map(_delivery, found.deliveries)]
                 if not found.deliveries:
                     self._items.append(

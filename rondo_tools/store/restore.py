@@ -33,17 +33,12 @@ from rondo_tools.store.format import dump, frames
 from rondo_tools.store.format.cursor import Position
 from rondo_tools.store.format.frames import DESCRIPTIONS, END, ROWS, SCHEMA, SESSION, Frame
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
-from rondo_tools.store.format.records import (
-    Description,
-    Place,
-    key_of,
-)
+from rondo_tools.store.format.records import Description, Place, key_of
 from rondo_tools.store.format.rollup import Flags, Groups, Windows, concatenated
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.format.state import MAX_EVICTIONS, State
 from rondo_tools.store.format.tiers import Tier, format_tiers
 from rondo_tools.store.journal_folder import ClosedJournal
-from rondo_tools.store.journal_pieces import PIECE
 from rondo_tools.store.looks import stamp
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.remembered import Remembered
@@ -132,8 +127,6 @@ class Restore:
         state: State,
         find: Callable[[str, int], Description | None],
         now_ms: Callable[[], int],
-        *,
-        piece: int = PIECE,
     ) -> None:
         self.state = copy.deepcopy(state)
         self.new_journals: list[int] = []
@@ -157,7 +150,7 @@ class Restore:
             for interval_ms, number in here.items()
             if number not in self._tier_of.values()
         }
-        self.rows = RestoredRows(self.sessions.slots, self._open_derived, folding, piece)
+        self.rows = RestoredRows(self.sessions.slots, self._open_derived, folding)
         self.landing = Landing(folder.store_id)
         self._last_rows: dict[tuple[int, int], list[tuple[int, Place]]] | None = None
         self.journals = RestoredJournals(

@@ -38,15 +38,11 @@ class RestoredRows:
     have: they are rolled up from its ticks. `places` has the places of last rows, by slot."""
 
     def __init__(
-        self,
-        slots: Slots,
-        open: Callable[[], dict[str, Derived]],
-        folding: dict[int, Windows],
-        piece: int = PIECE,
+        self, slots: Slots, open: Callable[[], dict[str, Derived]], folding: dict[int, Windows]
     ) -> None:
         self.folding = folding
         self.places: ended.Places = {}
-        self._slots, self._open, self._piece = slots, open, piece
+        self._slots, self._open = slots, open
         self._opened: dict[str, Derived] = {}
         self._gathered: list[_Gathered] = []
         self._bytes = 0
@@ -68,7 +64,7 @@ class RestoredRows:
         last.origins.append(np.full(rows.size, origin))
         last.rows.append(rows)
         self._bytes += rows.nbytes
-        if self._bytes >= self._piece:
+        if self._bytes >= PIECE:
             self.flush()
 
     def fold(self, schema: Schema, slots: Ints, rows: Rows, origin: int) -> None:

@@ -17,14 +17,14 @@ import ctypes
 import fcntl
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from rondo_tools.attach.counters.base import Counts, ProcessExits
 from rondo_tools.catalog import EXIT_REASONS
 
 NEEDS = "CAP_PERFMON, and to read tracefs: root or CAP_DAC_READ_SEARCH"
-TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+_TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
 _EXIT, _WAKEUP = "kvm_userspace_exit", "kvm_vcpu_wakeup"
 # Events in the order of a group, with filters on the tracepoint's fields. Reason 10 is KVM_EXIT_INTR.
@@ -55,13 +55,13 @@ class PerfCounters:
     counts_from_birth = False
     knows_threads = False
 
-    def __init__(self, tracing: Sequence[Path] = TRACING) -> None:
+    def __init__(self) -> None:
         """Raises OSError if perf or tracefs refuse."""
         self.reasons: tuple[str, ...] = EXIT_REASONS
         self.notes: tuple[str, ...] = (
             "exits before a VM is found, in its first milliseconds, are not counted",
         )
-        self._ids = {name: _id_of(name, tracing) for name in (_EXIT, _WAKEUP)}
+        self._ids = {name: _id_of(name) for name in (_EXIT, _WAKEUP)}
         self._groups: dict[int, list[list[int]]] = {}  # by process: descriptors, the leader first
         self._own = self._open_group(os.getpid())
 
@@ -110,9 +110,9 @@ class PerfCounters:
         return group
 
 
-def _id_of(name: str, tracing: Sequence[Path]) -> int:
+def _id_of(name: str) -> int:
     errors = []
-    for folder in tracing:
+    for folder in _TRACING:
         try:
             return int((folder / "events" / "kvm" / name / "id").read_text())
         except OSError as exc:

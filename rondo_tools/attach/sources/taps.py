@@ -62,17 +62,17 @@ class TapAdapter:
         return devices
 
 
-def taps_of(pid: int, proc: str = "/proc") -> frozenset[str]:
+def taps_of(pid: int) -> frozenset[str]:
     """The names of the taps that a process has open. Raises RefusedError without permission, or OSError."""
     try:
-        descriptors = os.listdir(f"{proc}/{pid}/fd")[:_MOST_DESCRIPTORS]
+        descriptors = os.listdir(f"/proc/{pid}/fd")[:_MOST_DESCRIPTORS]
     except PermissionError:
         raise RefusedError("its descriptors may not be read", _NEEDS) from None
     taps = set()
     for number in descriptors:
         with contextlib.suppress(FileNotFoundError):  # the descriptor was closed meanwhile
-            if os.readlink(f"{proc}/{pid}/fd/{number}").endswith("/tun"):
-                with open(f"{proc}/{pid}/fdinfo/{number}") as file:
+            if os.readlink(f"/proc/{pid}/fd/{number}").endswith("/tun"):
+                with open(f"/proc/{pid}/fdinfo/{number}") as file:
                     for line in file:
                         if line.startswith("iff:"):
                             taps.add(line.removeprefix("iff:").strip())

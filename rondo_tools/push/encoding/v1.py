@@ -48,12 +48,10 @@ def encode(blocks: Iterable[Block], metadata: Iterable[Series] = ()) -> bytes:
     return bytes(snappy.compress(b"".join(parts)))
 
 
-def bodies(
-    blocks: Sequence[Block], metadata: Iterable[Series] = (), *, max_bytes: int = MAX_BYTES
-) -> Iterator[bytes]:
-    """The same in several bodies of about `max_bytes` before compression; a series is never split."""
+def bodies(blocks: Sequence[Block], metadata: Iterable[Series] = ()) -> Iterator[bytes]:
+    """The same in several bodies of about MAX_BYTES before compression; a series is never split."""
     labels = sum(series_set.label_bytes for series_set in {block.series_set for block in blocks})
-    if labels + SAMPLE_BYTES * sum(block.values.size for block in blocks) <= max_bytes:
+    if labels + SAMPLE_BYTES * sum(block.values.size for block in blocks) <= MAX_BYTES:
         yield encode(blocks, metadata)
         return
     parts = [_metadata(metadata)]
@@ -61,7 +59,7 @@ def bodies(
     for head, samples in _series(blocks):
         whole = head if isinstance(head, tuple) else (head,)
         length = sum(map(len, whole)) + len(samples)
-        if size + length > max_bytes and len(parts) > 1:
+        if size + length > MAX_BYTES and len(parts) > 1:
             yield bytes(snappy.compress(b"".join(parts)))
             parts, size = [], 0
         parts += (b"\x0a", varint(length), *whole, samples)
