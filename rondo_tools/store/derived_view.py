@@ -33,9 +33,7 @@ from rondo_tools.store.format.frames import (
     row_dtype,
     rows_of,
 )
-from rondo_tools.store.format.records import (
-    INDEX as INDEX_ROW,
-)
+from rondo_tools.store.format.records import INDEX as INDEX_ROW
 from rondo_tools.store.format.records import (
     TABLE,
     UNDECODABLE,
@@ -49,6 +47,7 @@ from rondo_tools.store.format.records import (
     packed_descriptions_in,
     sessions_in,
 )
+from rondo_tools.store.format.rollup import Flags
 from rondo_tools.store.format.schema import Schema, unpack_schema
 from rondo_tools.store.format.state import DerivedFile
 
@@ -207,13 +206,9 @@ class RowsView(DerivedView):
         number of damaged frames that may have held some."""
         found, skipped = [], int(self._is_torn)
         index = self.index()
-        # Frames are in the order of the index: the offset of the next one gives about the size of each.
-        sizes = np.diff(index["offset"].astype(np.int64), append=self.length).clip(_GUESS, _LARGEST)
         for number in self.numbers_of(key):
-            mine = (index["kind"] == ROWS) & (index["least_session"] <= number)
-            mine &= number <= index["greatest_session"]
-            for at, size in zip(index["offset"][mine].tolist(), sizes[mine].tolist(), strict=True):
-                frame = self.read(at, size)
+            may_have = (index["least_session"] <= number) & (number <= index["greatest_session"])
+            for at, frame in self._frames_of_rows(may_have):
                 if frame is not None and frame.head.greatest_ms <= after_ms:
                     continue
                 schema_rows = None if frame is None else self.rows(at, frame, tier)
@@ -270,16 +265,21 @@ class RowsView(DerivedView):
 
     def all_rows(self, tier: int, after_ms: int = -1) -> Iterator[tuple[Schema, Rows]]:
         """The rows of all undamaged frames that have some with t_ms > after_ms, in the order of the file."""
-        index = self.index()
-        sizes = np.diff(index["offset"].astype(np.int64), append=self.length).clip(_GUESS, _LARGEST)
-        mine = index["kind"] == ROWS
-        for at, size in zip(index["offset"][mine].tolist(), sizes[mine].tolist(), strict=True):
-            frame = self.read(at, size)
+        for at, frame in self._frames_of_rows():
             if frame is None or frame.head.greatest_ms <= after_ms:
                 continue
             found = self.rows(at, frame, tier)
             if found is not None:
                 yield found
+
+    def _frames_of_rows(self, wanted: Flags | bool = True) -> Iterator[tuple[int, Read | None]]:
+        """The ROWS frames among the `wanted` entries of the index, and their offsets."""
+        index = self.index()
+        # Frames are in the order of the index: the offset of the next one gives about the size of each.
+        sizes = np.diff(index["offset"].astype(np.int64), append=self.length).clip(_GUESS, _LARGEST)
+        mine = (index["kind"] == ROWS) & wanted
+        for at, size in zip(index["offset"][mine].tolist(), sizes[mine].tolist(), strict=True):
+            yield at, self.read(at, size)
 
 
 def schemas_in(views: Iterable[tuple[int, RowsView]], key: SessionKey) -> list[Schema]:

@@ -145,7 +145,7 @@ class JournalView:
     def _searched(self, heads: Heads, number: int, after_ms: int) -> list[tuple[Schema, Rows]]:
         """A session's rows in these frames."""
         found = []
-        for picked in (one for piece in self._reader.pieces(heads) for one in piece):
+        for picked in self._picked(heads):
             rows = picked.of_session(number).rows()
             if rows.size:
                 found.append((picked.schema, rows if after_ms < 1 else rows[rows["t_ms"] > after_ms]))
@@ -185,7 +185,7 @@ class JournalView:
         for frame in np.argsort(least, kind="stable").tolist():
             if found is not None and found[0] <= least[frame]:
                 break
-            for picked in (one for piece in self._reader.pieces(heads[frame : frame + 1]) for one in piece):
+            for picked in self._picked(heads[frame : frame + 1]):
                 t_ms, session = picked.t_ms, picked.session
                 mine = np.isin(session, list(wanted)) & (t_ms > (done_ms if is_begun[frame] else -1))
                 if mine.any() and (found is None or int(t_ms[mine].min()) < found[0]):
@@ -206,15 +206,16 @@ class JournalView:
         """The rows of all frames that may have some with after_ms < t_ms <= until_ms; rows of each schema are
         in order of arrival."""
         heads = self.heads
-        for piece in self._reader.pieces(
-            heads[(heads["greatest_ms"] > after_ms) & (heads["least_ms"] <= until_ms)]
-        ):
+        return self._picked(heads[(heads["greatest_ms"] > after_ms) & (heads["least_ms"] <= until_ms)])
+
+    def _picked(self, heads: Heads) -> Iterator[Picked]:
+        for piece in self._reader.pieces(heads):
             yield from piece
 
     def _locate(self) -> dict[Schema, tuple[Places, Places]]:
         """The session and the offset of each row of each schema, by session, then offset."""
         parts: dict[Schema, list[tuple[Places, Places]]] = {}
-        for picked in (one for piece in self._reader.pieces(self.heads) for one in piece):
+        for picked in self._picked(self.heads):
             parts.setdefault(picked.schema, []).append((picked.session, picked.at))
         found = {}
         for schema, some in parts.items():
@@ -271,7 +272,7 @@ class JournalView:
             return
         self._ticks = self._widened(self._ticks, fresh, 0)
         self._last = self._widened(self._last, fresh, 0)
-        for picked in (one for piece in self._reader.pieces(fresh) for one in piece):
+        for picked in self._picked(fresh):
             session, t_ms = picked.session, picked.t_ms
             inside = session < self._ticks.size
             if not inside.all():
