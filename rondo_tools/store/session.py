@@ -21,6 +21,9 @@ from rondo_tools.store.journal_view import Tally
 from rondo_tools.store.session_rows import Part, Rows
 from rondo_tools.store.snapshot import Snapshot
 
+# The places of a description's fields in `Session._entry`.
+_REASON, _END_MS, _FIRST_MS, _LAST_MS, _TICKS, _SERIES, _PLACES = range(4, len(Description._fields))
+
 
 class Session:
     """One life of an instance in the snapshot of `Store.sessions`.
@@ -75,34 +78,28 @@ class Session:
     @property
     def end(self) -> stream.End | None:
         """Its end; None if there is none. A row later than an end `lost`, in any file, undoes it."""
-        if self._entry is not None:
-            reason, t_ms, _, last_ms = self._entry[4:8]
-            if reason != LOST or (not self._ends and last_ms >= self.last_ms):
-                return stream.End(reason, t_ms)
-        found = None
+        found, entry = None, self._entry
+        if entry is not None and (entry[_REASON] != LOST or entry[_LAST_MS] >= self.last_ms):
+            found = stream.End(entry[_REASON], entry[_END_MS])
+            if found.reason != LOST:
+                return found
         for one in self._ends:
-            if one.reason != LOST:
-                return stream.End(one.reason, one.t_ms)
-            if one.last_ms >= self.last_ms:
+            if one.reason != LOST or one.last_ms >= self.last_ms:
                 found = stream.End(one.reason, one.t_ms)
-        if found is None and self._entry is not None and self._entry[7] >= self.last_ms:
-            found = stream.End(*self._entry[4:6])
+                if found.reason != LOST:
+                    break
         return found
 
     @property
     def reason(self) -> str | None:
         """The reason of its end; None if there is none."""
-        entry = self._entry
-        if entry is not None and (entry[4] != LOST or (entry[7] >= self.last_ms and not self._ends)):
-            reason: str = entry[4]
-            return reason
         return None if (end := self.end) is None else end.reason
 
     @property
     def series(self) -> int:
         """The number of its series."""
-        if self._entry is not None and self.ticks == self._entry[8]:
-            return int(self._entry[9])
+        if self._entry is not None and self.ticks == self._entry[_TICKS]:
+            return int(self._entry[_SERIES])
         return len(self.header.series)
 
     def columns(self, tier: int) -> tuple[Column, ...]:
@@ -139,10 +136,10 @@ class Session:
         held = rows.t_ms.size
         if held == self.ticks or not held:
             return self.first_ms
-        if self._entry is not None and self.ticks > self._entry[8]:
+        if self._entry is not None and self.ticks > self._entry[_TICKS]:
             # It came back. Its last ticks before that may still be there while later ones are gone.
-            before = int(rows.t_ms.searchsorted(self._entry[7], "right"))
-            if held - before < self.ticks - self._entry[8]:
+            before = int(rows.t_ms.searchsorted(self._entry[_LAST_MS], "right"))
+            if held - before < self.ticks - self._entry[_TICKS]:
                 return int(rows.t_ms[before]) if before < held else self.last_ms + 1
         return int(rows.t_ms[0])
 
@@ -167,12 +164,12 @@ class Session:
         snapshot = self._snapshot
         found: dict[Schema, None] = {}  # in order of arrival
         if self._entry is not None:
-            for file, offset, *_ in self._entry[10]:
+            for file, offset, *_ in self._entry[_PLACES]:
                 view = snapshot.last_rows.get(file)
                 schema = None if view is None else view.schema_at(offset)
                 if schema is not None:
                     found[schema] = None
-            if not found or union(list(found)).width < self._entry[9]:
+            if not found or union(list(found)).width < self._entry[_SERIES]:
                 found = dict.fromkeys([*self._coarse_schemas(), *found])
         if self._live is not None:
             found[self._live.schema] = None
@@ -190,7 +187,7 @@ class Session:
     def take_description(self, entry: tuple[Any, ...]) -> None:
         """Take its entry in `ended`; the newest is valid."""
         self._entry = entry
-        self.first_ms, self.last_ms, self.ticks = entry[6:9]
+        self.first_ms, self.last_ms, self.ticks = entry[_FIRST_MS], entry[_LAST_MS], entry[_TICKS]
 
     def take_live(self, number: int, live: LiveSession) -> None:
         """Take its state in the carry, where it has this number."""
