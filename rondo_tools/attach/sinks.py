@@ -86,12 +86,35 @@ class Driven:
         return timeout_s if timeout_s >= 0 else float("inf")
 
 
-class PipeSink(Driven):
+class DrivenPipe(Driven):
+    """The base of sinks with one pipe."""
+
+    def __init__(self, epoll: select.epoll, pipe: Pipe) -> None:
+        super().__init__(epoll)
+        self._pipe = pipe
+
+    @property
+    def is_gone(self) -> bool:
+        return self._pipe.gone
+
+    @property
+    def unsent(self) -> int:
+        return int(self._pipe.wants_write)
+
+    def close(self) -> None:
+        self._driver.remove(self._pipe)
+        self._pipe.close()
+
+    def _update(self) -> None:
+        if not self._pipe.is_over:
+            self._driver.update(self._pipe, time.monotonic())
+
+
+class PipeSink(DrivenPipe):
     """Standard output as a stream: one session at a time, as the format demands."""
 
     def __init__(self, epoll: select.epoll, fd: int) -> None:
-        super().__init__(epoll)
-        self._pipe = Pipe(fd, "standard output")
+        super().__init__(epoll, Pipe(fd, "standard output"))
         self._begun = False
 
     def begin(self, header: Header) -> PipeSession:
@@ -110,22 +133,6 @@ class PipeSink(Driven):
     def begin_anew(self, end: bytes, header: bytes) -> None:
         self._pipe.begin_anew(end, header)
         self._update()
-
-    @property
-    def is_gone(self) -> bool:
-        return self._pipe.gone
-
-    @property
-    def unsent(self) -> int:
-        return int(self._pipe.wants_write)
-
-    def close(self) -> None:
-        self._driver.remove(self._pipe)
-        self._pipe.close()
-
-    def _update(self) -> None:
-        if not self._pipe.is_over:
-            self._driver.update(self._pipe, time.monotonic())
 
 
 class PipeSession:

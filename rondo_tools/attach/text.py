@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rondo_tools.attach.sinks import Driven
+from rondo_tools.attach.sinks import DrivenPipe
 from rondo_tools.catalog import EXIT_REASONS, escape
 from rondo_tools.printable import printable
 from rondo_tools.producer.pipe import Pipe
@@ -24,12 +24,11 @@ from rondo_tools.units import format_duration, format_size
 _KEPT = 1000  # turns of the loop, each with the lines of any number of VMs
 
 
-class TextSink(Driven):
+class TextSink(DrivenPipe):
     """Writes lines to a descriptor; those of one turn of the loop in one write."""
 
     def __init__(self, epoll: select.epoll, fd: int) -> None:
-        super().__init__(epoll)
-        self._pipe = Pipe(fd, "standard output", items="lines", limit=_KEPT)
+        super().__init__(epoll, Pipe(fd, "standard output", items="lines", limit=_KEPT))
         self._pipe.begin(b"")
         self._lines: list[str] = []
 
@@ -39,21 +38,9 @@ class TextSink(Driven):
     def turn(self) -> None:
         if self._lines and not self._pipe.is_over:
             self._pipe.put("".join(self._lines).encode())
-            self._driver.update(self._pipe, time.monotonic())
+            self._update()
         self._lines.clear()
         super().turn()
-
-    @property
-    def is_gone(self) -> bool:
-        return self._pipe.gone
-
-    @property
-    def unsent(self) -> int:
-        return int(self._pipe.wants_write)
-
-    def close(self) -> None:
-        self._driver.remove(self._pipe)
-        self._pipe.close()
 
 
 class TextSession:
