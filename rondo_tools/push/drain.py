@@ -213,14 +213,14 @@ class Drain:
                 progress.coarse = (1, begin.number, first)
             elif (there := self._first_of(folder, numbers)) is not None:
                 progress.begin = there
-            progress.end, progress.slice, progress.done = None, 0, 0
+            progress.restart()
             return
         there = self._first_of(folder, [same[-1][0]] if same else numbers)
         if there is None:
             return  # the store itself is gone, unmounted perhaps
         self._warn_of_fork(progress)
         progress.begin = there
-        progress.end, progress.slice, progress.done = None, 0, 0
+        progress.restart()
         progress.floor_ms = progress.time_ms
 
     def _warn_of_fork(self, progress: Progress) -> None:
@@ -257,7 +257,8 @@ class Drain:
             return None
         if progress.end is None or progress.end[:2] not in [one[:2] for one in files]:
             # Rows that were done before its last file was removed are not later than `time_ms`.
-            progress.end, progress.slice, progress.done = files[-1], 0, 0
+            progress.restart(files[-1])
+        assert progress.end is not None
         return Stretch(
             self._layout,
             files[0]._replace(offset=FILE_SIZE),

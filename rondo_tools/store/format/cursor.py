@@ -64,10 +64,14 @@ class Progress:
         self.slice, self.done = self.slice + 1, 0
         self.time_ms = max(self.time_ms, newest_ms)
 
-    def freeze(self, end: Position) -> None:
-        """Begin a stretch up to `end`."""
+    def restart(self, end: Position | None = None) -> None:
+        """No row of the stretch up to `end`, or of the next one, is dealt with."""
         self.end = end
         self.slice = self.done = 0
+
+    def freeze(self, end: Position) -> None:
+        """Begin a stretch up to `end`."""
+        self.restart(end)
         known = [one for one in self.known if one[0] != end.number]
         self.known = [*known, (end.number, end.file_id)][-KNOWN:]
 
