@@ -23,6 +23,7 @@ from rondo_tools.query.face import UTC, Face
 from rondo_tools.query.names import counted, full_name, word
 from rondo_tools.query.times import Span
 from rondo_tools.selector import NAME, Selector, labels_of, matching_series, rest_of
+from rondo_tools.store.format.records import SessionKey
 from rondo_tools.store.reader import Rows, Session, Store, Tier
 from rondo_tools.units import format_duration
 from rondo_tools.view.rates import rates
@@ -125,7 +126,8 @@ class CurveReader:
         self._damage = damage
         self._tiers_read: set[int] = set()
         self._coarse: set[int] = set()  # coarse tiers that were logged
-        self._cut_short: dict[int, dict[str, int | None]] = {}  # by tier and session: the first time kept
+        # By tier and session: the first time kept.
+        self._cut_short: dict[int, dict[SessionKey, int | None]] = {}
 
     def read(self, match: Match) -> Iterator[Curve]:
         """The curves with a point in the span, in the header's order; none if the session is damaged."""
@@ -203,7 +205,9 @@ def with_labels(matches: Sequence[Match], labels: Sequence[tuple[str, str]]) -> 
     for session, numbers in matches:
         known = dict(session.labels)
         if taken := known.keys() & dict(labels).keys():
-            raise UsageError(f"--label: {session.key} has a label {min(taken)!r} already")
+            raise UsageError(
+                f"--label: {session.instance}/{session.start_ms} has a label {min(taken)!r} already"
+            )
         try:
             labelled.append(Match(session.with_labels(known | dict(labels)), numbers))
         except ValueError as exc:

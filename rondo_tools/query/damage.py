@@ -11,6 +11,7 @@ import logging
 
 from rondo_tools.errors import StoreError
 from rondo_tools.query.names import counted
+from rondo_tools.store.format.records import SessionKey
 from rondo_tools.store.reader import Session, Store
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class Damage:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._unread: set[str] = set()
+        self._unread: set[SessionKey] = set()
 
     def unread(self, session: Session, exc: Exception) -> None:
         """A session could not be read."""

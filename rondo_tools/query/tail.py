@@ -22,14 +22,12 @@ from rondo_tools.query.face import UTC, Face
 from rondo_tools.query.life import state
 from rondo_tools.query.names import word
 from rondo_tools.selector import Selector, matching_series, rest_of
-from rondo_tools.store.format.records import LOST, SessionRecord
+from rondo_tools.store.format.records import LOST, SessionKey, SessionRecord
 from rondo_tools.store.reader import Arrival, Ending, Part, Session, Store
 from rondo_tools.view.rates import rates
 from rondo_tools.view.state import RUNNING, SILENT, running_or_silent
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, int]  # instance, start
 
 
 class Life(NamedTuple):
@@ -41,7 +39,7 @@ class Life(NamedTuple):
     labels: tuple[tuple[str, str], ...]
 
     @property
-    def key(self) -> Key:
+    def key(self) -> SessionKey:
         return self.instance, self.start_ms
 
 
@@ -117,7 +115,7 @@ class Tail:
         self._rate = rate
         self._new = new
         self._face = face
-        self._followed: dict[Key, _Followed] = {}
+        self._followed: dict[SessionKey, _Followed] = {}
         self.damage = Damage(store)
         self._is_first = True
 

@@ -155,7 +155,7 @@ class Live:
         since_ms = now_ms - 1000 * HOST_S
         sessions = store.sessions(since_ms=since_ms)
         self._lives = {
-            (one.instance, one.start_ms): (one.end.reason, one.end.t_ms, one.last_ms)
+            one.key: (one.end.reason, one.end.t_ms, one.last_ms)
             for one in sessions
             if one.end is not None and one.start_ms > since_ms and _is_vm(one.header.series)
         }

@@ -90,9 +90,7 @@ class _Gathered:
 
     def __init__(self, wanted: Sequence[Wanted], question: Question, window_ms: int) -> None:
         self.wanted, self.question, self.window_ms = wanted, question, window_ms
-        self.keys: dict[SessionKey, int] = {
-            (one.session.instance, one.session.start_ms): place for place, one in enumerate(wanted)
-        }
+        self.keys = {one.session.key: place for place, one in enumerate(wanted)}
         # Sessions with the same `pick` are handled together.
         pickers = list(dict.fromkeys(one.pick for one in wanted))
         number = {pick: at for at, pick in enumerate(pickers)}

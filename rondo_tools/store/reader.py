@@ -217,7 +217,7 @@ class Store:
 
 
 def _sorted(sessions: Iterable[Session]) -> list[Session]:
-    return sorted(sessions, key=lambda session: (session.instance, session.start_ms))
+    return sorted(sessions, key=lambda session: session.key)
 
 
 def _live(carry: Carry, instance: str | None) -> Iterable[tuple[int, LiveSession]]:

@@ -63,9 +63,8 @@ class Session:
         return tuple(sorted(dict(self._labels).items()))
 
     @property
-    def key(self) -> str:
-        """Its unique name in the store."""
-        return f"{self.instance}/{self.start_ms}"
+    def key(self) -> SessionKey:
+        return self.instance, self.start_ms
 
     @property
     def header(self) -> stream.Header:
@@ -113,7 +112,7 @@ class Session:
         """
         schema = schema_of(self.header.series)
         if tier == 0:
-            found = session_rows.ticks(self._snapshot, self._identity, self.description, after_ms)
+            found = session_rows.ticks(self._snapshot, self.key, self.description, after_ms)
             return found.whole(schema, 0, 1)
         return self.coarse(tier, after_ms).whole(schema, tier, self.tiers[tier].interval_ms)
 
@@ -121,7 +120,7 @@ class Session:
         """The rows of a coarse tier as they were written, those of open windows last. Raises StoreError."""
         interval_ms = self.tiers[tier].interval_ms
         return session_rows.coarse(
-            self._snapshot, self._identity, self.description, self._number, tier, interval_ms, after_ms
+            self._snapshot, self.key, self.description, self._number, tier, interval_ms, after_ms
         )
 
     def runs(self, after_ms: int = 0) -> Iterator[Part]:
@@ -129,7 +128,7 @@ class Session:
 
         Raises StoreError as `rows` does.
         """
-        return session_rows.ticks(self._snapshot, self._identity, self.description, after_ms).runs()
+        return session_rows.ticks(self._snapshot, self.key, self.description, after_ms).runs()
 
     def whole_since_ms(self, rows: Rows) -> int:
         """The time from which on `rows`, all rows of tier 0, have every tick."""
@@ -156,10 +155,6 @@ class Session:
         """Its entry in `ended`, if it has one."""
         return None if self._entry is None else description_of(self._entry)
 
-    @property
-    def _identity(self) -> SessionKey:
-        return self.instance, self.start_ms
-
     def _schema(self) -> Schema:
         snapshot = self._snapshot
         found: dict[Schema, None] = {}  # in order of arrival
@@ -174,13 +169,13 @@ class Session:
         if self._live is not None:
             found[self._live.schema] = None
         for journal in snapshot.not_rolled_up:
-            found.update(dict.fromkeys(journal.schemas_of(self._identity)))
+            found.update(dict.fromkeys(journal.schemas_of(self.key)))
         return union(list(found)) if found else schema_of(())
 
     def _coarse_schemas(self) -> list[Schema]:
         """The schemas of its rows in the coarse tiers, which may be older than its last rows."""
         views = [(tier, view) for tier, some in self._snapshot.tiers.items() for view in some.values()]
-        return schemas_in(views, self._identity)
+        return schemas_in(views, self.key)
 
     # `Store` calls these with the entries of each file, from the oldest to the newest.
 

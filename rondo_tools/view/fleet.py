@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rondo_tools.catalog import Series
 from rondo_tools.selector import Selector, rest_of
 from rondo_tools.store.format.frames import Rows
-from rondo_tools.store.format.records import LOST, EndRecord, SessionRecord
+from rondo_tools.store.format.records import LOST, EndRecord, SessionKey, SessionRecord
 from rondo_tools.store.format.schema import AVG, LAST, Schema
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.view.buckets import BUCKETS, Buckets, Numbers, Sums, Values
@@ -104,7 +104,7 @@ class Fleet:
         bucket_ms = max(1, -(-range_ms // BUCKETS))
         self.range_ms = bucket_ms * BUCKETS
         self._buckets = Buckets(bucket_ms)
-        self._vms: dict[tuple[str, int], VM] = {}
+        self._vms: dict[SessionKey, VM] = {}
         self._plans: dict[tuple[Schema, Selector], Plan] = {}
         self._owner: list[tuple[VM, str] | None] = []  # by row
         self._free: list[int] = []
@@ -146,13 +146,12 @@ class Fleet:
                 vm.last_ms = vm.last_ms or (session.last_ms if session.last_ms <= begin_ms else 0)
 
     def _vm(self, one: Session | SessionRecord) -> VM | None:
-        key = one.instance, one.start_ms
-        found = self._vms.get(key)
+        found = self._vms.get(one.key)
         if found is None:
             rest = rest_of(self._selector, one.instance, one.labels)
             if rest is None:
                 return None
-            found = self._vms[key] = VM(one, rest)
+            found = self._vms[one.key] = VM(one, rest)
         return found
 
     def _plan(self, vm: VM, series: tuple[Series, ...], schema: Schema | None = None) -> Plan:
@@ -229,14 +228,13 @@ class Fleet:
         ended = sorted((one for one in sessions if one.end is not None), key=lambda one: one.last_ms)
         self._leave_out(len(ended) - _MOST_ENDED)
         ended = ended[max(len(ended) - _MOST_ENDED, 0) :]
-        wanted = {(one.instance, one.start_ms) for one in sessions if one.end is None}
-        wanted |= {(one.instance, one.start_ms) for one in ended}
+        wanted = {one.key for one in (*ended, *(one for one in sessions if one.end is None))}
         for news in files:
             some = {number: record for number, record in news.sessions.items() if record.key in wanted}
             for schema, rows in in_order(news.ticks):
                 self._take_rows(some, schema, rows, tier)
         for session in ended:
-            vm, end = self._vms.get((session.instance, session.start_ms)), session.end
+            vm, end = self._vms.get(session.key), session.end
             if vm is not None and end is not None:
                 vm.reason, vm.end_ms = end.reason, end.t_ms
         return sessions

@@ -26,6 +26,7 @@ from bench import measure
 from bench.report import Report, run_part
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.store.format.records import SessionKey
 from rondo_tools.store.reader import Rows, Session, Store
 
 PRODUCERS = 4
@@ -67,7 +68,7 @@ def main(report: Report, arguments: list[str]) -> None:
 def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> Counts:
     """Run in `folder` for `seconds`, and until enough is written and the store was read often enough."""
     counts = Counts()
-    told: dict[str, int] = {}  # each session's newest tick that the last pass listed
+    told: dict[SessionKey, int] = {}  # each session's newest tick that the last pass listed
     address, path = f"{folder}/sock", folder / "store"
     with (
         # Journals end every five seconds, so there are many roll-ups.

@@ -24,6 +24,7 @@ import pytest
 from rondo_tools import stream
 from rondo_tools.catalog import Series
 from rondo_tools.errors import EX_DATAERR
+from rondo_tools.store.format.records import SessionKey
 from rondo_tools.store.reader import Session, Store
 from rondo_tools.stream import End
 from tests.support.needs import PATIENCE_S
@@ -130,7 +131,7 @@ def by_series(session: Session) -> tuple[list[int], dict[Series, bytes]]:
     return rows.t_ms.tolist(), {one: values.tobytes() for one, values in columns}
 
 
-def check_prefix(sessions: list[Session], whole: dict[str, Session]) -> int:
+def check_prefix(sessions: list[Session], whole: dict[SessionKey, Session]) -> int:
     """Fails unless each session has the first ticks of what it will have; gives how many there are."""
     ticks, nothing = 0, np.full(5000, np.nan).tobytes()
     for session in sessions:

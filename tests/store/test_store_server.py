@@ -49,7 +49,7 @@ from tests.support.store.stream_model import ticks
 
 
 def check(path: Path, instance: str, begin_ms: int, count: int, *, finished: bool = True) -> None:
-    (session,) = [one for one in Store(path).sessions() if one.key == f"{instance}/{begin_ms}"]
+    (session,) = [one for one in Store(path).sessions() if one.key == (instance, begin_ms)]
     model.check(session, ticks(count, begin_ms))
     assert (session.end and session.end.reason) == ("poweroff" if finished else None)
 

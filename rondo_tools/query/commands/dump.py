@@ -34,7 +34,7 @@ def dump(selector: str, **flags: Any) -> None:
     store, wanted = open_store(flags["store"], selector)
     keys = None
     if wanted.matchers:
-        keys = {(match.session.instance, match.session.start_ms) for match in find(store, wanted)}
+        keys = {match.session.key for match in find(store, wanted)}
     store.dump(sys.stdout.buffer.write, keys)
     sys.stdout.buffer.flush()
     Damage(store).finish()

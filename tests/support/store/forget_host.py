@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rondo_tools.catalog import COUNTER, GAUGE, Series
+from rondo_tools.store.format.records import SessionKey
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.live import Session as Live
 from rondo_tools.store.opened import OpenStore
@@ -104,13 +105,13 @@ class Host:
         return store.keeper.begin(header, self), header
 
 
-def answers(path: Path, *, in_order: bool = True) -> dict[str, object]:
+def answers(path: Path, *, in_order: bool = True) -> dict[SessionKey, object]:
     """Everything that a reader returns about the sessions that are not secret, to the bit.
 
     The order of the series of several headers may depend on other streams in the same turn: without
     `in_order` it is ignored.
     """
-    found: dict[str, object] = {}
+    found: dict[SessionKey, object] = {}
     for one in Store(path).sessions():
         if dict(one.labels).get("tenant") == "zebra":
             continue
@@ -132,7 +133,7 @@ def answers(path: Path, *, in_order: bool = True) -> dict[str, object]:
     return found
 
 
-def secrets(path: Path) -> list[str]:
+def secrets(path: Path) -> list[SessionKey]:
     return [one.key for one in Store(path).sessions() if dict(one.labels).get("tenant") == "zebra"]
 
 
