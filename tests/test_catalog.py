@@ -70,6 +70,6 @@ def test_a_stream_may_carry_it() -> None:
     assert stream.header_from_map(stream.header_to_map(header)) == header
 
 
-def test_spelling_escapes_what_would_end_a_label_value() -> None:
+def test_spelling_escapes_quotes_backslashes_and_newlines() -> None:
     series = Series("m", (("a", 'say "hi"\\\n'), ("b", "é")), "gauge", "", "")
     assert str(series) == 'm{a="say \\"hi\\"\\\\\\n",b="é"}'

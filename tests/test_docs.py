@@ -119,7 +119,7 @@ def test_the_table_of_series_is_the_catalogue() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_knows_its_version_and_says_what_is_wrong(command: str, run: Run) -> None:
+def test_every_command_prints_its_version_and_names_a_wrong_flag(command: str, run: Run) -> None:
     version = run(command, "--version")
     assert version.returncode == 0
     assert re.fullmatch(rb"rondo-\w+ \d+\.\d+\.\d+\n", version.stdout)
@@ -132,7 +132,7 @@ def test_every_command_knows_its_version_and_says_what_is_wrong(command: str, ru
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_what_a_status_means(command: str) -> None:
+def test_help_explains_exit_statuses(command: str) -> None:
     assert re.search(r"exit status", help_of(command), re.IGNORECASE)
     assert "75" in help_of(command)
 
@@ -177,7 +177,7 @@ def test_the_index_has_every_page() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_page_begins_with_what_it_is_for(page: Path) -> None:
+def test_a_page_begins_with_its_purpose(page: Path) -> None:
     title, blank, first = page.read_text().splitlines()[:3]
     assert title.startswith("# ")
     assert not blank

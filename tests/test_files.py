@@ -18,7 +18,7 @@ def test_makes_and_replaces(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]  # no temporary file is left
 
 
-def test_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:
+def test_a_reader_of_a_replaced_file_reads_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     files.replace(path, b"old")
     with path.open("rb") as reader:

@@ -38,7 +38,7 @@ def test_a_workflow_uses_the_host_s_own_actions_by_major_tag_and_may_only_read(w
     assert load(workflow)["permissions"] == {"contents": "read"}
 
 
-def test_the_workflows_run_what_is_promised_on_every_python() -> None:
+def test_the_workflows_cover_every_supported_python() -> None:
     runs = {step["run"] for workflow in WORKFLOWS for step in steps(workflow) if "run" in step}
     assert {"make check", "make coverage", "make test", "make test-long"} <= runs
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -59,7 +59,7 @@ def test_an_issue_form_has_fields_with_labels(form: Path) -> None:
     assert all(field["type"] == "textarea" and field["attributes"]["label"] for field in fields)
 
 
-def test_hooks_before_a_commit_fetch_nothing_and_run_what_make_check_runs() -> None:
+def test_commit_hooks_are_make_checks_commands_and_fetch_nothing() -> None:
     check = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert check
     checks = [line.split()[0] for line in check[1].splitlines()]

@@ -204,11 +204,11 @@ SOURCES = {name_of(path): path.read_text() for path in MODULES}
 
 
 @pytest.mark.parametrize("module", SOURCES)
-def test_a_module_has_only_what_is_below_it(module: str) -> None:
+def test_a_module_imports_only_from_layers_below(module: str) -> None:
     assert wrong_in(module, SOURCES) == []
 
 
-def test_the_rules_name_modules_that_are_there() -> None:
+def test_the_rules_name_existing_modules() -> None:
     for name in (*FOUNDATION, *BELOW, *(one for some in BELOW.values() for one in some), *PURE):
         assert is_module(name.split(".")), name
     layers = {module.split(".")[0] for module in SOURCES if module}
@@ -277,11 +277,11 @@ def test_no_module_imports_another_in_a_circle() -> None:
         ("producer.link", "from rondo_tools.store.reader import Store", "imports store.reader"),
     ],
 )  # fmt: skip
-def test_the_walk_finds_what_is_forbidden(module: str, source: str, wrong: str) -> None:
+def test_forbidden_imports_are_found(module: str, source: str, wrong: str) -> None:
     assert wrong in wrong_in(module, {**SOURCES, module: source})
 
 
-def test_every_module_says_what_it_is() -> None:
+def test_every_module_has_a_head_comment() -> None:
     for path in MODULES:
         if source := path.read_text().strip():
             assert ast.get_docstring(ast.parse(source)), f"{path.relative_to(ROOT)} has no head comment"

@@ -318,7 +318,9 @@ def name_of(mistake: Mistake) -> str:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=name_of)
-def test_the_message_says_what_to_do(mistake: Mistake, scene: Scene, request: pytest.FixtureRequest) -> None:
+def test_a_mistake_gets_its_message_and_exit_status(
+    mistake: Mistake, scene: Scene, request: pytest.FixtureRequest
+) -> None:
     if mistake.set_up == TERMINAL:
         ours, terminal = pty.openpty()
         try:
@@ -359,7 +361,7 @@ def test_a_watcher_without_rights_names_them(scene: Scene) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide /dev")
-def test_a_host_without_kvm_is_told_so(scene: Scene) -> None:
+def test_a_host_without_kvm_gets_a_message(scene: Scene) -> None:
     hidden = "unshare -m sh -c 'mount -t tmpfs none /dev && exec {}'"
     if scene.run(hidden.format("true")).returncode != 0:
         pytest.skip("/dev cannot be hidden here")
@@ -369,7 +371,7 @@ def test_a_host_without_kvm_is_told_so(scene: Scene) -> None:
     is_right(done.returncode, done.stderr)
 
 
-def test_ctrl_c_says_nothing(scene: Scene) -> None:
+def test_ctrl_c_prints_nothing(scene: Scene) -> None:
     with subprocess.Popen(
         ["rondo-serve", "st", "--listen", "unix:mine.sock"], cwd=scene.folder, env=scene.environment,
         stderr=subprocess.PIPE, text=True,

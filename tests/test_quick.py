@@ -30,7 +30,7 @@ TESTS = Path(__file__).parent
         ("conftest.py", "prometheus", True),  # through the class, in a file of devtools
     ],
 )
-def test_what_a_name_reaches(path: str, name: str, starts: bool) -> None:
+def test_tests_that_start_something_are_found(path: str, name: str, starts: bool) -> None:
     assert starts_something(Name(TESTS / path, name)) is starts
 
 

@@ -100,7 +100,7 @@ def test_an_index_takes_it(dist: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_metadata_says_what_it_is(metadata: Message) -> None:
+def test_the_metadata_has_author_license_and_extras(metadata: Message) -> None:
     assert metadata["Author"] == "The rondo authors"
     assert metadata["License-Expression"] == "MIT"
     assert {"soft", "plot", "plot-file", "all", "dev"} == set(metadata.get_all("Provides-Extra", []))

@@ -45,7 +45,7 @@ def torn(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
     yield data[at:]
 
 
-def test_what_a_thousand_vms_have_alike_is_kept_once() -> None:
+def test_equal_series_are_one_object() -> None:
     maps = [ONE_MAP | {"instance": name} for name in "ab"]
     one, other = (stream.header_from_map(each) for each in maps)
     assert one.series == ONE.series
@@ -83,7 +83,7 @@ def test_a_header_with_known_series_is_decoded_as_the_first_one(labels: tuple[tu
 @given(
     st.integers(0, 4000), st.binary(max_size=3), st.integers(0, 3), st.lists(st.integers(0, 4000), max_size=3)
 )
-def test_what_is_known_changes_nothing_in_what_is_wrong(
+def test_damaged_streams_decode_equally_with_and_without_known_series(
     at: int, fresh: bytes, gone: int, cuts: list[int]
 ) -> None:
     data = life()
@@ -430,18 +430,18 @@ def test_the_limit_of_a_message_does_not_depend_on_how_it_is_torn(piece: int) ->
         ),  # each within its limits, together over a megabyte
     ],
 )
-def test_encode_refuses_what_a_decoder_would(event: Event) -> None:
+def test_encode_refuses_invalid_events(event: Event) -> None:
     with pytest.raises(ValueError, match=r"."):
         stream.encode(event)
 
 
 @pytest.mark.parametrize("width", [0, 8, 248, 256, 65_536])
-def test_a_tick_is_what_msgpack_makes_of_it(width: int) -> None:
+def test_a_tick_equals_msgpacks_encoding(width: int) -> None:
     for t_ms in (1, 2**32 - 1, 2**32, 2**53 - 1):
         assert stream.encode(Tick(t_ms, bytes(width))) == msgpack.packb([t_ms, bytes(width)])
 
 
-def test_a_header_is_what_msgpack_makes_of_it() -> None:
+def test_a_header_equals_msgpacks_encoding() -> None:
     for header in (ONE, ONE._replace(instance="other"), ONE._replace(labels=(("b", "c"),))):
         assert stream.encode(header) == msgpack.packb(stream.header_to_map(header))
 
@@ -575,7 +575,7 @@ def test_a_million_tiny_messages_at_once() -> None:
 
 
 @pytest.mark.parametrize("refused", [{}, {"ahead": 1}, {"ahead": 3, "expired": 2**40}, {"boredom": 1}])
-def test_what_was_refused_comes_back(refused: dict[str, int]) -> None:
+def test_refused_counts_decode_as_encoded(refused: dict[str, int]) -> None:
     assert stream.decode_refused(stream.encode_refused(refused)) == refused
 
 
@@ -596,5 +596,5 @@ def test_what_was_refused_comes_back(refused: dict[str, int]) -> None:
         (msgpack.packb({"refused": {"ahead": 3}, "more": 1}), {"ahead": 3}),
     ],
 )  # fmt: skip
-def test_what_a_store_says_otherwise_refuses_nothing(said: bytes, refused: dict[str, int]) -> None:
+def test_invalid_answers_of_a_store_refuse_nothing(said: bytes, refused: dict[str, int]) -> None:
     assert stream.decode_refused(said) == refused

@@ -95,7 +95,7 @@ def test_the_wheel_has_the_package_of_the_source_and_no_more(wheel: Path) -> Non
     assert {"rondo_tools/py.typed", "rondo_tools/prom/proto/remote_write_v2.proto"} <= found
 
 
-def test_a_command_without_its_packages_says_so(bare: Path) -> None:
+def test_a_command_names_missing_packages(bare: Path) -> None:
     for tool in TOOLS:
         done = run(bare / "bin" / tool, "--version")
         assert (done.returncode, done.stdout) == (69, "")
@@ -123,12 +123,12 @@ def test_a_life_from_the_guest_to_the_reader(installed: Path, tmp_path: Path) ->
     assert "vm-1" in behind.stdout, behind.stderr
 
 
-def test_what_makes_pages_is_not_needed_to_run() -> None:
+def test_packages_for_man_pages_are_not_needed_at_run_time() -> None:
     for path in (ROOT / "rondo_tools").rglob("*.py"):
         assert not re.search(r"^\s*(import|from) (shtab|argparse_manpage)", path.read_text(), re.MULTILINE)
 
 
-def test_share_has_what_deploy_has_for_a_host(share: Path) -> None:
+def test_share_has_deploys_files_for_a_host(share: Path) -> None:
     deploy = files(ROOT / "deploy")
     found = files(share / "rondo")
     assert found == {name: data for name, data in deploy.items() if name.partition("/")[0] in DEPLOY}
@@ -338,7 +338,7 @@ def test_install_systemd_leaves_the_wheel_s_own_pages_alone(share: Path, bare: P
         assert files(tree / "usr/share") == files(share)
 
 
-def test_install_systemd_says_when_there_are_no_pages(tmp_path: Path) -> None:
+def test_install_systemd_warns_of_missing_man_pages(tmp_path: Path) -> None:
     done = make("install-systemd", f"DESTDIR={tmp_path}", "BINDIR=/nowhere", "SHARE=/nowhere")
     assert done.returncode == 0
     assert "No man pages and completion" in done.stdout

@@ -296,7 +296,7 @@ def test_without_free_descriptors_it_warns_and_continues(receiver: Receiver) -> 
         (["list", "--output", "x"], 64, "there is no flag --output"),
     ],
 )
-def test_what_cannot_be_meant(
+def test_invalid_flags_get_a_message(
     arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:

@@ -92,9 +92,7 @@ def test_a_figure_that_nobody_measured_is_an_error(report: Report, marker: str) 
         fill_in(f"<!-- bench {marker} --><!-- end -->", results(report))
 
 
-def test_a_part_keeps_its_rows_and_says_by_its_status_whether_bars_are_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_keeps_its_rows_and_fails_below_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def main(report: Report, arguments: list[str]) -> None:
         report.row("given", int(arguments[1]), at_most=5)
 

@@ -30,7 +30,7 @@ def plant(root: Path, names: list[str]) -> None:
     (root / "empty").mkdir()
 
 
-def test_busybox_unpacks_what_was_packed(program: Callable[[str], Path], tmp_path: Path) -> None:
+def test_busybox_unpacks_an_archive(program: Callable[[str], Path], tmp_path: Path) -> None:
     plant(tmp_path / "there", ["bin/run", "a", "bin/odd name"])
     data = packed(tmp_path / "there")
     back = tmp_path / "back"
@@ -58,7 +58,7 @@ def test_owner_time_and_order_do_not_reach_the_bytes(tmp_path: Path) -> None:
     assert packed(tmp_path / "one") != packed(tmp_path / "two")
 
 
-def test_what_is_not_kept_is_not_packed(tmp_path: Path) -> None:
+def test_unwanted_files_are_not_packed(tmp_path: Path) -> None:
     plant(tmp_path, ["a", "bin/run"])
     out = io.BytesIO()
     Archive(out).tree(tmp_path, "root/", keep=lambda path: path.parts[0] != "bin")

@@ -23,7 +23,7 @@ from tests.support.quick import Name
         ("vmm/test_acpi.py", "test_the_reference_compiler_reads_the_same_tables", {"iasl"}),
     ],
 )
-def test_which_programs_a_test_wants(path: str, test: str, programs: set[str]) -> None:
+def test_the_programs_of_a_test_are_found(path: str, test: str, programs: set[str]) -> None:
     assert programs_of([Name(ROOT / "tests" / path, test)]) == programs
 
 
@@ -34,7 +34,7 @@ def test_the_page_has_them_as_they_are() -> None:
 
 
 @pytest.mark.heavy
-def test_make_test_fetches_what_its_tests_want() -> None:
+def test_make_test_fetches_the_programs_of_its_tests() -> None:
     wanted = {name for name, of in users().items() if of[For.TEST]}
     assert {name for name, one in LISTED.items() if one.target is For.TEST} == wanted
     of_long = {name for name, of in users().items() if of[For.LONG] and not of[For.TEST]}

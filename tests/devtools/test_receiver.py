@@ -26,7 +26,7 @@ def write(url: str, *samples: tuple[int, float]) -> int:
         return int(answer.status)
 
 
-def test_it_holds_what_it_takes_and_refuses_what_is_out_of_order() -> None:
+def test_the_receiver_keeps_samples_and_refuses_them_out_of_order() -> None:
     with StandIn() as receiver:
         assert write(receiver.write_url, (1000, 1.5), (2000, 2.5)) == 204
         assert (

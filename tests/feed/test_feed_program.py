@@ -228,7 +228,7 @@ def test_a_killed_store_loses_nothing(store: Served) -> None:
         assert [t for t in t_ms if begin_ms < t < end_ms]
 
 
-def test_a_killed_feed_leaves_what_it_has_fed(store: Served) -> None:
+def test_a_killed_feed_leaves_its_sent_ticks(store: Served) -> None:
     with feeding("--instance", "box", "--interval", "100ms", "--output", store.address) as process:
         say(process, "x 1")
         until(lambda: [one for one in store.sessions() if one.rows().t_ms.size > 3])

@@ -303,7 +303,7 @@ def test_a_page_of_each_type_in_both_formats(observed: list[tuple[str, float]]) 
         assert growing == {"c_total", "h_bucket", "h_count", "h_sum", "s_count", "s_sum"}
 
 
-def test_what_the_docs_say_is_refused_is_what_is_said() -> None:
+def test_the_docs_quote_the_messages_of_the_sources() -> None:
     """The table of docs/feed.md quotes messages of the sources, of which some go over several lines."""
     root = Path(__file__).resolve().parents[2]
     said = "".join(path.read_text() for path in (root / "rondo_tools" / "feed").glob("*.py"))

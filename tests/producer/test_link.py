@@ -278,7 +278,7 @@ def test_a_queue_that_stays_full_is_a_failed_attempt(
         assert said.lines == ["link failed: Resource temporarily unavailable"]
 
 
-def test_a_link_that_is_closed_knows_what_is_missing(loop: Loop, store: Store, link: Link) -> None:
+def test_a_closed_link_counts_missing_ticks(loop: Loop, store: Store, link: Link) -> None:
     store.listen()
     loop.update(link)
     put(link, 0, 1)

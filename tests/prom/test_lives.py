@@ -22,7 +22,7 @@ Row = tuple[int, int, int, bool]  # instance, start, time, whether it is a marke
         pytest.param([], [0], [], id="nothing"),
     ],
 )
-def test_which_rows_are_sent_and_in_which_order(
+def test_rows_are_sent_by_instance_and_time_without_duplicates(
     rows: list[Row], past: list[int], expected: list[int]
 ) -> None:
     instance = np.array([row[0] for row in rows], np.intp)

@@ -105,7 +105,9 @@ def write_cursor(path: Path, name: str, held_ms: int, progress: Progress | None 
     os.utime(path, ns=(0, held_ms * 1_000_000))
 
 
-def test_status_shows_what_each_cursor_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_status_shows_the_journals_that_each_cursor_keeps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """By the store's own rules: rolled up, over tier 0's ten minutes, not over tier 1's six hours."""
     minutes = [7 * 60, 2 * 60, 60, 5, 0]
     now_ms = T0 + 7 * HOUR_MS

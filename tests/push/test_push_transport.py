@@ -32,7 +32,7 @@ def answered(status: int, headers: Mapping[str, str] | None = None, content: byt
         return send(url)
 
 
-def test_the_request_is_what_remote_write_1_0_asks_for() -> None:
+def test_the_request_conforms_to_remote_write_1_0() -> None:
     seen: list[tuple[str, dict[str, str], bytes]] = []
 
     def answer(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> Reply:

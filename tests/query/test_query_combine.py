@@ -403,7 +403,7 @@ def test_topk(store: Path, capsys: pytest.CaptureFixture[str], format: str) -> N
     ] * 5
 
 
-def test_which_lives(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_session_flag_selects_lives(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for at in range(3):
         start_ms = T0 + 60_000 * at
         add_session(store, steady(5, start_ms, 1.0, at), start_ms=start_ms, end="reset")

@@ -199,7 +199,7 @@ def test_topk_sets_the_number_of_curves(
         assert len([text for text in texts(root) if "instance=" in text]) == drawn
 
 
-def test_without_matplotlib_it_says_what_to_install(
+def test_without_matplotlib_plot_names_the_extra(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     add_session(store, rows())

@@ -123,7 +123,7 @@ def test_color_is_for_terminals(
     assert ("\x1b[38" in terminal.getvalue()) is colored
 
 
-def test_without_plotext_it_says_what_to_install(
+def test_without_plotext_plot_names_the_extra(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_session(store, ramp(3))

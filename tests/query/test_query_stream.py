@@ -110,7 +110,7 @@ def test_ticks_that_are_gone_are_logged(store: Path, tmp_path: Path) -> None:
     value=st.floats() | st.just(math.nan),
     end=st.booleans(),
 )
-def test_the_stream_is_what_was_stored(
+def test_the_stream_equals_the_stored_one(
     tmp_path_factory: pytest.TempPathFactory, slots: list[int], value: float, end: bool
 ) -> None:
     store = tmp_path_factory.mktemp("stream") / "store"

@@ -14,7 +14,7 @@ import build_deb
     ("version", "debian"),
     [("0.1.0", "0.1.0"), ("0.2.0rc1", "0.2.0~rc1"), ("0.2.0.dev3", "0.2.0~dev3"), ("1.0b2", "1.0~b2")],
 )
-def test_what_comes_before_a_release_does_so_for_dpkg(version: str, debian: str) -> None:
+def test_prereleases_sort_before_their_release_in_dpkg(version: str, debian: str) -> None:
     assert build_deb.debian_version(version) == debian
 
 

@@ -30,7 +30,7 @@ LEASH = [sys.executable, str(ROOT / "scripts" / "devtools" / "leash.py")]
 # Which guest.
 
 
-def test_without_kvm_it_is_the_built_in_guest_and_says_so(tmp_path: Path) -> None:
+def test_without_kvm_the_demo_runs_the_built_in_guest_and_logs_it(tmp_path: Path) -> None:
     guest = choose("auto", device=str(tmp_path / "kvm"))
     assert (guest.name, guest.flags) == ("builtin", [])
     assert "does not open: No such file" in guest.why

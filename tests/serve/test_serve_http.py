@@ -282,7 +282,7 @@ def test_a_token(store: Path, tmp_path: Path) -> None:
         (["--socket-group", "nobody"], 64, "--listen is missing"),
     ],
 )
-def test_flags_that_cannot_be_meant(store: Path, flags: list[str], code: int, why: str) -> None:
+def test_invalid_flags_are_refused(store: Path, flags: list[str], code: int, why: str) -> None:
     command: list[str | Path] = [sys.executable, ROOT / "bin" / "rondo-serve", store, *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout) == (code, "")

@@ -287,7 +287,7 @@ def test_a_scale_has_round_numbers_of_its_unit(browser: playwright.Browser, host
     assert steps == [[1e6, 2**20], [5, 4], [250, 256]]
 
 
-def test_an_empty_page_says_so(browser: playwright.Browser, host: Host, tmp_path: Path) -> None:
+def test_an_empty_page_shows_a_message(browser: playwright.Browser, host: Host, tmp_path: Path) -> None:
     """A host without VMs, a filter without matches, and a missing value."""
     with opened(browser, f"{host.served.url}/") as page:
         cpu = page.locator("#tiles div").filter(has_text="CPU").locator("dd")

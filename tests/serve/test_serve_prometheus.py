@@ -233,7 +233,7 @@ def instances(url: str) -> list[str]:
         return [one for one in json.load(answer)["data"] if one.startswith("vm-")]
 
 
-def test_a_query_that_is_too_large_says_what_to_do(tmp_path: Path, program: Callable[[str], Path]) -> None:
+def test_a_too_large_query_gets_advice(tmp_path: Path, program: Callable[[str], Path]) -> None:
     store, now_s = tmp_path / "vmm_metrics", time.time()
     fill_with_lives(store, int(now_s * 1000))
     with (

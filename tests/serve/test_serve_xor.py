@@ -29,7 +29,7 @@ WORDS = st.one_of(
 @IN_ROUNDS
 @settings(max_examples=35)
 @given(st.data())
-def test_what_was_encoded_is_decoded(round_: int, data: st.DataObject) -> None:
+def test_chunks_decode_as_encoded(round_: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, xor.MOST))
     columns = data.draw(st.integers(1, 3))
     steps = data.draw(st.lists(STEPS, min_size=n - 1, max_size=n - 1))

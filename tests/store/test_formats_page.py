@@ -28,7 +28,7 @@ def shown() -> bytes:
     return bytes.fromhex("".join(line for _, line in lines))
 
 
-def test_the_pages_journal_equals_what_the_store_writes(tmp_path: Path) -> None:
+def test_the_pages_journal_equals_the_stores(tmp_path: Path) -> None:
     header = frames.FileHeader(1, bytes.fromhex("0123456789abcdef"), bytes.fromhex("fedcba9876543210"))
     writer = FrameWriter(tmp_path / "0000000001", header)
     schema = writer.schema(schema_of((SERIES,)))

@@ -70,7 +70,7 @@ def random_streams(chance: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_journals_have_what_streams_handed_over(tmp_path: Path, seed: int) -> None:
+def test_journals_have_the_ticks_and_ends_of_the_streams(tmp_path: Path, seed: int) -> None:
     chance, model = random.Random(seed), Model()
     streams = random_streams(chance)
     for _ in range(2):  # the second time, all of it is known

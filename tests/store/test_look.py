@@ -124,7 +124,7 @@ def truth_row(row: mini_reader.Row) -> truth.Row:
 @pytest.mark.heavy
 @settings(max_examples=60)
 @given(st.data())
-def test_the_reader_returns_what_was_written(round_: int, data: st.DataObject) -> None:
+def test_the_reader_returns_the_written_rows(round_: int, data: st.DataObject) -> None:
     """Sessions that begin, change their schema, end, are lost and come back, over journals and roll-ups."""
     random = data.draw(st.randoms(use_true_random=False))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

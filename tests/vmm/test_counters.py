@@ -19,7 +19,7 @@ ns = st.integers(0, 2**40)
     st.lists(st.tuples(st.sampled_from(EXIT_REASONS), ns, ns)),
     st.lists(st.tuples(st.sampled_from(BLOCK_OPS), st.integers(0, 2**32), ns)),
 )
-def test_a_snapshot_is_the_sum_of_what_was_counted(
+def test_a_snapshot_is_the_sum_of_the_counts(
     exits: list[tuple[str, int, int]], blocks: list[tuple[str, int, int]]
 ) -> None:
     counters = Counters()

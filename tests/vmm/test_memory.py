@@ -17,7 +17,7 @@ anywhere = st.one_of(
 )
 
 
-def test_starts_as_zeros_and_keeps_what_is_written() -> None:
+def test_memory_starts_as_zeros_and_keeps_writes() -> None:
     with GuestMemory(SIZE) as memory:
         assert memory.read(0, SIZE) == bytes(SIZE)
         memory.write(SIZE - 3, b"end")

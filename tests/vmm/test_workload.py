@@ -133,7 +133,7 @@ def test_the_schedule_has_no_gap(duration: int, elapsed: int) -> None:
 
 
 @given(st.lists(st.integers(0, 10**12), max_size=60))
-def test_an_item_is_a_word_whatever_the_clock_does(steps: list[int]) -> None:
+def test_an_item_is_a_32_bit_word_whatever_the_clock_does(steps: list[int]) -> None:
     guest = Guest(10**12)
     for step in steps:
         word = guest.workload.read(0, 4)
