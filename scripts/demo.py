@@ -164,8 +164,8 @@ def qemu_vm(program: Path, seconds: float) -> Iterator[int]:
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-bios", image),
             *("-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
         ]
-        said = Path(folder, "said")
-        with said.open("wb") as log:
+        log_file = Path(folder, "qemu.log")
+        with log_file.open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, process_group=0)
         thread = threading.Thread(target=end)
         thread.start()
@@ -177,7 +177,7 @@ def qemu_vm(program: Path, seconds: float) -> Iterator[int]:
             process.terminate()
             process.wait()
         if session_of(QEMU_INSTANCE) is None:
-            say(f"QEMU ended before rondo-attach saw it: {said.read_text(errors='replace').strip()}")
+            say(f"QEMU ended before rondo-attach saw it: {log_file.read_text(errors='replace').strip()}")
 
 
 def on_disk() -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from devtools.programs import PROGRAMS, fetch, fetch_for_tests, folder, said
+from devtools.programs import PROGRAMS, fetch, fetch_for_tests, folder, reason_of
 
 EX_USAGE, EX_UNAVAILABLE = 64, 69
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         try:
             print(folder(name) if unpacking else fetch(name))
         except (LookupError, OSError, subprocess.SubprocessError) as exc:
-            print(f"fetch.py: {said(exc)}", file=sys.stderr)
+            print(f"fetch.py: {reason_of(exc)}", file=sys.stderr)
             return EX_UNAVAILABLE
     return 0
 

@@ -61,8 +61,8 @@ def test_counters_end_in_total_and_gauges_do_not() -> None:
 
 def test_one_help_text_a_name() -> None:
     """Remote-write metadata is by name, not by series."""
-    said = {one.name: one.help for one in catalog.ALL}
-    assert all(said[one.name] == one.help and one.help.endswith(".") for one in catalog.ALL)
+    help_of = {one.name: one.help for one in catalog.ALL}
+    assert all(help_of[one.name] == one.help and one.help.endswith(".") for one in catalog.ALL)
 
 
 def test_a_stream_may_carry_it() -> None:

@@ -52,11 +52,11 @@ def run_raising(exc: BaseException) -> int:
 def test_an_error_is_one_line_and_a_status(
     exc: Exception, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = f"{exc.filename}: {exc.strerror}" if isinstance(exc, OSError) else str(exc)
+    expected = f"{exc.filename}: {exc.strerror}" if isinstance(exc, OSError) else str(exc)
     assert run_raising(exc) == status
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"rondo-x: {said}\n" + ("try: rondo-x --help\n" if status == 64 else "")
+    assert err == f"rondo-x: {expected}\n" + ("try: rondo-x --help\n" if status == 64 else "")
 
 
 def test_success() -> None:
@@ -205,22 +205,22 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         command.run(make(rondo_x), ["--help"])
     assert exit_info.value.code == 0
     out = capsys.readouterr().out
-    for said in ("What it does.", "how often (default: 1000)", "exit status:", "75  not done", "--quiet"):
-        assert said in out
+    for expected in ("What it does.", "how often (default: 1000)", "exit status:", "75  not done", "--quiet"):
+        assert expected in out
     with pytest.raises(SystemExit):
         command.run(make(rondo_x), ["--version"])
     assert capsys.readouterr().out == f"rondo-x {__version__}\n"
 
 
-@pytest.mark.parametrize(("flag", "said"), [("-q", "w"), ("--quiet", "w"), (None, "iw"), ("-v", "diw")])
-def test_quiet_and_verbose(flag: str | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("flag", "expected"), [("-q", "w"), ("--quiet", "w"), (None, "iw"), ("-v", "diw")])
+def test_quiet_and_verbose(flag: str | None, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     def rondo_x() -> None:
         for level, message in ((logging.DEBUG, "d"), (logging.INFO, "i"), (logging.WARNING, "w")):
             logging.getLogger("rondo_tools.x").log(level, message)
 
     assert command.run(make(rondo_x), [flag] if flag else []) == 0
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "".join(f"rondo-x: {one}\n" for one in said))
+    assert (out, err) == ("", "".join(f"rondo-x: {one}\n" for one in expected))
 
 
 def test_a_reader_that_is_gone_ends_it_quietly() -> None:

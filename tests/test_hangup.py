@@ -119,9 +119,9 @@ def test_a_terminal_that_closes_ends_the_vm_and_nothing_is_lost(start: Start, tm
     terminal: ProcessOptions = {"stdin": its, "stdout": its, "stderr": its, "preexec_fn": take_the_terminal}
     process = start("rondo-vmm", "--duration", "1h", "--output", path, **terminal)
     os.close(its)
-    said = b""
-    while b"rondo guest" not in said:
-        said += os.read(ours, 4096)
+    log = b""
+    while b"rondo guest" not in log:
+        log += os.read(ours, 4096)
     os.close(ours)
     process.send_signal(HUP)
     data = path.read_bytes()  # it is read after the signal: the VM keeps its data for the reader

@@ -275,14 +275,14 @@ def another_user(scene: Scene) -> None:
         pytest.skip("only root can be another user")
 
 
-def is_right(status: int, said: str) -> None:
+def is_right(status: int, shown: str) -> None:
     """Whatever went wrong, it is few lines, and the status is a documented one."""
     assert status in (0, 1, 64, 65, 69, 75)
-    assert "Traceback" not in said
-    lines = said.splitlines()
-    assert len(lines) <= 3, said
+    assert "Traceback" not in shown
+    lines = shown.splitlines()
+    assert len(lines) <= 3, shown
     if status == 64 and not any(line.strip() == "^" for line in lines):
-        assert lines[-1].startswith("try: rondo-"), said
+        assert lines[-1].startswith("try: rondo-"), shown
 
 
 def stops_at_once(mistake: Mistake) -> bool:
@@ -300,7 +300,7 @@ def run_here(line: str, scene: Scene) -> subprocess.CompletedProcess[str]:
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as said,
+        contextlib.redirect_stderr(io.StringIO()) as shown,
     ):
         patch.chdir(scene.folder)
         patch.delenv("RONDO_STORE", raising=False)
@@ -309,7 +309,7 @@ def run_here(line: str, scene: Scene) -> subprocess.CompletedProcess[str]:
             status = importlib.import_module(f"rondo_tools.{name.removeprefix('rondo-')}.cli").main(words)
         except SystemExit as exc:
             status = exc.code
-    return subprocess.CompletedProcess(line, status, stderr=said.getvalue())
+    return subprocess.CompletedProcess(line, status, stderr=shown.getvalue())
 
 
 def name_of(mistake: Mistake) -> str:
@@ -352,12 +352,12 @@ def test_a_watcher_without_rights_names_them(scene: Scene) -> None:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        said = "".join(iter(process.stderr.readline, "rondo-attach: watching; exits are not counted\n"))
+        shown = "".join(iter(process.stderr.readline, "rondo-attach: watching; exits are not counted\n"))
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE_S)
-    assert "bpf: Operation not permitted (needs CAP_BPF and CAP_PERFMON); missing: vcpu_" in said
-    assert "(needs CAP_PERFMON, and to read tracefs: root or CAP_DAC_READ_SEARCH)" in said
-    is_right(0, said)
+    assert "bpf: Operation not permitted (needs CAP_BPF and CAP_PERFMON); missing: vcpu_" in shown
+    assert "(needs CAP_PERFMON, and to read tracefs: root or CAP_DAC_READ_SEARCH)" in shown
+    is_right(0, shown)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide /dev")
@@ -435,6 +435,6 @@ def test_no_arguments_bring_a_traceback(line: tuple[str, list[str]]) -> None:
     if "--help" in words or "-h" in words or "--version" in words:
         assert status in (0, 64)
         return
-    said = err.getvalue()
-    assert said or status == 0
-    is_right(status, said)
+    shown = err.getvalue()
+    assert shown or status == 0
+    is_right(status, shown)

@@ -188,7 +188,7 @@ def test_the_ticks_of_a_vm_follow_its_clock(vm: Vm, steps: list[int]) -> None:
     vm.ticks()
     for step in steps:
         vm.set_clock(step)
-    said = vm.end()
+    log = vm.end()
     assert len(vm.sessions) == 1 + sum(step < -5000 for step in steps)
     headers = {header._replace(start_ms=1) for header, _, _ in vm.sessions}
     assert len(headers) == 1
@@ -198,9 +198,9 @@ def test_the_ticks_of_a_vm_follow_its_clock(vm: Vm, steps: list[int]) -> None:
                     for header, ticks, _ in vm.sessions)
         for reason in ("io", "mmio", "hlt")
     }  # fmt: skip
-    assert "exits: " + ", ".join(f"{reason} {total:.0f}" for reason, total in totals.items()) in said
+    assert "exits: " + ", ".join(f"{reason} {total:.0f}" for reason, total in totals.items()) in log
     ticks = sum(len(ticks) for _, ticks, _ in vm.sessions)
-    assert f"{ticks} ticks; " in said
+    assert f"{ticks} ticks; " in log
 
 
 # --- with a store --------------------------------------------------------------------------------
@@ -269,8 +269,8 @@ def test_with_one_clock_no_tick_is_lost_or_refused(
     assert vm.returncode == 0, err
     lived = re.search(rb"(\d+) ticks; ", err)
     assert lived
-    said = store.stop()
-    assert f"{int(lived[1])} ticks stored, 3 sessions; 0 late, 0 ahead" in said
+    log = store.stop()
+    assert f"{int(lived[1])} ticks stored, 3 sessions; 0 late, 0 ahead" in log
     assert store.sessions("vm") == ["signal", "clock", "clock"]
     assert store.sessions("rondo-store") == ["signal", "clock", "clock"]
 

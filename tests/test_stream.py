@@ -580,7 +580,7 @@ def test_refused_counts_decode_as_encoded(refused: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "refused"),
+    ("answer", "refused"),
     [
         (b"", {}),
         (b"hello?" * 100, {}),
@@ -596,5 +596,5 @@ def test_refused_counts_decode_as_encoded(refused: dict[str, int]) -> None:
         (msgpack.packb({"refused": {"ahead": 3}, "more": 1}), {"ahead": 3}),
     ],
 )  # fmt: skip
-def test_invalid_answers_of_a_store_refuse_nothing(said: bytes, refused: dict[str, int]) -> None:
-    assert stream.decode_refused(said) == refused
+def test_invalid_answers_of_a_store_refuse_nothing(answer: bytes, refused: dict[str, int]) -> None:
+    assert stream.decode_refused(answer) == refused

@@ -205,12 +205,12 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 def _refusal(response: http.client.HTTPResponse) -> str:
     """The meaning of a status other than 200."""
-    said = f"answered {response.status} {response.reason}".rstrip()
+    text = f"answered {response.status} {response.reason}".rstrip()
     if response.status in (401, 403):
-        return f"{said}: name a file with --bearer-token-file or --basic-auth-file"
+        return f"{text}: name a file with --bearer-token-file or --basic-auth-file"
     if location := response.headers.get("Location"):
-        return f"{said}, to {location}: give that to --url"
-    return said
+        return f"{text}, to {location}: give that to --url"
+    return text
 
 
 def _why(exc: Exception) -> str:

@@ -71,8 +71,8 @@ def main(report: Report, arguments: list[str]) -> None:
         out, err = process.communicate()
         wall = time.monotonic() - before
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # of this push: there was no other child
-        said = re.search(rb"(\d+) samples? sent, 0 rejected, 0 unclear", err)
-        if process.returncode or said is None or int(said[1]) != samples:
+        summary = re.search(rb"(\d+) samples? sent, 0 rejected, 0 unclear", err)
+        if process.returncode or summary is None or int(summary[1]) != samples:
             raise RuntimeError(f"not all of {samples} samples were delivered: {err.decode()}")
     of = f"a push of {own.hours:g} h of {own.sessions} VMs, {samples:,} samples"
     report.row(of, wall, "s")

@@ -84,7 +84,7 @@ def first_line() -> float:
         vmm.terminate()
         vmm.stderr.read()
     if not line.startswith(b"rondo guest"):
-        raise SystemExit(f"rondo-vmm said {line!r} instead of starting its guest")
+        raise SystemExit(f"rondo-vmm printed {line!r} instead of starting its guest")
     return took
 
 

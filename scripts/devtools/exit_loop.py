@@ -107,9 +107,9 @@ def qemu(exits: int, accelerator: str = "kvm") -> Peer:
             took, cpu_ns = time.perf_counter() - began, _cpu_ns(process.pid) - cpu_before_ns
             process.kill()  # without an exit device its guest has halted
             limit.cancel()
-            said = process.stderr.read().decode(errors="replace").strip()
+            error_text = process.stderr.read().decode(errors="replace").strip()
     if (first, last) != (b"S", b"E"):
-        raise LookupError(f"QEMU does not run the loop: {said or 'it ended, or took too long'}")
+        raise LookupError(f"QEMU does not run the loop: {error_text or 'it ended, or took too long'}")
     return Peer(exits / took, cpu_ns / exits / 1e3)
 
 

@@ -41,7 +41,7 @@ class Host:
             deadline = time.monotonic() + PATIENCE_S
             while not self.socket.exists():
                 if store.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"rondo-store does not listen: {self.said()}")
+                    raise RuntimeError(f"rondo-store does not listen: {self.log_text()}")
                 time.sleep(0.02)
             self._daemons.append(self._run("rondo-push", *self._push))
         except BaseException:
@@ -66,9 +66,9 @@ class Host:
     def wait(self, vm: subprocess.Popen[bytes]) -> None:
         """Wait until a VM has ended, and everything is stored."""
         if vm.wait(PATIENCE_S):
-            raise RuntimeError(f"a VM ended with {vm.returncode}: {self.said()}")
+            raise RuntimeError(f"a VM ended with {vm.returncode}: {self.log_text()}")
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self._log.read_text(errors="replace")[-2000:]
 
     def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -88,7 +88,7 @@ def run(
         finally:
             if not in_time or not _ended(process, 5):
                 process.kill()
-            said = process.communicate()[1].decode(errors="replace")
+            stderr_text = process.communicate()[1].decode(errors="replace")
             for reading, _ in pipes:
                 os.close(reading)
         console = (work / "console").read_text(errors="replace") if (work / "console").exists() else ""
@@ -101,7 +101,7 @@ def run(
     except (tarfile.TarError, KeyError, ValueError):
         fate = "the laboratory crashed" if in_time else f"the laboratory did not end within {timeout_s:g} s"
         last = kept[1].getvalue().decode(errors="replace")
-        raise LabError(f"{fate}\n{_errors(said)}{console}{last}".rstrip()) from None
+        raise LabError(f"{fate}\n{_errors(stderr_text)}{console}{last}".rstrip()) from None
     out = {name.removeprefix("out/"): data for name, data in back.items()}
     return Result(status, kept[0].getvalue(), kept[1].getvalue(), out)
 
@@ -197,9 +197,9 @@ def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def _errors(said: str) -> str:
+def _errors(stderr_text: str) -> str:
     """QEMU's messages, without those about features that its emulation lacks."""
-    return "".join(line for line in said.splitlines(True) if "TCG doesn't support" not in line)
+    return "".join(line for line in stderr_text.splitlines(True) if "TCG doesn't support" not in line)
 
 
 def _tsc_khz() -> int:

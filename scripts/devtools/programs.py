@@ -110,7 +110,8 @@ def fetch(name: str) -> Path:
             if found:
                 return Path(found)
             raise LookupError(
-                f"{name}: the package {program.package!r} is not available, and none is on PATH\n{said(exc)}"
+                f"{name}: the package {program.package!r} is not available, and none is on PATH\n"
+                f"{reason_of(exc)}"
             ) from exc
         root = program.root
         # The library path is for packages with libraries; static programs ignore it.
@@ -180,7 +181,7 @@ def folder(package: str, needs: Needs = Needs.NOTHING, *more: str) -> Path:
         try:
             return unpack(package, needs, *more)
         except (OSError, subprocess.SubprocessError) as exc:
-            raise LookupError(f"the package {package!r} is not available\n{said(exc)}") from exc
+            raise LookupError(f"the package {package!r} is not available\n{reason_of(exc)}") from exc
 
 
 def package_version(name: str) -> str:
@@ -317,7 +318,7 @@ def run(command: list[str], cwd: Path | None = None) -> str:
     ).stdout
 
 
-def said(exc: BaseException) -> str:
+def reason_of(exc: BaseException) -> str:
     return (getattr(exc, "stderr", None) or str(exc)).strip()
 
 

@@ -41,7 +41,7 @@ def test_a_kill_loses_no_undelivered_end(
         os.kill(guest.pid, signal.SIGKILL)
         guest.process.wait()
         watcher.wait_for("over ends")
-        reason = re.search(r"over ends: (\w+)", watcher.said)
+        reason = re.search(r"over ends: (\w+)", watcher.log)
     harm(manager, lives)
     receiver = Receiver(address)
     try:

@@ -125,7 +125,7 @@ def test_two_watchers_never_share_a_folder(receiver: Receiver, node: Node) -> No
         before = node.pinned()
         with node.watcher(*flags) as second:
             assert second.wait() == 69
-            assert "another rondo-attach uses this folder" in second.said
+            assert "another rondo-attach uses this folder" in second.log
         assert node.pinned() == before
     with node.watching(*flags):  # it was killed, and the folder is free
         assert node.pinned() == before
@@ -186,9 +186,9 @@ def test_the_message_names_a_folder_that_cannot_have_pins(
     (folder / "file").touch()
     with node.watcher("--output", receiver.address, pin=folder / path) as watcher:
         assert watcher.wait() == 69
-    assert f"--pin {folder / path}: {why}" in watcher.said
-    assert "bpf file system" in watcher.said
-    assert "Traceback" not in watcher.said
+    assert f"--pin {folder / path}: {why}" in watcher.log
+    assert "bpf file system" in watcher.log
+    assert "Traceback" not in watcher.log
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def test_without_permissions_the_process_series_remain(receiver: Receiver) -> No
         receiver.wait("poor", ticks=1)
         guest.quit()
         (session,) = receiver.wait("poor", ended=1)
-        assert "CAP_BPF and CAP_PERFMON" in watcher.said
-        assert "vcpu_exits_total" in watcher.said
+        assert "CAP_BPF and CAP_PERFMON" in watcher.log
+        assert "vcpu_exits_total" in watcher.log
     assert has_series(session.header) == PROCESS_SERIES  # and no zero for series without counts
     assert session.last()["vmm_cpu_seconds_total"] > 0
 
@@ -186,7 +186,7 @@ def test_a_second_watcher_of_all_vms_is_refused(receiver: Receiver) -> None:
         second = Watcher("--output", receiver.address, network=same)
         try:
             assert second.wait() == 69
-            assert f"already watches all VMs of this host (process {first.process.pid})" in second.said
+            assert f"already watches all VMs of this host (process {first.process.pid})" in second.log
         finally:
             second.close()
 
@@ -202,7 +202,7 @@ def test_another_user_cannot_block_the_start(receiver: Receiver) -> None:
             watcher = Watcher("--output", receiver.address, network=same)
             try:
                 watcher.wait_for("watching")
-                assert "has the name of rondo-attach's lock; continuing without it" in watcher.said
+                assert "has the name of rondo-attach's lock; continuing without it" in watcher.log
             finally:
                 watcher.close()
         finally:
@@ -279,7 +279,7 @@ def test_without_free_descriptors_it_warns_and_continues(receiver: Receiver) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         ([], 64, "--output is missing"),
         (["--output", "-"], 64, "--output is missing"),
@@ -297,14 +297,14 @@ def test_without_free_descriptors_it_warns_and_continues(receiver: Receiver) -> 
     ],
 )
 def test_invalid_flags_get_a_message(
-    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         ended = cli.main(arguments)
     except SystemExit as exc:
         ended = int(str(exc.code))
     assert ended == status
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_standard_output_may_not_be_closed() -> None:

@@ -214,7 +214,7 @@ class Scripted:
 
     def __init__(self, stats: Mapping[str, Mapping[str, object]] | None = None) -> None:
         self.stats = dict(stats or {})
-        self.said: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
         self.fails: LibvirtError | None = None
         self.is_alive = True
         self.on_event: Callable[..., None] | None = None
@@ -244,7 +244,7 @@ class Scripted:
         raise LibvirtError("there are none")
 
     def openReadOnly(self, uri: str) -> Scripted:  # noqa: N802
-        self.said.append(("open", uri))
+        self.calls.append(("open", uri))
         if self.fails is not None and not self.is_alive:
             raise self.fails
         self.is_alive = True
@@ -255,23 +255,23 @@ class Scripted:
         return 77
 
     def domainEventDeregisterAny(self, callback: int) -> None:  # noqa: N802
-        self.said.append(("deregister", callback))
+        self.calls.append(("deregister", callback))
         raise LibvirtError("it is gone")
 
     def close(self) -> None:
-        self.said.append(("close",))
+        self.calls.append(("close",))
 
     def isAlive(self) -> int:  # noqa: N802
         return int(self.is_alive)
 
     def getAllDomainStats(self, groups: int, options: int) -> list[tuple[object, Mapping[str, object]]]:  # noqa: N802
-        self.said.append(("all", groups, options))
+        self.calls.append(("all", groups, options))
         return self._answer(self.stats)
 
     def domainListGetStats(  # noqa: N802
         self, domains: Iterable[Any], groups: int, options: int
     ) -> list[tuple[object, Mapping[str, object]]]:
-        self.said.append(("some", groups, options))
+        self.calls.append(("some", groups, options))
         return self._answer(one.UUIDString() for one in domains)
 
     def _answer(self, uuids: Iterable[str]) -> list[tuple[object, Mapping[str, object]]]:
@@ -280,7 +280,7 @@ class Scripted:
         return [(self._domain(uuid), self.stats[uuid]) for uuid in uuids]
 
     def lookupByUUIDString(self, uuid: str) -> object:  # noqa: N802
-        self.said.append(("look", uuid))
+        self.calls.append(("look", uuid))
         if self.fails is not None:
             raise self.fails
         if uuid not in self.stats:
@@ -297,7 +297,7 @@ def test_it_only_reads_and_never_waits_for_a_busy_domain() -> None:
     client = Client("qemu:///x", library, lambda _event: None)
     assert client.all_stats(with_vcpus=False) == [Record(UUID, 3, disk(reads=1))]
     assert client.look([UUID], told.append, with_vcpus=True)[0].uuid == UUID
-    assert library.said == [("open", "qemu:///x"), ("all", 6, 3), ("look", UUID), ("some", 14, 2)]
+    assert library.calls == [("open", "qemu:///x"), ("all", 6, 3), ("look", UUID), ("some", 14, 2)]
     assert told == [Description(UUID, xml(nova("named")))]
 
 
@@ -317,14 +317,14 @@ def test_a_lost_connection_is_reopened() -> None:
     library.fails = LibvirtError("busy")
     with pytest.raises(RefusedError, match="busy"):
         client.all_stats(with_vcpus=False)
-    assert library.said[-1][0] == "all"  # the connection is alive, so it is kept
+    assert library.calls[-1][0] == "all"  # the connection is alive, so it is kept
     library.is_alive = False
     with pytest.raises(RefusedError):
         client.all_stats(with_vcpus=False)
-    assert library.said[-2:] == [("deregister", 77), ("close",)]
+    assert library.calls[-2:] == [("deregister", 77), ("close",)]
     library.fails = None
     assert client.all_stats(with_vcpus=False)
-    assert library.said[-2][0] == "open"
+    assert library.calls[-2][0] == "open"
 
 
 @pytest.mark.parametrize(
@@ -402,8 +402,8 @@ def test_two_processes_with_one_uuid_get_no_metrics(proc: Path) -> None:
         ]
         until(lambda: all(source.report.refused for source in sources))
         seen = [source.report.reading for source in sources]
-        asked = len(library.said)
-        until(lambda: len(library.said) > asked + 3)
+        asked = len(library.calls)
+        until(lambda: len(library.calls) > asked + 3)
         assert [source.report.reading for source in sources] == seen
         assert all("another process" in (source.report.refused or "")[0] for source in sources)
         assert not any(source.awaits_labels for source in sources)
@@ -426,7 +426,7 @@ def test_a_vm_without_a_uuid_is_left_out(uuid: str) -> None:
     report.is_last.set()
     asyncio.run(adapter.follow(target(uuid=uuid), report))
     assert report.refused is not None
-    assert library.said == []
+    assert library.calls == []
 
 
 def test_a_hanging_call_does_not_delay_the_exit(proc: Path) -> None:

@@ -153,13 +153,13 @@ def test_a_purge_leaves_only_data(root: Path) -> None:
     assert "/etc/rondo/push.env" in left
     assert {name for name in left if not name.startswith(("/etc/rondo", "/var/lib/rondo"))} <= {"/run/rondo"}
 
-    said = succeed_in(root, "dpkg", "--purge", "rondo-tools")
+    log = succeed_in(root, "dpkg", "--purge", "rondo-tools")
     left = files(root) - before
     for folder in ("var/lib/rondo", "etc/rondo"):
         shutil.rmtree(root / folder)
     assert left == kept
     for folder in ("/var/lib/rondo", "/etc/rondo"):
-        assert f"rondo-tools: {folder} has files that are not the package's" in said
+        assert f"rondo-tools: {folder} has files that are not the package's" in log
 
 
 def test_where_systemd_runs_units_are_restarted_and_stopped(root: Path) -> None:

@@ -379,9 +379,9 @@ def test_the_containers_commands_deliver_a_vm_to_prometheus(
             assert b'host="node-a",instance="rondo-store"' in answer.read()
         for process in reversed(started):
             process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=PATIENCE_S)
+            log, _ = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0
-            assert said == b""
+            assert log == b""
     finally:
         for process in started:
             if process.poll() is None:

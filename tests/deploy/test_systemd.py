@@ -66,7 +66,7 @@ def units(tree: Path) -> Path:
     return tree / "usr/local/lib/systemd/system"
 
 
-def said(command: list[str | Path], **variables: str) -> str:
+def output_of(command: list[str | Path], **variables: str) -> str:
     """The output of a command, which must succeed."""
     process = subprocess.run(
         command,
@@ -111,7 +111,7 @@ def test_systemd_accepts_the_units(installed: Path, program: Program, tmp_path: 
     system = [root_of("systemd") / "lib/systemd/system", root_of("systemd") / "usr/lib/systemd/system"]
     path = ":".join(map(str, [units(installed), *system, "/lib/systemd/system"]))
     paths = [units(installed) / name for name in UNITS]
-    assert said([analyze, "verify", "--man=no", *paths], SYSTEMD_UNIT_PATH=path) == ""
+    assert output_of([analyze, "verify", "--man=no", *paths], SYSTEMD_UNIT_PATH=path) == ""
 
     # With the drop-ins, too.
     drop_ins = tmp_path / "attach"
@@ -120,22 +120,22 @@ def test_systemd_accepts_the_units(installed: Path, program: Program, tmp_path: 
         drop_in = drop_ins / "rondo-attach.service.d" / name
         drop_in.parent.mkdir(parents=True, exist_ok=True)
         drop_in.write_text((SOURCE / name).read_text())
-    assert said([analyze, "verify", "--man=no", attach], SYSTEMD_UNIT_PATH=f"{drop_ins}:{path}") == ""
+    assert output_of([analyze, "verify", "--man=no", attach], SYSTEMD_UNIT_PATH=f"{drop_ins}:{path}") == ""
     drop_in = tmp_path / "rondo-push.service.d" / "token.conf"
     drop_in.parent.mkdir()
     drop_in.write_text((SOURCE / "token.conf").read_text())
     push = units(installed) / "rondo-push.service"
-    assert said([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}") == ""
+    assert output_of([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}") == ""
 
     # The check works: a wrong line is reported.
     drop_in.write_text("[Service]\nLoadCredentials=token\n")
-    found = said([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}")
+    found = output_of([analyze, "verify", "--man=no", push], SYSTEMD_UNIT_PATH=f"{tmp_path}:{path}")
     assert "Unknown key" in found
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_exposure_is_at_most_as_documented(installed: Path, program: Program, name: str) -> None:
-    report = said([program("systemd-analyze"), "security", "--offline=true", units(installed) / name])
+    report = output_of([program("systemd-analyze"), "security", "--offline=true", units(installed) / name])
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
     assert found, report
     table = (ROOT / "deploy" / "README.md").read_text()
@@ -145,7 +145,7 @@ def test_exposure_is_at_most_as_documented(installed: Path, program: Program, na
 
 
 def test_the_users_and_folders(installed: Path, program: Program) -> None:
-    users = said([program("systemd-sysusers"), "--dry-run", f"--root={installed}"])
+    users = output_of([program("systemd-sysusers"), "--dry-run", f"--root={installed}"])
     for line in (
         "user 'rondo'",
         "user 'rondo-attach'",
@@ -161,8 +161,8 @@ def test_the_users_and_folders(installed: Path, program: Program) -> None:
     assert listening.one("Socket", "SocketGroup") in vmm.one("Service", "SupplementaryGroups").split()
     if os.geteuid() == 0:
         tree = installed
-        said([program("systemd-sysusers"), f"--root={tree}"])
-        said([program("systemd-tmpfiles"), "--create", f"--root={tree}", "rondo.conf"])
+        output_of([program("systemd-sysusers"), f"--root={tree}"])
+        output_of([program("systemd-tmpfiles"), "--create", f"--root={tree}", "rondo.conf"])
         (line,) = [
             line for line in (tree / "etc/passwd").read_text().splitlines() if line.startswith("rondo:")
         ]
@@ -245,13 +245,13 @@ def test_a_vm_a_store_and_a_push_run_by_their_units_lines(
     with host.serving(program) as manager:
         vmm = host.command("rondo-vmm@.service", "demo")
         vmm[vmm.index("kvm")] = "auto"  # for machines without KVM
-        said(list(vmm))
+        output_of(list(vmm))
         assert manager.recv(100) == b"READY=1"  # for Type=notify
         assert host.unit("rondo-store.service").one("Service", "Type") == "notify"
 
         # The VM's end is stored, so one push delivers the whole life, without output.
         once = host.command("rondo-push-once.service")
-        assert said(list(once)) == ""
+        assert output_of(list(once)) == ""
     (session,) = [one for one in Store(host.store).sessions() if one.instance == "demo"]
     assert session.end is not None
     found = prometheus.samples('vmm_uptime_seconds{instance="demo"}')

@@ -83,10 +83,10 @@ def recording(program: Path) -> Iterator[Recorder]:
         ) as process:
             try:
                 assert process.stderr is not None
-                said = next(
+                line = next(
                     (line for line in process.stderr if "Listening on" in line or PORT_TAKEN in line), ""
                 )
-                if PORT_TAKEN in said:
+                if PORT_TAKEN in line:
                     continue
                 threading.Thread(target=process.stderr.read, daemon=True).start()
                 recorder = Recorder(f"http://127.0.0.1:{port}/metrics")

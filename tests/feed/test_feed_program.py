@@ -123,14 +123,14 @@ def values_of(session: Session, series: str) -> list[float]:
 
 def test_a_line_becomes_a_session(run: Run) -> None:
     flags = ("--hold", "0", "--instance", "box", "--label", "rack=a1", "--interval", "10s")
-    (header, tick, end), said = fed(run, 'jobs{queue="mail"} 3\n', *flags)
+    (header, tick, end), log = fed(run, 'jobs{queue="mail"} 3\n', *flags)
     assert isinstance(header, Header)
     assert header[0] == "box"
     assert header[2:4] == ((("rack", "a1"),), 10_000)
     assert isinstance(tick, Tick)
     assert rows_of([header, tick]) == [(tick.t_ms, {'jobs{queue="mail"}': 3})]
     assert end == End("eof", tick.t_ms)
-    assert said == ""
+    assert log == ""
 
 
 def test_the_default_instance_is_the_host(run: Run) -> None:
@@ -215,8 +215,8 @@ def test_a_killed_store_loses_nothing(store: Served) -> None:
             say_until(lambda: time.time() * 1000 > began_ms + 1_000)  # noqa: B023
             away.append((began_ms, time.time() * 1000))
             store.start()
-            said = number
-            say_until(lambda: values_of(store.sessions()[0], "x")[-1] > said)  # noqa: B023
+            sent = number
+            say_until(lambda: values_of(store.sessions()[0], "x")[-1] > sent)  # noqa: B023
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0  # every tick was acknowledged
     (session,) = store.sessions()
@@ -243,10 +243,10 @@ def test_a_killed_feed_leaves_its_sent_ticks(store: Served) -> None:
 
 
 def test_undelivered_ticks_are_reported(run: Run, tmp_path: Path) -> None:
-    _, said = fed(
+    _, log = fed(
         run, "x 1\n", "--hold", "0", "--linger", "100ms", "--output", f"unix:{tmp_path / 'none'}", status=75
     )
-    assert "1 of 1 tick not delivered" in said
+    assert "1 of 1 tick not delivered" in log
 
 
 # --- holding and taking over -----------------------------------------------------------------------------
@@ -373,10 +373,10 @@ def test_it_ends_with_its_reader() -> None:
 
 
 def test_left_out_lines_set_the_status(run: Run) -> None:
-    events, said = fed(run, "x 1\ngarbage\n", "--hold", "0", status=65)
+    events, log = fed(run, "x 1\ngarbage\n", "--hold", "0", status=65)
     assert [values for _, values in rows_of(events)] == [{"x": 1}]
-    assert "line 2 is left out: not NAME" in said
-    assert said.endswith("rondo-feed: 1 line left out\n")
+    assert "line 2 is left out: not NAME" in log
+    assert log.endswith("rondo-feed: 1 line left out\n")
     assert "without a value" in fed(run, "", status=65)[1]
 
 
@@ -419,9 +419,9 @@ def test_the_stream_is_not_written_to_a_terminal() -> None:
     ours, theirs = pty.openpty()
     try:
         with feeding(stdout=theirs) as process:
-            _, said = process.communicate(timeout=PATIENCE_S)
+            _, log = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 64
-        assert b"`rondo-feed | rondo-store vmm_metrics`" in said
+        assert b"`rondo-feed | rondo-store vmm_metrics`" in log
     finally:
         os.close(ours)
         os.close(theirs)

@@ -306,10 +306,10 @@ def test_a_page_of_each_type_in_both_formats(observed: list[tuple[str, float]]) 
 def test_the_docs_quote_the_messages_of_the_sources() -> None:
     """The table of docs/feed.md quotes messages of the sources, of which some go over several lines."""
     root = Path(__file__).resolve().parents[2]
-    said = "".join(path.read_text() for path in (root / "rondo_tools" / "feed").glob("*.py"))
-    said = re.sub(r'"\n\s+f?"', "", said).replace("{MAX_SERIES}", str(MAX_SERIES))
-    said = said.replace("{{", "{").replace("}}", "}")
+    sources = "".join(path.read_text() for path in (root / "rondo_tools" / "feed").glob("*.py"))
+    sources = re.sub(r'"\n\s+f?"', "", sources).replace("{MAX_SERIES}", str(MAX_SERIES))
+    sources = sources.replace("{{", "{").replace("}}", "}")
     table = (root / "docs" / "feed.md").read_text().partition("| message |")[2].partition("\n\n")[0]
     quoted = re.findall(r"^\| `(?:line 3 is left out: )?([^`]+)`", table, re.MULTILINE)
     assert len(quoted) >= 7
-    assert [one for one in quoted if one not in said] == []
+    assert [one for one in quoted if one not in sources] == []

@@ -57,7 +57,7 @@ class Lives(NamedTuple):
     rondo_vmm: Session
     qemu: Session
     kvm: dict[str, int]
-    said: str
+    output: str
     shown: str
 
 
@@ -100,8 +100,8 @@ def exits(session: Session) -> dict[str, float]:
 def test_bpf_counts_without_lockdown_and_without_debugfs(lives: Lives) -> None:
     assert "[none] integrity confidentiality" in lives.shown
     assert "/sys/kernel/debug/kvm: No such file or directory" in lives.shown
-    assert "watching; exits are counted by bpf" in lives.said
-    assert "needs" not in lives.said  # nothing was refused
+    assert "watching; exits are counted by bpf" in lives.output
+    assert "needs" not in lives.output  # nothing was refused
 
 
 def test_the_exits_equal_those_of_rondo_vmm(lives: Lives) -> None:

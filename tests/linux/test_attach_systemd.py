@@ -40,8 +40,8 @@ def port_exits(session: Session) -> float:
 
 
 def test_the_service_has_exactly_two_capabilities(booted: Booted) -> None:
-    confined = re.search(r"^confined Uid: (\d+) (.*)$", booted.said, re.MULTILINE)
-    assert confined, booted.said
+    confined = re.search(r"^confined Uid: (\d+) (.*)$", booted.output, re.MULTILINE)
+    assert confined, booted.output
     assert confined[1] != "0"
     two = f"{(1 << 38) + (1 << 39):016x}"  # CAP_PERFMON, CAP_BPF
     assert confined[2].endswith(f"CapEff: {two} CapBnd: {two} NoNewPrivs: 1 Seccomp: 2")
@@ -71,8 +71,8 @@ def test_every_tick_is_stored(booted: Booted) -> None:
 def test_a_stop_frees_the_programs(booted: Booted) -> None:
     before, after = "2 programs, 4 descriptors kept", "0 programs, 0 descriptors kept"
     for line in ("before: 2 programs", f"restarted: {before}", f"killed: {before}", f"stopped: {after}"):
-        assert line in booted.said.splitlines()
-    assert "folder False" in booted.said.splitlines()
+        assert line in booted.output.splitlines()
+    assert "folder False" in booted.output.splitlines()
 
 
 def test_a_shutdown_under_a_vm_delivers_its_ticks(booted: Booted) -> None:

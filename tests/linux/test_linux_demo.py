@@ -31,16 +31,16 @@ def test_auto_is_linux_if_kvm_boots_it(in_lab: Run, guest: Path, tmp_path: Path)
     scripts["scripts/devtools/guest/choice.py"] = hasty.replace(b"\nPROBE_S = 15.0", b"\nPROBE_S = 250.0")
     assert scripts["scripts/devtools/guest/choice.py"] != hasty
     result = in_lab(COMMAND, scripts, timeout_s=LAB_S)
-    said = result.stdout.decode() + result.stderr.decode(errors="replace")
-    assert "Guest: linux, because this machine's KVM boots it" in said
-    found = re.search(r"^linux +3 +[\d.]+ s +(\d+) +(\d+) +(\d+)$", said, re.MULTILINE)
-    assert found, said
+    output = result.stdout.decode() + result.stderr.decode(errors="replace")
+    assert "Guest: linux, because this machine's KVM boots it" in output
+    found = re.search(r"^linux +3 +[\d.]+ s +(\d+) +(\d+) +(\d+)$", output, re.MULTILINE)
+    assert found, output
     seconds, in_store, received = map(int, found.groups())
     assert in_store == received
     # A VMM that is delayed for a second has no tick for it, and the demo reports that.
-    assert result.status == (0 if received == seconds else 1), said
-    assert ("captured 100.0%" in said) == (received == seconds)
+    assert result.status == (0 if received == seconds else 1), output
+    assert ("captured 100.0%" in output) == (received == seconds)
     image = tmp_path / "disk"
     image.write_bytes(result.out["vmm-demo-linux.img"])
     assert "ext2 with" in check_disk("linux", image)
-    print(said)
+    print(output)

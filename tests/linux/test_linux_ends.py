@@ -146,9 +146,9 @@ def test_a_read_only_disk_is_unchanged(ends: dict[str, bytes]) -> None:
 def test_a_stuck_guest_ends_at_its_deadline(stuck: Future[lab.Result]) -> None:
     """--duration and a minute to boot."""
     result = stuck.result()
-    said = result.stderr.decode()
-    assert result.status == 0, said
-    assert b"\n# end deadline " in result.stdout, said
-    lived = re.search(r"ran ([\d.]+) s, .* ended by deadline", said)
-    assert lived, said
+    log = result.stderr.decode()
+    assert result.status == 0, log
+    assert b"\n# end deadline " in result.stdout, log
+    lived = re.search(r"ran ([\d.]+) s, .* ended by deadline", log)
+    assert lived, log
     assert float(lived[1]) >= 61

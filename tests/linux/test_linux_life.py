@@ -44,13 +44,13 @@ mkdir /mnt && mount -o loop,ro /tmp/disk /mnt && cd /mnt && sha256sum -c SUMS >/
 
 
 class Life(NamedTuple):
-    """The results. `said` are the lines of rondo-vmm and of the console, with Unix times in ms."""
+    """The results. `output` are the lines of rondo-vmm and of the console, with Unix times in ms."""
 
     status: int
     log: str
     session: Session
     samples: dict[Labels, list[tuple[int, str]]]
-    said: list[tuple[float, str]]
+    output: list[tuple[float, str]]
     sums: str
 
     def column(self, series: str) -> list[float]:
@@ -69,7 +69,7 @@ class Life(NamedTuple):
         """The start and end of a phase, without the ticks at its edges, which belong to two phases."""
         order = [*(f"phase: {one}" for one in PHASES), "power off"]
         number = order.index(f"phase: {name}")
-        begin, end = (next(at for at, line in self.said if line == order[i]) for i in (number, number + 1))
+        begin, end = (next(at for at, line in self.output if line == order[i]) for i in (number, number + 1))
         return begin + 1000, end - 1000
 
 
@@ -88,11 +88,11 @@ def life(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     lines = [line.partition(" ") for line in result.out["said"].decode(errors="replace").splitlines()]
-    said = [(float(at) * 1000, text.strip()) for at, _, text in lines]
-    log = result.stderr.decode() + "\n".join(line for _, line in said)
+    output = [(float(at) * 1000, text.strip()) for at, _, text in lines]
+    log = result.stderr.decode() + "\n".join(line for _, line in output)
     assert result.out.get("status") == b"0\n", log
     (session,) = Store(folder / "vmm_metrics").sessions()
-    return Life(result.status, log, session, samples, said, result.out["sums"].decode())
+    return Life(result.status, log, session, samples, output, result.out["sums"].decode())
 
 
 def test_the_guest_runs_and_powers_off(life: Life) -> None:
@@ -100,7 +100,7 @@ def test_the_guest_runs_and_powers_off(life: Life) -> None:
     assert end is not None
     assert end.reason == "poweroff", life.log
     assert (end.t_ms - life.session.start_ms) / 1000 > SECONDS
-    console = [line for _, line in life.said if not line.startswith("rondo-vmm: ")]
+    console = [line for _, line in life.output if not line.startswith("rondo-vmm: ")]
     ours = [line for line in console if not line.startswith("[")]
     assert ours == [
         "rondo guest: up",
@@ -150,7 +150,7 @@ def test_the_series_grow_in_their_phases(life: Life) -> None:
         assert life.grown(series, *mixed) > 0
     # Every letter of the guest's own lines is an exit.
     ours = ("rondo guest: ", "disk: ", "phase: ")
-    letters = sum(len(line) for _, line in life.said if line.startswith(ours))
+    letters = sum(len(line) for _, line in life.output if line.startswith(ours))
     assert life.column(exits("io"))[-1] >= letters
     assert life.column(exits("shutdown"))[-1] == 0
     for name in (str(series) for series in life.session.header.series):

@@ -60,10 +60,10 @@ def test_the_units_run_hardened_and_lose_nothing(in_lab: Run, prometheus: Promet
     booted = boot(in_lab, tmp_path, INSIDE.replace("{url}", url), files)
 
     # All services are confined.
-    confined = re.findall(r"^(rondo-\S+) Uid: (\d+) .*", booted.said, re.MULTILINE)
+    confined = re.findall(r"^(rondo-\S+) Uid: (\d+) .*", booted.output, re.MULTILINE)
     assert [name for name, uid in confined if uid != "0"] == ["rondo-store", "rondo-push", "rondo-vmm@last"]
-    assert booted.said.count("CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2") == 3
-    assert re.findall(r" memory (\d+)$", booted.said, re.MULTILINE) == [str(1 << 30)] * 3
+    assert booted.output.count("CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2") == 3
+    assert re.findall(r" memory (\d+)$", booted.output, re.MULTILINE) == [str(1 << 30)] * 3
 
     # The store did hang, and every second of both VMs arrived, despite that and the shutdown.
     assert "rondo-store.service: Watchdog timeout" in booted.journal

@@ -42,8 +42,8 @@ def ends() -> Iterator[tuple[int, int]]:
 
 def test_hundreds_of_links_survive_a_restart_of_the_store(loop: Loop, store: Store) -> None:
     """Descriptors are reused at once, by other links: each continues with its own."""
-    said, count = RecordedNotices(), 300  # descriptors, both ends: fewer than 1,024
-    links = [Link(store.address, f"vm {number}", notices=said) for number in range(count)]
+    notices, count = RecordedNotices(), 300  # descriptors, both ends: fewer than 1,024
+    links = [Link(store.address, f"vm {number}", notices=notices) for number in range(count)]
     store.listen(queue=count)
     for number, link in enumerate(links):
         link.begin(head(str(number)))
@@ -101,8 +101,8 @@ def test_a_pipe_is_watched_only_while_there_is_something_to_write(loop: Loop, en
 
 
 def test_a_reader_that_leaves_ends_the_output_at_the_next_tick(loop: Loop, ends: tuple[int, int]) -> None:
-    said = RecordedNotices()
-    output = Pipe(ends[1], "pipe", notices=said)
+    notices = RecordedNotices()
+    output = Pipe(ends[1], "pipe", notices=notices)
     output.begin(b"header;")
     loop.update(output)
     loop.turn()
@@ -113,7 +113,7 @@ def test_a_reader_that_leaves_ends_the_output_at_the_next_tick(loop: Loop, ends:
     loop.update(output)
     loop.turn()
     assert (output.gone, output.is_over, output.missing) == (True, True, 1)
-    assert said.lines == ["pipe gone: Broken pipe"]
+    assert notices.lines == ["pipe gone: Broken pipe"]
     assert len(loop.driver) == 0
 
 

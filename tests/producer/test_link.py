@@ -46,14 +46,14 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def said() -> RecordedNotices:
+def notices() -> RecordedNotices:
     return RecordedNotices()
 
 
 @pytest.fixture
-def link(store: Store, links: list[Link], said: RecordedNotices) -> Link:
+def link(store: Store, links: list[Link], notices: RecordedNotices) -> Link:
     """Without jitter: pauses have their full length."""
-    links.append(Link(store.address, "link", notices=said, jitter=lambda _, most: most))
+    links.append(Link(store.address, "link", notices=notices, jitter=lambda _, most: most))
     links[0].begin(head())
     return links[0]
 
@@ -77,7 +77,7 @@ def test_a_tick_is_sent_at_once_if_the_socket_accepts_it(loop: Loop, store: Stor
 
 
 def test_pauses_double_up_to_five_seconds_and_end_soon_after_the_end(
-    loop: Loop, store: Store, link: Link, said: RecordedNotices
+    loop: Loop, store: Store, link: Link, notices: RecordedNotices
 ) -> None:
     loop.update(link)
     for pause_s in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
@@ -90,7 +90,7 @@ def test_pauses_double_up_to_five_seconds_and_end_soon_after_the_end(
         loop.turn(0.5)
     store.listen()
     loop.turn(0.5)
-    assert said.lines == ["link failed: No such file or directory", "link connected"]  # once
+    assert notices.lines == ["link failed: No such file or directory", "link connected"]  # once
 
 
 def test_pauses_are_short_again_after_a_long_attempt(loop: Loop, store: Store, link: Link) -> None:
@@ -111,7 +111,7 @@ def test_pauses_are_short_again_after_a_long_attempt(loop: Loop, store: Store, l
 
 
 def test_a_peer_that_goes_away_is_noticed_with_nothing_to_send(
-    loop: Loop, store: Store, link: Link, said: RecordedNotices
+    loop: Loop, store: Store, link: Link, notices: RecordedNotices
 ) -> None:
     store.listen()
     loop.update(link)
@@ -123,11 +123,11 @@ def test_a_peer_that_goes_away_is_noticed_with_nothing_to_send(
     loop.turn(0.1)
     with store.accept() as connection:
         assert received(connection) == head() + tick(0)
-    assert len(said.lines) == 2
+    assert len(notices.lines) == 2
 
 
 def test_a_peer_that_accepts_nothing_for_ten_seconds_is_given_up(
-    loop: Loop, store: Store, link: Link, said: RecordedNotices
+    loop: Loop, store: Store, link: Link, notices: RecordedNotices
 ) -> None:
     store.listen()
     loop.update(link)
@@ -143,7 +143,7 @@ def test_a_peer_that_accepts_nothing_for_ten_seconds_is_given_up(
             assert link.state is State.SENDING
         loop.turn(1.1)
         assert link.state is State.PAUSING
-    assert said.lines == ["link failed: timed out"]
+    assert notices.lines == ["link failed: timed out"]
 
 
 def test_a_slow_peer_is_not_given_up(loop: Loop, store: Store, link: Link) -> None:
@@ -165,7 +165,7 @@ def test_a_slow_peer_is_not_given_up(loop: Loop, store: Store, link: Link) -> No
 
 
 def test_only_a_close_after_the_end_acknowledges(
-    loop: Loop, store: Store, link: Link, said: RecordedNotices
+    loop: Loop, store: Store, link: Link, notices: RecordedNotices
 ) -> None:
     store.listen()
     loop.update(link)
@@ -185,7 +185,7 @@ def test_only_a_close_after_the_end_acknowledges(
         assert not link.is_over
     loop.turn()
     assert (link.is_over, link.missing, link.delivered, link.refused) == (True, 1, False, {"ahead": 1})
-    assert said.lines == ["link failed: timed out", "link connected", "link refused: {'ahead': 1}"]
+    assert notices.lines == ["link failed: timed out", "link connected", "link refused: {'ahead': 1}"]
     assert len(loop.driver) == 0
     assert link.fileno() == -1
 
@@ -218,12 +218,12 @@ def test_a_peer_that_never_stops_sending_costs_no_memory(loop: Loop, store: Stor
 
 
 def test_a_link_waits_for_a_full_queue_silently(
-    loop: Loop, store: Store, links: list[Link], said: RecordedNotices
+    loop: Loop, store: Store, links: list[Link], notices: RecordedNotices
 ) -> None:
     """As after a restart of the store, when a thousand links reconnect at once."""
     store.listen(queue=2)
     for number in range(40):
-        links.append(Link(store.address, f"link {number}", notices=said))
+        links.append(Link(store.address, f"link {number}", notices=notices))
         links[-1].begin(head(str(number)))
         links[-1].finish(b"end")
         loop.update(links[-1])
@@ -240,7 +240,7 @@ def test_a_link_waits_for_a_full_queue_silently(
     loop.turn()
     assert got == {head(str(number)) + b"end" for number in range(40)}
     assert all(link.delivered for link in links)
-    assert said.lines == []
+    assert notices.lines == []
 
 
 def test_the_longer_a_queue_is_full_the_less_often_it_is_tried(
@@ -265,7 +265,7 @@ def test_the_longer_a_queue_is_full_the_less_often_it_is_tried(
 
 
 def test_a_queue_that_stays_full_is_a_failed_attempt(
-    loop: Loop, store: Store, link: Link, said: RecordedNotices
+    loop: Loop, store: Store, link: Link, notices: RecordedNotices
 ) -> None:
     store.listen(queue=0)
     with socket.socket(socket.AF_UNIX) as first:
@@ -273,9 +273,9 @@ def test_a_queue_that_stays_full_is_a_failed_attempt(
         loop.update(link)
         for _ in range(9):
             loop.turn(1)
-        assert said.lines == []
+        assert notices.lines == []
         loop.turn(5)
-        assert said.lines == ["link failed: Resource temporarily unavailable"]
+        assert notices.lines == ["link failed: Resource temporarily unavailable"]
 
 
 def test_a_closed_link_counts_missing_ticks(loop: Loop, store: Store, link: Link) -> None:
@@ -311,17 +311,17 @@ class Scripted(TcpAddress):
 
 
 def test_a_link_waits_for_a_name_and_tries_its_addresses_in_turn(
-    loop: Loop, links: list[Link], said: RecordedNotices
+    loop: Loop, links: list[Link], notices: RecordedNotices
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # nobody listens there
         answer: list[Candidate] = [(socket.AF_INET, one.getsockname()) for one in (closed, listener)]
         where = Scripted(socket.gaierror(socket.EAI_AGAIN, "Try again later"), None, None, answer)
-        links.append(link := Link(where, "link", notices=said))
+        links.append(link := Link(where, "link", notices=notices))
         link.begin(head())
         link.finish(b"end")
         loop.update(link)
-        assert said.lines == ["link failed: Try again later"]
+        assert notices.lines == ["link failed: Try again later"]
         states = []
         for seconds in (0.5, 0.02):
             loop.turn(seconds)
@@ -339,16 +339,16 @@ def test_a_link_waits_for_a_name_and_tries_its_addresses_in_turn(
         while not link.is_over:
             loop.turn()
     assert link.delivered
-    assert said.lines[1:] == ["link connected"]
+    assert notices.lines[1:] == ["link connected"]
 
 
 def test_after_an_address_without_an_answer_the_next_is_tried(
-    store: Store, links: list[Link], said: RecordedNotices, monkeypatch: pytest.MonkeyPatch
+    store: Store, links: list[Link], notices: RecordedNotices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.listen()
     silent = (socket.AF_INET, ("127.0.0.1", 9))
     monkeypatch.setattr(socket, "socket", Silent)
-    links.append(link := Link(Scripted([silent, (socket.AF_UNIX, str(store.path))]), "link", notices=said))
+    links.append(link := Link(Scripted([silent, (socket.AF_UNIX, str(store.path))]), "link", notices=notices))
     link.begin(head())
     for now, state in ((0.0, State.CONNECTING), (9.9, State.CONNECTING), (10.1, State.CALLING)):
         link.on_time(now)
@@ -356,7 +356,7 @@ def test_after_an_address_without_an_answer_the_next_is_tried(
     assert link.fileno() == -1  # a call that closes a descriptor opens none, which could have its number
     link.on_time(link.deadline)
     assert link.state is State.SENDING
-    assert said.lines == []
+    assert notices.lines == []
 
 
 class Silent(socket.socket):

@@ -353,9 +353,9 @@ def test_no_secret_is_printed_by_verbose(run: Run, keys: Keys, tmp_path: Path) -
         wrong = run("rondo-push", store, "--remote-write", url, "--bearer-token-file", keys.server, "-v")
         assert wrong.returncode == 64
     assert receiver.samples == expected(store)
-    said = denied.stderr + done.stderr + wrong.stderr + run("rondo-push", "--help").stdout
-    assert SECRET.encode() not in said
-    assert b"PRIVATE" not in said
+    log = denied.stderr + done.stderr + wrong.stderr + run("rondo-push", "--help").stdout
+    assert SECRET.encode() not in log
+    assert b"PRIVATE" not in log
     assert not any(SECRET in path.read_text(errors="replace") for path in store.glob("*.json"))
 
 

@@ -84,8 +84,8 @@ def test_wait_waits_for_the_other_push(store: Path) -> None:
             time.sleep(0.01)
         assert process.poll() is None
         os.close(fd)
-        _, said = process.communicate(timeout=300)
-        assert (process.returncode, b"Connection refused" in said) == (75, True)  # it ran after the other one
+        _, log = process.communicate(timeout=300)
+        assert (process.returncode, b"Connection refused" in log) == (75, True)  # it ran after the other one
     finally:
         process.kill()
         process.wait()

@@ -77,10 +77,10 @@ class Lab:
         self.host.stdin.write(json.dumps({"argv": [*argv, *self.flags, *flags], **order}) + "\n")
         self.host.stdin.flush()
         answer = json.loads(self.host.stdout.readline())
-        tally = re.search(r"(\d+) rejected, (\d+) unclear", answer["said"])
+        tally = re.search(r"(\d+) rejected, (\d+) unclear", answer["log"])
         if not self.poison and tally is not None:
             # Samples that had arrived are recognised, and never taken for refused ones.
-            assert tally[1] == "0", answer["said"]
+            assert tally[1] == "0", answer["log"]
         return int(answer["status"])
 
     def check(self, store: Path, job: str) -> None:

@@ -409,10 +409,10 @@ def test_an_unexpected_error_is_one_line_and_status_70(start: Start, store: Path
     for flags, has_traceback in (["-q"], False), (["--verbose"], True):
         flags = ["--remote-write", "http://127.0.0.1:1/", *flags]
         process = start(store.name, store, *flags, code=UNFORESEEN)
-        said = process.communicate(timeout=30)[1]
-        assert (process.returncode, b"Traceback" in said) == (70, has_traceback)
-        assert b"LookupError: an unexpected fault" in said
-        assert has_traceback or said.count(b"\n") == 1
+        log = process.communicate(timeout=30)[1]
+        assert (process.returncode, b"Traceback" in log) == (70, has_traceback)
+        assert b"LookupError: an unexpected fault" in log
+        assert has_traceback or log.count(b"\n") == 1
 
 
 def test_an_unexpected_error_of_one_store_does_not_stop_the_others(
@@ -439,10 +439,10 @@ def test_an_unexpected_error_of_one_store_does_not_stop_the_others(
         process.stdin.write(lines(store))
         process.stdin.flush()
         assert asked.wait(30)  # it continues
-        said = process.communicate(timeout=30)[1]
+        log = process.communicate(timeout=30)[1]
     assert process.returncode == 70  # the state at the end of the input
-    assert said.count(b"an unexpected fault") == 2  # when it begins, and at the end
-    assert b"Traceback" not in said
+    assert log.count(b"an unexpected fault") == 2  # when it begins, and at the end
+    assert b"Traceback" not in log
     assert receiver.samples == expected(store)
 
 

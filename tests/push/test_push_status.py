@@ -163,9 +163,9 @@ def test_drop_removes_one_cursor_and_logs_the_batch_in_flight(
     times = [sample.timestamp for series in request.timeseries for sample in series.samples]
     write_cursor(store, "lab", 0)
     assert cli.main([str(store), "--drop", "--cursor", "prometheus"]) == 0
-    said = capsys.readouterr().err
-    assert "cursor_prometheus.json: removed; it kept 0 journals" in said
-    assert f"in flight: {len(times)} samples, from {min(times)} to {max(times)} ms" in said
+    log = capsys.readouterr().err
+    assert "cursor_prometheus.json: removed; it kept 0 journals" in log
+    assert f"in flight: {len(times)} samples, from {min(times)} to {max(times)} ms" in log
     assert Layout(store).cursors() == ["lab"]
     receiver = Receiver()
     push_once(store, Scripted(receiver))

@@ -30,10 +30,10 @@ pytestmark = pytest.mark.usefixtures("now")
 every = pytest.mark.parametrize("name", VICTORIA)
 
 
-def tally(said: bytes) -> tuple[int, int, int]:
+def tally(log: bytes) -> tuple[int, int, int]:
     """Samples sent, rejected and unclear, of the last line with --verbose."""
-    found = re.search(rb"(\d+) samples? sent, (\d+) rejected, (\d+) unclear", said)
-    assert found is not None, said
+    found = re.search(rb"(\d+) samples? sent, (\d+) rejected, (\d+) unclear", log)
+    assert found is not None, log
     return int(found[1]), int(found[2]), int(found[3])
 
 

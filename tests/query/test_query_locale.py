@@ -231,8 +231,8 @@ def test_an_error_escapes_unprintable_names(named: Path, query: Query, locale: L
         return  # arguments are UTF-8 there too
     done = query(named, "tail", f'{{instance="{shown}"}}'.encode(encoding), env=env)
     assert (done.returncode, done.stdout) == (1, b"")
-    said = f'rondo-query: nothing that matches {{instance="{shown}"}} is running'
-    assert done.stderr.decode(encoding).replace(" ", r"\x20").startswith(said.replace(" ", r"\x20"))
+    message = f'rondo-query: nothing that matches {{instance="{shown}"}} is running'
+    assert done.stderr.decode(encoding).replace(" ", r"\x20").startswith(message.replace(" ", r"\x20"))
 
 
 HOSTILE = [

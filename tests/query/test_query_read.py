@@ -251,7 +251,7 @@ def test_omitted_rows_are_logged(store: Path, capsys: pytest.CaptureFixture[str]
     long_ago(store)
     add_session(store, steady(5, T0 + 1_300_000), instance="vm-2", start_ms=T0 + 1_300_000)
 
-    def said(*flags: str) -> list[str]:
+    def logged(*flags: str) -> list[str]:
         lines = run(capsys, store, "read", "rss_bytes", *flags)[2].splitlines()
         return [line.removeprefix("rondo-query: ") for line in lines]
 
@@ -259,19 +259,19 @@ def test_omitted_rows_are_logged(store: Path, capsys: pytest.CaptureFixture[str]
         "tier 1 (5s:100s): a row every 5s, gauges as {}; finer rows do not reach back so far "
         "(a shorter --range, or --tier, shows the finer rows that are kept)"
     )
-    assert said() == [coarse.format("avg")]
-    assert said("--aggregate=max") == [coarse.format("max")]
-    assert said("--quiet") == []
-    assert said(f"--start={T0 + 700_000}") == []
-    assert said("--tier=1") == []  # everything there is, from the requested tier
+    assert logged() == [coarse.format("avg")]
+    assert logged("--aggregate=max") == [coarse.format("max")]
+    assert logged("--quiet") == []
+    assert logged(f"--start={T0 + 700_000}") == []
+    assert logged("--tier=1") == []  # everything there is, from the requested tier
     of_tier_0 = (
         "the beginning of 1 session is left out: tier 0 (1s:40s) has nothing older than "
         "2026-11-23T01:00:01.000Z; --tier auto reaches back furthest"
     )
-    assert said("--tier=0") == [of_tier_0]
-    assert said("--tier=0", f"--start={T0 + 300_000}") == [of_tier_0]
-    assert said("--tier=0", f"--start={T0 + 700_000}") == []
-    assert said("--tier=0", f"--start={T0 - 2000}", f"--end={T0 - 1000}")[:-1] == []  # before it began
+    assert logged("--tier=0") == [of_tier_0]
+    assert logged("--tier=0", f"--start={T0 + 300_000}") == [of_tier_0]
+    assert logged("--tier=0", f"--start={T0 + 700_000}") == []
+    assert logged("--tier=0", f"--start={T0 - 2000}", f"--end={T0 - 1000}")[:-1] == []  # before it began
 
 
 def test_rows_older_than_the_last_tier_are_logged(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

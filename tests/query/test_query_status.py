@@ -57,9 +57,9 @@ def test_a_delivery_that_is_too_far_behind_gives_a_status(
     fifty: Path, capsys: pytest.CaptureFixture[str], most: str, status: int
 ) -> None:
     assert main([str(fifty), "status", "--max-behind", most]) == status
-    said = capsys.readouterr()
-    assert "prometheus" in said.out
-    assert ("more than 89s behind: prometheus (89.5 s)" in said.err) == (status == 75)
+    shown = capsys.readouterr()
+    assert "prometheus" in shown.out
+    assert ("more than 89s behind: prometheus (89.5 s)" in shown.err) == (status == 75)
 
 
 def test_an_invalid_cursor_is_too_far_behind(fifty: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -255,12 +255,12 @@ def test_without_a_terminal_it_prints_once(fifty: Path, tmp_path: Path, term: st
     command = [str(write_program(tmp_path)), str(fifty), "top", "-n", "3"]
     if term == "xterm":
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
-        text, said = done.stdout, done.stderr
-        assert "running 48" in said
+        text, log = done.stdout, done.stderr
+        assert "running 48" in log
     else:
         with TerminalHost(command, 200, 50, env={"TERM": term}) as host:
             assert host.end() == 0
-            text = said = host.text
+            text = log = host.text
         assert b"\x1b" not in host.written
     assert "\x1b" not in text
     assert [line.split()[0] for line in text.splitlines() if line.startswith("vm-")] == [
@@ -304,7 +304,7 @@ def test_a_heading_is_never_cut(fifty: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_of_top_are_named(run: Run, fifty: Path) -> None:
-    for flags, status, said in (
+    for flags, status, message in (
         (["--sort", "size"], 64, b"exits, requests"),
         (["--range", "8d"], 64, b"7d"),
         (["--range", "soon"], 64, b"not a duration"),
@@ -315,7 +315,7 @@ def test_mistakes_of_top_are_named(run: Run, fifty: Path) -> None:
         if status == 1:
             fill(store, [], lambda: NOW_MS)
         done = run("rondo-query", store, "top", *flags)
-        assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+        assert (done.returncode, message in done.stderr) == (status, True), done.stderr
 
 
 def test_the_picture_in_the_docs_can_be_drawn(tmp_path: Path) -> None:

@@ -37,16 +37,16 @@ def test_without_kvm_the_demo_runs_the_built_in_guest_and_logs_it(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("output", "why"),
     [
         (b"rondo-vmm: booting\r\nrondo guest: up\r\n", ""),
         (b"rondo-vmm: KVM_RUN failed\n", "rondo-vmm: KVM_RUN failed"),
         (b"", "rondo-vmm ended without output"),
     ],
 )
-def test_a_probe_reads_the_console(said: bytes, why: str) -> None:
+def test_a_probe_reads_the_console(output: bytes, why: str) -> None:
     reading, writing = os.pipe()
-    os.write(writing, said)
+    os.write(writing, output)
     os.close(writing)
     assert wait_until_up(reading, 5) == why
     os.close(reading)
@@ -149,13 +149,13 @@ def start(mode: str, **settings: str) -> subprocess.Popen[str]:
 
 def until(demo: subprocess.Popen[str], line: str) -> str:
     """Read what it says up to a line; all of it."""
-    said = ""
+    output = ""
     assert demo.stdout is not None
-    while not said.endswith(f"{line}\n"):
+    while not output.endswith(f"{line}\n"):
         more = demo.stdout.readline()
-        assert more, said
-        said += more
-    return said
+        assert more, output
+        output += more
+    return output
 
 
 @pytest.mark.parametrize(
@@ -181,16 +181,16 @@ def test_ctrl_c_ends_the_vm_and_all_it_left_arrives(program: Callable[[str], Pat
     program("prometheus")
     with start("remote-write", VMM_DURATION="60") as demo:
         try:
-            said = until(demo, "phase: cpu")
+            output = until(demo, "phase: cpu")
             os.killpg(demo.pid, signal.SIGINT)
             out, _ = demo.communicate(timeout=PATIENCE_S)
         finally:
             demo.kill()
-    said += out
-    assert demo.returncode == 0, said
-    assert "ended by signal" in said
-    assert "(signal):" in said
-    assert "All of it arrived, to the last bit." in said
+    output += out
+    assert demo.returncode == 0, output
+    assert "ended by signal" in output
+    assert "(signal):" in output
+    assert "All of it arrived, to the last bit." in output
 
 
 # On another machine: this one, behind a real sshd.
@@ -269,10 +269,10 @@ def test_a_run_on_another_machine(box: Box, prometheus: Prometheus) -> None:
         text=True,
         timeout=PATIENCE_S,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert "rondo-push has no more to send" in said
-    assert "phase: mixed" in said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "rondo-push has no more to send" in output
+    assert "phase: mixed" in output
     for name in (".git", ".tools", "build"):
         assert not (box.folder / name).exists()
     (session,) = box.sessions()
@@ -294,12 +294,12 @@ def test_ctrl_c_here_ends_it_there_and_shows_the_end(box: Box, prometheus: Prome
     url = prometheus.write_url
     with start("remote-write", VMM_DURATION="60", VMM_REMOTE_WRITE=url, **box.settings) as demo:
         try:
-            said = until(demo, "phase: cpu")
+            output = until(demo, "phase: cpu")
             os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to ssh too
             out, _ = demo.communicate(timeout=PATIENCE_S)
         finally:
             demo.kill()
-    assert demo.returncode == 0, said + out
+    assert demo.returncode == 0, output + out
     assert "ended by signal" in out
     assert "rondo-push has no more to send" in out
 

@@ -101,9 +101,9 @@ def opened(
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    logged: list[str] = []
+    page.on("console", lambda message: logged.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: logged.append(str(error)))
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)
@@ -111,7 +111,7 @@ def opened(
     yield page
     elsewhere = [one for one in asked if not one.startswith(url.split("/?")[0])]
     context.close()
-    assert said == []
+    assert logged == []
     assert elsewhere == []
 
 

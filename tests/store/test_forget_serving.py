@@ -30,9 +30,9 @@ from tests.support.store.store_host import (
     connected,
     data,
     deliver,
-    said,
     started,
     turns,
+    wait_for_log,
 )
 
 ONE = '{instance="secret"}'
@@ -140,7 +140,7 @@ def test_an_invalid_request_is_ignored(
 def test_the_command_works_with_a_running_server(path: Path, run: Run, tmp_path: Path, begin_ms: int) -> None:
     address = str(tmp_path / "sock")
     with started(path, "--listen", f"unix:{address}", stdin=subprocess.DEVNULL) as server:
-        said(server, "listening")
+        wait_for_log(server, "listening")
         assert deliver(address, data(begin_ms, 30, instance="secret"))
         with connected(address) as peer:
             peer.sendall(data(begin_ms, 20, end=False, instance="vm-1"))
@@ -148,7 +148,7 @@ def test_the_command_works_with_a_running_server(path: Path, run: Run, tmp_path:
             assert (done.returncode, done.stdout) == (0, b"")
             assert done.stderr == b"rondo-store: forgot 1 session: 30 rows in 1 file\n"
             assert not has_in_files(path, b"secret")
-            assert f"{path}: forgot 1 session" in said(server, "forgot")
+            assert f"{path}: forgot 1 session" in wait_for_log(server, "forgot")
             done = run("rondo-store", path, "--forget", ONE)
             assert done.returncode == 1
             assert done.stderr == b'rondo-store: nothing matches {instance="secret"}\n'

@@ -11,7 +11,7 @@ from rondo_tools.errors import EX_DATAERR, EX_TEMPFAIL, EX_USAGE
 from tests.support.fixtures import Run
 from tests.support.restore_host import dumped
 from tests.support.store.journal_fixtures import SMALL_TIERS, Writer, fill
-from tests.support.store.store_host import said, started
+from tests.support.store.store_host import started, wait_for_log
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_truncated_dump_exits_with_65(run: Run, store: Path, tmp_path: Path) -
 
 def test_restoring_into_a_served_store_is_refused(run: Run, store: Path, tmp_path: Path) -> None:
     with started(tmp_path / "served", "--listen", f"unix:{tmp_path / 'socket'}") as server:
-        said(server, "at most")
+        wait_for_log(server, "at most")
         refused = run("rondo-store", tmp_path / "served", "--restore", input=dumped(store), stdin=None)
     assert refused.returncode == EX_TEMPFAIL
     assert b"Stop that rondo-store, restore, then start it again" in refused.stderr

@@ -20,7 +20,7 @@ from rondo_tools.stream import End, Tick
 from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
 from tests.support.store import stream_model as model
-from tests.support.store.store_host import PROGRAM, data, fill, said, started
+from tests.support.store.store_host import PROGRAM, data, fill, started, wait_for_log
 from tests.support.store.stream_model import T0, ticks
 from tests.support.streams import encoded
 
@@ -247,7 +247,7 @@ def test_storing_continues_when_the_reader_of_watermarks_ends(path: Path, begin_
         assert process.stdout is not None
         process.stdout.close()
         send(process, encoded(*ticks(60, begin_ms)[3:]))
-        said(process, "storing continues")
+        wait_for_log(process, "storing continues")
         until_it_sleeps(process)  # it does not spin on a pipe that nobody reads
         assert process.stdin is not None
         process.stdin.close()
@@ -287,7 +287,7 @@ def test_after_the_first_interrupt_the_input_is_read_to_its_end(path: Path, begi
         send(process, data(begin_ms, 10, end=False))
         told(process, path, begin_ms + 9000)
         process.send_signal(signal.SIGINT)
-        said(process, "reading on to the end of the input; Ctrl-C again to stop now")
+        wait_for_log(process, "reading on to the end of the input; Ctrl-C again to stop now")
         send(
             process,
             encoded(*ticks(50, begin_ms)[10:], End("signal", begin_ms + 50_000)),
@@ -316,7 +316,7 @@ def test_a_stop_signal_stores_everything_that_has_arrived(
         told(process, path, begin_ms + 9000)
         for number in signals[:-1]:
             process.send_signal(number)
-            said(process, "Ctrl-C again to stop now")
+            wait_for_log(process, "Ctrl-C again to stop now")
         # What arrives while it cannot run is in the pipe when the last signal comes.
         process.send_signal(signal.SIGSTOP)
         send(process, encoded(*ticks(50, begin_ms)[10:]) + b"\x92")
@@ -352,9 +352,9 @@ def test_it_waits_on_a_full_disk_until_there_is_room(small_disk: Path, begin_ms:
         writer = threading.Thread(target=send, args=(process, data(begin_ms, 700)))
         writer.start()
         try:
-            said(process, "No space left on device; waiting for room")
+            wait_for_log(process, "No space left on device; waiting for room")
             ballast.unlink()
-            said(process, "there is room again")
+            wait_for_log(process, "there is room again")
             writer.join()
             assert process.stdin is not None
             process.stdin.close()
@@ -372,7 +372,7 @@ def test_a_stop_signal_on_a_full_disk(small_disk: Path, begin_ms: int, number: s
     path = small_disk / "store"
     with started(path) as process:
         send(process, data(begin_ms, 400))
-        said(process, "waiting for room")
+        wait_for_log(process, "waiting for room")
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 75
         assert process.stderr is not None

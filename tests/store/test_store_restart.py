@@ -24,7 +24,7 @@ from rondo_tools.store.reader import Store
 from rondo_tools.stream import End, Header, Tick
 from rondo_tools.vmm.output import OutputThread
 from tests.support.needs import PATIENCE_S
-from tests.support.store.store_host import said, started
+from tests.support.store.store_host import started, wait_for_log
 from tests.support.store.stream_model import check
 
 VMM = [sys.executable, str(Path(__file__).parents[2] / "bin" / "rondo-vmm")]
@@ -64,7 +64,7 @@ def test_not_one_second_is_lost(tmp_path: Path, kills: int, machines: int) -> No
     def keep_killing() -> None:
         for number in range(kills + 1):
             with started(path, *flags, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-                said(process, "listening")
+                wait_for_log(process, "listening")
                 if number == kills:
                     killed.set()
                 over.wait(PAUSE_S if number < kills else None)
@@ -88,7 +88,7 @@ def test_not_one_second_is_lost(tmp_path: Path, kills: int, machines: int) -> No
     ]
     try:
         for vm in vms:
-            said(vm, "rondo guest")  # from now on a signal ends it well
+            wait_for_log(vm, "rondo guest")  # from now on a signal ends it well
         producers = [Producer(number, address) for number in range(PRODUCERS)]
         while not killed.is_set():
             for producer in producers:

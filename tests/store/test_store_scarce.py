@@ -16,7 +16,7 @@ from rondo_tools.store.reader import Store
 from rondo_tools.store.server.self_metrics import SelfMetrics
 from rondo_tools.store.server.server import Server
 from tests.support.needs import PATIENCE_S
-from tests.support.store.store_host import Clock, acknowledged, connected, data, said, started, turns
+from tests.support.store.store_host import Clock, acknowledged, connected, data, started, turns, wait_for_log
 from tests.support.store.stream_model import check, ticks
 from tests.support.streams import encoded
 
@@ -43,7 +43,7 @@ def wait_for_tick(process: subprocess.Popen[bytes], path: Path, instance: str, t
 
 def test_without_descriptors_only_new_connections_wait(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--no-health", "--sync", "never", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         everything = ticks(310, begin_ms)
 
         def send(peer: socket.socket, first: int, stop: int) -> None:
@@ -63,7 +63,7 @@ def test_without_descriptors_only_new_connections_wait(path: Path, address: str,
                 late, later = (opened.enter_context(connected(address)) for _ in range(2))
                 late.sendall(data(begin_ms, 20, instance="late"))
                 later.sendall(data(begin_ms, 20, instance="later"))
-                assert "Too many open files; new ones wait" in said(process, "new ones wait")
+                assert "Too many open files; new ones wait" in wait_for_log(process, "new ones wait")
                 for at in range(5, 310):
                     send(steady, at, at + 1)
                     wait_for_tick(process, path, "steady", begin_ms + at * 1000)
@@ -79,12 +79,12 @@ def test_without_descriptors_only_new_connections_wait(path: Path, address: str,
 
 def test_a_first_journal_waits_for_a_descriptor(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         with connected(address) as peer:
             peer.sendall(data(begin_ms, 0, end=False))
             with no_descriptors(process.pid):
                 peer.sendall(encoded(*ticks(10, begin_ms)))
-                said(process, "Too many open files; ")
+                wait_for_log(process, "Too many open files; ")
             assert acknowledged(peer)
     (session,) = Store(path).sessions()
     check(session, ticks(10, begin_ms))

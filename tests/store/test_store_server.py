@@ -41,9 +41,9 @@ from tests.support.store.store_host import (
     data,
     deliver,
     fill,
-    said,
     started,
     turns,
+    wait_for_log,
 )
 from tests.support.store.stream_model import ticks
 
@@ -64,7 +64,7 @@ def read_to(process: subprocess.Popen[bytes], path: Path, instance: str, t_ms: i
 def test_twenty_producers_at_once_in_pieces_of_any_size(path: Path, address: str, begin_ms: int) -> None:
     rng = random.Random(1)
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         peers = [connected(address) for _ in range(20)]
         left = [data(begin_ms, 310, instance=f"vm-{number}") for number in range(20)]
         while any(left):
@@ -85,7 +85,7 @@ def test_watermarks_and_a_clean_end(path: Path, address: str, begin_ms: int, num
     with started(
         path, "--no-health", "--listen", f"unix:{address}", "--listen", "tcp:127.0.0.1:0"
     ) as process:
-        port = said(process, "listening on tcp:").strip().rpartition(":")[2]
+        port = wait_for_log(process, "listening on tcp:").strip().rpartition(":")[2]
         assert stat.S_IMODE(Path(address).stat().st_mode) == 0o660
         with (
             connected(address) as peer,
@@ -110,7 +110,7 @@ HUGE = b"\xc6" + struct.pack(">I", (1 << 31) - 1) + bytes(1 << 21)
 @pytest.mark.parametrize("junk", [b"\xc1", b"GET / HTTP/1.1\r\n\r\n", HUGE, b"\x93" * 5000])
 def test_only_the_bad_connection_is_closed(path: Path, address: str, begin_ms: int, junk: bytes) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         whole = data(begin_ms, 30)
         with connected(address) as good, connected(address) as bad:
             good.sendall(whole[:3000])
@@ -120,7 +120,7 @@ def test_only_the_bad_connection_is_closed(path: Path, address: str, begin_ms: i
                 assert not acknowledged(bad)
             except OSError:
                 pass  # the store closed it before it had sent everything
-            line = said(process, "closed: ").splitlines()[-1]
+            line = wait_for_log(process, "closed: ").splitlines()[-1]
             assert re.search(r"connection \d+ \(bad\): closed: stream, byte", line)
             good.sendall(whole[3000:])
             assert acknowledged(good)
@@ -130,12 +130,12 @@ def test_only_the_bad_connection_is_closed(path: Path, address: str, begin_ms: i
 
 def test_two_producers_of_one_session_with_different_labels(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         with connected(address) as peer:
             peer.sendall(data(begin_ms, 5, end=False))
             other = stream.encode(stream.Header("vm-1", begin_ms, (("a", "b"),), 1000, SERIES))
             assert not deliver(address, other)
-            assert "with other labels or another interval" in said(process, "closed: ")
+            assert "with other labels or another interval" in wait_for_log(process, "closed: ")
             peer.sendall(data(begin_ms, 9)[len(data(begin_ms, 5, end=False)) :])
             assert acknowledged(peer)
     check(path, "vm-1", begin_ms, 9)
@@ -144,7 +144,7 @@ def test_two_producers_of_one_session_with_different_labels(path: Path, address:
 def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin_ms: int) -> None:
     header = len(data(begin_ms, 0, end=False))
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         with connected(address) as old, connected(address) as new:
             old.sendall(data(begin_ms, 20, end=False))
             read_to(process, path, "vm-1", begin_ms + 19_000)  # so that it is the old one
@@ -153,7 +153,7 @@ def test_a_new_connection_takes_the_session_over(path: Path, address: str, begin
             # Later data on the old connection has no effect.
             old.sendall(data(begin_ms, 30)[header:])
             assert not acknowledged(old)
-            assert "continues on a newer connection" in said(process, "closed: ")
+            assert "continues on a newer connection" in wait_for_log(process, "closed: ")
             new.sendall(data(begin_ms, 60)[header + 40 * 140 :])
             assert acknowledged(new)
     check(path, "vm-1", begin_ms, 60)
@@ -163,7 +163,7 @@ def test_a_kill_is_never_an_acknowledgement(small_disk: Path, tmp_path: Path, be
     """Killed while an ended producer waits for the acknowledgement: it must see a broken connection."""
     path, address = small_disk / "store", str(tmp_path / "sock")
     with started(path, "--no-health", "--max-bytes", "10M", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         with connected(address) as first, connected(address) as peer:
             first.sendall(data(begin_ms, 3, end=False, instance="first"))
             assert process.stdout is not None
@@ -171,7 +171,7 @@ def test_a_kill_is_never_an_acknowledgement(small_disk: Path, tmp_path: Path, be
             ballast = fill(small_disk, 0)
             peer.sendall(data(begin_ms, 300))
             peer.shutdown(socket.SHUT_WR)
-            said(process, "No space left on device; waiting for room")
+            wait_for_log(process, "No space left on device; waiting for room")
             process.kill()
             process.wait()
             with pytest.raises(ConnectionResetError):
@@ -181,7 +181,7 @@ def test_a_kill_is_never_an_acknowledgement(small_disk: Path, tmp_path: Path, be
     with started(
         path, "--no-health", "--listen", f"unix:{address}"
     ) as process:  # over the socket file left behind
-        said(process, "listening")
+        wait_for_log(process, "listening")
         assert deliver(address, data(begin_ms, 300))
     check(path, "vm-1", begin_ms, 300)
 
@@ -189,12 +189,12 @@ def test_a_kill_is_never_an_acknowledgement(small_disk: Path, tmp_path: Path, be
 def test_it_waits_on_a_full_disk_and_warns_once(small_disk: Path, tmp_path: Path, begin_ms: int) -> None:
     path, address = small_disk / "store", str(tmp_path / "sock")
     with started(path, "--no-health", "--max-bytes", "10M", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         with connected(address) as one, connected(address) as two:
             ballast = fill(small_disk, 0)
             one.sendall(data(begin_ms, 50))
             two.sendall(data(begin_ms, 50, instance="vm-2"))
-            said(process, "waiting for room")
+            wait_for_log(process, "waiting for room")
             ballast.unlink()
             assert acknowledged(one)
             assert acknowledged(two)
@@ -213,11 +213,11 @@ def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: i
         resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
 
     with started(path, "--no-health", "--listen", f"unix:{address}", preexec_fn=limit) as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         peers = [connected(address) for _ in range(40)]
         for number, peer in enumerate(peers):
             peer.sendall(data(begin_ms, 10, instance=f"vm-{number}"))
-        assert "allows 16 connections at a time" in said(process, "new ones wait")
+        assert "allows 16 connections at a time" in wait_for_log(process, "new ones wait")
         for peer in peers:
             assert acknowledged(peer)
             peer.close()  # makes room for the next one
@@ -227,7 +227,7 @@ def test_more_connections_than_descriptors(path: Path, address: str, begin_ms: i
 
 def test_idle_exit(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}", "--idle-exit", "1s") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         assert deliver(address, data(begin_ms, 3))
         assert process.wait(PATIENCE_S) == 0
     check(path, "vm-1", begin_ms, 3)
@@ -284,7 +284,7 @@ def test_tcp_listens_on_loopback_by_default(path: Path) -> None:
     with closing(listen("tcp:0.0.0.0:0")) as open_to_all:
         assert not open_to_all.is_guarded
     with started(path, "--no-health", "--listen", "tcp:0.0.0.0:0") as process:
-        said(process, "everyone who reaches this address can write (no authentication)")
+        wait_for_log(process, "everyone who reaches this address can write (no authentication)")
 
 
 def test_the_group_of_a_socket(address: str) -> None:
@@ -301,7 +301,7 @@ def test_the_socket_belongs_to_the_named_group(path: Path, address: str, begin_m
         must_have("no second group to give a socket to")
     name = grp.getgrgid(group).gr_name
     with started(path, "--no-health", "--listen", f"unix:{address}", "--socket-group", name) as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         status = Path(address).stat()
         assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (group, 0o660)
         assert deliver(address, data(begin_ms, 3))
@@ -376,7 +376,7 @@ def test_sockets_and_watchdogs_of_a_parent_are_ignored() -> None:
 
 def test_its_own_metrics_are_an_instance(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         assert deliver(address, data(begin_ms, 30) + data(begin_ms, 30))
         assert not deliver(address, b"junk")
         process.send_signal(signal.SIGTERM)
@@ -488,7 +488,7 @@ def test_timers(clock: Clock) -> None:
 def test_memory_of_a_quiet_producer(path: Path, address: str, begin_ms: int) -> None:
     """Two hundred of them: the kernel's figure for each, with an open session."""
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
 
         def more(first: int, count: int) -> list[socket.socket]:
             peers = []

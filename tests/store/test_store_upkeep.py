@@ -24,7 +24,7 @@ from rondo_tools.stream import End, Event
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S
-from tests.support.store.store_host import Clock, acknowledged, connected, data, fill, said, started
+from tests.support.store.store_host import Clock, acknowledged, connected, data, fill, started, wait_for_log
 from tests.support.store.stream_model import COUNTS, LEVEL, T0, check, header, served, ticks
 from tests.support.streams import encoded
 
@@ -210,7 +210,7 @@ def test_max_bytes_limits_the_store_and_reports_evictions(
 
 def test_the_limit_is_logged_at_start(path: Path, address: str, begin_ms: int) -> None:
     with started(path, "--max-bytes", "3G", "--listen", f"unix:{address}") as process:
-        assert f"{path}: at most 3.0 GiB (--max-bytes)" in said(process, "listening")
+        assert f"{path}: at most 3.0 GiB (--max-bytes)" in wait_for_log(process, "listening")
     status = os.statvfs(path)
     bound = min(16 << 30, status.f_blocks * status.f_frsize // 10)
     with OpenStore(path) as store:
@@ -301,7 +301,7 @@ def test_no_file_is_evicted_for_the_reserve(life: Life, monkeypatch: pytest.Monk
 def test_it_waits_for_inodes(few_inodes: Path, tmp_path: Path, begin_ms: int) -> None:
     path, address = few_inodes / "store", str(tmp_path / "sock")
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         taken: list[Path] = []
         try:
             while True:
@@ -311,7 +311,7 @@ def test_it_waits_for_inodes(few_inodes: Path, tmp_path: Path, begin_ms: int) ->
             taken.pop()
         with connected(address) as peer:
             peer.sendall(data(begin_ms, 50))
-            said(process, "No space left on device; waiting for room")
+            wait_for_log(process, "No space left on device; waiting for room")
             for file in taken:
                 file.unlink()
             assert acknowledged(peer)
@@ -329,7 +329,7 @@ def test_a_server_without_its_folder_ends_and_acknowledges_nothing(
     path: Path, tmp_path: Path, address: str, begin_ms: int, run: Run, how: str
 ) -> None:
     with started(path, "--no-health", "--listen", f"unix:{address}") as process:
-        said(process, "listening")
+        wait_for_log(process, "listening")
         with connected(address) as peer:
             peer.sendall(data(begin_ms, 5, end=False))
             assert process.stdout is not None

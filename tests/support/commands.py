@@ -54,8 +54,8 @@ class Host:
 
     def close(self) -> None:
         self._peer.close()
-        _, said = self._process.communicate(timeout=PATIENCE_S)
-        assert not said, said.decode()
+        _, stderr_text = self._process.communicate(timeout=PATIENCE_S)
+        assert not stderr_text, stderr_text.decode()
 
     def run(self, order: bytes, argv: list[str], given: bytes | None) -> Done:
         """Run a command; `given` is its standard input, None for /dev/null."""
@@ -79,9 +79,9 @@ class Host:
             status = int(self._peer.recv(99))
             os.close(out)
             writer.join()
-            said = os.pread(err, os.fstat(err).st_size, 0)
+            stderr_text = os.pread(err, os.fstat(err).st_size, 0)
             os.close(err)
-        return subprocess.CompletedProcess(argv, status, found, said)
+        return subprocess.CompletedProcess(argv, status, found, stderr_text)
 
 
 def write_all(fd: int, data: bytes) -> None:

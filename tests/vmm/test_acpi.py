@@ -82,9 +82,9 @@ def test_the_reference_compiler_reads_the_same_tables(program: Callable[[str], P
         ran = subprocess.run(
             [iasl, "-d", f"{name}.dat"], cwd=tmp_path, capture_output=True, timeout=PATIENCE_S
         )
-        said = (ran.stdout + ran.stderr).decode()
-        assert ran.returncode == 0, said
-        assert not re.search(r"error|warning|invalid|incorrect", said, re.IGNORECASE), said
+        log = (ran.stdout + ran.stderr).decode()
+        assert ran.returncode == 0, log
+        assert not re.search(r"error|warning|invalid|incorrect", log, re.IGNORECASE), log
         text[name] = (tmp_path / f"{name}.dsl").read_text()
     again = subprocess.run(
         [iasl, "-oa", "-p", "again", "DSDT.dsl"], cwd=tmp_path, capture_output=True, timeout=PATIENCE_S

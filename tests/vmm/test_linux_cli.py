@@ -57,14 +57,14 @@ def test_a_kernel_boots_with_disks_and_processors(kernel: Callable[[bytes], Path
 
 @pytest.mark.usefixtures("kvm")
 def test_a_file_is_the_guests_input(kernel: Callable[[bytes], Path], run: Run, tmp_path: Path) -> None:
-    said = tmp_path / "said"
+    path = tmp_path / "serial"
     words = b"words \x01x for the guest" * 20 + b"."
     done = run(
-        "rondo-vmm", "--kernel", kernel(vmlinux(ECHO)), "--console", "--serial", said, "--output", os.devnull,
+        "rondo-vmm", "--kernel", kernel(vmlinux(ECHO)), "--console", "--serial", path, "--output", os.devnull,
         stdin=None, input=words,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert said.read_bytes() == words
+    assert path.read_bytes() == words
 
 
 @pytest.mark.usefixtures("kvm")

@@ -64,7 +64,7 @@ class Run:
     ) -> Summary:
         (self._folder / "kernel").write_bytes(kernel)
         guest = linux.read(str(self._folder / "kernel"), None, "")
-        said: list[bytes] = []
+        written: list[bytes] = []
         keyboard = Keyboard() if typed else None
         header = Header("vm", time.time_ns() // 1_000_000, (), 20, SERIES)
         with (
@@ -72,7 +72,7 @@ class Run:
             Machine(
                 PcBoard(guest, MEMORY, cpus, keyboard),
                 [temporary_disk(1 << 20) for _ in range(disks)],
-                said.append,
+                written.append,
                 wakeup.wake,
             ) as machine,
         ):
@@ -81,7 +81,7 @@ class Run:
             summary = run_vm(
                 machine, header, self.ticks.append, lambda *_: None, wakeup, deadline_ms=deadline_ms
             )
-        self.console = b"".join(said)
+        self.console = b"".join(written)
         return summary
 
 

@@ -71,8 +71,8 @@ def load_program(code: bytes, name: str) -> int:
             os.close(load(1))  # once more, with the verifier's log
         except OSError:
             pass
-        said = log.value.decode(errors="replace").strip().splitlines()
-        raise OSError(exc.errno, f"{exc.strerror}: {' / '.join(said[-3:])}") from exc
+        lines = log.value.decode(errors="replace").strip().splitlines()
+        raise OSError(exc.errno, f"{exc.strerror}: {' / '.join(lines[-3:])}") from exc
 
 
 def open_raw_tracepoint(name: str, program: int) -> int:

@@ -247,8 +247,8 @@ async def _last_words(child: subprocess.Popen[bytes]) -> str:
         await asyncio.to_thread(child.wait, _EXIT_S)
     assert child.stderr is not None
     os.set_blocking(child.stderr.fileno(), False)
-    said = child.stderr.read(1 << 12) or b""
-    lines = said.decode(errors="replace").strip().splitlines()
+    output = child.stderr.read(1 << 12) or b""
+    lines = output.decode(errors="replace").strip().splitlines()
     return f"msb ended{f': {lines[-1]}' if lines else ''}"
 
 

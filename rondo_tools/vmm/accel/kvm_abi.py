@@ -79,7 +79,7 @@ class SignalMask(Structure):
     """struct kvm_signal_mask, with the eight bytes of the kernel's sigset behind it."""
 
     _pack_ = 1
-    _layout_ = "ms"  # what _pack_ means; from 3.14 on it wants to be said
+    _layout_ = "ms"  # what _pack_ means; required from Python 3.14 on
     _fields_ = (("len", c_uint32), ("sigset", c_uint64))
 
 

@@ -85,15 +85,15 @@ def probe(seconds: float = PROBE_S) -> str:
 def wait_until_up(fd: int, seconds: float) -> str:
     """Read a guest's console; returns the reason why its first process is not up, or ""."""
     deadline = time.monotonic() + seconds
-    said = b""
+    output = b""
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
-        while b"rondo guest: up" not in said:
+        while b"rondo guest: up" not in output:
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 return f"its first process did not start within {seconds:g} s"
             data = os.read(fd, 65536)
             if not data:
-                lines = said.decode(errors="replace").splitlines()
+                lines = output.decode(errors="replace").splitlines()
                 return lines[-1] if lines else "rondo-vmm ended without output"
-            said += data
+            output += data
     return ""

@@ -202,7 +202,7 @@ def _start(got: Got) -> int:
 
 
 class Watcher:
-    """rondo-attach as a process; `said` is its standard error so far."""
+    """rondo-attach as a process; `log` is its standard error so far."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class Watcher:
             text=True,
             env=environment,
         )
-        self.said = ""
+        self.log = ""
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -231,16 +231,16 @@ class Watcher:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             with self._changed:
-                self.said += line
+                self.log += line
                 self._changed.notify_all()
         with self._changed:
-            self.said += "\n<end>\n"
+            self.log += "\n<end>\n"
             self._changed.notify_all()
 
     def wait_for(self, text: str) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: text in self.said or "<end>" in self.said, PATIENCE_S)
-            assert text in self.said, self.said
+            assert self._changed.wait_for(lambda: text in self.log or "<end>" in self.log, PATIENCE_S)
+            assert text in self.log, self.log
 
     def stop(self) -> int:
         """Its exit status after a SIGTERM."""
@@ -335,7 +335,7 @@ class ServiceManager:
                 os.close(self.kept.pop(fields["FDNAME"]))
             elif "READY" in fields:
                 return
-            assert watcher.process.poll() is None, watcher.said
+            assert watcher.process.poll() is None, watcher.log
 
     def _store(self, fields: Mapping[str, str], fd: int) -> None:
         """Like systemd, drop a descriptor that polls as an error, unless FDPOLL=0."""

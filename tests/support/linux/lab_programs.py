@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from devtools.programs import PROGRAMS, TOOLS, fetch, in_root, lock, root_of, said
+from devtools.programs import PROGRAMS, TOOLS, fetch, in_root, lock, reason_of, root_of
 from tests.support.needs import PATIENCE_S
 
 QEMU = "LD_LIBRARY_PATH=/in/qemu/lib /in/qemu/qemu-system-x86_64 -L /in/qemu"
@@ -123,5 +123,5 @@ def _unpack_wheel(name: str, root: Path) -> None:
                 members = [one for one in archive.namelist() if one.startswith(_BUNDLED)]
                 archive.extractall(Path(temporary, "root"), members)
         except (OSError, ValueError, subprocess.SubprocessError) as exc:
-            raise LookupError(f"the wheel of {name} is not available\n{said(exc)}") from exc
+            raise LookupError(f"the wheel of {name} is not available\n{reason_of(exc)}") from exc
         Path(temporary, "root").rename(root)

@@ -22,7 +22,7 @@ SYSTEMD = ROOT / "deploy" / "systemd"
 class Booted(NamedTuple):
     """The result of a boot: the output of the script, the journal, and the sessions of the store."""
 
-    said: str
+    output: str
     journal: str
     sessions: list[Session]
 
@@ -50,16 +50,16 @@ def boot(
         "inside": inside.encode(),
     }
     result = in_lab("sh /in/boot", brought | (files or {}), timeout_s=LAB_S)
-    said, journal = result.out["said"].decode(), result.out["journal"].decode()
-    assert result.status == 0, (result.stderr, said)
-    assert "inside.service: Failed" not in journal, (said, journal)
+    output, journal = result.out["said"].decode(), result.out["journal"].decode()
+    assert result.status == 0, (result.stderr, output)
+    assert "inside.service: Failed" not in journal, (output, journal)
     # systemd ignored nothing in the units.
     ours = "\n".join(line for line in journal.splitlines() if "rondo-" in line)
     assert not re.search(r"Unknown key|does not support|doesn't seem to support|status=2\d\d/", ours)
     for name, data in result.out.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    return Booted(said, journal, list(Store(tmp_path / "vmm_metrics").sessions()))
+    return Booted(output, journal, list(Store(tmp_path / "vmm_metrics").sessions()))
 
 
 def _packed(tree: Path, *, without: str = " ") -> bytes:

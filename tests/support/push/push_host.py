@@ -76,18 +76,18 @@ def main() -> None:
     os.fsync = lambda fd: None
     for line in sys.stdin:
         order = json.loads(line)
-        said = os.memfd_create("said")
+        stderr_fd = os.memfd_create("stderr")
         pid = os.fork()
         if pid == 0:
-            os.dup2(said, 2)
+            os.dup2(stderr_fd, 2)
             child(order["argv"], order.get("die"))
         if "kill_after_s" in order:
             time.sleep(order["kill_after_s"])
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is still the child's
         _, status = os.waitpid(pid, 0)
-        with open(said, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  (a descriptor)
+        with open(stderr_fd, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  (a descriptor)
             file.seek(0)
-            answer = {"status": os.waitstatus_to_exitcode(status), "said": file.read()}
+            answer = {"status": os.waitstatus_to_exitcode(status), "log": file.read()}
         print(json.dumps(answer), flush=True)
 
 

@@ -43,8 +43,8 @@ def ask(store: Path, argv: list[str]) -> tuple[int, str, str]:
         status = cli.main([str(store), *argv])
         out.flush()
         err.flush()
-    said = [one.buffer.getvalue().decode("latin-1") for one in (out, err)]
-    return status, INCIDENTAL.sub("", said[0]), INCIDENTAL.sub("", said[1].replace(str(store), "STORE"))
+    printed = [one.buffer.getvalue().decode("latin-1") for one in (out, err)]
+    return status, INCIDENTAL.sub("", printed[0]), INCIDENTAL.sub("", printed[1].replace(str(store), "STORE"))
 
 
 def answers(store: Path) -> Answers:

@@ -48,7 +48,7 @@ def started(path: Path, *flags: str, **options: Unpack[ProcessOptions]) -> Itera
                 pass  # what it would not take is of no use to it any more
 
 
-def said(process: subprocess.Popen[bytes], what: str) -> str:
+def wait_for_log(process: subprocess.Popen[bytes], what: str) -> str:
     """Read standard error up to the line that says `what`."""
     assert process.stderr is not None
     text = ""
