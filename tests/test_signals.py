@@ -59,7 +59,7 @@ def test_a_flood_of_signals_is_harmless() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "told"),
+    ("sent", "expected"),
     [
         ([HUP], [TERM]),
         ([HUP, HUP, HUP], [TERM]),  # of a terminal that closes: no second signal
@@ -69,15 +69,15 @@ def test_a_flood_of_signals_is_harmless() -> None:
         ([HUP, INT], [TERM, INT]),
     ],
 )
-def test_the_first_hang_up_is_a_sigterm(sent: list[signal.Signals], told: list[signal.Signals]) -> None:
+def test_the_first_hang_up_is_a_sigterm(sent: list[signal.Signals], expected: list[signal.Signals]) -> None:
     handled: list[int] = []
     with Signals(handler=lambda number, _: handled.append(number)) as signals:
         taken = []
         for number in sent:
             os.kill(os.getpid(), number)
             taken += signals.take()
-    assert taken == told
-    assert handled == told
+    assert taken == expected
+    assert handled == expected
 
 
 @pytest.fixture

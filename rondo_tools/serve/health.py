@@ -64,8 +64,8 @@ def _store(found: Health, now_ms: int) -> Item:
         for result in ("ahead", "expired")
     }
     if any(refused.values()):
-        told = ", ".join(f"{count} {result}" for result, count in refused.items() if count)
-        return _item("store", WARN, "refuses ticks", f"{told}; {disk}")
+        counts = ", ".join(f"{count} {result}" for result, count in refused.items() if count)
+        return _item("store", WARN, "refuses ticks", f"{counts}; {disk}")
     if found.evictions:
         return _item("store", WARN, "evicted files", f"{len(found.evictions)} for lack of space; {disk}")
     return _item("store", GOOD, "written", disk)

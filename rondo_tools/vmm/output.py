@@ -73,22 +73,22 @@ class OutputThread:
 
     def put(self, item: bytes) -> None:
         self._output.put(item)
-        self._tell()
+        self._wake()
 
     def begin_anew(self, end: bytes, header: bytes) -> None:
         """End the session and begin another one."""
         self._output.begin_anew(end, header)
-        self._tell()
+        self._wake()
 
     def finish(self, end: bytes = b"") -> None:
         self._output.finish(end)
-        self._tell()
+        self._wake()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until `done`, `timeout_s` at most; returns `done`."""
         return self._done.wait(timeout_s)
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         with self._changed:
             self._has_news = True
             self._changed.notify()

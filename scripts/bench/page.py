@@ -131,8 +131,8 @@ class Viewer:
         if answer.status != 200:
             raise RuntimeError(f"{path}: {answer.status} {body.decode()}")
         message = json.loads(gzip.decompress(body))
-        for told in (message, *message.get("deltas", ())):
-            self._seen = told.get("seq", self._seen)
+        for part in (message, *message.get("deltas", ())):
+            self._seen = part.get("seq", self._seen)
         return len(body)
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ def main(report: Report, arguments: list[str]) -> None:
 def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> Counts:
     """Run in `folder` for `seconds`, and until enough is written and the store was read often enough."""
     counts = Counts()
-    told: dict[SessionKey, int] = {}  # each session's newest tick that the last pass listed
+    listed_ms: dict[SessionKey, int] = {}  # each session's newest tick that the last pass listed
     address, path = f"{folder}/sock", folder / "store"
     with (
         # Journals end every five seconds, so there are many roll-ups.
@@ -82,8 +82,8 @@ def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> 
             while feeder.poll() is None:
                 sessions = Store(path).sessions() if (path / "store.json").exists() else []
                 for session in sessions:
-                    look(session, told.get(session.key, 0), counts)
-                    told[session.key] = session.last_ms
+                    look(session, listed_ms.get(session.key, 0), counts)
+                    listed_ms[session.key] = session.last_ms
                 counts.passes += len(sessions) == PRODUCERS
                 if counts.passes > passes and feeder.stdin is not None:
                     feeder.stdin.close()  # it may end now
@@ -142,21 +142,21 @@ def messages(first: int, count: int) -> bytes:
 # --- the reader ------------------------------------------------------------------------------------
 
 
-def look(session: Session, told_ms: int, counts: Counts) -> None:
-    """Read all tiers of a session; an earlier pass has listed all ticks up to `told_ms`."""
+def look(session: Session, listed_until_ms: int, counts: Counts) -> None:
+    """Read all tiers of a session; an earlier pass has listed all ticks up to `listed_until_ms`."""
     for tier in range(len(session.tiers)):
         rows = session.rows(tier)
         counts.served += rows.t_ms.size
         counts.skipped += rows.skipped
         counts.wrong += _wrong(session, tier, rows)
-        counts.missed += _missed(session.tiers[tier].interval_ms, rows, told_ms)
+        counts.missed += _missed(session.tiers[tier].interval_ms, rows, listed_until_ms)
 
 
-def _missed(interval_ms: int, rows: Rows, told_ms: int) -> int:
-    """The number of missing rows up to `told_ms`; there is a tick every second from BEGIN_MS."""
-    first, last = BEGIN_MS // interval_ms, told_ms // interval_ms
+def _missed(interval_ms: int, rows: Rows, listed_until_ms: int) -> int:
+    """The number of missing rows up to `listed_until_ms`; there is a tick every second from BEGIN_MS."""
+    first, last = BEGIN_MS // interval_ms, listed_until_ms // interval_ms
     windows = rows.t_ms // interval_ms
-    return last - first + 1 - int(((windows >= first) & (windows <= last)).sum()) if told_ms else 0
+    return last - first + 1 - int(((windows >= first) & (windows <= last)).sum()) if listed_until_ms else 0
 
 
 def _wrong(session: Session, tier: int, rows: Rows) -> int:

@@ -181,7 +181,7 @@ class Counts(NamedTuple):
         return list(self.reported)
 
 
-def told(source: SelfMetrics) -> dict[str, float]:
+def values_by_series(source: SelfMetrics) -> dict[str, float]:
     return dict(zip(map(str, source.series), source.values(NOW), strict=True))
 
 
@@ -204,19 +204,19 @@ def test_its_values_are_the_counts() -> None:
         'attach_adapters{state="silent"}': 4,
         'attach_adapters{state="failing"}': 0,
     }
-    found = told(source)
+    found = values_by_series(source)
     assert {name: found[name] for name in expected} == expected
     assert tuple(source.series) == SERIES
     assert not any(map(math.isnan, found.values()))
     reports[0].reading = reports[1].reading = Reading({})
     reports[2].refused = "it hangs", ""
-    told(source)
+    values_by_series(source)
     reports[0].reading = Reading({})
-    found = told(source)
+    found = values_by_series(source)
     states = [found[f'attach_adapters{{state="{state}"}}'] for state in ("answering", "silent", "failing")]
     assert states == [1, 2, 1]
     source.begin_anew()
-    assert not any(told(source)[str(one)] for one in SERIES[:6])
+    assert not any(values_by_series(source)[str(one)] for one in SERIES[:6])
     source.close()
 
 
@@ -227,5 +227,5 @@ def test_series_without_counts_are_left_out() -> None:
         "attach_lost_exits_total",
         "attach_adapters",
     }
-    assert len(told(source)) == len(source.series)
+    assert len(values_by_series(source)) == len(source.series)
     source.close()

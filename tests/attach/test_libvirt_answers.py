@@ -293,21 +293,21 @@ class Scripted:
 
 
 def test_it_only_reads_and_never_waits_for_a_busy_domain() -> None:
-    library, told = Scripted({UUID: disk(reads=1)}), list[Description]()
+    library, found = Scripted({UUID: disk(reads=1)}), list[Description]()
     client = Client("qemu:///x", library, lambda _event: None)
     assert client.all_stats(with_vcpus=False) == [Record(UUID, 3, disk(reads=1))]
-    assert client.look([UUID], told.append, with_vcpus=True)[0].uuid == UUID
+    assert client.look([UUID], found.append, with_vcpus=True)[0].uuid == UUID
     assert library.calls == [("open", "qemu:///x"), ("all", 6, 3), ("look", UUID), ("some", 14, 2)]
-    assert told == [Description(UUID, xml(nova("named")))]
+    assert found == [Description(UUID, xml(nova("named")))]
 
 
 def test_a_vanished_domain_does_not_affect_others() -> None:
-    library, told = Scripted({UUID: disk(reads=1)}), list[Description]()
+    library, found = Scripted({UUID: disk(reads=1)}), list[Description]()
     client = Client("qemu:///x", library, lambda _event: None)
-    records = client.look(["gone", UUID], told.append, with_vcpus=False)
+    records = client.look(["gone", UUID], found.append, with_vcpus=False)
     assert [one.uuid for one in records] == [UUID]
-    assert [one.refused for one in told] == ["libvirt does not know it", ""]
-    assert client.look(["gone"], told.append, with_vcpus=False) == []
+    assert [one.refused for one in found] == ["libvirt does not know it", ""]
+    assert client.look(["gone"], found.append, with_vcpus=False) == []
 
 
 def test_a_lost_connection_is_reopened() -> None:

@@ -32,13 +32,13 @@ class Events:
 
     def __init__(self) -> None:
         self._pipe = os.pipe()
-        self.told: list[KvmEvent] = []
+        self.queued: list[KvmEvent] = []
 
     def fileno(self) -> int:
         return self._pipe[0]
 
     def receive(self) -> list[KvmEvent]:
-        events, self.told = self.told, []
+        events, self.queued = self.queued, []
         return events
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ def test_a_vm_with_an_unread_event_is_not_late(
         opened.callback(watcher.close)
         watcher.begin()
         counters.counted[vmm] = ProcessExits({vmm: counts})
-        events.told.append(KvmEvent(True, vmm, path))
+        events.queued.append(KvmEvent(True, vmm, path))
         if found_by == "scan":
             found = (discover.Found(vmm, path),)
             watcher.rescan()

@@ -208,12 +208,12 @@ class Host:
         """rondo-store by its unit, with its unit's socket; yields the socket of its service manager."""
         listening = self.unit("rondo-store.socket").one("Socket", "ListenStream")
         activate: list[str | Path] = [program("systemd-socket-activate"), "-l", listening]
-        told = str(self.etc / "notify")
+        notify_path = str(self.etc / "notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.settimeout(PATIENCE_S)
-            manager.bind(told)
+            manager.bind(notify_path)
             process = subprocess.Popen(
-                [*activate, "-E", f"NOTIFY_SOCKET={told}", "--", *self.command("rondo-store.service")],
+                [*activate, "-E", f"NOTIFY_SOCKET={notify_path}", "--", *self.command("rondo-store.service")],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

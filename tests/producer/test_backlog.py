@@ -111,11 +111,11 @@ def test_every_item_follows_the_header_of_its_session(steps: list[str], limit: i
     backlog = Backlog(limit)
     backlog.begin(b"head 0;")
     follower = Follower(backlog)
-    told = follower.next(most)
+    sent = follower.next(most)
     session = number = 0
     for step in steps:
         if step == "look":
-            told += follower.next(most)
+            sent += follower.next(most)
             continue
         backlog.put(b"item %d of %d;" % (number, session))
         number += 1
@@ -123,8 +123,8 @@ def test_every_item_follows_the_header_of_its_session(steps: list[str], limit: i
             backlog.begin_anew(b"end %d;" % session, b"head %d;" % (session + 1))
             session += 1
     backlog.finish(b"end %d;" % session)
-    told += rest_of(follower, most)
-    for stream in (told, all_of(backlog, most)):
+    sent += rest_of(follower, most)
+    for stream in (sent, all_of(backlog, most)):
         opened, newest = -1, -1
         is_open = False
         for what, *numbers in (message.split() for message in stream.decode().split(";")[:-1]):

@@ -99,5 +99,5 @@ def test_tail_from_look_to_look(store: Path, seen: int) -> None:
             lines += [process.stdout.readline() for _ in range(len(COUNTS) - seen)]
         finally:
             process.kill()
-    told = [json.loads(line)["values"][IO] for line in lines]
-    assert told == [None, *RATES[:6], None, *RATES[6:]]
+    found = [json.loads(line)["values"][IO] for line in lines]
+    assert found == [None, *RATES[:6], None, *RATES[6:]]

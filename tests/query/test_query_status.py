@@ -133,6 +133,6 @@ def test_rondo_push_status_shows_the_same_cursors(
     cursors = document(fifty, capsys)["cursors"]
     monkeypatch.setattr("rondo_tools.push.cli.time.time_ns", lambda: NOW_MS * 1_000_000)
     assert push_cli.main([str(fifty), "--status", "--format", "json"]) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one for one in told if "cursor" in one] == cursors
-    assert {one["instance"]: one["behind_s"] for one in told if "newest" in one}["vm-09"] == 90.0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one for one in rows if "cursor" in one] == cursors
+    assert {one["instance"]: one["behind_s"] for one in rows if "newest" in one}["vm-09"] == 90.0

@@ -477,7 +477,7 @@ def test_no_thread_to_serve_a_connection(monkeypatch: pytest.MonkeyPatch) -> Non
                 counts.append(server.connections)
         writing.send(b"x")
 
-    class Told:
+    class FakeSignals:
         """The methods of Signals that Server.run uses."""
 
         def fileno(self) -> int:
@@ -489,7 +489,7 @@ def test_no_thread_to_serve_a_connection(monkeypatch: pytest.MonkeyPatch) -> Non
     asking = threading.Thread(target=client)
     asking.start()
     monkeypatch.setattr(threading.Thread, "start", start)
-    server.run(Told(), 60.0, lambda: None)  # type: ignore[arg-type]  # a fake, see there
+    server.run(FakeSignals(), 60.0, lambda: None)  # type: ignore[arg-type]  # a fake, see there
     asking.join()
     for one in (reading, writing, listener):
         one.close()

@@ -192,8 +192,8 @@ def test_one_cursor_for_all_charts_by_keys(browser: playwright.Browser, host: Ho
         page.locator("#vm canvas").first.focus()
         page.keyboard.press("End")
         page.keyboard.press("ArrowLeft")
-        told = "[...document.querySelectorAll('#vm output')].map((one) => one.textContent)"
-        until(lambda: all(re.search(r"\d:\d\d:\d\d", one) for one in page.evaluate(told)))
+        script = "[...document.querySelectorAll('#vm output')].map((one) => one.textContent)"
+        until(lambda: all(re.search(r"\d:\d\d:\d\d", one) for one in page.evaluate(script)))
 
 
 def test_sort_filter_and_pause(browser: playwright.Browser, host: Host) -> None:

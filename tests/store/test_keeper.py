@@ -181,15 +181,15 @@ def test_acknowledged_ticks_survive_a_kill_at_any_step(
         kept = keeper(path, sync=sync)
         chance = random.Random(f"{seed} {step}")
         install(Disk(kill_at(step), chance))
-        told = Acknowledged(kept, streams, chance)
+        acknowledged = Acknowledged(kept, streams, chance)
         close_dead(kept)
         install(Disk(lambda *_: None, chance))
-        told.check(path)
+        acknowledged.check(path)
         resend(path, streams)
         whole(streams).check(read_journals(path))
         read_journals(path).check_lines_of_time()
         shutil.rmtree(path)
-        if not told.died:
+        if not acknowledged.died:
             break
     assert step > 3
 
@@ -205,12 +205,12 @@ def test_a_power_cut_loses_only_unsynced_ticks(
     at = chance.randint(1, 30)
     disk = Disk(lambda number, _: "kill" if number == at else None, chance)
     install(disk)
-    told = Acknowledged(kept, streams, chance)
+    acknowledged = Acknowledged(kept, streams, chance)
     close_dead(kept)
     disk.cut_power(tmp_path)
     install(Disk(lambda *_: None, chance))
     if sync is ALWAYS:
-        told.check(tmp_path)
+        acknowledged.check(tmp_path)
     resend(tmp_path, streams)
     expected, found = whole(streams), read_journals(tmp_path)
     for key, rows in found.rows.items():
@@ -229,10 +229,10 @@ def test_failed_writes_are_repeated(
     kept = keeper(tmp_path, sync=sync)
     often = chance.choice((0.1, 0.3, 0.6))
     install(Disk(lambda *_: chance.choice(("fail", "short")) if chance.random() < often else None, chance))
-    told = Acknowledged(kept, streams, chance)
+    acknowledged = Acknowledged(kept, streams, chance)
     install(Disk(lambda *_: None, chance))
     kept.close()
-    told.check(tmp_path)
+    acknowledged.check(tmp_path)
     whole(streams).check(read_journals(tmp_path))
     read_journals(tmp_path).check_lines_of_time()
 

@@ -42,13 +42,13 @@ def check(path: Path, all_ticks: list[Tick], end: str | None = "lost") -> None:
 
 
 def last_line(path: Path) -> str:
-    """What a follower is told last: where the newest journal ends."""
+    """The last watermark of a follower: the end of the newest journal."""
     layout = Layout(path)
     number = layout.numbers(JOURNALS)[-1]
     return f"{path}\t{number}:{layout.file(JOURNALS, number).stat().st_size}\n"
 
 
-def told(process: subprocess.Popen[bytes], path: Path, t_ms: int) -> None:
+def wait_for_tick(process: subprocess.Popen[bytes], path: Path, t_ms: int) -> None:
     """Read standard output until the store has a tick."""
     assert process.stdout is not None
     while process.stdout.readline():
@@ -229,9 +229,9 @@ def test_the_cost_of_45_seconds(tmp_path: Path, run: Run, begin_ms: int) -> None
 def test_watermarks_are_written_while_it_runs(path: Path, begin_ms: int) -> None:
     with started(path) as process:
         send(process, data(begin_ms, 3, end=False))
-        told(process, path, begin_ms + 2000)
+        wait_for_tick(process, path, begin_ms + 2000)
         send(process, stream.encode(ticks(4, begin_ms)[3]))
-        told(process, path, begin_ms + 3000)
+        wait_for_tick(process, path, begin_ms + 3000)
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.close()
@@ -243,7 +243,7 @@ def test_watermarks_are_written_while_it_runs(path: Path, begin_ms: int) -> None
 def test_storing_continues_when_the_reader_of_watermarks_ends(path: Path, begin_ms: int) -> None:
     with started(path) as process:
         send(process, data(begin_ms, 3, end=False))
-        told(process, path, begin_ms + 2000)
+        wait_for_tick(process, path, begin_ms + 2000)
         assert process.stdout is not None
         process.stdout.close()
         send(process, encoded(*ticks(60, begin_ms)[3:]))
@@ -285,7 +285,7 @@ def test_storing_does_not_wait_for_a_stopped_reader(path: Path, begin_ms: int) -
 def test_after_the_first_interrupt_the_input_is_read_to_its_end(path: Path, begin_ms: int) -> None:
     with started(path) as process:
         send(process, data(begin_ms, 10, end=False))
-        told(process, path, begin_ms + 9000)
+        wait_for_tick(process, path, begin_ms + 9000)
         process.send_signal(signal.SIGINT)
         wait_for_log(process, "reading on to the end of the input; Ctrl-C again to stop now")
         send(
@@ -313,7 +313,7 @@ def test_a_stop_signal_stores_everything_that_has_arrived(
 ) -> None:
     with started(path) as process:
         send(process, data(begin_ms, 10, end=False))
-        told(process, path, begin_ms + 9000)
+        wait_for_tick(process, path, begin_ms + 9000)
         for number in signals[:-1]:
             process.send_signal(number)
             wait_for_log(process, "Ctrl-C again to stop now")
@@ -335,7 +335,7 @@ def test_a_stop_signal_ends_reading_an_input_that_never_pauses(
     recorded = tmp_path / "recorded"
     recorded.write_bytes(data(begin_ms, 10, end=False) + stream.encode(Tick(begin_ms, bytes(128))) * 430_000)
     with recorded.open("rb", buffering=0) as file, started(path, stdin=file) as process:
-        told(process, path, begin_ms + 9000)
+        wait_for_tick(process, path, begin_ms + 9000)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
         assert os.lseek(file.fileno(), 0, os.SEEK_CUR) < recorded.stat().st_size  # shared with it

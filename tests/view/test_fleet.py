@@ -18,7 +18,7 @@ from rondo_tools.store.reader import Store
 from rondo_tools.stream import End, Header
 from rondo_tools.view.fleet import Fleet, View
 from rondo_tools.view.measures import NUMBER
-from tests.support.view.fleet_truth import Told, now, sums
+from tests.support.view.fleet_truth import Life, now, sums
 
 T0 = 1_795_395_000_000
 TIERS = parse_tiers("1s:10m,10s:6h,5m:7d")
@@ -30,34 +30,34 @@ class Host:
 
     def __init__(self, store: OpenStore, path: Path, clock: list[int]) -> None:
         self.store, self.path, self.clock = store, path, clock
-        self.told: dict[tuple[str, int], Told] = {}
+        self.lives: dict[tuple[str, int], Life] = {}
         self._open: dict[tuple[str, int], tuple[Session, tuple[Series, ...]]] = {}
 
     def begin(
         self, instance: str, series: tuple[Series, ...] = SERIES, interval_ms: int = 1000, **labels: str
-    ) -> Told:
-        told = Told(instance, self.clock[0], interval_ms)
-        self.told[instance, told.start_ms] = told
-        self.go_on(told, series, **labels)
-        return told
+    ) -> Life:
+        life = Life(instance, self.clock[0], interval_ms)
+        self.lives[instance, life.start_ms] = life
+        self.go_on(life, series, **labels)
+        return life
 
-    def go_on(self, told: Told, series: tuple[Series, ...], **labels: str) -> None:
+    def go_on(self, life: Life, series: tuple[Series, ...], **labels: str) -> None:
         """The session has these series from now on."""
-        header = Header(told.instance, told.start_ms, tuple(labels.items()), told.interval_ms, series)
-        self._open[told.instance, told.start_ms] = self.store.keeper.begin(header, self), series
+        header = Header(life.instance, life.start_ms, tuple(labels.items()), life.interval_ms, series)
+        self._open[life.instance, life.start_ms] = self.store.keeper.begin(header, self), series
 
-    def tick(self, told: Told, values: Callable[[Series], float], t_ms: int | None = None) -> None:
-        session, series = self._open[told.instance, told.start_ms]
+    def tick(self, life: Life, values: Callable[[Series], float], t_ms: int | None = None) -> None:
+        session, series = self._open[life.instance, life.start_ms]
         t_ms = self.clock[0] if t_ms is None else t_ms
         row = [values(one) for one in series]
         assert self.store.keeper.append(session, t_ms, np.array(row, "<f8").tobytes()) is not False
-        told.ticks.append((t_ms, dict(zip(series, row, strict=True))))
-        told.end = None
+        life.ticks.append((t_ms, dict(zip(series, row, strict=True))))
+        life.end = None
 
-    def end(self, told: Told, reason: str) -> None:
-        told.end, told.end_ms = reason, self.clock[0]
-        session, _ = self._open[told.instance, told.start_ms]
-        self.store.keeper.end(session, End(reason, told.end_ms))
+    def end(self, life: Life, reason: str) -> None:
+        life.end, life.end_ms = reason, self.clock[0]
+        session, _ = self._open[life.instance, life.start_ms]
+        self.store.keeper.end(session, End(reason, life.end_ms))
 
     def look(self, fleet: Fleet) -> View:
         self.store.keeper.flush()
@@ -77,19 +77,19 @@ def rows_of(view: View, instance: str) -> list[int]:
     return [row for row, vm in enumerate(view.vms) if vm.instance == instance]
 
 
-def compare(view: View, told: dict[tuple[str, int], Told], range_ms: int) -> None:
+def compare(view: View, lives: dict[tuple[str, int], Life], range_ms: int) -> None:
     """Compare all columns of the view for each VM that did not end long ago."""
     first_ms = view.now_ms - range_ms
-    wanted = {key for key, one in told.items() if one.ticks and (one.end is None or one.end_ms > first_ms)}
+    wanted = {key for key, one in lives.items() if one.ticks and (one.end is None or one.end_ms > first_ms)}
     assert {(vm.instance, vm.start_ms) for vm in view.vms} == wanted
     for row, vm in enumerate(view.vms):
-        one = told[vm.instance, vm.start_ms]
+        one = lives[vm.instance, vm.start_ms]
         assert view.states[row] == one.state(view.now_ms)
         both = [*view.sums.increase[row], *view.sums.mean[row]]
         np.testing.assert_allclose(both, sums(one, first_ms, view.now_ms), err_msg=vm.instance)
         np.testing.assert_allclose(view.now[row], now(one, view.now_ms), err_msg=vm.instance)
-    assert view.born == sum(told[key].start_ms > first_ms for key in wanted)
-    assert view.ended == sum(told[key].end is not None for key in wanted)
+    assert view.born == sum(lives[key].start_ms > first_ms for key in wanted)
+    assert view.ended == sum(lives[key].end is not None for key in wanted)
 
 
 @pytest.mark.heavy
@@ -101,15 +101,15 @@ def test_every_look_shows_the_stored_ticks(tmp_path: Path, seed: int) -> None:
     with host(tmp_path) as it:
         fleet = late = None
         counts: dict[tuple[str, Series], float] = {}
-        alive: list[Told] = []
+        alive: list[Life] = []
 
-        def values(told: Told) -> Callable[[Series], float]:
+        def values(life: Life) -> Callable[[Series], float]:
             def of(one: Series) -> float:
                 if rng.random() < 0.03:
                     return float("nan")
                 if one.kind == "gauge":
                     return float(rng.integers(1, 1000))
-                key = told.instance, one
+                key = life.instance, one
                 begins_anew = rng.random() < 0.02
                 counts[key] = (0 if begins_anew else counts.get(key, 0)) + int(rng.integers(0, 100))
                 return float(counts[key])
@@ -135,9 +135,9 @@ def test_every_look_shows_the_stored_ticks(tmp_path: Path, seed: int) -> None:
             if second == 20:
                 fleet = Fleet(Store(it.path))
             if fleet is not None and (second < 30 or second % 5 == 0):
-                compare(it.look(fleet), it.told, 60_000)
+                compare(it.look(fleet), it.lives, 60_000)
         late = Fleet(Store(it.path))
-        compare(it.look(late), it.told, 60_000)
+        compare(it.look(late), it.lives, 60_000)
 
 
 def test_a_life_between_two_looks_is_counted_completely(tmp_path: Path) -> None:

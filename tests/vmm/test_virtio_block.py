@@ -63,12 +63,12 @@ def test_each_successful_request_is_reported(driver: Driver) -> None:
 def test_a_request_is_timed_by_the_given_clock() -> None:
     with machine() as driver:
         times = iter([1000, 1250])
-        told: list[tuple[str, int, int]] = []
+        completed: list[tuple[str, int, int]] = []
         driver.device._device = Block(
-            driver.disk, driver.memory, lambda *what: told.append(what), clock=lambda: next(times)
+            driver.disk, driver.memory, lambda *what: completed.append(what), clock=lambda: next(times)
         )
         driver.set_up().flush()
-        assert told == [("flush", 0, 250)]
+        assert completed == [("flush", 0, 250)]
 
 
 def test_the_disk_has_a_name(driver: Driver) -> None:

@@ -151,28 +151,28 @@ class _Derived:
         for *_, frame in self.parts:
             self.file.add(frame)
         self.file.write()
-        self._tell()
+        self._named_in_state()
         return [at for (kind, *_), at in zip(table, offsets, strict=True) if kind == frames.ROWS]
 
     def _index(self, table: Sequence[tuple[int, int, int, int]]) -> None:
         payload = np.array(table, INDEX).tobytes()
         self.file.add(frames.frame(self.file.seed, frames.INDEX, payload, entries=len(table)))
 
-    def _tell(self) -> DerivedFile:
+    def _named_in_state(self) -> DerivedFile:
         known = self.writer.state.files.setdefault(self.folder, {})
-        told = known.setdefault(self.file.header.number, DerivedFile(0, self.writer.now_ms))
-        told.length = self.file.size
-        return told
+        entry = known.setdefault(self.file.header.number, DerivedFile(0, self.writer.now_ms))
+        entry.length = self.file.size
+        return entry
 
     def finish(self, *, index: bool = True) -> None:
         if self._file is None:
             return
-        told = self._tell()
+        entry = self._named_in_state()
         if index and self.all:
-            told.index_at = self.file.end
+            entry.index_at = self.file.end
             self._index(self.all)
             self.file.write()
-        told.length, told.closed_ms = self.file.size, self.writer.now_ms
+        entry.length, entry.closed_ms = self.file.size, self.writer.now_ms
         self.close()
 
     def close(self) -> None:

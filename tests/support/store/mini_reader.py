@@ -129,18 +129,18 @@ def read(
         named = sorted((int(name), one["length"]) for name, one in state["files"].get(folder, {}).items())
         return [(path / folder / f"{name:010d}", length) for name, length in named]
 
-    told: dict[Session, list[Any]] = {}
+    described: dict[Session, list[Any]] = {}
     ticks: dict[tuple[Session, int], Row] = {}
     fresh: dict[tuple[Session, int], Row] = {}
     for file, length in files("ended"):
         for _, kind, _, entries, payload in frames(file, length):
             if kind == DESCRIPTIONS:
-                all_told = msgpack.Unpacker(BytesIO(payload[20 * entries :]))
-                told |= {(one[0], one[1]): one for one in all_told if one}
+                arrays = msgpack.Unpacker(BytesIO(payload[20 * entries :]))
+                described |= {(one[0], one[1]): one for one in arrays if one}
     last = {
         (int(f.name), *at): (t_ms, row) for f, n in files("last_rows") for at, _, t_ms, row in rows(f, 0, n)
     }
-    for session, (*_, places) in told.items():
+    for session, (*_, places) in described.items():
         for number, offset, first, count in places:
             at_the_end = [last[number, offset, place] for place in range(first, first + count)]
             ticks |= {(session, t_ms): row for t_ms, row in at_the_end}
@@ -157,4 +157,4 @@ def read(
             for t_ms, row in some if key in windows else known[key]:
                 add_tick(windows.setdefault(key, Window()), t_ms, row)
         coarse[-1] |= {key: coarse_row(window) for key, window in windows.items()}
-    return ticks, coarse, told
+    return ticks, coarse, described

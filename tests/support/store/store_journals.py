@@ -373,16 +373,16 @@ class Host:
         rows_of = last_frames(self.layout, self.state)
         for session, ticks in self.ticks.items():
             if ticks and session.key not in live_keys:
-                told = over[session.key]
-                assert (told.first_ms, told.last_ms, told.ticks) == (
+                entry = over[session.key]
+                assert (entry.first_ms, entry.last_ms, entry.ticks) == (
                     ticks[0].t_ms,
                     ticks[-1].t_ms,
                     len(ticks),
                 )
-                assert Session(*told[:4]) == session
-                assert told.series == union([tick.schema for tick in ticks]).width
-                begins = [int(rows_of[one.file, one.offset][1]["t_ms"][one.first]) for one in told.places]
+                assert Session(*entry[:4]) == session
+                assert entry.series == union([tick.schema for tick in ticks]).width
+                begins = [int(rows_of[one.file, one.offset][1]["t_ms"][one.first]) for one in entry.places]
                 assert begins == sorted(begins), "readers learn from it which series came first"
                 newest = [tick for tick in ticks if tick.t_ms > ticks[-1].t_ms - 600_000][-6000:]
-                assert same_ticks(last_rows(rows_of, told), newest), session
-                assert self.remembered.find(*session.key) == told
+                assert same_ticks(last_rows(rows_of, entry), newest), session
+                assert self.remembered.find(*session.key) == entry

@@ -1,4 +1,4 @@
-"""What a fleet should say, worked out tick by tick from what was stored."""
+"""The expected values of a fleet, computed tick by tick from the stored sessions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rondo_tools.view.state import running_or_silent
 
 
 @dataclass
-class Told:
+class Life:
     """A session as it was stored: ticks of (t_ms, values by series)."""
 
     instance: str
@@ -36,13 +36,13 @@ class Step(NamedTuple):
     gauges: list[float]
 
 
-def steps(told: Told) -> list[Step]:
+def steps(life: Life) -> list[Step]:
     found = []
-    before_ms, before = told.start_ms, None
-    for t_ms, values in told.ticks:
+    before_ms, before = life.start_ms, None
+    for t_ms, values in life.ticks:
         if before is None:
-            known = t_ms - told.start_ms <= 1.5 * told.interval_ms
-            before, before_ms = (dict.fromkeys(values, 0.0), told.start_ms) if known else (values, t_ms)
+            known = t_ms - life.start_ms <= 1.5 * life.interval_ms
+            before, before_ms = (dict.fromkeys(values, 0.0), life.start_ms) if known else (values, t_ms)
         grew = [
             sum(_increase(before.get(one, math.nan), values[one]) for one in _of(values, number))
             for number in range(len(COUNTERS))
@@ -56,9 +56,9 @@ def steps(told: Told) -> list[Step]:
     return found
 
 
-def sums(told: Told, first_ms: int, now_ms: int) -> list[float]:
+def sums(life: Life, first_ms: int, now_ms: int) -> list[float]:
     """What the counters grew by in ticks with first_ms < t_ms <= now_ms, then the means of the gauges."""
-    some = [step for step in steps(told) if first_ms < step.t_ms <= now_ms]
+    some = [step for step in steps(life) if first_ms < step.t_ms <= now_ms]
     grew = [sum(step.grew[number] for step in some) for number in range(len(COUNTERS))]
     means = []
     for number in range(len(GAUGES)):
@@ -72,10 +72,10 @@ def sums(told: Told, first_ms: int, now_ms: int) -> list[float]:
     return grew + means
 
 
-def now(told: Told, now_ms: int) -> list[float]:
+def now(life: Life, now_ms: int) -> list[float]:
     """The rates over the last second of ticks, and the gauges of the last."""
-    some = steps(told)
-    if not some or told.state(now_ms) == "silent":
+    some = steps(life)
+    if not some or life.state(now_ms) == "silent":
         return [math.nan] * len(MEASURES)
     latest = [step for step in some if step.t_ms > some[-1].t_ms - 1000]
     ms = sum(step.took_ms for step in latest)
