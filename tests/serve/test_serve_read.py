@@ -18,12 +18,13 @@ from rondo_tools.prom.proto.remote_read_pb2 import (
 )
 from rondo_tools.prom.proto.remote_write_v1_pb2 import WriteRequest
 from rondo_tools.prom.samples import Labels
-from rondo_tools.serve import remote_read, xor
+from rondo_tools.serve import remote_read
 from rondo_tools.serve.http import HttpError
 from rondo_tools.serve.timelines import Naming, Timelines
 from rondo_tools.store.format.tiers import parse_tiers
 from rondo_tools.store.reader import Store
 from tests.support.serve.serve_host import fill_with_changes, fill_with_lives, life, store_stream
+from tests.support.serve.xor_decoder import decode
 
 NOW_MS = time.time_ns() // 1_000_000
 T0 = NOW_MS // 1000 * 1000 - 200_000
@@ -74,7 +75,7 @@ def streamed(store: Path, query: Query) -> list[Labels]:
                 break
         (one,) = ChunkedReadResponse.FromString(data[at + 4 : at + 4 + size]).chunked_series
         found.append(tuple((label.name, label.value) for label in one.labels))
-        times = [t_ms for chunk in one.chunks for t_ms in xor.decode(chunk.data)[0]]
+        times = [t_ms for chunk in one.chunks for t_ms in decode(chunk.data)[0]]
         assert times == sorted(set(times))
         at += 4 + size
     return found

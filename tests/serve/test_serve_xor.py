@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rondo_tools.prom.samples import STALE_NAN
 from rondo_tools.serve import xor
 from tests.support.rounds import IN_ROUNDS
+from tests.support.serve.xor_decoder import decode
 
 STEPS = st.one_of(
     st.just(1000),
@@ -47,7 +48,7 @@ def test_chunks_decode_as_encoded(round_: int, data: st.DataObject) -> None:
     chunks = xor.encode(t_ms, values)
     assert len(chunks) == columns
     for column, chunk in enumerate(chunks):
-        times, bits = xor.decode(chunk)
+        times, bits = decode(chunk)
         assert times == t_ms.tolist()
         assert bits == expected[:, column].tolist()
 
@@ -66,5 +67,5 @@ def test_the_bits_equal_those_of_prometheus() -> None:
 @pytest.mark.parametrize("change", [-8191, 8192, -65535, 65536, -524287, 524288])
 def test_steps_at_the_edges_of_their_fields(change: int) -> None:
     t_ms = np.cumsum([0, 1_000_000, 1_000_000 + change, 5])
-    ((times, _),) = map(xor.decode, xor.encode(t_ms, np.zeros((4, 1))))
+    ((times, _),) = map(decode, xor.encode(t_ms, np.zeros((4, 1))))
     assert times == t_ms.tolist()
