@@ -239,7 +239,7 @@ def _watch(
     )
     opened.callback(watcher.close)
     watcher.begin()
-    _say(chosen)
+    _log_counters(chosen)
     notifier.ready()
     gc.freeze()  # leave out the modules: checking them each time takes longer than beginning a VM
     gc.set_threshold(_GARBAGE)
@@ -283,7 +283,7 @@ def _raise_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _say(chosen: Chosen) -> None:
+def _log_counters(chosen: Chosen) -> None:
     for refusal in chosen.refused:
         needs = f" (needs {refusal.needs})" if refusal.needs else ""
         missing = f"; missing: {refusal.series}" if refusal.series and not chosen.counters else ""

@@ -70,10 +70,10 @@ class Vmm:
         """The monotonic time at which a VM is to be ended."""
         if self.death is None:  # twice, because a due end takes others along that are GATHER_S away
             return min(self.destroyed.values(), default=math.inf) + 2 * GATHER_S
-        is_told = self.is_reaped and all(
+        is_end_known = self.is_reaped and all(
             one.is_done for vm in self.vms.values() if vm is not None for one in vm.late
         )
-        return self.died_s + (GATHER_S if is_told else HOLD_S)
+        return self.died_s + (GATHER_S if is_end_known else HOLD_S)
 
 
 class Lives:
@@ -248,7 +248,7 @@ class Lives:
                 if vm.has_begun and not was_begun:  # its labels are final, and are to be kept
                     self.changed.add(vmm)
 
-    def begin_untold(self, vmm: Vmm, moment: Moment) -> None:
+    def begin_unannounced(self, vmm: Vmm, moment: Moment) -> None:
         """Begin a VM without its event: a process whose VM is over makes exits, so it has another."""
         if vmm.vms:
             return

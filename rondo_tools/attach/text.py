@@ -55,7 +55,7 @@ class TextSession:
         self._before_ms = header.start_ms
         self._set_series(header)
         labels = "".join(f" {name}={escape(printable(value))}" for name, value in header.labels)
-        self._say(header.start_ms, f"begins:{labels} interval={format_duration(header.interval_ms)}")
+        self._add_line(header.start_ms, f"begins:{labels} interval={format_duration(header.interval_ms)}")
 
     def _set_series(self, header: Header, before: Mapping[str, float] = MappingProxyType({})) -> None:
         self._columns = {str(series): at for at, series in enumerate(header.series)}
@@ -76,7 +76,7 @@ class TextSession:
         rss = self._value(values, "vmm_rss_bytes")
         size = "-" if rss is None else format_size(int(rss))
         fds = self._number(values, "vmm_open_fds")
-        self._say(tick.t_ms, f"{exits}  cpu {cpu} wait {wait}  rss {size} fds {fds}")
+        self._add_line(tick.t_ms, f"{exits}  cpu {cpu} wait {wait}  rss {size} fds {fds}")
 
     def begin_anew(self, end: End, header: Header) -> None:
         self.end(end)
@@ -85,7 +85,7 @@ class TextSession:
     def end(self, end: End) -> None:
         counted = [reason for reason in EXIT_REASONS if _exits(reason) in self._columns]
         totals = ", ".join(f"{reason} {self._number(self._before, _exits(reason))}" for reason in counted)
-        self._say(end.t_ms, f"ends: {end.reason}; exits: {totals or 'not counted'}")
+        self._add_line(end.t_ms, f"ends: {end.reason}; exits: {totals or 'not counted'}")
 
     def _value(self, values: tuple[float, ...], key: str) -> float | None:
         at = self._columns.get(key)
@@ -99,7 +99,7 @@ class TextSession:
         value = self._value(values, key)
         return "-" if value is None else f"{100 * value:.0f} %"
 
-    def _say(self, t_ms: int, text: str) -> None:
+    def _add_line(self, t_ms: int, text: str) -> None:
         seconds, ms = divmod(t_ms, 1000)
         clock = time.strftime("%H:%M:%S", time.localtime(seconds))
         self._lines.append(f"{clock}.{ms:03} {self._name}  {text}\n")

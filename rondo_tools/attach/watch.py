@@ -342,7 +342,7 @@ class Watcher:
             status = vmm.process.exit_status()
             reason = "signal" if status is not None and os.WIFSIGNALED(status) else "gone"
             self._lives.own_threads(vmm)
-            self._lives.begin_untold(vmm, moment)
+            self._lives.begin_unannounced(vmm, moment)
             for path in list(vmm.vms):
                 self._lives.end(vmm, path, vmm.death._replace(exits=moment.exits), reason)
             self._forget(vmm)
@@ -371,7 +371,7 @@ class Watcher:
         for vmm in self._vmms.values():
             if vmm.death is None:
                 self._lives.own_threads(vmm)
-                self._lives.begin_untold(vmm, moment)
+                self._lives.begin_unannounced(vmm, moment)
                 self._lives.tick(vmm, moment)
         self._report_lost()
 

@@ -204,11 +204,11 @@ def rondo_feed(
             loop.run_lines(lines, 0, claim)
         if claim is not None:
             claim.close()  # the next rondo-feed need not wait for the delivery
-        is_told = loop.is_told
+        is_signalled = loop.is_signalled
         if session.has_begun:
             loop.linger(linger / 1000)
             _check_delivered(target, text=text)
-        if lines is not None and not is_told:
+        if lines is not None and not is_signalled:
             _check_lines(lines, session)
 
 

@@ -94,7 +94,7 @@ class Pages:
             )
         if error and began_ms > self._session.last_ms:
             self._send(own | {self._up: 0.0}, began_ms)
-        self._say(error)
+        self._log_failure(error)
 
     def _send(self, values: Mapping[Current, float], t_ms: int) -> None:
         """Send a tick. Raises TextError, without sending, if it does not fit into a stream."""
@@ -102,7 +102,7 @@ class Pages:
             self._session.give(current, value, t_ms, t_ms)
         self._session.tick(t_ms, t_ms)
 
-    def _say(self, error: str) -> None:
+    def _log_failure(self, error: str) -> None:
         """Log a failure, once until a page is good again."""
         if error and not self._has_failed:
             _log.warning("%s: %s; up is 0 until that is over", self._scraper.name, error)

@@ -31,14 +31,14 @@ _MOST_WAITING = 200  # waiting ticks above which input is not read; with one pie
 
 
 class Loop:
-    """Drives an output, and the source of its session's ticks. `is_told` after a signal."""
+    """Drives an output, and the source of its session's ticks. `is_signalled` after a signal."""
 
     def __init__(self, session: Session, output: Output, signals: Signals) -> None:
         self._session, self._output, self._signals = session, output, signals
         self._poll = select.poll()
         self._poll.register(signals.fileno(), select.POLLIN)
         self._driver = Driver(self._poll)
-        self.is_told = False
+        self.is_signalled = False
 
     def run_lines(self, lines: Lines, fd: int, claim: Claim | None) -> None:
         """Feed lines from a descriptor, to its end and while its values are held.
@@ -58,7 +58,7 @@ class Loop:
             if is_ready and watched != fd and claim is not None and claim.is_wanted():
                 lines.stop("eof", now_ms)
             if not lines.is_over:
-                if self.is_told:
+                if self.is_signalled:
                     lines.stop("signal", now_ms)
                 else:
                     lines.on_time(now_ms)
@@ -71,16 +71,18 @@ class Loop:
         while not pages.is_over and not self._output.is_over:
             self._turn(scraper.fileno(), pages.wait_ms(clock.now_ms()))
             now_ms = clock.now_ms()
-            if self.is_told:
+            if self.is_signalled:
                 pages.stop("signal", now_ms)
             else:
                 pages.on_time(now_ms)
 
     def linger(self, seconds: float) -> None:
         """Deliver for `seconds` more, until everything is delivered, or until another signal."""
-        self.is_told = False
+        self.is_signalled = False
         deadline = time.monotonic() + seconds
-        while not self._output.is_over and not self.is_told and (left := deadline - time.monotonic()) > 0:
+        while (
+            not self._output.is_over and not self.is_signalled and (left := deadline - time.monotonic()) > 0
+        ):
             self._turn(-1, left * 1000)
 
     def _turn(self, watched: int, wait_ms: float) -> bool:
@@ -105,7 +107,7 @@ class Loop:
             if fd not in (watched, self._signals.fileno()):
                 self._driver.dispatch(fd, event, now_s)
         self._driver.on_time(now_s)
-        self.is_told |= bool(self._signals.take())
+        self.is_signalled |= bool(self._signals.take())
         return watched in events
 
 

@@ -286,10 +286,10 @@ class Reconciliation:
             bound_ms = first.bound_ms or min(series.samples[-1].timestamp for series in found)
             old, rest = up_to(first.request, bound_ms), after(first.request, bound_ms)
             settled = first.becomes(State.CLEAR, unclear=first.unclear)
-            is_told = first.bound_ms > 0
-            changes = {"bound_ms": bound_ms if is_known else 0, "singly": not is_told}
+            has_bound = first.bound_ms > 0
+            changes = {"bound_ms": bound_ms if is_known else 0, "singly": not has_bound}
             too_old = settled.part(old, state=State.TOO_OLD, **changes)
-            self._put([*too_old, *settled.part(rest, is_fresh=not is_told)])
+            self._put([*too_old, *settled.part(rest, is_fresh=not has_bound)])
 
     def _is_not_too_old(self) -> None:
         """One series was accepted, so others may have been refused for another reason than their age."""

@@ -118,7 +118,9 @@ class LibvirtAdapter:
         if new and may_begin and self._may_overtake(_LOOK, now_s):
             for one in new:
                 one.is_asked = True
-            self._begin(_LOOK, partial(self._client.look, [one.uuid for one in new], self._tell))
+            self._begin(
+                _LOOK, partial(self._client.look, [one.uuid for one in new], self._on_description_of_thread)
+            )
         if now_s >= self._due_s:
             if may_begin and self._may_overtake(_ALL, now_s):
                 self._begin(_ALL, self._client.all_stats)
@@ -195,10 +197,10 @@ class LibvirtAdapter:
 
     # Results of other threads
 
-    def _tell(self, description: Description) -> None:
-        self._in_loop(self._describe, description)
+    def _on_description_of_thread(self, description: Description) -> None:
+        self._in_loop(self._on_description, description)
 
-    def _describe(self, description: Description) -> None:
+    def _on_description(self, description: Description) -> None:
         if (domain := self._of(description.uuid)) is not None:
             if description.refused:
                 domain.report.refused = description.refused, ""

@@ -67,7 +67,7 @@ class Follower:
 
     def __init__(self, name: str, began_ms: float, report: Report) -> None:
         self.name, self.began_ms, self.report = name, began_ms, report
-        self.is_told_last = asyncio.Event()  # the sandbox's last line has come
+        self.has_last_line = asyncio.Event()  # of the sandbox
         self._sums: dict[Series, int] = {}
         self._last: Mapping[Series, int] = {}
 
@@ -84,7 +84,7 @@ class Follower:
             self.report.reading = Reading(dict(self._sums))
             self.report.refused = None
         if sample.has_exited:
-            self.is_told_last.set()
+            self.has_last_line.set()
 
 
 class MicrosandboxAdapter:
@@ -117,7 +117,7 @@ class MicrosandboxAdapter:
                     report.refused = self._failure or "msb does not list this sandbox", ""
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_LINE_S):
-                    await follower.is_told_last.wait()
+                    await follower.has_last_line.wait()
         finally:
             del self._followers[target.pid]
             if not self._followers and self._listening is not None:
