@@ -37,7 +37,7 @@ from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, RondoError, UsageError
 from rondo_tools.producer.address import TcpAddress, UnixAddress
 from rondo_tools.producer.destination import address, standard
-from rondo_tools.producer.flags import checked_header, parse_interval, parse_label
+from rondo_tools.producer.flags import checked_header, parse_label
 from rondo_tools.signals import Signals
 from rondo_tools.stream import Header
 from rondo_tools.units import format_count
@@ -138,7 +138,7 @@ exit status of this command, beyond those below:
 @argh.arg("--no-health", help=f"do not send rondo-attach's own metrics as the instance {INSTANCE}")
 @argh.arg(
     "--interval",
-    type=command.typed(partial(parse_interval, shortest_ms=100)),
+    type=command.typed(partial(units.parse_duration, shortest_ms=100)),
     metavar="TIME",
     help="time between ticks, which are at multiples of it (default: 1s)",
 )

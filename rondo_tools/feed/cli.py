@@ -19,7 +19,7 @@ from rondo_tools.feed.session import Session
 from rondo_tools.feed.single import Claim
 from rondo_tools.feed.text import Parser
 from rondo_tools.producer.destination import address, open_stream, standard
-from rondo_tools.producer.flags import checked_header, parse_interval, parse_label
+from rondo_tools.producer.flags import checked_header, parse_label
 from rondo_tools.producer.output import Output
 from rondo_tools.producer.text import TextEncoder
 from rondo_tools.ratelimit import RateLimit
@@ -96,7 +96,7 @@ def parse_hold(text: str) -> int:
 )
 @argh.arg(
     "--interval",
-    type=command.typed(partial(parse_interval, shortest_ms=SHORTEST_MS)),
+    type=command.typed(partial(units.parse_duration, shortest_ms=SHORTEST_MS)),
     metavar="TIME",
     help="time between ticks, which are at multiples of it (default: 1s)",
 )

@@ -7,12 +7,6 @@ from collections.abc import Collection
 from rondo_tools import stream
 from rondo_tools.errors import UsageError
 from rondo_tools.stream import Header
-from rondo_tools.units import parse_duration
-
-
-def parse_interval(text: str, shortest_ms: int) -> int:
-    """The value of --interval, in milliseconds. Raises UsageError."""
-    return parse_duration(text, shortest_ms)
 
 
 def checked_header(bare: Header, labels: Collection[tuple[str, str]], added: Collection[str] = ()) -> Header:

@@ -15,7 +15,7 @@ from rondo_tools import clock, command, stream, units
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_SOFTWARE, EX_TEMPFAIL, VmError
 from rondo_tools.producer.destination import open_stream
-from rondo_tools.producer.flags import checked_header, parse_interval, parse_label
+from rondo_tools.producer.flags import checked_header, parse_label
 from rondo_tools.producer.text import TextEncoder
 from rondo_tools.stream import Header
 from rondo_tools.vmm import cpu
@@ -73,7 +73,7 @@ LAST_LINES_S = 1.0  # time to write the console's last lines
 )
 @argh.arg(
     "--interval",
-    type=command.typed(partial(parse_interval, shortest_ms=10)),
+    type=command.typed(partial(units.parse_duration, shortest_ms=10)),
     metavar="TIME",
     help="time between ticks, which fall on its multiples (default: 1s)",
 )
