@@ -65,8 +65,8 @@ def main(report: Report, arguments: list[str]) -> None:
     report.row("rows damaged", counts.skipped, at_most=0)
 
 
-def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> Counts:
-    """Run in `folder` for `seconds`, and until enough is written and the store was read often enough."""
+def race(folder: Path, seconds: float) -> Counts:
+    """Run in `folder` for `seconds`, and until the whole store was read once."""
     counts = Counts()
     listed_ms: dict[SessionKey, int] = {}  # each session's newest tick that the last pass listed
     address, path = f"{folder}/sock", folder / "store"
@@ -74,8 +74,7 @@ def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> 
         # Journals end every five seconds, so there are many roll-ups.
         measure.serving(path, address, "--no-health", "--tiers", "1s:10m,5s:6h,60s:10000d"),
         subprocess.Popen(
-            [sys.executable, "-m", "bench.race", "produce", address, str(seconds), str(ticks_each)],
-            stdin=subprocess.PIPE,
+            [sys.executable, "-m", "bench.race", "produce", address, str(seconds)], stdin=subprocess.PIPE
         ) as feeder,
     ):
         try:
@@ -85,7 +84,7 @@ def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> 
                     look(session, listed_ms.get(session.key, 0), counts)
                     listed_ms[session.key] = session.last_ms
                 counts.passes += len(sessions) == PRODUCERS
-                if counts.passes > passes and feeder.stdin is not None:
+                if counts.passes and feeder.stdin is not None:
                     feeder.stdin.close()  # it may end now
                     feeder.stdin = None
         finally:
@@ -100,10 +99,10 @@ def race(folder: Path, seconds: float, ticks_each: int = 0, passes: int = 0) -> 
 # --- the producers, a process of their own ---------------------------------------------------------
 
 
-def produce(address: str, seconds: float, ticks_each: int) -> None:
+def produce(address: str, seconds: float) -> None:
     """Send at full speed, in pieces of different sizes; return when everything is acknowledged.
 
-    Ends after `seconds`, after `ticks_each`, and at the end of standard input, whichever comes last.
+    Ends after `seconds` and at the end of standard input, whichever comes last.
     """
     chance = random.Random(1)
     peers = []
@@ -114,7 +113,7 @@ def produce(address: str, seconds: float, ticks_each: int) -> None:
         peers.append(peer)
     sent = [0] * PRODUCERS
     until = time.monotonic() + seconds
-    while time.monotonic() < until or min(sent) < ticks_each or not select.select([0], [], [], 0)[0]:
+    while time.monotonic() < until or not select.select([0], [], [], 0)[0]:
         for number, peer in enumerate(peers):
             count = chance.choice((1, 2, chance.randint(1, MAX_AT_ONCE)))
             peer.sendall(messages(sent[number], count))
@@ -176,6 +175,6 @@ def _wrong(session: Session, tier: int, rows: Rows) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["produce"]:
-        produce(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
+        produce(sys.argv[2], float(sys.argv[3]))
     else:
         sys.exit(run_part(main))

@@ -64,7 +64,7 @@ def prepare() -> None:
             raise
 
 
-def probe(seconds: float = PROBE_S) -> str:
+def probe() -> str:
     """Boot the image; returns the error, or "" if Linux came up."""
     command = [sys.executable, str(ROOT / "bin" / "rondo-vmm"), *LINUX, "--duration", "1s"]
     with subprocess.Popen(
@@ -77,7 +77,7 @@ def probe(seconds: float = PROBE_S) -> str:
     ) as vmm:
         assert vmm.stderr is not None
         try:
-            return wait_until_up(vmm.stderr.fileno(), seconds)
+            return wait_until_up(vmm.stderr.fileno(), PROBE_S)
         finally:
             vmm.kill()  # its data is not needed
 

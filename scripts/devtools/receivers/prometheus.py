@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+START_S = 300.0  # for a program to accept requests
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -32,10 +34,9 @@ class Server:
     name: str
     ready: str  # the path that answers 200 once the program accepts requests
 
-    def __init__(self, program: Path, *flags: str, start_seconds: float = 300.0) -> None:
+    def __init__(self, program: Path, *flags: str) -> None:
         self._program = program
         self._flags = flags
-        self._start_seconds = start_seconds
 
     def arguments(self) -> list[str]:
         """The program's flags for its port and its data."""
@@ -83,7 +84,7 @@ class Server:
                 # Its own process group: Ctrl-C goes to the demo only, which ends it later.
                 process_group=0,
             )
-        deadline = time.monotonic() + self._start_seconds
+        deadline = time.monotonic() + START_S
         while True:
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended at once: {self.log()}")
@@ -116,8 +117,8 @@ class Prometheus(Server):
     name = "Prometheus"
     ready = "/-/ready"
 
-    def __init__(self, program: Path, *flags: str, config: str = "", start_seconds: float = 300.0) -> None:
-        super().__init__(program, *flags, start_seconds=start_seconds)
+    def __init__(self, program: Path, *flags: str, config: str = "") -> None:
+        super().__init__(program, *flags)
         self._config = config
 
     def arguments(self) -> list[str]:
