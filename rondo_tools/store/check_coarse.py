@@ -19,7 +19,7 @@ import numpy as np
 from rondo_tools.store.format.frames import Rows
 from rondo_tools.store.format.layout import tier_name
 from rondo_tools.store.format.records import Description, SessionKey
-from rondo_tools.store.format.rollup import Floats, Groups, Ints, Ticks, Windows, coarse_rows
+from rondo_tools.store.format.rollup import Floats, Groups, Ints, Ticks, Windows, coarse_rows, concatenated
 from rondo_tools.store.format.schema import Schema
 from rondo_tools.store.format.tiers import Tier
 from rondo_tools.store.journal_view import JournalView
@@ -139,7 +139,7 @@ class Comparison:
                     some = _ticks(np.full(rows.size, number), rows)
                     of_schema.setdefault(schema, []).append(some)
             windows = Windows(self._tiers[tier].interval_ms)
-            closed = windows.add({schema: _joined(some) for schema, some in of_schema.items()})
+            closed = windows.add({schema: concatenated(some) for schema, some in of_schema.items()})
             found.update(self._hashed(tier, [*closed, *windows.open.items()]))
         return found
 
@@ -175,11 +175,6 @@ class Comparison:
 
 def _ticks(session: Ints, rows: Rows) -> Ticks:
     return Ticks(session, rows["t_ms"].astype(np.int64), rows["values"].astype(np.float64))
-
-
-def _joined(some: Sequence[Ticks]) -> Ticks:
-    session, t_ms, values = zip(*some, strict=True)
-    return Ticks(np.concatenate(session), np.concatenate(t_ms), np.concatenate(values))
 
 
 def _by_number(numbers: Mapping[int, int]) -> Ints:

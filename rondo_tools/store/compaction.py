@@ -283,7 +283,7 @@ class _RollUp:
                             one = Ticks(np.full(rows.size, slot), t_ms, rows["values"])
                             seed.setdefault(schema, []).append(one)
         for windows, seed in zip(self._windows, seeds, strict=True):
-            windows.add({schema: _joined(parts) for schema, parts in seed.items()})
+            windows.add({schema: concatenated(parts) for schema, parts in seed.items()})
 
     def _schemas_before(self, reader: LastRowsReader, description: Description) -> list[Schema]:
         """A session's schemas before it came back: of its last rows and, if some are missing, coarse rows."""
@@ -357,11 +357,6 @@ def read_carry(layout: Layout, state: State, coarse: int) -> Carry:
             why = exc.strerror or str(exc)
         log.warning("%s: %s; what sessions had open is not rolled up", path, why)
     return Carry(windows=[{} for _ in range(coarse)])
-
-
-def _joined(parts: list[Ticks]) -> Ticks:
-    session, t_ms, values = zip(*parts, strict=True)
-    return Ticks(np.concatenate(session), np.concatenate(t_ms), np.concatenate(values))
 
 
 def _by_schema(closed: list[tuple[Schema, Groups]]) -> list[tuple[Schema, Groups]]:

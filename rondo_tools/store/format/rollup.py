@@ -15,7 +15,7 @@ the schemas.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,9 @@ class Groups(NamedTuple):
 
     def only(self, wanted: Flags | Ints | npt.NDArray[np.intp]) -> Groups:
         return Groups(*(column[wanted] for column in self))  # type: ignore[arg-type]
+
+
+Columns = TypeVar("Columns", Ticks, Groups)
 
 
 class CoarseRows(NamedTuple):
@@ -139,9 +142,9 @@ def _no_groups(schema: Schema) -> Groups:
     return Groups(none, none, none, gauges.astype(np.int64), gauges, gauges, gauges, counters)
 
 
-def concatenated(parts: Sequence[Groups]) -> Groups:
-    """The groups of all parts, one after another."""
-    return parts[0] if len(parts) == 1 else Groups(*map(np.concatenate, zip(*parts, strict=True)))
+def concatenated(parts: Sequence[Columns]) -> Columns:
+    """The ticks or groups of all parts, one after another."""
+    return parts[0] if len(parts) == 1 else type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _is_sorted(groups: Groups) -> bool:
