@@ -179,6 +179,10 @@ class _Filter:
         self._keys, self._by_place = keys, by_place
         self._numbers: dict[int, int] = {}  # in the dump, by those in the file
         self._is_everything = keys is None
+        self._made_of = {
+            SCHEMA: self._schemas, SESSION: self._sessions, ROWS: self._rows, END: self._ends,
+            DESCRIPTIONS: self._descriptions,
+        }  # fmt: skip
 
     def frames(self, seed: int, head: Frame, payload: memoryview, *, is_sound: bool) -> list[bytes]:
         """The frames made of a frame; none of one that cannot be decoded.
@@ -188,7 +192,7 @@ class _Filter:
         try:
             if head.kind not in (SCHEMA, SESSION) and self._is_everything and is_sound:
                 return [frames.copied(seed, head, payload)]
-            return list(getattr(self, _TAKE[head.kind])(seed, head, payload))
+            return list(self._made_of[head.kind](seed, head, payload))
         except (*UNDECODABLE, StoreError):
             return []
 
@@ -239,8 +243,3 @@ class _Filter:
         ]
         if some:
             yield frames.frame(seed, DESCRIPTIONS, pack_descriptions(some), entries=len(some))
-
-
-_TAKE = {
-    SCHEMA: "_schemas", SESSION: "_sessions", ROWS: "_rows", END: "_ends", DESCRIPTIONS: "_descriptions",
-}  # fmt: skip
