@@ -1,10 +1,12 @@
-"""Files and folders: replaces small files whole, forces data to the disk, explains missing permissions."""
+"""Files and descriptors: replaces small files whole, forces data to the disk, explains missing permissions,
+raises the limit of open files."""
 
 from __future__ import annotations
 
 import grp
 import os
 import pwd
+import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +96,16 @@ def make_folder(path: Path) -> None:
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
     sync_folder(path.parent)
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the limit of descriptors as far as allowed; gives the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft != resource.RLIM_INFINITY and soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):
+        return soft
+    return wanted

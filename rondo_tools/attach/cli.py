@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import resource
 import select
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -35,6 +34,7 @@ from rondo_tools.attach.text import TextSink
 from rondo_tools.attach.watch import Watcher
 from rondo_tools.catalog import SERIES
 from rondo_tools.errors import EX_TEMPFAIL, EX_UNAVAILABLE, RondoError, UsageError
+from rondo_tools.files import raise_descriptor_limit
 from rondo_tools.producer.address import TcpAddress, UnixAddress
 from rondo_tools.producer.destination import address, standard
 from rondo_tools.producer.flags import checked_header, parse_label
@@ -177,7 +177,7 @@ def rondo_attach(
     check_namespace()
     if pid is not None and thread_group(pid) != pid:
         raise RondoError(f"--pid {pid}: there is no such process", exit_code=EX_UNAVAILABLE)
-    _raise_limit()
+    raise_descriptor_limit()  # a VM takes six
     options = Options(interval, Choice(match or (), ignore or ()), labels, name, pid)
     with ExitStack() as opened:
         if where is not None and pid is None and (lock := claim()) is not None:
@@ -274,13 +274,6 @@ def _destination(output: str | None, pid: int | None, *, text: bool) -> UnixAddr
             f"`rondo-attach --pid {pid} | rondo-store vmm_metrics`, or give --text to read it"
         )
     return None
-
-
-def _raise_limit() -> None:
-    """Raise the limit of descriptors to its maximum: a VM takes six."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _log_counters(chosen: Chosen) -> None:

@@ -27,11 +27,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import kvm_vms
-from bench.measure import cpu_ns, program, raise_descriptor_limit, resident_bytes, serving
+from bench.measure import cpu_ns, program, resident_bytes, serving
 from bench.report import Peer, Report, run_part
 from rondo_tools.attach.counters.bpf import BpfCounters
 from rondo_tools.attach.sinks import StoreSink
 from rondo_tools.catalog import CPU, NET, SERIES
+from rondo_tools.files import raise_descriptor_limit
 from rondo_tools.producer.address import UnixAddress
 from rondo_tools.stream import Header, Tick
 

@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measure import process_cpu_s, raise_descriptor_limit, serving
+from bench.measure import process_cpu_s, serving
 from bench.report import Report, run_part
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.files import raise_descriptor_limit
 from rondo_tools.store.reader import Store
 
 TICKS = 5

@@ -52,13 +52,6 @@ def disk_bytes(folder: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 
-def raise_descriptor_limit() -> int:
-    """Raise the limit of descriptors to its maximum, also for child processes; returns it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
 @contextmanager
 def serving(store: Path, address: str, *flags: str, checkout: Path = ROOT) -> Iterator[int]:
     """A rondo-store that listens on the Unix socket at `address`; yields its process id."""

@@ -28,13 +28,14 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from bench.measure import cpu_ns, raise_descriptor_limit, resident_bytes, serving, serving_http
+from bench.measure import cpu_ns, resident_bytes, serving, serving_http
 from bench.remote_read import RANGE_MS, read, request
 from bench.report import Peer, Report, run_part
 from bench.stall import Watched
 from bench.top import A_TURN, Host
 from devtools.programs import fetch
 from rondo_tools import stream
+from rondo_tools.files import raise_descriptor_limit
 from rondo_tools.store.opened import OpenStore
 
 PAST_S = 600

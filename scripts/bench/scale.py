@@ -29,7 +29,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measure import process_cpu_s, program, raise_descriptor_limit, resident_bytes, serving
+from bench.measure import process_cpu_s, program, resident_bytes, serving
 from bench.report import Peer, Report, Row, run_part
 from bench.vms import LIFE_S, SHORT, Fleet
 from devtools.http_server import Reply, http_server
@@ -37,6 +37,7 @@ from devtools.programs import fetch
 from devtools.receivers.prometheus import Prometheus, free_port
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.files import raise_descriptor_limit
 
 RONDO, EVERY_SECOND = "rondo", "scraped every 1 s"
 EVERY_15_S, VMAGENT = "scraped every 15 s", "vmagent, every 1 s"

@@ -23,12 +23,13 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measure import process_cpu_s, raise_descriptor_limit, resident_bytes, serving
+from bench.measure import process_cpu_s, resident_bytes, serving
 from bench.report import Peer, Report, run_part
 from bench.stall import Watched
 from devtools import ROOT
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.files import raise_descriptor_limit
 from rondo_tools.store.reader import Session, Store
 
 PRODUCERS, MANY = 1000, 10_000

@@ -21,10 +21,11 @@ from collections.abc import Callable, Sequence
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from bench.measure import raise_descriptor_limit, serving
+from bench.measure import serving
 from bench.report import Report, run_part
 from rondo_tools import stream
 from rondo_tools.catalog import SERIES
+from rondo_tools.files import raise_descriptor_limit
 
 PRODUCERS = 1000
 BEGIN_MS = (time.time_ns() // 1_000_000 - 7_200_000) // 300_000 * 300_000

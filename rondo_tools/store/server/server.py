@@ -11,13 +11,13 @@ While the disk is full, no connection is read: each producer keeps its unstored 
 from __future__ import annotations
 
 import logging
-import resource
 import select
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from rondo_tools.errors import RondoError, StreamError
+from rondo_tools.files import raise_descriptor_limit
 from rondo_tools.listeners import Listener
 from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
@@ -389,16 +389,3 @@ class Server:
         self.keeper.folder.check()
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         self._limit.warn(what, "%s: %s: %s", self.keeper.folder.layout.path, what, why)
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the limit of descriptors as far as allowed; gives the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
-    if soft != resource.RLIM_INFINITY and soft >= wanted:
-        return soft
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (ValueError, OSError):
-        return soft
-    return wanted
