@@ -8,6 +8,7 @@ debugfs, which has a folder for each VM, if that may be read, else the links in 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -97,7 +98,7 @@ class Uevents:
             except BlockingIOError:
                 return events
             except OSError as exc:
-                if exc.errno != 105:  # ENOBUFS
+                if exc.errno != errno.ENOBUFS:
                     raise
                 self.overruns += 1
                 continue

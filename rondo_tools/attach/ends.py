@@ -8,6 +8,7 @@ over what it has already.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Hashable, Iterator
@@ -94,7 +95,7 @@ class EndsFile:
         size = os.fstat(self._fd).st_size
         if os.write(self._fd, session) < len(session):  # half a session would hide the next ones
             os.ftruncate(self._fd, size)
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._entries += 1
 
     def _fail(self, exc: OSError) -> None:

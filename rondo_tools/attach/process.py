@@ -10,6 +10,7 @@ All of this needs no capability, also for a process of another user.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -183,7 +184,7 @@ def start_ticks(stat: bytes) -> int:
     try:
         return int(stat[stat.rindex(b")") + 1 :].split()[19])
     except (ValueError, IndexError):
-        raise OSError(22, "/proc/PID/stat is not as proc(5) says") from None
+        raise OSError(errno.EINVAL, "/proc/PID/stat is not as proc(5) says") from None
 
 
 def parse_resident_pages(statm: bytes) -> int:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -24,7 +25,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def bpf(command: int, attributes: ctypes.Array[ctypes.c_char], size: int) -> int:
     if _NUMBER is None:
-        raise OSError(38, f"bpf(2) is not known on {os.uname().machine}")
+        raise OSError(errno.ENOSYS, f"bpf(2) is not known on {os.uname().machine}")
     result = _libc.syscall(_NUMBER, command, attributes, size)
     if result < 0:
         code = ctypes.get_errno()
@@ -131,7 +132,7 @@ class Batch:
             except FileNotFoundError:  # the end of the map
                 break
             except OSError as exc:
-                if exc.errno != 28:  # ENOSPC: a bucket did not fit
+                if exc.errno != errno.ENOSPC:  # a bucket did not fit
                     raise
             self._make_room(2 * self._entries)
         count: int = struct.unpack_from("<I", self._attributes, _BATCH_COUNT_AT)[0]

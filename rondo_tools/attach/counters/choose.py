@@ -37,7 +37,7 @@ def choose(kept: Mapping[str, int] | None = None) -> Chosen:
             lambda: bpf.BpfCounters(kept=kept),
             "vcpu_cpu_seconds_total, vcpu_wait_seconds_total",
         ),
-        ("perf", perf.NEEDS, lambda: perf.PerfCounters(), "vcpu_exits_total"),
+        ("perf", perf.NEEDS, perf.PerfCounters, "vcpu_exits_total"),
     )
     for name, needs, make, series in tries:
         try:

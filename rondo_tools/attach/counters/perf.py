@@ -14,6 +14,7 @@ Needs CAP_PERFMON, and root or CAP_DAC_READ_SEARCH for the tracepoints' ids in t
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -128,7 +129,7 @@ def _open_event(event: int, tid: int, leader: int, condition: str) -> int:
     attributes = ctypes.create_string_buffer(packed, _ATTRIBUTES_BYTES)
     number = _SYSCALL.get(os.uname().machine)
     if number is None:
-        raise OSError(38, f"perf_event_open(2) is not known on {os.uname().machine}")
+        raise OSError(errno.ENOSYS, f"perf_event_open(2) is not known on {os.uname().machine}")
     fd = int(_libc.syscall(number, attributes, tid, -1, leader, _FLAG_CLOEXEC))
     if fd < 0:
         code = ctypes.get_errno()
