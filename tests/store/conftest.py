@@ -18,6 +18,7 @@ from rondo_tools.store import frame_writer
 from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.watermarks import Watermarks
+from tests.support.store.journal_fixtures import SMALL_TIERS, Writer, fill
 from tests.support.store.journal_truth import Disk
 from tests.support.store.store_host import CONNECTIONS, Clock
 
@@ -114,3 +115,20 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for the disk: for tests of days, or of readers, that test no crashes."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setattr(os, "fdatasync", lambda fd: None)
+
+
+@pytest.fixture(scope="module")
+def no_waits_in_module() -> Iterator[None]:
+    """The same for all tests of a module, and for properties."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "fdatasync"):
+            patch.setattr(os, name, lambda fd: None)
+        yield
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Iterator[Writer]:
+    """A store with data in every folder."""
+    with Writer(tmp_path / "store", SMALL_TIERS, per_frame=3, last_ms=20_000) as writer:
+        fill(writer)
+        yield writer

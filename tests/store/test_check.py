@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,24 +17,9 @@ from rondo_tools.store.format.records import descriptions_in, pack_descriptions
 from rondo_tools.store.reader import Store
 from tests.support.rounds import IN_ROUNDS
 from tests.support.store import look_truth as truth
-from tests.support.store.journal_fixtures import SMALL_TIERS, T0, Writer, fill
+from tests.support.store.journal_fixtures import T0, Writer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting() -> Iterator[None]:
-    """Nothing here survives a power cut, so nothing waits for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("fsync", "fdatasync"):
-            patch.setattr(os, name, lambda fd: None)
-        yield
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Iterator[Writer]:
-    """A store with data in every folder."""
-    with Writer(tmp_path / "store", SMALL_TIERS, per_frame=3, last_ms=20_000) as writer:
-        fill(writer)
-        yield writer
+pytestmark = pytest.mark.usefixtures("no_waits_in_module")
 
 
 def named_files(writer: Writer) -> list[Path]:

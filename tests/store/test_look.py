@@ -30,7 +30,9 @@ from rondo_tools.store.snapshot import Files
 from tests.support.rounds import IN_ROUNDS
 from tests.support.store import look_truth as truth
 from tests.support.store import mini_reader, race_writer
-from tests.support.store.journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer, fill
+from tests.support.store.journal_fixtures import SCHEMAS, SMALL_TIERS, T0, Writer
+
+pytestmark = pytest.mark.usefixtures("no_waits_in_module")
 
 KEYS = (("vm-1", T0), ("vm-1", T0 + 1), ("vm-2", T0), ("vm/ü", T0 + 7))
 STEPS = (
@@ -53,7 +55,7 @@ def check(path: Path, writer: Writer, store: Store | None = None) -> None:
     """All that a store serves is what was written to it, after any `after_ms`."""
     assert list(Checker(path).findings()) == []
     store = store or Store(path)
-    sessions = {(one.instance, one.start_ms): one for one in store.sessions()}
+    sessions = {one.key: one for one in store.sessions()}
     lives = {key: life for key, life in writer.lives.items() if life.ticks or life.ends}
     assert sessions.keys() == lives.keys()
     for key, session in sessions.items():
@@ -274,23 +276,6 @@ def test_a_reader_races_a_writer(tmp_path: Path) -> None:
         writer.kill()
         writer.wait()
     assert list(Checker(path).findings()) == []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting() -> Iterator[None]:
-    """Nothing here survives a power cut, so nothing waits for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("fsync", "fdatasync"):
-            patch.setattr(os, name, lambda fd: None)
-        yield
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Iterator[Writer]:
-    """A store with something in every folder."""
-    with Writer(tmp_path / "store", SMALL_TIERS, per_frame=3, last_ms=20_000) as writer:
-        fill(writer)
-        yield writer
 
 
 # --- what is asked for --------------------------------------------------------------------------------
