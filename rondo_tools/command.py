@@ -269,12 +269,13 @@ def _flushed(stream: TextIO | None) -> Iterator[None]:
 
 def _settle(stream: TextIO | None, *, is_data: bool = False) -> None:
     """Flush. Data that cannot be written is dropped, else the interpreter would report it at its exit."""
+    if stream is None:  # it was closed before we began: ">&-"
+        return
     try:
-        if stream is not None:  # it was closed before we began: ">&-"
-            stream.flush()
+        stream.flush()
     except OSError as exc:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())  # type: ignore[union-attr]  # only a flush raises
+        os.dup2(null, stream.fileno())
         os.close(null)
         if is_data and not isinstance(exc, BrokenPipeError):
             raise RondoError(f"standard output: {exc.strerror}", exit_code=EX_TEMPFAIL) from exc

@@ -51,7 +51,7 @@ class KeptProcess(NamedTuple):
 
     def line(self) -> str:
         vms = {path: None if vm is None else vm._asdict() for path, vm in self.vms.items()}
-        return json.dumps(self._replace(vms=vms)._asdict())  # type: ignore[arg-type]
+        return json.dumps(self._asdict() | {"vms": vms})
 
 
 def parse_process(line: str) -> KeptProcess:

@@ -213,7 +213,8 @@ def _exits_before(store: Store, sessions: Sequence[Session], since_ms: int) -> l
                 late = piece.t_ms[1:] > begin_ms
                 second = (piece.t_ms[1:][late] - since_ms - 1) // 1000
                 np.add.at(totals, second, np.nansum(grew[late], axis=1))
-    return np.round(totals).tolist()  # type: ignore[no-any-return]
+    found: list[float] = np.round(totals).tolist()
+    return found
 
 
 def _exits(series: tuple[Series, ...]) -> tuple[int, ...]:
@@ -233,7 +234,8 @@ def _total(view: View) -> float:
 
 def _rounded(values: npt.NDArray[np.float64]) -> list[list[float]]:
     """Round to the precision of the page: three decimals, none for large values."""
-    return np.where(np.abs(values) >= 100, np.round(values), np.round(values, 3)).tolist()  # type: ignore[no-any-return]
+    found: list[list[float]] = np.where(np.abs(values) >= 100, np.round(values), np.round(values, 3)).tolist()
+    return found
 
 
 def _json(value: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from rondo_tools.catalog import COUNTER, GAUGE, Series
@@ -33,13 +33,13 @@ class SelfMetrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._samples = 0
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         with self._lock:
             self._requests[route, status] += 1
-            self._seconds[route] += seconds  # type: ignore[assignment]
+            self._seconds[route] += seconds
 
     def read(self, samples: int) -> None:
         with self._lock:

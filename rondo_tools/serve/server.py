@@ -263,12 +263,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, answer: Response) -> None:
         headers = {**SECURITY_HEADERS, "Content-Type": answer.content_type, **answer.headers}
         headers["Cache-Control"] = "no-cache" if answer.may_keep else "no-store"
-        is_whole = isinstance(answer.body, bytes)
-        is_chunked = not is_whole and self.request_version != "HTTP/1.0"
-        if is_whole:
-            headers["Content-Length"] = str(len(answer.body))  # type: ignore[arg-type]
-        elif is_chunked:
-            headers["Transfer-Encoding"] = "chunked"
+        is_chunked = False
+        if isinstance(answer.body, bytes):
+            headers["Content-Length"] = str(len(answer.body))
+        elif self.request_version != "HTTP/1.0":
+            headers["Transfer-Encoding"], is_chunked = "chunked", True
         else:
             self.close_connection = True
         self.close_connection |= self._server.is_full  # others wait for this place

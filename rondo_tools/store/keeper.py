@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ from rondo_tools.store.live import Carried, Live, Remembered, Session, SessionEn
 from rondo_tools.store.recovery import recover
 from rondo_tools.store.sync import NEVER, Policy
 from rondo_tools.stream import End, Header
+
+if TYPE_CHECKING:
+    from rondo_tools.store.compaction import Result
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +59,13 @@ class NoMemory:
 class RollUp(Protocol):
     """Rolls up closed journals from the disk, in two steps, because the first one is slow."""
 
-    def run(self, journal: ClosedJournal) -> Any:
+    def run(self, journal: ClosedJournal) -> Result:
         """Roll it up and force the result to the disk. For any thread. Raises OSError.
 
         Raises StoreError if the folder was moved or replaced.
         """
 
-    def take_over(self, result: Any) -> State:
+    def take_over(self, result: Result) -> State:
         """Remember the sessions that ended, for the keeper's look-ups; gives the new state."""
 
 
@@ -275,13 +278,13 @@ class Keeper:
         while (job := self.next_roll_up()) is not None:
             self.take_over(job())
 
-    def next_roll_up(self) -> Callable[[], Any] | None:
+    def next_roll_up(self) -> Callable[[], Result] | None:
         """The roll-up of the oldest closed journal, for a thread; give its result to `take_over`."""
         if self._roll_up is None or not self._journals.closed:
             return None
         return partial(self._roll_up.run, self._journals.closed[0])
 
-    def take_over(self, result: Any) -> None:
+    def take_over(self, result: Result) -> None:
         assert self._roll_up is not None
         self.rolled_up(self._roll_up.take_over(result))
 

@@ -59,7 +59,7 @@ class Groups(NamedTuple):
         return self.session.size
 
     def only(self, wanted: Flags | Ints | npt.NDArray[np.intp]) -> Groups:
-        return Groups(*(column[wanted] for column in self))  # type: ignore[arg-type]
+        return Groups._make(column[wanted] for column in self)
 
 
 Columns = TypeVar("Columns", Ticks, Groups)

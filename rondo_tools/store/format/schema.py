@@ -6,7 +6,7 @@ that follows from the series (the counters, the columns of a coarse row) is comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -70,8 +70,8 @@ class Schema:
         return self.width if tier == 0 else self.coarse_width
 
 
-def _indices(numbers: object) -> npt.NDArray[np.intp]:
-    return np.array(list(numbers), np.intp)  # type: ignore[call-overload]
+def _indices(numbers: Iterable[int]) -> npt.NDArray[np.intp]:
+    return np.array(list(numbers), np.intp)
 
 
 # Weak references: a schema may have a mebibyte, and is dropped with its last user.
