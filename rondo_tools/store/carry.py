@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from rondo_tools.errors import StoreError
 from rondo_tools.store.format.records import Labels, SessionKey
-from rondo_tools.store.format.rollup import Groups, Ints
+from rondo_tools.store.format.rollup import Flags, Groups, Ints
 from rondo_tools.store.format.schema import Schema, unpack_schema
 
 LIVE = np.dtype(
@@ -115,6 +115,29 @@ class Carry:
                 schema,
             ) in enumerate(columns)
         }
+
+    def only(self, is_kept: Flags) -> Carry:
+        """Some of the sessions, in slots without gaps, without the declarations of open files."""
+        slot_of = np.cumsum(is_kept) - 1
+        live = self.live[is_kept]
+        is_used = np.bincount(live["schema"], minlength=len(self.schemas)) > 0
+        live["schema"] = (np.cumsum(is_used) - 1)[live["schema"]]
+        windows = []
+        for tier in self.windows:
+            some = {schema: groups.only(is_kept[groups.session]) for schema, groups in tier.items()}
+            windows.append(
+                {
+                    schema: groups._replace(session=slot_of[groups.session])
+                    for schema, groups in some.items()
+                    if groups.size
+                }
+            )
+        return Carry(
+            [self.names[slot] for slot in np.flatnonzero(is_kept).tolist()],
+            live,
+            [schema for schema, used in zip(self.schemas, is_used.tolist(), strict=True) if used],
+            windows,
+        )
 
     def pack(self) -> bytes:
         """The file's content. Schemas of windows and files that `schemas` lacks are added."""

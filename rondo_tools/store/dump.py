@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -150,20 +150,11 @@ def _ends(snapshot: Snapshot, tier: int) -> list[Position | None]:
 
 def _carry(carry: Carry, keys: Collection[SessionKey] | None) -> Carry:
     """The carry of all sessions or of those in `keys`, without the declarations of open files."""
-    slots = np.arange(carry.live.size)
-    if keys is not None:
-        starts = carry.live["start_ms"].tolist()
-        is_wanted = [
-            (name, start_ms) in keys for (name, _), start_ms in zip(carry.names, starts, strict=True)
-        ]
-        slots = np.flatnonzero(is_wanted)
-    place = np.full(carry.live.size, -1)
-    place[slots] = np.arange(slots.size)
-    windows = []
-    for tier in carry.windows:
-        mine = {schema: groups.only(place[groups.session] >= 0) for schema, groups in tier.items()}
-        windows.append({schema: one._replace(session=place[one.session]) for schema, one in mine.items()})
-    return Carry([carry.names[slot] for slot in slots.tolist()], carry.live[slots], carry.schemas, windows)
+    if keys is None:
+        return replace(carry, files={})
+    starts = carry.live["start_ms"].tolist()
+    is_wanted = [(name, start_ms) in keys for (name, _), start_ms in zip(carry.names, starts, strict=True)]
+    return carry.only(np.array(is_wanted, np.bool_))
 
 
 class _Filter:

@@ -30,6 +30,7 @@ from rondo_tools.store.format.frame_file import FrameFile
 from rondo_tools.store.format.frames import FILE_SIZE
 from rondo_tools.store.format.layout import ENDED, JOURNALS, LAST_ROWS, Layout, tier_name
 from rondo_tools.store.format.records import Labels, SessionKey
+from rondo_tools.store.format.rollup import Flags
 from rondo_tools.store.format.state import State
 
 
@@ -145,7 +146,8 @@ class Forgetting:
     def _replace_carry(self, carry: Carry) -> None:
         is_kept = np.array(self._kept(carry), np.bool_)
         gone = np.flatnonzero(~is_kept).tolist()
-        made = _without(carry, is_kept)
+        made = carry.only(is_kept)
+        made.files = {folder: _closed(file, is_kept) for folder, file in carry.files.items()}
         state = copy.deepcopy(self.state)
         state.carry += 1
         path, old = self._layout.carry(state.carry), self._layout.carry(self.state.carry)
@@ -194,33 +196,7 @@ class Forgetting:
         return self._selector.matches({one.label: one.value for one in series.matchers})
 
 
-def _without(carry: Carry, is_kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Carry:
-    """A carry without some sessions, in slots without gaps, and without open derived files."""
-    kept = np.flatnonzero(is_kept)
-    slot_of = np.cumsum(is_kept) - 1
-    live = carry.live[kept]
-    is_used = np.bincount(live["schema"], minlength=len(carry.schemas)) > 0
-    live["schema"] = (np.cumsum(is_used) - 1)[live["schema"]]
-    windows = []
-    for tier in carry.windows:
-        some = {schema: groups.only(is_kept[groups.session]) for schema, groups in tier.items()}
-        windows.append(
-            {
-                schema: groups._replace(session=slot_of[groups.session])
-                for schema, groups in some.items()
-                if groups.size
-            }
-        )
-    return Carry(
-        [carry.names[slot] for slot in kept.tolist()],
-        live,
-        [schema for schema, used in zip(carry.schemas, is_used.tolist(), strict=True) if used],
-        windows,
-        {folder: _closed(file, is_kept) for folder, file in carry.files.items()},
-    )
-
-
-def _closed(file: OpenFile, is_kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> OpenFile:
+def _closed(file: OpenFile, is_kept: Flags) -> OpenFile:
     """The OpenFile of a folder whose open file must not be continued: number 0 is no file."""
     size = is_kept.size
     row_ms = np.concatenate((file.row_ms, np.zeros(max(size - file.row_ms.size, 0), np.int64)))
