@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import errno
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -97,7 +96,7 @@ class Housekeeper:
         going = list(self._expired(look.state, times))
         self._drop(look, going)
         if self.max_bytes is not None:
-            over = self.used() - sum(map(self._size, going)) - int(_FULL * self.max_bytes)
+            over = self._layout.used_bytes() - sum(map(self._size, going)) - int(_FULL * self.max_bytes)
             if over > 0:
                 going += self._evict(look, over, times)
         self._commit(look, state, going)
@@ -117,17 +116,6 @@ class Housekeeper:
         look = Look(copy.deepcopy(state))
         times, look.state.looks_ms = self._looks.look(state.looks_ms)
         return look, times
-
-    def used(self) -> int:
-        """The disk space of the store's files, without holes."""
-        total = 0
-        for folder, _, names in os.walk(self._layout.path):
-            for name in names:
-                try:
-                    total += Path(folder, name).lstat().st_blocks * 512
-                except OSError:
-                    continue  # it was removed meanwhile
-        return total
 
     # --- expired files ----------------------------------------------------------------------------------
 

@@ -118,7 +118,7 @@ class Upkeep:
         self._folder.check()
         look = self._took(self._housekeeper.look(self.state))
         self._take_reserve()
-        self.used_bytes = self._housekeeper.used()
+        self.used_bytes = self._layout.used_bytes()
         return look
 
     def forget(self, selector: Selector, key: bytes, upto: int) -> Forgotten:

@@ -65,7 +65,7 @@ def health(path: Path, now_ms: int, proc: Path = Path("/proc")) -> Health:
         find_writer(opened.layout, now_ms, proc),
         dict(sorted(states.items(), key=lambda pair: (-pair[1], pair[0]))),
         max((session.last_ms for session in sessions), default=0),
-        _used_bytes(path),
+        opened.layout.used_bytes(),
         disk.f_bavail * disk.f_frsize,
         counts,
         damage,
@@ -106,14 +106,3 @@ def _counts(session: Session) -> dict[str, float]:
     names = [str(one) for one in session.header.series]
     values = dict(zip(names, rows.values[-1].tolist(), strict=True))
     return {name: value for name, value in values.items() if name.startswith(_PREFIX)}
-
-
-def _used_bytes(path: Path) -> int:
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(f"{folder}/{name}").st_blocks * 512
-            except OSError:
-                continue  # it was removed meanwhile
-    return total

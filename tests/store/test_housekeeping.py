@@ -292,7 +292,7 @@ def test_max_bytes_limits_the_disk_usage(store: Store, no_waits: None) -> None:
         store.live_a_while(Session(f"vm-{number}"), 100)
         store.wait(HOUR_MS)
         store.look()
-        assert store.keeper.used() <= 250_000
+        assert store.layout.used_bytes() <= 250_000
     assert store.state.evictions
     assert parse_state(store.state.pack()) == store.state
 

@@ -126,6 +126,17 @@ class Layout:
         """The files of dead letters of all cursors, the older ones too."""
         return [self.path / name for name in sorted(_names(self.path)) if _DEAD_LETTERS.fullmatch(name)]
 
+    def used_bytes(self) -> int:
+        """The disk space of all files, without holes."""
+        total = 0
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                try:
+                    total += os.lstat(f"{folder}/{name}").st_blocks * 512
+                except OSError:
+                    continue  # it was removed meanwhile
+        return total
+
     def cursors(self) -> list[str]:
         """The names of all cursors there are."""
         return sorted(found[1] for name in _names(self.path) if (found := _CURSOR.fullmatch(name)))
