@@ -3,8 +3,9 @@
 Strategy: Python's `re` backtracks, and `(a+)+$` on thirty characters takes a minute. So an upper bound of the
 number of ways through the parsed pattern is computed: alternatives add up, a sequence multiplies, a
 repetition of one character has as many ways as the value has places. A repetition of anything longer is
-refused, if it may be tried twice at one place. The patterns of Prometheus and Grafana for a choice
-(`vm-1|vm-2`), and prefixes (`vm-.*`), have few ways.
+refused, if it may be tried twice at one place. A repetition of what may be empty, as in `(?:^){1000}`, does
+not stop at the value's end, so each of its rounds counts as a way. The patterns of Prometheus and Grafana for
+a choice (`vm-1|vm-2`), and prefixes (`vm-.*`), have few ways.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rondo_tools.selector import Matcher
 MAX_PATTERN = 4096  # characters
 MATCHING_S = 5.0  # for the regular expressions of a query
 MAX_WAYS = 10_000_000
+_FAR_TOO_MANY = 1 << 200  # numbers stop here: exact powers of a hostile pattern would take hours
 
 _REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT)
 _ONE = (codes.LITERAL, codes.NOT_LITERAL, codes.ANY, codes.IN, codes.CATEGORY)
@@ -76,14 +78,14 @@ class SafePattern:
                 ways *= self._of_repeat(argument, length)
             else:  # look-around, back references: RE2 has neither
                 raise UsageError(f"{self.text!r:.200}: RE2 does not have {str(operator).lower()}")
-            if ways > 1 << 200:
-                break  # far too many already
+            if ways >= _FAR_TOO_MANY:
+                return _FAR_TOO_MANY
         return ways
 
     def _of_repeat(self, argument: Any, length: int) -> int:
         least, most, repeated = int(argument[0]), min(int(argument[1]), length), argument[2]
         if most <= least:
-            return int(self._of(repeated, length) ** max(least, 1))
+            return _rounds(self._of(repeated, length), least, may_be_empty=not repeated.getwidth()[0])
         if len(repeated) == 1 and repeated[0][0] in _ONE:
             return most - least + 1
         if most == 1:  # an optional part
@@ -95,6 +97,13 @@ class SafePattern:
             f"{self.text!r:.200}: a repetition of more than one character may take for ever; "
             "repeat single characters or classes, such as [a-z0-9-]+"
         )
+
+
+def _rounds(ways: int, count: int, *, may_be_empty: bool) -> int:
+    """The ways to try `count` rounds of a part with `ways` ways."""
+    if ways > 1 and count > _FAR_TOO_MANY.bit_length():
+        return _FAR_TOO_MANY
+    return int(ways**count) * (max(count, 1) if may_be_empty else 1)
 
 
 def matcher(label: str, operator: str, value: str, until: float = math.inf) -> Matcher:

@@ -63,6 +63,17 @@ def test_a_value_with_too_many_ways_is_not_tried(pattern: str) -> None:
         SafePattern(pattern).fullmatch("a" * 60)
 
 
+@pytest.mark.parametrize("pattern", ["(?:^){20000000}", "(?:(?:){9999}){9999}", "(?:(?:$){9999}){9999}x?"])
+def test_repeated_emptiness_does_not_end_with_the_value(pattern: str) -> None:
+    with pytest.raises(UsageError, match="too many ways"):
+        SafePattern(pattern).fullmatch("")
+
+
+def test_counting_the_ways_takes_no_long_numbers() -> None:
+    for pattern in ("(ab|c){99999}", "(((ab|c){99}){99}){99}"):
+        assert SafePattern(pattern).ways(9).bit_length() < 1000
+
+
 ATOMS = st.sampled_from(
     ["a", "b", ".", "[ab]", "a*", "b+", ".*", "a?", "(a|b)", "(ab|a)", "a{1,2}", "(a)*", "(ba)?"]
 )
