@@ -77,6 +77,7 @@ class Live:
         self._deltas: deque[bytes] = deque(maxlen=_KEPT)
         self._host: deque[float] = deque(maxlen=HOST_S)
 
+    @np.errstate(all="ignore")  # infinities and overflow are valid values
     def answer(self, seen: int) -> bytes:
         """The changes since look `seen`, or everything: JSON, compressed with gzip. Raises StoreError."""
         with self._lock:

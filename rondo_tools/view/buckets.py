@@ -92,7 +92,7 @@ class Buckets:
         mask[:, slot] = there
         gauge_ms = np.einsum("rb,rbg->rg", mask, self._gauge_ms[rows])
         spark = self._increase[rows[:, np.newaxis], slot, spark_of]
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):
             return Sums(
                 np.einsum("rb,rbc->rc", mask, self._increase[rows]),
                 np.einsum("rb,rbg->rg", mask, self._gauge[rows]) / np.where(gauge_ms > 0, gauge_ms, np.nan),

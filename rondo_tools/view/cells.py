@@ -50,17 +50,18 @@ def _width(char: str) -> int:
 
 
 def amount(value: float, base: int = 1000) -> str:
-    """``0``, ``0.5``, ``12``, ``9.9k``, ``64M``: at most five cells; ``-`` without a value."""
+    """``0``, ``0.5``, ``12``, ``9.9k``, ``64M``, ``1e30``: at most five cells; ``-`` without a value."""
     if math.isnan(value):
         return "-"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
+    scaled = value
     for letter in _LETTERS:
-        if abs(value) < 999.5 or letter == _LETTERS[-1]:
-            is_small = abs(value) < 9.95 and (letter or value != round(value))
-            return f"{value:.1f}{letter}" if is_small else f"{value:.0f}{letter}"
-        value /= base
-    raise AssertionError("the last letter takes all larger values")
+        if abs(scaled) < 999.5:
+            is_small = abs(scaled) < 9.95 and (letter or scaled != round(scaled))
+            return f"{scaled:.1f}{letter}" if is_small else f"{scaled:.0f}{letter}"
+        scaled /= base
+    return f"{value:.0e}".replace("e+", "e")
 
 
 def bytes_(value: float) -> str:
@@ -85,7 +86,7 @@ def latency(ns: float, *, ascii_only: bool = False) -> str:
         if abs(ns / size) < 999.5:
             value = ns / size
             return f"{value:.1f}{unit}" if value < 9.95 and size > 1 else f"{value:.0f}{unit}"
-    return f"{ns / 1e9:.1f}s"
+    return f"{ns / 1e9:.1f}s" if abs(ns) < 1e14 else f"{amount(ns / 1e9)}s"
 
 
 def age(ms: int) -> str:

@@ -51,7 +51,10 @@ def rates(
 
 
 def means(values: Values, columns: Values) -> Values:
-    """The mean of the columns of each measure that have a value."""
-    there = ~np.isnan(values)
+    """The mean of the columns of each measure that have a finite value.
+
+    In a product of matrices an infinite value would take those of all other measures with it.
+    """
+    there = np.isfinite(values)
     count = there @ columns
     return np.asarray(np.where(there, values, 0) @ columns / np.where(count > 0, count, np.nan))

@@ -116,6 +116,7 @@ class Fleet:
         self._has_left_out = False
         self._old_ms = 0  # older ticks are not needed
 
+    @np.errstate(all="ignore")  # infinities and overflow are valid values
     def look(self, now_ms: int) -> View:
         """Process the news since the last look. Raises StoreError."""
         self._old_ms = now_ms - self.range_ms
@@ -263,8 +264,7 @@ class Fleet:
         before = np.concatenate((np.zeros((1, counters.shape[1])), counters[:-1]))
         before_ms[first], before[first] = _before(vms, t_ms[first], counters.shape[1], step_ms)
         took_ms = t_ms - before_ms
-        with np.errstate(invalid="ignore"):
-            increase = np.where(counters < before, counters, counters - before)
+        increase = np.where(counters < before, counters, counters - before)
         increase[took_ms <= 0] = 0
         increase[~np.isfinite(increase)] = 0
         took_ms = np.maximum(took_ms, 0)

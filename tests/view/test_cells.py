@@ -19,7 +19,7 @@ NAN = math.nan
     [
         (0, "0"), (0.04, "0.0"), (0.5, "0.5"), (3, "3"), (9.96, "10"), (999.4, "999"), (999.6, "1.0k"),
         (1234, "1.2k"), (12345, "12k"), (999_400, "999k"), (999_600, "1.0M"), (-1500, "-1.5k"),
-        (3e18, "3.0E"), (math.inf, "inf"), (NAN, "-"),
+        (3e18, "3.0E"), (1.7e308, "2e308"), (math.inf, "inf"), (NAN, "-"),
     ],
 )  # fmt: skip
 def test_amounts(value: float, text: str) -> None:
@@ -36,7 +36,15 @@ def test_an_amount_is_short_and_near(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("ns", "text"),
-    [(850, "850ns"), (1500, "1.5µs"), (12_345, "12µs"), (1_500_000, "1.5ms"), (2.5e9, "2.5s"), (NAN, "-")],
+    [
+        (850, "850ns"),
+        (1500, "1.5µs"),
+        (12_345, "12µs"),
+        (1_500_000, "1.5ms"),
+        (2.5e9, "2.5s"),
+        (1e300, "1e291s"),
+        (NAN, "-"),
+    ],
 )
 def test_latencies(ns: float, text: str) -> None:
     assert cells.latency(ns) == text

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rondo_tools.catalog import CPU, NET, SERIES, Series
+from rondo_tools.query.top.rows import summary
 from rondo_tools.selector import parse_selector
 from rondo_tools.store.format.tiers import Tier, parse_tiers
 from rondo_tools.store.live import Session
@@ -17,7 +18,7 @@ from rondo_tools.store.opened import OpenStore
 from rondo_tools.store.reader import Store
 from rondo_tools.stream import End, Header
 from rondo_tools.view.fleet import Fleet, View
-from rondo_tools.view.measures import NUMBER
+from rondo_tools.view.measures import COUNTERS, NUMBER
 from tests.support.view.fleet_truth import Life, now, sums
 
 T0 = 1_795_395_000_000
@@ -217,6 +218,21 @@ def test_a_store_of_one_tier_uses_only_journals(tmp_path: Path) -> None:
         it.tick(vm, lambda one: 1.0)
         view = it.look(Fleet(Store(tmp_path), range_ms=3_600_000))
         assert view.sums.increase[0][NUMBER["exits"]] == 5
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1.7e308])
+def test_a_value_without_sense_hides_no_other(tmp_path: Path, value: float) -> None:
+    with host(tmp_path) as it:
+        vms = [it.begin("vm-1"), it.begin("vm-2")]
+        fleet = Fleet(Store(tmp_path))
+        for _ in range(2):
+            it.clock[0] += 1000
+            for vm in vms:
+                it.tick(vm, lambda one: value if one.name.startswith("blk_") else 7.0)
+            view = it.look(fleet)
+        summary(view, is_range=True)
+        assert view.now[:, NUMBER["rss"]].tolist() == [7.0, 7.0]
+        assert view.sums.mean[:, NUMBER["rss"] - len(COUNTERS)].tolist() == [7.0, 7.0]
 
 
 def always(value: float) -> Callable[[Series], float]:

@@ -202,7 +202,8 @@ def _together(which: Numbers, values: Values, size: int, means: tuple[int, ...] 
     """The sums, or means, of the rows of each group; NaN if no row has a value."""
     there = ~np.isnan(values)
     total, count = np.zeros((size, values.shape[1])), np.zeros((size, values.shape[1]))
-    np.add.at(total, which, np.where(there, values, 0))
+    with np.errstate(all="ignore"):  # infinities and overflow are valid values
+        np.add.at(total, which, np.where(there, values, 0))
     np.add.at(count, which, there)
     result = np.where(count > 0, total, np.nan)
     for column in means:
