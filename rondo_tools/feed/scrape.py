@@ -184,23 +184,42 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip"):
         raise ScrapeError(f"the page is encoded as {encoding!r}, which was not requested; plain or gzip was")
-    unpacker = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
+    unpacker = _Unpacker() if encoding == "gzip" else None
     parts, size = [], 0
     while piece := response.read(_PIECE):
         if unpacker is not None:
-            piece = unpacker.decompress(piece, MAX_PAGE + 1 - size)
+            piece = unpacker.unpack(piece, MAX_PAGE + 1 - size)
         parts.append(piece)
         size += len(piece)
         if size > MAX_PAGE:
             raise ScrapeError(
                 f"the page has over {format_size(MAX_PAGE)}: let the exporter leave out some series"
             )
-    if response.length or (unpacker is not None and not unpacker.eof):
+    if response.length or (unpacker is not None and not unpacker.is_complete):
         raise ScrapeError("the page stops in the middle")
     page = b"".join(parts)
     if "openmetrics" in response.headers.get("Content-Type", "") and not page.endswith(b"# EOF\n"):
         raise ScrapeError("the page stops in the middle: OpenMetrics ends with # EOF")
     return page
+
+
+class _Unpacker:
+    """Unpacks gzip; as in a file, one compressed page may follow another (RFC 1952, 2.2)."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(_GZIP)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._member.eof
+
+    def unpack(self, piece: bytes, most: int) -> bytes:
+        """At most `most` bytes, which is more than a page may have. Raises zlib.error."""
+        unpacked = self._member.decompress(piece, most)
+        while (rest := self._member.unused_data) and len(unpacked) < most:
+            self._member = zlib.decompressobj(_GZIP)
+            unpacked += self._member.decompress(rest, most - len(unpacked))
+        return unpacked
 
 
 def _refusal(response: http.client.HTTPResponse) -> str:

@@ -135,6 +135,7 @@ def test_a_page_is_returned_unchanged() -> None:
     "response",
     [
         answer(gzip.compress(PAGE, mtime=0), "Content-Encoding: gzip"),
+        answer(gzip.compress(b"x ", mtime=0) + gzip.compress(b"1\n", mtime=0), "Content-Encoding: gzip"),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nx \r\n2\r\n1\n\r\n0\r\n\r\n",
         b"HTTP/1.0 200 OK\r\n\r\nx 1\n",
     ],
@@ -154,6 +155,7 @@ def test_compressed_chunked_and_unbounded_pages(response: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nx 1\n", "stops in the middle"),
         (answer(PAGE, "Content-Type: application/openmetrics-text; version=1.0.0"), "# EOF"),
         (answer(PAGE, "Content-Encoding: gzip"), "declared as gzip"),
+        (answer(gzip.compress(PAGE, mtime=0) + b"x 2\n", "Content-Encoding: gzip"), "declared as gzip"),
         (answer(PAGE, "Content-Encoding: br"), "encoded as 'br'"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "not an answer of HTTP"),
         (b"", "closed without an answer"),
@@ -168,7 +170,8 @@ def test_errors_of_a_page_are_reported(response: bytes, why: str) -> None:
 def test_a_page_is_bounded_before_and_after_decompression(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrape, "MAX_PAGE", 100_000)
     lines = PAGE * 30_000
-    for response in (answer(lines), answer(gzip.compress(lines, mtime=0), "Content-Encoding: gzip")):
+    packed = gzip.compress(lines, mtime=0), gzip.compress(lines[:80_000], mtime=0) * 2
+    for response in (answer(lines), *(answer(one, "Content-Encoding: gzip") for one in packed)):
         found = scraped(response)
         assert "over 97.7 KiB" in found.error
         assert found.page == b""
