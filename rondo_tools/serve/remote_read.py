@@ -89,7 +89,8 @@ def _parse(body: bytes) -> ReadRequest:
     except HttpError:
         raise
     except Exception as exc:  # snappy's and protobuf's errors have no base class in common
-        raise HttpError(HTTPStatus.BAD_REQUEST, f"not a remote-read request: {exc}") from exc
+        why = str(exc) or "not compressed with snappy"  # its errors have no text
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"not a remote-read request: {why}") from exc
 
 
 def snappy_length(block: bytes) -> int:
@@ -115,6 +116,8 @@ def _asked(query: Query, tiers: Sequence[Tier], max_samples: int) -> _Query:
     matchers: list[Matcher] = []
     forced: dict[str, str] = {}
     for one in query.matchers:
+        if not 0 <= one.type < len(_OPERATORS):  # protobuf takes any number
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"there is no matcher of type {one.type}")
         if one.name in (TIER, AGGREGATE) and one.type == 0 and one.value:
             forced[one.name] = one.value
         else:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 import snappy
@@ -367,9 +368,13 @@ def test_heads_that_are_too_large_or_invalid(served: Served, head: bytes, expect
 
 
 def query(**matchers: str) -> bytes:
+    return query_of_type(LabelMatcher.RE, **matchers)
+
+
+def query_of_type(kind: Any, **matchers: str) -> bytes:
     asked = Query(start_timestamp_ms=NOW_MS - 600_000, end_timestamp_ms=NOW_MS)
     for name, value in matchers.items():
-        asked.matchers.append(LabelMatcher(type=LabelMatcher.RE, name=name, value=value))
+        asked.matchers.append(LabelMatcher(type=kind, name=name, value=value))
     return bytes(snappy.compress(ReadRequest(queries=[asked]).SerializeToString()))
 
 
@@ -377,7 +382,7 @@ def query(**matchers: str) -> bytes:
     ("body", "expected", "why"),
     [
         (b"", 400, "not a remote-read request"),
-        (b"nonsense", 400, "not a remote-read request"),
+        (b"nonsense", 400, "not a remote-read request: not compressed with snappy"),
         (b"\xff\xff\xff\xff\x0f" + b"\0" * 100, 413, "at most 1048576 bytes"),
         (bytes(snappy.compress(b"\0" * (1 << 21)))[: 60 << 10], 413, "at most 1048576 bytes"),
         (bytes(snappy.compress(b"\xff" * 100)), 400, "not a remote-read request"),
@@ -385,8 +390,22 @@ def query(**matchers: str) -> bytes:
         (query(instance=".*" * 20 + "x"), 400, "too many ways"),
         (query(instance="("), 400, "not a regular expression"),
         (query(**{f"l{n}": "a" for n in range(200)}), 400, "at most 100 matchers"),
+        (query_of_type(4, instance="a"), 400, "no matcher of type 4"),
+        (query_of_type(-1, instance="a"), 400, "no matcher of type -1"),
     ],
-    ids=["empty", "nonsense", "bomb", "zeros", "protobuf", "nested", "many", "pattern", "matchers"],
+    ids=[
+        "empty",
+        "nonsense",
+        "bomb",
+        "zeros",
+        "protobuf",
+        "nested",
+        "many",
+        "pattern",
+        "matchers",
+        "4",
+        "-1",
+    ],
 )
 def test_invalid_queries_are_refused(served: Served, body: bytes, expected: int, why: str) -> None:
     before = served.rss()
