@@ -72,7 +72,7 @@ class Lines:
 
     def on_time(self, now_ms: int) -> None:
         """Send the tick that is due, or the end."""
-        if self._has_ended and now_ms >= self._newest_ms + self._hold_ms:
+        if self._has_ended and (not self._hold_ms or now_ms >= self._newest_ms + self._hold_ms):
             self.stop("eof", now_ms)
         elif self._pace is not None:
             if not self.has_times and self._pace.is_set_back(now_ms):
@@ -125,8 +125,9 @@ class Lines:
                 f"the lines before it had {had} and it {has}: give a time to all lines or to none"
             )
         at_ms = now_ms
+        oldest_ms = min(now_ms - self._hold_ms, self._ticked_ms)
         if t_ms is not None:
-            at_ms = t_ms
+            at_ms, oldest_ms = t_ms, t_ms - self._hold_ms
             if t_ms > now_ms + MAX_AHEAD_MS:
                 raise TextError("its time is over 10 min ahead of this clock")
             if t_ms < self._time_ms or (t_ms == self._time_ms and not self._is_pending):
@@ -137,7 +138,7 @@ class Lines:
             if t_ms > self._time_ms:
                 self._flush()
             self._time_ms = t_ms
-        self._session.give(current, value, at_ms, at_ms - self._hold_ms)
+        self._session.give(current, value, at_ms, oldest_ms)
         self._newest_ms, self._came_ms, self._is_pending = at_ms, now_ms, True
 
     def _flush(self) -> None:

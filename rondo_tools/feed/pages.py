@@ -7,7 +7,6 @@ a value, and `up` is 0. Reads no clock; does I/O only through the scraper.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 
 from rondo_tools import foreign
@@ -83,8 +82,7 @@ class Pages:
                 if page.repeated:
                     self._warn("lines name a series again, and only the first of each counts")
         except TextError as exc:
-            for current in page.values:
-                current.at_ms = -math.inf
+            self._session.take_back(page.values)
             kind = foreign.kind_of(scraped.page)
             is_else = kind in (foreign.HTML, foreign.JSON)
             error = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from rondo_tools.feed.text import TOO_MANY, Current, TextError
@@ -38,6 +38,7 @@ class Session:
         self._listed: list[Current] = []  # in the order of the header
         self._fresh: list[Current] = []  # for the next header
         self._end = b""  # the end of the last session, if the next header begins a new one
+        self._dropped_ms = -math.inf  # no series has an older value: up to here there is nothing to drop
         self._needs_header = True
         self._paid_ms = 0.0  # before this time only a necessary header is sent
         self._had_values = False  # the last tick
@@ -66,13 +67,20 @@ class Session:
         In a full header, series without a value since `oldest_ms` are replaced.
         """
         if not current.listed:
-            if self._count() >= MAX_SERIES:
+            if self._count() >= MAX_SERIES and oldest_ms > self._dropped_ms:
                 self._drop(oldest_ms)
             if self._count() >= MAX_SERIES:
                 raise TextError(TOO_MANY)
             current.listed = True
             self._fresh.append(current)
+            self._dropped_ms = min(self._dropped_ms, at_ms)
         current.value, current.at_ms = value, at_ms
+
+    def take_back(self, currents: Iterable[Current]) -> None:
+        """Leave the series without a value, as if none had been given."""
+        for current in currents:
+            current.at_ms = -math.inf
+        self._dropped_ms = -math.inf
 
     def tick(self, t_ms: int, oldest_ms: float) -> None:
         """Send the values given at `oldest_ms` or later, and NaN for all others.
@@ -104,6 +112,7 @@ class Session:
                 one.listed = one.at_ms >= oldest_ms
             listed[:] = [one for one in listed if one.listed]
         self._needs_header |= len(self._listed) < count
+        self._dropped_ms = min((one.at_ms for one in (*self._listed, *self._fresh)), default=-math.inf)
 
     def _renew_header(self, t_ms: int, oldest_ms: float) -> None:
         """Send a header with the new series, and without those that went away."""

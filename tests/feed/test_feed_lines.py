@@ -117,6 +117,29 @@ def test_a_series_beyond_the_limit_is_left_out_with_a_warning(caplog: pytest.Log
     assert given.lines.refused == 1
 
 
+def test_a_value_that_no_tick_has_had_is_not_replaced() -> None:
+    """Without --hold each value is old at once."""
+    given = Input(hold_ms=0).say(*(f"x{i} 1" for i in range(MAX_SERIES)))
+    given.now += 5
+    given.say("y 1").until(SECOND + 1_100)
+    assert len(given.rows[0][1]) == MAX_SERIES
+    assert given.lines.refused == 1
+    given.now += 5
+    given.say("y 1").until(SECOND + 2_100)
+    assert given.rows[1][1] == {"y": 1}
+
+
+def test_series_beyond_the_limit_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Input().say(*(f"x{i} 1" for i in range(MAX_SERIES)))
+    drops: list[float] = []
+    monkeypatch.setattr(given.session, "_drop", drops.append)
+    for _ in range(9):
+        given.now += 1
+        given.say("y 1", "z 1")
+    assert given.lines.refused == 18
+    assert len(drops) <= 1
+
+
 def test_new_series_wait_if_headers_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     most, per_ms = 20_000, 1
     monkeypatch.setattr(session, "_HEADER_BYTES", most)
@@ -225,6 +248,8 @@ def test_without_holding_the_end_follows_at_once() -> None:
     given = Input(hold_ms=0).say("x 1").end()
     assert given.rows == [(0.301, {"x": 1})]
     assert given.sink.ends == [stream.End("eof", SECOND + 301)]
+    # Also if the last value is of a time ahead of the clock.
+    assert Input(hold_ms=0).say(f"x 1 {START + 9_000}").end().lines.is_over
     # And a value is in one tick only.
     given = Input(hold_ms=0).say("x 1", "y 1").until(SECOND + 1_500).say("x 2").until(SECOND + 4_100)
     assert given.rows == [(1, {"x": 1, "y": 1}), (2, {"x": 2}), (3, {})]
