@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 GATHER_S = 0.05  # ends that are due within this time share one read of the counters
 HOLD_S = 0.5  # an end waits this long for the parent to reap the process, and for adapters
+_MOST_NAMES = 1_000  # of sessions that ended; only the latest matter
 ATTACHED, SANDBOX_ID = "attached", "sandbox_id"  # labels
 UNKNOWN_PATH = ""  # of a VM whose `create` was not received
 
@@ -92,6 +93,7 @@ class Lives:
         self._adapters = adapters
         self._tally = Tally() if tally is None else tally
         self._names = {INSTANCE}  # of live sessions
+        self._last_ms: dict[str, int] = {}  # the last tick of sessions that ended, by name
         self.changed: set[Vmm] = set()  # to be written to the kept file
 
     def begin(self, vmm: Vmm, path: str, *, is_found: bool = False) -> None:
@@ -176,6 +178,8 @@ class Lives:
         is_late: bool,
     ) -> Vm:
         identity = self._named(pid, identity)
+        # A name and a start are one session: lives of a name in the same millisecond need different starts.
+        start_ms = max(start_ms, self._last_ms.get(identity.name, 0))
         header = self._header(
             identity.name, identity.vmm, start_ms, is_late=is_late, sandbox_id=identity.sandbox_id
         )
@@ -224,11 +228,19 @@ class Lives:
             vm.end(moment, reason)
             if self._adapters is not None:
                 self._adapters.forget(vm.late)
-            self._note_end(vm.name)
+            self._note_end(vm)
             _log.debug("%s ends: %s, %d ticks", vm.name, reason, vm.ticks)
 
-    def _note_end(self, name: str) -> None:
-        self._names.discard(name)
+    def forget_times(self) -> None:
+        """The clock was set back: sessions that ended are in its future."""
+        self._last_ms.clear()
+
+    def _note_end(self, vm: Vm) -> None:
+        self._names.discard(vm.name)
+        self._last_ms.pop(vm.name, None)
+        self._last_ms[vm.name] = vm.last_ms
+        if len(self._last_ms) > _MOST_NAMES:
+            del self._last_ms[next(iter(self._last_ms))]
         self._tally.watched -= 1
         self._tally.ended += 1
 
@@ -265,7 +277,7 @@ class Lives:
             source = VcpuSource(pid, None, self._counters, None)
             vm = self._open(pid, identity, moment.t_ms - max(age_ms, 1), [source], is_late=False)
             vm.end(moment, "gone")
-            self._note_end(vm.name)
+            self._note_end(vm)
 
     # After a restart
 
@@ -368,8 +380,9 @@ class Lives:
         threads = None if kept.threads is None else set(kept.threads)
         base = Base(kept.exits, kept.times_ns)
         source = VcpuSource(pid, None, self._counters, None, threads, base)
-        Vm(self._header_of(kept), [source], self._sink, last_ms=last_ms).end(moment, "gone")
-        self._note_end(kept.name)
+        vm = Vm(self._header_of(kept), [source], self._sink, last_ms=last_ms)
+        vm.end(moment, "gone")
+        self._note_end(vm)
         _log.debug("%s ended between two watchers", kept.name)
 
     def own_threads(self, vmm: Vmm) -> None:

@@ -60,6 +60,11 @@ class Vm:
         return self.header.instance
 
     @property
+    def last_ms(self) -> int:
+        """The time of the last tick, or of the start."""
+        return self._last_ms
+
+    @property
     def has_begun(self) -> bool:
         """Whether the session has begun, with final labels."""
         return self._session is not None

@@ -395,6 +395,7 @@ class Watcher:
         _log.warning("the clock was set back by %.1f s; the ticks continue in new sessions", back_s)
         self._slot_ms = now_ms // self._options.interval_ms * self._options.interval_ms
         self._due_s = self._next_due_s()
+        self._lives.forget_times()
         for vm in self._live():
             vm.begin_anew(now_ms)
         if self._own is not None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
 
+from rondo_tools import clock
 from rondo_tools.attach import watch
 from rondo_tools.attach.choose import Choice
 from rondo_tools.attach.counters.base import ProcessExits
 from rondo_tools.attach.discover import Found, Scan, Uevents
-from rondo_tools.attach.lives import GATHER_S, HOLD_S, Options
+from rondo_tools.attach.lives import GATHER_S, HOLD_S, Lives, Options, Vmm
+from rondo_tools.attach.process import Process
+from rondo_tools.attach.sources.base import Moment
 from rondo_tools.catalog import EXIT_REASONS
+from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
 from rondo_tools.stream import End, Header, Tick
 
@@ -79,6 +84,22 @@ class Sink:
     @property
     def is_gone(self) -> bool:
         return not self.steps
+
+
+class Told(Sink):
+    """Keeps the headers and the ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers: list[Header] = []
+        self.ends: list[End] = []
+
+    def begin(self, header: Header) -> Sink:
+        self.headers.append(header)
+        return self
+
+    def end(self, end: End) -> None:
+        self.ends.append(end)
 
 
 class Watched:
@@ -155,3 +176,24 @@ def test_close_ends_share_one_read_of_the_counters(watched: Watched) -> None:
         see,
     )
     assert seen == [(0, 1), (2, 2), (3, 3)]
+
+
+def test_lives_in_the_same_millisecond_are_different_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that makes one VM after another may be faster than the clock."""
+    sink = Told()
+    lives = Lives(Options(1000, Choice((), ())), sink, None, RateLimit(logging.getLogger(), 10, 60.0))
+    with closing(Process(os.getpid())) as process:
+        vmm = Vmm(process, is_late=False)
+        now_ms = process.started_ms() + 60_000
+        monkeypatch.setattr(clock, "now_ms", lambda: now_ms)
+        for _ in range(4):
+            lives.begin(vmm, "/kvm/1-2")
+            lives.end(vmm, "/kvm/1-2", Moment(now_ms, 0.0, {}), "gone")
+        for before, header in zip(sink.ends[1:], sink.headers[2:], strict=False):
+            assert header.start_ms == before.t_ms
+        assert len({header.start_ms for header in sink.headers}) == 4
+        # After the clock was set back, nothing is moved into its future.
+        now_ms -= 30_000
+        lives.forget_times()
+        lives.begin(vmm, "/kvm/1-2")
+        assert sink.headers[-1].start_ms == now_ms
