@@ -183,7 +183,9 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     """The whole page, decompressed. Raises ScrapeError if it is too large or truncated."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip"):
-        raise ScrapeError(f"the page is encoded as {encoding!r}, which was not requested; plain or gzip was")
+        raise ScrapeError(
+            f"the page is encoded as {encoding!r:.60}, which was not requested; plain or gzip was"
+        )
     unpacker = _Unpacker() if encoding == "gzip" else None
     parts, size = [], 0
     while piece := response.read(_PIECE):
@@ -224,11 +226,11 @@ class _Unpacker:
 
 def _refusal(response: http.client.HTTPResponse) -> str:
     """The meaning of a status other than 200."""
-    text = f"answered {response.status} {response.reason}".rstrip()
+    text = f"answered {response.status} {response.reason:.100}".rstrip()
     if response.status in (401, 403):
         return f"{text}: name a file with --bearer-token-file or --basic-auth-file"
     if location := response.headers.get("Location"):
-        return f"{text}, to {location}: give that to --url"
+        return f"{text}, to {location:.1000}: give that to --url"
     return text
 
 

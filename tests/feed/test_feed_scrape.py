@@ -167,6 +167,19 @@ def test_errors_of_a_page_are_reported(response: bytes, why: str) -> None:
     assert why in found.error
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        answer(b"", f"Location: /{'x' * 50_000}", status="302 Found"),
+        answer(b"", status=f"500 {'x' * 50_000}"),
+        answer(b"", f"Content-Encoding: {'x' * 50_000}"),
+    ],
+    ids=["location", "reason", "encoding"],
+)
+def test_an_exporter_cannot_make_a_message_long(response: bytes) -> None:
+    assert 0 < len(scraped(response).error) < 1_200
+
+
 def test_a_page_is_bounded_before_and_after_decompression(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrape, "MAX_PAGE", 100_000)
     lines = PAGE * 30_000
