@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from rondo_tools import stream
+from rondo_tools.catalog import SERIES
+from rondo_tools.errors import StoreError
+from rondo_tools.store.format.opened import open_store
+from rondo_tools.stream import Header
 from tests.support.fixtures import Query
 from tests.support.query.made_store import T0, add_session
 
@@ -207,3 +213,16 @@ def test_a_missing_store(query: Query, store: str) -> None:
         done = query(store, *argv.split())
         assert (done.returncode, done.stdout) == (69, b""), argv
         assert len(done.stderr.decode().splitlines()) == 1 + store.count("\n")
+
+
+def test_a_fifo_in_place_of_a_store_is_not_opened(tmp_path: Path) -> None:
+    """Opening it would wait for a writer for ever; this one has a writer, so that the test cannot wait."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    fd = os.open(fifo, os.O_RDWR)
+    try:
+        os.write(fd, stream.encode(Header("vm-1", 1, (), 1000, SERIES)))
+        with pytest.raises(StoreError, match="this is a file; a store is a folder"):
+            open_store(fifo)
+    finally:
+        os.close(fd)

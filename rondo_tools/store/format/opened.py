@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,11 +61,10 @@ def no_store(path: Path) -> StoreError:
 
 
 def _file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
+    kind = ""
+    if path.is_file():  # opening a FIFO would wait for its writer
+        with suppress(OSError), path.open("rb") as file:
             kind = foreign.kind_of(file.read(64))
-    except OSError:
-        kind = ""
     hints = {
         foreign.STREAM: f"{foreign.STREAM}; rondo-store DIR < {path} makes a store of it",
         foreign.DUMP: f"{foreign.DUMP}; rondo-store DIR --restore < {path} makes a store of it",
