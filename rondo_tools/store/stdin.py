@@ -85,11 +85,11 @@ def _read(fd: int, intake: Intake, store: OpenStore, watermarks: Watermarks, sig
 
 
 def _retry(first: Callable[[], None], again: Callable[[], None], signals: Signals) -> None:
-    """Call `first`, then `again` until it succeeds: the disk is full. Raises StoreError at a signal."""
+    """Call `first`, then `again` until it succeeds: the disk may be full. Raises StoreError at a signal."""
     error = _attempt(first)
     if error is None:
         return
-    log.warning("%s; waiting for room", error.strerror)
+    log.warning("cannot write: %s; trying again every second", error.strerror)
     while error is not None:
         select.select([signals.fileno()], [], [], _TRY_AGAIN_S)
         if signals.take():
@@ -97,7 +97,7 @@ def _retry(first: Callable[[], None], again: Callable[[], None], signals: Signal
                 f"{error.strerror}: ended by a signal; data that is not stored must be sent again"
             ) from error
         error = _attempt(again)
-    log.info("there is room again")
+    log.info("writing again")
 
 
 def _attempt(step: Callable[[], None]) -> OSError | None:

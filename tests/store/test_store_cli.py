@@ -352,9 +352,9 @@ def test_it_waits_on_a_full_disk_until_there_is_room(small_disk: Path, begin_ms:
         writer = threading.Thread(target=send, args=(process, data(begin_ms, 700)))
         writer.start()
         try:
-            wait_for_log(process, "No space left on device; waiting for room")
+            wait_for_log(process, "No space left on device; trying again")
             ballast.unlink()
-            wait_for_log(process, "there is room again")
+            wait_for_log(process, "writing again")
             writer.join()
             assert process.stdin is not None
             process.stdin.close()
@@ -372,7 +372,7 @@ def test_a_stop_signal_on_a_full_disk(small_disk: Path, begin_ms: int, number: s
     path = small_disk / "store"
     with started(path) as process:
         send(process, data(begin_ms, 400))
-        wait_for_log(process, "waiting for room")
+        wait_for_log(process, "trying again")
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 75
         assert process.stderr is not None

@@ -171,7 +171,7 @@ def test_a_kill_is_never_an_acknowledgement(small_disk: Path, tmp_path: Path, be
             ballast = fill(small_disk, 0)
             peer.sendall(data(begin_ms, 300))
             peer.shutdown(socket.SHUT_WR)
-            wait_for_log(process, "No space left on device; waiting for room")
+            wait_for_log(process, "No space left on device; trying again")
             process.kill()
             process.wait()
             with pytest.raises(ConnectionResetError):
@@ -194,14 +194,14 @@ def test_it_waits_on_a_full_disk_and_warns_once(small_disk: Path, tmp_path: Path
             ballast = fill(small_disk, 0)
             one.sendall(data(begin_ms, 50))
             two.sendall(data(begin_ms, 50, instance="vm-2"))
-            wait_for_log(process, "waiting for room")
+            wait_for_log(process, "trying again")
             ballast.unlink()
             assert acknowledged(one)
             assert acknowledged(two)
         process.send_signal(signal.SIGTERM)
         text = process.communicate(timeout=PATIENCE_S)[1].decode()
-    assert text.count("waiting for room") == 0
-    assert text.count("there is room again") == 1
+    assert text.count("trying again") == 0
+    assert text.count("writing again") == 1
     check(path, "vm-1", begin_ms, 50)
     check(path, "vm-2", begin_ms, 50)
 

@@ -311,7 +311,7 @@ def test_it_waits_for_inodes(few_inodes: Path, tmp_path: Path, begin_ms: int) ->
             taken.pop()
         with connected(address) as peer:
             peer.sendall(data(begin_ms, 50))
-            wait_for_log(process, "No space left on device; waiting for room")
+            wait_for_log(process, "No space left on device; trying again")
             for file in taken:
                 file.unlink()
             assert acknowledged(peer)

@@ -296,7 +296,9 @@ class Server:
         why = exc.strerror or str(exc)
         if why != self._blocked:
             self.errors["store"] += 1
-            log.warning("%s: %s; waiting for room", self.keeper.folder.layout.path, why)
+            log.warning(
+                "%s: cannot write: %s; trying again every second", self.keeper.folder.layout.path, why
+            )
         self._blocked = why
 
     def _wait_for_room(self, timeout: float | None) -> bool:
@@ -317,7 +319,7 @@ class Server:
             self._blocked = before
             self._block(exc)
             return
-        log.info("there is room again")
+        log.info("%s: writing again", self.keeper.folder.layout.path)
         self.flush()
 
     # --- time -------------------------------------------------------------------------------------
