@@ -83,7 +83,8 @@ class SafePattern:
         return ways
 
     def _of_repeat(self, argument: Any, length: int) -> int:
-        least, most, repeated = int(argument[0]), min(int(argument[1]), length), argument[2]
+        # Also on an empty value an optional part is tried once.
+        least, most, repeated = int(argument[0]), min(int(argument[1]), max(length, 1)), argument[2]
         if most <= least:
             return _rounds(self._of(repeated, length), least, may_be_empty=not repeated.getwidth()[0])
         if len(repeated) == 1 and repeated[0][0] in _ONE:

@@ -63,7 +63,9 @@ def test_a_value_with_too_many_ways_is_not_tried(pattern: str) -> None:
         SafePattern(pattern).fullmatch("a" * 60)
 
 
-@pytest.mark.parametrize("pattern", ["(?:^){20000000}", "(?:(?:){9999}){9999}", "(?:(?:$){9999}){9999}x?"])
+@pytest.mark.parametrize(
+    "pattern", ["(?:^){20000000}", "(?:(?:){9999}){9999}", "(?:(?:$){9999}){9999}x?", "(?:(?:^|$){40}x)?"]
+)
 def test_repeated_emptiness_does_not_end_with_the_value(pattern: str) -> None:
     with pytest.raises(UsageError, match="too many ways"):
         SafePattern(pattern).fullmatch("")
