@@ -73,7 +73,7 @@ class Session:
                 raise TextError(TOO_MANY)
             current.listed = True
             self._fresh.append(current)
-            self._dropped_ms = min(self._dropped_ms, at_ms)
+        self._dropped_ms = min(self._dropped_ms, at_ms)  # also of a listed series: the clock may be set back
         current.value, current.at_ms = value, at_ms
 
     def take_back(self, currents: Iterable[Current]) -> None:

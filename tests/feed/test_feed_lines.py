@@ -129,6 +129,18 @@ def test_a_value_that_no_tick_has_had_is_not_replaced() -> None:
     assert given.rows[1][1] == {"y": 1}
 
 
+def test_after_the_clock_was_set_back_a_full_header_drops_old_series() -> None:
+    names = [f"x{i}" for i in range(MAX_SERIES)]
+    given = Input().say(*(f"{name} 1" for name in names)).until(SECOND + 1_100)
+    given.now -= 3_600_000
+    given.lines.on_time(given.now)
+    given.until(given.now + 1_100)
+    given.say(*(f"{name} 2" for name in names)).until(given.now + HOLD + 5_000)
+    given.say("y 1").until(given.now + 1_000)
+    assert given.lines.refused == 0
+    assert given.rows[-1][1] == {"y": 1}
+
+
 def test_series_beyond_the_limit_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Input().say(*(f"x{i} 1" for i in range(MAX_SERIES)))
     drops: list[float] = []
