@@ -18,7 +18,10 @@ class Reserve:
         self._path, self._size = layout.reserve, size
 
     def take(self) -> bool:
-        """Allocate the space, if it is not allocated yet. False if there was not enough. Raises OSError."""
+        """Allocate the space, if it is not allocated yet. False if the disk is full. Raises OSError.
+
+        A limit on the size of this process's files is no full disk: there is no reserve then.
+        """
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
@@ -29,7 +32,7 @@ class Reserve:
             self.give_up()
             if exc.errno not in FULL:
                 raise
-            return False
+            return exc.errno == errno.EFBIG
         return True
 
     def give_up(self) -> None:

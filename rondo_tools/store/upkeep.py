@@ -6,7 +6,8 @@ it has to know, newly remembered and removed sessions, in its own thread.
 
 A full disk may make a roll-up fail, and without one no journal can be removed. So a server keeps a reserve
 of disk space for one roll-up, and frees it then. Files are evicted only if roll-ups have failed for minutes,
-and only as many as one needs: another program may fill the disk for a moment, but evicted data is gone.
+and only as many as one needs: another program may fill the disk for a moment, but evicted data is gone. While
+the disk stays full, the next roll-ups evict without a wait: producers keep ten minutes of ticks, no more.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Upkeep:
         )
         self._reserve = Reserve(folder.layout, min(_RESERVE, self.max_bytes // _RESERVE_SHARE))
         self._keeps_reserve = False
-        self._full_since: float | None = None  # the first roll-up that failed on the full disk
+        self._full_since: float | None = None  # the first roll-up that failed; until there is a reserve again
         self._gone: deque[int] = deque()  # removed files of descriptions
 
     def keep_reserve(self) -> None:
@@ -109,7 +110,8 @@ class Upkeep:
                 raise
             self._reserve.give_up()
             result = self._roll_up_on_full_disk(journal)
-        self._full_since = None
+        if not self._keeps_reserve:
+            self._full_since = None
         self._take_reserve()
         return result
 
@@ -149,7 +151,7 @@ class Upkeep:
         return Forgotten(job.removed, remembered, in_flight, [one.name for one in cursors if one.is_sending])
 
     def _roll_up_on_full_disk(self, journal: ClosedJournal) -> Result:
-        """Roll up without the reserve; evict files if that has failed for minutes."""
+        """Roll up without the reserve; evict files if the disk has been full for minutes."""
         wanted = _FIRST_EVICTED
         while True:
             try:
@@ -178,7 +180,8 @@ class Upkeep:
         if not self._keeps_reserve:
             return
         try:
-            self._reserve.take()
+            if self._reserve.take():
+                self._full_since = None
         except OSError as exc:
             log.debug("%s: no reserve: %s", self._layout.reserve, exc.strerror or exc)
 

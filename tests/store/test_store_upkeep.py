@@ -283,6 +283,40 @@ def test_another_program_that_fills_the_disk_for_minutes_costs_no_data(
     assert not list(Checker(life.path).findings())
 
 
+def test_while_the_disk_stays_full_each_roll_up_evicts_without_a_wait(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Producers keep ten minutes of ticks, no more. After the disk had room, the wait begins again."""
+    for number in range(12):
+        life.pipe(f"vm-{number}", 600)
+    disk = FaultyDisk(life.path, 1)
+    with disk.installed(monkeypatch), life.open() as store:
+        store.upkeep.keep_reserve()
+        intake = Intake(store.keeper)
+
+        def rolls_up(number: int, *, is_full: bool = True) -> bool:
+            disk.capacity = None
+            intake.feed(encoded(header(PAIR, f"new-{number}", life.now_ms), *ticks(60, life.now_ms, width=2)))
+            store.keeper.flush()
+            store.keeper.end_journal()
+            disk.capacity = disk.used() if is_full else None
+            store.keep_house()
+            return not store.keeper.closed
+
+        assert not rolls_up(1)
+        life.wait(5 * MINUTE_MS)
+        evicted = []
+        for number in range(2, 5):
+            assert rolls_up(number)
+            evicted.append(len(store.upkeep.state.evictions))
+        assert evicted == sorted(set(evicted))
+        assert rolls_up(5, is_full=False)
+        assert rolls_up(6), "with the reserve"
+        assert not rolls_up(7)
+        assert len(store.upkeep.state.evictions) == evicted[-1]
+    assert not list(Checker(life.path).findings())
+
+
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EMFILE])
 def test_no_file_is_evicted_for_the_reserve(life: Life, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     for number in range(3):
