@@ -40,7 +40,7 @@ _SHARE = 10  # and at most this part of its file system
 _RESERVE = 16 << 20
 _RESERVE_SHARE = 16  # and at most this part of the store's limit
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_FULL_FOR_S = 300.0  # until files are evicted: producers keep ten minutes of ticks
+FULL_FOR_S = 300.0  # until files are evicted: producers keep ten minutes of ticks
 _FIRST_EVICTED = 1 << 16  # bytes, then twice as many
 
 
@@ -94,6 +94,10 @@ class Upkeep:
     def keep_reserve(self) -> None:
         """From now on, keep disk space for one roll-up."""
         self._keeps_reserve = True
+
+    def give_up_reserve(self) -> None:
+        """Let the writer have the reserve's space, in any thread: it has waited for FULL_FOR_S."""
+        self._reserve.give_up()
 
     # --- one at a time, in any thread -------------------------------------------------------------
 
@@ -161,7 +165,7 @@ class Upkeep:
                     raise
                 if self._full_since is None:
                     self._full_since = self._clock()
-                if self._clock() - self._full_since < _FULL_FOR_S:
+                if self._clock() - self._full_since < FULL_FOR_S:
                     raise
                 if not self._took(self._housekeeper.make_room(self.state, wanted)).evicted:
                     raise

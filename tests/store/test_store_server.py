@@ -30,6 +30,7 @@ from rondo_tools.store.server import server as server_module
 from rondo_tools.store.server.server import Server
 from rondo_tools.store.server.timers import Timers
 from rondo_tools.store.watermarks import Watermarks
+from tests.support.faulty_disk import FaultyDisk
 from tests.support.fixtures import Run
 from tests.support.needs import PATIENCE_S, must_have
 from tests.support.store import stream_model as model
@@ -449,6 +450,31 @@ def test_silent_and_stalled_connections_are_closed_and_quiet_ones_are_not(
     quiet.sendall(stream.encode(ticks(4, begin_ms)[3]))
     turns(serving)
     assert serving.counts.stored == 7
+
+
+def test_blocked_for_five_minutes_the_writer_gets_the_reserve(
+    serving: Server, clock: Clock, address: str, begin_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal may be empty: then nothing waits for a roll-up, and no file would ever be evicted."""
+    reserve = serving.keeper.folder.layout.reserve
+    serving.store.upkeep.keep_reserve()
+    serving.store.upkeep.look()
+    peer = connected(address)
+    disk = FaultyDisk(serving.keeper.folder.layout.path, 1)
+    with disk.installed(monkeypatch):
+        disk.capacity = disk.used()
+        peer.sendall(data(begin_ms, 3, end=False))
+        turns(serving)
+        for _ in range(5):
+            assert serving.is_blocked
+            assert reserve.exists()
+            clock.now += 60
+            serving.timers.run()
+        clock.now += 1
+        serving.timers.run()
+        assert not serving.is_blocked
+    turns(serving)
+    assert serving.counts.stored == 3
 
 
 def test_a_flood_is_read_in_turn_with_the_others(serving: Server, address: str, begin_ms: int) -> None:

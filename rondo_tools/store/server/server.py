@@ -23,11 +23,12 @@ from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.opened import OpenStore
+from rondo_tools.store.reserve import FULL
 from rondo_tools.store.server.background import Background
 from rondo_tools.store.server.connection import Connection
 from rondo_tools.store.server.rounds import Rounds
 from rondo_tools.store.server.timers import Timers
-from rondo_tools.store.upkeep import Forgotten
+from rondo_tools.store.upkeep import FULL_FOR_S, Forgotten
 from rondo_tools.store.watermarks import Watermarks
 from rondo_tools.units import format_count
 
@@ -82,6 +83,7 @@ class Server:
         self._peeked: list[Connection] = []  # their bytes are gathered, but still in the socket
         self._paused: dict[Connection, float] = {}  # beyond their quota, and until when
         self._blocked = ""  # the error that keeps us from writing, such as ENOSPC
+        self._blocked_since = 0.0
         self._no_roll_up_before = 0.0
         self._most = max(1, raise_descriptor_limit() - _OWN_FDS)
         self._is_accepting = False
@@ -294,6 +296,8 @@ class Server:
     def _block(self, exc: OSError) -> None:
         """Read no connection until the gathered data is written."""
         why = exc.strerror or str(exc)
+        if not self._blocked:
+            self._blocked_since = self._clock()
         if why != self._blocked:
             self.errors["store"] += 1
             log.warning(
@@ -318,6 +322,8 @@ class Server:
         except OSError as exc:
             self._blocked = before
             self._block(exc)
+            if exc.errno in FULL and self._clock() - self._blocked_since >= FULL_FOR_S:
+                self.store.upkeep.give_up_reserve()  # for the next try; roll-ups evict files if they need to
             return
         log.info("%s: writing again", self.keeper.folder.layout.path)
         self.flush()
