@@ -267,7 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(answer.body, bytes):
             headers["Content-Length"] = str(len(answer.body))
         elif self.request_version != "HTTP/1.0":
-            headers["Transfer-Encoding"], is_chunked = "chunked", True
+            headers["Transfer-Encoding"] = "chunked"
+            is_chunked = True
         else:
             self.close_connection = True
         self.close_connection |= self._server.is_full  # others wait for this place

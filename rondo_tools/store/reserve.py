@@ -7,8 +7,9 @@ import os
 
 from rondo_tools.store.format.layout import Layout
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The errors of a full disk, or of a limit of the process."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+FULL = (*FULL_DISK, errno.EFBIG)
+"""The errors of a full disk, or of a limit on the size of the process's files."""
 
 
 class Reserve:
@@ -32,7 +33,7 @@ class Reserve:
             self.give_up()
             if exc.errno not in FULL:
                 raise
-            return exc.errno == errno.EFBIG
+            return exc.errno not in FULL_DISK
         return True
 
     def give_up(self) -> None:

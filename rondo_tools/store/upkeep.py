@@ -12,7 +12,6 @@ the disk stays full, the next roll-ups evict without a wait: producers keep ten 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -31,7 +30,7 @@ from rondo_tools.store.format.state import State
 from rondo_tools.store.housekeeping import Housekeeper, Look
 from rondo_tools.store.journal_folder import ClosedJournal
 from rondo_tools.store.remembered import Remembered
-from rondo_tools.store.reserve import FULL, Reserve
+from rondo_tools.store.reserve import FULL, FULL_DISK, Reserve
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,6 @@ MOST_BYTES = 16 << 30  # default limit of a store's disk space,
 _SHARE = 10  # and at most this part of its file system
 _RESERVE = 16 << 20
 _RESERVE_SHARE = 16  # and at most this part of the store's limit
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 FULL_FOR_S = 300.0  # until files are evicted: producers keep ten minutes of ticks
 _FIRST_EVICTED = 1 << 16  # bytes, then twice as many
 
@@ -114,7 +112,7 @@ class Upkeep:
                 raise
             self._reserve.give_up()
             result = self._roll_up_on_full_disk(journal)
-        if not self._keeps_reserve:
+        if not self._keeps_reserve:  # a pipe: nothing else shows that the disk has room again
             self._full_since = None
         self._take_reserve()
         return result
@@ -161,7 +159,7 @@ class Upkeep:
             try:
                 return self._roll_up(journal)
             except OSError as exc:
-                if exc.errno not in _FULL_DISK:
+                if exc.errno not in FULL_DISK:
                     raise
                 if self._full_since is None:
                     self._full_since = self._clock()

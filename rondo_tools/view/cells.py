@@ -50,7 +50,10 @@ def _width(char: str) -> int:
 
 
 def amount(value: float, base: int = 1000) -> str:
-    """``0``, ``0.5``, ``12``, ``9.9k``, ``64M``, ``1e30``: at most five cells; ``-`` without a value."""
+    """``0``, ``0.5``, ``12``, ``9.9k``, ``64M``, ``1e30``; ``-`` without a value.
+
+    At most five cells; a negative value below -1e100 has six.
+    """
     if math.isnan(value):
         return "-"
     if math.isinf(value):

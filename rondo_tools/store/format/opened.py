@@ -83,7 +83,7 @@ def state_bytes(layout: Layout) -> bytes | None:
         return layout.state_json.read_bytes()
     except FileNotFoundError:
         if layout.has_lost_state():
-            raise StoreError(f"{layout.state_json}: gone, so nobody knows which files are data") from None
+            raise StoreError(f"{layout.state_json}: gone; it defines which bytes are data") from None
         return None
     except OSError as exc:
         raise StoreError(f"{layout.state_json}: {exc.strerror}", exit_code=EX_UNAVAILABLE) from exc

@@ -23,7 +23,7 @@ from rondo_tools.ratelimit import RateLimit
 from rondo_tools.signals import Signals
 from rondo_tools.store.intake import Counts, Intake
 from rondo_tools.store.opened import OpenStore
-from rondo_tools.store.reserve import FULL
+from rondo_tools.store.reserve import FULL_DISK
 from rondo_tools.store.server.background import Background
 from rondo_tools.store.server.connection import Connection
 from rondo_tools.store.server.rounds import Rounds
@@ -322,7 +322,7 @@ class Server:
         except OSError as exc:
             self._blocked = before
             self._block(exc)
-            if exc.errno in FULL and self._clock() - self._blocked_since >= FULL_FOR_S:
+            if exc.errno in FULL_DISK and self._clock() - self._blocked_since >= FULL_FOR_S:
                 self.store.upkeep.give_up_reserve()  # for the next try; roll-ups evict files if they need to
             return
         log.info("%s: writing again", self.keeper.folder.layout.path)
