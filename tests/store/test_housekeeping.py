@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -436,6 +437,13 @@ def test_the_reserve_is_allocated_whole_or_not_at_all(
         disk.capacity = 49_999
         assert not reserve.take()
         assert not layout.reserve.exists()
+
+    def too_large(_fd: int, _offset: int, _length: int) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "posix_fallocate", too_large)
+    assert reserve.take(), "a limit on the size of files is no full disk"
+    assert not layout.reserve.exists()
 
 
 @pytest.mark.heavy
